@@ -1,0 +1,1 @@
+//! Filters: what can be done to a volume, and how one is applied.

@@ -1,0 +1,2 @@
+//! The program: parse, start MPI, run the command, return its exit code.
+fn main() {}

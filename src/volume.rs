@@ -1,0 +1,223 @@
+//! Volume: the voxels of an image in the file's own type, with their shape, scaling and voxel size.
+
+use std::fmt;
+
+use bytemuck::Pod;
+use nifti::NiftiType;
+
+/// A real voxel type that NIfTI stores. Complex, RGB and 128-bit types are not here: they are refused when read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Datatype {
+    /// `DT_UINT8`, code 2
+    #[default]
+    Uint8,
+    /// `DT_INT8`, code 256
+    Int8,
+    /// `DT_UINT16`, code 512
+    Uint16,
+    /// `DT_INT16`, code 4
+    Int16,
+    /// `DT_UINT32`, code 768
+    Uint32,
+    /// `DT_INT32`, code 8
+    Int32,
+    /// `DT_UINT64`, code 1280
+    Uint64,
+    /// `DT_INT64`, code 1024
+    Int64,
+    /// `DT_FLOAT32`, code 16
+    Float32,
+    /// `DT_FLOAT64`, code 64
+    Float64,
+}
+
+impl Datatype {
+    /// Every real datatype, narrowest first.
+    pub const ALL: [Datatype; 10] = [
+        Datatype::Uint8,
+        Datatype::Int8,
+        Datatype::Uint16,
+        Datatype::Int16,
+        Datatype::Uint32,
+        Datatype::Int32,
+        Datatype::Uint64,
+        Datatype::Int64,
+        Datatype::Float32,
+        Datatype::Float64,
+    ];
+
+    /// The type's code in a NIfTI header.
+    pub fn code(self) -> i16 {
+        match self {
+            Datatype::Uint8 => 2,
+            Datatype::Int8 => 256,
+            Datatype::Uint16 => 512,
+            Datatype::Int16 => 4,
+            Datatype::Uint32 => 768,
+            Datatype::Int32 => 8,
+            Datatype::Uint64 => 1280,
+            Datatype::Int64 => 1024,
+            Datatype::Float32 => 16,
+            Datatype::Float64 => 64,
+        }
+    }
+
+    /// The type's name, as numpy and `--output-type` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Datatype::Uint8 => "uint8",
+            Datatype::Int8 => "int8",
+            Datatype::Uint16 => "uint16",
+            Datatype::Int16 => "int16",
+            Datatype::Uint32 => "uint32",
+            Datatype::Int32 => "int32",
+            Datatype::Uint64 => "uint64",
+            Datatype::Int64 => "int64",
+            Datatype::Float32 => "float32",
+            Datatype::Float64 => "float64",
+        }
+    }
+
+    /// Bytes of one voxel.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Datatype::Uint8 | Datatype::Int8 => 1,
+            Datatype::Uint16 | Datatype::Int16 => 2,
+            Datatype::Uint32 | Datatype::Int32 | Datatype::Float32 => 4,
+            Datatype::Uint64 | Datatype::Int64 | Datatype::Float64 => 8,
+        }
+    }
+
+    /// Whether voxels are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Datatype::Float32 | Datatype::Float64)
+    }
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl TryFrom<NiftiType> for Datatype {
+    type Error = NiftiType;
+
+    /// # Errors
+    /// The type itself when it is not one real number a voxel.
+    fn try_from(nifti_type: NiftiType) -> Result<Self, NiftiType> {
+        Ok(match nifti_type {
+            NiftiType::Uint8 => Datatype::Uint8,
+            NiftiType::Int8 => Datatype::Int8,
+            NiftiType::Uint16 => Datatype::Uint16,
+            NiftiType::Int16 => Datatype::Int16,
+            NiftiType::Uint32 => Datatype::Uint32,
+            NiftiType::Int32 => Datatype::Int32,
+            NiftiType::Uint64 => Datatype::Uint64,
+            NiftiType::Int64 => Datatype::Int64,
+            NiftiType::Float32 => Datatype::Float32,
+            NiftiType::Float64 => Datatype::Float64,
+            other => return Err(other),
+        })
+    }
+}
+
+/// How stored numbers become intensities: `slope · stored + intercept`, in double.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// `scl_slope`: finite and not 0.
+    pub slope: f64,
+    /// `scl_inter`: finite.
+    pub intercept: f64,
+}
+
+/// Bytes aligned to 64, so that they can be seen as voxels of any type. The allocation is kept and reused: growing it
+/// costs page faults once, shrinking costs nothing.
+#[derive(Default)]
+pub struct VoxelBuffer {
+    blocks: Vec<Block>,
+    len_bytes: usize,
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Block([u64; 8]);
+
+impl VoxelBuffer {
+    /// Makes the buffer `len_bytes` long. What it holds afterwards is unspecified: the caller overwrites it.
+    pub fn resize_for_overwrite(&mut self, len_bytes: usize) {
+        let blocks = len_bytes.div_ceil(size_of::<Block>());
+        if blocks > self.blocks.len() {
+            // A fresh zeroed allocation takes its pages from the kernel when they are first touched, not here.
+            self.blocks = Vec::new();
+            self.blocks = bytemuck::zeroed_vec(blocks);
+        }
+        self.len_bytes = len_bytes;
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        let bytes: &[u8] = bytemuck::cast_slice(&self.blocks);
+        &bytes[..self.len_bytes]
+    }
+
+    /// The bytes, to be overwritten.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.blocks);
+        &mut bytes[..self.len_bytes]
+    }
+
+    /// The bytes as native-endian numbers of type `T`. A last incomplete number is left out.
+    pub fn as_slice<T: Pod>(&self) -> &[T] {
+        let whole = self.len_bytes / size_of::<T>() * size_of::<T>();
+        bytemuck::cast_slice(&self.as_bytes()[..whole])
+    }
+
+    /// The bytes as native-endian numbers of type `T`, to be overwritten. A last incomplete number is left out.
+    pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
+        let whole = self.len_bytes / size_of::<T>() * size_of::<T>();
+        bytemuck::cast_slice_mut(&mut self.as_bytes_mut()[..whole])
+    }
+}
+
+/// The voxels of one image, of one to seven dimensions, the first index fastest in memory (NIfTI's order).
+///
+/// Voxels are native-endian numbers of [`Volume::datatype`]. `scaling` says how they become intensities; `None` means that
+/// they are intensities as they stand. One worker keeps one `Volume` and reuses its memory from image to image.
+#[derive(Default)]
+pub struct Volume {
+    /// Lengths of the axes, x first; 1 to 7 of them, none 0.
+    pub shape: Vec<usize>,
+    /// Distance between voxel centres along x, y and z, in mm.
+    pub voxel_size_mm: [f64; 3],
+    /// The type of a voxel in `voxels`.
+    pub datatype: Datatype,
+    /// From stored number to intensity.
+    pub scaling: Option<Scaling>,
+    /// The stored numbers.
+    pub voxels: VoxelBuffer,
+    /// Room for a pass whose result has another type; its content means nothing.
+    pub spare: VoxelBuffer,
+}
+
+impl Volume {
+    /// Number of voxels of all volumes together.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no voxel.
+    pub fn is_empty(&self) -> bool {
+        self.shape.is_empty() || self.len() == 0
+    }
+
+    /// Lengths of x, y and z, 1 where the image has fewer axes.
+    pub fn spatial_shape(&self) -> [usize; 3] {
+        std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
+    }
+
+    /// Number of spatial axes that the image has: 1, 2 or 3. An axis that it lacks is not filtered.
+    pub fn spatial_axes(&self) -> usize {
+        self.shape.len().min(3)
+    }
+}
