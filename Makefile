@@ -43,7 +43,7 @@ test-rust: ## Rust's tests, as released
 	@$(with) $(limit) 20m cargo test --release --locked
 
 test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L
-	@.ci/install test
+	@.ci/install no-mpi
 	@$(bare) $(limit) 20m cargo test --locked --no-default-features
 
 test-python: ## the program compared with scipy and nibabel
