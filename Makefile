@@ -20,7 +20,8 @@ bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_O
 
 export MPI
 
-.PHONY: help demo build test test-rust test-no-mpi test-python lint docs docs-check ci clean
+.PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
+.PHONY: docs docs-check ci clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -51,19 +52,31 @@ test-python: ## the program compared with scipy and nibabel
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests -q --timeout 300 $(PYTEST_ARGS)
 
-lint: ## format, clippy, shellcheck and rustdoc, warnings denied
+lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
+
+lint-format:
 	@.ci/install lint
 	cargo fmt --check
+
+lint-rust:
+	@.ci/install lint
 	@$(with) $(limit) 20m cargo clippy --locked --all-targets -- -D warnings
 	@$(bare) $(limit) 20m cargo clippy --locked --all-targets --no-default-features -- -D warnings
-	@RUSTDOCFLAGS='-D warnings' $(with) $(limit) 20m cargo doc --locked --no-deps --document-private-items
+
+lint-shell:
+	@.ci/install lint
 	shellcheck $$(grep -rlIsE '^#!.*\b(ba)?sh$$' .ci slurm tests benches docs)
+
+lint-rustdoc:
+	@.ci/install lint
+	@RUSTDOCFLAGS='-D warnings' $(with) $(limit) 20m cargo doc --locked --no-deps --document-private-items
 
 docs: build ## write docs/usage.md anew from the program's own help
 	@$(with) .ci/usage > docs/usage.md.new && mv docs/usage.md.new docs/usage.md
 	@echo 'docs/usage.md is written.'
 
 docs-check: build ## links, commands and docs/usage.md say what is so
+	@.ci/install lint
 	@$(with) python3 .ci/docs_check.py
 
 ci: ## what CI runs: every check on both MPIs
