@@ -4,14 +4,12 @@ Run by `make docs-check` (inside .ci/with-mpi, so that NIIMPI_BIN is the program
 there is one; the standard library suffices.
 """
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIPPED = {".git", "target", ".venv", "data", "out"}
 # What is written for one machine, left unfinished, or not in the project's vocabulary (docs/architecture.md).
 FORBIDDEN = [
     (re.compile(r"(?<![\w.~$}])/(?:home|root|work|Users)/\w+"), "a path of somebody's machine"),
@@ -25,15 +23,13 @@ FORBIDDEN_FREE = {".ci/docs_check.py", "LICENSE-APACHE", "Cargo.lock"}
 
 
 def project_files():
-    """Every text file of the project, as paths relative to its root."""
-    for folder, folders, names in os.walk(ROOT):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith(("target-", "__pycache__", ".pytest")))
-        for name in sorted(names):
-            path = Path(folder, name)
-            try:
-                yield path.relative_to(ROOT), path.read_text()
-            except UnicodeDecodeError:
-                pass  # a binary fixture
+    """Every text file of the project that git knows or would take, as paths relative to its root."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in sorted(filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"))):
+        try:
+            yield Path(name), (ROOT / name).read_text()
+        except (UnicodeDecodeError, FileNotFoundError):
+            pass  # a binary fixture, or a file deleted and not yet committed
 
 
 def anchors(markdown):
