@@ -50,7 +50,7 @@ test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L
 test-python: ## the program compared with scipy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@$(with) $(limit) 20m .venv/bin/python -m pytest tests -q --timeout 300 $(PYTEST_ARGS)
+	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
 
 lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
 
