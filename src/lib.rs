@@ -18,5 +18,6 @@
 
 pub mod filter;
 pub mod image_io;
+pub mod phantom;
 pub mod units;
 pub mod volume;
