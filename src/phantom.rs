@@ -1,0 +1,767 @@
+//! Phantom: deterministic brain-like test images with Rician noise, and the parameters of `niimpi synth`.
+//!
+//! A head is nested ellipsoids, drawn from the outside in: scalp, skull, cerebrospinal fluid, a folded grey ribbon, white
+//! matter, deep nuclei, ventricles. Intensities follow a T1-weighted contrast with a smooth bias field. The noise is that
+//! of a magnitude image: √((s + n₁)² + n₂²) with independent normal n₁ and n₂, so the background is Rayleigh noise, not 0.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::volume::{Datatype, Volume};
+
+/// The longest axis that a NIfTI-1 header can state.
+const MAX_AXIS: usize = i16::MAX as usize;
+
+/// What `niimpi synth` takes on the command line.
+#[derive(Args, Clone, Debug)]
+pub struct SynthArgs {
+    /// Folder for the images, made if missing: DIR/sample_1.nii.gz, DIR/sample_2.nii.gz, …
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Number of images
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would replace the subcommand's help text"
+    )]
+    pub phantom: PhantomArgs,
+}
+
+/// The parameters of a phantom, as typed.
+#[derive(Args, Clone, Debug)]
+#[command(about = None, long_about = None)]
+pub struct PhantomArgs {
+    /// Voxels along x, y and z
+    #[arg(long, value_name = "X,Y,Z", default_value = "91,109,91", value_parser = parse_shape)]
+    pub shape: [usize; 3],
+
+    /// Type of a voxel
+    #[arg(long, value_name = "TYPE", default_value = "uint8", value_parser = datatype_parser())]
+    pub datatype: Datatype,
+
+    /// Noise: the standard deviation of n₁ and n₂ in percent of white matter's intensity; 0 for none
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = parse_noise)]
+    pub noise: f64,
+
+    /// Seed: the same seed and options give the same bytes, on every machine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Distance between voxel centres along x, y and z, in mm
+    #[arg(long, value_name = "X,Y,Z", default_value = "2,2,2", value_parser = parse_voxel_size)]
+    pub voxel_size: [f64; 3],
+}
+
+impl SynthArgs {
+    /// Name of the file of image `index`, counted from 1.
+    pub fn file_name(index: u64) -> String {
+        format!("sample_{index}.nii.gz")
+    }
+}
+
+impl From<&PhantomArgs> for Phantom {
+    fn from(args: &PhantomArgs) -> Phantom {
+        Phantom {
+            shape: args.shape,
+            voxel_size_mm: args.voxel_size,
+            datatype: args.datatype,
+            noise: args.noise / 100.0,
+            seed: args.seed,
+        }
+    }
+}
+
+fn parse_three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> {
+    text.split(',')
+        .map(|part| part.trim().parse())
+        .collect::<Result<Vec<T>, _>>()
+        .ok()
+        .and_then(|parts| parts.try_into().ok())
+        .ok_or_else(|| "expected three numbers separated by commas".to_owned())
+}
+
+fn parse_shape(text: &str) -> Result<[usize; 3], String> {
+    let shape = parse_three(text)?;
+    if shape.iter().all(|length| (1..=MAX_AXIS).contains(length)) {
+        Ok(shape)
+    } else {
+        Err(format!("each axis must have 1 to {MAX_AXIS} voxels"))
+    }
+}
+
+fn parse_voxel_size(text: &str) -> Result<[f64; 3], String> {
+    let size = parse_three(text)?;
+    if size.iter().all(|&mm: &f64| mm.is_finite() && mm > 0.0) {
+        Ok(size)
+    } else {
+        Err("voxel sizes must be positive".to_owned())
+    }
+}
+
+fn parse_noise(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a percentage from 0 to 100".to_owned()),
+    }
+}
+
+fn datatype_parser() -> impl TypedValueParser<Value = Datatype> {
+    PossibleValuesParser::new(Datatype::ALL.map(Datatype::name)).map(|name| {
+        *Datatype::ALL
+            .iter()
+            .find(|datatype| datatype.name() == name)
+            .expect("clap lets only the names of types pass")
+    })
+}
+
+/// A series of synthetic heads. Image `index` of a series depends on the fields here and on `index` alone.
+///
+/// All arithmetic is IEEE 754 addition, multiplication, division and square root, which every machine rounds alike. The
+/// one exception is inside the normal distribution, whose rejection test and tail (one draw in 3,700) take the C library's
+/// `exp` and `ln`; magnitudes are rounded to single precision, which hides a last-bit difference between such libraries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phantom {
+    /// Voxels along x, y and z. The head fills the field of view, whatever its proportions.
+    pub shape: [usize; 3],
+    /// Distance between voxel centres, in mm. It goes into the volume and changes no voxel.
+    pub voxel_size_mm: [f64; 3],
+    /// The type of a voxel; [`white_matter`] says what it means for the range of intensities.
+    pub datatype: Datatype,
+    /// Standard deviation of the noise in both channels, as a fraction of white matter's intensity. 0 means no noise.
+    pub noise: f64,
+    /// Another seed, another series.
+    pub seed: u64,
+}
+
+impl Default for Phantom {
+    /// The images of `niimpi synth` without options: 91×109×91 voxels of 2 mm, `uint8`, 5 % noise.
+    fn default() -> Phantom {
+        Phantom {
+            shape: [91, 109, 91],
+            voxel_size_mm: [2.0; 3],
+            datatype: Datatype::Uint8,
+            noise: 0.05,
+            seed: 1,
+        }
+    }
+}
+
+/// Intensity of white matter, before the bias field, in voxels of `datatype`: high enough for fine steps, low enough that
+/// neither fat, nor the bias field, nor noise of 5 % reaches the end of the type's range.
+pub fn white_matter(datatype: Datatype) -> f64 {
+    match datatype {
+        Datatype::Uint8 => 160.0,
+        Datatype::Int8 => 80.0,
+        _ => 1000.0,
+    }
+}
+
+impl Phantom {
+    /// Fills `volume` with image `index`: shape, voxel size, datatype and voxels, no scaling. Its memory is reused.
+    pub fn fill(&self, index: u64, volume: &mut Volume) {
+        let len: usize = self.shape.iter().product();
+        volume.shape.clear();
+        volume.shape.extend_from_slice(&self.shape);
+        volume.voxel_size_mm = self.voxel_size_mm;
+        volume.datatype = self.datatype;
+        volume.scaling = None;
+        volume
+            .voxels
+            .resize_for_overwrite(len * self.datatype.size_bytes());
+
+        // Intensities are 0 or more, so adding a half and truncating rounds; `as` saturates.
+        macro_rules! fill {
+            ($type:ty, $half:expr) => {
+                self.fill_voxels(index, volume.voxels.as_mut_slice::<$type>(), |intensity| {
+                    (intensity + $half) as $type
+                })
+            };
+        }
+        match self.datatype {
+            Datatype::Uint8 => fill!(u8, 0.5),
+            Datatype::Int8 => fill!(i8, 0.5),
+            Datatype::Uint16 => fill!(u16, 0.5),
+            Datatype::Int16 => fill!(i16, 0.5),
+            Datatype::Uint32 => fill!(u32, 0.5),
+            Datatype::Int32 => fill!(i32, 0.5),
+            Datatype::Uint64 => fill!(u64, 0.5),
+            Datatype::Int64 => fill!(i64, 0.5),
+            Datatype::Float32 => fill!(f32, 0.0),
+            Datatype::Float64 => fill!(f64, 0.0),
+        }
+    }
+
+    fn fill_voxels<T>(&self, index: u64, voxels: &mut [T], from_intensity: impl Fn(f32) -> T) {
+        let mut rng = self.rng(index);
+        let head = Head::new(self.shape, &mut rng);
+        let scale = white_matter(self.datatype);
+        let sigma = self.noise * scale;
+
+        let [nx, ny, _] = self.shape;
+        let mut signal = vec![0.0; nx];
+        for (row, voxels) in voxels.chunks_exact_mut(nx).enumerate() {
+            head.draw_row(row % ny, row / ny, &mut signal);
+            if sigma == 0.0 {
+                for (voxel, &s) in voxels.iter_mut().zip(&signal) {
+                    *voxel = from_intensity((s * scale) as f32);
+                }
+            } else {
+                for (voxel, &s) in voxels.iter_mut().zip(&signal) {
+                    let real = s * scale + sigma * normal(&mut rng);
+                    let imaginary = sigma * normal(&mut rng);
+                    *voxel = from_intensity((real * real + imaginary * imaginary).sqrt() as f32);
+                }
+            }
+        }
+    }
+
+    /// The image's own stream of random numbers.
+    fn rng(&self, index: u64) -> ChaCha8Rng {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
+        seed[8..16].copy_from_slice(&index.to_le_bytes());
+        ChaCha8Rng::from_seed(seed)
+    }
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    StandardNormal.sample(rng)
+}
+
+/// A number between −1 and 1, evenly distributed.
+fn symmetric(rng: &mut ChaCha8Rng) -> f64 {
+    let whole = (rng.next_u64() >> 11) as f64;
+    whole * (2.0 / (1u64 << 53) as f64) - 1.0
+}
+
+/// Intensities of tissues in units of white matter's.
+mod tissue {
+    pub const FAT: f64 = 1.1;
+    pub const BONE: f64 = 0.12;
+    pub const FLUID: f64 = 0.28;
+    pub const GREY: f64 = 0.7;
+    pub const WHITE: f64 = 1.0;
+    pub const NUCLEUS: f64 = 0.8;
+}
+
+/// One person's head without noise. Coordinates run from −1 to 1 over the field of view: x to the right, y to the front,
+/// z up.
+struct Head {
+    shape: [usize; 3],
+    /// Scalp, skull, inside of the skull: each drawn over the one before.
+    shells: [(Ellipsoid, f64); 3],
+    brain: Ellipsoid,
+    /// Nuclei and ventricles, drawn over the brain.
+    deep: [(Ellipsoid, f64); 4],
+    /// Folds of the cortex: waves along each axis whose product moves the borders of the grey ribbon.
+    folds: [Vec<f64>; 3],
+    /// The smooth variation of intensity: one factor for each coordinate on each axis.
+    bias: [Vec<f64>; 3],
+}
+
+impl Head {
+    fn new(shape: [usize; 3], rng: &mut ChaCha8Rng) -> Head {
+        // Up to 3 % in size and proportions, 2 % in place, 4° about z: people differ, and lie differently.
+        let stretch: [f64; 3] = std::array::from_fn(|_| 1.0 + 0.03 * symmetric(rng));
+        let shift: [f64; 3] = std::array::from_fn(|_| 0.02 * symmetric(rng));
+        let tilt = Rotation::from_half_tangent(0.035 * symmetric(rng));
+        let ventricle_size = 1.0 + 0.25 * symmetric(rng);
+        let phases: [f64; 3] = std::array::from_fn(|_| symmetric(rng));
+        let slopes: [f64; 3] = std::array::from_fn(|_| 0.06 * symmetric(rng));
+
+        let place = |centre: [f64; 3], radii: [f64; 3]| {
+            let [x, y] = tilt.turn(centre[0], centre[1]);
+            let turned = [x, y, centre[2]];
+            Ellipsoid::new(
+                std::array::from_fn(|axis| turned[axis] * stretch[axis] + shift[axis]),
+                std::array::from_fn(|axis| radii[axis] * stretch[axis]),
+                tilt,
+            )
+        };
+        let v = ventricle_size;
+        Head {
+            shape,
+            shells: [
+                (place([0.0, 0.0, -0.04], [0.84, 0.90, 0.88]), tissue::FAT),
+                (place([0.0, 0.0, -0.04], [0.78, 0.84, 0.82]), tissue::BONE),
+                (place([0.0, 0.0, -0.03], [0.72, 0.78, 0.75]), tissue::FLUID),
+            ],
+            brain: place([0.0, 0.0, -0.02], [0.69, 0.75, 0.71]),
+            deep: [
+                (
+                    place([-0.22, 0.04, -0.06], [0.10, 0.20, 0.12]),
+                    tissue::NUCLEUS,
+                ),
+                (
+                    place([0.22, 0.04, -0.06], [0.10, 0.20, 0.12]),
+                    tissue::NUCLEUS,
+                ),
+                (
+                    place([-0.10, 0.02, 0.08], [0.06 * v, 0.28, 0.10 * v]),
+                    tissue::FLUID,
+                ),
+                (
+                    place([0.10, 0.02, 0.08], [0.06 * v, 0.28, 0.10 * v]),
+                    tissue::FLUID,
+                ),
+            ],
+            folds: std::array::from_fn(|axis| {
+                let waves = [5.0, 6.0, 5.0][axis];
+                (0..shape[axis])
+                    .map(|i| wave(waves * centre_of(i, shape[axis]) + phases[axis]))
+                    .collect()
+            }),
+            bias: std::array::from_fn(|axis| {
+                (0..shape[axis])
+                    .map(|i| {
+                        let x = centre_of(i, shape[axis]);
+                        1.0 + slopes[axis] * x - 0.04 * x * x
+                    })
+                    .collect()
+            }),
+        }
+    }
+
+    /// Intensities of the row of voxels at `y`, `z`, in units of white matter's.
+    fn draw_row(&self, y: usize, z: usize, row: &mut [f64]) {
+        let y_centre = centre_of(y, self.shape[1]);
+        let z_centre = centre_of(z, self.shape[2]);
+        let nx = row.len();
+        row.fill(0.0);
+        for (shell, intensity) in &self.shells {
+            row[shell.span(y_centre, z_centre, nx)].fill(*intensity);
+        }
+
+        let fold = 0.2 * self.folds[1][y] * self.folds[2][z];
+        for x in self.brain.span(y_centre, z_centre, nx) {
+            let depth = 1.0 - self.brain.norm(centre_of(x, nx), y_centre, z_centre)
+                + fold * self.folds[0][x];
+            // Fluid in the valleys of the folds, a ribbon of grey matter, white matter below.
+            if depth > 0.26 {
+                row[x] = tissue::WHITE;
+            } else if depth > 0.03 {
+                row[x] = tissue::GREY;
+            }
+        }
+        for (part, intensity) in &self.deep {
+            row[part.span(y_centre, z_centre, nx)].fill(*intensity);
+        }
+
+        let bias = self.bias[1][y] * self.bias[2][z];
+        for (voxel, bias_x) in row.iter_mut().zip(&self.bias[0]) {
+            *voxel *= bias * bias_x;
+        }
+    }
+}
+
+/// The coordinate, between −1 and 1, of the centre of voxel `i` of `n`.
+fn centre_of(i: usize, n: usize) -> f64 {
+    (2 * i + 1) as f64 / n as f64 - 1.0
+}
+
+/// A wave of period 2 and height 1 made of parabolas: like a sine, and the same on every machine.
+fn wave(x: f64) -> f64 {
+    let phase = x - 2.0 * (x / 2.0).floor();
+    if phase < 1.0 {
+        4.0 * phase * (1.0 - phase)
+    } else {
+        -4.0 * (phase - 1.0) * (2.0 - phase)
+    }
+}
+
+/// A turn in the x-y plane.
+#[derive(Clone, Copy)]
+struct Rotation {
+    cos: f64,
+    sin: f64,
+}
+
+impl Rotation {
+    /// The turn by the angle whose half has the tangent `t`: cosine and sine are then fractions.
+    fn from_half_tangent(t: f64) -> Rotation {
+        Rotation {
+            cos: (1.0 - t * t) / (1.0 + t * t),
+            sin: 2.0 * t / (1.0 + t * t),
+        }
+    }
+
+    fn turn(self, x: f64, y: f64) -> [f64; 2] {
+        [self.cos * x - self.sin * y, self.sin * x + self.cos * y]
+    }
+}
+
+/// An ellipsoid whose z axis is upright: (a·dx² + 2·b·dx·dy + c·dy²) + dz²·d ≤ 1.
+struct Ellipsoid {
+    centre: [f64; 3],
+    a: f64,
+    b: f64,
+    c: f64,
+    d: f64,
+}
+
+impl Ellipsoid {
+    fn new(centre: [f64; 3], radii: [f64; 3], turned: Rotation) -> Ellipsoid {
+        let [px, py, pz] = radii.map(|radius| 1.0 / (radius * radius));
+        let Rotation { cos, sin } = turned;
+        Ellipsoid {
+            centre,
+            a: cos * cos * px + sin * sin * py,
+            b: cos * sin * (px - py),
+            c: sin * sin * px + cos * cos * py,
+            d: pz,
+        }
+    }
+
+    /// Distance from the centre as a fraction of the distance to the surface: 1 on it.
+    fn norm(&self, x: f64, y: f64, z: f64) -> f64 {
+        let [dx, dy, dz] = [x - self.centre[0], y - self.centre[1], z - self.centre[2]];
+        (self.a * dx * dx + 2.0 * self.b * dx * dy + self.c * dy * dy + self.d * dz * dz).sqrt()
+    }
+
+    /// The voxels of a row of `n` at `y`, `z` whose centres are inside.
+    fn span(&self, y: f64, z: f64, n: usize) -> std::ops::Range<usize> {
+        let [dy, dz] = [y - self.centre[1], z - self.centre[2]];
+        let half_b = self.b * dy;
+        let discriminant = half_b * half_b - self.a * (self.c * dy * dy + self.d * dz * dz - 1.0);
+        if discriminant.is_nan() || discriminant <= 0.0 {
+            return 0..0;
+        }
+        let middle = self.centre[0] - half_b / self.a;
+        let reach = discriminant.sqrt() / self.a;
+        let index_of = |x: f64| ((x + 1.0) * n as f64 - 1.0) / 2.0;
+        let first = index_of(middle - reach).ceil().clamp(0.0, n as f64) as usize;
+        let end = (index_of(middle + reach).floor() + 1.0).clamp(0.0, n as f64) as usize;
+        first..end.max(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FNV-1a over the voxels' bytes.
+    fn checksum(bytes: &[u8]) -> u64 {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        })
+    }
+
+    fn filled(phantom: &Phantom, index: u64) -> Volume {
+        let mut volume = Volume::default();
+        phantom.fill(index, &mut volume);
+        volume
+    }
+
+    fn as_f64(phantom: &Phantom, index: u64) -> Vec<f64> {
+        let phantom = Phantom {
+            datatype: Datatype::Float64,
+            ..phantom.clone()
+        };
+        filled(&phantom, index).voxels.as_slice::<f64>().to_vec()
+    }
+
+    #[test]
+    fn bytes_are_those_of_every_other_machine() {
+        let small = Phantom {
+            shape: [31, 37, 29],
+            ..Phantom::default()
+        };
+        let sums: Vec<(Datatype, u64)> = Datatype::ALL
+            .map(|datatype| {
+                (
+                    datatype,
+                    checksum(
+                        filled(
+                            &Phantom {
+                                datatype,
+                                ..small.clone()
+                            },
+                            7,
+                        )
+                        .voxels
+                        .as_bytes(),
+                    ),
+                )
+            })
+            .to_vec();
+        let stored: Vec<(Datatype, u64)> = Datatype::ALL.into_iter().zip(STORED_SUMS).collect();
+        assert_eq!(
+            sums,
+            stored,
+            "sums now: {:#x?}",
+            sums.iter().map(|(_, sum)| sum).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            checksum(filled(&Phantom::default(), 1).voxels.as_bytes()),
+            STORED_DEFAULT_SUM
+        );
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_what_the_volume_held_before() {
+        let phantom = Phantom {
+            shape: [20, 22, 18],
+            ..Phantom::default()
+        };
+        let mut volume = filled(
+            &Phantom {
+                shape: [30, 30, 30],
+                datatype: Datatype::Float64,
+                ..phantom.clone()
+            },
+            5,
+        );
+        phantom.fill(2, &mut volume);
+        assert_eq!(
+            volume.voxels.as_bytes(),
+            filled(&phantom, 2).voxels.as_bytes()
+        );
+        assert_eq!(
+            (volume.shape.as_slice(), volume.datatype),
+            (&[20, 22, 18][..], Datatype::Uint8)
+        );
+        assert_eq!(volume.len(), volume.voxels.as_bytes().len());
+    }
+
+    #[test]
+    fn images_and_seeds_differ_in_noise_and_in_anatomy() {
+        for noise in [0.0, 0.05] {
+            let phantom = Phantom {
+                shape: [45, 54, 45],
+                noise,
+                ..Phantom::default()
+            };
+            let first = filled(&phantom, 1);
+            let other_index = filled(&phantom, 2);
+            let other_seed = filled(
+                &Phantom {
+                    seed: 2,
+                    ..phantom.clone()
+                },
+                1,
+            );
+            assert_ne!(first.voxels.as_bytes(), other_index.voxels.as_bytes());
+            assert_ne!(first.voxels.as_bytes(), other_seed.voxels.as_bytes());
+        }
+    }
+
+    /// The corner of the field of view lies outside every head: there the magnitude is Rayleigh distributed, with mean
+    /// σ·√(π/2) and standard deviation σ·√(2 − π/2).
+    #[test]
+    fn background_is_rayleigh_noise() {
+        let phantom = Phantom::default();
+        let [nx, ny, nz] = phantom.shape;
+        let voxels = as_f64(&phantom, 3);
+        let corner: Vec<f64> = (0..nz)
+            .flat_map(|z| (0..10).flat_map(move |y| (0..10).map(move |x| (z * ny + y) * nx + x)))
+            .map(|i| voxels[i])
+            .collect();
+        let (mean, deviation) = moments(&corner);
+        let sigma = phantom.noise * white_matter(Datatype::Float64);
+        let pi = std::f64::consts::PI;
+        assert!(
+            (mean / (sigma * (pi / 2.0).sqrt()) - 1.0).abs() < 0.02,
+            "mean {mean}"
+        );
+        assert!(
+            (deviation / (sigma * (2.0 - pi / 2.0).sqrt()) - 1.0).abs() < 0.02,
+            "deviation {deviation}"
+        );
+    }
+
+    /// Where the signal is strong the noise is normal with the σ asked for, so SNR in white matter is 1 / noise.
+    #[test]
+    fn white_matter_has_the_signal_to_noise_ratio_asked_for() {
+        for noise in [0.02, 0.05] {
+            let phantom = Phantom {
+                noise,
+                ..Phantom::default()
+            };
+            let clean = as_f64(
+                &Phantom {
+                    noise: 0.0,
+                    ..phantom.clone()
+                },
+                4,
+            );
+            let noisy = as_f64(&phantom, 4);
+            let scale = white_matter(Datatype::Float64);
+            let difference: Vec<f64> = clean
+                .iter()
+                .zip(&noisy)
+                .filter(|(s, _)| **s > 0.85 * scale)
+                .map(|(s, v)| v - s)
+                .collect();
+            assert!(difference.len() > 50_000, "{} voxels", difference.len());
+            let (mean, deviation) = moments(&difference);
+            assert!(
+                (scale / deviation * noise - 1.0).abs() < 0.02,
+                "SNR {} at noise {noise}",
+                scale / deviation
+            );
+            // A magnitude is biased upwards by about σ²/(2s).
+            assert!(mean > 0.0 && mean < noise * noise * scale, "bias {mean}");
+        }
+    }
+
+    #[test]
+    fn a_clean_head_has_every_tissue_within_the_type_range() {
+        for datatype in [Datatype::Uint8, Datatype::Int8] {
+            let volume = filled(
+                &Phantom {
+                    datatype,
+                    noise: 0.0,
+                    ..Phantom::default()
+                },
+                1,
+            );
+            let highest = *volume.voxels.as_bytes().iter().max().unwrap();
+            let limit = if datatype == Datatype::Int8 { 127 } else { 255 };
+            assert!(f64::from(highest) < 0.9 * f64::from(limit), "{highest}");
+        }
+        let clean = as_f64(
+            &Phantom {
+                noise: 0.0,
+                ..Phantom::default()
+            },
+            1,
+        );
+        let share = |from: f64, to: f64| {
+            clean
+                .iter()
+                .filter(|&&v| v > from * 1000.0 && v < to * 1000.0)
+                .count() as f64
+                / clean.len() as f64
+        };
+        let background = clean.iter().filter(|&&v| v == 0.0).count() as f64 / clean.len() as f64;
+        assert!(
+            (0.55..0.75).contains(&background),
+            "background {background}"
+        );
+        assert!(
+            (0.05..0.20).contains(&share(0.85, 1.06)),
+            "white and some fat {}",
+            share(0.85, 1.06)
+        );
+        assert!(
+            (0.03..0.15).contains(&share(0.6, 0.76)),
+            "grey {}",
+            share(0.6, 0.76)
+        );
+    }
+
+    #[test]
+    fn axes_of_one_voxel_are_drawn() {
+        for shape in [[1, 1, 1], [1, 40, 40], [40, 1, 40], [40, 40, 1], [3, 2, 1]] {
+            let volume = filled(
+                &Phantom {
+                    shape,
+                    ..Phantom::default()
+                },
+                1,
+            );
+            assert_eq!(volume.len(), shape.iter().product::<usize>());
+        }
+    }
+
+    #[test]
+    fn a_wave_is_like_a_sine() {
+        for i in -40..40 {
+            let x = f64::from(i) / 8.0;
+            assert!(
+                (wave(x) - (std::f64::consts::PI * x).sin()).abs() < 0.07,
+                "{x}"
+            );
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        synth: SynthArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<SynthArgs, String> {
+        use clap::Parser;
+        Command::try_parse_from([&["synth"], arguments].concat())
+            .map(|command| command.synth)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_defaults_are_the_default_phantom() {
+        let args = parse(&["data"]).unwrap();
+        assert_eq!(Phantom::from(&args.phantom), Phantom::default());
+        assert_eq!((args.count, args.dir), (400, PathBuf::from("data")));
+        assert_eq!(SynthArgs::file_name(12), "sample_12.nii.gz");
+    }
+
+    #[test]
+    fn the_command_line_is_checked() {
+        let args = parse(&[
+            "d",
+            "--shape",
+            "8,9,10",
+            "--datatype=float32",
+            "--noise=0",
+            "--voxel-size=1,1,2.5",
+        ])
+        .unwrap();
+        let phantom = Phantom::from(&args.phantom);
+        assert_eq!(
+            (phantom.shape, phantom.datatype, phantom.noise),
+            ([8, 9, 10], Datatype::Float32, 0.0)
+        );
+        assert_eq!(phantom.voxel_size_mm, [1.0, 1.0, 2.5]);
+        for (arguments, said) in [
+            (&["d", "--shape", "8,9"][..], "three numbers"),
+            (&["d", "--shape", "8,9,0"], "1 to 32767"),
+            (&["d", "--shape", "8,9,40000"], "1 to 32767"),
+            (&["d", "--noise", "nan"], "percentage"),
+            (&["d", "--noise=-1"], "percentage"),
+            (&["d", "--voxel-size", "1,0,1"], "positive"),
+            (&["d", "--voxel-size", "1,inf,1"], "positive"),
+            (&["d", "--datatype", "complex64"], "float32"),
+            (&["d", "--count", "0"], "1.."),
+            (&[], "<DIR>"),
+        ] {
+            let error = parse(arguments).unwrap_err();
+            assert!(error.contains(said), "{arguments:?}: {error}");
+        }
+    }
+
+    fn moments(values: &[f64]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values
+            .iter()
+            .map(|value| (value - mean) * (value - mean))
+            .sum::<f64>()
+            / n;
+        (mean, variance.sqrt())
+    }
+
+    const STORED_DEFAULT_SUM: u64 = 0x3d4a_e30d_942a_da08;
+    const STORED_SUMS: [u64; 10] = [
+        0xf8c6_676f_b4fb_1859,
+        0x65ef_6161_887c_c54d,
+        0x2240_39ae_8789_ff1a,
+        0x2240_39ae_8789_ff1a,
+        0x4624_4df8_34f5_ed0a,
+        0x4624_4df8_34f5_ed0a,
+        0x396f_f61d_f0d3_f8ea,
+        0x396f_f61d_f0d3_f8ea,
+        0xd8f6_fb27_a372_4b4c,
+        0x5473_fd3b_decf_f8f6,
+    ];
+}
