@@ -6,6 +6,9 @@
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | nothing |
 //! | [`slurm`] | what a job's environment says; results never depend on it | nothing |
+//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | nothing |
+//! | [`logging`] | where log lines go, with rank and host on each | nothing |
+//! | [`fault`] | faults that tests ask for | nothing |
 //! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
 //! | [`filter`] | the separable Gaussian, bit for bit scipy's | `volume`, `units` |
 //! | [`image_io`] | NIfTI headers, the gzip codec, reading, atomic writing | `volume` |
@@ -16,8 +19,19 @@
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
+pub mod cli;
+pub mod comm;
+pub mod fault;
 pub mod filter;
 pub mod image_io;
+pub mod image_job;
+pub mod image_list;
+pub mod logging;
+pub mod partition;
 pub mod phantom;
+pub mod report;
+pub mod resources;
+pub mod run;
+pub mod slurm;
 pub mod units;
 pub mod volume;

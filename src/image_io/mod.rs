@@ -1,1 +1,89 @@
 //! Image files: reading, writing and probing NIfTI images.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
+//! | `header` | NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising; extensions |
+//! | `header_bytes` | where a header's fields lie, and their byte order |
+//! | `gzip` | the gzip wrapper: members, trailers, chunks |
+//! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
+//! | `read`, `write` | one image's way in and out |
+//! | `error` | every cause of failure, in words |
+//!
+//! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
+//! themselves are inflated straight into [`Volume::voxels`] and deflated straight out of it, a piece at a time, so that an
+//! image costs its decompressed size and nothing more.
+
+#[cfg(target_endian = "big")]
+compile_error!("image_io writes voxels as they lie in memory and so needs a little-endian processor");
+
+mod error;
+pub mod file_name;
+mod gzip;
+mod gzip_flate2;
+#[cfg(any(feature = "isal", feature = "isal-bundled"))]
+mod gzip_isal;
+mod header;
+mod header_bytes;
+mod read;
+mod write;
+
+use std::path::Path;
+
+use crate::volume::Volume;
+
+pub use error::{Cause, ImageError};
+pub use gzip::{CompressionArgs, CompressionLevel};
+pub use header::{Header, Version, VoxelSizeDisagreement};
+pub use read::{Probe, ReadSummary, probe};
+pub use write::{WriteOptions, WriteSummary};
+
+/// One image: its header and its voxels. A worker keeps one and reads image after image into it.
+#[derive(Default)]
+pub struct Image {
+    /// What the file says beside the voxels; carried over to the output.
+    pub header: Header,
+    /// The voxels with what is needed to compute with them.
+    pub volume: Volume,
+}
+
+/// What one worker needs to read and write images: the codec's state and a few buffers, reused from image to image.
+pub struct Workspace {
+    reader: read::Reader,
+    writer: write::Writer,
+}
+
+impl Workspace {
+    /// A workspace that compresses its outputs at `level`. About 3 MB.
+    pub fn new(level: CompressionLevel) -> Self {
+        Workspace { reader: read::Reader::new(), writer: write::Writer::new(level) }
+    }
+
+    /// Refuses images whose voxels take more than `limit_bytes`, before anything is allocated for them.
+    pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
+        self.reader.memory_limit_bytes = limit_bytes;
+    }
+
+    /// Reads the image at `path` into `image`, whose memory is reused. Of a pair either half may be named.
+    ///
+    /// The voxels are the file's own numbers in its own type, in native byte order. gzip's checksum and length are verified
+    /// to the end of the file, also when more follows the voxels.
+    ///
+    /// # Errors
+    /// See [`Cause`]. What `image` then holds is unspecified; it can be read into again.
+    pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
+        self.reader.read(path, image)
+    }
+
+    /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.
+    ///
+    /// The file appears under its name once it is complete: it is written beside it under a name of the form
+    /// `.niimpi-….part` and renamed. An existing file is replaced. The folder must exist. The bytes depend on the image, the
+    /// compression level and the codec alone.
+    ///
+    /// # Errors
+    /// See [`Cause`]. No part of the file remains under `path`, and what was there before is untouched.
+    pub fn write(&mut self, path: &Path, image: &Image, options: &WriteOptions) -> Result<WriteSummary, ImageError> {
+        self.writer.write(path, image, options)
+    }
+}

@@ -1,0 +1,94 @@
+"""Holds the documentation to what is so: links, `make` targets, docs/usage.md, and words that must not stand.
+
+Run by `make docs-check` (inside .ci/with-mpi, so that NIIMPI_BIN is the program). Prints every finding and exits 1 if
+there is one; the standard library suffices.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What is written for one machine, left unfinished, or not in the project's vocabulary (docs/architecture.md).
+FORBIDDEN = [
+    (re.compile(r"(?<![\w.~$}])/(?:home|root|work|Users)/\w+"), "a path of somebody's machine"),
+    (re.compile(r"\b(?:TODO|FIXME|XXX|TBD)\b"), "a mark of something unfinished"),
+    (re.compile(r"^(?:<{7}|>{7}) ", re.M), "a conflict mark"),
+    (re.compile(r"\b(?:todo|unimplemented)!\("), "an unfinished function"),
+    (re.compile(r"\b(?:master|slave)s?\b", re.I), "a word to replace by root and rank"),
+]
+# Some of these words are other people's names for things: branches, actions, a licence.
+FORBIDDEN_FREE = {".ci/docs_check.py", "LICENSE-APACHE", "Cargo.lock"}
+
+
+def project_files():
+    """Every text file of the project that git knows or would take, as paths relative to its root."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in sorted(filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"))):
+        try:
+            yield Path(name), (ROOT / name).read_text()
+        except (UnicodeDecodeError, FileNotFoundError):
+            pass  # a binary fixture, or a file deleted and not yet committed
+
+
+def anchors(markdown):
+    """The anchors of a page's headings, made as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
+    seen = {}
+    for title in re.findall(r"^#+ +(.+?) *$", prose, flags=re.M):
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
+        seen[slug] = seen.get(slug, -1) + 1
+        yield slug if not seen[slug] else f"{slug}-{seen[slug]}"
+
+
+def check_links(path, text):
+    """Relative links must lead to a file, and their anchors to a heading; what is on the web is not asked for."""
+    prose = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (ROOT / path.parent / file) if file else ROOT / path
+        if not found.exists():
+            yield f"{path}: the link {target} leads nowhere"
+        elif anchor and found.suffix == ".md" and anchor not in set(anchors(found.read_text())):
+            yield f"{path}: {target}: there is no such heading"
+
+
+def check_make_targets(path, text, targets):
+    """Every `make X` that a page tells the reader to type must exist."""
+    for target in re.findall(r"(?:^|`|\$ )make ((?!-)[a-z][a-z-]*)", text, flags=re.M):
+        if target not in targets:
+            yield f"{path}: `make {target}` is no target of the Makefile"
+
+
+def check_usage():
+    """docs/usage.md must be what the program prints today."""
+    usage = ROOT / "docs/usage.md"
+    printed = subprocess.run([ROOT / ".ci/usage"], capture_output=True, text=True)
+    if printed.returncode:
+        yield f".ci/usage failed: {printed.stderr.strip() or 'niimpi --help did not exit with 0'}"
+    elif not usage.exists() or usage.read_text() != printed.stdout:
+        yield "docs/usage.md is not what niimpi prints: run `make docs`"
+
+
+def main():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.M))
+    findings, pages = [], 0
+    for path, text in project_files():
+        if str(path) not in FORBIDDEN_FREE:
+            for pattern, what in FORBIDDEN:
+                for hit in pattern.finditer(text):
+                    findings.append(f"{path}:{text.count(chr(10), 0, hit.start()) + 1}: {hit.group().strip()!r} is {what}")
+        if path.suffix == ".md":
+            pages += 1
+            findings += check_links(path, text)
+            findings += check_make_targets(path, text, targets)
+    findings += check_usage()
+    print("\n".join(findings) if findings else f"docs-check: {pages} pages, nothing to correct.")
+    return bool(findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

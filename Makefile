@@ -1,0 +1,86 @@
+# niimpi's commands. `make help` lists them; CONTRIBUTING.md says more.
+MPI   ?= openmpi
+RANKS ?= $(shell nproc)
+DATA  ?= data
+OUT   ?= out
+COUNT ?= 400
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+with := .ci/with-mpi $(MPI)
+# A hang must fail: nothing here waits for ever.
+limit := timeout --kill-after=20
+# Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes the filter's
+# tests quick while overflow checks and debug assertions, which release lacks, stay on.
+bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
+
+export MPI
+
+.PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
+.PHONY: docs docs-check ci clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo '  variables: MPI=openmpi|mpich (now $(MPI))  RANKS=$(RANKS)  DATA=$(DATA)  OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS='
+
+demo: build ## build all, make 400 sample images, smooth them on every CPU, show the report
+	@$(with) .ci/demo '$(DATA)' '$(OUT)' '$(RANKS)' '$(COUNT)'
+
+build: ## install what is missing and build the release program
+	@.ci/install build
+	@$(with) $(limit) 20m cargo build --release --locked
+	@$(with) bash -c 'echo "The program: $$NIIMPI_BIN"'
+
+test: test-rust test-no-mpi test-python ## every test (MPI=mpich: with MPICH)
+
+test-rust: ## Rust's tests, as released
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked
+	@$(with) $(limit) 20m cargo test --release --locked
+
+test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L
+	@.ci/install no-mpi
+	@$(bare) $(limit) 20m cargo test --locked --no-default-features
+
+test-python: ## the program compared with scipy and nibabel
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+
+lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
+
+lint-format:
+	@.ci/install lint
+	cargo fmt --check
+
+lint-rust:
+	@.ci/install lint
+	@$(with) $(limit) 20m cargo clippy --locked --all-targets -- -D warnings
+	@$(bare) $(limit) 20m cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+lint-shell:
+	@.ci/install lint
+	shellcheck $$(grep -rlIsE '^#!.*\b(ba)?sh$$' .ci slurm tests benches docs)
+
+lint-rustdoc:
+	@.ci/install lint
+	@RUSTDOCFLAGS='-D warnings' $(with) $(limit) 20m cargo doc --locked --no-deps --document-private-items
+
+docs: build ## write docs/usage.md anew from the program's own help
+	@$(with) .ci/usage > docs/usage.md.new && mv docs/usage.md.new docs/usage.md
+	@echo 'docs/usage.md is written.'
+
+docs-check: build ## links, commands and docs/usage.md say what is so
+	@.ci/install lint
+	@$(with) python3 .ci/docs_check.py
+
+ci: ## what CI runs: every check on both MPIs
+	@.ci/run
+
+clean: ## remove what was built and .venv; images stay
+	rm -rf target .venv

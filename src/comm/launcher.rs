@@ -1,0 +1,120 @@
+//! What the launcher (mpirun, srun) told this process in its environment, before and beside MPI.
+
+/// How many processes the launcher started together with this one, and which of them this is, as far as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The variable that tells the number, for messages.
+    pub variable: &'static str,
+    /// Processes of the launch.
+    pub size: usize,
+    /// This process's number among them, if told.
+    pub rank: Option<usize>,
+}
+
+/// Variables of the launchers: who sets them, the one with the size, the one with the rank.
+const LAUNCHERS: [(&str, &str); 6] = [
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    ("PALS_SIZE", "PALS_RANKID"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("SLURM_NTASKS", "SLURM_PROCID"),
+];
+
+impl Launch {
+    /// Reads the process's environment. `None` when no launcher left a trace.
+    pub fn from_env() -> Option<Self> {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// Reads an environment given as a function from name to value.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
+        // A batch script that calls the program without srun is not a step: SLURM_NTASKS then says what was asked for,
+        // not how many processes run.
+        let in_step = lookup("SLURM_STEP_ID").is_some() && lookup("SLURM_PROCID").is_some();
+        let found = LAUNCHERS
+            .into_iter()
+            .filter(|(size, _)| !size.starts_with("SLURM_") || in_step)
+            .filter_map(|(size, rank)| {
+                Some(Launch { variable: size, size: number(size)?, rank: number(rank) })
+            })
+            .max_by_key(|launch| launch.size);
+        let pmix_rank = number("PMIX_RANK").filter(|&rank| rank > 0);
+        match (found, pmix_rank) {
+            (Some(launch), _) if launch.size > 1 => Some(launch),
+            (_, Some(rank)) => {
+                Some(Launch { variable: "PMIX_RANK", size: rank + 1, rank: Some(rank) })
+            }
+            (found, None) => found,
+        }
+    }
+
+    /// Whether this process is the one that speaks for all: the first of its launch, or alone.
+    pub fn speaks(launch: Option<&Launch>) -> bool {
+        launch.is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
+    }
+
+    /// What is wrong when the launcher started several processes but MPI sees one rank in each: every one of them would
+    /// do the whole list. `None` when they agree.
+    pub fn disagreement(&self, mpi_size: usize, mpi_description: &str) -> Option<String> {
+        (mpi_size == 1 && self.size > 1).then(|| {
+            let (variable, size) = (self.variable, self.size);
+            let cure = if variable.starts_with("SLURM") || variable.starts_with("PMIX") {
+                "start it with `srun --mpi=pmix` (see `srun --mpi=list` for what this cluster offers; Open MPI wants \
+                 pmix, MPICH pmi2 or pmix)"
+            } else {
+                "start it with the mpirun of the MPI that it was built with, and see that it was built with MPI at all"
+            };
+            format!(
+                "the launcher started {size} processes ({variable}={size}), but each is an MPI world of its own \
+                 ({mpi_description}), so each would do the whole list. Nothing was written.\n  {cure}"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(variables: &[(&str, &str)]) -> Option<Launch> {
+        Launch::from_lookup(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn a_laptop_without_launcher_says_nothing() {
+        assert_eq!(launch(&[]), None);
+        assert!(Launch::speaks(None));
+    }
+
+    #[test]
+    fn several_processes_with_a_world_of_one_are_refused() {
+        let cases: [&[(&str, &str)]; 5] = [
+            &[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "0")],
+            &[("PMI_SIZE", "4"), ("PMI_RANK", "0")],
+            &[("MPI_LOCALNRANKS", "4"), ("MPI_LOCALRANKID", "0")],
+            &[("SLURM_NTASKS", "4"), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0")],
+            &[("PMIX_RANK", "3")],
+        ];
+        for variables in cases {
+            let launch = launch(variables).unwrap();
+            assert_eq!(launch.size, 4, "{variables:?}");
+            assert!(launch.disagreement(1, "Open MPI").unwrap().contains("4 processes"));
+            assert_eq!(launch.disagreement(4, "Open MPI"), None);
+        }
+    }
+
+    #[test]
+    fn a_batch_script_that_runs_one_process_itself_is_no_launch() {
+        assert_eq!(launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]), None);
+    }
+
+    #[test]
+    fn only_the_first_process_speaks() {
+        let second = launch(&[("PMI_SIZE", "2"), ("PMI_RANK", "1")]);
+        assert!(!Launch::speaks(second.as_ref()));
+    }
+}

@@ -1,0 +1,165 @@
+//! What ranks say to each other: one trait, which one rank alone, threads (in tests) and MPI fulfil.
+//!
+//! Messages are bytes; [`encode`] and [`decode`] put values into them. Waiting is done by polling with a sleep between,
+//! so that a rank that waits leaves its CPU to the workers.
+
+pub mod launcher;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod serial;
+pub mod threads;
+
+use std::time::Duration;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The rank that lists the images, answers requests for work, collects the records and prints the report.
+pub const ROOT: usize = 0;
+
+/// How long a waiting rank sleeps between two looks at its messages. 2 ms costs a waiting rank about 2 % of a CPU and
+/// is short beside one image (10 ms and more).
+pub const WAIT: Duration = Duration::from_millis(2);
+
+/// What a message is about. Messages of one kind between two ranks arrive in the order in which they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tag {
+    /// The root has something to broadcast.
+    Broadcast,
+    /// A rank's part of a gather.
+    Gather,
+    /// A rank's workers have nothing to do and ask for images.
+    Request,
+    /// The root's answer to a request.
+    Assignment,
+    /// How far a rank has come.
+    Progress,
+    /// A rank's records, when its share is done.
+    Records,
+    /// The root's word to begin no other image.
+    Stop,
+}
+
+/// The ranks of one run, seen from one of them.
+///
+/// Calls are made from one thread of a rank, its main thread. `broadcast` and `gather` are collective: every rank calls
+/// them, in the same order. The others are local.
+pub trait Communicator {
+    /// This rank's number, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn size(&self) -> usize;
+
+    /// Sends bytes to another rank. Local; returns when the message may be forgotten here, which for a long one may mean
+    /// that the receiver has begun to take it.
+    ///
+    /// # Panics
+    /// When `to` is this rank or not a rank.
+    fn send(&self, to: usize, tag: Tag, message: &[u8]);
+
+    /// Takes one message of this kind from any rank, if there is one: the sender and the bytes. Local, does not wait.
+    fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)>;
+
+    /// Ends every rank at once, without any cleaning up.
+    fn abort(&self, exit_code: i32) -> !;
+
+    /// What carries the messages, for the report: an MPI library's name and version, or how else.
+    fn description(&self) -> String;
+
+    /// Gives the root's bytes to every rank. Collective. `message` is read on the root alone.
+    fn broadcast(&self, message: Vec<u8>) -> Vec<u8> {
+        if self.rank() == ROOT {
+            for to in (0..self.size()).filter(|&rank| rank != ROOT) {
+                self.send(to, Tag::Broadcast, &message);
+            }
+            message
+        } else {
+            self.receive(Tag::Broadcast).1
+        }
+    }
+
+    /// Collects one message of each rank on the root, in the order of ranks. Collective; the other ranks get `None`.
+    fn gather(&self, message: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+        if self.rank() != ROOT {
+            self.send(ROOT, Tag::Gather, &message);
+            return None;
+        }
+        let mut parts: Vec<Option<Vec<u8>>> = (0..self.size()).map(|_| None).collect();
+        parts[ROOT] = Some(message);
+        for _ in 1..self.size() {
+            let (from, part) = self.receive(Tag::Gather);
+            parts[from] = Some(part);
+        }
+        Some(parts.into_iter().flatten().collect())
+    }
+
+    /// Takes one message of this kind from any rank, waiting for it with the CPU left to others.
+    fn receive(&self, tag: Tag) -> (usize, Vec<u8>) {
+        loop {
+            if let Some(received) = self.try_receive(tag) {
+                return received;
+            }
+            std::thread::sleep(WAIT);
+        }
+    }
+}
+
+/// A value as bytes for a message.
+///
+/// # Panics
+/// When the value cannot be written, which for the plain data that ranks exchange does not happen.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data can be encoded")
+}
+
+/// The value that [`encode`] made these bytes of.
+///
+/// # Panics
+/// When the bytes are not such a value: the ranks then run different programs, which no rank can mend.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    postcard::from_bytes(bytes)
+        .expect("a message of another form: do all ranks run the same niimpi?")
+}
+
+/// The communicator of this process: MPI's world where the program is built with it, one rank alone otherwise.
+#[cfg(feature = "mpi")]
+pub type World = mpi::MpiWorld;
+/// The communicator of this process: MPI's world where the program is built with it, one rank alone otherwise.
+#[cfg(not(feature = "mpi"))]
+pub type World = serial::Serial;
+
+/// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on.
+///
+/// # Errors
+/// A text for the user when the launcher started several processes that MPI does not join into one world: each of them
+/// would do the whole list.
+pub fn start() -> Result<World, String> {
+    #[cfg(feature = "mpi")]
+    let world = mpi::MpiWorld::start().ok_or("MPI was started before in this process")?;
+    #[cfg(not(feature = "mpi"))]
+    let world = serial::Serial;
+    end_all_on_panic(world.rank());
+    let launch = launcher::Launch::from_env();
+    match launch.and_then(|launch| launch.disagreement(world.size(), &world.description())) {
+        Some(message) => Err(message),
+        None => Ok(world),
+    }
+}
+
+/// Name of the threads that may panic without taking the process with them: their main thread hears of it and ends the
+/// run in an orderly way.
+pub const WORKER_THREAD: &str = "worker-";
+
+/// A panic must end every rank: unwinding out of the main thread would finalise MPI, which waits for ranks that wait.
+fn end_all_on_panic(rank: usize) {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows");
+        default_hook(panic);
+        let worker = std::thread::current().name().is_some_and(|name| name.starts_with(WORKER_THREAD));
+        if !worker {
+            #[cfg(feature = "mpi")]
+            mpi::abort_world(101);
+        }
+    }));
+}

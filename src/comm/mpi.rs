@@ -1,0 +1,129 @@
+//! Ranks over MPI: the only file that names `mpi::`.
+
+use mpi::Threading;
+use mpi::environment::Universe;
+use mpi::point_to_point::{Message, Status};
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{
+    Communicator as _, Destination as _, MatchedReceiveVec as _, Root as _, Source as _,
+};
+
+use super::{Communicator, ROOT, Tag};
+
+/// Longest piece in which a message travels: MPI counts elements in 32 bits.
+const PIECE_BYTES: usize = 1 << 30;
+
+/// The MPI world, from start to finalisation. Dropping it finalises MPI, which waits for the other ranks.
+pub struct MpiWorld {
+    world: SimpleCommunicator,
+    // Last, so that it is dropped last: dropping it finalises MPI.
+    _universe: Universe,
+}
+
+impl MpiWorld {
+    /// Starts MPI. Collective. `None` when it was started before in this process.
+    ///
+    /// The main thread alone calls MPI; a worker that panics is reported to it. A library that offers less than that
+    /// (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
+    pub fn start() -> Option<Self> {
+        let (universe, _provided) = mpi::initialize_with_threading(Threading::Funneled)?;
+        Some(Self { world: universe.world(), _universe: universe })
+    }
+}
+
+/// Ends every rank from wherever this process is, for a panic hook that has no communicator at hand.
+pub fn abort_world(exit_code: i32) -> ! {
+    SimpleCommunicator::world().abort(exit_code)
+}
+
+fn tag_number(tag: Tag) -> mpi::Tag {
+    match tag {
+        Tag::Broadcast => 1,
+        Tag::Gather => 2,
+        Tag::Request => 3,
+        Tag::Assignment => 4,
+        Tag::Progress => 5,
+        Tag::Records => 6,
+        Tag::Stop => 7,
+    }
+}
+
+/// Takes a matched piece. Its last byte says whether another piece follows.
+fn take_piece(matched: (Message, Status)) -> (Vec<u8>, bool) {
+    let (mut piece, _status) = matched.matched_receive_vec::<u8>();
+    let more = piece.pop() == Some(1);
+    (piece, more)
+}
+
+impl Communicator for MpiWorld {
+    fn rank(&self) -> usize {
+        self.world.rank() as usize
+    }
+
+    fn size(&self) -> usize {
+        self.world.size() as usize
+    }
+
+    fn send(&self, to: usize, tag: Tag, message: &[u8]) {
+        assert!(to != self.rank() && to < self.size(), "rank {} sends to rank {to}", self.rank());
+        let destination = self.world.process_at_rank(to as i32);
+        let mut pieces = message.chunks(PIECE_BYTES).peekable();
+        let mut next = pieces.next().unwrap_or_default();
+        loop {
+            let more = pieces.peek().is_some();
+            let mut piece = Vec::with_capacity(next.len() + 1);
+            piece.extend_from_slice(next);
+            piece.push(u8::from(more));
+            destination.send_with_tag(&piece[..], tag_number(tag));
+            match pieces.next() {
+                Some(following) => next = following,
+                None => return,
+            }
+        }
+    }
+
+    fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)> {
+        let matched = self.world.any_process().immediate_matched_probe_with_tag(tag_number(tag))?;
+        let from = matched.1.source_rank();
+        let (mut bytes, mut more) = take_piece(matched);
+        while more {
+            let sender = self.world.process_at_rank(from);
+            let (piece, another) = take_piece(sender.matched_probe_with_tag(tag_number(tag)));
+            bytes.extend_from_slice(&piece);
+            more = another;
+        }
+        Some((from as usize, bytes))
+    }
+
+    fn abort(&self, exit_code: i32) -> ! {
+        self.world.abort(exit_code)
+    }
+
+    fn description(&self) -> String {
+        let version = mpi::environment::library_version().unwrap_or_default();
+        let first = version.lines().next().unwrap_or_default();
+        let name = first.split(',').next().unwrap_or_default().trim();
+        let words: Vec<&str> = name.split_whitespace().collect();
+        if words.is_empty() { "MPI".to_owned() } else { words.join(" ") }
+    }
+
+    /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work; the bytes
+    /// themselves then go down MPI's broadcast tree.
+    fn broadcast(&self, message: Vec<u8>) -> Vec<u8> {
+        let root = self.world.process_at_rank(ROOT as i32);
+        let mut bytes = message;
+        if self.rank() == ROOT {
+            for to in (0..self.size()).filter(|&rank| rank != ROOT) {
+                self.send(to, Tag::Broadcast, &bytes.len().to_le_bytes());
+            }
+        } else {
+            let (_root, length) = self.receive(Tag::Broadcast);
+            let length = length.try_into().expect("a broadcast begins with its length");
+            bytes = vec![0; usize::from_le_bytes(length)];
+        }
+        for piece in bytes.chunks_mut(PIECE_BYTES) {
+            root.broadcast_into(piece);
+        }
+        bytes
+    }
+}

@@ -1,0 +1,148 @@
+//! Names of image files: which are images, what their stem is, and what the other half of a pair is called.
+
+use std::ffi::{OsStr, OsString};
+
+/// Which of the files that can hold an image a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Header and voxels in one file, `.nii`.
+    Single,
+    /// The header of a pair, `.hdr`.
+    Header,
+    /// The voxels of a pair, `.img`.
+    Voxels,
+}
+
+/// The suffix of an image file, as far as it matters: what the file holds and whether it is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Suffix {
+    /// What the file holds.
+    pub role: Role,
+    /// Whether the name ends in `.gz`.
+    pub gzip: bool,
+}
+
+impl Suffix {
+    /// The suffix in lower case, with its dot.
+    pub fn as_str(self) -> &'static str {
+        match (self.role, self.gzip) {
+            (Role::Single, false) => ".nii",
+            (Role::Single, true) => ".nii.gz",
+            (Role::Header, false) => ".hdr",
+            (Role::Header, true) => ".hdr.gz",
+            (Role::Voxels, false) => ".img",
+            (Role::Voxels, true) => ".img.gz",
+        }
+    }
+
+    /// Whether the image is kept in two files.
+    pub fn is_pair(self) -> bool {
+        self.role != Role::Single
+    }
+}
+
+const SUFFIXES: [Suffix; 6] = [
+    Suffix { role: Role::Single, gzip: true },
+    Suffix { role: Role::Single, gzip: false },
+    Suffix { role: Role::Header, gzip: true },
+    Suffix { role: Role::Header, gzip: false },
+    Suffix { role: Role::Voxels, gzip: true },
+    Suffix { role: Role::Voxels, gzip: false },
+];
+
+/// Whether a file of this name is taken for an image. Upper and lower case are the same; names need not be UTF-8.
+///
+/// A name that is a suffix and nothing else (`.nii`) is a hidden file, not an image.
+pub fn is_image_name(name: &OsStr) -> bool {
+    split(name).is_some()
+}
+
+/// The stem of an image's file name and its suffix: `sub-01_T1w.v2.NII.gz` → (`sub-01_T1w.v2`, `.nii.gz`).
+pub fn split(name: &OsStr) -> Option<(&OsStr, Suffix)> {
+    let bytes = name.as_encoded_bytes();
+    SUFFIXES.into_iter().find_map(|suffix| {
+        let stem_len = bytes.len().checked_sub(suffix.as_str().len()).filter(|&len| len > 0)?;
+        let (stem, tail) = bytes.split_at(stem_len);
+        if !tail.eq_ignore_ascii_case(suffix.as_str().as_bytes()) {
+            return None;
+        }
+        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII character.
+        let stem = unsafe { OsStr::from_encoded_bytes_unchecked(stem) };
+        Some((stem, suffix))
+    })
+}
+
+/// The name of the other half of a pair, in the same case: `a.HDR.gz` → `a.IMG.gz`. None for names that are no half.
+pub fn pair_partner(name: &OsStr) -> Option<OsString> {
+    let (stem, suffix) = split(name)?;
+    let other: &[u8; 3] = match suffix.role {
+        Role::Single => return None,
+        Role::Header => b"img",
+        Role::Voxels => b"hdr",
+    };
+    let bytes = name.as_encoded_bytes();
+    let start = stem.len() + 1;
+    let mut partner = bytes.to_vec();
+    for (offset, &letter) in other.iter().enumerate() {
+        let upper = bytes[start + offset].is_ascii_uppercase();
+        partner[start + offset] = if upper { letter.to_ascii_uppercase() } else { letter };
+    }
+    // SAFETY: ASCII letters of an OsStr's bytes were replaced with other ASCII letters.
+    Some(unsafe { OsString::from_encoded_bytes_unchecked(partner) })
+}
+
+/// `name` with `.gz` added, or taken away where it is there.
+pub(super) fn toggle_gzip(name: &OsStr) -> Option<OsString> {
+    let (_, suffix) = split(name)?;
+    if suffix.gzip {
+        let bytes = name.as_encoded_bytes();
+        let cut = &bytes[..bytes.len() - ".gz".len()];
+        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII character.
+        Some(unsafe { OsStr::from_encoded_bytes_unchecked(cut) }.to_os_string())
+    } else {
+        let mut longer = name.to_os_string();
+        longer.push(".gz");
+        Some(longer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_every_suffix_in_any_case() {
+        for suffix in SUFFIXES {
+            let name = format!("a.b{}", suffix.as_str());
+            assert_eq!(split(OsStr::new(&name)), Some((OsStr::new("a.b"), suffix)));
+            let name = format!("a.b{}", suffix.as_str().to_uppercase());
+            assert_eq!(split(OsStr::new(&name)), Some((OsStr::new("a.b"), suffix)));
+        }
+    }
+
+    #[test]
+    fn other_names_are_no_images() {
+        for name in ["", ".nii", ".nii.gz", "a.nii.gz.part", "a.gz", "nii", "a.nii.bz2", "a.mgz", "anii", "a.nii.gz.json"] {
+            assert!(!is_image_name(OsStr::new(name)), "{name}");
+        }
+        // A file called `.hdr.gz` hides nothing but a suffix; `..nii` has the stem `.`.
+        assert!(!is_image_name(OsStr::new(".hdr.gz")));
+    }
+
+    #[test]
+    fn partners_keep_their_case() {
+        for (name, partner) in [("a.hdr", "a.img"), ("a.IMG", "a.HDR"), ("a.Hdr.gz", "a.Img.gz"), ("hdr.img.GZ", "hdr.hdr.GZ")] {
+            assert_eq!(pair_partner(OsStr::new(name)), Some(partner.into()));
+        }
+        assert_eq!(pair_partner(OsStr::new("a.nii")), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_need_not_be_utf8() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = OsStr::from_bytes(b"caf\xe9.img.gz");
+        assert_eq!(split(name).map(|(stem, _)| stem.as_bytes()), Some(&b"caf\xe9"[..]));
+        assert_eq!(pair_partner(name).as_deref().map(OsStrExt::as_bytes), Some(&b"caf\xe9.hdr.gz"[..]));
+    }
+}

@@ -1,0 +1,416 @@
+//! NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising, and the extensions that follow them.
+//!
+//! A header is kept as the file's bytes in little-endian order, so that every field that this program does not set is
+//! carried over bit for bit. Beside the bytes stand the few fields that it computes with.
+
+use nifti::NiftiHeader;
+
+use super::error::{Cause, beginning};
+use super::header_bytes::{HeaderBytes, LEN_1, LEN_2};
+use crate::volume::{Datatype, Scaling, Volume};
+
+/// Bytes of the flag that says whether extensions follow.
+pub(super) const EXTENDER_LEN: usize = 4;
+/// More extension bytes than this are refused: they are carried in memory.
+pub(super) const EXTENSIONS_LIMIT: u64 = 64 << 20;
+
+/// Relative difference from which on two voxel sizes disagree. Affines written in single precision are within 1e-6.
+const VOXEL_SIZE_TOLERANCE: f64 = 1e-3;
+
+/// Which NIfTI a header is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// 348 bytes, axes up to 32767.
+    #[default]
+    Nifti1,
+    /// 540 bytes, axes of 64 bits.
+    Nifti2,
+}
+
+impl Version {
+    /// Bytes of such a header, without the extension flag.
+    pub fn header_len(self) -> usize {
+        match self {
+            Version::Nifti1 => LEN_1,
+            Version::Nifti2 => LEN_2,
+        }
+    }
+}
+
+/// A voxel size that pixdim and the affine tell differently.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VoxelSizeDisagreement {
+    /// What pixdim says, in mm.
+    pub pixdim_mm: [f64; 3],
+    /// What the lengths of the affine's columns say, in mm. This is what [`Header::voxel_size_mm`] returns.
+    pub affine_mm: [f64; 3],
+}
+
+/// The header of a NIfTI image with its extensions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    raw: HeaderBytes,
+    /// The extensions one after another, sizes and codes little-endian, contents as they were.
+    extensions: Vec<u8>,
+    extensions_void: bool,
+    shape: Vec<usize>,
+    datatype: Datatype,
+    scaling: Option<Scaling>,
+    pixdim_mm: [f64; 3],
+    affine_mm: Option<[f64; 3]>,
+    vox_offset: u64,
+    big_endian: bool,
+}
+
+impl Default for Header {
+    /// The header of one uint8 voxel of 1 mm.
+    fn default() -> Self {
+        Header::new(Version::Nifti1, &[1], Datatype::Uint8, [1.0; 3])
+    }
+}
+
+/// The fields that the program computes with, as a header of either version gives them.
+struct Fields {
+    dim: [i64; 8],
+    datatype: i16,
+    bitpix: i16,
+    pixdim: [f64; 8],
+    vox_offset: f64,
+    scl_slope: f64,
+    scl_inter: f64,
+    xyzt_units: u8,
+    intent_code: i32,
+    sform_code: i32,
+    srow: [[f64; 4]; 3],
+}
+
+impl Header {
+    /// A header for a new image: units mm and s, an affine that puts voxel 0 at the origin.
+    pub fn new(version: Version, shape: &[usize], datatype: Datatype, voxel_size_mm: [f64; 3]) -> Self {
+        const MM_AND_SECONDS: u8 = 2 | 8;
+        const SCANNER: i16 = 1;
+        let mut raw = HeaderBytes::zeroed(version);
+        raw.put_dim(shape);
+        raw.put_datatype(datatype.code(), bits(datatype));
+        raw.put_scaling(1.0, 0.0);
+        raw.put_layout(true, version.header_len() + EXTENDER_LEN);
+        let mut pixdim = [1.0; 8];
+        pixdim[1..4].copy_from_slice(&voxel_size_mm);
+        raw.put_pixdim(&pixdim);
+        raw.put_units(MM_AND_SECONDS);
+        let [x, y, z] = voxel_size_mm;
+        raw.put_sform(SCANNER, [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]]);
+        Header {
+            raw,
+            extensions: Vec::new(),
+            extensions_void: false,
+            shape: shape.to_vec(),
+            datatype,
+            scaling: None,
+            pixdim_mm: voxel_size_mm,
+            affine_mm: Some(voxel_size_mm),
+            vox_offset: 0,
+            big_endian: false,
+        }
+    }
+
+    /// Which NIfTI the image is; the output is the same.
+    pub fn version(&self) -> Version {
+        self.raw.version
+    }
+
+    /// Lengths of the axes, x first; 1 to 7 of them, none 0.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The type of the voxels in the file.
+    pub fn datatype(&self) -> Datatype {
+        self.datatype
+    }
+
+    /// How stored numbers become intensities. None when slope is 0, NaN or infinite, or when slope is 1 and intercept 0.
+    pub fn scaling(&self) -> Option<Scaling> {
+        self.scaling
+    }
+
+    /// Distance between voxel centres along x, y and z in mm: pixdim's, or the affine's where the two disagree.
+    pub fn voxel_size_mm(&self) -> [f64; 3] {
+        match self.voxel_size_disagreement() {
+            Some(disagreement) => disagreement.affine_mm,
+            None => self.pixdim_mm,
+        }
+    }
+
+    /// Both voxel sizes when pixdim and the affine differ by more than 0.1 % along an axis that the image has.
+    pub fn voxel_size_disagreement(&self) -> Option<VoxelSizeDisagreement> {
+        let affine_mm = self.affine_mm?;
+        let axes = self.shape.len().min(3);
+        let differ = |axis: usize| {
+            let (a, b) = (self.pixdim_mm[axis], affine_mm[axis]);
+            (a - b).abs() > VOXEL_SIZE_TOLERANCE * a.max(b)
+        };
+        (0..axes).any(differ).then_some(VoxelSizeDisagreement { pixdim_mm: self.pixdim_mm, affine_mm })
+    }
+
+    /// The free text in `descrip`, without what follows its first zero byte.
+    pub fn description(&self) -> String {
+        let text = self.raw.descrip().split(|&byte| byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    }
+
+    /// Whether the file is in big-endian byte order. The output is little-endian.
+    pub fn is_big_endian(&self) -> bool {
+        self.big_endian
+    }
+
+    /// The header extensions one after another, each with its size and code (little-endian) before its content.
+    pub fn extensions(&self) -> &[u8] {
+        &self.extensions
+    }
+
+    /// Whether the file announced extensions that overrun their room and are therefore not carried over.
+    pub fn extensions_void(&self) -> bool {
+        self.extensions_void
+    }
+
+    /// Bytes of all voxels, or None when they do not fit 64 bits.
+    pub fn voxel_bytes(&self) -> Option<u64> {
+        let bytes = self.declared_voxel_bytes();
+        u64::try_from(bytes).ok().filter(|&bytes| bytes <= isize::MAX as u64)
+    }
+
+    /// Bytes of all voxels; saturates, so that it is right for saying how wrong a header is.
+    pub(super) fn declared_voxel_bytes(&self) -> u128 {
+        self.shape.iter().fold(self.datatype.size_bytes() as u128, |bytes, &len| bytes.saturating_mul(len as u128))
+    }
+
+    /// Where the voxels begin in the file that holds them. `single`: whether header and voxels share it.
+    pub(super) fn voxel_offset(&self, single: bool) -> u64 {
+        if single { self.vox_offset.max((self.raw.version.header_len() + EXTENDER_LEN) as u64) } else { self.vox_offset }
+    }
+
+    /// Bytes needed to know which header this is and, then, to parse it: asks for more until it is content.
+    ///
+    /// `bytes` is the beginning of the file, all of it when `at_end`.
+    pub(super) fn recognise(bytes: &[u8]) -> Result<Version, Cause> {
+        if bytes.is_empty() {
+            return Err(Cause::Empty);
+        }
+        let size = |size: usize| [(size as u32).to_le_bytes(), (size as u32).to_be_bytes()];
+        let begins_with_size = |len: usize| bytes.len() >= 4 && size(len).iter().any(|size| bytes[..4] == *size);
+        if bytes.len() >= 8 && matches!(&bytes[4..8], b"n+2\0" | b"ni2\0") {
+            if bytes.len() >= 12 && bytes[8..12] != *b"\r\n\x1a\n" && bytes[8..12] != [0; 4] {
+                return Err(Cause::MangledByTextMode);
+            }
+            return Ok(Version::Nifti2);
+        }
+        if begins_with_size(LEN_2) {
+            return match bytes.get(4..8) {
+                Some(magic) => Err(Cause::BadMagic { found: beginning(magic) }),
+                None => Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: LEN_2 as u64 }),
+            };
+        }
+        match bytes.get(344..LEN_1) {
+            Some(b"n+1\0" | b"ni1\0") => Ok(Version::Nifti1),
+            Some([0, 0, 0, 0]) if begins_with_size(LEN_1) => Err(Cause::Analyze),
+            Some(magic) if begins_with_size(LEN_1) => Err(Cause::BadMagic { found: beginning(magic) }),
+            None if begins_with_size(LEN_1) => {
+                Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: LEN_1 as u64 })
+            }
+            _ => Err(Cause::NotNifti { begins: beginning(bytes) }),
+        }
+    }
+
+    /// Takes over the header in `bytes`, which [`Header::recognise`] has found to be of `version`, and checks it. The
+    /// extensions are emptied; their memory and that of the shape are reused.
+    pub(super) fn parse(&mut self, version: Version, bytes: &[u8]) -> Result<(), Cause> {
+        let len = version.header_len();
+        if bytes.len() < len {
+            return Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: len as u64 });
+        }
+        (self.raw, self.big_endian) = HeaderBytes::from_file(version, bytes);
+        self.extensions.clear();
+        self.extensions_void = false;
+        let ndim = self.raw.ndim();
+        if !(1..=7).contains(&ndim) {
+            return Err(Cause::BadDimensionCount { ndim });
+        }
+        let fields = match version {
+            Version::Nifti1 => self.fields_1()?,
+            Version::Nifti2 => self.fields_2(),
+        };
+        self.take(&fields, ndim as usize)
+    }
+
+    fn take(&mut self, fields: &Fields, ndim: usize) -> Result<(), Cause> {
+        const CIFTI_INTENTS: std::ops::Range<i32> = 3000..3100;
+        if CIFTI_INTENTS.contains(&fields.intent_code) {
+            return Err(Cause::Cifti);
+        }
+        self.shape.clear();
+        for axis in 1..=ndim {
+            let length = fields.dim[axis];
+            if length <= 0 {
+                return Err(Cause::BadDimension { axis, length });
+            }
+            self.shape.push(length as usize);
+        }
+        self.datatype = datatype(fields.datatype)?;
+        let expected = self.datatype.size_bytes() * 8;
+        if usize::try_from(fields.bitpix) != Ok(expected) {
+            return Err(Cause::BitpixMismatch { bitpix: fields.bitpix, datatype: self.datatype, expected });
+        }
+        if !(fields.vox_offset >= 0.0 && fields.vox_offset.fract() == 0.0 && fields.vox_offset < (1_u64 << 52) as f64) {
+            return Err(Cause::BadVoxOffset { offset: fields.vox_offset });
+        }
+        self.vox_offset = fields.vox_offset as u64;
+        self.scaling = scaling(fields.scl_slope, fields.scl_inter)?;
+        self.take_voxel_size(fields);
+        Ok(())
+    }
+
+    fn take_voxel_size(&mut self, fields: &Fields) {
+        let mm_per_unit = match fields.xyzt_units & 7 {
+            1 => 1e3,  // metre
+            3 => 1e-3, // micron
+            _ => 1.0,  // mm, or nothing said
+        };
+        let usable = |size: f64| size.is_finite() && size > 0.0;
+        self.pixdim_mm = std::array::from_fn(|axis| {
+            let size = fields.pixdim[axis + 1].abs() * mm_per_unit;
+            if usable(size) { size } else { 1.0 }
+        });
+        // The columns of a quaternion's matrix are as long as pixdim says: only an sform can disagree.
+        let columns: [f64; 3] = std::array::from_fn(|axis| {
+            let column = fields.srow.map(|row| row[axis]);
+            column.iter().map(|x| x * x).sum::<f64>().sqrt() * mm_per_unit
+        });
+        let axes = self.shape.len().min(3);
+        let affine_counts = fields.sform_code > 0 && columns[..axes].iter().all(|&size| usable(size));
+        self.affine_mm = affine_counts.then(|| {
+            std::array::from_fn(|axis| if usable(columns[axis]) { columns[axis] } else { self.pixdim_mm[axis] })
+        });
+    }
+
+    /// Reads NIfTI-1's fields with the nifti crate's parser.
+    fn fields_1(&self) -> Result<Fields, Cause> {
+        let header = NiftiHeader::from_reader(self.raw.as_slice())
+            .map_err(|_| Cause::BadMagic { found: beginning(&self.raw.as_slice()[344..]) })?;
+        Ok(Fields {
+            // The crate gives lengths as u16; the standard's are signed.
+            dim: header.dim.map(|length| i64::from(length as i16)),
+            datatype: header.datatype,
+            bitpix: header.bitpix,
+            pixdim: header.pixdim.map(f64::from),
+            vox_offset: f64::from(header.vox_offset),
+            scl_slope: f64::from(header.scl_slope),
+            scl_inter: f64::from(header.scl_inter),
+            xyzt_units: header.xyzt_units,
+            intent_code: i32::from(header.intent_code),
+            sform_code: i32::from(header.sform_code),
+            srow: [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from)),
+        })
+    }
+
+    fn fields_2(&self) -> Fields {
+        let real = |start: usize| f64::from_le_bytes(self.raw.get(start));
+        let offset = i64::from_le_bytes(self.raw.get(168));
+        Fields {
+            dim: std::array::from_fn(|axis| i64::from_le_bytes(self.raw.get(16 + 8 * axis))),
+            datatype: i16::from_le_bytes(self.raw.get(12)),
+            bitpix: i16::from_le_bytes(self.raw.get(14)),
+            pixdim: std::array::from_fn(|axis| real(104 + 8 * axis)),
+            vox_offset: offset as f64,
+            scl_slope: real(176),
+            scl_inter: real(184),
+            xyzt_units: self.raw.get::<1>(500)[0],
+            intent_code: i32::from_le_bytes(self.raw.get(504)),
+            sform_code: i32::from_le_bytes(self.raw.get(348)),
+            srow: std::array::from_fn(|row| std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))),
+        }
+    }
+
+    /// Takes over the extensions in `section`, which begins after the extension flag and ends where the voxels begin (of
+    /// a pair: with the header file). An extension that overruns the section makes all of it void.
+    pub(super) fn take_extensions(&mut self, section: &[u8]) -> Result<(), Cause> {
+        const HEAD: usize = 8;
+        const CIFTI_CODE: u32 = 32;
+        self.extensions.clear();
+        let mut rest = section;
+        while rest.len() >= HEAD {
+            let word = |at: usize| {
+                let word = [rest[at], rest[at + 1], rest[at + 2], rest[at + 3]];
+                if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+            };
+            let (size, code) = (word(0), word(4));
+            if size == 0 {
+                break; // padding up to the voxels
+            }
+            let Some(extension) = rest.get(..size as usize).filter(|extension| extension.len() >= HEAD) else {
+                self.extensions.clear();
+                self.extensions_void = true;
+                break;
+            };
+            if code == CIFTI_CODE && self.raw.version == Version::Nifti2 {
+                return Err(Cause::Cifti);
+            }
+            self.extensions.extend_from_slice(&size.to_le_bytes());
+            self.extensions.extend_from_slice(&code.to_le_bytes());
+            self.extensions.extend_from_slice(&extension[HEAD..]);
+            rest = &rest[size as usize..];
+        }
+        Ok(())
+    }
+
+    /// Appends to `out` the header as it is written: for `volume`'s shape, type and scaling, little-endian, with the
+    /// extensions, and of a single file the padding up to the voxels.
+    pub(super) fn serialise(&self, volume: &Volume, single: bool, out: &mut Vec<u8>) -> Result<(), Cause> {
+        let mut raw = self.raw.clone();
+        if volume.shape != self.shape {
+            let too_long = volume.shape.iter().position(|&length| length > i16::MAX as usize);
+            if let (Version::Nifti1, Some(index)) = (raw.version, too_long) {
+                return Err(Cause::TooLongForNifti1 { axis: index + 1, length: volume.shape[index] });
+            }
+            raw.put_dim(&volume.shape);
+        }
+        let end = raw.version.header_len() + EXTENDER_LEN + self.extensions.len();
+        let vox_offset = if single { end.next_multiple_of(16) } else { 0 };
+        let (slope, intercept) = volume.scaling.map_or((1.0, 0.0), |scaling| (scaling.slope, scaling.intercept));
+        raw.put_datatype(volume.datatype.code(), bits(volume.datatype));
+        raw.put_scaling(slope, intercept);
+        raw.put_layout(single, vox_offset);
+        let start = out.len();
+        out.extend_from_slice(raw.as_slice());
+        out.extend_from_slice(&[u8::from(!self.extensions.is_empty()), 0, 0, 0]);
+        out.extend_from_slice(&self.extensions);
+        if single {
+            out.resize(start + vox_offset, 0);
+        }
+        Ok(())
+    }
+}
+
+fn bits(datatype: Datatype) -> i16 {
+    (datatype.size_bytes() * 8) as i16
+}
+
+fn datatype(code: i16) -> Result<Datatype, Cause> {
+    Datatype::ALL.into_iter().find(|datatype| datatype.code() == code).ok_or_else(|| {
+        let header = NiftiHeader { datatype: code, ..NiftiHeader::default() };
+        let name = header.data_type().map_or("unknown".into(), |name| format!("{name:?}").to_lowercase());
+        Cause::UnsupportedDatatype { code, name }
+    })
+}
+
+/// The scaling as nibabel understands it: a slope that is 0 or not finite means none.
+fn scaling(slope: f64, intercept: f64) -> Result<Option<Scaling>, Cause> {
+    if slope == 0.0 || !slope.is_finite() {
+        return Ok(None);
+    }
+    if !intercept.is_finite() {
+        return Err(Cause::NonFiniteIntercept { slope, intercept });
+    }
+    let scaled = slope != 1.0 || intercept != 0.0;
+    Ok(scaled.then_some(Scaling { slope, intercept }))
+}

@@ -1,0 +1,233 @@
+//! The bytes of a header: where its fields lie, in which byte order, and how one is read and set.
+
+use super::header::Version;
+
+/// Bytes of a NIfTI-1 header.
+pub(super) const LEN_1: usize = 348;
+/// Bytes of a NIfTI-2 header.
+pub(super) const LEN_2: usize = 540;
+
+/// A run of numbers in a header: first byte, bytes of each, how many.
+type Run = (usize, usize, usize);
+
+/// Every number of more than one byte in a NIfTI-1 header, in the standard's order.
+const NUMBERS_1: [Run; 16] = [
+    (0, 4, 1),    // sizeof_hdr
+    (32, 4, 1),   // extents
+    (36, 2, 1),   // session_error
+    (40, 2, 8),   // dim
+    (56, 4, 3),   // intent_p1 to p3
+    (68, 2, 4),   // intent_code, datatype, bitpix, slice_start
+    (76, 4, 8),   // pixdim
+    (108, 4, 3),  // vox_offset, scl_slope, scl_inter
+    (120, 2, 1),  // slice_end
+    (124, 4, 4),  // cal_max, cal_min, slice_duration, toffset
+    (140, 4, 2),  // glmax, glmin
+    (252, 2, 2),  // qform_code, sform_code
+    (256, 4, 6),  // quatern_b to d, qoffset_x to z
+    (280, 4, 4),  // srow_x
+    (296, 4, 4),  // srow_y
+    (312, 4, 4),  // srow_z
+];
+
+/// Every number of more than one byte in a NIfTI-2 header, in the standard's order.
+const NUMBERS_2: [Run; 14] = [
+    (0, 4, 1),    // sizeof_hdr
+    (12, 2, 2),   // datatype, bitpix
+    (16, 8, 8),   // dim
+    (80, 8, 3),   // intent_p1 to p3
+    (104, 8, 8),  // pixdim
+    (168, 8, 1),  // vox_offset
+    (176, 8, 6),  // scl_slope, scl_inter, cal_max, cal_min, slice_duration, toffset
+    (224, 8, 2),  // slice_start, slice_end
+    (344, 4, 2),  // qform_code, sform_code
+    (352, 8, 6),  // quatern_b to d, qoffset_x to z
+    (400, 8, 4),  // srow_x
+    (432, 8, 4),  // srow_y
+    (464, 8, 4),  // srow_z
+    (496, 4, 3),  // slice_code, xyzt_units, intent_code
+];
+
+/// A header's bytes in little-endian order; the first [`Version::header_len`] of them count.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HeaderBytes {
+    pub version: Version,
+    bytes: [u8; LEN_2],
+}
+
+impl HeaderBytes {
+    /// A header of zeros.
+    pub fn zeroed(version: Version) -> Self {
+        HeaderBytes { version, bytes: [0; LEN_2] }
+    }
+
+    /// The header at the beginning of `file`, which holds at least so many bytes, and whether it was big-endian.
+    pub fn from_file(version: Version, file: &[u8]) -> (Self, bool) {
+        let mut header = HeaderBytes::zeroed(version);
+        let len = version.header_len();
+        header.bytes[..len].copy_from_slice(&file[..len]);
+        let big_endian = header.is_big_endian();
+        if big_endian {
+            header.swap();
+        }
+        (header, big_endian)
+    }
+
+    /// The bytes, as they are written.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.version.header_len()]
+    }
+
+    /// Whether the bytes, as they came from a file, are big-endian: the order in which `dim[0]` is 1 to 7, and where that
+    /// says nothing, the one in which `sizeof_hdr` is right.
+    fn is_big_endian(&self) -> bool {
+        let (little, big) = match self.version {
+            Version::Nifti1 => {
+                let ndim = self.get(40);
+                (i64::from(i16::from_le_bytes(ndim)), i64::from(i16::from_be_bytes(ndim)))
+            }
+            Version::Nifti2 => {
+                let ndim = self.get(16);
+                (i64::from_le_bytes(ndim), i64::from_be_bytes(ndim))
+            }
+        };
+        let plausible = |ndim: i64| (1..=7).contains(&ndim);
+        match (plausible(little), plausible(big)) {
+            (true, _) => false,
+            (false, true) => true,
+            (false, false) => u32::from_be_bytes(self.get(0)) as usize == self.version.header_len(),
+        }
+    }
+
+    fn swap(&mut self) {
+        let runs: &[Run] = match self.version {
+            Version::Nifti1 => &NUMBERS_1,
+            Version::Nifti2 => &NUMBERS_2,
+        };
+        for &(start, width, count) in runs {
+            self.bytes[start..start + width * count].chunks_exact_mut(width).for_each(<[u8]>::reverse);
+        }
+    }
+
+    /// `N` bytes from `start` on.
+    pub fn get<const N: usize>(&self, start: usize) -> [u8; N] {
+        std::array::from_fn(|index| self.bytes[start + index])
+    }
+
+    /// Sets the bytes from `start` on.
+    pub fn put<const N: usize>(&mut self, start: usize, value: [u8; N]) {
+        self.bytes[start..start + N].copy_from_slice(&value);
+    }
+
+    /// The number of axes, `dim[0]`.
+    pub fn ndim(&self) -> i64 {
+        match self.version {
+            Version::Nifti1 => i64::from(i16::from_le_bytes(self.get(40))),
+            Version::Nifti2 => i64::from_le_bytes(self.get(16)),
+        }
+    }
+
+    /// Sets `dim` to `shape`, 1 for the axes that it lacks.
+    pub fn put_dim(&mut self, shape: &[usize]) {
+        for index in 0..8 {
+            let length = if index == 0 { shape.len() } else { shape.get(index - 1).copied().unwrap_or(1) };
+            match self.version {
+                Version::Nifti1 => self.put(40 + 2 * index, (length as i16).to_le_bytes()),
+                Version::Nifti2 => self.put(16 + 8 * index, (length as i64).to_le_bytes()),
+            }
+        }
+    }
+
+    /// Sets `datatype` and `bitpix`.
+    pub fn put_datatype(&mut self, code: i16, bitpix: i16) {
+        let start = match self.version {
+            Version::Nifti1 => 70,
+            Version::Nifti2 => 12,
+        };
+        self.put(start, code.to_le_bytes());
+        self.put(start + 2, bitpix.to_le_bytes());
+    }
+
+    /// Sets `scl_slope` and `scl_inter`.
+    pub fn put_scaling(&mut self, slope: f64, intercept: f64) {
+        self.put_reals(112, 176, &[slope, intercept]);
+    }
+
+    /// Sets `pixdim[0]` (the handedness of the qform) and the distances that follow it.
+    pub fn put_pixdim(&mut self, pixdim: &[f64; 8]) {
+        self.put_reals(76, 104, pixdim);
+    }
+
+    /// Sets the three rows of the sform's affine and its code.
+    pub fn put_sform(&mut self, code: i16, rows: [[f64; 4]; 3]) {
+        match self.version {
+            Version::Nifti1 => self.put(254, code.to_le_bytes()),
+            Version::Nifti2 => self.put(348, i32::from(code).to_le_bytes()),
+        }
+        self.put_reals(280, 400, rows.as_flattened());
+    }
+
+    /// Sets `xyzt_units`.
+    pub fn put_units(&mut self, units: u8) {
+        match self.version {
+            Version::Nifti1 => self.put(123, [units]),
+            Version::Nifti2 => self.put(500, i32::from(units).to_le_bytes()),
+        }
+    }
+
+    /// Sets what says which kind of header this is and where in its file the voxels begin.
+    pub fn put_layout(&mut self, single: bool, vox_offset: usize) {
+        self.put(0, (self.version.header_len() as u32).to_le_bytes());
+        match self.version {
+            Version::Nifti1 => {
+                self.put(108, (vox_offset as f32).to_le_bytes());
+                self.put(344, if single { *b"n+1\0" } else { *b"ni1\0" });
+            }
+            Version::Nifti2 => {
+                self.put(168, (vox_offset as i64).to_le_bytes());
+                self.put(4, if single { *b"n+2\0\r\n\x1a\n" } else { *b"ni2\0\r\n\x1a\n" });
+            }
+        }
+    }
+
+    /// The free text in `descrip`, 80 bytes.
+    pub fn descrip(&self) -> &[u8] {
+        let start = match self.version {
+            Version::Nifti1 => 148,
+            Version::Nifti2 => 240,
+        };
+        &self.bytes[start..start + 80]
+    }
+
+    fn put_reals(&mut self, start_1: usize, start_2: usize, values: &[f64]) {
+        for (index, &value) in values.iter().enumerate() {
+            match self.version {
+                Version::Nifti1 => self.put(start_1 + 4 * index, (value as f32).to_le_bytes()),
+                Version::Nifti2 => self.put(start_2 + 8 * index, value.to_le_bytes()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers and texts must cover a header without gap or overlap, or a big-endian file would lose a field.
+    #[test]
+    fn the_tables_cover_the_headers() {
+        let texts_1 = [(4, 1, 28), (38, 1, 2), (122, 1, 2), (148, 1, 104), (328, 1, 20)];
+        let texts_2 = [(4, 1, 8), (240, 1, 104), (508, 1, 32)];
+        for (numbers, texts, len) in
+            [(&NUMBERS_1[..], &texts_1[..], LEN_1), (&NUMBERS_2[..], &texts_2[..], LEN_2)]
+        {
+            let mut runs: Vec<Run> = numbers.iter().chain(texts).copied().collect();
+            runs.sort_unstable();
+            let end = runs.iter().fold(0, |at, &(start, width, count)| {
+                assert_eq!(start, at);
+                start + width * count
+            });
+            assert_eq!(end, len);
+        }
+    }
+}

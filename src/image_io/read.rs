@@ -1,0 +1,377 @@
+//! Reading: from a path to an image in memory, or to what its header says.
+
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::Image;
+use super::error::{Cause, ImageError};
+use super::file_name::{self, Role, Suffix};
+use super::gzip::{self, Decoder, GzipReader};
+use super::header::{EXTENDER_LEN, EXTENSIONS_LIMIT, Header, Version, VoxelSizeDisagreement};
+use super::header_bytes::{LEN_1, LEN_2};
+use crate::volume::{Datatype, Volume, VoxelBuffer};
+
+/// Bytes of a compressed file fetched at a time.
+const INPUT_LEN: usize = 1 << 20;
+/// The same where only the header is wanted.
+const PROBE_INPUT_LEN: usize = 4 << 10;
+
+/// What reading an image took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadSummary {
+    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
+    pub bytes_in: u64,
+    /// Bytes of the voxels in memory.
+    pub voxel_bytes: u64,
+}
+
+/// What an image's header says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// Which NIfTI.
+    pub version: Version,
+    /// Lengths of the axes, x first; 1 to 7 of them, none 0.
+    pub shape: Vec<usize>,
+    /// The type of the voxels in the file.
+    pub datatype: Datatype,
+    /// Whether the voxels have a slope or an intercept that counts.
+    pub scaled: bool,
+    /// Distance between voxel centres along x, y and z, in mm.
+    pub voxel_size_mm: [f64; 3],
+    /// Both voxel sizes, where pixdim and the affine disagree.
+    pub voxel_size_disagreement: Option<VoxelSizeDisagreement>,
+    /// Bytes of the file when decompressed, of a pair those of the `.img`.
+    pub raw_bytes: u64,
+    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
+    pub file_bytes: u64,
+}
+
+/// Reads an image's header: a few KiB of the file, whatever its size. Neither voxels nor checksums are looked at, but a
+/// file that is too short for what its header declares is found out where its size alone tells.
+///
+/// # Errors
+/// See [`Cause`].
+pub fn probe(path: &Path) -> Result<Probe, ImageError> {
+    let files = Files::of(path)?;
+    let mut decoder = Decoder::new(PROBE_INPUT_LEN);
+    let mut header = Header::default();
+    let opened = Opened::open(&files.header)?;
+    let mut file_bytes = opened.len;
+    let mut content = opened.content(&mut decoder);
+    read_header(&mut content, &mut header).map_err(|cause| cause.at(&files.header))?;
+    let single = files.voxels.is_none();
+    let raw_bytes = match &files.voxels {
+        None => content.check_size(&header, single).map_err(|cause| cause.at(&files.header))?,
+        Some(voxels) => {
+            drop(content);
+            let opened = Opened::open(voxels)?;
+            file_bytes += opened.len;
+            opened.content(&mut decoder).check_size(&header, single).map_err(|cause| cause.at(voxels))?
+        }
+    };
+    Ok(Probe {
+        version: header.version(),
+        shape: header.shape().to_vec(),
+        datatype: header.datatype(),
+        scaled: header.scaling().is_some(),
+        voxel_size_mm: header.voxel_size_mm(),
+        voxel_size_disagreement: header.voxel_size_disagreement(),
+        raw_bytes,
+        file_bytes,
+    })
+}
+
+/// What is kept from image to image.
+pub(super) struct Reader {
+    decoder: Decoder,
+    extensions: Vec<u8>,
+    pub memory_limit_bytes: Option<u64>,
+}
+
+impl Reader {
+    pub fn new() -> Self {
+        Reader { decoder: Decoder::new(INPUT_LEN), extensions: Vec::new(), memory_limit_bytes: None }
+    }
+
+    pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
+        let files = Files::of(path)?;
+        let Image { header, volume } = image;
+        let opened = Opened::open(&files.header)?;
+        let mut bytes_in = opened.len;
+        let mut content = opened.content(&mut self.decoder);
+        let at_header = |cause: Cause| cause.at(&files.header);
+        let position = read_header(&mut content, header).map_err(at_header)?;
+        match &files.voxels {
+            None => {
+                // A header that lies about its size must not make its extensions be read either.
+                content.check_size(header, true).map_err(at_header)?;
+                let offset = header.voxel_offset(true);
+                let position = read_extensions(&mut content, header, position, Some(offset), &mut self.extensions)
+                    .map_err(at_header)?;
+                content.skip(offset.saturating_sub(position)).map_err(at_header)?;
+                read_voxels(&mut content, header, true, self.memory_limit_bytes, volume).map_err(at_header)?;
+            }
+            Some(voxels) => {
+                read_extensions(&mut content, header, position, None, &mut self.extensions).map_err(at_header)?;
+                content.finish().map_err(at_header)?;
+                drop(content);
+                let at_voxels = |cause: Cause| cause.at(voxels);
+                let opened = Opened::open(voxels)?;
+                bytes_in += opened.len;
+                let mut content = opened.content(&mut self.decoder);
+                content.check_size(header, false).map_err(at_voxels)?;
+                content.skip(header.voxel_offset(false)).map_err(at_voxels)?;
+                read_voxels(&mut content, header, false, self.memory_limit_bytes, volume).map_err(at_voxels)?;
+            }
+        }
+        volume.shape.clear();
+        volume.shape.extend_from_slice(header.shape());
+        volume.voxel_size_mm = header.voxel_size_mm();
+        volume.datatype = header.datatype();
+        volume.scaling = header.scaling();
+        Ok(ReadSummary { bytes_in, voxel_bytes: volume.voxels.as_bytes().len() as u64 })
+    }
+}
+
+/// The files that hold an image.
+struct Files<'a> {
+    header: Cow<'a, Path>,
+    /// None where the header's file holds the voxels as well.
+    voxels: Option<Cow<'a, Path>>,
+}
+
+impl<'a> Files<'a> {
+    fn of(path: &'a Path) -> Result<Self, ImageError> {
+        let suffix = suffix_of(path)?;
+        let given = Cow::Borrowed(path);
+        match suffix.role {
+            Role::Single => Ok(Files { header: given, voxels: None }),
+            Role::Header => Ok(Files { voxels: Some(partner(path)?), header: given }),
+            Role::Voxels => Ok(Files { header: partner(path)?, voxels: Some(given) }),
+        }
+    }
+}
+
+/// What the path's name says about the file.
+pub(super) fn suffix_of(path: &Path) -> Result<Suffix, ImageError> {
+    match path.file_name().and_then(file_name::split) {
+        Some((_, suffix)) => Ok(suffix),
+        None if path.is_dir() => Err(Cause::IsDirectory.at(path)),
+        None => Err(Cause::UnknownSuffix.at(path)),
+    }
+}
+
+/// The existing other half of a pair: compressed as the given one is, or else the other way.
+fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
+    let name = path.file_name().and_then(file_name::pair_partner).ok_or_else(|| Cause::UnknownSuffix.at(path))?;
+    let other_name = file_name::toggle_gzip(&name);
+    let same = path.with_file_name(&name);
+    if same.exists() {
+        return Ok(Cow::Owned(same));
+    }
+    match other_name.map(|name| path.with_file_name(name)) {
+        Some(other) if other.exists() => Ok(Cow::Owned(other)),
+        // Where neither half exists, the one that was asked for is what is missing.
+        _ if !path.exists() => Err(Cause::NotFound.at(path)),
+        _ => Err(Cause::PartnerMissing { partner: same }.at(path)),
+    }
+}
+
+/// A regular file with its size.
+struct Opened {
+    file: File,
+    len: u64,
+    gzip: bool,
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Self, ImageError> {
+        let gzip = suffix_of(path)?.gzip;
+        let mut options = OpenOptions::new();
+        options.read(true);
+        #[cfg(unix)]
+        {
+            // A pipe under an image's name must not hold the run up for ever.
+            use std::os::unix::fs::OpenOptionsExt;
+            options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+        }
+        let at = |cause: Cause| cause.at(path);
+        let file = options.open(path).map_err(|error| at(Cause::reading(error)))?;
+        let metadata = file.metadata().map_err(|error| at(Cause::reading(error)))?;
+        if metadata.is_dir() {
+            return Err(at(Cause::IsDirectory));
+        }
+        if !metadata.is_file() {
+            return Err(at(Cause::NotRegular));
+        }
+        if metadata.len() == 0 {
+            return Err(at(Cause::Empty));
+        }
+        Ok(Opened { file, len: metadata.len(), gzip })
+    }
+
+    fn content(self, decoder: &mut Decoder) -> Content<'_> {
+        match self.gzip {
+            true => Content::Gzip { reader: GzipReader::new(self.file, decoder), file_bytes: self.len },
+            false => Content::Plain { file: self.file, file_bytes: self.len },
+        }
+    }
+}
+
+/// A file's content, whether it is compressed or not.
+enum Content<'a> {
+    Plain { file: File, file_bytes: u64 },
+    Gzip { reader: GzipReader<'a, File>, file_bytes: u64 },
+}
+
+impl Content<'_> {
+    /// Fills `out` and returns how much there was: less than asked for only at the end.
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
+        match self {
+            Content::Gzip { reader, .. } => reader.read(out),
+            Content::Plain { file, .. } => {
+                let mut filled = 0;
+                while filled < out.len() {
+                    match file.read(&mut out[filled..]) {
+                        Ok(0) => break,
+                        Ok(len) => filled += len,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(Cause::reading(error)),
+                    }
+                }
+                Ok(filled)
+            }
+        }
+    }
+
+    /// Leaves out `bytes`, or what there is of them.
+    fn skip(&mut self, bytes: u64) -> Result<(), Cause> {
+        match self {
+            _ if bytes == 0 => Ok(()),
+            Content::Gzip { reader, .. } => reader.skip(bytes).map(drop),
+            Content::Plain { file, .. } => {
+                let distance = i64::try_from(bytes).map_err(|_| Cause::BadVoxOffset { offset: bytes as f64 })?;
+                file.seek(SeekFrom::Current(distance)).map(drop).map_err(Cause::reading)
+            }
+        }
+    }
+
+    /// Checks what can be checked of the rest.
+    fn finish(&mut self) -> Result<(), Cause> {
+        match self {
+            Content::Gzip { reader, .. } => reader.finish(),
+            Content::Plain { .. } => Ok(()),
+        }
+    }
+
+    /// Whether a file of this size can hold what its header declares, and how much that is: before anything is allocated.
+    fn check_size(&self, header: &Header, single: bool) -> Result<u64, Cause> {
+        let declared = u128::from(header.voxel_offset(single)) + header.declared_voxel_bytes();
+        match *self {
+            Content::Plain { file_bytes, .. } if declared > u128::from(file_bytes) => {
+                Err(Cause::VoxelsTruncated { declared, found: file_bytes })
+            }
+            Content::Gzip { file_bytes, .. } if declared > u128::from(file_bytes) * gzip::MAX_RATIO => {
+                Err(Cause::ImpossibleSize { declared, file_bytes })
+            }
+            // Both bounds are far below 2^64 times the ratio; what is left fits but for absurd file sizes.
+            _ => u64::try_from(declared).map_err(|_| Cause::ImpossibleSize { declared, file_bytes: u64::MAX }),
+        }
+    }
+}
+
+/// Reads the header from the beginning of `content` and returns how many bytes that were.
+fn read_header(content: &mut Content<'_>, header: &mut Header) -> Result<u64, Cause> {
+    let mut bytes = [0; LEN_2];
+    let mut len = content.read(&mut bytes[..LEN_1])?;
+    if matches!(content, Content::Plain { .. }) && bytes[..len].starts_with(&gzip::MAGIC) {
+        return Err(Cause::GzipInPlainName);
+    }
+    let version = Header::recognise(&bytes[..len])?;
+    if version == Version::Nifti2 {
+        len += content.read(&mut bytes[len..])?;
+    }
+    header.parse(version, &bytes[..len])?;
+    Ok(len as u64)
+}
+
+/// Reads the extensions that follow the header, up to `end` or, of a pair, to the end of the file. Returns the new position.
+fn read_extensions(
+    content: &mut Content<'_>,
+    header: &mut Header,
+    position: u64,
+    end: Option<u64>,
+    section: &mut Vec<u8>,
+) -> Result<u64, Cause> {
+    const STEP: u64 = 64 << 10;
+    let mut extender = [0; EXTENDER_LEN];
+    let found = content.read(&mut extender)?;
+    let start = position + found as u64;
+    if found < EXTENDER_LEN || extender[0] == 0 {
+        return Ok(start);
+    }
+    let wanted = end.map_or(u64::MAX, |end| end - start);
+    if end.is_some() && wanted > EXTENSIONS_LIMIT {
+        return Err(Cause::ExtensionsTooLarge { bytes: wanted, limit: EXTENSIONS_LIMIT });
+    }
+    section.clear();
+    loop {
+        // The buffer grows with what the file really holds, not with what it declares.
+        let have = section.len();
+        let step = (wanted - have as u64).min(STEP) as usize;
+        section.resize(have + step, 0);
+        let found = content.read(&mut section[have..])?;
+        section.truncate(have + found);
+        if section.len() as u64 > EXTENSIONS_LIMIT {
+            return Err(Cause::ExtensionsTooLarge { bytes: section.len() as u64, limit: EXTENSIONS_LIMIT });
+        }
+        if found < step || step == 0 {
+            break;
+        }
+    }
+    header.take_extensions(section)?;
+    Ok(start + section.len() as u64)
+}
+
+/// Reads the voxels, which are next, into `volume`'s buffer and brings them into native byte order.
+fn read_voxels(
+    content: &mut Content<'_>,
+    header: &Header,
+    single: bool,
+    memory_limit_bytes: Option<u64>,
+    volume: &mut Volume,
+) -> Result<(), Cause> {
+    let offset = header.voxel_offset(single);
+    let declared = u128::from(offset) + header.declared_voxel_bytes();
+    let needed = header.voxel_bytes().ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
+    if let Some(limit) = memory_limit_bytes.filter(|&limit| needed > limit) {
+        return Err(Cause::OverMemoryLimit { needed, limit });
+    }
+    let len = usize::try_from(needed).map_err(|_| Cause::OutOfMemory { needed })?;
+    let buffer = &mut volume.voxels;
+    if len > buffer.as_bytes().len() {
+        // Ask first: a buffer that cannot be had would end the process.
+        Vec::<u8>::new().try_reserve_exact(len).map_err(|_| Cause::OutOfMemory { needed })?;
+    }
+    buffer.resize_for_overwrite(len);
+    let found = content.read(buffer.as_bytes_mut())?;
+    if found < len {
+        return Err(Cause::VoxelsTruncated { declared, found: offset + found as u64 });
+    }
+    content.finish()?;
+    if header.is_big_endian() {
+        swap_voxels(buffer, header.datatype().size_bytes());
+    }
+    Ok(())
+}
+
+fn swap_voxels(buffer: &mut VoxelBuffer, size_bytes: usize) {
+    match size_bytes {
+        2 => buffer.as_mut_slice::<u16>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
+        4 => buffer.as_mut_slice::<u32>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
+        8 => buffer.as_mut_slice::<u64>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
+        _ => {}
+    }
+}

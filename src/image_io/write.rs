@@ -1,0 +1,173 @@
+//! Writing: a file appears under its name once it is complete.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crc32fast::Hasher;
+use tempfile::NamedTempFile;
+
+use super::Image;
+use super::error::{Cause, ImageError};
+use super::file_name::{self, Role};
+use super::gzip::{CompressionLevel, Encoder, Written};
+use super::read::suffix_of;
+
+/// How unfinished files begin; they are hidden, and end in [`PART_SUFFIX`].
+pub(super) const PART_PREFIX: &str = ".niimpi-";
+/// How unfinished files end.
+pub(super) const PART_SUFFIX: &str = ".part";
+
+/// How an image is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Whether the file and its name must be on the disk when the call returns, so that not even a power cut loses them.
+    pub sync: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        WriteOptions { sync: true }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteSummary {
+    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
+    pub bytes_out: u64,
+    /// The same before compression.
+    pub raw_bytes: u64,
+    /// CRC-32 of the file's content before compression, of a pair that of the `.img`.
+    pub crc32: u32,
+}
+
+/// What is kept from image to image.
+pub(super) struct Writer {
+    encoder: Encoder,
+    header: Vec<u8>,
+}
+
+impl Writer {
+    pub fn new(level: CompressionLevel) -> Self {
+        Writer { encoder: Encoder::new(level), header: Vec::new() }
+    }
+
+    pub fn write(&mut self, path: &Path, image: &Image, options: &WriteOptions) -> Result<WriteSummary, ImageError> {
+        let suffix = suffix_of(path)?;
+        let volume = &image.volume;
+        let voxels = volume.voxels.as_bytes();
+        let needed = volume.len() * volume.datatype.size_bytes();
+        if voxels.len() != needed || !(1..=7).contains(&volume.shape.len()) {
+            return Err(Cause::Inconsistent { found: voxels.len(), needed }.at(path));
+        }
+        let Writer { encoder, header } = self;
+        header.clear();
+        image.header.serialise(volume, !suffix.is_pair(), header).map_err(|cause| cause.at(path))?;
+        let encoder = suffix.gzip.then_some(encoder);
+
+        if !suffix.is_pair() {
+            let part = Part::write(path, encoder, &[header, voxels], options)?;
+            let Written { bytes_out, raw_bytes, crc32 } = part.written;
+            part.publish(path)?;
+            sync_folder(path, options)?;
+            return Ok(WriteSummary { bytes_out, raw_bytes, crc32 });
+        }
+        let partner_name = path.file_name().and_then(file_name::pair_partner);
+        let partner = path.with_file_name(partner_name.ok_or_else(|| Cause::UnknownSuffix.at(path))?);
+        let (header_path, voxel_path) = match suffix.role {
+            Role::Voxels => (partner.as_path(), path),
+            _ => (path, partner.as_path()),
+        };
+        let mut encoder = encoder;
+        let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], options)?;
+        let header_part = Part::write(header_path, encoder, &[header], options)?;
+        let summary = WriteSummary {
+            bytes_out: voxel_part.written.bytes_out + header_part.written.bytes_out,
+            raw_bytes: voxel_part.written.raw_bytes + header_part.written.raw_bytes,
+            crc32: voxel_part.written.crc32,
+        };
+        // Whoever waits for the header finds the voxels complete.
+        voxel_part.publish(voxel_path)?;
+        header_part.publish(header_path)?;
+        sync_folder(path, options)?;
+        Ok(summary)
+    }
+}
+
+/// A complete file that does not have its name yet. Dropped, it is removed.
+struct Part {
+    file: NamedTempFile,
+    written: Written,
+}
+
+impl Part {
+    /// Writes the concatenation of `parts` beside `path`, as gzip when there is an encoder.
+    fn write(
+        path: &Path,
+        encoder: Option<&mut Encoder>,
+        parts: &[&[u8]],
+        options: &WriteOptions,
+    ) -> Result<Self, ImageError> {
+        let folder = folder_of(path);
+        let failed = |action| move |error| Cause::writing(action, folder, error).at(path);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(PART_PREFIX).suffix(PART_SUFFIX);
+        #[cfg(unix)]
+        {
+            // What the user's umask leaves of this, as for any other new file; tempfile's own choice is private.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder).map_err(failed("creating a file"))?;
+        let sink = file.as_file_mut();
+        let written = match encoder {
+            Some(encoder) => encoder.write(sink, parts),
+            None => write_plain(sink, parts),
+        }
+        .map_err(failed("writing"))?;
+        sink.flush().map_err(failed("writing"))?;
+        if options.sync {
+            sink.sync_all().map_err(failed("bringing the file to the disk"))?;
+        }
+        Ok(Part { file, written })
+    }
+
+    /// Gives the file its name.
+    fn publish(self, path: &Path) -> Result<(), ImageError> {
+        match self.file.persist(path) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Cause::writing("giving the file its name", folder_of(path), failure.error).at(path)),
+        }
+    }
+}
+
+fn write_plain(sink: &mut File, parts: &[&[u8]]) -> io::Result<Written> {
+    let mut crc = Hasher::new();
+    let mut len = 0;
+    for part in parts {
+        crc.update(part);
+        sink.write_all(part)?;
+        len += part.len() as u64;
+    }
+    Ok(Written { bytes_out: len, raw_bytes: len, crc32: crc.finalize() })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a file's new name last.
+fn sync_folder(path: &Path, options: &WriteOptions) -> Result<(), ImageError> {
+    #[cfg(unix)]
+    if options.sync {
+        let folder = folder_of(path);
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| Cause::writing("bringing the folder to the disk", folder, error).at(path))?;
+    }
+    Ok(())
+}

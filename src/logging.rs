@@ -1,0 +1,111 @@
+//! Logging: where `tracing` events go, with rank and host on each line.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use clap::ValueEnum;
+use indicatif::MultiProgress;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
+
+/// What a log line looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Time, level, rank, host and message
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What is logged, and where.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LogArgs {
+    /// Tell only of errors; print neither table nor progress
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Messages")]
+    pub quiet: bool,
+    /// Tell more: once, of every image; twice, of everything
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Messages")]
+    pub verbose: u8,
+    /// Also log into DIR, one file a rank (rank-0000.log, …)
+    #[arg(long, value_name = "DIR", help_heading = "Messages")]
+    pub log_dir: Option<PathBuf>,
+    /// How a log line looks
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, help_heading = "Messages")]
+    pub log_format: LogFormat,
+}
+
+static TERMINAL: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// The progress bars on standard error. Log lines step around them.
+pub fn terminal() -> &'static MultiProgress {
+    &TERMINAL
+}
+
+/// Standard error, with the progress bar out of the way while a line is written.
+struct AroundBars;
+
+impl Write for AroundBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        TERMINAL.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for AroundBars {
+    type Writer = AroundBars;
+
+    fn make_writer(&'a self) -> AroundBars {
+        AroundBars
+    }
+}
+
+/// Begins logging for this rank and returns the span whose fields name rank and host on every line: enter it.
+///
+/// # Errors
+/// A sentence naming the folder when the rank's file cannot be made.
+pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, String> {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let stderr = layer(args.log_format, BoxMakeWriter::new(AroundBars)).with_filter(level);
+    let file = match &args.log_dir {
+        None => None,
+        Some(folder) => {
+            let file = open(folder, rank)
+                .map_err(|error| format!("--log-dir {}: {error}; choose a folder that can be written to", folder.display()))?;
+            let level = level.max(LevelFilter::DEBUG);
+            Some(layer(args.log_format, BoxMakeWriter::new(Arc::new(file))).with_filter(level))
+        }
+    };
+    // A second run in one process (tests) keeps the first one's subscriber.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(stderr).with(file));
+    Ok(tracing::error_span!("rank", rank, host))
+}
+
+fn open(folder: &Path, rank: usize) -> io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    File::options().create(true).append(true).open(folder.join(format!("rank-{rank:04}.log")))
+}
+
+fn layer<S>(format: LogFormat, writer: BoxMakeWriter) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+{
+    let plain = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(false);
+    match format {
+        LogFormat::Text => plain.boxed(),
+        LogFormat::Json => plain.json().flatten_event(true).with_span_list(false).boxed(),
+    }
+}

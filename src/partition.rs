@@ -1,0 +1,186 @@
+//! Partition: costs and a number of parts → shares. Pure: no images, no ranks, no clock.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How the images are shared out among the ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Neighbours in the list stay together: rank 0 gets the first images, the last rank the last ones
+    Block,
+    /// Dealt like cards: rank r gets image r, r + ranks, r + 2·ranks, …
+    Cyclic,
+    /// Largest first, each to the rank with the least to do so far (by the cost that headers and file sizes tell)
+    #[default]
+    Size,
+    /// No fixed shares: a rank whose workers are idle asks rank 0 for the next image, largest first
+    Dynamic,
+}
+
+impl Strategy {
+    /// Whether shares depend on the images' costs, so that these have to be known.
+    pub fn needs_costs(self) -> bool {
+        matches!(self, Strategy::Size | Strategy::Dynamic)
+    }
+
+    /// The strategy's name, as `--strategy` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Block => "block",
+            Strategy::Cyclic => "cyclic",
+            Strategy::Size => "size",
+            Strategy::Dynamic => "dynamic",
+        }
+    }
+}
+
+/// Shares the items 0 .. `costs.len()` out into `parts` parts; each item is in exactly one part. Parts beyond the number
+/// of items are empty. `Dynamic` has no shares of its own and is shared out like `Size`.
+///
+/// Every part is in the order in which it should be done: `Size` largest first, the others as listed.
+/// `Size` is Graham's longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest part
+/// is at most 4/3 − 1/(3·parts) of the best possible. Equal costs keep the order of the list, so the result is the same
+/// everywhere. A cost that is not a number counts as 0.
+///
+/// # Panics
+/// When `parts` is 0.
+pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usize>> {
+    assert!(parts > 0, "there is no share without a part");
+    let count = costs.len();
+    match strategy {
+        Strategy::Block => {
+            (0..parts).map(|part| (part * count / parts..(part + 1) * count / parts).collect()).collect()
+        }
+        Strategy::Cyclic => (0..parts).map(|part| (part..count).step_by(parts).collect()).collect(),
+        Strategy::Size | Strategy::Dynamic => {
+            let mut shares = vec![Vec::new(); parts];
+            // The least loaded part first; among equals the one with fewer items, then the lower number.
+            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> =
+                (0..parts).map(|part| Reverse((Cost(0.0), 0, part))).collect();
+            for item in largest_first(costs) {
+                let Reverse((load, items, part)) = loads.pop().expect("there is a part");
+                shares[part].push(item);
+                loads.push(Reverse((Cost(load.0 + known(costs[item])), items + 1, part)));
+            }
+            shares
+        }
+    }
+}
+
+/// The items in the order of falling cost; equal ones as listed.
+pub fn largest_first(costs: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..costs.len()).collect();
+    order.sort_by(|&a, &b| known(costs[b]).total_cmp(&known(costs[a])));
+    order
+}
+
+/// Largest over mean: 1 when all have the same, `parts` when one has everything. 1 for nothing at all.
+pub fn imbalance(loads: impl IntoIterator<Item = f64>) -> f64 {
+    let (mut sum, mut max, mut count) = (0.0, 0.0_f64, 0.0);
+    for load in loads {
+        sum += load;
+        max = max.max(load);
+        count += 1.0;
+    }
+    if sum > 0.0 { max * count / sum } else { 1.0 }
+}
+
+fn known(cost: f64) -> f64 {
+    if cost.is_nan() { 0.0 } else { cost }
+}
+
+/// A cost with a total order.
+#[derive(Clone, Copy, PartialEq)]
+struct Cost(f64);
+
+impl Eq for Cost {}
+
+impl PartialOrd for Cost {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Cost {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
+
+    const ALL: [Strategy; 4] = [Strategy::Block, Strategy::Cyclic, Strategy::Size, Strategy::Dynamic];
+
+    proptest! {
+        #[test]
+        fn every_item_is_in_exactly_one_share(
+            costs in prop::collection::vec(0.0..1e6_f64, 0..200),
+            parts in 1_usize..40,
+        ) {
+            for strategy in ALL {
+                let shares = partition(strategy, &costs, parts);
+                prop_assert_eq!(shares.len(), parts);
+                let mut items: Vec<usize> = shares.concat();
+                items.sort_unstable();
+                prop_assert_eq!(items, (0..costs.len()).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn size_keeps_grahams_bound(
+            costs in prop::collection::vec(0.1..100.0_f64, 1..100),
+            parts in 1_usize..20,
+        ) {
+            let shares = partition(Strategy::Size, &costs, parts);
+            let longest = shares.iter()
+                .map(|share| share.iter().map(|&item| costs[item]).sum::<f64>())
+                .fold(0.0, f64::max);
+            let least = (costs.iter().sum::<f64>() / parts as f64).max(costs.iter().copied().fold(0.0, f64::max));
+            // List scheduling never exceeds the mean plus the largest item, hence twice the least possible.
+            prop_assert!(longest <= least * 2.0 + 1e-9);
+        }
+
+        #[test]
+        fn block_and_cyclic_counts_differ_by_one_at_most(count in 0_usize..500, parts in 1_usize..40) {
+            for strategy in [Strategy::Block, Strategy::Cyclic] {
+                let lengths: Vec<usize> =
+                    partition(strategy, &vec![1.0; count], parts).iter().map(Vec::len).collect();
+                let least = *lengths.iter().min().unwrap();
+                prop_assert!(lengths.iter().all(|&length| length - least <= 1));
+            }
+        }
+    }
+
+    #[test]
+    fn shares_are_what_their_names_say() {
+        let costs = [1.0, 5.0, 1.0, 1.0, 4.0, 1.0];
+        assert_eq!(partition(Strategy::Block, &costs, 2), [vec![0, 1, 2], vec![3, 4, 5]]);
+        assert_eq!(partition(Strategy::Cyclic, &costs, 2), [vec![0, 2, 4], vec![1, 3, 5]]);
+        assert_eq!(partition(Strategy::Size, &costs, 2), [vec![1, 2, 5], vec![4, 0, 3]]);
+        assert_eq!(partition(Strategy::Size, &costs, 8).iter().filter(|share| share.is_empty()).count(), 2);
+    }
+
+    #[test]
+    fn equal_costs_are_shared_evenly_even_when_they_are_zero_or_unknown() {
+        for cost in [0.0, 1.0, f64::NAN] {
+            let lengths: Vec<usize> =
+                partition(Strategy::Size, &[cost; 10], 4).iter().map(Vec::len).collect();
+            assert_eq!(lengths, [3, 3, 2, 2]);
+        }
+    }
+
+    #[test]
+    fn imbalance_is_max_over_mean() {
+        assert_eq!(imbalance([2.0, 2.0]), 1.0);
+        assert_eq!(imbalance([3.0, 1.0]), 1.5);
+        assert_eq!(imbalance([4.0, 0.0, 0.0, 0.0]), 4.0);
+        assert_eq!(imbalance([]), 1.0);
+    }
+}

@@ -1,0 +1,176 @@
+//! The run: what every rank does, written once against [`Communicator`].
+//!
+//! Plan (together) → work (each for itself, asking the root with `dynamic`) → gather and report (the root).
+
+mod coordinate;
+mod dry_run;
+mod plan;
+mod progress;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime};
+
+use thiserror::Error;
+
+pub use plan::{Existing, Shard};
+pub use progress::ProgressStyle;
+
+use crate::comm::{Communicator, ROOT};
+use crate::fault::Fault;
+use crate::image_job::ImageJob;
+use crate::image_list::ListRequest;
+use crate::partition::Strategy;
+use crate::report::{Report, RunFacts, State, csv, table};
+use crate::{comm, slurm};
+
+/// Exit code: every image is done.
+pub const EXIT_DONE: u8 = 0;
+/// Exit code: some images failed, the rest is done.
+pub const EXIT_SOME_FAILED: u8 = 1;
+/// Exit code: wrong usage or set-up; nothing was written.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code: told to stop; what is done is done, and `--resume` continues (EX_TEMPFAIL of sysexits.h).
+pub const EXIT_INTERRUPTED: u8 = 75;
+/// Exit code of a rank that panicked, which ends the whole run.
+pub const EXIT_PANIC: u8 = 101;
+
+/// What to smooth, how, and how to tell of it. Every rank parses the same command line, so it is never sent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which images.
+    pub list: ListRequest,
+    /// Only the first so many of them.
+    pub limit: Option<usize>,
+    /// Only this share of them.
+    pub shard: Option<Shard>,
+    /// What is done when a result is there already.
+    pub existing: Existing,
+    /// What is done to each image.
+    pub job: ImageJob,
+    /// How the images are shared out.
+    pub strategy: Strategy,
+    /// Workers of each rank; `None` for the CPUs that it was given.
+    pub threads: Option<usize>,
+    /// Where the report goes.
+    pub report: Option<PathBuf>,
+    /// Whether the table is also written to a file beside the report.
+    pub report_table: bool,
+    /// Whether the rows are also written to CSV files beside the report.
+    pub report_csv: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// No table, no progress.
+    pub quiet: bool,
+    /// How progress is shown.
+    pub progress: ProgressStyle,
+    /// The command line, for the report.
+    pub command: Vec<String>,
+    /// A fault that a test asks for.
+    pub fault: Option<Fault>,
+}
+
+/// Why nothing was begun.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SetupError(pub String);
+
+/// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    base: Instant,
+    offset_s: f64,
+}
+
+impl Clock {
+    pub(crate) fn now_s(&self) -> f64 {
+        self.offset_s + self.base.elapsed().as_secs_f64()
+    }
+}
+
+/// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank. Collective.
+///
+/// `stop` may be set at any time (by a signal): images in hand are finished, no other is begun.
+///
+/// # Panics
+/// When ranks run different versions of the program. A worker's panic ends all ranks through [`Communicator::abort`].
+pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
+    let started = SystemTime::now();
+    let begun = Instant::now();
+    let is_root = comm.rank() == ROOT;
+
+    let plan = match plan::agree(comm, config, begun) {
+        Ok(plan) => plan,
+        Err(SetupError(message)) => {
+            if is_root {
+                eprintln!("niimpi: error: {message}");
+            }
+            return EXIT_USAGE;
+        }
+    };
+    if config.dry_run {
+        if is_root {
+            print!("{}", dry_run::render(&plan, config));
+        }
+        return EXIT_DONE;
+    }
+    let records = coordinate::work(comm, config, &plan, stop);
+    let exit_code = records.map(|work| {
+        let facts = RunFacts {
+            command: config.command.clone(),
+            interrupted: work.interrupted,
+            started,
+            elapsed_s: begun.elapsed().as_secs_f64(),
+            mpi: comm.description(),
+            slurm: slurm::Job::from_env(),
+            filter: config.job.describe(),
+            strategy: config.strategy,
+        };
+        let names = plan.entries.iter().map(|entry| {
+            (entry.index, entry.input.display().to_string(), entry.output.display().to_string())
+        });
+        let report = Report::assemble(facts, names, work.records);
+        tell(&report, config)
+    });
+    comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))))
+}
+
+/// Prints and writes the report; returns the exit code.
+fn tell(report: &Report, config: &Config) -> u8 {
+    let text = table::render(report);
+    if !config.quiet {
+        print!("{text}");
+    }
+    let mut exit_code = match report.state {
+        State::Completed => EXIT_DONE,
+        State::Failed => EXIT_SOME_FAILED,
+        State::Interrupted => EXIT_INTERRUPTED,
+    };
+    if let Some(path) = &config.report {
+        let mut write = |path: PathBuf, result: std::io::Result<()>| {
+            if let Err(error) = result {
+                tracing::error!("{}: the report cannot be written: {error}", path.display());
+                exit_code = exit_code.max(EXIT_SOME_FAILED);
+            }
+        };
+        write(path.clone(), report.write_json(path));
+        if config.report_table {
+            let path = path.with_extension("txt");
+            let result = crate::report::write_whole(&path, |file| file.write_all(text.as_bytes()));
+            write(path, result);
+        }
+        if config.report_csv {
+            let path_of = |part: &str| path.with_extension(format!("{part}.csv"));
+            let ranks = crate::report::write_whole(&path_of("ranks"), |file| {
+                csv::write_ranks(report, file).map_err(std::io::Error::other)
+            });
+            write(path_of("ranks"), ranks);
+            let images = crate::report::write_whole(&path_of("images"), |file| {
+                csv::write_images(report, file).map_err(std::io::Error::other)
+            });
+            write(path_of("images"), images);
+        }
+    }
+    exit_code
+}

@@ -1,0 +1,288 @@
+//! Coordination: a rank's main thread while its workers work. It alone speaks with the other ranks.
+//!
+//! The root also answers requests for images (`dynamic`), counts everyone's progress and collects the records.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use super::progress::{Counts, ProgressDisplay};
+use super::worker::{self, Event, TaskQueue, WorkerContext};
+use super::{Config, EXIT_PANIC};
+use crate::comm::{self, Communicator, ROOT, Tag};
+use crate::partition::Strategy;
+use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};
+use crate::resources;
+
+/// How long the main thread waits for its workers between two looks at messages while requests may come.
+const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
+/// The same when only progress, a signal and the end may come.
+const LOOK_FIXED: Duration = Duration::from_millis(20);
+/// How often a rank tells the root how far it has come.
+const TELL_PROGRESS: Duration = Duration::from_millis(500);
+
+/// What the root has when every rank is done.
+pub(super) struct Work {
+    pub(super) records: Vec<RankRecord>,
+    pub(super) interrupted: bool,
+}
+
+/// A rank's news for the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct News {
+    done: usize,
+    failed: usize,
+    stopping: bool,
+}
+
+/// Does the plan's images, this rank's share on its workers. Collective. The root gets everyone's records.
+pub(super) fn work(comm: &impl Communicator, config: &Config, plan: &Plan, stop: &AtomicBool) -> Option<Work> {
+    let rank = comm.rank();
+    let queue = TaskQueue::default();
+    if config.strategy != Strategy::Dynamic {
+        queue.add(plan.shares[rank].iter().copied());
+        queue.close();
+    }
+    let context = WorkerContext {
+        job: &config.job,
+        entries: &plan.entries,
+        queue: &queue,
+        clock: plan.clock(),
+        rank,
+        fault: config.fault,
+        begun: AtomicUsize::new(0),
+    };
+    let threads = plan.threads[rank];
+    std::thread::scope(|scope| {
+        let (sender, events) = channel();
+        let span = tracing::Span::current();
+        for worker in 0..threads {
+            let (sender, context, span) = (sender.clone(), &context, span.clone());
+            std::thread::Builder::new()
+                .name(format!("worker-{worker}"))
+                .spawn_scoped(scope, move || span.in_scope(|| worker::work(context, worker, &sender)))
+                .unwrap_or_else(|error| {
+                    tracing::error!("worker {worker} of {threads} cannot be started: {error}; ask for fewer --threads");
+                    comm.abort(i32::from(EXIT_PANIC))
+                });
+        }
+        drop(sender);
+        let mut own = Own {
+            comm,
+            queue: &queue,
+            events,
+            stop,
+            images: Vec::new(),
+            news: News::default(),
+            working: true,
+        };
+        if rank == ROOT {
+            Some(lead(&mut own, config, plan))
+        } else {
+            follow(&mut own, config, plan);
+            None
+        }
+    })
+}
+
+/// A rank's own side, the same on the root and on the others.
+struct Own<'a, C: Communicator> {
+    comm: &'a C,
+    queue: &'a TaskQueue,
+    events: Receiver<Event>,
+    stop: &'a AtomicBool,
+    images: Vec<ImageRecord>,
+    news: News,
+    working: bool,
+}
+
+impl<C: Communicator> Own<'_, C> {
+    /// Waits up to `wait` for news of the workers and takes all there is.
+    fn listen(&mut self, wait: Duration) {
+        if !self.working {
+            std::thread::sleep(wait);
+            return;
+        }
+        let mut received = self.events.recv_timeout(wait);
+        loop {
+            match received {
+                Ok(Event::Record(record)) => self.take(record),
+                Ok(Event::Idle) => {}
+                Ok(Event::Panicked(message)) => {
+                    tracing::error!("a worker panicked, so the whole run is ended; {}", printable(&message));
+                    self.comm.abort(i32::from(EXIT_PANIC));
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.working = false;
+                    break;
+                }
+            }
+            received = self.events.try_recv().map_err(|error| match error {
+                std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
+                std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+        if self.stop.load(Ordering::Relaxed) && !self.news.stopping {
+            tracing::warn!("told to stop: the images in hand are finished, no other is begun");
+            self.stop_early();
+        }
+    }
+
+    fn stop_early(&mut self) {
+        self.news.stopping = true;
+        self.queue.drain();
+    }
+
+    fn take(&mut self, record: ImageRecord) {
+        match (&record.error, record.status) {
+            (Some(error), Status::Failed) => {
+                let stage = record.stage.map_or("", Stage::name);
+                tracing::error!("image {} failed ({stage}): {}", record.index, printable(error));
+                self.news.failed += 1;
+            }
+            _ => {
+                tracing::debug!(
+                    "image {} done: read {:.3} s, filter {:.3} s, write {:.3} s",
+                    record.index,
+                    record.read_s,
+                    record.filter_s,
+                    record.write_s
+                );
+                self.news.done += 1;
+            }
+        }
+        self.images.push(record);
+    }
+
+    /// This rank's record, when its workers have ended.
+    fn record(&mut self, plan: &Plan) -> RankRecord {
+        let rank = self.comm.rank();
+        RankRecord {
+            rank,
+            host: plan.hosts[rank].clone(),
+            threads: plan.threads[rank],
+            cpus: plan.cpus[rank],
+            elapsed_s: plan.clock().now_s(),
+            cpu_s: resources::cpu_seconds(),
+            max_rss_bytes: resources::peak_rss_bytes(),
+            images: std::mem::take(&mut self.images),
+        }
+    }
+}
+
+/// A rank that is not the root: works, asks for images with `dynamic`, tells of its progress, sends its records.
+fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
+    let dynamic = config.strategy == Strategy::Dynamic;
+    let mut asked = 0_usize;
+    let mut told = News::default();
+    let mut told_at = Instant::now();
+    while own.working {
+        own.listen(if asked > 0 { LOOK_DYNAMIC } else { LOOK_FIXED });
+        if dynamic {
+            while let Some((_root, assignment)) = own.comm.try_receive(Tag::Assignment) {
+                let (answered, places): (usize, Vec<usize>) = comm::decode(&assignment);
+                asked -= answered;
+                if own.news.stopping {
+                    continue;
+                }
+                let last = places.len() < answered;
+                own.queue.add(places);
+                if last {
+                    own.queue.close();
+                }
+            }
+            let wanted = own.queue.wanted().saturating_sub(asked);
+            if wanted > 0 {
+                asked += wanted;
+                own.comm.send(ROOT, Tag::Request, &comm::encode(&wanted));
+            }
+        }
+        if own.comm.try_receive(Tag::Stop).is_some() {
+            own.stop_early();
+        }
+        let stops = own.news.stopping != told.stopping;
+        if stops || (own.news != told && told_at.elapsed() >= TELL_PROGRESS) {
+            told = own.news;
+            told_at = Instant::now();
+            own.comm.send(ROOT, Tag::Progress, &comm::encode(&told));
+        }
+    }
+    // An answer that is still under way would be taken for one of another run; there is none, but none is left either.
+    while asked > 0 {
+        let (_root, assignment) = own.comm.receive(Tag::Assignment);
+        let (answered, _places): (usize, Vec<usize>) = comm::decode(&assignment);
+        asked -= answered;
+    }
+    let record = own.record(plan);
+    own.comm.send(ROOT, Tag::Records, &comm::encode(&(own.news.stopping, record)));
+}
+
+/// The root: works, answers requests, shows progress, and waits for everyone's records.
+fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> Work {
+    let dynamic = config.strategy == Strategy::Dynamic;
+    let ranks = own.comm.size();
+    let mut pending: VecDeque<usize> =
+        if dynamic { plan.shares[0].iter().copied().collect() } else { VecDeque::new() };
+    let mut news = vec![News::default(); ranks];
+    let mut records: Vec<Option<RankRecord>> = (0..ranks).map(|_| None).collect();
+    let mut display = ProgressDisplay::new(
+        if config.quiet { super::ProgressStyle::None } else { config.progress },
+        plan.entries.len() - plan.skipped.len(),
+    );
+    let mut stop_sent = false;
+    while records.iter().any(Option::is_none) {
+        let others_work = records.iter().skip(1).any(Option::is_none);
+        own.listen(if dynamic && others_work { LOOK_DYNAMIC } else { LOOK_FIXED });
+        news[ROOT] = own.news;
+        if own.news.stopping {
+            pending.clear();
+        }
+        if dynamic {
+            let wanted = own.queue.wanted().min(pending.len());
+            own.queue.add(pending.drain(..wanted));
+            while let Some((from, request)) = own.comm.try_receive(Tag::Request) {
+                let wanted: usize = comm::decode(&request);
+                let places: Vec<usize> = pending.drain(..wanted.min(pending.len())).collect();
+                own.comm.send(from, Tag::Assignment, &comm::encode(&(wanted, places)));
+            }
+            if pending.is_empty() {
+                own.queue.close();
+            }
+        }
+        while let Some((from, message)) = own.comm.try_receive(Tag::Progress) {
+            news[from] = comm::decode(&message);
+        }
+        while let Some((from, message)) = own.comm.try_receive(Tag::Records) {
+            let (stopping, record): (bool, RankRecord) = comm::decode(&message);
+            let count = |status| record.images.iter().filter(|image| image.status == status).count();
+            news[from] =
+                News { done: count(Status::Done), failed: count(Status::Failed), stopping };
+            records[from] = Some(record);
+        }
+        if !stop_sent && news.iter().any(|news| news.stopping) {
+            stop_sent = true;
+            own.stop_early();
+            for to in (0..ranks).filter(|&to| to != ROOT && records[to].is_none()) {
+                own.comm.send(to, Tag::Stop, &[]);
+            }
+        }
+        display.update(Counts {
+            done: news.iter().map(|news| news.done).sum(),
+            failed: news.iter().map(|news| news.failed).sum(),
+        });
+        if !own.working && records[ROOT].is_none() {
+            records[ROOT] = Some(own.record(plan));
+        }
+    }
+    display.finish();
+    let records: Vec<RankRecord> = records.into_iter().flatten().collect();
+    let begun: usize = records.iter().map(|record| record.images.len()).sum();
+    // Told to stop when the last image was in hand: nothing was left out, so the run is complete.
+    let interrupted = stop_sent && begun + plan.skipped.len() < plan.entries.len();
+    Work { records, interrupted }
+}

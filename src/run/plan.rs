@@ -1,0 +1,428 @@
+//! The plan: the images, their costs and the ranks' shares, agreed on by all ranks before anything is written.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Clock, Config, SetupError};
+use crate::comm::{self, Communicator, ROOT};
+use crate::fault::Fault;
+use crate::image_io;
+use crate::image_list::{self, ImageEntry};
+use crate::partition::{self, Strategy};
+use crate::{resources, slurm};
+
+/// What is done when a result is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// An error, before anything is written.
+    #[default]
+    Refuse,
+    /// It is left alone and its image skipped.
+    Resume,
+    /// It is replaced.
+    Overwrite,
+}
+
+/// One of several shares of the list, each done by a run of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, from 1.
+    pub number: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    /// # Errors
+    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "slurm" {
+            let (number, count) = slurm::array_shard()?;
+            return Ok(Self { number, count });
+        }
+        let parsed = text.split_once('/').and_then(|(number, count)| {
+            Some(Self { number: number.parse().ok()?, count: count.parse().ok()? })
+        });
+        parsed
+            .filter(|shard| shard.number >= 1 && shard.number <= shard.count)
+            .ok_or_else(|| "give K/N with K from 1 to N, such as 1/4, or slurm inside an array task".to_owned())
+    }
+}
+
+/// What is known of an image before it is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// Size of its file; 0 when it cannot be seen.
+    pub file_bytes: u64,
+    /// Size of its file without compression, as the header tells; `None` when the header was not read or is broken.
+    pub raw_bytes: Option<u64>,
+    /// Voxels of all volumes, as the header tells.
+    pub voxels: Option<u64>,
+    /// Whether its result is there already.
+    pub output_exists: bool,
+    /// What is wrong with the header.
+    pub error: Option<String>,
+}
+
+/// What all ranks have agreed on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The images of this run, in the list's order.
+    pub entries: Vec<ImageEntry>,
+    /// What is known of each.
+    #[serde(skip)]
+    pub facts: Vec<ImageFacts>,
+    /// Estimated seconds of each image; the root's alone.
+    #[serde(skip)]
+    pub costs: Vec<f64>,
+    /// Places in `entries` that are skipped, since their results are there.
+    pub skipped: Vec<usize>,
+    /// A share a rank: places in `entries` in the order in which they are done. With `dynamic` the root's one list of all.
+    pub shares: Vec<Vec<usize>>,
+    /// Workers of each rank.
+    pub threads: Vec<usize>,
+    /// CPUs that each rank was given.
+    pub cpus: Vec<usize>,
+    /// Hosts of the ranks.
+    pub hosts: Vec<String>,
+    /// The root's seconds since the run's start when this was sent.
+    sent_s: f64,
+    #[serde(skip)]
+    received: Option<Instant>,
+}
+
+impl Plan {
+    /// Seconds since the run's start, as the root counts them.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock { base: self.received.unwrap_or_else(Instant::now), offset_s: self.sent_s }
+    }
+}
+
+/// What each rank tells the root first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    host: String,
+    affinity: Vec<usize>,
+    available_cpus: usize,
+}
+
+/// Estimated seconds of an image: inflating and compressing by its bytes, filtering by its voxels and the kernel's width.
+///
+/// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. An image whose
+/// header is unknown is taken for one that was compressed to a third, with two bytes a voxel.
+pub(crate) fn cost_s(facts: &ImageFacts, kernel_width_vox: f64) -> f64 {
+    const CODEC_S_PER_BYTE: f64 = 4e-9;
+    const FILTER_S_PER_VOXEL: f64 = 1e-9;
+    const FILTER_S_PER_VOXEL_AND_TAP: f64 = 3e-11;
+    const FILE_S: f64 = 2e-4;
+    let raw_bytes = facts.raw_bytes.unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
+    let voxels = facts.voxels.map_or(raw_bytes / 2.0, |voxels| voxels as f64);
+    FILE_S
+        + CODEC_S_PER_BYTE * raw_bytes
+        + voxels * (FILTER_S_PER_VOXEL + FILTER_S_PER_VOXEL_AND_TAP * kernel_width_vox)
+}
+
+/// Lists the images on the root, looks at each on all ranks together, and shares them out. Collective.
+///
+/// # Errors
+/// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was written then.
+pub(super) fn agree(comm: &impl Communicator, config: &Config, begun: Instant) -> Result<Plan, SetupError> {
+    let is_root = comm.rank() == ROOT;
+    let hello = Hello {
+        host: resources::host_name(),
+        affinity: resources::affinity(),
+        available_cpus: resources::available_cpus(),
+    };
+    let hellos = comm.gather(comm::encode(&hello));
+
+    let listed: Result<Vec<ImageEntry>, String> = match is_root {
+        true => list(config).map_err(|error| error.0),
+        false => Ok(Vec::new()),
+    };
+    let listed = from_root(comm, listed);
+    let entries = listed.map_err(SetupError)?;
+
+    let mine: Vec<&ImageEntry> = entries.iter().skip(comm.rank()).step_by(comm.size()).collect();
+    let needs_headers = config.strategy.needs_costs() || config.dry_run;
+    let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
+    let gathered = comm.gather(comm::encode(&facts));
+
+    let plan = match (hellos, gathered) {
+        (Some(hellos), Some(gathered)) => {
+            let hellos = hellos.iter().map(|bytes| comm::decode(bytes)).collect();
+            share_out(config, entries, interleave(&gathered), hellos, begun).map_err(|error| error.0)
+        }
+        // Ranks besides the root send nothing; what they pass is not read.
+        _ => Err(String::new()),
+    };
+    if is_root {
+        let sent = match &plan {
+            Ok(plan) => Ok(plan),
+            Err(message) => Err(message),
+        };
+        comm.broadcast(comm::encode(&sent));
+        return plan.map(now_received).map_err(SetupError);
+    }
+    let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
+    received.map(now_received).map_err(SetupError)
+}
+
+fn now_received(mut plan: Plan) -> Plan {
+    plan.received = Some(Instant::now());
+    plan
+}
+
+/// Gives the root's value to every rank. Collective.
+fn from_root<T: Serialize + for<'de> Deserialize<'de>>(comm: &impl Communicator, value: T) -> T {
+    if comm.rank() == ROOT {
+        comm.broadcast(comm::encode(&value));
+        value
+    } else {
+        comm::decode(&comm.broadcast(Vec::new()))
+    }
+}
+
+fn list(config: &Config) -> Result<Vec<ImageEntry>, SetupError> {
+    if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
+        return Err(SetupError("rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned()));
+    }
+    check_folders(config)?;
+    let mut entries =
+        image_list::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
+    if let Some(limit) = config.limit {
+        entries.truncate(limit);
+    }
+    Ok(entries)
+}
+
+/// What can be said of the folders that are written to, before anything is.
+fn check_folders(config: &Config) -> Result<(), SetupError> {
+    let output = &config.list.output;
+    match std::fs::metadata(output) {
+        Ok(metadata) if !metadata.is_dir() => {
+            return Err(SetupError(format!(
+                "--output {}: is a file; give a folder, which is made if it is missing",
+                output.display()
+            )));
+        }
+        Ok(_) => writable(output, "--output")?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(SetupError(format!("--output {}: {error}", output.display())));
+        }
+    }
+    if let Some(report) = &config.report {
+        let folder = match report.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        if report.is_dir() {
+            return Err(SetupError(format!(
+                "--report {}: is a folder; give a file name in it, such as {}",
+                report.display(),
+                report.join("report.json").display()
+            )));
+        }
+        if !folder.is_dir() {
+            return Err(SetupError(format!(
+                "--report {}: there is no folder {}; make it first",
+                report.display(),
+                folder.display()
+            )));
+        }
+        writable(folder, "--report")?;
+    }
+    Ok(())
+}
+
+fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
+    nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK).map_err(|error| {
+        SetupError(format!(
+            "{option} {}: cannot be written to: {}; check its permissions or choose another",
+            folder.display(),
+            error.desc()
+        ))
+    })
+}
+
+/// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
+fn look_at(entries: &[&ImageEntry], needs_headers: bool, threads: usize) -> Vec<ImageFacts> {
+    let next = AtomicUsize::new(0);
+    let look = || {
+        let mut seen = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(entry) = entries.get(place) else { return seen };
+            seen.push((place, look_at_one(entry, needs_headers)));
+        }
+    };
+    let threads = threads.clamp(1, entries.len().div_ceil(16).max(1));
+    let mut facts = vec![ImageFacts::default(); entries.len()];
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(look)).collect();
+        let mut seen = look();
+        for other in others {
+            seen.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        seen
+    });
+    for (place, fact) in seen {
+        facts[place] = fact;
+    }
+    facts
+}
+
+fn look_at_one(entry: &ImageEntry, needs_header: bool) -> ImageFacts {
+    let mut facts = ImageFacts {
+        file_bytes: std::fs::metadata(&entry.input).map_or(0, |metadata| metadata.len()),
+        output_exists: std::fs::symlink_metadata(&entry.output).is_ok(),
+        ..ImageFacts::default()
+    };
+    if needs_header {
+        match image_io::probe(&entry.input) {
+            Ok(probe) => {
+                facts.raw_bytes = Some(probe.raw_bytes);
+                facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
+            }
+            Err(error) => facts.error = Some(error.to_string()),
+        }
+    }
+    facts
+}
+
+/// Undoes the dealing-out of the look: rank r looked at images r, r + ranks, …
+fn interleave(gathered: &[Vec<u8>]) -> Vec<ImageFacts> {
+    let parts: Vec<Vec<ImageFacts>> = gathered.iter().map(|bytes| comm::decode(bytes)).collect();
+    let count = parts.iter().map(Vec::len).sum();
+    let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+    let ranks = parts.len();
+    (0..count).filter_map(|place| parts[place % ranks].next()).collect()
+}
+
+fn share_out(
+    config: &Config,
+    entries: Vec<ImageEntry>,
+    facts: Vec<ImageFacts>,
+    hellos: Vec<Hello>,
+    begun: Instant,
+) -> Result<Plan, SetupError> {
+    let width = config.job.kernel_width_vox();
+    let costs: Vec<f64> = facts.iter().map(|facts| cost_s(facts, width)).collect();
+    let (entries, facts, costs) = take_shard(config, entries, facts, costs);
+
+    let existing: Vec<usize> = (0..entries.len()).filter(|&place| facts[place].output_exists).collect();
+    if let (Existing::Refuse, Some(&first)) = (config.existing, existing.first()) {
+        return Err(SetupError(format!(
+            "{} of {} results exist already, the first is {}; choose another --output, or say --resume to keep what is \
+             there and do the rest, or --overwrite to replace it",
+            existing.len(),
+            entries.len(),
+            entries[first].output.display()
+        )));
+    }
+    let skipped = if config.existing == Existing::Resume { existing } else { Vec::new() };
+    let mut is_skipped = vec![false; entries.len()];
+    skipped.iter().for_each(|&place| is_skipped[place] = true);
+    let todo: Vec<usize> = (0..entries.len()).filter(|&place| !is_skipped[place]).collect();
+    let todo_costs: Vec<f64> = todo.iter().map(|&place| costs[place]).collect();
+    let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect::<Vec<_>>();
+    let shares = match config.strategy {
+        Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs))],
+        fixed => partition::partition(fixed, &todo_costs, hellos.len()).into_iter().map(places).collect(),
+    };
+    let cpus = cpus_of_ranks(&hellos);
+    let threads = cpus.iter().map(|&cpus| config.threads.unwrap_or(cpus)).collect();
+    if !config.dry_run {
+        let output = &config.list.output;
+        std::fs::create_dir_all(output).map_err(|error| {
+            SetupError(format!("--output {}: the folder cannot be made: {error}", output.display()))
+        })?;
+    }
+    Ok(Plan {
+        entries,
+        facts,
+        costs,
+        skipped,
+        shares,
+        threads,
+        cpus,
+        hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        sent_s: begun.elapsed().as_secs_f64(),
+        received: None,
+    })
+}
+
+type Images = (Vec<ImageEntry>, Vec<ImageFacts>, Vec<f64>);
+
+/// The images of this shard, in the list's order. Shares are made by the same strategy as among ranks.
+fn take_shard(config: &Config, entries: Vec<ImageEntry>, facts: Vec<ImageFacts>, costs: Vec<f64>) -> Images {
+    let Some(shard) = config.shard else { return (entries, facts, costs) };
+    let mut places = partition::partition(config.strategy, &costs, shard.count).swap_remove(shard.number - 1);
+    places.sort_unstable();
+    (
+        places.iter().map(|&place| entries[place].clone()).collect(),
+        places.iter().map(|&place| facts[place].clone()).collect(),
+        places.iter().map(|&place| costs[place]).collect(),
+    )
+}
+
+/// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
+/// among the ranks of a host that may use the same ones.
+fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
+    let slurm_cpus = slurm::cpus_per_task();
+    hellos
+        .iter()
+        .map(|hello| {
+            let masks: Vec<&[usize]> = hellos
+                .iter()
+                .filter(|other| other.host == hello.host)
+                .map(|other| other.affinity.as_slice())
+                .collect();
+            let fair = resources::fair_cpus(&hello.affinity, &masks).min(hello.available_cpus);
+            slurm_cpus.map_or(fair, |cpus| cpus.min(hello.available_cpus)).max(1)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_read() {
+        assert_eq!("2/4".parse(), Ok(Shard { number: 2, count: 4 }));
+        for wrong in ["0/4", "5/4", "4", "a/b", "1/0", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_larger_image_and_a_wider_kernel_cost_more() {
+        let facts = |raw_bytes, voxels| ImageFacts {
+            file_bytes: 1000,
+            raw_bytes: Some(raw_bytes),
+            voxels: Some(voxels),
+            ..ImageFacts::default()
+        };
+        assert!(cost_s(&facts(2000, 1000), 51.0) > cost_s(&facts(1000, 500), 51.0));
+        assert!(cost_s(&facts(2000, 1000), 195.0) > cost_s(&facts(2000, 1000), 51.0));
+        let unknown = ImageFacts { file_bytes: 1_000_000, ..ImageFacts::default() };
+        assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+    }
+
+    #[test]
+    fn the_looks_of_the_ranks_come_back_in_the_lists_order() {
+        let facts = |file_bytes| ImageFacts { file_bytes, ..ImageFacts::default() };
+        let gathered = [vec![facts(0), facts(3)], vec![facts(1), facts(4)], vec![facts(2)]];
+        let encoded: Vec<Vec<u8>> = gathered.iter().map(|part| comm::encode(part)).collect();
+        let sizes: Vec<u64> = interleave(&encoded).iter().map(|facts| facts.file_bytes).collect();
+        assert_eq!(sizes, [0, 1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,123 @@
+//! Slurm: what a job's environment says of it. Results never depend on it.
+
+use serde::{Deserialize, Serialize};
+
+/// The job that this process belongs to, for the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// `SLURM_JOB_ID`.
+    pub job_id: String,
+    /// `SLURM_JOB_NAME`.
+    pub job_name: Option<String>,
+    /// `SLURM_JOB_PARTITION`.
+    pub partition: Option<String>,
+    /// `SLURM_ARRAY_JOB_ID`.
+    pub array_job_id: Option<String>,
+    /// `SLURM_ARRAY_TASK_ID`.
+    pub array_task_id: Option<String>,
+    /// `SLURM_STEP_ID`, inside a step.
+    pub step_id: Option<String>,
+    /// `SLURM_JOB_NODELIST`, as Slurm writes it.
+    pub node_list: Option<String>,
+    /// `SLURM_NTASKS`.
+    pub ntasks: Option<String>,
+    /// `SLURM_CPUS_PER_TASK`.
+    pub cpus_per_task: Option<String>,
+    /// `SLURM_MEM_PER_CPU`, in MiB.
+    pub mem_per_cpu_mib: Option<String>,
+    /// `SLURM_MEM_PER_NODE`, in MiB.
+    pub mem_per_node_mib: Option<String>,
+    /// `SLURM_RESTART_COUNT`: how often the job was requeued.
+    pub restart_count: Option<String>,
+}
+
+impl Job {
+    /// The job of this process; `None` outside one.
+    pub fn from_env() -> Option<Self> {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        Some(Self {
+            job_id: lookup("SLURM_JOB_ID")?,
+            job_name: lookup("SLURM_JOB_NAME"),
+            partition: lookup("SLURM_JOB_PARTITION"),
+            array_job_id: lookup("SLURM_ARRAY_JOB_ID"),
+            array_task_id: lookup("SLURM_ARRAY_TASK_ID"),
+            step_id: lookup("SLURM_STEP_ID"),
+            node_list: lookup("SLURM_JOB_NODELIST"),
+            ntasks: lookup("SLURM_NTASKS"),
+            cpus_per_task: lookup("SLURM_CPUS_PER_TASK"),
+            mem_per_cpu_mib: lookup("SLURM_MEM_PER_CPU"),
+            mem_per_node_mib: lookup("SLURM_MEM_PER_NODE"),
+            restart_count: lookup("SLURM_RESTART_COUNT"),
+        })
+    }
+}
+
+/// The CPUs that Slurm gave each task (`--cpus-per-task`); `None` outside a job or when it was not asked for.
+pub fn cpus_per_task() -> Option<usize> {
+    std::env::var("SLURM_CPUS_PER_TASK").ok()?.parse().ok().filter(|&cpus| cpus > 0)
+}
+
+/// Which share of the list an array task has: (its number from 1, number of tasks).
+///
+/// # Errors
+/// A sentence saying what is missing, when this is no array task.
+pub fn array_shard() -> Result<(usize, usize), String> {
+    array_shard_from(|name| std::env::var(name).ok())
+}
+
+fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, usize), String> {
+    let number = |name: &str| {
+        lookup(name).and_then(|value| value.parse::<usize>().ok()).ok_or_else(|| {
+            format!("--shard slurm: {name} is not set; submit the script as an array, with sbatch --array=1-N")
+        })
+    };
+    let id = number("SLURM_ARRAY_TASK_ID")?;
+    let min = number("SLURM_ARRAY_TASK_MIN")?;
+    let step = lookup("SLURM_ARRAY_TASK_STEP").and_then(|value| value.parse().ok()).unwrap_or(1).max(1);
+    let max = number("SLURM_ARRAY_TASK_MAX")?;
+    let count = number("SLURM_ARRAY_TASK_COUNT")?;
+    if id < min || (id - min) % step != 0 || (max - min) / step + 1 != count {
+        return Err(format!(
+            "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, {count} tasks), \
+             so their shares are not known; give --shard K/N"
+        ));
+    }
+    Ok(((id - min) / step + 1, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn a_job_is_known_by_its_id() {
+        assert_eq!(Job::from_lookup(lookup(&[("SLURM_NTASKS", "4")])), None);
+        let job = Job::from_lookup(lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_JOB_NAME", "smooth")])).unwrap();
+        assert_eq!((job.job_id.as_str(), job.job_name.as_deref()), ("7", Some("smooth")));
+    }
+
+    #[test]
+    fn array_tasks_are_shards() {
+        let array = |id, min, max, step, count| {
+            array_shard_from(lookup(&[
+                ("SLURM_ARRAY_TASK_ID", id),
+                ("SLURM_ARRAY_TASK_MIN", min),
+                ("SLURM_ARRAY_TASK_MAX", max),
+                ("SLURM_ARRAY_TASK_STEP", step),
+                ("SLURM_ARRAY_TASK_COUNT", count),
+            ]))
+        };
+        assert_eq!(array("1", "1", "4", "1", "4"), Ok((1, 4)));
+        assert_eq!(array("0", "0", "3", "1", "4"), Ok((1, 4)));
+        assert_eq!(array("20", "10", "30", "5", "5"), Ok((3, 5)));
+        assert!(array("7", "1", "9", "1", "3").unwrap_err().contains("--shard K/N"));
+        assert!(array_shard_from(lookup(&[])).unwrap_err().contains("--array=1-N"));
+    }
+}

@@ -1,0 +1,255 @@
+//! The run as every rank does it, on ranks that are threads: the same outputs for any number of ranks and any strategy.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use niimpi::comm::Communicator;
+use niimpi::comm::serial::Serial;
+use niimpi::comm::threads::run_on_threads;
+use niimpi::filter::gaussian::Gaussian;
+use niimpi::filter::{Filter, OutputSpec};
+use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use niimpi::image_job::ImageJob;
+use niimpi::image_list::ListRequest;
+use niimpi::partition::Strategy;
+use niimpi::phantom::Phantom;
+use niimpi::report::{Report, State, Status};
+use niimpi::run::{self, Config, Existing, ProgressStyle};
+use niimpi::volume::Datatype;
+
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::Block,
+    Strategy::Cyclic,
+    Strategy::Size,
+    Strategy::Dynamic,
+];
+
+/// Small images of different sizes and types, and one that is broken when `broken` says so.
+fn write_images(folder: &Path, count: u64, broken: bool) {
+    std::fs::create_dir_all(folder).unwrap();
+    let mut workspace = Workspace::new(CompressionLevel::default());
+    for index in 1..=count {
+        let phantom = Phantom {
+            shape: [10 + index as usize, 12, 9],
+            datatype: Datatype::ALL[index as usize % Datatype::ALL.len()],
+            ..Phantom::default()
+        };
+        let header = Header::new(
+            Version::Nifti1,
+            &phantom.shape,
+            phantom.datatype,
+            phantom.voxel_size_mm,
+        );
+        let mut image = Image {
+            header,
+            ..Image::default()
+        };
+        phantom.fill(index, &mut image.volume);
+        let path = folder.join(format!("image_{index}.nii.gz"));
+        workspace
+            .write(&path, &image, &WriteOptions { sync: false })
+            .unwrap();
+    }
+    if broken {
+        std::fs::write(folder.join("image_0.nii.gz"), b"no image").unwrap();
+    }
+}
+
+fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> Config {
+    Config {
+        report: Some(output.with_extension("json")),
+        list: ListRequest {
+            inputs: vec![data.to_owned()],
+            output,
+            ..ListRequest::default()
+        },
+        limit: None,
+        shard: None,
+        existing: Existing::Refuse,
+        job: ImageJob {
+            filter: Filter::Gaussian(Gaussian::from_sigma_vox(1.5)),
+            output: OutputSpec::default(),
+            compression: CompressionLevel::default(),
+            sync: false,
+        },
+        strategy,
+        threads: Some(threads),
+        report_table: true,
+        report_csv: true,
+        dry_run: false,
+        quiet: true,
+        progress: ProgressStyle::None,
+        command: vec!["test".to_owned()],
+        fault: None,
+    }
+}
+
+fn run_on(ranks: usize, config: &Config) -> Vec<u8> {
+    run_on_threads(ranks, |comm| {
+        run::smooth(comm, config, &AtomicBool::new(false))
+    })
+}
+
+fn report(config: &Config) -> Report {
+    let path = config.report.as_ref().unwrap();
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|item| item.unwrap())
+        .map(|item| {
+            (
+                item.file_name().into_string().unwrap(),
+                std::fs::read(item.path()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn outputs_are_the_same_for_any_ranks_workers_and_strategy() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 12, false);
+    let alone = config(&data, folder.path().join("alone"), Strategy::Size, 1);
+    assert_eq!(
+        run::smooth(&Serial, &alone, &AtomicBool::new(false)),
+        run::EXIT_DONE
+    );
+    let expected = contents(&alone.list.output);
+    assert_eq!(expected.len(), 12);
+    for ranks in [1, 2, 3, 5, 16] {
+        for threads in [1, 3] {
+            for strategy in STRATEGIES {
+                let name = format!("{}-{ranks}-{threads}", strategy.name());
+                let config = config(&data, folder.path().join(&name), strategy, threads);
+                assert_eq!(
+                    run_on(ranks, &config),
+                    vec![run::EXIT_DONE; ranks],
+                    "{name}"
+                );
+                assert!(contents(&config.list.output) == expected, "{name} differs");
+                let report = report(&config);
+                assert_eq!(report.state, State::Completed);
+                assert_eq!(report.totals.done, 12);
+                assert_eq!(report.ranks.iter().map(|rank| rank.done).sum::<usize>(), 12);
+                assert_eq!(report.ranks.len(), ranks);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_image_is_recorded_and_the_others_are_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 5, true);
+    for strategy in STRATEGIES {
+        let config = config(&data, folder.path().join(strategy.name()), strategy, 2);
+        assert_eq!(run_on(2, &config), [run::EXIT_SOME_FAILED; 2]);
+        let report = report(&config);
+        assert_eq!((report.totals.done, report.totals.failed), (5, 1));
+        let failed = &report.images[0];
+        assert_eq!(failed.status, Status::Failed);
+        assert!(
+            failed.error.as_ref().unwrap().contains("image_0.nii.gz"),
+            "{:?}",
+            failed.error
+        );
+        assert_eq!(contents(&config.list.output).len(), 5);
+    }
+}
+
+#[test]
+fn set_up_errors_reach_every_rank_and_write_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 2, false);
+    let missing = config(
+        &folder.path().join("none"),
+        folder.path().join("out"),
+        Strategy::Size,
+        1,
+    );
+    assert_eq!(run_on(3, &missing), [run::EXIT_USAGE; 3]);
+    assert!(!missing.list.output.exists());
+
+    let first = config(&data, folder.path().join("out"), Strategy::Size, 1);
+    assert_eq!(run_on(2, &first), [run::EXIT_DONE; 2]);
+    let before = contents(&first.list.output);
+    assert_eq!(run_on(2, &first), [run::EXIT_USAGE; 2], "results exist");
+    assert!(contents(&first.list.output) == before);
+}
+
+#[test]
+fn results_that_are_there_are_kept_with_resume_and_replaced_with_overwrite() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 4, false);
+    let out = folder.path().join("out");
+    let mut config = config(&data, out.clone(), Strategy::Dynamic, 1);
+    assert_eq!(run_on(2, &config), [run::EXIT_DONE; 2]);
+    let complete = contents(&out);
+
+    std::fs::write(out.join("image_1.nii.gz"), b"kept").unwrap();
+    std::fs::remove_file(out.join("image_2.nii.gz")).unwrap();
+    config.existing = Existing::Resume;
+    assert_eq!(run_on(2, &config), [run::EXIT_DONE; 2]);
+    let totals = report(&config).totals;
+    assert_eq!((totals.images, totals.done, totals.skipped), (4, 1, 3));
+    assert_eq!(contents(&out)["image_1.nii.gz"], b"kept");
+
+    config.existing = Existing::Overwrite;
+    assert_eq!(run_on(2, &config), [run::EXIT_DONE; 2]);
+    assert!(contents(&out) == complete);
+}
+
+#[test]
+fn shards_are_disjoint_and_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 9, false);
+    for strategy in STRATEGIES {
+        let out = folder.path().join(strategy.name());
+        let mut done = 0;
+        for number in 1..=4 {
+            let mut config = config(&data, out.clone(), strategy, 1);
+            config.shard = Some(run::Shard { number, count: 4 });
+            assert_eq!(run_on(2, &config), [run::EXIT_DONE; 2]);
+            done += report(&config).totals.done;
+        }
+        assert_eq!(
+            done, 9,
+            "no image is in two shards: the second would have met an existing result"
+        );
+        assert_eq!(contents(&out).len(), 9);
+    }
+}
+
+#[test]
+fn a_stopped_run_ends_with_what_it_has_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data, 12, false);
+    for strategy in STRATEGIES {
+        let config = config(&data, folder.path().join(strategy.name()), strategy, 1);
+        let codes = run_on_threads(3, |comm| {
+            // One rank alone hears the signal; the others hear of it from the root.
+            let stop = AtomicBool::new(comm.rank() == 1);
+            run::smooth(comm, &config, &stop)
+        });
+        let report = report(&config);
+        let left = report.totals.images - report.totals.done;
+        assert_eq!(report.totals.skipped, left);
+        let expected = if left == 0 {
+            run::EXIT_DONE
+        } else {
+            run::EXIT_INTERRUPTED
+        };
+        assert_eq!(codes, [expected; 3]);
+        assert_eq!(contents(&config.list.output).len(), report.totals.done);
+    }
+}
