@@ -630,11 +630,11 @@ mod tests {
             Err(ListError::ListedTwice { .. })
         ));
         assert!(matches!(
-            collect(&request(&[a.clone()], &a.join("out"))),
+            collect(&request(std::slice::from_ref(&a), &a.join("out"))),
             Err(ListError::OutputInsideInput { .. })
         ));
         assert!(matches!(
-            collect(&request(&[a.clone()], &a)),
+            collect(&request(std::slice::from_ref(&a), &a)),
             Err(ListError::OutputInsideInput { .. })
         ));
         assert!(matches!(

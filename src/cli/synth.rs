@@ -34,14 +34,11 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
         let workers: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| write_some(&phantom, args, &next)))
             .collect();
-        workers
-            .into_iter()
-            .map(|worker| {
-                worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     })
 }
 

@@ -496,7 +496,7 @@ mod tests {
             vec![facts(1), facts(4)],
             vec![facts(2)],
         ];
-        let encoded: Vec<Vec<u8>> = gathered.iter().map(|part| comm::encode(part)).collect();
+        let encoded: Vec<Vec<u8>> = gathered.iter().map(comm::encode).collect();
         let sizes: Vec<u64> = interleave(&encoded)
             .iter()
             .map(|facts| facts.file_bytes)
