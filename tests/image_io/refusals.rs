@@ -221,7 +221,7 @@ fn no_permission() {
     use std::os::unix::fs::PermissionsExt;
     let mut bench = Bench::new();
     let path = bench.put("a.nii", &Nifti::small().file());
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&path).is_ok() {
         return; // root reads everything
     }
