@@ -217,3 +217,43 @@ impl Cause {
 pub(super) fn beginning(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes[..bytes.len().min(16)].escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn system_errors_get_causes_that_say_what_to_do() {
+        let path = Path::new("/out/a.nii.gz");
+        let folder = Path::new("/out");
+        let text = |code: i32| {
+            let error = io::Error::from_raw_os_error(code);
+            Cause::writing("writing", folder, error)
+                .at(path)
+                .to_string()
+        };
+        const ENOENT: i32 = 2;
+        const EIO: i32 = 5;
+        const EACCES: i32 = 13;
+        const ENOSPC: i32 = 28;
+        const EROFS: i32 = 30;
+        let full = text(ENOSPC);
+        assert!(
+            full.starts_with("/out/a.nii.gz: the disk is full"),
+            "{full}"
+        );
+        assert!(
+            full.ends_with("free space or choose another --output, then --resume"),
+            "{full}"
+        );
+        assert!(text(EACCES).ends_with("no permission to write in /out; choose another --output"));
+        assert!(text(EROFS).contains("no permission to write in /out"));
+        assert!(text(ENOENT).ends_with("the folder /out does not exist; create it first"));
+        assert!(text(EIO).contains("writing failed: "));
+        let read = Cause::reading(io::Error::from_raw_os_error(EACCES))
+            .at(path)
+            .to_string();
+        assert!(read.contains("no permission to read it"), "{read}");
+    }
+}

@@ -48,7 +48,7 @@ const LOOKAHEAD: usize = 8;
 /// | 0 | stored: gzip's framing and checksum, no compression | the same |
 /// | 1 (default) | ISA-L level 1, the fastest; files about as large as zlib's at level 1 | flate2 level 1 |
 /// | 2, 3 | ISA-L levels 2 and 3: smaller, somewhat slower | flate2 levels 2 and 3 |
-/// | 4 to 9 | flate2 at that level: smaller by a percent or two, several times slower | the same |
+/// | 4 to 9 | flate2 at that level: smaller by a few percent, ten to fifty times slower than 1 | the same |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionLevel(u8);
 
@@ -96,7 +96,7 @@ impl FromStr for CompressionLevel {
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct CompressionArgs {
     /// How strongly .gz outputs are compressed: 0 stores, 1 is the fastest, 2 and 3 are a little smaller, 4 to 9 smaller
-    /// still and several times slower
+    /// by a few percent and ten times slower or more
     #[arg(long = "compression", value_name = "LEVEL", default_value_t)]
     pub level: CompressionLevel,
 }
@@ -116,6 +116,9 @@ pub(super) struct Step {
 /// The codec says that its input is no deflate stream.
 pub(super) struct Damaged;
 
+/// Unused bytes behind the input, for codecs that load whole words.
+const SLACK: usize = 64;
+
 /// A codec and an input buffer, reused from file to file.
 pub(super) struct Decoder {
     inflater: Inflater,
@@ -129,7 +132,7 @@ impl Decoder {
     pub fn new(input_len: usize) -> Self {
         Decoder {
             inflater: Inflater::new(),
-            input: vec![0; LOOKAHEAD + input_len],
+            input: vec![0; LOOKAHEAD + input_len + SLACK],
             sink: Vec::new(),
         }
     }
@@ -260,8 +263,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
         input.copy_within(self.end - LOOKAHEAD..self.end, 0);
         self.start = LOOKAHEAD;
         self.end = LOOKAHEAD;
+        let room = LOOKAHEAD..input.len() - SLACK;
         loop {
-            match self.source.read(&mut input[LOOKAHEAD..]) {
+            match self.source.read(&mut input[room.clone()]) {
                 Ok(len) => {
                     self.end += len;
                     return Ok(len > 0);

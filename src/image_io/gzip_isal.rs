@@ -43,6 +43,10 @@ impl Inflater {
         // SAFETY: next_in and next_out point to avail_in readable and avail_out writable bytes; the library writes through
         // next_out only and keeps neither pointer beyond the call.
         let status = unsafe { isal::isal_inflate(state) };
+        if status < 0 {
+            // The counts mean nothing now: the library has been seen to leave avail_in below 0.
+            return Err(Damaged);
+        }
         let step = Step {
             consumed: (avail_in - state.avail_in) as usize,
             produced: (avail_out - state.avail_out) as usize,
@@ -52,7 +56,7 @@ impl Inflater {
         };
         state.next_in = ptr::null_mut();
         state.next_out = ptr::null_mut();
-        if status < 0 { Err(Damaged) } else { Ok(step) }
+        Ok(step)
     }
 }
 

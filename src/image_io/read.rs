@@ -61,20 +61,19 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     let mut file_bytes = opened.len;
     let mut content = opened.content(&mut decoder);
     read_header(&mut content, &mut header).map_err(|cause| cause.at(&files.header))?;
-    let single = files.voxels.is_none();
-    let raw_bytes = match &files.voxels {
-        None => content
-            .check_size(&header, single)
-            .map_err(|cause| cause.at(&files.header))?,
-        Some(voxels) => {
-            drop(content);
-            let opened = Opened::open(voxels)?;
-            file_bytes += opened.len;
-            opened
-                .content(&mut decoder)
-                .check_size(&header, single)
-                .map_err(|cause| cause.at(voxels))?
-        }
+    let raw_bytes = if files.single() {
+        content
+            .check_size(&header, true)
+            .map_err(|cause| cause.at(&files.header))?
+    } else {
+        drop(content);
+        let voxels = files.voxels()?;
+        let opened = Opened::open(&voxels)?;
+        file_bytes += opened.len;
+        opened
+            .content(&mut decoder)
+            .check_size(&header, false)
+            .map_err(|cause| cause.at(&voxels))?
     };
     Ok(Probe {
         version: header.version(),
@@ -112,41 +111,39 @@ impl Reader {
         let mut content = opened.content(&mut self.decoder);
         let at_header = |cause: Cause| cause.at(&files.header);
         let position = read_header(&mut content, header).map_err(at_header)?;
-        match &files.voxels {
-            None => {
-                // A header that lies about its size must not make its extensions be read either.
-                content.check_size(header, true).map_err(at_header)?;
-                let offset = header.voxel_offset(true);
-                let position = read_extensions(
-                    &mut content,
-                    header,
-                    position,
-                    Some(offset),
-                    &mut self.extensions,
-                )
+        if files.single() {
+            // A header that lies about its size must not make its extensions be read either.
+            content.check_size(header, true).map_err(at_header)?;
+            let offset = header.voxel_offset(true);
+            let position = read_extensions(
+                &mut content,
+                header,
+                position,
+                Some(offset),
+                &mut self.extensions,
+            )
+            .map_err(at_header)?;
+            content
+                .skip(offset.saturating_sub(position))
                 .map_err(at_header)?;
-                content
-                    .skip(offset.saturating_sub(position))
-                    .map_err(at_header)?;
-                read_voxels(&mut content, header, true, self.memory_limit_bytes, volume)
-                    .map_err(at_header)?;
-            }
-            Some(voxels) => {
-                read_extensions(&mut content, header, position, None, &mut self.extensions)
-                    .map_err(at_header)?;
-                content.finish().map_err(at_header)?;
-                drop(content);
-                let at_voxels = |cause: Cause| cause.at(voxels);
-                let opened = Opened::open(voxels)?;
-                bytes_in += opened.len;
-                let mut content = opened.content(&mut self.decoder);
-                content.check_size(header, false).map_err(at_voxels)?;
-                content
-                    .skip(header.voxel_offset(false))
-                    .map_err(at_voxels)?;
-                read_voxels(&mut content, header, false, self.memory_limit_bytes, volume)
-                    .map_err(at_voxels)?;
-            }
+            read_voxels(&mut content, header, true, self.memory_limit_bytes, volume)
+                .map_err(at_header)?;
+        } else {
+            read_extensions(&mut content, header, position, None, &mut self.extensions)
+                .map_err(at_header)?;
+            content.finish().map_err(at_header)?;
+            drop(content);
+            let voxels = files.voxels()?;
+            let at_voxels = |cause: Cause| cause.at(&voxels);
+            let opened = Opened::open(&voxels)?;
+            bytes_in += opened.len;
+            let mut content = opened.content(&mut self.decoder);
+            content.check_size(header, false).map_err(at_voxels)?;
+            content
+                .skip(header.voxel_offset(false))
+                .map_err(at_voxels)?;
+            read_voxels(&mut content, header, false, self.memory_limit_bytes, volume)
+                .map_err(at_voxels)?;
         }
         volume.shape.clear();
         volume.shape.extend_from_slice(header.shape());
@@ -162,28 +159,37 @@ impl Reader {
 
 /// The files that hold an image.
 struct Files<'a> {
+    given: &'a Path,
+    role: Role,
     header: Cow<'a, Path>,
-    /// None where the header's file holds the voxels as well.
-    voxels: Option<Cow<'a, Path>>,
 }
 
 impl<'a> Files<'a> {
-    fn of(path: &'a Path) -> Result<Self, ImageError> {
-        let suffix = suffix_of(path)?;
-        let given = Cow::Borrowed(path);
-        match suffix.role {
-            Role::Single => Ok(Files {
-                header: given,
-                voxels: None,
-            }),
-            Role::Header => Ok(Files {
-                voxels: Some(partner(path)?),
-                header: given,
-            }),
-            Role::Voxels => Ok(Files {
-                header: partner(path)?,
-                voxels: Some(given),
-            }),
+    fn of(given: &'a Path) -> Result<Self, ImageError> {
+        let role = suffix_of(given)?.role;
+        let header = if role == Role::Voxels {
+            partner(given)?
+        } else {
+            Cow::Borrowed(given)
+        };
+        Ok(Files {
+            given,
+            role,
+            header,
+        })
+    }
+
+    fn single(&self) -> bool {
+        self.role == Role::Single
+    }
+
+    /// The file with the voxels, of a pair. It is looked for once the header has been read, so that what is wrong with the
+    /// header is said first.
+    fn voxels(&self) -> Result<Cow<'a, Path>, ImageError> {
+        if self.role == Role::Header {
+            partner(self.given)
+        } else {
+            Ok(Cow::Borrowed(self.given))
         }
     }
 }
@@ -327,7 +333,9 @@ impl Content<'_> {
 
     /// Whether a file of this size can hold what its header declares, and how much that is: before anything is allocated.
     fn check_size(&self, header: &Header, single: bool) -> Result<u64, Cause> {
-        let declared = u128::from(header.voxel_offset(single)) + header.declared_voxel_bytes();
+        let declared = header
+            .declared_voxel_bytes()
+            .saturating_add(u128::from(header.voxel_offset(single)));
         match *self {
             Content::Plain { file_bytes, .. } if declared > u128::from(file_bytes) => {
                 Err(Cause::VoxelsTruncated {
