@@ -34,7 +34,7 @@ class Shape:
 
     nodes: int = 3
     cpus: int = 4
-    memory_mb: int = 4000
+    memory_mb: int = 8000
     max_array_size: int = 1001
     shared: list = field(default_factory=list)  # further folders below /tmp that the nodes are to see
 
