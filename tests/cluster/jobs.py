@@ -37,10 +37,8 @@ class User:
     def run(self, *words, timeout=60, check=True, **variables):
         """Runs a command on the head, in the user's folder; its exit code and texts."""
         env = self.cluster.head.environment(**environment(), **{key: str(value) for key, value in variables.items()})
-        finished = subprocess.run(
-            ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *self.cluster.head.words(*words)],
-            env=env, timeout=timeout, text=True, capture_output=True,
-        )  # fmt: skip
+        words = self.cluster.head.words(*words, folder=self.folder)
+        finished = subprocess.run(words, env=env, timeout=timeout, text=True, capture_output=True)
         if check:
             assert finished.returncode == 0, f"$ {' '.join(map(str, words))}\n{finished.stdout}{finished.stderr}"
         return finished

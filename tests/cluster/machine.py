@@ -70,13 +70,13 @@ class Machine:
         """The environment of what runs on a machine of the cluster."""
         return {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.state / "conf" / "slurm.conf"), **extra}
 
-    def words(self, *command, user=None):
-        """The words that run a command on this machine, in the folder we stand in; as root, or as `user` (uid, gid)."""
+    def words(self, *command, user=None, folder=None):
+        """The words that run a command on this machine, in the folder we stand in or another; as root or as (uid, gid)."""
         pid = self.pid_file.pid()
         if pid is None:
             raise ClusterError(f"{self.name} is down; `tests/cluster/cluster up` boots it")
         become = ["setpriv", f"--reuid={user[0]}", f"--regid={user[1]}", "--init-groups"] if user else []
-        spaces = ["--net", "--uts", "--mount", "--ipc", "--pid", f"--wdns={os.getcwd()}"]
+        spaces = ["--net", "--uts", "--mount", "--ipc", "--pid", f"--wdns={folder or os.getcwd()}"]
         return ["nsenter", "--target", str(pid), *spaces, *become, *map(str, command)]
 
     def run(self, *command, timeout=30, check=True, **options):
