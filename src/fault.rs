@@ -44,7 +44,10 @@ mod tests {
 
     #[test]
     fn faults_are_read() {
-        assert_eq!(Fault::parse("panic@1:2"), Some(Fault::Panic { rank: 1, image: 2 }));
+        assert_eq!(
+            Fault::parse("panic@1:2"),
+            Some(Fault::Panic { rank: 1, image: 2 })
+        );
         assert_eq!(Fault::parse("fail@0:0"), Some(Fault::FailSetup { rank: 0 }));
         assert_eq!(Fault::parse("sleep@0:0"), None);
     }

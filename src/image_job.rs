@@ -33,9 +33,12 @@ impl ImageJob {
     /// The filter as it was asked for, for the report.
     pub fn describe(&self) -> FilterDescription {
         let Filter::Gaussian(gaussian) = &self.filter;
-        let xyz = |values: Option<PerAxis>| values.map_or(Vec::new(), |values| values.xyz().to_vec());
+        let xyz =
+            |values: Option<PerAxis>| values.map_or(Vec::new(), |values| values.xyz().to_vec());
         // Sigma in voxels holds for every image, so the voxel size does not matter.
-        let radii = gaussian.sigma.and_then(|_| gaussian.radius_vox([1.0; 3]).ok());
+        let radii = gaussian
+            .sigma
+            .and_then(|_| gaussian.radius_vox([1.0; 3]).ok());
         FilterDescription {
             name: self.filter.name().to_owned(),
             sigma_vox: xyz(gaussian.sigma),
@@ -105,7 +108,12 @@ impl<'a> ImageWorker<'a> {
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause; nothing that looks like a result is left behind.
-    pub fn process(&mut self, input: &Path, output: &Path, taken: &mut Taken) -> Result<(), Failure> {
+    pub fn process(
+        &mut self,
+        input: &Path,
+        output: &Path,
+        taken: &mut Taken,
+    ) -> Result<(), Failure> {
         let begun = Instant::now();
         let read = self.workspace.read(input, &mut self.image);
         taken.read_s = begun.elapsed().as_secs_f64();
@@ -115,8 +123,12 @@ impl<'a> ImageWorker<'a> {
         self.warn_of_voxel_size(input);
 
         let begun = Instant::now();
-        let filtered =
-            filter::apply(&self.job.filter, &self.job.output, &mut self.image.volume, &mut self.scratch);
+        let filtered = filter::apply(
+            &self.job.filter,
+            &self.job.output,
+            &mut self.image.volume,
+            &mut self.scratch,
+        );
         taken.filter_s = begun.elapsed().as_secs_f64();
         filtered.map_err(|error| Failure {
             stage: Stage::Filter,
@@ -139,9 +151,13 @@ impl<'a> ImageWorker<'a> {
             })?;
             self.folder_made = folder.to_owned();
         }
-        let options = WriteOptions { sync: self.job.sync };
+        let options = WriteOptions {
+            sync: self.job.sync,
+        };
         let written = self.workspace.write(output, &self.image, &options);
-        written.map(|written| written.bytes_out).map_err(|error| failure(Stage::Write, &error))
+        written
+            .map(|written| written.bytes_out)
+            .map_err(|error| failure(Stage::Write, &error))
     }
 
     /// Two voxel sizes in one header matter only where one of them is used.
@@ -162,5 +178,8 @@ impl<'a> ImageWorker<'a> {
 }
 
 fn failure(stage: Stage, error: &dyn std::error::Error) -> Failure {
-    Failure { stage, error: error.to_string() }
+    Failure {
+        stage,
+        error: error.to_string(),
+    }
 }

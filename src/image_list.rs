@@ -45,7 +45,9 @@ pub mod path_bytes {
     /// # Errors
     /// The deserializer's.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(PathBuf::from(OsString::from_vec(Vec::<u8>::deserialize(deserializer)?)))
+        Ok(PathBuf::from(OsString::from_vec(Vec::<u8>::deserialize(
+            deserializer,
+        )?)))
     }
 }
 
@@ -69,10 +71,15 @@ pub enum ListError {
     #[error("{}: no such file or folder; check the path (relative ones start at {})", path.display(), cwd.display())]
     NoSuchInput { path: PathBuf, cwd: PathBuf },
     #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: not an image name; expected .nii, .nii.gz, .hdr or .img (also .hdr.gz, .img.gz)", path.display())]
     NotAnImageName { path: PathBuf },
-    #[error("no image found in {looked_in}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)")]
+    #[error(
+        "no image found in {looked_in}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)"
+    )]
     Empty { looked_in: String },
     #[error("no input was given; name image files or folders, or a list with --list FILE")]
     NoInput,
@@ -81,7 +88,11 @@ pub enum ListError {
          set them apart with --name, for example --name '{{dir}}/{{stem}}_{{index}}'",
         first.display(), second.display(), output.display()
     )]
-    Collision { first: PathBuf, second: PathBuf, output: PathBuf },
+    Collision {
+        first: PathBuf,
+        second: PathBuf,
+        output: PathBuf,
+    },
     #[error("{}: listed twice; each image is done once, so take one of the two out", path.display())]
     ListedTwice { path: PathBuf },
     #[error(
@@ -97,7 +108,11 @@ pub enum ListError {
     #[error("{}: a path with .. cannot be mirrored below the output folder", path.display())]
     Climbs { path: PathBuf },
     #[error("--name {template}: gives {name:?} for {}, which is not a file name below the output folder", input.display())]
-    BadName { template: String, name: PathBuf, input: PathBuf },
+    BadName {
+        template: String,
+        name: PathBuf,
+        input: PathBuf,
+    },
 }
 
 /// `--name`: the results' names, with `{stem}` (the input's name without its suffix), `{index}` (its place in the list,
@@ -126,7 +141,9 @@ impl FromStr for NameTemplate {
         if !text.contains("{stem}") && !text.contains("{index}") {
             return Err("every image would get one name; use {stem} or {index}".to_owned());
         }
-        Ok(Self { text: text.to_owned() })
+        Ok(Self {
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -208,10 +225,20 @@ pub fn collect(request: &ListRequest) -> Result<Vec<ImageEntry>, ListError> {
         found.extend(read_list(list_file)?);
     }
     if found.is_empty() {
-        let mut looked_in: Vec<String> =
-            request.inputs.iter().map(|input| input.display().to_string()).collect();
-        looked_in.extend(request.list_file.iter().map(|file| format!("the list {}", file.display())));
-        return Err(ListError::Empty { looked_in: looked_in.join(", ") });
+        let mut looked_in: Vec<String> = request
+            .inputs
+            .iter()
+            .map(|input| input.display().to_string())
+            .collect();
+        looked_in.extend(
+            request
+                .list_file
+                .iter()
+                .map(|file| format!("the list {}", file.display())),
+        );
+        return Err(ListError::Empty {
+            looked_in: looked_in.join(", "),
+        });
     }
     found.sort_by(|a, b| natural_order(&a.input, &b.input));
     merge_pairs(&mut found)?;
@@ -250,9 +277,15 @@ pub fn natural_order(a: &Path, b: &Path) -> Ordering {
 fn input_error(path: &Path, error: std::io::Error) -> ListError {
     if error.kind() == std::io::ErrorKind::NotFound {
         let cwd = std::env::current_dir().unwrap_or_default();
-        ListError::NoSuchInput { path: path.to_owned(), cwd }
+        ListError::NoSuchInput {
+            path: path.to_owned(),
+            cwd,
+        }
     } else {
-        ListError::Unreadable { path: path.to_owned(), source: error }
+        ListError::Unreadable {
+            path: path.to_owned(),
+            source: error,
+        }
     }
 }
 
@@ -284,7 +317,10 @@ fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
             Ok(item) => item,
             Err(error) if error.loop_ancestor().is_some() => {
                 let path = error.path().unwrap_or(folder);
-                tracing::warn!("{}: a link back to a folder above it; not followed", path.display());
+                tracing::warn!(
+                    "{}: a link back to a folder above it; not followed",
+                    path.display()
+                );
                 continue;
             }
             Err(error) => {
@@ -292,7 +328,10 @@ fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
                 // A link that leads nowhere is an image that cannot be read: it becomes a record when it is its turn.
                 if path.file_name().is_some_and(is_image_name) && path.is_symlink() {
                     let relative = path.strip_prefix(folder).unwrap_or(&path).to_owned();
-                    found.push(Found { input: path, relative });
+                    found.push(Found {
+                        input: path,
+                        relative,
+                    });
                     continue;
                 }
                 if path.is_symlink() {
@@ -326,16 +365,22 @@ fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
 
 fn named(path: &Path) -> Result<Found, ListError> {
     match path.file_name() {
-        Some(name) if is_image_name(name) => {
-            Ok(Found { input: path.to_owned(), relative: PathBuf::from(name) })
-        }
-        _ => Err(ListError::NotAnImageName { path: path.to_owned() }),
+        Some(name) if is_image_name(name) => Ok(Found {
+            input: path.to_owned(),
+            relative: PathBuf::from(name),
+        }),
+        _ => Err(ListError::NotAnImageName {
+            path: path.to_owned(),
+        }),
     }
 }
 
 /// The images of a list file: one path a line, empty lines left out.
 fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
-    let unreadable = |source| ListError::Unreadable { path: list_file.to_owned(), source };
+    let unreadable = |source| ListError::Unreadable {
+        path: list_file.to_owned(),
+        source,
+    };
     let reader: Box<dyn Read> = if list_file == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
@@ -368,8 +413,14 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
         .into_iter()
         .zip(absolute)
         .map(|(input, absolute)| {
-            let relative = absolute.strip_prefix(&common).unwrap_or(&absolute).to_owned();
-            if relative.components().any(|part| part == Component::ParentDir) {
+            let relative = absolute
+                .strip_prefix(&common)
+                .unwrap_or(&absolute)
+                .to_owned();
+            if relative
+                .components()
+                .any(|part| part == Component::ParentDir)
+            {
                 return Err(ListError::Climbs { path: input });
             }
             Ok(Found { input, relative })
@@ -379,8 +430,12 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
 
 /// The deepest folder that holds every one of these files.
 fn common_folder(files: &[PathBuf]) -> PathBuf {
-    let mut folders = files.iter().map(|file| file.parent().unwrap_or(Path::new("")));
-    let Some(first) = folders.next() else { return PathBuf::new() };
+    let mut folders = files
+        .iter()
+        .map(|file| file.parent().unwrap_or(Path::new("")));
+    let Some(first) = folders.next() else {
+        return PathBuf::new();
+    };
     let mut common = first.to_owned();
     for folder in folders {
         while !folder.starts_with(&common) {
@@ -395,18 +450,22 @@ fn common_folder(files: &[PathBuf]) -> PathBuf {
 /// Makes one image of the two files of a pair, and refuses a path that is there twice. `found` is sorted.
 fn merge_pairs(found: &mut Vec<Found>) -> Result<(), ListError> {
     if let Some(twice) = found.windows(2).find(|two| two[0].input == two[1].input) {
-        return Err(ListError::ListedTwice { path: twice[0].input.clone() });
+        return Err(ListError::ListedTwice {
+            path: twice[0].input.clone(),
+        });
     }
     let inputs: std::collections::HashSet<PathBuf> =
         found.iter().map(|image| image.input.clone()).collect();
     // The header stands for the pair: its image file is dropped when both are there.
-    found.retain(|image| match split(image.input.file_name().unwrap_or_default()) {
-        Some((_, suffix)) if suffix.role == Role::Voxels => {
-            let header = image.input.file_name().and_then(pair_partner);
-            !header.is_some_and(|header| inputs.contains(&image.input.with_file_name(header)))
-        }
-        _ => true,
-    });
+    found.retain(
+        |image| match split(image.input.file_name().unwrap_or_default()) {
+            Some((_, suffix)) if suffix.role == Role::Voxels => {
+                let header = image.input.file_name().and_then(pair_partner);
+                !header.is_some_and(|header| inputs.contains(&image.input.with_file_name(header)))
+            }
+            _ => true,
+        },
+    );
     Ok(())
 }
 
@@ -420,12 +479,20 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
                 .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
             if !inside || name.file_name().is_none() {
                 let template = template.text.clone();
-                return Err(ListError::BadName { template, name, input: image.input });
+                return Err(ListError::BadName {
+                    template,
+                    name,
+                    input: image.input,
+                });
             }
             name
         }
     };
-    Ok(ImageEntry { index, input: image.input, output: request.output.join(name) })
+    Ok(ImageEntry {
+        index,
+        input: image.input,
+        output: request.output.join(name),
+    })
 }
 
 fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
@@ -441,7 +508,9 @@ fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
     }
     for entry in entries {
         let input = std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone());
-        let clash = by_output.get(entry.input.as_path()).or_else(|| by_output.get(input.as_path()));
+        let clash = by_output
+            .get(entry.input.as_path())
+            .or_else(|| by_output.get(input.as_path()));
         if let Some(by) = clash {
             return Err(ListError::InputOverwritten {
                 input: entry.input.clone(),
@@ -465,13 +534,24 @@ mod tests {
     }
 
     fn request(inputs: &[PathBuf], output: &Path) -> ListRequest {
-        ListRequest { inputs: inputs.to_vec(), output: output.to_owned(), ..ListRequest::default() }
+        ListRequest {
+            inputs: inputs.to_vec(),
+            output: output.to_owned(),
+            ..ListRequest::default()
+        }
     }
 
     fn outputs(entries: &[ImageEntry], folder: &Path) -> Vec<String> {
         entries
             .iter()
-            .map(|entry| entry.output.strip_prefix(folder).unwrap().display().to_string())
+            .map(|entry| {
+                entry
+                    .output
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .display()
+                    .to_string()
+            })
             .collect()
     }
 
@@ -481,12 +561,25 @@ mod tests {
         let data = dir.path().join("data");
         touch(
             &data,
-            &["sample_10.nii.gz", "sample_2.nii.gz", "sub/a.nii", "notes.txt", ".hidden.nii", ".git/x.nii"],
+            &[
+                "sample_10.nii.gz",
+                "sample_2.nii.gz",
+                "sub/a.nii",
+                "notes.txt",
+                ".hidden.nii",
+                ".git/x.nii",
+            ],
         );
         let out = dir.path().join("out");
         let entries = collect(&request(&[data], &out)).unwrap();
-        assert_eq!(outputs(&entries, &out), ["sample_2.nii.gz", "sample_10.nii.gz", "sub/a.nii"]);
-        assert_eq!(entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            outputs(&entries, &out),
+            ["sample_2.nii.gz", "sample_10.nii.gz", "sub/a.nii"]
+        );
+        assert_eq!(
+            entries.iter().map(|entry| entry.index).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
     }
 
     #[test]
@@ -502,7 +595,11 @@ mod tests {
     #[test]
     fn names_are_filled_from_the_template() {
         let fill = |text: &str| {
-            NameTemplate::from_str(text).unwrap().fill(Path::new("sub-1/T1.nii.gz"), 7).display().to_string()
+            NameTemplate::from_str(text)
+                .unwrap()
+                .fill(Path::new("sub-1/T1.nii.gz"), 7)
+                .display()
+                .to_string()
         };
         assert_eq!(fill("denoised_{index}.nii.gz"), "denoised_7.nii.gz");
         assert_eq!(fill("{dir}/{stem}_smooth"), "sub-1/T1_smooth.nii.gz");
@@ -517,7 +614,11 @@ mod tests {
     #[test]
     fn what_would_lose_an_image_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (a, b, out) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out"));
+        let (a, b, out) = (
+            dir.path().join("a"),
+            dir.path().join("b"),
+            dir.path().join("out"),
+        );
         touch(&a, &["x.nii"]);
         touch(&b, &["x.nii"]);
         assert!(matches!(
@@ -529,21 +630,27 @@ mod tests {
             Err(ListError::ListedTwice { .. })
         ));
         assert!(matches!(
-            collect(&request(&[a.clone()], &a.join("out"))),
+            collect(&request(std::slice::from_ref(&a), &a.join("out"))),
             Err(ListError::OutputInsideInput { .. })
         ));
         assert!(matches!(
-            collect(&request(&[a.clone()], &a)),
+            collect(&request(std::slice::from_ref(&a), &a)),
             Err(ListError::OutputInsideInput { .. })
         ));
         assert!(matches!(
             collect(&request(&[a.join("x.nii")], &a)),
             Err(ListError::InputOverwritten { .. })
         ));
-        assert!(matches!(collect(&request(&[], &out)), Err(ListError::NoInput)));
+        assert!(matches!(
+            collect(&request(&[], &out)),
+            Err(ListError::NoInput)
+        ));
         let empty = dir.path().join("empty");
         std::fs::create_dir(&empty).unwrap();
-        assert!(matches!(collect(&request(&[empty], &out)), Err(ListError::Empty { .. })));
+        assert!(matches!(
+            collect(&request(&[empty], &out)),
+            Err(ListError::Empty { .. })
+        ));
         assert!(matches!(
             collect(&request(&[dir.path().join("none")], &out)),
             Err(ListError::NoSuchInput { .. })
@@ -555,11 +662,21 @@ mod tests {
     fn a_list_keeps_the_paths_below_the_common_folder() {
         let dir = tempfile::tempdir().unwrap();
         let list = dir.path().join("list.txt");
-        std::fs::write(&list, "/study/sub-1/T1.nii.gz\n\n/study/sub-2/T1.nii.gz\r\n").unwrap();
+        std::fs::write(
+            &list,
+            "/study/sub-1/T1.nii.gz\n\n/study/sub-2/T1.nii.gz\r\n",
+        )
+        .unwrap();
         let out = dir.path().join("out");
-        let request = ListRequest { list_file: Some(list), ..request(&[], &out) };
+        let request = ListRequest {
+            list_file: Some(list),
+            ..request(&[], &out)
+        };
         let entries = collect(&request).unwrap();
-        assert_eq!(outputs(&entries, &out), ["sub-1/T1.nii.gz", "sub-2/T1.nii.gz"]);
+        assert_eq!(
+            outputs(&entries, &out),
+            ["sub-1/T1.nii.gz", "sub-2/T1.nii.gz"]
+        );
     }
 
     #[test]
@@ -577,7 +694,14 @@ mod tests {
     #[test]
     fn names_that_are_not_utf8_survive_the_wire() {
         let name = OsString::from_vec(b"/data/\xff\xfe.nii".to_vec());
-        let entry = ImageEntry { index: 1, input: name.clone().into(), output: name.into() };
-        assert_eq!(crate::comm::decode::<ImageEntry>(&crate::comm::encode(&entry)), entry);
+        let entry = ImageEntry {
+            index: 1,
+            input: name.clone().into(),
+            output: name.into(),
+        };
+        assert_eq!(
+            crate::comm::decode::<ImageEntry>(&crate::comm::encode(&entry)),
+            entry
+        );
     }
 }

@@ -36,7 +36,13 @@ pub struct LogArgs {
     #[arg(long, value_name = "DIR", help_heading = "Messages")]
     pub log_dir: Option<PathBuf>,
     /// How a log line looks
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, help_heading = "Messages")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        help_heading = "Messages"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -83,8 +89,12 @@ pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, S
     let file = match &args.log_dir {
         None => None,
         Some(folder) => {
-            let file = open(folder, rank)
-                .map_err(|error| format!("--log-dir {}: {error}; choose a folder that can be written to", folder.display()))?;
+            let file = open(folder, rank).map_err(|error| {
+                format!(
+                    "--log-dir {}: {error}; choose a folder that can be written to",
+                    folder.display()
+                )
+            })?;
             let level = level.max(LevelFilter::DEBUG);
             Some(layer(args.log_format, BoxMakeWriter::new(Arc::new(file))).with_filter(level))
         }
@@ -96,16 +106,26 @@ pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, S
 
 fn open(folder: &Path, rank: usize) -> io::Result<File> {
     std::fs::create_dir_all(folder)?;
-    File::options().create(true).append(true).open(folder.join(format!("rank-{rank:04}.log")))
+    File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join(format!("rank-{rank:04}.log")))
 }
 
 fn layer<S>(format: LogFormat, writer: BoxMakeWriter) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
-    let plain = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(false);
+    let plain = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_target(false)
+        .with_ansi(false);
     match format {
         LogFormat::Text => plain.boxed(),
-        LogFormat::Json => plain.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Json => plain
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
     }
 }

@@ -52,19 +52,26 @@ pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usi
     assert!(parts > 0, "there is no share without a part");
     let count = costs.len();
     match strategy {
-        Strategy::Block => {
-            (0..parts).map(|part| (part * count / parts..(part + 1) * count / parts).collect()).collect()
-        }
-        Strategy::Cyclic => (0..parts).map(|part| (part..count).step_by(parts).collect()).collect(),
+        Strategy::Block => (0..parts)
+            .map(|part| (part * count / parts..(part + 1) * count / parts).collect())
+            .collect(),
+        Strategy::Cyclic => (0..parts)
+            .map(|part| (part..count).step_by(parts).collect())
+            .collect(),
         Strategy::Size | Strategy::Dynamic => {
             let mut shares = vec![Vec::new(); parts];
             // The least loaded part first; among equals the one with fewer items, then the lower number.
-            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> =
-                (0..parts).map(|part| Reverse((Cost(0.0), 0, part))).collect();
+            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> = (0..parts)
+                .map(|part| Reverse((Cost(0.0), 0, part)))
+                .collect();
             for item in largest_first(costs) {
                 let Reverse((load, items, part)) = loads.pop().expect("there is a part");
                 shares[part].push(item);
-                loads.push(Reverse((Cost(load.0 + known(costs[item])), items + 1, part)));
+                loads.push(Reverse((
+                    Cost(load.0 + known(costs[item])),
+                    items + 1,
+                    part,
+                )));
             }
             shares
         }
@@ -116,7 +123,12 @@ mod tests {
     use super::*;
     use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
 
-    const ALL: [Strategy; 4] = [Strategy::Block, Strategy::Cyclic, Strategy::Size, Strategy::Dynamic];
+    const ALL: [Strategy; 4] = [
+        Strategy::Block,
+        Strategy::Cyclic,
+        Strategy::Size,
+        Strategy::Dynamic,
+    ];
 
     proptest! {
         #[test]
@@ -161,17 +173,34 @@ mod tests {
     #[test]
     fn shares_are_what_their_names_say() {
         let costs = [1.0, 5.0, 1.0, 1.0, 4.0, 1.0];
-        assert_eq!(partition(Strategy::Block, &costs, 2), [vec![0, 1, 2], vec![3, 4, 5]]);
-        assert_eq!(partition(Strategy::Cyclic, &costs, 2), [vec![0, 2, 4], vec![1, 3, 5]]);
-        assert_eq!(partition(Strategy::Size, &costs, 2), [vec![1, 2, 5], vec![4, 0, 3]]);
-        assert_eq!(partition(Strategy::Size, &costs, 8).iter().filter(|share| share.is_empty()).count(), 2);
+        assert_eq!(
+            partition(Strategy::Block, &costs, 2),
+            [vec![0, 1, 2], vec![3, 4, 5]]
+        );
+        assert_eq!(
+            partition(Strategy::Cyclic, &costs, 2),
+            [vec![0, 2, 4], vec![1, 3, 5]]
+        );
+        assert_eq!(
+            partition(Strategy::Size, &costs, 2),
+            [vec![1, 2, 5], vec![4, 0, 3]]
+        );
+        assert_eq!(
+            partition(Strategy::Size, &costs, 8)
+                .iter()
+                .filter(|share| share.is_empty())
+                .count(),
+            2
+        );
     }
 
     #[test]
     fn equal_costs_are_shared_evenly_even_when_they_are_zero_or_unknown() {
         for cost in [0.0, 1.0, f64::NAN] {
-            let lengths: Vec<usize> =
-                partition(Strategy::Size, &[cost; 10], 4).iter().map(Vec::len).collect();
+            let lengths: Vec<usize> = partition(Strategy::Size, &[cost; 10], 4)
+                .iter()
+                .map(Vec::len)
+                .collect();
             assert_eq!(lengths, [3, 3, 2, 2]);
         }
     }

@@ -4,7 +4,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 /// The host's name; "unknown" where the kernel does not tell.
 pub fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname().map_or_else(
+        |_| "unknown".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// The CPUs that this process may run on, by number: its affinity mask, never the machine's count. Empty where the
@@ -12,7 +15,9 @@ pub fn host_name() -> String {
 pub fn affinity() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
-        return (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect();
+        return (0..nix::sched::CpuSet::count())
+            .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+            .collect();
     }
     Vec::new()
 }
@@ -24,8 +29,11 @@ pub fn available_cpus() -> usize {
 
 /// CPU seconds that all threads of this process have used so far, user and system.
 pub fn cpu_seconds() -> f64 {
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time()))
+    let seconds =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
+        seconds(usage.user_time()) + seconds(usage.system_time())
+    })
 }
 
 /// The most memory that this process has held at any moment (resident set, high-water mark), in bytes.
@@ -40,7 +48,10 @@ pub fn peak_rss_bytes() -> u64 {
         .and_then(|value| value.trim().strip_suffix("kB"))
         .and_then(|kib| kib.trim().parse::<u64>().ok());
     high_water.map_or_else(
-        || getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),
+        || {
+            getrusage(UsageWho::RUSAGE_SELF)
+                .map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
+        },
         |kib| kib * 1024,
     )
 }
@@ -50,7 +61,13 @@ pub fn peak_rss_bytes() -> u64 {
 pub fn fair_cpus(own: &[usize], masks: &[&[usize]]) -> usize {
     let share: f64 = own
         .iter()
-        .map(|cpu| 1.0 / masks.iter().filter(|mask| mask.contains(cpu)).count().max(1) as f64)
+        .map(|cpu| {
+            1.0 / masks
+                .iter()
+                .filter(|mask| mask.contains(cpu))
+                .count()
+                .max(1) as f64
+        })
         .sum();
     // The sum of thirds is not quite whole.
     ((share + 1e-9) as usize).max(1)

@@ -128,7 +128,11 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             strategy: config.strategy,
         };
         let names = plan.entries.iter().map(|entry| {
-            (entry.index, entry.input.display().to_string(), entry.output.display().to_string())
+            (
+                entry.index,
+                entry.input.display().to_string(),
+                entry.output.display().to_string(),
+            )
         });
         let report = Report::assemble(facts, names, work.records);
         tell(&report, config)

@@ -57,7 +57,11 @@ impl Job {
 
 /// The CPUs that Slurm gave each task (`--cpus-per-task`); `None` outside a job or when it was not asked for.
 pub fn cpus_per_task() -> Option<usize> {
-    std::env::var("SLURM_CPUS_PER_TASK").ok()?.parse().ok().filter(|&cpus| cpus > 0)
+    std::env::var("SLURM_CPUS_PER_TASK")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|&cpus| cpus > 0)
 }
 
 /// Which share of the list an array task has: (its number from 1, number of tasks).
@@ -76,7 +80,10 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
     };
     let id = number("SLURM_ARRAY_TASK_ID")?;
     let min = number("SLURM_ARRAY_TASK_MIN")?;
-    let step = lookup("SLURM_ARRAY_TASK_STEP").and_then(|value| value.parse().ok()).unwrap_or(1).max(1);
+    let step = lookup("SLURM_ARRAY_TASK_STEP")
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(1)
+        .max(1);
     let max = number("SLURM_ARRAY_TASK_MAX")?;
     let count = number("SLURM_ARRAY_TASK_COUNT")?;
     if id < min || (id - min) % step != 0 || (max - min) / step + 1 != count {
@@ -93,14 +100,26 @@ mod tests {
     use super::*;
 
     fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
-        |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        }
     }
 
     #[test]
     fn a_job_is_known_by_its_id() {
         assert_eq!(Job::from_lookup(lookup(&[("SLURM_NTASKS", "4")])), None);
-        let job = Job::from_lookup(lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_JOB_NAME", "smooth")])).unwrap();
-        assert_eq!((job.job_id.as_str(), job.job_name.as_deref()), ("7", Some("smooth")));
+        let job = Job::from_lookup(lookup(&[
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_JOB_NAME", "smooth"),
+        ]))
+        .unwrap();
+        assert_eq!(
+            (job.job_id.as_str(), job.job_name.as_deref()),
+            ("7", Some("smooth"))
+        );
     }
 
     #[test]
@@ -117,7 +136,15 @@ mod tests {
         assert_eq!(array("1", "1", "4", "1", "4"), Ok((1, 4)));
         assert_eq!(array("0", "0", "3", "1", "4"), Ok((1, 4)));
         assert_eq!(array("20", "10", "30", "5", "5"), Ok((3, 5)));
-        assert!(array("7", "1", "9", "1", "3").unwrap_err().contains("--shard K/N"));
-        assert!(array_shard_from(lookup(&[])).unwrap_err().contains("--array=1-N"));
+        assert!(
+            array("7", "1", "9", "1", "3")
+                .unwrap_err()
+                .contains("--shard K/N")
+        );
+        assert!(
+            array_shard_from(lookup(&[]))
+                .unwrap_err()
+                .contains("--array=1-N")
+        );
     }
 }

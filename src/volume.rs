@@ -131,6 +131,23 @@ pub struct Scaling {
     pub intercept: f64,
 }
 
+impl Scaling {
+    /// The intensity of a stored number, product and sum each rounded to double. A slope of 1 and an intercept of 0 leave
+    /// out their operation, so that -0 keeps its sign.
+    pub fn intensity(self, stored: f64) -> f64 {
+        let product = if self.slope == 1.0 {
+            stored
+        } else {
+            stored * self.slope
+        };
+        if self.intercept == 0.0 {
+            product
+        } else {
+            product + self.intercept
+        }
+    }
+}
+
 /// Bytes aligned to 64, so that they can be seen as voxels of any type. The allocation is kept and reused: growing it
 /// costs page faults once, shrinking costs nothing.
 #[derive(Default)]

@@ -16,8 +16,8 @@ use crate::image_job::ImageJob;
 use crate::image_list::{ListRequest, NameTemplate};
 use crate::logging::{self, LogArgs};
 use crate::partition::Strategy;
-use crate::run::{self, Config, EXIT_USAGE, Existing, ProgressStyle, Shard};
 use crate::resources;
+use crate::run::{self, Config, EXIT_USAGE, Existing, ProgressStyle, Shard};
 
 /// Smooth images with a Gaussian
 ///
@@ -51,7 +51,13 @@ pub(super) struct SmoothArgs {
     output_spec: OutputSpec,
 
     /// How images are shared out among the ranks
-    #[arg(long, value_enum, value_name = "STRATEGY", default_value_t, help_heading = "Distribution")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STRATEGY",
+        default_value_t,
+        help_heading = "Distribution"
+    )]
     strategy: Strategy,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
@@ -98,7 +104,13 @@ pub(super) struct SmoothArgs {
     dry_run: bool,
 
     /// How progress is shown
-    #[arg(long, value_enum, value_name = "STYLE", default_value_t, help_heading = "Messages")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STYLE",
+        default_value_t,
+        help_heading = "Messages"
+    )]
     progress: ProgressStyle,
 
     #[command(flatten)]
@@ -128,7 +140,10 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
     let started = logging::start(&log, world.rank(), &resources::host_name());
     // One rank's trouble with its log file is everyone's: all end before anything is written.
     let troubles = world.gather(comm::encode(&started.as_ref().err()));
-    let trouble = troubles.and_then(|all| all.iter().find_map(|bytes| comm::decode::<Option<String>>(bytes)));
+    let trouble = troubles.and_then(|all| {
+        all.iter()
+            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
+    });
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     let (Ok(span), None) = (started, &trouble) else {
         if world.rank() == ROOT {
@@ -139,7 +154,8 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         // A second signal of the kind ends the process at once; no result is left half written in any case.
-        let again = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
+        let again =
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
         let first = signal_hook::flag::register(signal, Arc::clone(&stop));
         if let Err(error) = again.and(first) {
             tracing::warn!("signal {signal} cannot be handled: {error}");
@@ -177,7 +193,9 @@ fn config(args: SmoothArgs) -> Config {
         dry_run: args.dry_run,
         quiet: args.log.quiet,
         progress: args.progress,
-        command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        command: std::env::args_os()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect(),
         fault: Fault::from_env(),
     }
 }

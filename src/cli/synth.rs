@@ -28,21 +28,29 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
         .map_err(|error| format!("{}: the folder cannot be made: {error}", args.dir.display()))?;
     let phantom = Phantom::from(&args.phantom);
     let next = AtomicU64::new(1);
-    let threads = resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
+    let threads =
+        resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
     std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| write_some(&phantom, args, &next))).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        let workers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| write_some(&phantom, args, &next)))
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     })
 }
 
 fn write_some(phantom: &Phantom, args: &SynthArgs, next: &AtomicU64) -> Result<(), String> {
     let mut workspace = Workspace::new(CompressionLevel::default());
     let mut image = Image {
-        header: Header::new(Version::Nifti1, &phantom.shape, phantom.datatype, phantom.voxel_size_mm),
+        header: Header::new(
+            Version::Nifti1,
+            &phantom.shape,
+            phantom.datatype,
+            phantom.voxel_size_mm,
+        ),
         ..Image::default()
     };
     loop {

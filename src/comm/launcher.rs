@@ -37,15 +37,21 @@ impl Launch {
             .into_iter()
             .filter(|(size, _)| !size.starts_with("SLURM_") || in_step)
             .filter_map(|(size, rank)| {
-                Some(Launch { variable: size, size: number(size)?, rank: number(rank) })
+                Some(Launch {
+                    variable: size,
+                    size: number(size)?,
+                    rank: number(rank),
+                })
             })
             .max_by_key(|launch| launch.size);
         let pmix_rank = number("PMIX_RANK").filter(|&rank| rank > 0);
         match (found, pmix_rank) {
             (Some(launch), _) if launch.size > 1 => Some(launch),
-            (_, Some(rank)) => {
-                Some(Launch { variable: "PMIX_RANK", size: rank + 1, rank: Some(rank) })
-            }
+            (_, Some(rank)) => Some(Launch {
+                variable: "PMIX_RANK",
+                size: rank + 1,
+                rank: Some(rank),
+            }),
             (found, None) => found,
         }
     }
@@ -80,7 +86,10 @@ mod tests {
 
     fn launch(variables: &[(&str, &str)]) -> Option<Launch> {
         Launch::from_lookup(|name| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -96,20 +105,32 @@ mod tests {
             &[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "0")],
             &[("PMI_SIZE", "4"), ("PMI_RANK", "0")],
             &[("MPI_LOCALNRANKS", "4"), ("MPI_LOCALRANKID", "0")],
-            &[("SLURM_NTASKS", "4"), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0")],
+            &[
+                ("SLURM_NTASKS", "4"),
+                ("SLURM_STEP_ID", "0"),
+                ("SLURM_PROCID", "0"),
+            ],
             &[("PMIX_RANK", "3")],
         ];
         for variables in cases {
             let launch = launch(variables).unwrap();
             assert_eq!(launch.size, 4, "{variables:?}");
-            assert!(launch.disagreement(1, "Open MPI").unwrap().contains("4 processes"));
+            assert!(
+                launch
+                    .disagreement(1, "Open MPI")
+                    .unwrap()
+                    .contains("4 processes")
+            );
             assert_eq!(launch.disagreement(4, "Open MPI"), None);
         }
     }
 
     #[test]
     fn a_batch_script_that_runs_one_process_itself_is_no_launch() {
-        assert_eq!(launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]), None);
+        assert_eq!(
+            launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]),
+            None
+        );
     }
 
     #[test]

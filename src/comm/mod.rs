@@ -154,9 +154,13 @@ pub const WORKER_THREAD: &str = "worker-";
 fn end_all_on_panic(rank: usize) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!("niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows");
+        eprintln!(
+            "niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
+        );
         default_hook(panic);
-        let worker = std::thread::current().name().is_some_and(|name| name.starts_with(WORKER_THREAD));
+        let worker = std::thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with(WORKER_THREAD));
         if !worker {
             #[cfg(feature = "mpi")]
             mpi::abort_world(101);

@@ -27,7 +27,10 @@ impl MpiWorld {
     /// (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
     pub fn start() -> Option<Self> {
         let (universe, _provided) = mpi::initialize_with_threading(Threading::Funneled)?;
-        Some(Self { world: universe.world(), _universe: universe })
+        Some(Self {
+            world: universe.world(),
+            _universe: universe,
+        })
     }
 }
 
@@ -65,7 +68,11 @@ impl Communicator for MpiWorld {
     }
 
     fn send(&self, to: usize, tag: Tag, message: &[u8]) {
-        assert!(to != self.rank() && to < self.size(), "rank {} sends to rank {to}", self.rank());
+        assert!(
+            to != self.rank() && to < self.size(),
+            "rank {} sends to rank {to}",
+            self.rank()
+        );
         let destination = self.world.process_at_rank(to as i32);
         let mut pieces = message.chunks(PIECE_BYTES).peekable();
         let mut next = pieces.next().unwrap_or_default();
@@ -83,7 +90,10 @@ impl Communicator for MpiWorld {
     }
 
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)> {
-        let matched = self.world.any_process().immediate_matched_probe_with_tag(tag_number(tag))?;
+        let matched = self
+            .world
+            .any_process()
+            .immediate_matched_probe_with_tag(tag_number(tag))?;
         let from = matched.1.source_rank();
         let (mut bytes, mut more) = take_piece(matched);
         while more {
@@ -104,7 +114,11 @@ impl Communicator for MpiWorld {
         let first = version.lines().next().unwrap_or_default();
         let name = first.split(',').next().unwrap_or_default().trim();
         let words: Vec<&str> = name.split_whitespace().collect();
-        if words.is_empty() { "MPI".to_owned() } else { words.join(" ") }
+        if words.is_empty() {
+            "MPI".to_owned()
+        } else {
+            words.join(" ")
+        }
     }
 
     /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work; the bytes
@@ -118,7 +132,9 @@ impl Communicator for MpiWorld {
             }
         } else {
             let (_root, length) = self.receive(Tag::Broadcast);
-            let length = length.try_into().expect("a broadcast begins with its length");
+            let length = length
+                .try_into()
+                .expect("a broadcast begins with its length");
             bytes = vec![0; usize::from_le_bytes(length)];
         }
         for piece in bytes.chunks_mut(PIECE_BYTES) {

@@ -22,12 +22,18 @@ pub fn run_on_threads<T: Send>(size: usize, rank_main: impl Fn(&ThreadRank) -> T
     std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..size)
             .map(|rank| {
-                let rank = ThreadRank { rank, mailboxes: Arc::clone(&mailboxes) };
+                let rank = ThreadRank {
+                    rank,
+                    mailboxes: Arc::clone(&mailboxes),
+                };
                 let rank_main = &rank_main;
                 scope.spawn(move || rank_main(&rank))
             })
             .collect();
-        ranks.into_iter().map(|rank| rank.join().expect("a rank panicked")).collect()
+        ranks
+            .into_iter()
+            .map(|rank| rank.join().expect("a rank panicked"))
+            .collect()
     })
 }
 
@@ -42,17 +48,27 @@ impl Communicator for ThreadRank {
 
     fn send(&self, to: usize, tag: Tag, message: &[u8]) {
         assert_ne!(to, self.rank, "a rank does not write to itself");
-        let mut mailbox = self.mailboxes[to].lock().expect("no rank panics with a mailbox open");
-        mailbox.entry(tag).or_default().push_back((self.rank, message.to_vec()));
+        let mut mailbox = self.mailboxes[to]
+            .lock()
+            .expect("no rank panics with a mailbox open");
+        mailbox
+            .entry(tag)
+            .or_default()
+            .push_back((self.rank, message.to_vec()));
     }
 
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)> {
-        let mut mailbox = self.mailboxes[self.rank].lock().expect("no rank panics with a mailbox open");
+        let mut mailbox = self.mailboxes[self.rank]
+            .lock()
+            .expect("no rank panics with a mailbox open");
         mailbox.get_mut(&tag)?.pop_front()
     }
 
     fn abort(&self, exit_code: i32) -> ! {
-        panic!("rank {} aborts the run with exit code {exit_code}", self.rank)
+        panic!(
+            "rank {} aborts the run with exit code {exit_code}",
+            self.rank
+        )
     }
 
     fn description(&self) -> String {
@@ -68,7 +84,11 @@ mod tests {
     fn a_broadcast_reaches_every_rank_and_a_gather_keeps_their_order() {
         for size in 1..=5 {
             let results = run_on_threads(size, |comm| {
-                let message = if comm.rank() == 0 { b"plan".to_vec() } else { Vec::new() };
+                let message = if comm.rank() == 0 {
+                    b"plan".to_vec()
+                } else {
+                    Vec::new()
+                };
                 let heard = comm.broadcast(message);
                 let gathered = comm.gather(vec![comm.rank() as u8]);
                 (heard, gathered)

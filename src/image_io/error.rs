@@ -20,7 +20,10 @@ pub struct ImageError {
 /// What went wrong with an image file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "each variant's message is its description, and its fields are the figures in it")]
+#[allow(
+    missing_docs,
+    reason = "each variant's message is its description, and its fields are the figures in it"
+)]
 pub enum Cause {
     // The file as such.
     #[error("there is no such file; check the path")]
@@ -45,11 +48,15 @@ pub enum Cause {
     NotNifti { begins: String },
     #[error("its magic is {found}, where NIfTI has n+1, ni1, n+2 or ni2; the header is damaged")]
     BadMagic { found: String },
-    #[error("is an Analyze 7.5 image (no NIfTI magic), which does not say which side is left; convert it to NIfTI")]
+    #[error(
+        "is an Analyze 7.5 image (no NIfTI magic), which does not say which side is left; convert it to NIfTI"
+    )]
     Analyze,
     #[error("is a CIFTI file (grayordinates, not a grid of voxels); smooth it with a CIFTI tool")]
     Cifti,
-    #[error("its NIfTI-2 signature was changed by a transfer in text mode; copy the file again in binary mode")]
+    #[error(
+        "its NIfTI-2 signature was changed by a transfer in text mode; copy the file again in binary mode"
+    )]
     MangledByTextMode,
     #[error("is compressed with gzip but its name does not say so; rename it to end in .gz")]
     GzipInPlainName,
@@ -59,21 +66,39 @@ pub enum Cause {
     NotGzip { begins: String },
 
     // The header.
-    #[error("ends after {found} bytes, inside its header of {needed}; the file was cut short: copy it again")]
+    #[error(
+        "ends after {found} bytes, inside its header of {needed}; the file was cut short: copy it again"
+    )]
     HeaderTruncated { found: u64, needed: u64 },
-    #[error("holds {name} voxels (datatype {code}); only real integers and floats of up to 64 bits can be read")]
+    #[error(
+        "holds {name} voxels (datatype {code}); only real integers and floats of up to 64 bits can be read"
+    )]
     UnsupportedDatatype { code: i16, name: String },
-    #[error("its header says {bitpix} bits a voxel and datatype {datatype}, which has {expected}; the header is damaged")]
-    BitpixMismatch { bitpix: i16, datatype: Datatype, expected: usize },
+    #[error(
+        "its header says {bitpix} bits a voxel and datatype {datatype}, which has {expected}; the header is damaged"
+    )]
+    BitpixMismatch {
+        bitpix: i16,
+        datatype: Datatype,
+        expected: usize,
+    },
     #[error("its header says {ndim} dimensions, where NIfTI has 1 to 7; the header is damaged")]
     BadDimensionCount { ndim: i64 },
-    #[error("its header says that axis {axis} is {length} long; an image has at least one voxel along every axis")]
+    #[error(
+        "its header says that axis {axis} is {length} long; an image has at least one voxel along every axis"
+    )]
     BadDimension { axis: usize, length: i64 },
-    #[error("its header says that the voxels start at byte {offset}, which is no offset; the header is damaged")]
+    #[error(
+        "its header says that the voxels start at byte {offset}, which is no offset; the header is damaged"
+    )]
     BadVoxOffset { offset: f64 },
-    #[error("its header has the valid slope {slope} with the intercept {intercept}; set scl_inter to a number")]
+    #[error(
+        "its header has the valid slope {slope} with the intercept {intercept}; set scl_inter to a number"
+    )]
     NonFiniteIntercept { slope: f64, intercept: f64 },
-    #[error("its header extensions take {bytes} bytes, more than the {limit} that can be carried over")]
+    #[error(
+        "its header extensions take {bytes} bytes, more than the {limit} that can be carried over"
+    )]
     ExtensionsTooLarge { bytes: u64, limit: u64 },
 
     // The voxels.
@@ -82,11 +107,17 @@ pub enum Cause {
          the header is damaged or the file was cut short"
     )]
     ImpossibleSize { declared: u128, file_bytes: u64 },
-    #[error("needs {needed} bytes for its voxels, more than the limit of {limit}; give the run more memory")]
+    #[error(
+        "needs {needed} bytes for its voxels, more than the limit of {limit}; give the run more memory"
+    )]
     OverMemoryLimit { needed: u64, limit: u64 },
-    #[error("needs {needed} bytes for its voxels, and the system has none left; use fewer workers or more memory")]
+    #[error(
+        "needs {needed} bytes for its voxels, and the system has none left; use fewer workers or more memory"
+    )]
     OutOfMemory { needed: u64 },
-    #[error("its header declares {declared} bytes but it holds {found}; the file was cut short: copy it again")]
+    #[error(
+        "its header declares {declared} bytes but it holds {found}; the file was cut short: copy it again"
+    )]
     VoxelsTruncated { declared: u128, found: u64 },
 
     // gzip.
@@ -95,41 +126,63 @@ pub enum Cause {
          the file was cut short: copy it again"
     )]
     GzipTruncated { inflated: u64 },
-    #[error("its last {missing} bytes are missing (gzip's checksum and length); the file was cut short: copy it again")]
+    #[error(
+        "its last {missing} bytes are missing (gzip's checksum and length); the file was cut short: copy it again"
+    )]
     GzipTrailerCut { missing: usize },
-    #[error("its gzip stream is damaged after {inflated} bytes of content; copy it again and check with `gzip -t`")]
+    #[error(
+        "its gzip stream is damaged after {inflated} bytes of content; copy it again and check with `gzip -t`"
+    )]
     GzipDamaged { inflated: u64 },
-    #[error("its gzip header is damaged or uses an unknown method or flag; copy it again and check with `gzip -t`")]
+    #[error(
+        "its gzip header is damaged or uses an unknown method or flag; copy it again and check with `gzip -t`"
+    )]
     GzipHeaderDamaged,
     #[error(
         "its content has the checksum {computed:08x} where gzip recorded {stored:08x}; \
          the file is damaged: copy it again"
     )]
     CrcMismatch { stored: u32, computed: u32 },
-    #[error("its content is {found} bytes long (mod 2^32) where gzip recorded {stored}; the file is damaged: copy it again")]
+    #[error(
+        "its content is {found} bytes long (mod 2^32) where gzip recorded {stored}; the file is damaged: copy it again"
+    )]
     LengthMismatch { stored: u32, found: u32 },
-    #[error("something that is not gzip follows its gzip stream; copy it again, or take the surplus away")]
+    #[error(
+        "something that is not gzip follows its gzip stream; copy it again, or take the surplus away"
+    )]
     TrailingGarbage,
 
     // Writing.
-    #[error("the disk is full or the quota is used up ({error}); free space or choose another --output, then --resume")]
+    #[error(
+        "the disk is full or the quota is used up ({error}); free space or choose another --output, then --resume"
+    )]
     NoSpace { error: io::Error },
     #[error("no permission to write in {}; choose another --output", folder.display())]
     WriteDenied { folder: PathBuf },
     #[error("the folder {} does not exist; create it first", folder.display())]
     FolderMissing { folder: PathBuf },
     #[error("{action} failed: {error}")]
-    Write { action: &'static str, error: io::Error },
-    #[error("axis {axis} is {length} long, more than a NIfTI-1 header can say (32767); write NIfTI-2")]
+    Write {
+        action: &'static str,
+        error: io::Error,
+    },
+    #[error(
+        "axis {axis} is {length} long, more than a NIfTI-1 header can say (32767); write NIfTI-2"
+    )]
     TooLongForNifti1 { axis: usize, length: usize },
-    #[error("the image in memory has {found} bytes of voxels where its shape and type make {needed}; this is a defect")]
+    #[error(
+        "the image in memory has {found} bytes of voxels where its shape and type make {needed}; this is a defect"
+    )]
     Inconsistent { found: usize, needed: usize },
 }
 
 impl Cause {
     /// The error that this cause makes of the file at `path`.
     pub(super) fn at(self, path: &Path) -> ImageError {
-        ImageError { path: path.to_path_buf(), cause: self }
+        ImageError {
+            path: path.to_path_buf(),
+            cause: self,
+        }
     }
 
     /// The cause behind a failed open or read.
@@ -148,11 +201,13 @@ impl Cause {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoSpace { error },
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Cause::WriteDenied { folder: folder.to_path_buf() }
+                Cause::WriteDenied {
+                    folder: folder.to_path_buf(),
+                }
             }
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                Cause::FolderMissing { folder: folder.to_path_buf() }
-            }
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Cause::FolderMissing {
+                folder: folder.to_path_buf(),
+            },
             _ => Cause::Write { action, error },
         }
     }
@@ -161,4 +216,44 @@ impl Cause {
 /// The first bytes of a file as a message shows them.
 pub(super) fn beginning(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes[..bytes.len().min(16)].escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn system_errors_get_causes_that_say_what_to_do() {
+        let path = Path::new("/out/a.nii.gz");
+        let folder = Path::new("/out");
+        let text = |code: i32| {
+            let error = io::Error::from_raw_os_error(code);
+            Cause::writing("writing", folder, error)
+                .at(path)
+                .to_string()
+        };
+        const ENOENT: i32 = 2;
+        const EIO: i32 = 5;
+        const EACCES: i32 = 13;
+        const ENOSPC: i32 = 28;
+        const EROFS: i32 = 30;
+        let full = text(ENOSPC);
+        assert!(
+            full.starts_with("/out/a.nii.gz: the disk is full"),
+            "{full}"
+        );
+        assert!(
+            full.ends_with("free space or choose another --output, then --resume"),
+            "{full}"
+        );
+        assert!(text(EACCES).ends_with("no permission to write in /out; choose another --output"));
+        assert!(text(EROFS).contains("no permission to write in /out"));
+        assert!(text(ENOENT).ends_with("the folder /out does not exist; create it first"));
+        assert!(text(EIO).contains("writing failed: "));
+        let read = Cause::reading(io::Error::from_raw_os_error(EACCES))
+            .at(path)
+            .to_string();
+        assert!(read.contains("no permission to read it"), "{read}");
+    }
 }

@@ -42,12 +42,30 @@ impl Suffix {
 }
 
 const SUFFIXES: [Suffix; 6] = [
-    Suffix { role: Role::Single, gzip: true },
-    Suffix { role: Role::Single, gzip: false },
-    Suffix { role: Role::Header, gzip: true },
-    Suffix { role: Role::Header, gzip: false },
-    Suffix { role: Role::Voxels, gzip: true },
-    Suffix { role: Role::Voxels, gzip: false },
+    Suffix {
+        role: Role::Single,
+        gzip: true,
+    },
+    Suffix {
+        role: Role::Single,
+        gzip: false,
+    },
+    Suffix {
+        role: Role::Header,
+        gzip: true,
+    },
+    Suffix {
+        role: Role::Header,
+        gzip: false,
+    },
+    Suffix {
+        role: Role::Voxels,
+        gzip: true,
+    },
+    Suffix {
+        role: Role::Voxels,
+        gzip: false,
+    },
 ];
 
 /// Whether a file of this name is taken for an image. Upper and lower case are the same; names need not be UTF-8.
@@ -61,7 +79,10 @@ pub fn is_image_name(name: &OsStr) -> bool {
 pub fn split(name: &OsStr) -> Option<(&OsStr, Suffix)> {
     let bytes = name.as_encoded_bytes();
     SUFFIXES.into_iter().find_map(|suffix| {
-        let stem_len = bytes.len().checked_sub(suffix.as_str().len()).filter(|&len| len > 0)?;
+        let stem_len = bytes
+            .len()
+            .checked_sub(suffix.as_str().len())
+            .filter(|&len| len > 0)?;
         let (stem, tail) = bytes.split_at(stem_len);
         if !tail.eq_ignore_ascii_case(suffix.as_str().as_bytes()) {
             return None;
@@ -85,7 +106,11 @@ pub fn pair_partner(name: &OsStr) -> Option<OsString> {
     let mut partner = bytes.to_vec();
     for (offset, &letter) in other.iter().enumerate() {
         let upper = bytes[start + offset].is_ascii_uppercase();
-        partner[start + offset] = if upper { letter.to_ascii_uppercase() } else { letter };
+        partner[start + offset] = if upper {
+            letter.to_ascii_uppercase()
+        } else {
+            letter
+        };
     }
     // SAFETY: ASCII letters of an OsStr's bytes were replaced with other ASCII letters.
     Some(unsafe { OsString::from_encoded_bytes_unchecked(partner) })
@@ -122,7 +147,18 @@ mod tests {
 
     #[test]
     fn other_names_are_no_images() {
-        for name in ["", ".nii", ".nii.gz", "a.nii.gz.part", "a.gz", "nii", "a.nii.bz2", "a.mgz", "anii", "a.nii.gz.json"] {
+        for name in [
+            "",
+            ".nii",
+            ".nii.gz",
+            "a.nii.gz.part",
+            "a.gz",
+            "nii",
+            "a.nii.bz2",
+            "a.mgz",
+            "anii",
+            "a.nii.gz.json",
+        ] {
             assert!(!is_image_name(OsStr::new(name)), "{name}");
         }
         // A file called `.hdr.gz` hides nothing but a suffix; `..nii` has the stem `.`.
@@ -131,7 +167,12 @@ mod tests {
 
     #[test]
     fn partners_keep_their_case() {
-        for (name, partner) in [("a.hdr", "a.img"), ("a.IMG", "a.HDR"), ("a.Hdr.gz", "a.Img.gz"), ("hdr.img.GZ", "hdr.hdr.GZ")] {
+        for (name, partner) in [
+            ("a.hdr", "a.img"),
+            ("a.IMG", "a.HDR"),
+            ("a.Hdr.gz", "a.Img.gz"),
+            ("hdr.img.GZ", "hdr.hdr.GZ"),
+        ] {
             assert_eq!(pair_partner(OsStr::new(name)), Some(partner.into()));
         }
         assert_eq!(pair_partner(OsStr::new("a.nii")), None);
@@ -142,7 +183,13 @@ mod tests {
     fn names_need_not_be_utf8() {
         use std::os::unix::ffi::OsStrExt;
         let name = OsStr::from_bytes(b"caf\xe9.img.gz");
-        assert_eq!(split(name).map(|(stem, _)| stem.as_bytes()), Some(&b"caf\xe9"[..]));
-        assert_eq!(pair_partner(name).as_deref().map(OsStrExt::as_bytes), Some(&b"caf\xe9.hdr.gz"[..]));
+        assert_eq!(
+            split(name).map(|(stem, _)| stem.as_bytes()),
+            Some(&b"caf\xe9"[..])
+        );
+        assert_eq!(
+            pair_partner(name).as_deref().map(OsStrExt::as_bytes),
+            Some(&b"caf\xe9.hdr.gz"[..])
+        );
     }
 }

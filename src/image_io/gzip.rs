@@ -48,7 +48,7 @@ const LOOKAHEAD: usize = 8;
 /// | 0 | stored: gzip's framing and checksum, no compression | the same |
 /// | 1 (default) | ISA-L level 1, the fastest; files about as large as zlib's at level 1 | flate2 level 1 |
 /// | 2, 3 | ISA-L levels 2 and 3: smaller, somewhat slower | flate2 levels 2 and 3 |
-/// | 4 to 9 | flate2 at that level: smaller by a percent or two, several times slower | the same |
+/// | 4 to 9 | flate2 at that level: smaller by a few percent, ten to fifty times slower than 1 | the same |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionLevel(u8);
 
@@ -85,7 +85,10 @@ impl FromStr for CompressionLevel {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().ok().and_then(CompressionLevel::new).ok_or("the compression level is a whole number from 0 to 9")
+        text.parse()
+            .ok()
+            .and_then(CompressionLevel::new)
+            .ok_or("the compression level is a whole number from 0 to 9")
     }
 }
 
@@ -93,7 +96,7 @@ impl FromStr for CompressionLevel {
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct CompressionArgs {
     /// How strongly .gz outputs are compressed: 0 stores, 1 is the fastest, 2 and 3 are a little smaller, 4 to 9 smaller
-    /// still and several times slower
+    /// by a few percent and ten times slower or more
     #[arg(long = "compression", value_name = "LEVEL", default_value_t)]
     pub level: CompressionLevel,
 }
@@ -113,6 +116,9 @@ pub(super) struct Step {
 /// The codec says that its input is no deflate stream.
 pub(super) struct Damaged;
 
+/// Unused bytes behind the input, for codecs that load whole words.
+const SLACK: usize = 64;
+
 /// A codec and an input buffer, reused from file to file.
 pub(super) struct Decoder {
     inflater: Inflater,
@@ -124,7 +130,11 @@ pub(super) struct Decoder {
 impl Decoder {
     /// A decoder that reads `input_len` bytes of a file at a time.
     pub fn new(input_len: usize) -> Self {
-        Decoder { inflater: Inflater::new(), input: vec![0; LOOKAHEAD + input_len], sink: Vec::new() }
+        Decoder {
+            inflater: Inflater::new(),
+            input: vec![0; LOOKAHEAD + input_len + SLACK],
+            sink: Vec::new(),
+        }
     }
 }
 
@@ -215,8 +225,14 @@ impl<'a, R: Read> GzipReader<'a, R> {
 
     /// One step within a member's stream; more input is fetched when the codec asks for it.
     fn inflate(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
-        let damaged = Cause::GzipDamaged { inflated: self.inflated };
-        let Ok(step) = self.decoder.inflater.inflate(&self.decoder.input[self.start..self.end], out) else {
+        let damaged = Cause::GzipDamaged {
+            inflated: self.inflated,
+        };
+        let Ok(step) = self
+            .decoder
+            .inflater
+            .inflate(&self.decoder.input[self.start..self.end], out)
+        else {
             return Err(damaged);
         };
         self.start += step.consumed;
@@ -232,7 +248,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
                 return Err(damaged); // a codec that neither takes nor gives would go on for ever
             }
             if self.start == self.end && !self.fill()? {
-                return Err(Cause::GzipTruncated { inflated: self.inflated });
+                return Err(Cause::GzipTruncated {
+                    inflated: self.inflated,
+                });
             }
         }
         Ok(step.produced)
@@ -245,8 +263,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
         input.copy_within(self.end - LOOKAHEAD..self.end, 0);
         self.start = LOOKAHEAD;
         self.end = LOOKAHEAD;
+        let room = LOOKAHEAD..input.len() - SLACK;
         loop {
-            match self.source.read(&mut input[LOOKAHEAD..]) {
+            match self.source.read(&mut input[room.clone()]) {
                 Ok(len) => {
                     self.end += len;
                     return Ok(len > 0);
@@ -266,7 +285,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
     }
 
     fn header_byte(&mut self) -> Result<u8, Cause> {
-        self.byte()?.ok_or(Cause::GzipTruncated { inflated: self.inflated })
+        self.byte()?.ok_or(Cause::GzipTruncated {
+            inflated: self.inflated,
+        })
     }
 
     /// Reads a member's header. False at the end of the file.
@@ -286,7 +307,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
             if !begins.starts_with(&MAGIC) && begins.len() >= MAGIC.len() {
                 return Err(match Header::recognise(begins) {
                     Ok(_) | Err(Cause::Analyze) => Cause::PlainInGzipName,
-                    Err(_) => Cause::NotGzip { begins: beginning(begins) },
+                    Err(_) => Cause::NotGzip {
+                        begins: beginning(begins),
+                    },
                 });
             }
         } else {
@@ -309,7 +332,11 @@ impl<'a, R: Read> GzipReader<'a, R> {
         let flags = match byte {
             Some(DEFLATE) => self.header_byte()?,
             Some(_) => return Err(Cause::GzipHeaderDamaged),
-            None => return Err(Cause::GzipTruncated { inflated: self.inflated }),
+            None => {
+                return Err(Cause::GzipTruncated {
+                    inflated: self.inflated,
+                });
+            }
         };
         if flags & RESERVED != 0 {
             return Err(Cause::GzipHeaderDamaged);
@@ -344,11 +371,18 @@ impl<'a, R: Read> GzipReader<'a, R> {
         for index in 0..trailer.len() {
             match self.byte()? {
                 Some(byte) => trailer[index] = byte,
-                None => return Err(Cause::GzipTrailerCut { missing: trailer.len() - index }),
+                None => {
+                    return Err(Cause::GzipTrailerCut {
+                        missing: trailer.len() - index,
+                    });
+                }
             }
         }
         let [a, b, c, d, rest @ ..] = trailer;
-        let (stored, computed) = (u32::from_le_bytes([a, b, c, d]), self.crc.clone().finalize());
+        let (stored, computed) = (
+            u32::from_le_bytes([a, b, c, d]),
+            self.crc.clone().finalize(),
+        );
         if stored != computed {
             return Err(Cause::CrcMismatch { stored, computed });
         }
@@ -415,7 +449,10 @@ pub(super) struct Encoder {
 impl Encoder {
     /// An encoder of one level.
     pub fn new(level: CompressionLevel) -> Self {
-        Encoder { deflater: Deflater::new(level), output: Vec::new() }
+        Encoder {
+            deflater: Deflater::new(level),
+            output: Vec::new(),
+        }
     }
 
     /// Writes the concatenation of `parts` to `sink` as a gzip file of one member, without name and time.
@@ -424,7 +461,11 @@ impl Encoder {
         /// A last block that is empty.
         const END: [u8; 2] = [3, 0];
         let mut crc = Hasher::new();
-        let mut written = Written { bytes_out: 0, raw_bytes: 0, crc32: 0 };
+        let mut written = Written {
+            bytes_out: 0,
+            raw_bytes: 0,
+            crc32: 0,
+        };
         let output = &mut self.output;
         output.clear();
         output.extend_from_slice(&HEADER);

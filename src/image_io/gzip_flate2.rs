@@ -10,7 +10,9 @@ pub(super) struct Deflater {
 impl Deflater {
     /// `level`: flate2's, 1 to 9.
     pub fn new(level: u8) -> Self {
-        Deflater { stream: Compress::new(Compression::new(u32::from(level)), false) }
+        Deflater {
+            stream: Compress::new(Compression::new(u32::from(level)), false),
+        }
     }
 
     /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole byte.
@@ -47,7 +49,9 @@ mod inflate {
 
     impl Inflater {
         pub fn new() -> Self {
-            Inflater { stream: Decompress::new(false) }
+            Inflater {
+                stream: Decompress::new(false),
+            }
         }
 
         /// Begins a new stream.
@@ -58,7 +62,10 @@ mod inflate {
         /// Inflates from `input` into `output` until one of them is used up or the stream ends.
         pub fn inflate(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
             let (before_in, before_out) = (self.stream.total_in(), self.stream.total_out());
-            let status = self.stream.decompress(input, output, FlushDecompress::None).map_err(|_| Damaged)?;
+            let status = self
+                .stream
+                .decompress(input, output, FlushDecompress::None)
+                .map_err(|_| Damaged)?;
             Ok(Step {
                 consumed: (self.stream.total_in() - before_in) as usize,
                 produced: (self.stream.total_out() - before_out) as usize,

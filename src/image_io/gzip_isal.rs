@@ -43,6 +43,10 @@ impl Inflater {
         // SAFETY: next_in and next_out point to avail_in readable and avail_out writable bytes; the library writes through
         // next_out only and keeps neither pointer beyond the call.
         let status = unsafe { isal::isal_inflate(state) };
+        if status < 0 {
+            // The counts mean nothing now: the library has been seen to leave avail_in below 0.
+            return Err(Damaged);
+        }
         let step = Step {
             consumed: (avail_in - state.avail_in) as usize,
             produced: (avail_out - state.avail_out) as usize,
@@ -52,7 +56,7 @@ impl Inflater {
         };
         state.next_in = ptr::null_mut();
         state.next_out = ptr::null_mut();
-        if status < 0 { Err(Damaged) } else { Ok(step) }
+        Ok(step)
     }
 }
 
@@ -84,7 +88,10 @@ impl Deflater {
         stream.level_buf = level_buffer.as_mut_ptr();
         stream.level_buf_size = buffer_len;
         stream.gzip_flag = isal::IGZIP_DEFLATE as u16;
-        Deflater { stream, _level_buffer: level_buffer }
+        Deflater {
+            stream,
+            _level_buffer: level_buffer,
+        }
     }
 
     /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole byte.
@@ -105,7 +112,11 @@ impl Deflater {
             // SAFETY: next_in points to avail_in readable bytes of `chunk`, next_out to avail_out writable bytes behind the
             // vector's length, level_buf to level_buf_size bytes that the stream alone uses.
             let status = unsafe { isal::isal_deflate(stream) };
-            assert_eq!(status, isal::COMP_OK as i32, "ISA-L refused a stream that this file has set up");
+            assert_eq!(
+                status,
+                isal::COMP_OK as i32,
+                "ISA-L refused a stream that this file has set up"
+            );
             let produced = (avail_out - stream.avail_out) as usize;
             // SAFETY: the library has written `produced` bytes from the old length on, within the capacity.
             unsafe { out.set_len(out.len() + produced) };

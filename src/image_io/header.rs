@@ -86,7 +86,12 @@ struct Fields {
 
 impl Header {
     /// A header for a new image: units mm and s, an affine that puts voxel 0 at the origin.
-    pub fn new(version: Version, shape: &[usize], datatype: Datatype, voxel_size_mm: [f64; 3]) -> Self {
+    pub fn new(
+        version: Version,
+        shape: &[usize],
+        datatype: Datatype,
+        voxel_size_mm: [f64; 3],
+    ) -> Self {
         const MM_AND_SECONDS: u8 = 2 | 8;
         const SCANNER: i16 = 1;
         let mut raw = HeaderBytes::zeroed(version);
@@ -99,7 +104,10 @@ impl Header {
         raw.put_pixdim(&pixdim);
         raw.put_units(MM_AND_SECONDS);
         let [x, y, z] = voxel_size_mm;
-        raw.put_sform(SCANNER, [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]]);
+        raw.put_sform(
+            SCANNER,
+            [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]],
+        );
         Header {
             raw,
             extensions: Vec::new(),
@@ -150,12 +158,20 @@ impl Header {
             let (a, b) = (self.pixdim_mm[axis], affine_mm[axis]);
             (a - b).abs() > VOXEL_SIZE_TOLERANCE * a.max(b)
         };
-        (0..axes).any(differ).then_some(VoxelSizeDisagreement { pixdim_mm: self.pixdim_mm, affine_mm })
+        (0..axes).any(differ).then_some(VoxelSizeDisagreement {
+            pixdim_mm: self.pixdim_mm,
+            affine_mm,
+        })
     }
 
     /// The free text in `descrip`, without what follows its first zero byte.
     pub fn description(&self) -> String {
-        let text = self.raw.descrip().split(|&byte| byte == 0).next().unwrap_or_default();
+        let text = self
+            .raw
+            .descrip()
+            .split(|&byte| byte == 0)
+            .next()
+            .unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
     }
 
@@ -177,17 +193,28 @@ impl Header {
     /// Bytes of all voxels, or None when they do not fit 64 bits.
     pub fn voxel_bytes(&self) -> Option<u64> {
         let bytes = self.declared_voxel_bytes();
-        u64::try_from(bytes).ok().filter(|&bytes| bytes <= isize::MAX as u64)
+        u64::try_from(bytes)
+            .ok()
+            .filter(|&bytes| bytes <= isize::MAX as u64)
     }
 
     /// Bytes of all voxels; saturates, so that it is right for saying how wrong a header is.
     pub(super) fn declared_voxel_bytes(&self) -> u128 {
-        self.shape.iter().fold(self.datatype.size_bytes() as u128, |bytes, &len| bytes.saturating_mul(len as u128))
+        self.shape
+            .iter()
+            .fold(self.datatype.size_bytes() as u128, |bytes, &len| {
+                bytes.saturating_mul(len as u128)
+            })
     }
 
     /// Where the voxels begin in the file that holds them. `single`: whether header and voxels share it.
     pub(super) fn voxel_offset(&self, single: bool) -> u64 {
-        if single { self.vox_offset.max((self.raw.version.header_len() + EXTENDER_LEN) as u64) } else { self.vox_offset }
+        if single {
+            self.vox_offset
+                .max((self.raw.version.header_len() + EXTENDER_LEN) as u64)
+        } else {
+            self.vox_offset
+        }
     }
 
     /// Bytes needed to know which header this is and, then, to parse it: asks for more until it is content.
@@ -198,7 +225,8 @@ impl Header {
             return Err(Cause::Empty);
         }
         let size = |size: usize| [(size as u32).to_le_bytes(), (size as u32).to_be_bytes()];
-        let begins_with_size = |len: usize| bytes.len() >= 4 && size(len).iter().any(|size| bytes[..4] == *size);
+        let begins_with_size =
+            |len: usize| bytes.len() >= 4 && size(len).iter().any(|size| bytes[..4] == *size);
         if bytes.len() >= 8 && matches!(&bytes[4..8], b"n+2\0" | b"ni2\0") {
             if bytes.len() >= 12 && bytes[8..12] != *b"\r\n\x1a\n" && bytes[8..12] != [0; 4] {
                 return Err(Cause::MangledByTextMode);
@@ -207,18 +235,28 @@ impl Header {
         }
         if begins_with_size(LEN_2) {
             return match bytes.get(4..8) {
-                Some(magic) => Err(Cause::BadMagic { found: beginning(magic) }),
-                None => Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: LEN_2 as u64 }),
+                Some(magic) => Err(Cause::BadMagic {
+                    found: beginning(magic),
+                }),
+                None => Err(Cause::HeaderTruncated {
+                    found: bytes.len() as u64,
+                    needed: LEN_2 as u64,
+                }),
             };
         }
         match bytes.get(344..LEN_1) {
             Some(b"n+1\0" | b"ni1\0") => Ok(Version::Nifti1),
             Some([0, 0, 0, 0]) if begins_with_size(LEN_1) => Err(Cause::Analyze),
-            Some(magic) if begins_with_size(LEN_1) => Err(Cause::BadMagic { found: beginning(magic) }),
-            None if begins_with_size(LEN_1) => {
-                Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: LEN_1 as u64 })
-            }
-            _ => Err(Cause::NotNifti { begins: beginning(bytes) }),
+            Some(magic) if begins_with_size(LEN_1) => Err(Cause::BadMagic {
+                found: beginning(magic),
+            }),
+            None if begins_with_size(LEN_1) => Err(Cause::HeaderTruncated {
+                found: bytes.len() as u64,
+                needed: LEN_1 as u64,
+            }),
+            _ => Err(Cause::NotNifti {
+                begins: beginning(bytes),
+            }),
         }
     }
 
@@ -227,7 +265,10 @@ impl Header {
     pub(super) fn parse(&mut self, version: Version, bytes: &[u8]) -> Result<(), Cause> {
         let len = version.header_len();
         if bytes.len() < len {
-            return Err(Cause::HeaderTruncated { found: bytes.len() as u64, needed: len as u64 });
+            return Err(Cause::HeaderTruncated {
+                found: bytes.len() as u64,
+                needed: len as u64,
+            });
         }
         (self.raw, self.big_endian) = HeaderBytes::from_file(version, bytes);
         self.extensions.clear();
@@ -259,10 +300,19 @@ impl Header {
         self.datatype = datatype(fields.datatype)?;
         let expected = self.datatype.size_bytes() * 8;
         if usize::try_from(fields.bitpix) != Ok(expected) {
-            return Err(Cause::BitpixMismatch { bitpix: fields.bitpix, datatype: self.datatype, expected });
+            return Err(Cause::BitpixMismatch {
+                bitpix: fields.bitpix,
+                datatype: self.datatype,
+                expected,
+            });
         }
-        if !(fields.vox_offset >= 0.0 && fields.vox_offset.fract() == 0.0 && fields.vox_offset < (1_u64 << 52) as f64) {
-            return Err(Cause::BadVoxOffset { offset: fields.vox_offset });
+        if !(fields.vox_offset >= 0.0
+            && fields.vox_offset.fract() == 0.0
+            && fields.vox_offset < (1_u64 << 52) as f64)
+        {
+            return Err(Cause::BadVoxOffset {
+                offset: fields.vox_offset,
+            });
         }
         self.vox_offset = fields.vox_offset as u64;
         self.scaling = scaling(fields.scl_slope, fields.scl_inter)?;
@@ -287,16 +337,25 @@ impl Header {
             column.iter().map(|x| x * x).sum::<f64>().sqrt() * mm_per_unit
         });
         let axes = self.shape.len().min(3);
-        let affine_counts = fields.sform_code > 0 && columns[..axes].iter().all(|&size| usable(size));
+        let affine_counts =
+            fields.sform_code > 0 && columns[..axes].iter().all(|&size| usable(size));
         self.affine_mm = affine_counts.then(|| {
-            std::array::from_fn(|axis| if usable(columns[axis]) { columns[axis] } else { self.pixdim_mm[axis] })
+            std::array::from_fn(|axis| {
+                if usable(columns[axis]) {
+                    columns[axis]
+                } else {
+                    self.pixdim_mm[axis]
+                }
+            })
         });
     }
 
     /// Reads NIfTI-1's fields with the nifti crate's parser.
     fn fields_1(&self) -> Result<Fields, Cause> {
-        let header = NiftiHeader::from_reader(self.raw.as_slice())
-            .map_err(|_| Cause::BadMagic { found: beginning(&self.raw.as_slice()[344..]) })?;
+        let header =
+            NiftiHeader::from_reader(self.raw.as_slice()).map_err(|_| Cause::BadMagic {
+                found: beginning(&self.raw.as_slice()[344..]),
+            })?;
         Ok(Fields {
             // The crate gives lengths as u16; the standard's are signed.
             dim: header.dim.map(|length| i64::from(length as i16)),
@@ -327,7 +386,9 @@ impl Header {
             xyzt_units: self.raw.get::<1>(500)[0],
             intent_code: i32::from_le_bytes(self.raw.get(504)),
             sform_code: i32::from_le_bytes(self.raw.get(348)),
-            srow: std::array::from_fn(|row| std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))),
+            srow: std::array::from_fn(|row| {
+                std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))
+            }),
         }
     }
 
@@ -341,13 +402,20 @@ impl Header {
         while rest.len() >= HEAD {
             let word = |at: usize| {
                 let word = [rest[at], rest[at + 1], rest[at + 2], rest[at + 3]];
-                if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+                if self.big_endian {
+                    u32::from_be_bytes(word)
+                } else {
+                    u32::from_le_bytes(word)
+                }
             };
             let (size, code) = (word(0), word(4));
             if size == 0 {
                 break; // padding up to the voxels
             }
-            let Some(extension) = rest.get(..size as usize).filter(|extension| extension.len() >= HEAD) else {
+            let Some(extension) = rest
+                .get(..size as usize)
+                .filter(|extension| extension.len() >= HEAD)
+            else {
                 self.extensions.clear();
                 self.extensions_void = true;
                 break;
@@ -365,18 +433,31 @@ impl Header {
 
     /// Appends to `out` the header as it is written: for `volume`'s shape, type and scaling, little-endian, with the
     /// extensions, and of a single file the padding up to the voxels.
-    pub(super) fn serialise(&self, volume: &Volume, single: bool, out: &mut Vec<u8>) -> Result<(), Cause> {
+    pub(super) fn serialise(
+        &self,
+        volume: &Volume,
+        single: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Cause> {
         let mut raw = self.raw.clone();
         if volume.shape != self.shape {
-            let too_long = volume.shape.iter().position(|&length| length > i16::MAX as usize);
+            let too_long = volume
+                .shape
+                .iter()
+                .position(|&length| length > i16::MAX as usize);
             if let (Version::Nifti1, Some(index)) = (raw.version, too_long) {
-                return Err(Cause::TooLongForNifti1 { axis: index + 1, length: volume.shape[index] });
+                return Err(Cause::TooLongForNifti1 {
+                    axis: index + 1,
+                    length: volume.shape[index],
+                });
             }
             raw.put_dim(&volume.shape);
         }
         let end = raw.version.header_len() + EXTENDER_LEN + self.extensions.len();
         let vox_offset = if single { end.next_multiple_of(16) } else { 0 };
-        let (slope, intercept) = volume.scaling.map_or((1.0, 0.0), |scaling| (scaling.slope, scaling.intercept));
+        let (slope, intercept) = volume
+            .scaling
+            .map_or((1.0, 0.0), |scaling| (scaling.slope, scaling.intercept));
         raw.put_datatype(volume.datatype.code(), bits(volume.datatype));
         raw.put_scaling(slope, intercept);
         raw.put_layout(single, vox_offset);
@@ -396,11 +477,19 @@ fn bits(datatype: Datatype) -> i16 {
 }
 
 fn datatype(code: i16) -> Result<Datatype, Cause> {
-    Datatype::ALL.into_iter().find(|datatype| datatype.code() == code).ok_or_else(|| {
-        let header = NiftiHeader { datatype: code, ..NiftiHeader::default() };
-        let name = header.data_type().map_or("unknown".into(), |name| format!("{name:?}").to_lowercase());
-        Cause::UnsupportedDatatype { code, name }
-    })
+    Datatype::ALL
+        .into_iter()
+        .find(|datatype| datatype.code() == code)
+        .ok_or_else(|| {
+            let header = NiftiHeader {
+                datatype: code,
+                ..NiftiHeader::default()
+            };
+            let name = header
+                .data_type()
+                .map_or("unknown".into(), |name| format!("{name:?}").to_lowercase());
+            Cause::UnsupportedDatatype { code, name }
+        })
 }
 
 /// The scaling as nibabel understands it: a slope that is 0 or not finite means none.

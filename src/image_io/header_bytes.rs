@@ -12,40 +12,40 @@ type Run = (usize, usize, usize);
 
 /// Every number of more than one byte in a NIfTI-1 header, in the standard's order.
 const NUMBERS_1: [Run; 16] = [
-    (0, 4, 1),    // sizeof_hdr
-    (32, 4, 1),   // extents
-    (36, 2, 1),   // session_error
-    (40, 2, 8),   // dim
-    (56, 4, 3),   // intent_p1 to p3
-    (68, 2, 4),   // intent_code, datatype, bitpix, slice_start
-    (76, 4, 8),   // pixdim
-    (108, 4, 3),  // vox_offset, scl_slope, scl_inter
-    (120, 2, 1),  // slice_end
-    (124, 4, 4),  // cal_max, cal_min, slice_duration, toffset
-    (140, 4, 2),  // glmax, glmin
-    (252, 2, 2),  // qform_code, sform_code
-    (256, 4, 6),  // quatern_b to d, qoffset_x to z
-    (280, 4, 4),  // srow_x
-    (296, 4, 4),  // srow_y
-    (312, 4, 4),  // srow_z
+    (0, 4, 1),   // sizeof_hdr
+    (32, 4, 1),  // extents
+    (36, 2, 1),  // session_error
+    (40, 2, 8),  // dim
+    (56, 4, 3),  // intent_p1 to p3
+    (68, 2, 4),  // intent_code, datatype, bitpix, slice_start
+    (76, 4, 8),  // pixdim
+    (108, 4, 3), // vox_offset, scl_slope, scl_inter
+    (120, 2, 1), // slice_end
+    (124, 4, 4), // cal_max, cal_min, slice_duration, toffset
+    (140, 4, 2), // glmax, glmin
+    (252, 2, 2), // qform_code, sform_code
+    (256, 4, 6), // quatern_b to d, qoffset_x to z
+    (280, 4, 4), // srow_x
+    (296, 4, 4), // srow_y
+    (312, 4, 4), // srow_z
 ];
 
 /// Every number of more than one byte in a NIfTI-2 header, in the standard's order.
 const NUMBERS_2: [Run; 14] = [
-    (0, 4, 1),    // sizeof_hdr
-    (12, 2, 2),   // datatype, bitpix
-    (16, 8, 8),   // dim
-    (80, 8, 3),   // intent_p1 to p3
-    (104, 8, 8),  // pixdim
-    (168, 8, 1),  // vox_offset
-    (176, 8, 6),  // scl_slope, scl_inter, cal_max, cal_min, slice_duration, toffset
-    (224, 8, 2),  // slice_start, slice_end
-    (344, 4, 2),  // qform_code, sform_code
-    (352, 8, 6),  // quatern_b to d, qoffset_x to z
-    (400, 8, 4),  // srow_x
-    (432, 8, 4),  // srow_y
-    (464, 8, 4),  // srow_z
-    (496, 4, 3),  // slice_code, xyzt_units, intent_code
+    (0, 4, 1),   // sizeof_hdr
+    (12, 2, 2),  // datatype, bitpix
+    (16, 8, 8),  // dim
+    (80, 8, 3),  // intent_p1 to p3
+    (104, 8, 8), // pixdim
+    (168, 8, 1), // vox_offset
+    (176, 8, 6), // scl_slope, scl_inter, cal_max, cal_min, slice_duration, toffset
+    (224, 8, 2), // slice_start, slice_end
+    (344, 4, 2), // qform_code, sform_code
+    (352, 8, 6), // quatern_b to d, qoffset_x to z
+    (400, 8, 4), // srow_x
+    (432, 8, 4), // srow_y
+    (464, 8, 4), // srow_z
+    (496, 4, 3), // slice_code, xyzt_units, intent_code
 ];
 
 /// A header's bytes in little-endian order; the first [`Version::header_len`] of them count.
@@ -58,7 +58,10 @@ pub(super) struct HeaderBytes {
 impl HeaderBytes {
     /// A header of zeros.
     pub fn zeroed(version: Version) -> Self {
-        HeaderBytes { version, bytes: [0; LEN_2] }
+        HeaderBytes {
+            version,
+            bytes: [0; LEN_2],
+        }
     }
 
     /// The header at the beginning of `file`, which holds at least so many bytes, and whether it was big-endian.
@@ -84,7 +87,10 @@ impl HeaderBytes {
         let (little, big) = match self.version {
             Version::Nifti1 => {
                 let ndim = self.get(40);
-                (i64::from(i16::from_le_bytes(ndim)), i64::from(i16::from_be_bytes(ndim)))
+                (
+                    i64::from(i16::from_le_bytes(ndim)),
+                    i64::from(i16::from_be_bytes(ndim)),
+                )
             }
             Version::Nifti2 => {
                 let ndim = self.get(16);
@@ -105,7 +111,9 @@ impl HeaderBytes {
             Version::Nifti2 => &NUMBERS_2,
         };
         for &(start, width, count) in runs {
-            self.bytes[start..start + width * count].chunks_exact_mut(width).for_each(<[u8]>::reverse);
+            self.bytes[start..start + width * count]
+                .chunks_exact_mut(width)
+                .for_each(<[u8]>::reverse);
         }
     }
 
@@ -130,7 +138,11 @@ impl HeaderBytes {
     /// Sets `dim` to `shape`, 1 for the axes that it lacks.
     pub fn put_dim(&mut self, shape: &[usize]) {
         for index in 0..8 {
-            let length = if index == 0 { shape.len() } else { shape.get(index - 1).copied().unwrap_or(1) };
+            let length = if index == 0 {
+                shape.len()
+            } else {
+                shape.get(index - 1).copied().unwrap_or(1)
+            };
             match self.version {
                 Version::Nifti1 => self.put(40 + 2 * index, (length as i16).to_le_bytes()),
                 Version::Nifti2 => self.put(16 + 8 * index, (length as i64).to_le_bytes()),
@@ -185,7 +197,14 @@ impl HeaderBytes {
             }
             Version::Nifti2 => {
                 self.put(168, (vox_offset as i64).to_le_bytes());
-                self.put(4, if single { *b"n+2\0\r\n\x1a\n" } else { *b"ni2\0\r\n\x1a\n" });
+                self.put(
+                    4,
+                    if single {
+                        *b"n+2\0\r\n\x1a\n"
+                    } else {
+                        *b"ni2\0\r\n\x1a\n"
+                    },
+                );
             }
         }
     }
@@ -216,11 +235,18 @@ mod tests {
     /// Numbers and texts must cover a header without gap or overlap, or a big-endian file would lose a field.
     #[test]
     fn the_tables_cover_the_headers() {
-        let texts_1 = [(4, 1, 28), (38, 1, 2), (122, 1, 2), (148, 1, 104), (328, 1, 20)];
+        let texts_1 = [
+            (4, 1, 28),
+            (38, 1, 2),
+            (122, 1, 2),
+            (148, 1, 104),
+            (328, 1, 20),
+        ];
         let texts_2 = [(4, 1, 8), (240, 1, 104), (508, 1, 32)];
-        for (numbers, texts, len) in
-            [(&NUMBERS_1[..], &texts_1[..], LEN_1), (&NUMBERS_2[..], &texts_2[..], LEN_2)]
-        {
+        for (numbers, texts, len) in [
+            (&NUMBERS_1[..], &texts_1[..], LEN_1),
+            (&NUMBERS_2[..], &texts_2[..], LEN_2),
+        ] {
             let mut runs: Vec<Run> = numbers.iter().chain(texts).copied().collect();
             runs.sort_unstable();
             let end = runs.iter().fold(0, |at, &(start, width, count)| {

@@ -15,7 +15,9 @@
 //! image costs its decompressed size and nothing more.
 
 #[cfg(target_endian = "big")]
-compile_error!("image_io writes voxels as they lie in memory and so needs a little-endian processor");
+compile_error!(
+    "image_io writes voxels as they lie in memory and so needs a little-endian processor"
+);
 
 mod error;
 pub mod file_name;
@@ -56,7 +58,10 @@ pub struct Workspace {
 impl Workspace {
     /// A workspace that compresses its outputs at `level`. About 3 MB.
     pub fn new(level: CompressionLevel) -> Self {
-        Workspace { reader: read::Reader::new(), writer: write::Writer::new(level) }
+        Workspace {
+            reader: read::Reader::new(),
+            writer: write::Writer::new(level),
+        }
     }
 
     /// Refuses images whose voxels take more than `limit_bytes`, before anything is allocated for them.
@@ -83,7 +88,12 @@ impl Workspace {
     ///
     /// # Errors
     /// See [`Cause`]. No part of the file remains under `path`, and what was there before is untouched.
-    pub fn write(&mut self, path: &Path, image: &Image, options: &WriteOptions) -> Result<WriteSummary, ImageError> {
+    pub fn write(
+        &mut self,
+        path: &Path,
+        image: &Image,
+        options: &WriteOptions,
+    ) -> Result<WriteSummary, ImageError> {
         self.writer.write(path, image, options)
     }
 }

@@ -61,15 +61,19 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     let mut file_bytes = opened.len;
     let mut content = opened.content(&mut decoder);
     read_header(&mut content, &mut header).map_err(|cause| cause.at(&files.header))?;
-    let single = files.voxels.is_none();
-    let raw_bytes = match &files.voxels {
-        None => content.check_size(&header, single).map_err(|cause| cause.at(&files.header))?,
-        Some(voxels) => {
-            drop(content);
-            let opened = Opened::open(voxels)?;
-            file_bytes += opened.len;
-            opened.content(&mut decoder).check_size(&header, single).map_err(|cause| cause.at(voxels))?
-        }
+    let raw_bytes = if files.single() {
+        content
+            .check_size(&header, true)
+            .map_err(|cause| cause.at(&files.header))?
+    } else {
+        drop(content);
+        let voxels = files.voxels()?;
+        let opened = Opened::open(&voxels)?;
+        file_bytes += opened.len;
+        opened
+            .content(&mut decoder)
+            .check_size(&header, false)
+            .map_err(|cause| cause.at(&voxels))?
     };
     Ok(Probe {
         version: header.version(),
@@ -92,7 +96,11 @@ pub(super) struct Reader {
 
 impl Reader {
     pub fn new() -> Self {
-        Reader { decoder: Decoder::new(INPUT_LEN), extensions: Vec::new(), memory_limit_bytes: None }
+        Reader {
+            decoder: Decoder::new(INPUT_LEN),
+            extensions: Vec::new(),
+            memory_limit_bytes: None,
+        }
     }
 
     pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
@@ -103,53 +111,85 @@ impl Reader {
         let mut content = opened.content(&mut self.decoder);
         let at_header = |cause: Cause| cause.at(&files.header);
         let position = read_header(&mut content, header).map_err(at_header)?;
-        match &files.voxels {
-            None => {
-                // A header that lies about its size must not make its extensions be read either.
-                content.check_size(header, true).map_err(at_header)?;
-                let offset = header.voxel_offset(true);
-                let position = read_extensions(&mut content, header, position, Some(offset), &mut self.extensions)
-                    .map_err(at_header)?;
-                content.skip(offset.saturating_sub(position)).map_err(at_header)?;
-                read_voxels(&mut content, header, true, self.memory_limit_bytes, volume).map_err(at_header)?;
-            }
-            Some(voxels) => {
-                read_extensions(&mut content, header, position, None, &mut self.extensions).map_err(at_header)?;
-                content.finish().map_err(at_header)?;
-                drop(content);
-                let at_voxels = |cause: Cause| cause.at(voxels);
-                let opened = Opened::open(voxels)?;
-                bytes_in += opened.len;
-                let mut content = opened.content(&mut self.decoder);
-                content.check_size(header, false).map_err(at_voxels)?;
-                content.skip(header.voxel_offset(false)).map_err(at_voxels)?;
-                read_voxels(&mut content, header, false, self.memory_limit_bytes, volume).map_err(at_voxels)?;
-            }
+        if files.single() {
+            // A header that lies about its size must not make its extensions be read either.
+            content.check_size(header, true).map_err(at_header)?;
+            let offset = header.voxel_offset(true);
+            let position = read_extensions(
+                &mut content,
+                header,
+                position,
+                Some(offset),
+                &mut self.extensions,
+            )
+            .map_err(at_header)?;
+            content
+                .skip(offset.saturating_sub(position))
+                .map_err(at_header)?;
+            read_voxels(&mut content, header, true, self.memory_limit_bytes, volume)
+                .map_err(at_header)?;
+        } else {
+            read_extensions(&mut content, header, position, None, &mut self.extensions)
+                .map_err(at_header)?;
+            content.finish().map_err(at_header)?;
+            drop(content);
+            let voxels = files.voxels()?;
+            let at_voxels = |cause: Cause| cause.at(&voxels);
+            let opened = Opened::open(&voxels)?;
+            bytes_in += opened.len;
+            let mut content = opened.content(&mut self.decoder);
+            content.check_size(header, false).map_err(at_voxels)?;
+            content
+                .skip(header.voxel_offset(false))
+                .map_err(at_voxels)?;
+            read_voxels(&mut content, header, false, self.memory_limit_bytes, volume)
+                .map_err(at_voxels)?;
         }
         volume.shape.clear();
         volume.shape.extend_from_slice(header.shape());
         volume.voxel_size_mm = header.voxel_size_mm();
         volume.datatype = header.datatype();
         volume.scaling = header.scaling();
-        Ok(ReadSummary { bytes_in, voxel_bytes: volume.voxels.as_bytes().len() as u64 })
+        Ok(ReadSummary {
+            bytes_in,
+            voxel_bytes: volume.voxels.as_bytes().len() as u64,
+        })
     }
 }
 
 /// The files that hold an image.
 struct Files<'a> {
+    given: &'a Path,
+    role: Role,
     header: Cow<'a, Path>,
-    /// None where the header's file holds the voxels as well.
-    voxels: Option<Cow<'a, Path>>,
 }
 
 impl<'a> Files<'a> {
-    fn of(path: &'a Path) -> Result<Self, ImageError> {
-        let suffix = suffix_of(path)?;
-        let given = Cow::Borrowed(path);
-        match suffix.role {
-            Role::Single => Ok(Files { header: given, voxels: None }),
-            Role::Header => Ok(Files { voxels: Some(partner(path)?), header: given }),
-            Role::Voxels => Ok(Files { header: partner(path)?, voxels: Some(given) }),
+    fn of(given: &'a Path) -> Result<Self, ImageError> {
+        let role = suffix_of(given)?.role;
+        let header = if role == Role::Voxels {
+            partner(given)?
+        } else {
+            Cow::Borrowed(given)
+        };
+        Ok(Files {
+            given,
+            role,
+            header,
+        })
+    }
+
+    fn single(&self) -> bool {
+        self.role == Role::Single
+    }
+
+    /// The file with the voxels, of a pair. It is looked for once the header has been read, so that what is wrong with the
+    /// header is said first.
+    fn voxels(&self) -> Result<Cow<'a, Path>, ImageError> {
+        if self.role == Role::Header {
+            partner(self.given)
+        } else {
+            Ok(Cow::Borrowed(self.given))
         }
     }
 }
@@ -165,7 +205,10 @@ pub(super) fn suffix_of(path: &Path) -> Result<Suffix, ImageError> {
 
 /// The existing other half of a pair: compressed as the given one is, or else the other way.
 fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
-    let name = path.file_name().and_then(file_name::pair_partner).ok_or_else(|| Cause::UnknownSuffix.at(path))?;
+    let name = path
+        .file_name()
+        .and_then(file_name::pair_partner)
+        .ok_or_else(|| Cause::UnknownSuffix.at(path))?;
     let other_name = file_name::toggle_gzip(&name);
     let same = path.with_file_name(&name);
     if same.exists() {
@@ -198,7 +241,9 @@ impl Opened {
             options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
         }
         let at = |cause: Cause| cause.at(path);
-        let file = options.open(path).map_err(|error| at(Cause::reading(error)))?;
+        let file = options
+            .open(path)
+            .map_err(|error| at(Cause::reading(error)))?;
         let metadata = file.metadata().map_err(|error| at(Cause::reading(error)))?;
         if metadata.is_dir() {
             return Err(at(Cause::IsDirectory));
@@ -209,21 +254,37 @@ impl Opened {
         if metadata.len() == 0 {
             return Err(at(Cause::Empty));
         }
-        Ok(Opened { file, len: metadata.len(), gzip })
+        Ok(Opened {
+            file,
+            len: metadata.len(),
+            gzip,
+        })
     }
 
     fn content(self, decoder: &mut Decoder) -> Content<'_> {
         match self.gzip {
-            true => Content::Gzip { reader: GzipReader::new(self.file, decoder), file_bytes: self.len },
-            false => Content::Plain { file: self.file, file_bytes: self.len },
+            true => Content::Gzip {
+                reader: GzipReader::new(self.file, decoder),
+                file_bytes: self.len,
+            },
+            false => Content::Plain {
+                file: self.file,
+                file_bytes: self.len,
+            },
         }
     }
 }
 
 /// A file's content, whether it is compressed or not.
 enum Content<'a> {
-    Plain { file: File, file_bytes: u64 },
-    Gzip { reader: GzipReader<'a, File>, file_bytes: u64 },
+    Plain {
+        file: File,
+        file_bytes: u64,
+    },
+    Gzip {
+        reader: GzipReader<'a, File>,
+        file_bytes: u64,
+    },
 }
 
 impl Content<'_> {
@@ -252,8 +313,12 @@ impl Content<'_> {
             _ if bytes == 0 => Ok(()),
             Content::Gzip { reader, .. } => reader.skip(bytes).map(drop),
             Content::Plain { file, .. } => {
-                let distance = i64::try_from(bytes).map_err(|_| Cause::BadVoxOffset { offset: bytes as f64 })?;
-                file.seek(SeekFrom::Current(distance)).map(drop).map_err(Cause::reading)
+                let distance = i64::try_from(bytes).map_err(|_| Cause::BadVoxOffset {
+                    offset: bytes as f64,
+                })?;
+                file.seek(SeekFrom::Current(distance))
+                    .map(drop)
+                    .map_err(Cause::reading)
             }
         }
     }
@@ -268,16 +333,29 @@ impl Content<'_> {
 
     /// Whether a file of this size can hold what its header declares, and how much that is: before anything is allocated.
     fn check_size(&self, header: &Header, single: bool) -> Result<u64, Cause> {
-        let declared = u128::from(header.voxel_offset(single)) + header.declared_voxel_bytes();
+        let declared = header
+            .declared_voxel_bytes()
+            .saturating_add(u128::from(header.voxel_offset(single)));
         match *self {
             Content::Plain { file_bytes, .. } if declared > u128::from(file_bytes) => {
-                Err(Cause::VoxelsTruncated { declared, found: file_bytes })
+                Err(Cause::VoxelsTruncated {
+                    declared,
+                    found: file_bytes,
+                })
             }
-            Content::Gzip { file_bytes, .. } if declared > u128::from(file_bytes) * gzip::MAX_RATIO => {
-                Err(Cause::ImpossibleSize { declared, file_bytes })
+            Content::Gzip { file_bytes, .. }
+                if declared > u128::from(file_bytes) * gzip::MAX_RATIO =>
+            {
+                Err(Cause::ImpossibleSize {
+                    declared,
+                    file_bytes,
+                })
             }
             // Both bounds are far below 2^64 times the ratio; what is left fits but for absurd file sizes.
-            _ => u64::try_from(declared).map_err(|_| Cause::ImpossibleSize { declared, file_bytes: u64::MAX }),
+            _ => u64::try_from(declared).map_err(|_| Cause::ImpossibleSize {
+                declared,
+                file_bytes: u64::MAX,
+            }),
         }
     }
 }
@@ -314,7 +392,10 @@ fn read_extensions(
     }
     let wanted = end.map_or(u64::MAX, |end| end - start);
     if end.is_some() && wanted > EXTENSIONS_LIMIT {
-        return Err(Cause::ExtensionsTooLarge { bytes: wanted, limit: EXTENSIONS_LIMIT });
+        return Err(Cause::ExtensionsTooLarge {
+            bytes: wanted,
+            limit: EXTENSIONS_LIMIT,
+        });
     }
     section.clear();
     loop {
@@ -325,7 +406,10 @@ fn read_extensions(
         let found = content.read(&mut section[have..])?;
         section.truncate(have + found);
         if section.len() as u64 > EXTENSIONS_LIMIT {
-            return Err(Cause::ExtensionsTooLarge { bytes: section.len() as u64, limit: EXTENSIONS_LIMIT });
+            return Err(Cause::ExtensionsTooLarge {
+                bytes: section.len() as u64,
+                limit: EXTENSIONS_LIMIT,
+            });
         }
         if found < step || step == 0 {
             break;
@@ -345,7 +429,9 @@ fn read_voxels(
 ) -> Result<(), Cause> {
     let offset = header.voxel_offset(single);
     let declared = u128::from(offset) + header.declared_voxel_bytes();
-    let needed = header.voxel_bytes().ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
+    let needed = header
+        .voxel_bytes()
+        .ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
     if let Some(limit) = memory_limit_bytes.filter(|&limit| needed > limit) {
         return Err(Cause::OverMemoryLimit { needed, limit });
     }
@@ -353,12 +439,17 @@ fn read_voxels(
     let buffer = &mut volume.voxels;
     if len > buffer.as_bytes().len() {
         // Ask first: a buffer that cannot be had would end the process.
-        Vec::<u8>::new().try_reserve_exact(len).map_err(|_| Cause::OutOfMemory { needed })?;
+        Vec::<u8>::new()
+            .try_reserve_exact(len)
+            .map_err(|_| Cause::OutOfMemory { needed })?;
     }
     buffer.resize_for_overwrite(len);
     let found = content.read(buffer.as_bytes_mut())?;
     if found < len {
-        return Err(Cause::VoxelsTruncated { declared, found: offset + found as u64 });
+        return Err(Cause::VoxelsTruncated {
+            declared,
+            found: offset + found as u64,
+        });
     }
     content.finish()?;
     if header.is_big_endian() {
@@ -369,9 +460,18 @@ fn read_voxels(
 
 fn swap_voxels(buffer: &mut VoxelBuffer, size_bytes: usize) {
     match size_bytes {
-        2 => buffer.as_mut_slice::<u16>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
-        4 => buffer.as_mut_slice::<u32>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
-        8 => buffer.as_mut_slice::<u64>().iter_mut().for_each(|voxel| *voxel = voxel.swap_bytes()),
+        2 => buffer
+            .as_mut_slice::<u16>()
+            .iter_mut()
+            .for_each(|voxel| *voxel = voxel.swap_bytes()),
+        4 => buffer
+            .as_mut_slice::<u32>()
+            .iter_mut()
+            .for_each(|voxel| *voxel = voxel.swap_bytes()),
+        8 => buffer
+            .as_mut_slice::<u64>()
+            .iter_mut()
+            .for_each(|voxel| *voxel = voxel.swap_bytes()),
         _ => {}
     }
 }

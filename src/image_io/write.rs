@@ -50,31 +50,55 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn new(level: CompressionLevel) -> Self {
-        Writer { encoder: Encoder::new(level), header: Vec::new() }
+        Writer {
+            encoder: Encoder::new(level),
+            header: Vec::new(),
+        }
     }
 
-    pub fn write(&mut self, path: &Path, image: &Image, options: &WriteOptions) -> Result<WriteSummary, ImageError> {
+    pub fn write(
+        &mut self,
+        path: &Path,
+        image: &Image,
+        options: &WriteOptions,
+    ) -> Result<WriteSummary, ImageError> {
         let suffix = suffix_of(path)?;
         let volume = &image.volume;
         let voxels = volume.voxels.as_bytes();
         let needed = volume.len() * volume.datatype.size_bytes();
         if voxels.len() != needed || !(1..=7).contains(&volume.shape.len()) {
-            return Err(Cause::Inconsistent { found: voxels.len(), needed }.at(path));
+            return Err(Cause::Inconsistent {
+                found: voxels.len(),
+                needed,
+            }
+            .at(path));
         }
         let Writer { encoder, header } = self;
         header.clear();
-        image.header.serialise(volume, !suffix.is_pair(), header).map_err(|cause| cause.at(path))?;
+        image
+            .header
+            .serialise(volume, !suffix.is_pair(), header)
+            .map_err(|cause| cause.at(path))?;
         let encoder = suffix.gzip.then_some(encoder);
 
         if !suffix.is_pair() {
             let part = Part::write(path, encoder, &[header, voxels], options)?;
-            let Written { bytes_out, raw_bytes, crc32 } = part.written;
+            let Written {
+                bytes_out,
+                raw_bytes,
+                crc32,
+            } = part.written;
             part.publish(path)?;
             sync_folder(path, options)?;
-            return Ok(WriteSummary { bytes_out, raw_bytes, crc32 });
+            return Ok(WriteSummary {
+                bytes_out,
+                raw_bytes,
+                crc32,
+            });
         }
         let partner_name = path.file_name().and_then(file_name::pair_partner);
-        let partner = path.with_file_name(partner_name.ok_or_else(|| Cause::UnknownSuffix.at(path))?);
+        let partner =
+            path.with_file_name(partner_name.ok_or_else(|| Cause::UnknownSuffix.at(path))?);
         let (header_path, voxel_path) = match suffix.role {
             Role::Voxels => (partner.as_path(), path),
             _ => (path, partner.as_path()),
@@ -119,7 +143,9 @@ impl Part {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let mut file = builder.tempfile_in(folder).map_err(failed("creating a file"))?;
+        let mut file = builder
+            .tempfile_in(folder)
+            .map_err(failed("creating a file"))?;
         let sink = file.as_file_mut();
         let written = match encoder {
             Some(encoder) => encoder.write(sink, parts),
@@ -128,7 +154,8 @@ impl Part {
         .map_err(failed("writing"))?;
         sink.flush().map_err(failed("writing"))?;
         if options.sync {
-            sink.sync_all().map_err(failed("bringing the file to the disk"))?;
+            sink.sync_all()
+                .map_err(failed("bringing the file to the disk"))?;
         }
         Ok(Part { file, written })
     }
@@ -137,7 +164,12 @@ impl Part {
     fn publish(self, path: &Path) -> Result<(), ImageError> {
         match self.file.persist(path) {
             Ok(_) => Ok(()),
-            Err(failure) => Err(Cause::writing("giving the file its name", folder_of(path), failure.error).at(path)),
+            Err(failure) => {
+                Err(
+                    Cause::writing("giving the file its name", folder_of(path), failure.error)
+                        .at(path),
+                )
+            }
         }
     }
 }
@@ -150,7 +182,11 @@ fn write_plain(sink: &mut File, parts: &[&[u8]]) -> io::Result<Written> {
         sink.write_all(part)?;
         len += part.len() as u64;
     }
-    Ok(Written { bytes_out: len, raw_bytes: len, crc32: crc.finalize() })
+    Ok(Written {
+        bytes_out: len,
+        raw_bytes: len,
+        crc32: crc.finalize(),
+    })
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -167,7 +203,9 @@ fn sync_folder(path: &Path, options: &WriteOptions) -> Result<(), ImageError> {
         let folder = folder_of(path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
-            .map_err(|error| Cause::writing("bringing the folder to the disk", folder, error).at(path))?;
+            .map_err(|error| {
+                Cause::writing("bringing the folder to the disk", folder, error).at(path)
+            })?;
     }
     Ok(())
 }

@@ -45,11 +45,17 @@ mod tests {
         write_ranks(&report, &mut ranks).unwrap();
         let ranks = String::from_utf8(ranks).unwrap();
         assert_eq!(ranks.lines().count(), 3);
-        assert!(ranks.starts_with("rank,host,images,done,failed,skipped,read_s,filter_s,write_s,idle_s"));
+        assert!(
+            ranks
+                .starts_with("rank,host,images,done,failed,skipped,read_s,filter_s,write_s,idle_s")
+        );
         let mut images = Vec::new();
         write_images(&report, &mut images).unwrap();
         let images = String::from_utf8(images).unwrap();
         assert_eq!(images.lines().count(), 5);
-        assert!(images.contains("2,in/2.nii,out/2.nii,0,0,failed,read,the file is empty,"), "{images}");
+        assert!(
+            images.contains("2,in/2.nii,out/2.nii,0,0,failed,read,the file is empty,"),
+            "{images}"
+        );
     }
 }

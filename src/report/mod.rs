@@ -154,7 +154,10 @@ pub struct FilterDescription {
 
 /// Sums and figures over all ranks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are the report's, explained on RankRow and ImageRecord")]
+#[allow(
+    missing_docs,
+    reason = "the names are the report's, explained on RankRow and ImageRecord"
+)]
 pub struct Totals {
     pub images: usize,
     pub done: usize,
@@ -294,7 +297,10 @@ impl Report {
         mut records: Vec<RankRecord>,
     ) -> Self {
         records.sort_by_key(|record| record.rank);
-        let ranks: Vec<RankRow> = records.iter().map(|record| RankRow::new(record, facts.elapsed_s)).collect();
+        let ranks: Vec<RankRow> = records
+            .iter()
+            .map(|record| RankRow::new(record, facts.elapsed_s))
+            .collect();
         let mut nodes: Vec<String> = Vec::new();
         for rank in &ranks {
             if !nodes.contains(&rank.host) {
@@ -303,17 +309,29 @@ impl Report {
         }
         let launch = Launch {
             ranks: ranks.len(),
-            threads_per_rank: records.iter().map(|record| record.threads).max().unwrap_or(0),
+            threads_per_rank: records
+                .iter()
+                .map(|record| record.threads)
+                .max()
+                .unwrap_or(0),
             nodes,
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
-        let cpu_time_given = records.iter().map(|record| record.elapsed_s * record.cpus as f64).sum();
-        let mut by_index: std::collections::HashMap<usize, ImageRecord> =
-            records.into_iter().flat_map(|record| record.images).map(|image| (image.index, image)).collect();
+        let cpu_time_given = records
+            .iter()
+            .map(|record| record.elapsed_s * record.cpus as f64)
+            .sum();
+        let mut by_index: std::collections::HashMap<usize, ImageRecord> = records
+            .into_iter()
+            .flat_map(|record| record.images)
+            .map(|image| (image.index, image))
+            .collect();
         let images: Vec<ImageRow> = names
             .into_iter()
-            .map(|(index, input, output)| ImageRow::new(by_index.remove(&index), index, input, output))
+            .map(|(index, input, output)| {
+                ImageRow::new(by_index.remove(&index), index, input, output)
+            })
             .collect();
         let totals = Totals::new(&ranks, &images, cpu_time_given, facts.elapsed_s);
         let state = if facts.interrupted {
@@ -356,7 +374,10 @@ pub(crate) fn write_whole(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".niimpi-").suffix(".part");
     #[cfg(unix)]
@@ -364,7 +385,9 @@ pub(crate) fn write_whole(
     let file = builder.tempfile_in(folder)?;
     let mut writer = std::io::BufWriter::new(file);
     fill(&mut writer)?;
-    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    let file = writer
+        .into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -372,10 +395,19 @@ pub(crate) fn write_whole(
 
 impl RankRow {
     fn new(record: &RankRecord, run_elapsed_s: f64) -> Self {
-        let count = |status| record.images.iter().filter(|image| image.status == status).count();
+        let count = |status| {
+            record
+                .images
+                .iter()
+                .filter(|image| image.status == status)
+                .count()
+        };
         let sum = |seconds: fn(&ImageRecord) -> f64| record.images.iter().map(seconds).sum::<f64>();
-        let (read_s, filter_s, write_s) =
-            (sum(|image| image.read_s), sum(|image| image.filter_s), sum(|image| image.write_s));
+        let (read_s, filter_s, write_s) = (
+            sum(|image| image.read_s),
+            sum(|image| image.filter_s),
+            sum(|image| image.write_s),
+        );
         let busy_s = read_s + filter_s + write_s;
         RankRow {
             rank: record.rank,
@@ -451,7 +483,11 @@ impl Totals {
             write_s: sum(|rank| rank.write_s),
             cpu_s,
             cpu_efficiency: ratio(cpu_s, cpu_time_given_s),
-            max_rss_bytes: ranks.iter().map(|rank| rank.max_rss_bytes).max().unwrap_or(0),
+            max_rss_bytes: ranks
+                .iter()
+                .map(|rank| rank.max_rss_bytes)
+                .max()
+                .unwrap_or(0),
             bytes_in: ranks.iter().map(|rank| rank.bytes_in).sum(),
             bytes_out: ranks.iter().map(|rank| rank.bytes_out).sum(),
             voxels: images.iter().map(|image| image.voxels).sum(),
@@ -469,8 +505,11 @@ fn ratio(part: f64, whole: f64) -> f64 {
 pub fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> =
-                if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
+            let escaped: Box<dyn Iterator<Item = char>> = if c.is_control() {
+                Box::new(c.escape_default())
+            } else {
+                Box::new(std::iter::once(c))
+            };
             escaped
         })
         .collect()
@@ -529,10 +568,16 @@ pub(crate) mod tests {
             },
             strategy: Strategy::Size,
         };
-        let names = (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
+        let names =
+            (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
         let records = vec![
             rank(1, "n2", 6.0, vec![image(3, 1, Status::Done)]),
-            rank(0, "n1", 12.0, vec![image(1, 0, Status::Done), image(2, 0, Status::Failed)]),
+            rank(
+                0,
+                "n1",
+                12.0,
+                vec![image(1, 0, Status::Done), image(2, 0, Status::Failed)],
+            ),
         ];
         Report::assemble(facts, names, records)
     }
@@ -540,11 +585,24 @@ pub(crate) mod tests {
     #[test]
     fn records_add_up_and_an_image_without_one_is_listed() {
         let report = report();
-        assert_eq!(report.ranks.iter().map(|rank| rank.rank).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(
+            report
+                .ranks
+                .iter()
+                .map(|rank| rank.rank)
+                .collect::<Vec<_>>(),
+            [0, 1]
+        );
         assert_eq!(report.launch.nodes, ["n1", "n2"]);
         let totals = &report.totals;
-        assert_eq!((totals.images, totals.done, totals.failed, totals.skipped), (4, 2, 1, 1));
-        assert_eq!((totals.read_s, totals.filter_s, totals.write_s), (3.0, 6.0, 9.0));
+        assert_eq!(
+            (totals.images, totals.done, totals.failed, totals.skipped),
+            (4, 2, 1, 1)
+        );
+        assert_eq!(
+            (totals.read_s, totals.filter_s, totals.write_s),
+            (3.0, 6.0, 9.0)
+        );
         assert_eq!(totals.imbalance, 12.0 / 9.0);
         assert_eq!(totals.cpu_efficiency, 18.0 / 36.0);
         assert_eq!(totals.images_per_s, 2.0 / 12.0);

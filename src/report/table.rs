@@ -14,7 +14,17 @@ pub fn render(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
     table.set_header([
-        "rank", "host", "images", "failed", "read s", "filter s", "write s", "idle s", "elapsed s", "CPU %", "peak MiB",
+        "rank",
+        "host",
+        "images",
+        "failed",
+        "read s",
+        "filter s",
+        "write s",
+        "idle s",
+        "elapsed s",
+        "CPU %",
+        "peak MiB",
     ]);
     for rank in &report.ranks {
         let mut cells = vec![rank.rank.to_string(), printable(&rank.host)];
@@ -42,22 +52,37 @@ pub fn render(report: &Report) -> String {
         column(|rank| rank.cpu_efficiency),
         column(|rank| rank.max_rss_bytes as f64),
     ];
-    let mut summary = |name: &str, value: &dyn Fn((f64, f64)) -> f64, whole_efficiency: Option<f64>| {
-        let [images, failed, read, filter, write, idle, elapsed, efficiency, rss] = columns.map(value);
-        let mut cells = vec![String::new(), name.to_owned()];
-        cells.extend(figures(
-            &[images, failed],
-            &[read, filter, write, idle, elapsed],
-            whole_efficiency.unwrap_or(efficiency),
-            rss,
-        ));
-        table.add_row(cells);
-    };
+    let mut summary =
+        |name: &str, value: &dyn Fn((f64, f64)) -> f64, whole_efficiency: Option<f64>| {
+            let [
+                images,
+                failed,
+                read,
+                filter,
+                write,
+                idle,
+                elapsed,
+                efficiency,
+                rss,
+            ] = columns.map(value);
+            let mut cells = vec![String::new(), name.to_owned()];
+            cells.extend(figures(
+                &[images, failed],
+                &[read, filter, write, idle, elapsed],
+                whole_efficiency.unwrap_or(efficiency),
+                rss,
+            ));
+            table.add_row(cells);
+        };
     summary("total", &|(sum, _)| sum, Some(report.totals.cpu_efficiency));
     summary("mean", &|(sum, _)| sum / count, None);
     summary("max", &|(_, max)| max, None);
     for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 1 { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_cell_alignment(if place == 1 {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        });
     }
     let mut text = format!("{table}\n");
     write_summary(&mut text, report);
@@ -65,11 +90,23 @@ pub fn render(report: &Report) -> String {
 }
 
 fn seconds(rank: &RankRow) -> [f64; 5] {
-    [rank.read_s, rank.filter_s, rank.write_s, rank.idle_s, rank.elapsed_s]
+    [
+        rank.read_s,
+        rank.filter_s,
+        rank.write_s,
+        rank.idle_s,
+        rank.elapsed_s,
+    ]
 }
 
 fn figures(counts: &[f64], seconds: &[f64], efficiency: f64, rss_bytes: f64) -> Vec<String> {
-    let count = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    let count = |value: f64| {
+        if value.fract() == 0.0 {
+            format!("{value:.0}")
+        } else {
+            format!("{value:.1}")
+        }
+    };
     let mut cells: Vec<String> = counts.iter().map(|&value| count(value)).collect();
     cells.extend(seconds.iter().map(|value| format!("{value:.2}")));
     cells.push(format!("{:.0}", efficiency * 100.0));
@@ -96,13 +133,25 @@ fn write_summary(text: &mut String, report: &Report) {
         report.launch.mpi,
     );
     if report.state == State::Interrupted {
-        let _ = writeln!(text, "interrupted: what is done is done; the same command with --resume continues");
+        let _ = writeln!(
+            text,
+            "interrupted: what is done is done; the same command with --resume continues"
+        );
     }
-    let failures: Vec<_> = report.images.iter().filter(|image| image.status == Status::Failed).collect();
+    let failures: Vec<_> = report
+        .images
+        .iter()
+        .filter(|image| image.status == Status::Failed)
+        .collect();
     for image in failures.iter().take(FAILURES_SHOWN) {
         let stage = image.stage.map_or("", super::Stage::name);
         let error = image.error.as_deref().unwrap_or("unknown");
-        let _ = writeln!(text, "failed ({stage}, rank {}): {}", image.rank, printable(error));
+        let _ = writeln!(
+            text,
+            "failed ({stage}, rank {}): {}",
+            image.rank,
+            printable(error)
+        );
     }
     if failures.len() > FAILURES_SHOWN {
         let _ = writeln!(
@@ -126,14 +175,40 @@ mod tests {
         let text = render(&super::super::tests::report());
         let lines: Vec<&str> = text.lines().collect();
         let row = |name: &str| {
-            let line = lines.iter().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in\n{text}"));
-            line.trim_matches('|').split_whitespace().collect::<Vec<_>>()
+            let line = lines
+                .iter()
+                .find(|line| line.contains(name))
+                .unwrap_or_else(|| panic!("{name} in\n{text}"));
+            line.trim_matches('|')
+                .split_whitespace()
+                .collect::<Vec<_>>()
         };
-        assert_eq!(row("n1"), ["0", "n1", "2", "1", "2.00", "4.00", "6.00", "12.00", "12.00", "50", "10"]);
-        assert_eq!(row("total"), ["total", "3", "1", "3.00", "6.00", "9.00", "30.00", "18.00", "50", "20"]);
-        assert_eq!(row("mean"), ["mean", "1.5", "0.5", "1.50", "3.00", "4.50", "15.00", "9.00", "50", "10"]);
-        assert!(text.contains("2 of 4 images done, 1 failed, 1 skipped in 12.00 s"), "{text}");
+        assert_eq!(
+            row("n1"),
+            [
+                "0", "n1", "2", "1", "2.00", "4.00", "6.00", "12.00", "12.00", "50", "10"
+            ]
+        );
+        assert_eq!(
+            row("total"),
+            [
+                "total", "3", "1", "3.00", "6.00", "9.00", "30.00", "18.00", "50", "20"
+            ]
+        );
+        assert_eq!(
+            row("mean"),
+            [
+                "mean", "1.5", "0.5", "1.50", "3.00", "4.50", "15.00", "9.00", "50", "10"
+            ]
+        );
+        assert!(
+            text.contains("2 of 4 images done, 1 failed, 1 skipped in 12.00 s"),
+            "{text}"
+        );
         assert!(text.contains("imbalance 1.33"), "{text}");
-        assert!(text.contains("failed (read, rank 0): the file is empty"), "{text}");
+        assert!(
+            text.contains("failed (read, rank 0): the file is empty"),
+            "{text}"
+        );
     }
 }

@@ -40,7 +40,12 @@ struct News {
 }
 
 /// Does the plan's images, this rank's share on its workers. Collective. The root gets everyone's records.
-pub(super) fn work(comm: &impl Communicator, config: &Config, plan: &Plan, stop: &AtomicBool) -> Option<Work> {
+pub(super) fn work(
+    comm: &impl Communicator,
+    config: &Config,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
     if config.strategy != Strategy::Dynamic {
@@ -113,7 +118,10 @@ impl<C: Communicator> Own<'_, C> {
                 Ok(Event::Record(record)) => self.take(record),
                 Ok(Event::Idle) => {}
                 Ok(Event::Panicked(message)) => {
-                    tracing::error!("a worker panicked, so the whole run is ended; {}", printable(&message));
+                    tracing::error!(
+                        "a worker panicked, so the whole run is ended; {}",
+                        printable(&message)
+                    );
                     self.comm.abort(i32::from(EXIT_PANIC));
                 }
                 Err(RecvTimeoutError::Timeout) => break,
@@ -142,7 +150,11 @@ impl<C: Communicator> Own<'_, C> {
         match (&record.error, record.status) {
             (Some(error), Status::Failed) => {
                 let stage = record.stage.map_or("", Stage::name);
-                tracing::error!("image {} failed ({stage}): {}", record.index, printable(error));
+                tracing::error!(
+                    "image {} failed ({stage}): {}",
+                    record.index,
+                    printable(error)
+                );
                 self.news.failed += 1;
             }
             _ => {
@@ -219,25 +231,40 @@ fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
         asked -= answered;
     }
     let record = own.record(plan);
-    own.comm.send(ROOT, Tag::Records, &comm::encode(&(own.news.stopping, record)));
+    own.comm.send(
+        ROOT,
+        Tag::Records,
+        &comm::encode(&(own.news.stopping, record)),
+    );
 }
 
 /// The root: works, answers requests, shows progress, and waits for everyone's records.
 fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> Work {
     let dynamic = config.strategy == Strategy::Dynamic;
     let ranks = own.comm.size();
-    let mut pending: VecDeque<usize> =
-        if dynamic { plan.shares[0].iter().copied().collect() } else { VecDeque::new() };
+    let mut pending: VecDeque<usize> = if dynamic {
+        plan.shares[0].iter().copied().collect()
+    } else {
+        VecDeque::new()
+    };
     let mut news = vec![News::default(); ranks];
     let mut records: Vec<Option<RankRecord>> = (0..ranks).map(|_| None).collect();
     let mut display = ProgressDisplay::new(
-        if config.quiet { super::ProgressStyle::None } else { config.progress },
+        if config.quiet {
+            super::ProgressStyle::None
+        } else {
+            config.progress
+        },
         plan.entries.len() - plan.skipped.len(),
     );
     let mut stop_sent = false;
     while records.iter().any(Option::is_none) {
         let others_work = records.iter().skip(1).any(Option::is_none);
-        own.listen(if dynamic && others_work { LOOK_DYNAMIC } else { LOOK_FIXED });
+        own.listen(if dynamic && others_work {
+            LOOK_DYNAMIC
+        } else {
+            LOOK_FIXED
+        });
         news[ROOT] = own.news;
         if own.news.stopping {
             pending.clear();
@@ -248,7 +275,8 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             while let Some((from, request)) = own.comm.try_receive(Tag::Request) {
                 let wanted: usize = comm::decode(&request);
                 let places: Vec<usize> = pending.drain(..wanted.min(pending.len())).collect();
-                own.comm.send(from, Tag::Assignment, &comm::encode(&(wanted, places)));
+                own.comm
+                    .send(from, Tag::Assignment, &comm::encode(&(wanted, places)));
             }
             if pending.is_empty() {
                 own.queue.close();
@@ -259,9 +287,18 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
         }
         while let Some((from, message)) = own.comm.try_receive(Tag::Records) {
             let (stopping, record): (bool, RankRecord) = comm::decode(&message);
-            let count = |status| record.images.iter().filter(|image| image.status == status).count();
-            news[from] =
-                News { done: count(Status::Done), failed: count(Status::Failed), stopping };
+            let count = |status| {
+                record
+                    .images
+                    .iter()
+                    .filter(|image| image.status == status)
+                    .count()
+            };
+            news[from] = News {
+                done: count(Status::Done),
+                failed: count(Status::Failed),
+                stopping,
+            };
             records[from] = Some(record);
         }
         if !stop_sent && news.iter().any(|news| news.stopping) {
@@ -284,5 +321,8 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
     let begun: usize = records.iter().map(|record| record.images.len()).sum();
     // Told to stop when the last image was in hand: nothing was left out, so the run is complete.
     let interrupted = stop_sent && begun + plan.skipped.len() < plan.entries.len();
-    Work { records, interrupted }
+    Work {
+        records,
+        interrupted,
+    }
 }

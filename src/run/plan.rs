@@ -48,11 +48,16 @@ impl FromStr for Shard {
             return Ok(Self { number, count });
         }
         let parsed = text.split_once('/').and_then(|(number, count)| {
-            Some(Self { number: number.parse().ok()?, count: count.parse().ok()? })
+            Some(Self {
+                number: number.parse().ok()?,
+                count: count.parse().ok()?,
+            })
         });
         parsed
             .filter(|shard| shard.number >= 1 && shard.number <= shard.count)
-            .ok_or_else(|| "give K/N with K from 1 to N, such as 1/4, or slurm inside an array task".to_owned())
+            .ok_or_else(|| {
+                "give K/N with K from 1 to N, such as 1/4, or slurm inside an array task".to_owned()
+            })
     }
 }
 
@@ -101,7 +106,10 @@ pub struct Plan {
 impl Plan {
     /// Seconds since the run's start, as the root counts them.
     pub(crate) fn clock(&self) -> Clock {
-        Clock { base: self.received.unwrap_or_else(Instant::now), offset_s: self.sent_s }
+        Clock {
+            base: self.received.unwrap_or_else(Instant::now),
+            offset_s: self.sent_s,
+        }
     }
 }
 
@@ -122,7 +130,9 @@ pub(crate) fn cost_s(facts: &ImageFacts, kernel_width_vox: f64) -> f64 {
     const FILTER_S_PER_VOXEL: f64 = 1e-9;
     const FILTER_S_PER_VOXEL_AND_TAP: f64 = 3e-11;
     const FILE_S: f64 = 2e-4;
-    let raw_bytes = facts.raw_bytes.unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
+    let raw_bytes = facts
+        .raw_bytes
+        .unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
     let voxels = facts.voxels.map_or(raw_bytes / 2.0, |voxels| voxels as f64);
     FILE_S
         + CODEC_S_PER_BYTE * raw_bytes
@@ -133,7 +143,11 @@ pub(crate) fn cost_s(facts: &ImageFacts, kernel_width_vox: f64) -> f64 {
 ///
 /// # Errors
 /// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was written then.
-pub(super) fn agree(comm: &impl Communicator, config: &Config, begun: Instant) -> Result<Plan, SetupError> {
+pub(super) fn agree(
+    comm: &impl Communicator,
+    config: &Config,
+    begun: Instant,
+) -> Result<Plan, SetupError> {
     let is_root = comm.rank() == ROOT;
     let hello = Hello {
         host: resources::host_name(),
@@ -149,7 +163,11 @@ pub(super) fn agree(comm: &impl Communicator, config: &Config, begun: Instant) -
     let listed = from_root(comm, listed);
     let entries = listed.map_err(SetupError)?;
 
-    let mine: Vec<&ImageEntry> = entries.iter().skip(comm.rank()).step_by(comm.size()).collect();
+    let mine: Vec<&ImageEntry> = entries
+        .iter()
+        .skip(comm.rank())
+        .step_by(comm.size())
+        .collect();
     let needs_headers = config.strategy.needs_costs() || config.dry_run;
     let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
@@ -157,7 +175,8 @@ pub(super) fn agree(comm: &impl Communicator, config: &Config, begun: Instant) -
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
             let hellos = hellos.iter().map(|bytes| comm::decode(bytes)).collect();
-            share_out(config, entries, interleave(&gathered), hellos, begun).map_err(|error| error.0)
+            share_out(config, entries, interleave(&gathered), hellos, begun)
+                .map_err(|error| error.0)
         }
         // Ranks besides the root send nothing; what they pass is not read.
         _ => Err(String::new()),
@@ -191,7 +210,9 @@ fn from_root<T: Serialize + for<'de> Deserialize<'de>>(comm: &impl Communicator,
 
 fn list(config: &Config) -> Result<Vec<ImageEntry>, SetupError> {
     if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
-        return Err(SetupError("rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned()));
+        return Err(SetupError(
+            "rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned(),
+        ));
     }
     check_folders(config)?;
     let mut entries =
@@ -215,7 +236,10 @@ fn check_folders(config: &Config) -> Result<(), SetupError> {
         Ok(_) => writable(output, "--output")?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(SetupError(format!("--output {}: {error}", output.display())));
+            return Err(SetupError(format!(
+                "--output {}: {error}",
+                output.display()
+            )));
         }
     }
     if let Some(report) = &config.report {
@@ -259,7 +283,9 @@ fn look_at(entries: &[&ImageEntry], needs_headers: bool, threads: usize) -> Vec<
         let mut seen = Vec::new();
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(entry) = entries.get(place) else { return seen };
+            let Some(entry) = entries.get(place) else {
+                return seen;
+            };
             seen.push((place, look_at_one(entry, needs_headers)));
         }
     };
@@ -269,7 +295,11 @@ fn look_at(entries: &[&ImageEntry], needs_headers: bool, threads: usize) -> Vec<
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(look)).collect();
         let mut seen = look();
         for other in others {
-            seen.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            seen.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
         }
         seen
     });
@@ -303,7 +333,9 @@ fn interleave(gathered: &[Vec<u8>]) -> Vec<ImageFacts> {
     let count = parts.iter().map(Vec::len).sum();
     let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
     let ranks = parts.len();
-    (0..count).filter_map(|place| parts[place % ranks].next()).collect()
+    (0..count)
+        .filter_map(|place| parts[place % ranks].next())
+        .collect()
 }
 
 fn share_out(
@@ -317,7 +349,9 @@ fn share_out(
     let costs: Vec<f64> = facts.iter().map(|facts| cost_s(facts, width)).collect();
     let (entries, facts, costs) = take_shard(config, entries, facts, costs);
 
-    let existing: Vec<usize> = (0..entries.len()).filter(|&place| facts[place].output_exists).collect();
+    let existing: Vec<usize> = (0..entries.len())
+        .filter(|&place| facts[place].output_exists)
+        .collect();
     if let (Existing::Refuse, Some(&first)) = (config.existing, existing.first()) {
         return Err(SetupError(format!(
             "{} of {} results exist already, the first is {}; choose another --output, or say --resume to keep what is \
@@ -327,22 +361,37 @@ fn share_out(
             entries[first].output.display()
         )));
     }
-    let skipped = if config.existing == Existing::Resume { existing } else { Vec::new() };
+    let skipped = if config.existing == Existing::Resume {
+        existing
+    } else {
+        Vec::new()
+    };
     let mut is_skipped = vec![false; entries.len()];
     skipped.iter().for_each(|&place| is_skipped[place] = true);
-    let todo: Vec<usize> = (0..entries.len()).filter(|&place| !is_skipped[place]).collect();
+    let todo: Vec<usize> = (0..entries.len())
+        .filter(|&place| !is_skipped[place])
+        .collect();
     let todo_costs: Vec<f64> = todo.iter().map(|&place| costs[place]).collect();
     let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect::<Vec<_>>();
     let shares = match config.strategy {
         Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs))],
-        fixed => partition::partition(fixed, &todo_costs, hellos.len()).into_iter().map(places).collect(),
+        fixed => partition::partition(fixed, &todo_costs, hellos.len())
+            .into_iter()
+            .map(places)
+            .collect(),
     };
     let cpus = cpus_of_ranks(&hellos);
-    let threads = cpus.iter().map(|&cpus| config.threads.unwrap_or(cpus)).collect();
+    let threads = cpus
+        .iter()
+        .map(|&cpus| config.threads.unwrap_or(cpus))
+        .collect();
     if !config.dry_run {
         let output = &config.list.output;
         std::fs::create_dir_all(output).map_err(|error| {
-            SetupError(format!("--output {}: the folder cannot be made: {error}", output.display()))
+            SetupError(format!(
+                "--output {}: the folder cannot be made: {error}",
+                output.display()
+            ))
         })?;
     }
     Ok(Plan {
@@ -362,9 +411,17 @@ fn share_out(
 type Images = (Vec<ImageEntry>, Vec<ImageFacts>, Vec<f64>);
 
 /// The images of this shard, in the list's order. Shares are made by the same strategy as among ranks.
-fn take_shard(config: &Config, entries: Vec<ImageEntry>, facts: Vec<ImageFacts>, costs: Vec<f64>) -> Images {
-    let Some(shard) = config.shard else { return (entries, facts, costs) };
-    let mut places = partition::partition(config.strategy, &costs, shard.count).swap_remove(shard.number - 1);
+fn take_shard(
+    config: &Config,
+    entries: Vec<ImageEntry>,
+    facts: Vec<ImageFacts>,
+    costs: Vec<f64>,
+) -> Images {
+    let Some(shard) = config.shard else {
+        return (entries, facts, costs);
+    };
+    let mut places =
+        partition::partition(config.strategy, &costs, shard.count).swap_remove(shard.number - 1);
     places.sort_unstable();
     (
         places.iter().map(|&place| entries[place].clone()).collect(),
@@ -386,7 +443,9 @@ fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
                 .map(|other| other.affinity.as_slice())
                 .collect();
             let fair = resources::fair_cpus(&hello.affinity, &masks).min(hello.available_cpus);
-            slurm_cpus.map_or(fair, |cpus| cpus.min(hello.available_cpus)).max(1)
+            slurm_cpus
+                .map_or(fair, |cpus| cpus.min(hello.available_cpus))
+                .max(1)
         })
         .collect()
 }
@@ -397,7 +456,13 @@ mod tests {
 
     #[test]
     fn shards_are_read() {
-        assert_eq!("2/4".parse(), Ok(Shard { number: 2, count: 4 }));
+        assert_eq!(
+            "2/4".parse(),
+            Ok(Shard {
+                number: 2,
+                count: 4
+            })
+        );
         for wrong in ["0/4", "5/4", "4", "a/b", "1/0", ""] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }
@@ -413,16 +478,29 @@ mod tests {
         };
         assert!(cost_s(&facts(2000, 1000), 51.0) > cost_s(&facts(1000, 500), 51.0));
         assert!(cost_s(&facts(2000, 1000), 195.0) > cost_s(&facts(2000, 1000), 51.0));
-        let unknown = ImageFacts { file_bytes: 1_000_000, ..ImageFacts::default() };
+        let unknown = ImageFacts {
+            file_bytes: 1_000_000,
+            ..ImageFacts::default()
+        };
         assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
     }
 
     #[test]
     fn the_looks_of_the_ranks_come_back_in_the_lists_order() {
-        let facts = |file_bytes| ImageFacts { file_bytes, ..ImageFacts::default() };
-        let gathered = [vec![facts(0), facts(3)], vec![facts(1), facts(4)], vec![facts(2)]];
-        let encoded: Vec<Vec<u8>> = gathered.iter().map(|part| comm::encode(part)).collect();
-        let sizes: Vec<u64> = interleave(&encoded).iter().map(|facts| facts.file_bytes).collect();
+        let facts = |file_bytes| ImageFacts {
+            file_bytes,
+            ..ImageFacts::default()
+        };
+        let gathered = [
+            vec![facts(0), facts(3)],
+            vec![facts(1), facts(4)],
+            vec![facts(2)],
+        ];
+        let encoded: Vec<Vec<u8>> = gathered.iter().map(comm::encode).collect();
+        let sizes: Vec<u64> = interleave(&encoded)
+            .iter()
+            .map(|facts| facts.file_bytes)
+            .collect();
         assert_eq!(sizes, [0, 1, 2, 3, 4]);
     }
 }

@@ -56,11 +56,20 @@ impl ProgressDisplay {
         let bar = bar.then(|| {
             let bar = logging::terminal().add(ProgressBar::new(total as u64));
             let template = "{bar:40} {pos}/{len} images, {msg}{per_sec}, {eta} left";
-            bar.set_style(BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()));
+            bar.set_style(
+                BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
+            );
             bar
         });
         let now = Instant::now();
-        Self { total, counts: Counts::default(), begun: now, shown: now, bar, lines }
+        Self {
+            total,
+            counts: Counts::default(),
+            begun: now,
+            shown: now,
+            bar,
+            lines,
+        }
     }
 
     pub(super) fn update(&mut self, counts: Counts) {
@@ -91,9 +100,15 @@ fn line(total: usize, counts: Counts, elapsed: Duration) -> String {
         "time left unknown".to_owned()
     } else {
         let seconds = ((total.saturating_sub(ended)) as f64 / rate).ceil() as u64;
-        format!("{} left", humantime::format_duration(Duration::from_secs(seconds)))
+        format!(
+            "{} left",
+            humantime::format_duration(Duration::from_secs(seconds))
+        )
     };
-    format!("{} of {total} done, {} failed, {rate:.1} images/s, {left}", counts.done, counts.failed)
+    format!(
+        "{} of {total} done, {} failed, {rate:.1} images/s, {left}",
+        counts.done, counts.failed
+    )
 }
 
 #[cfg(test)]
@@ -102,7 +117,10 @@ mod tests {
 
     #[test]
     fn a_line_tells_rate_and_time_left() {
-        let counts = Counts { done: 90, failed: 10 };
+        let counts = Counts {
+            done: 90,
+            failed: 10,
+        };
         assert_eq!(
             line(400, counts, Duration::from_secs(50)),
             "90 of 400 done, 10 failed, 2.0 images/s, 2m 30s left"

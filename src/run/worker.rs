@@ -40,7 +40,9 @@ struct QueueState {
 impl TaskQueue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
         // A panic never happens with the lock held: no code that can panic runs there.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Adds images.
@@ -67,7 +69,11 @@ impl TaskQueue {
     /// How many workers wait for images beyond those that are queued; 0 once it is closed.
     pub(super) fn wanted(&self) -> usize {
         let state = self.state();
-        if state.closed { 0 } else { state.waiting.saturating_sub(state.places.len()) }
+        if state.closed {
+            0
+        } else {
+            state.waiting.saturating_sub(state.places.len())
+        }
     }
 
     /// The next image, waiting for one; `None` when there will be none.
@@ -83,7 +89,10 @@ impl TaskQueue {
             state.waiting += 1;
             // The main thread may be gone only after it has closed the queue.
             let _ = events.send(Event::Idle);
-            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             state.waiting -= 1;
         }
     }
@@ -134,7 +143,12 @@ fn carry(
 ) -> ImageRecord {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
-    if context.fault == Some(Fault::Panic { rank: context.rank, image: begun }) {
+    if context.fault
+        == Some(Fault::Panic {
+            rank: context.rank,
+            image: begun,
+        })
+    {
         panic!("a panic that NIIMPI_TEST_FAULT asks for");
     }
     let mut taken = Taken::default();

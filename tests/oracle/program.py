@@ -19,7 +19,7 @@ HAS_RANKS = MPI != "none"
 MARK = "NIIMPI_TEST_RUN"
 
 
-@dataclass
+@dataclass(repr=False)
 class Finished:
     """What a run of the program left: exit code, texts, seconds, and the report if one was asked for."""
 
@@ -35,7 +35,7 @@ class Finished:
         assert self.report_path.exists(), f"no report was written\n{self}"
         return json.loads(self.report_path.read_text())
 
-    def __str__(self):
+    def __repr__(self):
         return f"$ {' '.join(self.command)}\nexit {self.code}\n-- stdout\n{self.stdout}\n-- stderr\n{self.stderr}"
 
 

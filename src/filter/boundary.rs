@@ -1,0 +1,121 @@
+//! Boundary: which voxels a kernel meets beyond the ends of a line.
+
+use serde::{Deserialize, Serialize};
+
+/// What lies beyond the first and the last voxel of a line, by scipy's names (scipy's "Boundary behavior" table and its
+/// `mode` argument). In the drawings `a b c d` is the line.
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Boundary {
+    /// d c b a | a b c d | d c b a   mirrored about the edge of the last voxel
+    #[default]
+    Reflect,
+    /// a a a a | a b c d | d d d d   the last voxel repeated
+    Nearest,
+    /// d c b | a b c d | c b a       mirrored about the centre of the last voxel
+    Mirror,
+    /// a b c d | a b c d | a b c d   the line repeated
+    Wrap,
+    /// k k k k | a b c d | k k k k   a fixed intensity, --cval
+    Constant,
+}
+
+impl Boundary {
+    /// The name as the command line and scipy spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Boundary::Reflect => "reflect",
+            Boundary::Nearest => "nearest",
+            Boundary::Mirror => "mirror",
+            Boundary::Wrap => "wrap",
+            Boundary::Constant => "constant",
+        }
+    }
+
+    /// The voxel of a line of `len` that stands at `position`, which may be any distance before or after the line; `None`
+    /// where the constant stands. The pattern goes on for ever, so a kernel may be many times longer than the line.
+    ///
+    /// # Panics
+    /// When `len` is 0.
+    pub fn source(self, position: isize, len: usize) -> Option<usize> {
+        let last = len as isize - 1;
+        assert!(last >= 0, "a line has at least one voxel");
+        if (0..=last).contains(&position) {
+            return Some(position as usize);
+        }
+        let index = match self {
+            Boundary::Reflect => {
+                let phase = position.rem_euclid(2 * (last + 1));
+                phase.min(2 * last + 1 - phase)
+            }
+            Boundary::Nearest => position.clamp(0, last),
+            // A line of one voxel has no centre to mirror about but its own: the voxel repeats.
+            Boundary::Mirror if last == 0 => 0,
+            Boundary::Mirror => {
+                let phase = position.rem_euclid(2 * last);
+                phase.min(2 * last - phase)
+            }
+            Boundary::Wrap => position.rem_euclid(last + 1),
+            Boundary::Constant => return None,
+        };
+        Some(index as usize)
+    }
+}
+
+impl std::fmt::Display for Boundary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line `abcd` from `before` voxels before it to `after` behind it, drawn.
+    fn draw(boundary: Boundary, line: &str, before: isize, after: isize) -> String {
+        let line: Vec<char> = line.chars().collect();
+        (-before..line.len() as isize + after)
+            .map(|position| {
+                boundary
+                    .source(position, line.len())
+                    .map_or('k', |i| line[i])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn lines_continue_as_drawn() {
+        assert_eq!(
+            draw(Boundary::Reflect, "abcd", 6, 6),
+            "cddcba abcd dcbaab".replace(' ', "")
+        );
+        assert_eq!(draw(Boundary::Nearest, "abcd", 3, 3), "aaaabcdddd");
+        assert_eq!(
+            draw(Boundary::Mirror, "abcd", 6, 6),
+            "abcdcb abcd cbabcd".replace(' ', "")
+        );
+        assert_eq!(
+            draw(Boundary::Wrap, "abcd", 6, 6),
+            "cdabcd abcd abcdab".replace(' ', "")
+        );
+        assert_eq!(draw(Boundary::Constant, "abcd", 2, 2), "kkabcdkk");
+    }
+
+    #[test]
+    fn lines_of_one_and_two_voxels_continue() {
+        for boundary in [
+            Boundary::Reflect,
+            Boundary::Nearest,
+            Boundary::Mirror,
+            Boundary::Wrap,
+        ] {
+            assert_eq!(draw(boundary, "a", 3, 3), "aaaaaaa", "{boundary}");
+        }
+        assert_eq!(draw(Boundary::Constant, "a", 2, 2), "kkakk");
+        assert_eq!(draw(Boundary::Reflect, "ab", 3, 3), "bbaabbaa");
+        assert_eq!(draw(Boundary::Mirror, "ab", 3, 3), "babababa");
+    }
+}

@@ -1,0 +1,194 @@
+//! Convert: numbers of every voxel type to double and back, with the roundings that scipy's compiled code has.
+
+use bytemuck::Pod;
+
+use crate::volume::Datatype;
+
+/// A voxel type: how it becomes a double, and the two ways back.
+pub(super) trait Voxel: Pod + Send + Sync {
+    /// The type's name in the rest of the program.
+    const DATATYPE: Datatype;
+
+    /// The nearest double.
+    fn to_f64(self) -> f64;
+
+    /// What a C cast gives when gcc compiles it for x86-64: truncation, and out of range (where C leaves it open) whatever
+    /// that processor's conversion leaves in the low bits. NaN counts as out of range.
+    fn cast(value: f64) -> Self;
+
+    /// Nearest, halves to even, saturated at the ends of the type, NaN → 0. For float types the same as [`Voxel::cast`].
+    fn nearest(value: f64) -> Self;
+
+    /// The nearest single-precision number, rounded once: not by way of double.
+    fn to_f32(self) -> f32;
+
+    /// The integer. Float types have no use for it.
+    fn to_i128(self) -> i128;
+
+    /// The integer, saturated at the ends of the type.
+    fn saturated(value: i128) -> Self;
+}
+
+/// Conversion to 32 bits as x86-64 does it: out of range and NaN give the most negative number.
+#[inline(always)]
+pub(super) fn cast_i32(value: f64) -> i32 {
+    if value < 2_147_483_648.0 {
+        value as i32
+    } else {
+        i32::MIN
+    }
+}
+
+/// Conversion to 64 bits as x86-64 does it: out of range and NaN give the most negative number.
+#[inline(always)]
+pub(super) fn cast_i64(value: f64) -> i64 {
+    if value < TWO_TO_63 {
+        value as i64
+    } else {
+        i64::MIN
+    }
+}
+
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+
+#[inline(always)]
+fn cast_u64(value: f64) -> u64 {
+    if value >= TWO_TO_63 {
+        (cast_i64(value - TWO_TO_63) ^ i64::MIN) as u64
+    } else {
+        cast_i64(value) as u64
+    }
+}
+
+macro_rules! integer_voxel {
+    ($type:ty, $datatype:ident, |$value:ident| $cast:expr) => {
+        impl Voxel for $type {
+            const DATATYPE: Datatype = Datatype::$datatype;
+
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+
+            #[inline(always)]
+            fn cast($value: f64) -> Self {
+                $cast as $type
+            }
+
+            #[inline(always)]
+            fn nearest(value: f64) -> Self {
+                // Rust's conversion saturates, and takes NaN to 0.
+                value.round_ties_even() as $type
+            }
+
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+
+            fn to_i128(self) -> i128 {
+                self as i128
+            }
+
+            fn saturated(value: i128) -> Self {
+                value.clamp(<$type>::MIN as i128, <$type>::MAX as i128) as $type
+            }
+        }
+    };
+}
+
+integer_voxel!(u8, Uint8, |value| cast_i32(value));
+integer_voxel!(i8, Int8, |value| cast_i32(value));
+integer_voxel!(u16, Uint16, |value| cast_i32(value));
+integer_voxel!(i16, Int16, |value| cast_i32(value));
+integer_voxel!(u32, Uint32, |value| cast_i64(value));
+integer_voxel!(i32, Int32, |value| cast_i32(value));
+integer_voxel!(u64, Uint64, |value| cast_u64(value));
+integer_voxel!(i64, Int64, |value| cast_i64(value));
+
+macro_rules! float_voxel {
+    ($type:ty, $datatype:ident) => {
+        impl Voxel for $type {
+            const DATATYPE: Datatype = Datatype::$datatype;
+
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+
+            #[inline(always)]
+            fn cast(value: f64) -> Self {
+                value as $type
+            }
+
+            #[inline(always)]
+            fn nearest(value: f64) -> Self {
+                value as $type
+            }
+
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+
+            fn to_i128(self) -> i128 {
+                self as i128
+            }
+
+            fn saturated(value: i128) -> Self {
+                value as $type
+            }
+        }
+    };
+}
+
+float_voxel!(f32, Float32);
+float_voxel!(f64, Float64);
+
+/// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
+macro_rules! with_voxel_type {
+    ($datatype:expr, $T:ident => $body:expr) => {{
+        use $crate::volume::Datatype;
+        match $datatype {
+            Datatype::Uint8 => {
+                type $T = u8;
+                $body
+            }
+            Datatype::Int8 => {
+                type $T = i8;
+                $body
+            }
+            Datatype::Uint16 => {
+                type $T = u16;
+                $body
+            }
+            Datatype::Int16 => {
+                type $T = i16;
+                $body
+            }
+            Datatype::Uint32 => {
+                type $T = u32;
+                $body
+            }
+            Datatype::Int32 => {
+                type $T = i32;
+                $body
+            }
+            Datatype::Uint64 => {
+                type $T = u64;
+                $body
+            }
+            Datatype::Int64 => {
+                type $T = i64;
+                $body
+            }
+            Datatype::Float32 => {
+                type $T = f32;
+                $body
+            }
+            Datatype::Float64 => {
+                type $T = f64;
+                $body
+            }
+        }
+    }};
+}
+pub(super) use with_voxel_type;
