@@ -233,10 +233,7 @@ impl<S: Voxel> Load<'_, S> {
                 let voxels = self.voxels.add(position * lines.step);
                 let row = tile.add((radius + position) * LANES);
                 // The next tile's voxels of this position, which the processor cannot guess: the step may be a whole slice.
-                for line in (0..lines.count * size_of::<S>()).step_by(CACHE_LINE_BYTES) {
-                    let next = voxels.wrapping_add(lines.count).cast::<i8>();
-                    V::prefetch(next.wrapping_add(line + CACHE_LINE_BYTES - 1));
-                }
+                prefetch::<S, V, LANES>(voxels.wrapping_add(lines.count), lines.count);
                 for group in 0..whole {
                     let numbers = whole_vector::<S, V, LANES>(voxels.add(group * LANES));
                     numbers.store(row.add(group * rows * LANES));
@@ -268,6 +265,11 @@ impl<S: Voxel> Load<'_, S> {
                     self.voxels
                         .add((first + lane).min(lines.count - 1) * lines.apart)
                 });
+                // The lines that this group will hold in the next tile.
+                let next = self
+                    .voxels
+                    .wrapping_add((lines.count + first) * lines.apart);
+                prefetch::<S, V, LANES>(next, LANES * lines.apart);
                 let mut block = [V::splat(0.0); LANES];
                 if lines.len < LANES {
                     for lane in 0..LANES {
@@ -300,6 +302,21 @@ fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
     (0..len)
         .step_by(BLOCK)
         .map(move |start| start.min(len.saturating_sub(BLOCK)))
+}
+
+/// Asks for the cache lines behind the one in which `count` voxels start; the voxels need not exist.
+///
+/// # Safety
+/// The processor has `V`'s instructions.
+#[inline(always)]
+unsafe fn prefetch<S, V: Vector<LANES>, const LANES: usize>(voxels: *const S, count: usize) {
+    for bytes in (0..count * size_of::<S>()).step_by(CACHE_LINE_BYTES) {
+        let end = voxels
+            .cast::<i8>()
+            .wrapping_add(bytes + CACHE_LINE_BYTES - 1);
+        // SAFETY: the caller's.
+        unsafe { V::prefetch(end) };
+    }
 }
 
 /// `LANES` voxels side by side, as doubles.
