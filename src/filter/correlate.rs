@@ -438,15 +438,33 @@ unsafe fn sums<V: Vector<LANES>, const LANES: usize>(
         let radius = half_kernel.len() - 1;
         let centre = top.add(radius * LANES);
         let weight = V::splat(half_kernel[0]);
-        let mut sums: [V; LANES] =
-            std::array::from_fn(|row| V::load(centre.add(row * LANES)).mul(weight));
-        for j in (1..=radius).rev() {
+        let mut sums = [weight; LANES];
+        for row in 0..LANES {
+            sums[row] = V::load(centre.add(row * LANES)).mul(weight);
+        }
+        let mut j = radius;
+        if j % 2 == 1 {
             let weight = V::splat(half_kernel[j]);
-            for (row, sum) in sums.iter_mut().enumerate() {
+            for row in 0..LANES {
                 let before = V::load(centre.add(row * LANES).sub(j * LANES));
                 let behind = V::load(centre.add((row + j) * LANES));
-                *sum = sum.add(before.add(behind).mul(weight));
+                sums[row] = sums[row].add(before.add(behind).mul(weight));
             }
+            j -= 1;
+        }
+        // Two weights at a time: what one row meets at distance j, its neighbour meets at j - 1.
+        while j > 0 {
+            let (outer, inner) = (V::splat(half_kernel[j]), V::splat(half_kernel[j - 1]));
+            let (before, behind) = (centre.sub(j * LANES), centre.add((j - 1) * LANES));
+            let (mut before_outer, mut behind_inner) = (V::load(before), V::load(behind));
+            for row in 0..LANES {
+                let before_inner = V::load(before.add((row + 1) * LANES));
+                let behind_outer = V::load(behind.add((row + 1) * LANES));
+                sums[row] = sums[row].add(before_outer.add(behind_outer).mul(outer));
+                sums[row] = sums[row].add(before_inner.add(behind_inner).mul(inner));
+                (before_outer, behind_inner) = (before_inner, behind_outer);
+            }
+            j -= 2;
         }
         sums
     }
