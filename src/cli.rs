@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod report;
 mod smooth;
 mod synth;
 
@@ -26,6 +27,7 @@ pub struct Cli {
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
 }
 
 impl Cli {
@@ -49,6 +51,7 @@ impl Cli {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
             Command::Synth(args) => synth::run(&args),
+            Command::Report(args) => report::run(&args),
         })
     }
 

@@ -22,7 +22,7 @@ use crate::fault::Fault;
 use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, State, csv, table};
+use crate::report::{Report, RunFacts, Shares, State, csv, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -126,6 +126,10 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
             strategy: config.strategy,
+            shard: config.shard.map(|shard| Shares {
+                numbers: vec![shard.number],
+                count: shard.count,
+            }),
         };
         let names = plan.entries.iter().map(|entry| {
             (
@@ -140,17 +144,22 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))))
 }
 
+/// The exit code of a run that ended so.
+pub fn exit_code_of(state: State) -> u8 {
+    match state {
+        State::Completed => EXIT_DONE,
+        State::Failed => EXIT_SOME_FAILED,
+        State::Interrupted => EXIT_INTERRUPTED,
+    }
+}
+
 /// Prints and writes the report; returns the exit code.
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     if !config.quiet {
         print!("{text}");
     }
-    let mut exit_code = match report.state {
-        State::Completed => EXIT_DONE,
-        State::Failed => EXIT_SOME_FAILED,
-        State::Interrupted => EXIT_INTERRUPTED,
-    };
+    let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {

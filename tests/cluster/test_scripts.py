@@ -26,3 +26,7 @@ def test_mpi(user, data, expected):
     report = check(job, user, data, expected, ranks=6, threads=1, hosts=["n1", "n2", "n3"])
     assert [rank["host"] for rank in report["ranks"]] == ["n1", "n1", "n2", "n2", "n3", "n3"]
     assert all(rank["images"] > 0 for rank in report["ranks"])
+
+
+def test_serial(user, data, expected):
+    check(user.submit("serial.sbatch", DATA=data), user, data, expected, ranks=1, threads=1, hosts=["n1"])
