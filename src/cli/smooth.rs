@@ -151,6 +151,9 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
         }
         return EXIT_USAGE;
     };
+    if let Some(warning) = comm::launcher::started_without_srun(world.size()) {
+        span.in_scope(|| tracing::warn!("{warning}"));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         // A second signal of the kind ends the process at once; no result is left half written in any case.
