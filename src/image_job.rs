@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
 use crate::filter::{self, Filter, OutputSpec, Rounding};
-use crate::image_io::{CompressionLevel, Image, Workspace, WriteOptions};
+use crate::image_io::{CompressionLevel, Image, Workspace, WriteOptions, WriteSummary};
 use crate::report::{FilterDescription, Stage, printable};
 
 /// What is done to every image.
@@ -28,6 +28,17 @@ impl ImageJob {
         let Filter::Gaussian(gaussian) = &self.filter;
         let radii = gaussian.radius_vox(USUAL_VOXEL_MM).unwrap_or_default();
         radii.iter().map(|&radius| 2.0 * radius as f64 + 1.0).sum()
+    }
+
+    /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
+    pub fn options(&self) -> serde_json::Value {
+        let options = serde_json::json!({
+            "filter": self.filter,
+            "output": self.output,
+            "compression": self.compression.get(),
+        });
+        // A number that was written and read may differ in its last digit from one that was not: all are.
+        serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
 
     /// The filter as it was asked for, for the report.
@@ -70,8 +81,12 @@ pub struct Taken {
     pub voxels: u64,
     /// Bytes of the input file.
     pub bytes_in: u64,
+    /// When the input was last changed, nanoseconds since 1970; `None` when it was not read.
+    pub input_mtime_ns: Option<i64>,
     /// Bytes of the result's file.
     pub bytes_out: u64,
+    /// The result's file; `None` when it was not written.
+    pub written: Option<WriteSummary>,
 }
 
 /// Where and why an image was given up.
@@ -119,6 +134,7 @@ impl<'a> ImageWorker<'a> {
         taken.read_s = begun.elapsed().as_secs_f64();
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         taken.bytes_in = read.bytes_in;
+        taken.input_mtime_ns = Some(read.mtime_ns);
         taken.voxels = self.image.volume.len() as u64;
         self.warn_of_voxel_size(input);
 
@@ -138,11 +154,13 @@ impl<'a> ImageWorker<'a> {
         let begun = Instant::now();
         let written = self.write(output);
         taken.write_s = begun.elapsed().as_secs_f64();
-        taken.bytes_out = written?;
+        let written = written?;
+        taken.bytes_out = written.bytes_out;
+        taken.written = Some(written);
         Ok(())
     }
 
-    fn write(&mut self, output: &Path) -> Result<u64, Failure> {
+    fn write(&mut self, output: &Path) -> Result<WriteSummary, Failure> {
         let folder = output.parent().unwrap_or(Path::new(""));
         if self.folder_made != folder {
             std::fs::create_dir_all(folder).map_err(|error| Failure {
@@ -155,9 +173,7 @@ impl<'a> ImageWorker<'a> {
             sync: self.job.sync,
         };
         let written = self.workspace.write(output, &self.image, &options);
-        written
-            .map(|written| written.bytes_out)
-            .map_err(|error| failure(Stage::Write, &error))
+        written.map_err(|error| failure(Stage::Write, &error))
     }
 
     /// Two voxel sizes in one header matter only where one of them is used.

@@ -217,9 +217,8 @@ pub fn file_of(output: &Path, run: &str, rank: usize) -> PathBuf {
 
 /// Seconds since 1970, to the millisecond.
 pub fn unix_s(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| {
-        (since.as_secs_f64() * 1e3).round() / 1e3
-    })
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| (since.as_secs_f64() * 1e3).round() / 1e3)
 }
 
 /// Seconds to the microsecond, so that lines stay short.

@@ -42,6 +42,8 @@ pub enum Cause {
     Read(io::Error),
     #[error("is empty (0 bytes); copy or convert it again")]
     Empty,
+    #[error("was changed while it was read; wait until whoever writes it is done, then --resume")]
+    ChangedWhileRead,
 
     // The kind of file.
     #[error("is not a NIfTI image: it begins with {begins}")]

@@ -8,6 +8,7 @@
 //! | `gzip` | the gzip wrapper: members, trailers, chunks |
 //! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
 //! | `read`, `write` | one image's way in and out |
+//! | `verify` | whether what was written is still there |
 //! | `error` | every cause of failure, in words |
 //!
 //! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
@@ -28,6 +29,7 @@ mod gzip_isal;
 mod header;
 mod header_bytes;
 mod read;
+mod verify;
 mod write;
 
 use std::path::Path;
@@ -37,7 +39,8 @@ use crate::volume::Volume;
 pub use error::{Cause, ImageError};
 pub use gzip::{CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
-pub use read::{Probe, ReadSummary, probe};
+pub use read::{FileIdentity, Probe, ReadSummary, identify, probe, uncompressed_mtime_ns};
+pub use verify::{Verifier, seems_intact};
 pub use write::{WriteOptions, WriteSummary};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.

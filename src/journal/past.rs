@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{
-    EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine,
-};
+use super::{EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine};
 
 /// The last word on a result.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +85,10 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for item in folder {
         let path = item?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("");
         if name.starts_with("journal-") && name.ends_with(".jsonl") {
             paths.push(path);
         }
@@ -102,7 +103,7 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
 /// The file system's, with the path in its text.
 pub fn read_all(paths: &[PathBuf], threads: usize) -> io::Result<Vec<JournalFile>> {
     let next = AtomicUsize::new(0);
-    let read = || {
+    let read = || -> io::Result<Vec<(usize, JournalFile)>> {
         let mut read = Vec::new();
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
@@ -152,9 +153,14 @@ impl Past {
         journals.retain(|journal| journal.run.is_some());
         journals.sort_by(|a, b| {
             let key = |journal: &JournalFile| {
-                journal.run.as_ref().map(|run| (run.unix_s, run.run.clone(), run.rank))
+                journal
+                    .run
+                    .as_ref()
+                    .map(|run| (run.unix_s, run.run.clone(), run.rank))
             };
-            key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
+            key(a)
+                .partial_cmp(&key(b))
+                .unwrap_or(std::cmp::Ordering::Equal)
         });
         for journal in journals {
             let Some(run) = journal.run else { continue };
@@ -204,8 +210,7 @@ mod tests {
         JournalFile::parse(text.as_bytes())
     }
 
-    const BEGIN: &str =
-        r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
+    const BEGIN: &str = r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
     const DONE: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
     const FAILED: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"failed","stage":"read","error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}"#;
 
@@ -217,8 +222,14 @@ mod tests {
     fn the_last_line_of_the_last_run_counts() {
         let done = || journal("b", 20.0, &[BEGIN, DONE]);
         assert!(matches!(last(vec![done()]), Record::Done(_)));
-        assert_eq!(last(vec![journal("c", 30.0, &[BEGIN]), done()]), Record::Begun);
-        assert_eq!(last(vec![journal("c", 30.0, &[BEGIN, FAILED]), done()]), Record::Failed);
+        assert_eq!(
+            last(vec![journal("c", 30.0, &[BEGIN]), done()]),
+            Record::Begun
+        );
+        assert_eq!(
+            last(vec![journal("c", 30.0, &[BEGIN, FAILED]), done()]),
+            Record::Failed
+        );
         let earlier = journal("a", 10.0, &[BEGIN, FAILED]);
         let Record::Done(record) = last(vec![done(), earlier]) else {
             panic!("the later run's record is lost");
@@ -250,7 +261,9 @@ mod tests {
 
     #[test]
     fn noise_is_no_error() {
-        let noise: Vec<u8> = (0..4096_u32).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+        let noise: Vec<u8> = (0..4096_u32)
+            .map(|i| (i * 2_654_435_761 >> 13) as u8)
+            .collect();
         let journal = JournalFile::parse(&noise);
         assert!(journal.run.is_none() && journal.lines.is_empty() && journal.torn_lines > 0);
     }

@@ -14,6 +14,7 @@ use super::progress::{Counts, ProgressDisplay};
 use super::worker::{self, Event, TaskQueue, WorkerContext};
 use super::{Config, EXIT_PANIC};
 use crate::comm::{self, Communicator, ROOT, Tag};
+use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};
 use crate::resources;
@@ -44,6 +45,7 @@ pub(super) fn work(
     comm: &impl Communicator,
     config: &Config,
     plan: &Plan,
+    journal: &Journal,
     stop: &AtomicBool,
 ) -> Option<Work> {
     let rank = comm.rank();
@@ -55,6 +57,8 @@ pub(super) fn work(
     let context = WorkerContext {
         job: &config.job,
         entries: &plan.entries,
+        journal,
+        output: &config.list.output,
         queue: &queue,
         clock: plan.clock(),
         rank,
@@ -79,6 +83,7 @@ pub(super) fn work(
         let mut own = Own {
             comm,
             queue: &queue,
+            journal,
             events,
             stop,
             images: Vec::new(),
@@ -98,6 +103,7 @@ pub(super) fn work(
 struct Own<'a, C: Communicator> {
     comm: &'a C,
     queue: &'a TaskQueue,
+    journal: &'a Journal,
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
@@ -108,6 +114,7 @@ struct Own<'a, C: Communicator> {
 impl<C: Communicator> Own<'_, C> {
     /// Waits up to `wait` for news of the workers and takes all there is.
     fn listen(&mut self, wait: Duration) {
+        self.journal.say_alive();
         if !self.working {
             std::thread::sleep(wait);
             return;

@@ -3,14 +3,20 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use super::Clock;
 use crate::fault::Fault;
-use crate::image_job::{ImageJob, ImageWorker, Taken};
+use crate::image_io;
+use crate::image_job::{Failure, ImageJob, ImageWorker, Taken};
 use crate::image_list::ImageEntry;
+use crate::journal::{
+    self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,
+};
 use crate::report::{ImageRecord, Status};
 
 /// What a worker tells its rank's main thread.
@@ -102,6 +108,9 @@ impl TaskQueue {
 pub(super) struct WorkerContext<'a> {
     pub(super) job: &'a ImageJob,
     pub(super) entries: &'a [ImageEntry],
+    pub(super) journal: &'a Journal,
+    /// The output folder.
+    pub(super) output: &'a Path,
     pub(super) queue: &'a TaskQueue,
     pub(super) clock: Clock,
     pub(super) rank: usize,
@@ -151,10 +160,24 @@ fn carry(
     {
         panic!("a panic that NIIMPI_TEST_FAULT asks for");
     }
+    let begin = BeginLine {
+        unix_s: journal::unix_s(SystemTime::now()),
+        index: entry.index,
+        worker,
+        input: std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()),
+        output: entry
+            .output
+            .strip_prefix(context.output)
+            .unwrap_or(&entry.output)
+            .to_owned(),
+    };
+    context.journal.write(&Line::Begin(begin.clone()));
     let mut taken = Taken::default();
     let start_s = context.clock.now_s();
     let result = buffers.process(&entry.input, &entry.output, &mut taken);
     IMAGE_IN_HAND.set(None);
+    let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
+    context.journal.write(&Line::End(Box::new(end)));
     let (status, stage, error) = match result {
         Ok(()) => (Status::Done, None, None),
         Err(failure) => (Status::Failed, Some(failure.stage), Some(failure.error)),
@@ -173,5 +196,37 @@ fn carry(
         voxels: taken.voxels,
         bytes_in: taken.bytes_in,
         bytes_out: taken.bytes_out,
+    }
+}
+
+/// What the journal says when an image is ended.
+fn end_line(begin: BeginLine, output: &Path, taken: &Taken, failure: Option<&Failure>) -> EndLine {
+    let result = taken.written.map(|written| ResultIdentity {
+        output_bytes: written.bytes_out,
+        output_mtime_ns: image_io::uncompressed_mtime_ns(output),
+        raw_bytes: written.raw_bytes,
+        crc32: written.crc32,
+    });
+    EndLine {
+        unix_s: journal::unix_s(SystemTime::now()),
+        index: begin.index,
+        worker: begin.worker,
+        state: match failure {
+            None => EndState::Done,
+            Some(_) => EndState::Failed,
+        },
+        stage: failure.map(|failure| failure.stage),
+        error: failure.map(|failure| failure.error.clone()),
+        input: begin.input,
+        input_identity: taken.input_mtime_ns.map(|input_mtime_ns| InputIdentity {
+            input_bytes: taken.bytes_in,
+            input_mtime_ns,
+        }),
+        output: begin.output,
+        result,
+        read_s: journal::short(taken.read_s),
+        filter_s: journal::short(taken.filter_s),
+        write_s: journal::short(taken.write_s),
+        voxels: taken.voxels,
     }
 }
