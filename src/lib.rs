@@ -6,7 +6,7 @@
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | nothing |
 //! | [`slurm`] | what a job's environment says; results never depend on it | nothing |
-//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | nothing |
+//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
 //! | [`logging`] | where log lines go, with rank and host on each | nothing |
 //! | [`fault`] | faults that tests ask for | nothing |
 //! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
