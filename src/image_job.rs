@@ -1,11 +1,14 @@
 //! One image's way: read → filter → write, each stage timed. Knows nothing of ranks.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
 use crate::filter::{self, Filter, OutputSpec, Rounding};
-use crate::image_io::{CompressionLevel, Image, Workspace, WriteOptions, WriteSummary};
+use crate::image_io::{
+    Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
+};
 use crate::report::{FilterDescription, Stage, printable};
 
 /// What is done to every image.
@@ -96,6 +99,23 @@ pub struct Failure {
     pub stage: Stage,
     /// The cause with the path, in one sentence.
     pub error: String,
+    /// What the cause means for the other images.
+    pub kind: FailureKind,
+}
+
+/// What a failure means for the other images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It is this image's alone.
+    #[default]
+    Own,
+    /// The disk is full or the quota used up: no other will fare better.
+    NoSpace,
+    /// It needs so many bytes, more than it may take beside others.
+    NeedsMemory {
+        /// All that it needs.
+        needed_bytes: u64,
+    },
 }
 
 /// A worker's own buffers, reused from image to image.
@@ -110,13 +130,33 @@ pub struct ImageWorker<'a> {
 impl<'a> ImageWorker<'a> {
     /// A worker with empty buffers; they grow with the first image.
     pub fn new(job: &'a ImageJob) -> Self {
+        let mut workspace = Workspace::new(job.compression);
+        let output = job.output;
+        workspace.set_memory_need(move |header| {
+            output.memory_bytes(
+                header.shape(),
+                header.datatype(),
+                header.scaling().is_some(),
+            )
+        });
         Self {
             job,
-            workspace: Workspace::new(job.compression),
+            workspace,
             image: Image::default(),
             scratch: filter::Scratch::default(),
             folder_made: PathBuf::new(),
         }
+    }
+
+    /// Refuses images that need more memory than this, before it is taken.
+    pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
+        self.workspace.set_memory_limit(limit_bytes);
+    }
+
+    /// Gives the memory of the last images back; the next one takes its own anew.
+    pub fn release_memory(&mut self) {
+        self.image = Image::default();
+        self.scratch = filter::Scratch::default();
     }
 
     /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails.
@@ -149,6 +189,7 @@ impl<'a> ImageWorker<'a> {
         filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
+            kind: FailureKind::Own,
         })?;
 
         let begun = Instant::now();
@@ -166,6 +207,10 @@ impl<'a> ImageWorker<'a> {
             std::fs::create_dir_all(folder).map_err(|error| Failure {
                 stage: Stage::Write,
                 error: format!("{}: the folder cannot be made: {error}", folder.display()),
+                kind: match error.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+                    _ => FailureKind::Own,
+                },
             })?;
             self.folder_made = folder.to_owned();
         }
@@ -193,9 +238,16 @@ impl<'a> ImageWorker<'a> {
     }
 }
 
-fn failure(stage: Stage, error: &dyn std::error::Error) -> Failure {
+fn failure(stage: Stage, error: &ImageError) -> Failure {
     Failure {
         stage,
         error: error.to_string(),
+        kind: match error.cause {
+            Cause::NoSpace { .. } => FailureKind::NoSpace,
+            Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
+                needed_bytes: needed,
+            },
+            _ => FailureKind::Own,
+        },
     }
 }

@@ -110,7 +110,7 @@ pub enum Cause {
     )]
     ImpossibleSize { declared: u128, file_bytes: u64 },
     #[error(
-        "needs {needed} bytes for its voxels, more than the limit of {limit}; give the run more memory"
+        "needs {needed} bytes of memory, more than the limit of {limit}; give the run more memory"
     )]
     OverMemoryLimit { needed: u64, limit: u64 },
     #[error(

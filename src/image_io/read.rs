@@ -149,7 +149,13 @@ pub fn uncompressed_mtime_ns(path: &Path) -> Option<i64> {
 pub(super) struct Reader {
     decoder: Decoder,
     extensions: Vec<u8>,
-    pub memory_limit_bytes: Option<u64>,
+    pub memory: Memory,
+}
+
+/// How much memory an image may take, and how much one takes.
+pub(super) struct Memory {
+    pub limit_bytes: Option<u64>,
+    pub need: Box<dyn Fn(&Header) -> u64 + Send>,
 }
 
 impl Reader {
@@ -157,7 +163,10 @@ impl Reader {
         Reader {
             decoder: Decoder::new(INPUT_LEN),
             extensions: Vec::new(),
-            memory_limit_bytes: None,
+            memory: Memory {
+                limit_bytes: None,
+                need: Box::new(|header| header.voxel_bytes().unwrap_or(u64::MAX)),
+            },
         }
     }
 
@@ -187,8 +196,7 @@ impl Reader {
             content
                 .skip(offset.saturating_sub(position))
                 .map_err(at_header)?;
-            read_voxels(&mut content, header, true, self.memory_limit_bytes, volume)
-                .map_err(at_header)?;
+            read_voxels(&mut content, header, true, &self.memory, volume).map_err(at_header)?;
             content.still(identity).map_err(at_header)?;
         } else {
             read_extensions(&mut content, header, position, None, &mut self.extensions)
@@ -206,8 +214,7 @@ impl Reader {
             content
                 .skip(header.voxel_offset(false))
                 .map_err(at_voxels)?;
-            read_voxels(&mut content, header, false, self.memory_limit_bytes, volume)
-                .map_err(at_voxels)?;
+            read_voxels(&mut content, header, false, &self.memory, volume).map_err(at_voxels)?;
             content.still(voxel_identity).map_err(at_voxels)?;
         }
         volume.shape.clear();
@@ -531,7 +538,7 @@ fn read_voxels(
     content: &mut Content<'_>,
     header: &Header,
     single: bool,
-    memory_limit_bytes: Option<u64>,
+    memory: &Memory,
     volume: &mut Volume,
 ) -> Result<(), Cause> {
     let offset = header.voxel_offset(single);
@@ -539,8 +546,11 @@ fn read_voxels(
     let needed = header
         .voxel_bytes()
         .ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
-    if let Some(limit) = memory_limit_bytes.filter(|&limit| needed > limit) {
-        return Err(Cause::OverMemoryLimit { needed, limit });
+    if let Some(limit) = memory.limit_bytes {
+        let needed = (memory.need)(header).max(needed);
+        if needed > limit {
+            return Err(Cause::OverMemoryLimit { needed, limit });
+        }
     }
     let len = usize::try_from(needed).map_err(|_| Cause::OutOfMemory { needed })?;
     let buffer = &mut volume.voxels;
