@@ -46,19 +46,22 @@ pub fn cpu_seconds() -> f64 {
 /// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is inherited from the
 /// process that started it.
 pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let high_water = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|value| value.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok());
-    high_water.map_or_else(
-        || {
-            getrusage(UsageWho::RUSAGE_SELF)
-                .map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
-        },
-        |kib| kib * 1024,
-    )
+    status_bytes("VmHWM:").unwrap_or_else(|| {
+        getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
+    })
+}
+
+/// A field of /proc/self/status that the kernel gives in KiB; `None` where it does not.
+fn status_bytes(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib = value
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?;
+    Some(kib * 1024)
 }
 
 /// A limit on the memory of this process, and who set it.
@@ -66,8 +69,10 @@ pub fn peak_rss_bytes() -> u64 {
 pub struct MemoryLimit {
     /// What this process alone may use, in bytes.
     pub bytes: u64,
-    /// Who says so, for messages: "ulimit -v", "the control group", "--mem-per-cpu", …
+    /// Who says so, for messages: "ulimit -v", "Slurm's --mem", …
     pub source: String,
+    /// Whether all of the address space counts, not only what is in memory.
+    pub address_space: bool,
 }
 
 /// What may be used together by this process and the others that a limit is shared with. Taken from the environment and the
@@ -85,9 +90,13 @@ pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
     let own = |bytes: u64, source: &str| MemoryLimit {
         bytes,
         source: source.to_owned(),
+        address_space: false,
     };
     let limits = [
-        address_space_limit_bytes().map(|bytes| own(bytes, "ulimit -v")),
+        address_space_limit_bytes().map(|bytes| MemoryLimit {
+            address_space: true,
+            ..own(bytes, "ulimit -v")
+        }),
         cgroup_limit_bytes(Path::new("/"))
             .map(|bytes| own(bytes / ranks, "the memory limit of the control group")),
         slurm::memory_bytes().map(|(bytes, source)| {
@@ -98,6 +107,17 @@ pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
         }),
     ];
     limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
+}
+
+/// Bytes of memory that this process holds now (resident set); 0 where the kernel does not tell.
+pub fn rss_bytes() -> u64 {
+    status_bytes("VmRSS:").unwrap_or(0)
+}
+
+/// Bytes of address space that this process has mapped now, which is what `ulimit -v` limits; 0 where the kernel does not
+/// tell.
+pub fn address_space_bytes() -> u64 {
+    status_bytes("VmSize:").unwrap_or(0)
 }
 
 /// `RLIMIT_AS` of this process; `None` where there is none.
@@ -160,6 +180,8 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         assert!(peak_rss_bytes() > 100_000);
+        #[cfg(target_os = "linux")]
+        assert!(rss_bytes() > 100_000 && address_space_bytes() > rss_bytes());
         assert!(!host_name().is_empty());
         assert!(available_cpus() >= 1);
         let before = cpu_seconds();

@@ -4,12 +4,14 @@
 
 mod coordinate;
 mod dry_run;
+mod memory;
 mod plan;
 mod progress;
 mod resume;
+mod stop;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
@@ -19,9 +21,11 @@ use plan::Plan;
 
 pub use plan::{Existing, Shard};
 pub use progress::ProgressStyle;
+pub use stop::on_signals;
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
+use crate::image_io;
 use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
@@ -57,6 +61,8 @@ pub struct Config {
     pub strategy: Strategy,
     /// Workers of each rank; `None` for the CPUs that it was given.
     pub threads: Option<usize>,
+    /// No image is begun that would not be finished so many seconds after the run's start; `None` for the end of the job.
+    pub stop_before_s: Option<f64>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
     /// Whether the table is also written to a file beside the report.
@@ -131,6 +137,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             return EXIT_USAGE;
         }
     };
+    if plan.earlier_run {
+        remove_stale_parts(comm.rank(), &plan);
+    }
     let records = coordinate::work(comm, config, &plan, &journal, stop);
     let exit_code = records.map(|work| {
         let facts = RunFacts {
@@ -162,6 +171,23 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     };
     journal.close(state, config.job.sync);
     exit_code
+}
+
+/// Removes what ranks that were killed left unfinished; the first rank of each host looks, since it can tell which of its
+/// host's processes live. Local.
+fn remove_stale_parts(rank: usize, plan: &Plan) {
+    if plan.hosts.iter().position(|host| *host == plan.hosts[rank]) != Some(rank) {
+        return;
+    }
+    let folders: std::collections::BTreeSet<&Path> = plan
+        .entries
+        .iter()
+        .filter_map(|entry| entry.output.parent())
+        .collect();
+    let removed: usize = folders.into_iter().map(image_io::remove_stale_parts).sum();
+    if removed > 0 {
+        tracing::info!("{removed} unfinished files of a run that was killed are removed");
+    }
 }
 
 /// Begins every rank's journal. Collective.

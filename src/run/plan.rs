@@ -89,8 +89,7 @@ pub struct Plan {
     /// What is known of each.
     #[serde(skip)]
     pub facts: Vec<ImageFacts>,
-    /// Estimated seconds of each image; the root's alone.
-    #[serde(skip)]
+    /// Estimated seconds of each image.
     pub costs: Vec<f64>,
     /// Places in `entries` that are skipped, since their results are there.
     pub skipped: Vec<usize>,
@@ -108,6 +107,10 @@ pub struct Plan {
     pub run: String,
     /// When the run was begun, seconds since 1970.
     pub run_unix_s: f64,
+    /// No image is begun that would not be finished by then, seconds since the run's start.
+    pub finish_by_s: Option<f64>,
+    /// Whether an earlier run wrote to the same output folder.
+    pub earlier_run: bool,
     /// The root's seconds since the run's start when this was sent.
     sent_s: f64,
     #[serde(skip)]
@@ -429,6 +432,7 @@ fn share_out(
         .map(|&cpus| config.threads.unwrap_or(cpus))
         .collect();
     let now = SystemTime::now();
+    let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {
         let output = &config.list.output;
         std::fs::create_dir_all(output).map_err(|error| {
@@ -448,10 +452,27 @@ fn share_out(
         threads,
         cpus,
         hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, begun),
+        earlier_run,
         run: journal::new_run_name(now),
         run_unix_s: journal::unix_s(now),
         sent_s: begun.elapsed().as_secs_f64(),
         received: None,
+    })
+}
+
+/// When every image must be finished, in seconds since the run's start: after what was asked for, or else before the job
+/// ends, with time left for the report.
+fn finish_by_s(
+    asked_s: Option<f64>,
+    job_end_unix_s: Option<f64>,
+    now: SystemTime,
+    begun: Instant,
+) -> Option<f64> {
+    const REPORT_S: f64 = 5.0;
+    asked_s.or_else(|| {
+        let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
+        Some(begun.elapsed().as_secs_f64() + left_s)
     })
 }
 
