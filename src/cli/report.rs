@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::report::merge::{self, MergeError, Source};
 use crate::report::{State, accounts, csv, table};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
-use crate::slurm::accounting;
+use crate::slurm::steps;
 
 /// Show a run's report, or merge the reports of an array's tasks
 #[derive(Args, Debug)]
@@ -106,7 +106,7 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
         .map_err(|error| error.to_string())?
         .report;
     let accounts = args.sacct.then(|| match &report.launch.slurm {
-        Some(job) => accounting::of_job(&job.job_id).map_err(|error| error.to_string()),
+        Some(job) => steps::of_job(&job.job_id).map_err(|error| error.to_string()),
         None => Err("the run was no Slurm job, so there are no accounts of it".to_owned()),
     });
     let mut text = Vec::new();

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::printable;
 use super::table::Style;
-use crate::slurm::accounting::Account;
+use crate::slurm::steps::Account;
 
 /// One row a job, script or step, ending with a line break. Times as Slurm writes them, memory in MiB (2²⁰ bytes).
 pub fn render(accounts: &[Account], style: Style) -> String {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{Report, printable};
-use crate::slurm::accounting::Account;
+use crate::slurm::steps::Account;
 
 /// Writes one row a rank, with a head row. Seconds and bytes as in the JSON form.
 ///

@@ -205,6 +205,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         filter: first.report.filter.clone(),
         strategy: first.report.strategy,
         shard,
+        resume: None,
         totals,
         ranks,
         images,

@@ -1,4 +1,4 @@
-//! Accounting: what `sacct` says of a job and its steps, after or while it ran.
+//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran.
 
 use std::process::Command;
 
