@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod resume;
 mod stop;
+mod verify;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use plan::Plan;
 pub use plan::{Existing, Shard};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
+pub use verify::{VerifyRequest, verify};
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;

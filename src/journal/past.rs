@@ -44,7 +44,7 @@ pub struct Past {
 }
 
 /// One journal, line by line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct JournalFile {
     /// Its first line; `None` when that is not there or of another form, in which case nothing in it can be relied on.
     pub run: Option<RunLine>,
