@@ -7,8 +7,11 @@ mod dry_run;
 mod memory;
 mod plan;
 mod progress;
+mod request;
 mod resume;
+mod sampler;
 mod stop;
+mod verify;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +25,7 @@ use plan::Plan;
 pub use plan::{Existing, Shard};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
+pub use verify::{VerifyRequest, verify};
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
@@ -30,7 +34,7 @@ use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, Shares, State, csv, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -69,6 +73,8 @@ pub struct Config {
     pub report_table: bool,
     /// Whether the rows are also written to CSV files beside the report.
     pub report_csv: bool,
+    /// Each rank notes its use of resources every so many seconds; `None` for never.
+    pub sample_s: Option<f64>,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// No table, no progress.
@@ -151,6 +157,10 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
             strategy: config.strategy,
+            journals: Some(Journals {
+                folder: absolute(&config.list.output.join(journal::FOLDER)),
+                runs: vec![plan.run.clone()],
+            }),
             shard: config.shard.map(|shard| Shares {
                 numbers: vec![shard.number],
                 count: shard.count,
@@ -241,6 +251,14 @@ fn open_journal(
         (Ok(journal), None) => Ok(journal),
         (_, trouble) => Err(SetupError(trouble.unwrap_or_default())),
     }
+}
+
+/// The path from the root folder; as it is where that cannot be told.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 /// The exit code of a run that ended so.

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::report::merge::{self, MergeError, Source};
-use crate::report::{State, accounts, csv, table};
+use crate::report::series::{self, Sample};
+use crate::report::table::{self, Style};
+use crate::report::{Report, State, accounts, csv};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
-use crate::slurm::steps;
+use crate::slurm::steps::{self, Account};
 
 /// Show a run's report, or merge the reports of an array's tasks
 #[derive(Args, Debug)]
@@ -44,6 +46,10 @@ struct ShowArgs {
     /// how), TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED.
     #[arg(long)]
     sacct: bool,
+
+    /// Also print what the ranks noted of themselves while they ran (`niimpi smooth --sample SECONDS`)
+    #[arg(long)]
+    series: bool,
 }
 
 /// Join reports of one piece of work into one: the shares of an array, or the runs of a requeued job
@@ -73,7 +79,7 @@ enum Format {
     Table,
     /// For a spreadsheet
     Csv,
-    /// For a program: schema niimpi-report/1, with "accounts" beside it on request
+    /// For a program: schema niimpi-report/1, with "accounts" and "series" beside it on request
     Json,
     /// For a page or an issue
     Markdown,
@@ -105,61 +111,108 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     let report = merge::read(&args.file)
         .map_err(|error| error.to_string())?
         .report;
-    let accounts = args.sacct.then(|| match &report.launch.slurm {
-        Some(job) => steps::of_job(&job.job_id).map_err(|error| error.to_string()),
-        None => Err("the run was no Slurm job, so there are no accounts of it".to_owned()),
-    });
-    let mut text = Vec::new();
-    let mut complaint = None;
-    let rows = match accounts {
-        Some(Ok(rows)) => Some(rows),
-        Some(Err(message)) => {
-            complaint = Some(message);
-            None
-        }
-        None => None,
+    let mut complaints = Vec::new();
+    let mut heard =
+        |answer: Result<Vec<_>, String>| answer.map_err(|message| complaints.push(message)).ok();
+    let accounts = match (args.sacct, &report.launch.slurm) {
+        (false, _) => None,
+        (true, Some(job)) => heard(steps::of_job(&job.job_id).map_err(|error| error.to_string())),
+        (true, None) => heard(Err(
+            "the run was no Slurm job, so there are no accounts of it".to_owned(),
+        )),
     };
+    let samples = match args.series {
+        false => None,
+        true => series::read(report.journals.as_ref())
+            .map_err(|error| complaints.push(error.to_string()))
+            .ok(),
+    };
+    let mut text = Vec::new();
     match args.format {
-        Format::Table | Format::Markdown => {
-            let style = match args.format {
-                Format::Markdown => table::Style::Markdown,
-                _ => table::Style::Terminal,
-            };
-            text.extend(table::render_as(&report, style).into_bytes());
-            if let Some(rows) = &rows {
-                text.push(b'\n');
-                text.extend(accounts::render(rows, style).into_bytes());
-            }
-        }
+        Format::Table => write_tables(
+            &mut text,
+            &report,
+            accounts.as_deref(),
+            samples.as_deref(),
+            Style::Terminal,
+        ),
+        Format::Markdown => write_tables(
+            &mut text,
+            &report,
+            accounts.as_deref(),
+            samples.as_deref(),
+            Style::Markdown,
+        ),
         Format::Csv => {
-            let written = match args.rows {
-                Rows::Ranks => csv::write_ranks(&report, &mut text),
-                Rows::Images => csv::write_images(&report, &mut text),
-            };
-            let written = written.and_then(|()| match &rows {
-                Some(rows) => {
-                    text.push(b'\n');
-                    csv::write_accounts(rows, &mut text)
+            let write = || -> Result<(), ::csv::Error> {
+                match args.rows {
+                    Rows::Ranks => csv::write_ranks(&report, &mut text)?,
+                    Rows::Images => csv::write_images(&report, &mut text)?,
                 }
-                None => Ok(()),
-            });
-            written.map_err(|error| error.to_string())?;
+                if let Some(accounts) = &accounts {
+                    text.push(b'\n');
+                    csv::write_accounts(accounts, &mut text)?;
+                }
+                if let Some(samples) = &samples {
+                    text.push(b'\n');
+                    series::write_csv(samples, &mut text)?;
+                }
+                Ok(())
+            };
+            let mut write = write;
+            write().map_err(|error| error.to_string())?;
         }
         Format::Json => {
-            let mut value = serde_json::to_value(&report).map_err(|error| error.to_string())?;
-            if args.sacct {
-                value["accounts"] =
-                    serde_json::to_value(&rows).map_err(|error| error.to_string())?;
-            }
+            let value = json(&report, args, accounts.as_deref(), samples.as_deref());
+            let value = value.map_err(|error| error.to_string())?;
             text.extend(format!("{value:#}\n").into_bytes());
         }
     }
     print(&text)?;
-    if let Some(message) = complaint {
-        eprintln!("niimpi: {message}");
-        return Ok(EXIT_SOME_FAILED);
+    for complaint in &complaints {
+        eprintln!("niimpi: {complaint}");
     }
-    Ok(EXIT_DONE)
+    Ok(if complaints.is_empty() {
+        EXIT_DONE
+    } else {
+        EXIT_SOME_FAILED
+    })
+}
+
+/// The report, and below it what else was asked for, each a table.
+fn write_tables(
+    text: &mut Vec<u8>,
+    report: &Report,
+    accounts: Option<&[Account]>,
+    samples: Option<&[Sample]>,
+    style: Style,
+) {
+    text.extend(table::render_as(report, style).into_bytes());
+    let further = [
+        accounts.map(|accounts| accounts::render(accounts, style)),
+        samples.map(|samples| series::render(samples, style)),
+    ];
+    for part in further.into_iter().flatten() {
+        text.push(b'\n');
+        text.extend(part.into_bytes());
+    }
+}
+
+/// The report's own keys, and beside them "accounts" and "series" where they were asked for: null when there are none.
+fn json(
+    report: &Report,
+    args: &ShowArgs,
+    accounts: Option<&[Account]>,
+    samples: Option<&[Sample]>,
+) -> Result<serde_json::Value, serde_json::Error> {
+    let mut value = serde_json::to_value(report)?;
+    if args.sacct {
+        value["accounts"] = serde_json::to_value(accounts)?;
+    }
+    if args.series {
+        value["series"] = serde_json::to_value(samples)?;
+    }
+    Ok(value)
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.

@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::filter::gaussian::Gaussian;
 use crate::filter::{Filter, OutputSpec};
 use crate::image_io::CompressionArgs;
 use crate::image_job::ImageJob;
 use crate::image_list::{ListRequest, NameTemplate};
-use crate::logging::{self, LogArgs};
+use crate::logging::LogArgs;
 use crate::partition::Strategy;
-use crate::resources;
-use crate::run::{self, Config, EXIT_USAGE, Existing, ProgressStyle, Shard};
+use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 use clap::Args;
 
 /// Smooth images with a Gaussian
@@ -104,6 +102,12 @@ pub(super) struct SmoothArgs {
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
 
+    /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
+    ///
+    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was given.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
+    sample: Option<f64>,
+
     /// Tell what would be done, from headers and sizes alone, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -140,30 +144,10 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: SmoothArgs) -> u8 {
     let log = args.log.clone();
     let config = config(args);
-    let world = match comm::start() {
-        Ok(world) => world,
-        Err(message) => {
-            comm::launcher::Launch::say_error(|| eprintln!("niimpi: error: {message}"));
-            return EXIT_USAGE;
-        }
+    let (world, span) = match super::start_ranks(&log) {
+        Ok(started) => started,
+        Err(exit_code) => return exit_code,
     };
-    let started = logging::start(&log, world.rank(), &resources::host_name());
-    // One rank's trouble with its log file is everyone's: all end before anything is written.
-    let troubles = world.gather(comm::encode(&started.as_ref().err()));
-    let trouble = troubles.and_then(|all| {
-        all.iter()
-            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
-    });
-    let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
-    let (Ok(span), None) = (started, &trouble) else {
-        if world.rank() == ROOT {
-            eprintln!("niimpi: error: {}", trouble.unwrap_or_default());
-        }
-        return EXIT_USAGE;
-    };
-    if let Some(warning) = comm::launcher::started_without_srun(world.size()) {
-        span.in_scope(|| tracing::warn!("{warning}"));
-    }
     let stop = run::on_signals();
     span.in_scope(|| run::smooth(&world, &config, &stop))
 }
@@ -195,6 +179,7 @@ fn config(args: SmoothArgs) -> Config {
         report: args.report,
         report_table: args.report_table,
         report_csv: args.report_csv,
+        sample_s: args.sample,
         dry_run: args.dry_run,
         quiet: args.log.quiet,
         progress: args.progress,

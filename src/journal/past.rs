@@ -44,7 +44,7 @@ pub struct Past {
 }
 
 /// One journal, line by line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct JournalFile {
     /// Its first line; `None` when that is not there or of another form, in which case nothing in it can be relied on.
     pub run: Option<RunLine>,
@@ -193,7 +193,11 @@ impl Past {
                 };
                 self.records.insert(end.output, record);
             }
-            Line::Run(_) | Line::Alive { .. } | Line::Close { .. } | Line::Unknown => {}
+            Line::Run(_)
+            | Line::Alive { .. }
+            | Line::Sample(_)
+            | Line::Close { .. }
+            | Line::Unknown => {}
         }
     }
 }

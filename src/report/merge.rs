@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::{ImageRow, RankRow, Report, SCHEMA, Shares, State, Status, Totals};
+use super::{ImageRow, Journals, RankRow, Report, SCHEMA, Shares, State, Status, Totals};
 use crate::slurm::Job;
 
 /// Why reports cannot be read or do not belong together.
@@ -206,6 +206,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         strategy: first.report.strategy,
         shard,
         resume: None,
+        journals: joined_journals(&sources),
         totals,
         ranks,
         images,
@@ -281,6 +282,21 @@ fn same_work(first: &Source, second: &Source) -> Result<(), MergeError> {
         second: second.path.clone(),
         what,
     })
+}
+
+/// The journals of all runs. Those of one list lie in one folder; of another folder's, none are known.
+fn joined_journals(sources: &[Source]) -> Option<Journals> {
+    let mut all = sources
+        .iter()
+        .filter_map(|source| source.report.journals.as_ref());
+    let mut joined = all.next()?.clone();
+    for journals in all
+        .filter(|journals| journals.folder == joined.folder)
+        .collect::<Vec<_>>()
+    {
+        joined.runs.extend(journals.runs.iter().cloned());
+    }
+    Some(joined)
 }
 
 /// The job that all runs belong to: the same job, or the same array. `None` when they have none in common.

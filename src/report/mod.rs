@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod csv;
 pub mod merge;
+pub mod series;
 pub mod table;
 
 use std::io::Write;
@@ -312,6 +313,15 @@ impl Shares {
     }
 }
 
+/// Where the journals of the ranks lie, which hold what a report has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journals {
+    /// Their folder, absolute.
+    pub folder: String,
+    /// The names of the runs, as in the journals' file names.
+    pub runs: Vec<String>,
+}
+
 /// The whole report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -336,6 +346,9 @@ pub struct Report {
     /// The shares that it covers; `None` when the run had the whole list.
     #[serde(default)]
     pub shard: Option<Shares>,
+    /// Where the ranks' journals are; `None` in a report of an earlier version.
+    #[serde(default)]
+    pub journals: Option<Journals>,
     /// What was found of earlier runs; `null` unless the run was resumed.
     #[serde(default)]
     pub resume: Option<ResumeCounts>,
@@ -368,6 +381,8 @@ pub struct RunFacts {
     pub strategy: Strategy,
     /// The share of the list that the run had.
     pub shard: Option<Shares>,
+    /// Where the ranks' journals are.
+    pub journals: Option<Journals>,
     /// What was found of earlier runs, when the run was resumed.
     pub resume: Option<ResumeCounts>,
 }
@@ -432,6 +447,7 @@ impl Report {
             filter: facts.filter,
             strategy: facts.strategy,
             shard: facts.shard,
+            journals: facts.journals,
             resume: facts.resume,
             totals,
             ranks,
@@ -657,6 +673,7 @@ pub(crate) mod tests {
             },
             strategy: Strategy::Size,
             shard: None,
+            journals: None,
             resume: None,
         };
         let names =
