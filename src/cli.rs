@@ -87,7 +87,9 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     match (started, trouble) {
         (Ok(span), None) => {
-            if let Some(warning) = launcher::started_without_srun(world.size()) {
+            if let Some(warning) =
+                launcher::started_without_srun(world.size(), &world.description())
+            {
                 span.in_scope(|| tracing::warn!("{warning}"));
             }
             Ok((world, span))
