@@ -54,9 +54,10 @@ fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) 
 }
 
 /// A batch script that asked for several tasks and starts the program without srun or mpirun: one process does all the work,
-/// while what was asked for idles. The warning, or `None` when nothing looks wrong.
-pub fn started_without_srun(mpi_size: usize, mpi_description: &str) -> Option<String> {
-    without_srun_from(mpi_size, mpi_description, |name| std::env::var(name).ok())
+/// while what was asked for idles. The warning, or `None` when nothing looks wrong. To be asked before MPI is started: an
+/// Open MPI that is alone sets a launcher's variables itself.
+pub fn started_without_srun(mpi_description: &str) -> Option<String> {
+    without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
 
 /// What `srun --mpi=` is told for this MPI: the interface that it finds its ranks by, as distributions build it.
@@ -69,7 +70,6 @@ fn srun_mpi(mpi_description: &str) -> &'static str {
 }
 
 fn without_srun_from(
-    mpi_size: usize,
     mpi_description: &str,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Option<String> {
@@ -84,7 +84,7 @@ fn without_srun_from(
         "PMI_SIZE",
         "PMIX_RANK",
     ];
-    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || mpi_size > 1 || tasks < 2 {
+    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || tasks < 2 {
         return None;
     }
     let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
@@ -284,7 +284,7 @@ mod tests {
             ("SLURM_NTASKS", "6"),
             ("SLURM_JOB_NUM_NODES", "3"),
         ];
-        let warning = without_srun_from(1, "Open MPI v4.1.4", lookup(&batch)).unwrap();
+        let warning = without_srun_from("Open MPI v4.1.4", lookup(&batch)).unwrap();
         assert!(
             warning.contains("6 tasks on 3 nodes") && warning.contains("srun --mpi=pmix"),
             "{warning}"
@@ -294,28 +294,25 @@ mod tests {
             ("SLURM_NTASKS_PER_NODE", "2"),
             ("SLURM_JOB_NUM_NODES", "2"),
         ];
-        let warning = without_srun_from(1, "MPICH Version: 4.0.2", lookup(&by_node)).unwrap();
+        let warning = without_srun_from("MPICH Version: 4.0.2", lookup(&by_node)).unwrap();
         assert!(
             warning.contains("4 tasks on 2 nodes") && warning.contains("--mpi=pmi2"),
             "{warning}"
         );
         // mpirun in a batch script, a job of one task, a step, no job at all.
-        assert_eq!(
-            without_srun_from(6, "Open MPI v4.1.4", lookup(&batch)),
-            None
-        );
+        let mpirun = [&batch[..], &[("PMI_SIZE", "6")]].concat();
+        assert_eq!(without_srun_from("Open MPI v4.1.4", lookup(&mpirun)), None);
         assert_eq!(
             without_srun_from(
-                1,
                 "Open MPI v4.1.4",
                 lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "1")])
             ),
             None
         );
         let step = [&batch[..], &[("SLURM_STEP_ID", "0")]].concat();
-        assert_eq!(without_srun_from(1, "Open MPI v4.1.4", lookup(&step)), None);
+        assert_eq!(without_srun_from("Open MPI v4.1.4", lookup(&step)), None);
         assert_eq!(
-            without_srun_from(1, "Open MPI v4.1.4", lookup(&[("SLURM_NTASKS", "6")])),
+            without_srun_from("Open MPI v4.1.4", lookup(&[("SLURM_NTASKS", "6")])),
             None
         );
     }
