@@ -160,8 +160,10 @@ pub(super) fn agree(
         true => list(config).map_err(|error| error.0),
         false => Ok(Vec::new()),
     };
+    let listed_s = begun.elapsed().as_secs_f64();
     let listed = from_root(comm, listed);
     let entries = listed.map_err(SetupError)?;
+    let sent_s = begun.elapsed().as_secs_f64();
 
     let mine: Vec<&ImageEntry> = entries
         .iter()
@@ -171,6 +173,8 @@ pub(super) fn agree(
     let needs_headers = config.strategy.needs_costs() || config.dry_run;
     let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
+    let looked_s = begun.elapsed().as_secs_f64();
+    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
@@ -187,6 +191,11 @@ pub(super) fn agree(
             Err(message) => Err(message),
         };
         comm.broadcast(comm::encode(&sent));
+        tracing::debug!(
+            "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
+             {looked_s:.3} s, shared out and sent after {:.3} s",
+            begun.elapsed().as_secs_f64()
+        );
         return plan.map(now_received).map_err(SetupError);
     }
     let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
