@@ -32,7 +32,7 @@ use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, State, csv, table};
+use crate::report::{Report, RunFacts, State, csv, printable, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -116,7 +116,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -134,7 +134,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(journal) => journal,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -255,7 +255,10 @@ fn tell(report: &Report, config: &Config) -> u8 {
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {
-                tracing::error!("{}: the report cannot be written: {error}", path.display());
+                tracing::error!(
+                    "{}: the report cannot be written: {error}",
+                    printable(&path.display().to_string())
+                );
                 exit_code = exit_code.max(EXIT_SOME_FAILED);
             }
         };
