@@ -81,6 +81,53 @@ pub struct ImageRecord {
     pub bytes_out: u64,
 }
 
+/// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeCounts {
+    /// Results that are what their records say.
+    pub kept: usize,
+    /// No result.
+    pub missing: usize,
+    /// Failed the last time.
+    pub failed_before: usize,
+    /// In hand when a run broke off.
+    pub unfinished: usize,
+    /// Made of another input, or of one that was changed since.
+    pub input_changed: usize,
+    /// Made with other options.
+    pub options_changed: usize,
+    /// Not what their records say.
+    pub mismatched: usize,
+    /// Files of which no journal knows.
+    pub unrecorded: usize,
+}
+
+impl ResumeCounts {
+    /// The counts as a sentence for people; what there is none of is left out.
+    pub fn sentence(&self) -> String {
+        let todo = [
+            (self.missing, "missing"),
+            (self.failed_before, "failed before"),
+            (self.unfinished, "left unfinished"),
+            (self.input_changed, "with a changed input"),
+            (self.options_changed, "made with other options"),
+            (self.mismatched, "no longer matching their record"),
+            (self.unrecorded, "without a record"),
+        ];
+        let all: usize = todo.iter().map(|(count, _)| count).sum();
+        let mut text = format!("resume: {} kept, {all} to do", self.kept);
+        let parts: Vec<String> = todo
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !parts.is_empty() {
+            text = format!("{text}: {}", parts.join(", "));
+        }
+        text
+    }
+}
+
 /// What one rank brings to the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RankRecord {
@@ -259,6 +306,9 @@ pub struct Report {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// What was found of earlier runs; `null` unless the run was resumed.
+    #[serde(default)]
+    pub resume: Option<ResumeCounts>,
     /// Sums over all ranks.
     pub totals: Totals,
     /// A row a rank.
@@ -286,6 +336,8 @@ pub struct RunFacts {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// What was found of earlier runs, when the run was resumed.
+    pub resume: Option<ResumeCounts>,
 }
 
 impl Report {
@@ -351,6 +403,7 @@ impl Report {
             launch,
             filter: facts.filter,
             strategy: facts.strategy,
+            resume: facts.resume,
             totals,
             ranks,
             images,
@@ -501,18 +554,33 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with control characters and line breaks made visible, so that a name cannot break a table or a log line.
+/// The text with everything made visible that could break a table or a log line, or show another text than there is:
+/// control characters, line breaks, and marks that change the direction of writing or have no width.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> = if c.is_control() {
-                Box::new(c.escape_default())
-            } else {
-                Box::new(std::iter::once(c))
-            };
-            escaped
-        })
-        .collect()
+    let shows = |c: char| {
+        !c.is_control()
+            && !matches!(
+                c,
+                '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{180e}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if shows(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -567,6 +635,7 @@ pub(crate) mod tests {
                 round: "truncate".to_owned(),
             },
             strategy: Strategy::Size,
+            resume: None,
         };
         let names =
             (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
@@ -624,7 +693,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_a_resumed_run_found_is_one_sentence() {
+        let counts = ResumeCounts {
+            kept: 380,
+            missing: 15,
+            failed_before: 3,
+            input_changed: 2,
+            ..ResumeCounts::default()
+        };
+        assert_eq!(
+            counts.sentence(),
+            "resume: 380 kept, 20 to do: 15 missing, 3 failed before, 2 with a changed input"
+        );
+        assert_eq!(
+            ResumeCounts::default().sentence(),
+            "resume: 0 kept, 0 to do"
+        );
+    }
+
+    #[test]
     fn names_cannot_break_lines() {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
+        assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
     }
 }
