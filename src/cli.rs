@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod report;
 mod smooth;
 mod status;
 mod synth;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::comm::launcher::Launch;
+use crate::comm::launcher::{self, Launch};
 use crate::comm::{self, Communicator, ROOT};
 use crate::logging::{self, LogArgs};
 use crate::resources;
@@ -31,6 +32,7 @@ pub struct Cli {
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
 }
@@ -54,6 +56,7 @@ impl Cli {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
             Command::Synth(args) => synth::run(&args),
+            Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Verify(args) => verify::run(args),
         })
@@ -83,7 +86,12 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     });
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     match (started, trouble) {
-        (Ok(span), None) => Ok((world, span)),
+        (Ok(span), None) => {
+            if let Some(warning) = launcher::started_without_srun(world.size()) {
+                span.in_scope(|| tracing::warn!("{warning}"));
+            }
+            Ok((world, span))
+        }
         (_, trouble) => {
             if world.rank() == ROOT {
                 eprintln!("niimpi: error: {}", trouble.unwrap_or_default());

@@ -1,9 +1,11 @@
-//! Slurm: what a job's environment says of it. Results never depend on it.
+//! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
+
+pub mod steps;
 
 use serde::{Deserialize, Serialize};
 
 /// The job that this process belongs to, for the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// `SLURM_JOB_ID`.
     pub job_id: String,
