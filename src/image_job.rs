@@ -7,6 +7,7 @@ use crate::filter::gaussian::PerAxis;
 use crate::filter::{self, Filter, OutputSpec, Rounding};
 use crate::image_io::{CompressionLevel, Image, Workspace, WriteOptions};
 use crate::report::{FilterDescription, Stage, printable};
+use crate::volume::Datatype;
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -68,6 +69,10 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input file; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the voxels have a slope or an intercept that counts.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// Bytes of the result's file.
@@ -120,6 +125,8 @@ impl<'a> ImageWorker<'a> {
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         taken.bytes_in = read.bytes_in;
         taken.voxels = self.image.volume.len() as u64;
+        taken.datatype = Some(self.image.volume.datatype);
+        taken.scaled = self.image.volume.scaling.is_some();
         self.warn_of_voxel_size(input);
 
         let begun = Instant::now();
