@@ -1,6 +1,7 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
 mod smooth;
+mod smoothing;
 mod synth;
 
 use std::process::ExitCode;

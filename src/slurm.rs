@@ -1,4 +1,10 @@
 //! Slurm: what a job's environment says of it. Results never depend on it.
+//!
+//! [`accounting`] asks what became of a job, [`limits`] what a partition gives, [`batch`] writes and submits scripts.
+
+pub mod accounting;
+pub mod batch;
+pub mod limits;
 
 use serde::{Deserialize, Serialize};
 

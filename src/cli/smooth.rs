@@ -7,15 +7,11 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
+use super::smoothing::SmoothingArgs;
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
-use crate::filter::gaussian::Gaussian;
-use crate::filter::{Filter, OutputSpec};
-use crate::image_io::CompressionArgs;
-use crate::image_job::ImageJob;
 use crate::image_list::{ListRequest, NameTemplate};
 use crate::logging::{self, LogArgs};
-use crate::partition::Strategy;
 use crate::resources;
 use crate::run::{self, Config, EXIT_USAGE, Existing, ProgressStyle, Shard};
 
@@ -45,20 +41,7 @@ pub(super) struct SmoothArgs {
     name: Option<NameTemplate>,
 
     #[command(flatten)]
-    gaussian: Gaussian,
-
-    #[command(flatten)]
-    output_spec: OutputSpec,
-
-    /// How images are shared out among the ranks
-    #[arg(
-        long,
-        value_enum,
-        value_name = "STRATEGY",
-        default_value_t,
-        help_heading = "Distribution"
-    )]
-    strategy: Strategy,
+    smoothing: SmoothingArgs,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096), help_heading = "Distribution")]
@@ -79,13 +62,6 @@ pub(super) struct SmoothArgs {
     /// Replace results that are there already
     #[arg(long)]
     overwrite: bool,
-
-    #[command(flatten)]
-    compression: CompressionArgs,
-
-    /// Do not wait until each result is on the disk: faster, but a power failure may leave one incomplete
-    #[arg(long)]
-    no_sync: bool,
 
     /// Write the report as JSON (schema niimpi-report/1)
     #[arg(long, value_name = "FILE.json", help_heading = "Messages")]
@@ -179,13 +155,8 @@ fn config(args: SmoothArgs) -> Config {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         },
-        job: ImageJob {
-            filter: Filter::Gaussian(args.gaussian),
-            output: args.output_spec,
-            compression: args.compression.level,
-            sync: !args.no_sync,
-        },
-        strategy: args.strategy,
+        job: args.smoothing.job(),
+        strategy: args.smoothing.strategy,
         threads: args.threads.map(usize::from),
         report: args.report,
         report_table: args.report_table,

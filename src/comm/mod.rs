@@ -128,6 +128,15 @@ pub type World = mpi::MpiWorld;
 #[cfg(not(feature = "mpi"))]
 pub type World = serial::Serial;
 
+/// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
+/// allowed before [`start`].
+pub fn library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on.
 ///
 /// # Errors
