@@ -1,12 +1,16 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod scaling;
 mod smooth;
 mod smoothing;
 mod synth;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::comm::launcher::Launch;
 use crate::run::EXIT_USAGE;
@@ -26,6 +30,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
 }
 
@@ -49,6 +54,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
         })
     }
@@ -56,5 +62,16 @@ impl Cli {
     /// The whole command line's definition, for documentation.
     pub fn definition() -> clap::Command {
         Self::command()
+    }
+}
+
+/// Sets `stop` at the first SIGTERM, SIGINT or SIGUSR1; a second signal of the kind ends the process at once.
+fn stop_on_signals(stop: &Arc<AtomicBool>) {
+    for signal in [SIGTERM, SIGINT, SIGUSR1] {
+        let again = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(stop));
+        let first = signal_hook::flag::register(signal, Arc::clone(stop));
+        if let Err(error) = again.and(first) {
+            tracing::warn!("signal {signal} cannot be handled: {error}");
+        }
     }
 }

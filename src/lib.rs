@@ -34,6 +34,7 @@ pub mod phantom;
 pub mod report;
 pub mod resources;
 pub mod run;
+pub mod scaling;
 pub mod slurm;
 pub mod statistics;
 pub mod units;

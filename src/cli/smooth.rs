@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use super::smoothing::SmoothingArgs;
 use crate::comm::{self, Communicator, ROOT};
@@ -128,15 +127,8 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
         return EXIT_USAGE;
     };
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGUSR1] {
-        // A second signal of the kind ends the process at once; no result is left half written in any case.
-        let again =
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
-        let first = signal_hook::flag::register(signal, Arc::clone(&stop));
-        if let Err(error) = again.and(first) {
-            tracing::warn!("signal {signal} cannot be handled: {error}");
-        }
-    }
+    // No result is left half written in any case.
+    super::stop_on_signals(&stop);
     span.in_scope(|| run::smooth(&world, &config, &stop))
 }
 
