@@ -1,6 +1,7 @@
 # niimpi's commands. `make help` lists them; CONTRIBUTING.md says more.
 MPI   ?= openmpi
-RANKS ?= $(shell nproc)
+# The CPUs that this process may use; nproc alone would answer with OMP_NUM_THREADS where that is set.
+RANKS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 DATA  ?= data
 OUT   ?= out
 COUNT ?= 400
@@ -19,6 +20,8 @@ limit := timeout --kill-after=20
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
 export MPI
+# cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
+.NOTPARALLEL:
 
 .PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
 .PHONY: docs docs-check ci clean

@@ -2,6 +2,7 @@
 
 use bytemuck::Pod;
 
+use super::simd::Vector;
 use crate::volume::Datatype;
 
 /// A voxel type: how it becomes a double, and the two ways back.
@@ -12,12 +13,34 @@ pub(super) trait Voxel: Pod + Send + Sync {
     /// The nearest double.
     fn to_f64(self) -> f64;
 
+    /// [`Voxel::to_f64`] of as many voxels as a vector has lanes.
+    ///
+    /// # Safety
+    /// The processor has `V`'s instructions and so many voxels are valid.
+    unsafe fn load_lanes<V: Vector<LANES>, const LANES: usize>(voxels: *const Self) -> V;
+
     /// What a C cast gives when gcc compiles it for x86-64: truncation, and out of range (where C leaves it open) whatever
     /// that processor's conversion leaves in the low bits. NaN counts as out of range.
     fn cast(value: f64) -> Self;
 
+    /// [`Voxel::cast`] of a vector's lanes.
+    ///
+    /// # Safety
+    /// The processor has `V`'s instructions.
+    unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES];
+
     /// Nearest, halves to even, saturated at the ends of the type, NaN → 0. For float types the same as [`Voxel::cast`].
     fn nearest(value: f64) -> Self;
+
+    /// [`Voxel::nearest`] of a vector's lanes.
+    ///
+    /// # Safety
+    /// The processor has `V`'s instructions.
+    #[inline(always)]
+    unsafe fn nearest_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES] {
+        // SAFETY: the caller's processor has V's instructions.
+        unsafe { lanes(values) }.map(Self::nearest)
+    }
 
     /// The nearest single-precision number, rounded once: not by way of double.
     fn to_f32(self) -> f32;
@@ -60,8 +83,38 @@ fn cast_u64(value: f64) -> u64 {
     }
 }
 
+/// As many voxels as a vector has lanes, converted one by one.
+///
+/// # Safety
+/// The processor has `V`'s instructions and so many voxels are valid.
+#[inline(always)]
+pub(super) unsafe fn load_converted<S: Voxel, V: Vector<LANES>, const LANES: usize>(
+    voxels: *const S,
+) -> V {
+    let mut numbers = [0.0; LANES];
+    // SAFETY: the caller's.
+    unsafe {
+        for (i, number) in numbers.iter_mut().enumerate() {
+            *number = voxels.add(i).read().to_f64();
+        }
+        V::load(numbers.as_ptr())
+    }
+}
+
+/// The numbers in a vector.
+///
+/// # Safety
+/// The processor has `V`'s instructions.
+#[inline(always)]
+unsafe fn lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [f64; LANES] {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the array is as long as the vector.
+    unsafe { values.store(lanes.as_mut_ptr()) };
+    lanes
+}
+
 macro_rules! integer_voxel {
-    ($type:ty, $datatype:ident, |$value:ident| $cast:expr) => {
+    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr, |$value:ident| $cast:expr, |$values:ident| $cast_lanes:expr) => {
         impl Voxel for $type {
             const DATATYPE: Datatype = Datatype::$datatype;
 
@@ -71,8 +124,22 @@ macro_rules! integer_voxel {
             }
 
             #[inline(always)]
+            unsafe fn load_lanes<V: Vector<LANES>, const LANES: usize>($voxels: *const Self) -> V {
+                // SAFETY: the caller's.
+                unsafe { $load_lanes }
+            }
+
+            #[inline(always)]
             fn cast($value: f64) -> Self {
                 $cast as $type
+            }
+
+            #[inline(always)]
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(
+                $values: V,
+            ) -> [Self; LANES] {
+                // SAFETY: the caller's processor has V's instructions.
+                unsafe { $cast_lanes }
             }
 
             #[inline(always)]
@@ -96,17 +163,65 @@ macro_rules! integer_voxel {
     };
 }
 
-integer_voxel!(u8, Uint8, |value| cast_i32(value));
-integer_voxel!(i8, Int8, |value| cast_i32(value));
-integer_voxel!(u16, Uint16, |value| cast_i32(value));
-integer_voxel!(i16, Int16, |value| cast_i32(value));
-integer_voxel!(u32, Uint32, |value| cast_i64(value));
-integer_voxel!(i32, Int32, |value| cast_i32(value));
-integer_voxel!(u64, Uint64, |value| cast_u64(value));
-integer_voxel!(i64, Int64, |value| cast_i64(value));
+integer_voxel!(
+    u8,
+    Uint8,
+    |voxels| V::load_u8(voxels),
+    |value| cast_i32(value),
+    |values| values.cast_i8().map(|value| value as u8)
+);
+integer_voxel!(
+    i8,
+    Int8,
+    |voxels| V::load_i8(voxels),
+    |value| cast_i32(value),
+    |values| values.cast_i8()
+);
+integer_voxel!(
+    u16,
+    Uint16,
+    |voxels| V::load_u16(voxels),
+    |value| cast_i32(value),
+    |values| values.cast_i16().map(|value| value as u16)
+);
+integer_voxel!(
+    i16,
+    Int16,
+    |voxels| V::load_i16(voxels),
+    |value| cast_i32(value),
+    |values| values.cast_i16()
+);
+integer_voxel!(
+    u32,
+    Uint32,
+    |voxels| V::load_u32(voxels),
+    |value| cast_i64(value),
+    |values| values.cast_i64().map(|value| value as u32)
+);
+integer_voxel!(
+    i32,
+    Int32,
+    |voxels| V::load_i32(voxels),
+    |value| cast_i32(value),
+    |values| values.cast_i32()
+);
+integer_voxel!(
+    u64,
+    Uint64,
+    |voxels| load_converted(voxels),
+    |value| cast_u64(value),
+    |values| lanes(values).map(cast_u64)
+);
+integer_voxel!(
+    i64,
+    Int64,
+    |voxels| load_converted(voxels),
+    |value| cast_i64(value),
+    |values| values.cast_i64()
+);
 
 macro_rules! float_voxel {
-    ($type:ty, $datatype:ident) => {
+    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr) => {
         impl Voxel for $type {
             const DATATYPE: Datatype = Datatype::$datatype;
 
@@ -116,8 +231,20 @@ macro_rules! float_voxel {
             }
 
             #[inline(always)]
+            unsafe fn load_lanes<V: Vector<LANES>, const LANES: usize>($voxels: *const Self) -> V {
+                // SAFETY: the caller's.
+                unsafe { $load_lanes }
+            }
+
+            #[inline(always)]
             fn cast(value: f64) -> Self {
                 value as $type
+            }
+
+            #[inline(always)]
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES] {
+                // SAFETY: the caller's processor has V's instructions.
+                unsafe { lanes(values) }.map(|value| value as $type)
             }
 
             #[inline(always)]
@@ -140,8 +267,8 @@ macro_rules! float_voxel {
     };
 }
 
-float_voxel!(f32, Float32);
-float_voxel!(f64, Float64);
+float_voxel!(f32, Float32, |voxels| V::load_f32(voxels));
+float_voxel!(f64, Float64, |voxels| V::load(voxels));
 
 /// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {

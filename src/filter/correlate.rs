@@ -10,14 +10,17 @@ use super::convert::{Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
 use crate::volume::{Datatype, Scaling, VoxelBuffer};
 
-/// Columns of a tile are a multiple of this: the widest vector has so many lanes.
-const WIDEST_VECTOR: usize = 8;
-
-/// A tile has as many columns as keep it below this size, within [`WIDEST_VECTOR`] … [`MAX_WIDTH`].
+/// A tile is at most about this large, but where lines are very long: it fits the second-level cache.
 const TILE_BYTES: usize = 64 << 10;
 
-/// Most columns of a tile.
-const MAX_WIDTH: usize = 32;
+/// Columns of a tile: a multiple of every vector's lanes, and enough to use whole cache lines of the image.
+const MAX_COLUMNS: usize = 32;
+
+/// Bytes that a processor fetches at once.
+const CACHE_LINE_BYTES: usize = 64;
+
+/// Lanes of the widest vector.
+const MAX_LANES: usize = 8;
 
 /// Voxels of any type at an address: what a pass reads or writes.
 #[derive(Clone, Copy)]
@@ -129,217 +132,344 @@ impl Pass<'_> {
         tile: &mut VoxelBuffer,
     ) {
         let radius = self.half_kernel.len() - 1;
-        let rows = lines.len + 2 * radius;
-        let width = (TILE_BYTES / size_of::<f64>() / rows / WIDEST_VECTOR * WIDEST_VECTOR)
-            .clamp(WIDEST_VECTOR, MAX_WIDTH);
-        tile.resize_for_overwrite(rows * width * size_of::<f64>());
+        // Sums are made for as many positions at once as a vector has lanes, though the line be shorter.
+        let rows = lines.len.max(MAX_LANES) + 2 * radius;
+        let columns = (TILE_BYTES / size_of::<f64>() / rows / MAX_LANES * MAX_LANES)
+            .clamp(MAX_LANES, MAX_COLUMNS);
+        tile.resize_for_overwrite(rows * columns * size_of::<f64>());
         let tile = tile.as_mut_slice::<f64>();
-        let mut first = 0;
-        while first < lines.count {
-            let columns = width.min(lines.count - first);
-            let block = Lines {
-                count: columns,
-                ..lines
+        for first in (0..lines.count).step_by(columns) {
+            let count = columns.min(lines.count - first);
+            let work = Work {
+                pass: *self,
+                lines: Lines { count, ..lines },
+                rows,
+                tile: &mut *tile,
             };
-            let inner = &mut tile[radius * width..][..lines.len * width];
             let from = source.offset(first * lines.apart);
-            with_voxel_type!(from.datatype, S => {
-                let voxels: *const S = from.address.cast();
-                self.isa.run(Load { voxels, lines: block, scaling: self.scaling, rows: inner, width });
-            });
-            self.pad(tile, width, lines.len, radius);
-            self.isa.run(Correlate {
-                tile,
-                width,
-                len: lines.len,
-                half_kernel: self.half_kernel,
-                columns,
-            });
             let to = target.offset(first * lines.apart);
-            with_voxel_type!(to.datatype, T => {
-                let voxels: *mut T = to.address.cast();
-                self.isa.run(Store { rows: tile, width, voxels, lines: block, conversion: self.conversion });
-            });
-            first += columns;
-        }
-    }
-
-    /// Fills the rows before and behind the `len` rows of voxels.
-    fn pad(&self, tile: &mut [f64], width: usize, len: usize, radius: usize) {
-        for row in (0..radius).chain(radius + len..len + 2 * radius) {
-            match self.boundary.source(row as isize - radius as isize, len) {
-                Some(source) => tile.copy_within(
-                    (radius + source) * width..(radius + source + 1) * width,
-                    row * width,
-                ),
-                None => tile[row * width..][..width].fill(self.cval),
-            }
+            with_voxel_type!(from.datatype, S => self.isa.run(Load { work, voxels: from.address.cast::<S>() }));
+            let work = Work {
+                pass: *self,
+                lines: Lines { count, ..lines },
+                rows,
+                tile: &mut *tile,
+            };
+            with_voxel_type!(to.datatype, T => self.isa.run(Correlate { work, voxels: to.address.cast::<T>() }));
         }
     }
 }
 
-/// Fills `rows` with lines of voxels as intensities.
-struct Load<'a, S> {
-    voxels: *const S,
+/// A tile and the lines that it holds.
+struct Work<'a> {
+    pass: Pass<'a>,
     lines: Lines,
-    scaling: Option<Scaling>,
-    rows: &'a mut [f64],
-    width: usize,
+    /// Rows of a group.
+    rows: usize,
+    /// Groups of as many columns as a vector has lanes, one group behind the other.
+    tile: &'a mut [f64],
+}
+
+/// Fills a tile with lines of voxels as intensities, and with what lies beyond their ends.
+struct Load<'a, S> {
+    work: Work<'a>,
+    voxels: *const S,
 }
 
 impl<S: Voxel> Job for Load<'_, S> {
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Lines {
-            len,
-            step,
-            count,
-            apart,
-        } = self.lines;
-        if apart == 1 {
-            for (position, row) in self.rows.chunks_exact_mut(self.width).enumerate() {
-                // SAFETY: position < len and the caller of Pass::run vouches for the voxels of all lines.
-                let voxels =
-                    unsafe { std::slice::from_raw_parts(self.voxels.add(position * step), count) };
-                row.iter_mut()
-                    .zip(voxels)
-                    .for_each(|(number, voxel)| *number = voxel.to_f64());
-            }
-        } else {
-            for line in 0..count {
-                // SAFETY: step is 1 here, line < count, and the caller of Pass::run vouches for the voxels of all lines.
-                let voxels =
-                    unsafe { std::slice::from_raw_parts(self.voxels.add(line * apart), len) };
-                for (position, voxel) in voxels.iter().enumerate() {
-                    self.rows[position * self.width + line] = voxel.to_f64();
-                }
+    unsafe fn run<V: Vector<LANES>, const LANES: usize>(mut self) {
+        let Work {
+            pass, lines, rows, ..
+        } = self.work;
+        // SAFETY: the caller's.
+        unsafe {
+            if lines.apart == 1 {
+                self.load_rows::<V, LANES>();
+            } else {
+                self.load_lines::<V, LANES>();
             }
         }
-        if let Some(Scaling { slope, intercept }) = self.scaling {
-            if slope != 1.0 {
-                self.rows.iter_mut().for_each(|number| *number *= slope);
+        let radius = pass.half_kernel.len() - 1;
+        let groups = lines.count.div_ceil(LANES);
+        for group in self.work.tile.chunks_exact_mut(rows * LANES).take(groups) {
+            let (rows, _) = group.as_chunks_mut::<LANES>();
+            let inner = rows[radius..][..lines.len].as_flattened_mut();
+            if let Some(Scaling { slope, intercept }) = pass.scaling {
+                if slope != 1.0 {
+                    inner.iter_mut().for_each(|number| *number *= slope);
+                }
+                if intercept != 0.0 {
+                    inner.iter_mut().for_each(|number| *number += intercept);
+                }
             }
-            if intercept != 0.0 {
-                self.rows.iter_mut().for_each(|number| *number += intercept);
+            for row in (0..radius).chain(radius + lines.len..lines.len + 2 * radius) {
+                let position = row as isize - radius as isize;
+                rows[row] = match pass.boundary.source(position, lines.len) {
+                    Some(source) => rows[radius + source],
+                    None => [pass.cval; LANES],
+                };
             }
         }
     }
 }
 
-/// Correlates the columns of a tile; the sums replace its first `len` rows.
-struct Correlate<'a> {
-    tile: &'a mut [f64],
-    width: usize,
-    len: usize,
-    half_kernel: &'a [f64],
-    columns: usize,
-}
-
-impl Job for Correlate<'_> {
+impl<S: Voxel> Load<'_, S> {
+    /// Fills the tile from lines that lie side by side: a row of voxels is a row of the tile.
+    ///
+    /// # Safety
+    /// The processor has `V`'s instructions; the caller of [`Pass::run`] vouches for the voxels.
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let radius = self.half_kernel.len() - 1;
-        assert!(
-            self.tile.len() >= (self.len + 2 * radius) * self.width
-                && self.width.is_multiple_of(V::LANES)
-        );
-        for column in (0..self.columns).step_by(V::LANES) {
-            // SAFETY: columns < width, a multiple of LANES, and the tile has len + 2·radius rows of that width.
+    unsafe fn load_rows<V: Vector<LANES>, const LANES: usize>(&mut self) {
+        let Work {
+            pass, lines, rows, ..
+        } = self.work;
+        let radius = pass.half_kernel.len() - 1;
+        let tile = self.work.tile.as_mut_ptr();
+        let (whole, rest) = (lines.count / LANES, lines.count % LANES);
+        for position in 0..lines.len {
+            // SAFETY: `position` and `count` are within the lines, and the tile has a row for each position in every group.
             unsafe {
-                let top = self.tile.as_mut_ptr().add(column);
-                let mut row = 0;
-                while row + 4 <= self.len {
-                    sums::<V, 4>(top.add(row * self.width), self.width, self.half_kernel);
-                    row += 4;
+                let voxels = self.voxels.add(position * lines.step);
+                let row = tile.add((radius + position) * LANES);
+                // The next tile's voxels of this position, which the processor cannot guess: the step may be a whole slice.
+                prefetch::<S, V, LANES>(voxels.wrapping_add(lines.count), lines.count);
+                for group in 0..whole {
+                    let numbers = whole_vector::<S, V, LANES>(voxels.add(group * LANES));
+                    numbers.store(row.add(group * rows * LANES));
                 }
-                while row < self.len {
-                    sums::<V, 1>(top.add(row * self.width), self.width, self.half_kernel);
-                    row += 1;
+                if rest > 0 {
+                    let numbers = part_of_vector::<S, V, LANES>(voxels.add(whole * LANES), rest);
+                    numbers.store(row.add(whole * rows * LANES));
+                }
+            }
+        }
+    }
+
+    /// Fills the tile from lines that lie one behind the other: blocks of them are transposed.
+    ///
+    /// # Safety
+    /// The processor has `V`'s instructions; the caller of [`Pass::run`] vouches for the voxels.
+    #[inline(always)]
+    unsafe fn load_lines<V: Vector<LANES>, const LANES: usize>(&mut self) {
+        let Work {
+            pass, lines, rows, ..
+        } = self.work;
+        let radius = pass.half_kernel.len() - 1;
+        for (group, first) in (0..lines.count).step_by(LANES).enumerate() {
+            let tile = self.work.tile[(group * rows + radius) * LANES..].as_mut_ptr();
+            // SAFETY: lines up to `count` and positions up to `len` are valid; the tile has a row for each position.
+            unsafe {
+                // Lanes without a line repeat the last one.
+                let line: [*const S; LANES] = std::array::from_fn(|lane| {
+                    self.voxels
+                        .add((first + lane).min(lines.count - 1) * lines.apart)
+                });
+                // The lines that this group will hold in the next tile.
+                let next = self
+                    .voxels
+                    .wrapping_add((lines.count + first) * lines.apart);
+                prefetch::<S, V, LANES>(next, LANES * lines.apart);
+                let mut block = [V::splat(0.0); LANES];
+                if lines.len < LANES {
+                    for lane in 0..LANES {
+                        block[lane] = part_of_vector::<S, V, LANES>(line[lane], lines.len);
+                    }
+                    for (position, row) in
+                        V::transpose(block).into_iter().take(lines.len).enumerate()
+                    {
+                        row.store(tile.add(position * LANES));
+                    }
+                    continue;
+                }
+                for position in blocks::<LANES>(lines.len) {
+                    for lane in 0..LANES {
+                        block[lane] = whole_vector::<S, V, LANES>(line[lane].add(position));
+                    }
+                    for (i, row) in V::transpose(block).into_iter().enumerate() {
+                        row.store(tile.add((position + i) * LANES));
+                    }
                 }
             }
         }
     }
 }
 
-/// Replaces the `ROWS` vectors from `top` on, `width` apart, by the sums over themselves and those below: sum i belongs to
-/// row i + radius, and the rows that it overwrites are needed by no later sum.
+/// Starts of the blocks of `BLOCK` positions that make up `0..len`; the last one overlaps its neighbour where `len` is no
+/// multiple. One block where `len` is smaller.
+#[inline(always)]
+fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
+    (0..len)
+        .step_by(BLOCK)
+        .map(move |start| start.min(len.saturating_sub(BLOCK)))
+}
+
+/// Asks for the cache lines behind the one in which `count` voxels start; the voxels need not exist.
 ///
 /// # Safety
-/// The processor has `V`'s instructions and `ROWS + 2·radius` vectors are valid.
+/// The processor has `V`'s instructions.
 #[inline(always)]
-unsafe fn sums<V: Vector, const ROWS: usize>(top: *mut f64, width: usize, half_kernel: &[f64]) {
-    let radius = half_kernel.len() - 1;
-    // SAFETY: all rows are below ROWS + 2·radius.
+unsafe fn prefetch<S, V: Vector<LANES>, const LANES: usize>(voxels: *const S, count: usize) {
+    for bytes in (0..count * size_of::<S>()).step_by(CACHE_LINE_BYTES) {
+        let end = voxels
+            .cast::<i8>()
+            .wrapping_add(bytes + CACHE_LINE_BYTES - 1);
+        // SAFETY: the caller's.
+        unsafe { V::prefetch(end) };
+    }
+}
+
+/// `LANES` voxels side by side, as doubles.
+///
+/// # Safety
+/// The processor has `V`'s instructions and so many voxels are valid.
+#[inline(always)]
+unsafe fn whole_vector<S: Voxel, V: Vector<LANES>, const LANES: usize>(voxels: *const S) -> V {
+    // SAFETY: the caller's.
+    unsafe { S::load_lanes(voxels) }
+}
+
+/// `count` voxels side by side, as doubles; the vector's other lanes are 0.
+///
+/// # Safety
+/// The processor has `V`'s instructions and `count` voxels are valid; `count` is at most `LANES`.
+#[inline(always)]
+unsafe fn part_of_vector<S: Voxel, V: Vector<LANES>, const LANES: usize>(
+    voxels: *const S,
+    count: usize,
+) -> V {
+    let mut numbers = [0.0; LANES];
+    // SAFETY: the caller's.
     unsafe {
-        let centre = top.add(radius * width);
-        let weight = V::splat(half_kernel[0]);
-        let mut sums: [V; ROWS] =
-            std::array::from_fn(|row| V::load(centre.add(row * width)).mul(weight));
-        for j in (1..=radius).rev() {
-            let weight = V::splat(half_kernel[j]);
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let before = V::load(centre.add(row * width).sub(j * width));
-                let behind = V::load(centre.add((row + j) * width));
-                *sum = sum.add(before.add(behind).mul(weight));
-            }
+        for (i, number) in numbers.iter_mut().enumerate().take(count) {
+            *number = voxels.add(i).read().to_f64();
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            sum.store(top.add(row * width));
-        }
+        V::load(numbers.as_ptr())
     }
 }
 
-/// Writes rows of sums as lines of voxels.
-struct Store<'a, T> {
-    rows: &'a [f64],
-    width: usize,
+/// Correlates the columns of a tile and writes the sums as voxels.
+struct Correlate<'a, T> {
+    work: Work<'a>,
     voxels: *mut T,
-    lines: Lines,
-    conversion: Conversion,
 }
 
-impl<T: Voxel> Job for Store<'_, T> {
+impl<T: Voxel> Job for Correlate<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        // SAFETY: the caller of Pass::run vouches for the voxels of all lines.
+    unsafe fn run<V: Vector<LANES>, const LANES: usize>(self) {
+        // SAFETY: the caller's.
         unsafe {
-            match self.conversion {
-                Conversion::Cast => self.convert(T::cast),
-                Conversion::Nearest => self.convert(T::nearest),
+            match self.work.pass.conversion {
+                Conversion::Cast => self.correlate::<V, LANES>(|sums| T::cast_lanes(sums)),
+                Conversion::Nearest => self.correlate::<V, LANES>(|sums| T::nearest_lanes(sums)),
             }
         }
     }
 }
 
-impl<T: Voxel> Store<'_, T> {
+impl<T: Voxel> Correlate<'_, T> {
     #[inline(always)]
-    unsafe fn convert(self, convert: impl Fn(f64) -> T) {
-        let Lines {
-            len,
-            step,
-            count,
-            apart,
-        } = self.lines;
-        if apart == 1 {
-            for (position, row) in self.rows.chunks_exact(self.width).take(len).enumerate() {
-                // SAFETY: position < len, and the caller vouches for the voxels of all lines.
-                let voxels = unsafe {
-                    std::slice::from_raw_parts_mut(self.voxels.add(position * step), count)
-                };
-                voxels
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(voxel, &number)| *voxel = convert(number));
-            }
-        } else {
-            for line in 0..count {
-                // SAFETY: step is 1 here, line < count, and the caller vouches for the voxels of all lines.
-                let voxels =
-                    unsafe { std::slice::from_raw_parts_mut(self.voxels.add(line * apart), len) };
-                for (position, voxel) in voxels.iter_mut().enumerate() {
-                    *voxel = convert(self.rows[position * self.width + line]);
+    unsafe fn correlate<V: Vector<LANES>, const LANES: usize>(
+        self,
+        convert: impl Fn(V) -> [T; LANES],
+    ) {
+        let Work {
+            pass,
+            lines,
+            rows,
+            tile,
+        } = self.work;
+        for (group, first) in (0..lines.count).step_by(LANES).enumerate() {
+            let lanes = LANES.min(lines.count - first);
+            let tile = &tile[group * rows * LANES..][..rows * LANES];
+            for position in blocks::<LANES>(lines.len) {
+                // SAFETY: a group has rows for LANES positions from the last block's start on, and 2·radius more; the caller
+                // of Pass::run vouches for the voxels of all positions of all lines.
+                unsafe {
+                    let sums =
+                        sums::<V, LANES>(tile.as_ptr().add(position * LANES), pass.half_kernel);
+                    // The voxels lie `LANES` side by side, in as many runs: a run for each position, or one for each line.
+                    let (sums, to, apart, runs, len) = if lines.apart == 1 {
+                        let to = self.voxels.add(position * lines.step + first);
+                        (sums, to, lines.step, LANES.min(lines.len), lanes)
+                    } else {
+                        let to = self.voxels.add(first * lines.apart + position);
+                        (
+                            V::transpose(sums),
+                            to,
+                            lines.apart,
+                            lanes,
+                            LANES.min(lines.len),
+                        )
+                    };
+                    if runs == LANES && len == LANES {
+                        for (run, sums) in sums.into_iter().enumerate() {
+                            to.add(run * apart)
+                                .cast::<[T; LANES]>()
+                                .write_unaligned(convert(sums));
+                        }
+                    } else {
+                        for (run, sums) in sums.into_iter().enumerate().take(runs) {
+                            std::ptr::copy_nonoverlapping(
+                                convert(sums).as_ptr(),
+                                to.add(run * apart),
+                                len,
+                            );
+                        }
+                    }
                 }
             }
         }
+    }
+}
+
+/// The sums at `LANES` positions, each lane a line of its own: centre·w₀ + (before + behind)·wⱼ for j = radius … 1.
+/// `top` is the row `radius` before the first position.
+///
+/// # Safety
+/// The processor has `V`'s instructions and `LANES + 2·radius` rows are valid.
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "the row numbers are addresses as well"
+)]
+unsafe fn sums<V: Vector<LANES>, const LANES: usize>(
+    top: *const f64,
+    half_kernel: &[f64],
+) -> [V; LANES] {
+    // SAFETY: all rows are below LANES + 2·radius.
+    unsafe {
+        let radius = half_kernel.len() - 1;
+        let centre = top.add(radius * LANES);
+        let weight = V::splat(half_kernel[0]);
+        let mut sums = [weight; LANES];
+        for row in 0..LANES {
+            sums[row] = V::load(centre.add(row * LANES)).mul(weight);
+        }
+        let mut j = radius;
+        if j % 2 == 1 {
+            let weight = V::splat(half_kernel[j]);
+            for row in 0..LANES {
+                let before = V::load(centre.add(row * LANES).sub(j * LANES));
+                let behind = V::load(centre.add((row + j) * LANES));
+                sums[row] = sums[row].add(before.add(behind).mul(weight));
+            }
+            j -= 1;
+        }
+        // Two weights at a time: what one row meets at distance j, its neighbour meets at j - 1.
+        while j > 0 {
+            let (outer, inner) = (V::splat(half_kernel[j]), V::splat(half_kernel[j - 1]));
+            let (before, behind) = (centre.sub(j * LANES), centre.add((j - 1) * LANES));
+            let (mut before_outer, mut behind_inner) = (V::load(before), V::load(behind));
+            for row in 0..LANES {
+                let before_inner = V::load(before.add((row + 1) * LANES));
+                let behind_outer = V::load(behind.add((row + 1) * LANES));
+                sums[row] = sums[row].add(before_outer.add(behind_outer).mul(outer));
+                sums[row] = sums[row].add(before_inner.add(behind_inner).mul(inner));
+                (before_outer, behind_inner) = (before_inner, behind_outer);
+            }
+            j -= 2;
+        }
+        sums
     }
 }

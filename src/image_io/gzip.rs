@@ -47,8 +47,11 @@ const LOOKAHEAD: usize = 8;
 /// |---|---|---|
 /// | 0 | stored: gzip's framing and checksum, no compression | the same |
 /// | 1 (default) | ISA-L level 1, the fastest; files about as large as zlib's at level 1 | flate2 level 1 |
-/// | 2, 3 | ISA-L levels 2 and 3: smaller, somewhat slower | flate2 levels 2 and 3 |
+/// | 2, 3 | ISA-L level 2: a little smaller, a little slower | flate2 levels 2 and 3 |
 /// | 4 to 9 | flate2 at that level: smaller by a few percent, ten to fifty times slower than 1 | the same |
+///
+/// ISA-L's level 3 is left out: it finds other matches on processors with AVX-512 than on those without, so that the bytes
+/// of an output would depend on the node that wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionLevel(u8);
 
@@ -406,7 +409,9 @@ impl Deflater {
         match level.get() {
             0 => Deflater::Stored,
             #[cfg(any(feature = "isal", feature = "isal-bundled"))]
-            level @ 1..=3 => Deflater::Isal(gzip_isal::Deflater::new(level)),
+            1 => Deflater::Isal(gzip_isal::Deflater::new(gzip_isal::Level::One)),
+            #[cfg(any(feature = "isal", feature = "isal-bundled"))]
+            2 | 3 => Deflater::Isal(gzip_isal::Deflater::new(gzip_isal::Level::Two)),
             level => Deflater::Flate2(gzip_flate2::Deflater::new(level)),
         }
     }

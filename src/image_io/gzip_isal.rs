@@ -60,6 +60,13 @@ impl Inflater {
     }
 }
 
+/// ISA-L's levels whose output is the same on every x86-64 processor.
+#[derive(Clone, Copy)]
+pub(super) enum Level {
+    One,
+    Two,
+}
+
 /// The compressing half, one level.
 pub(super) struct Deflater {
     stream: Box<isal::isal_zstream>,
@@ -72,12 +79,11 @@ pub(super) struct Deflater {
 unsafe impl Send for Deflater {}
 
 impl Deflater {
-    /// `level`: ISA-L's, 1 to 3.
-    pub fn new(level: u8) -> Self {
+    /// A compressor of one level.
+    pub fn new(level: Level) -> Self {
         let (level, buffer_len) = match level {
-            1 => (1, isal::ISAL_DEF_LVL1_DEFAULT),
-            2 => (2, isal::ISAL_DEF_LVL2_DEFAULT),
-            _ => (3, isal::ISAL_DEF_LVL3_DEFAULT),
+            Level::One => (1, isal::ISAL_DEF_LVL1_DEFAULT),
+            Level::Two => (2, isal::ISAL_DEF_LVL2_DEFAULT),
         };
         // SAFETY: the structure is plain numbers, arrays and pointers, for all of which zero is a value.
         let mut stream: Box<isal::isal_zstream> = Box::new(unsafe { mem::zeroed() });
