@@ -3,16 +3,18 @@
 mod scaling;
 mod smooth;
 mod smoothing;
+mod status;
 mod synth;
+mod verify;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::comm::launcher::Launch;
+use crate::comm::{self, Communicator, ROOT};
+use crate::logging::{self, LogArgs};
+use crate::resources;
 use crate::run::EXIT_USAGE;
 
 /// Smooths thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
@@ -32,6 +34,8 @@ enum Command {
     Smooth(Box<smooth::SmoothArgs>),
     Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
 }
 
 impl Cli {
@@ -54,6 +58,8 @@ impl Cli {
             Command::Smooth(args) => smooth::run(*args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Verify(args) => verify::run(args),
         })
     }
 
@@ -63,13 +69,32 @@ impl Cli {
     }
 }
 
-/// Sets `stop` at the first SIGTERM, SIGINT or SIGUSR1; a second signal of the kind ends the process at once.
-fn stop_on_signals(stop: &Arc<AtomicBool>) {
-    for signal in [SIGTERM, SIGINT, SIGUSR1] {
-        let again = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(stop));
-        let first = signal_hook::flag::register(signal, Arc::clone(stop));
-        if let Err(error) = again.and(first) {
-            tracing::warn!("signal {signal} cannot be handled: {error}");
+/// Starts the ranks and their logging. Collective.
+///
+/// # Errors
+/// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
+fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
+    let world = comm::start().map_err(|message| {
+        if Launch::speaks(Launch::from_env().as_ref()) {
+            eprintln!("niimpi: error: {message}");
+        }
+        EXIT_USAGE
+    })?;
+    let started = logging::start(log, world.rank(), &resources::host_name());
+    // One rank's trouble with its log file is everyone's: all end before anything is written.
+    let troubles = world.gather(comm::encode(&started.as_ref().err()));
+    let trouble = troubles.and_then(|all| {
+        all.iter()
+            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
+    });
+    let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
+    match (started, trouble) {
+        (Ok(span), None) => Ok((world, span)),
+        (_, trouble) => {
+            if world.rank() == ROOT {
+                eprintln!("niimpi: error: {}", trouble.unwrap_or_default());
+            }
+            Err(EXIT_USAGE)
         }
     }
 }

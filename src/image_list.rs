@@ -251,6 +251,19 @@ pub fn collect(request: &ListRequest) -> Result<Vec<ImageEntry>, ListError> {
     Ok(entries)
 }
 
+/// The images below one folder, in natural order; a pair is one, named by its header.
+///
+/// # Errors
+/// [`ListError::NoSuchInput`] and [`ListError::Unreadable`].
+pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>, ListError> {
+    std::fs::metadata(folder).map_err(|error| input_error(folder, error))?;
+    let mut found = Vec::new();
+    search(folder, &mut found)?;
+    found.sort_by(|a, b| natural_order(&a.input, &b.input));
+    merge_pairs(&mut found)?;
+    Ok(found.into_iter().map(|image| image.input).collect())
+}
+
 /// Natural order of paths, folder by folder: runs of digits compare as numbers.
 pub fn natural_order(a: &Path, b: &Path) -> Ordering {
     let mut left = a.components();

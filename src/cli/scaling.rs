@@ -1,8 +1,6 @@
 //! `niimpi scaling`: its arguments, and what they mean to the study.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +8,7 @@ use clap::Args;
 use super::smoothing::SmoothingArgs;
 use crate::image_list::{self, ListRequest};
 use crate::launch::LocalMachine;
-use crate::run::{EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::scaling::study::{SCHEMA, StudyFolder, StudySpec, Via};
 use crate::scaling::{self, batch, local};
 use crate::slurm::batch::mpi_type_of;
@@ -129,8 +127,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
         return Err("--output is missing".to_owned());
     };
     let spec = spec(args)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    super::stop_on_signals(&stop);
+    let stop = run::on_signals();
     let ended = match args.via {
         Via::Local => {
             if args.nodes.iter().any(|&nodes| nodes > 1) {

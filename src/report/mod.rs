@@ -86,6 +86,53 @@ pub struct ImageRecord {
     pub bytes_out: u64,
 }
 
+/// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeCounts {
+    /// Results that are what their records say.
+    pub kept: usize,
+    /// No result.
+    pub missing: usize,
+    /// Failed the last time.
+    pub failed_before: usize,
+    /// In hand when a run broke off.
+    pub unfinished: usize,
+    /// Made of another input, or of one that was changed since.
+    pub input_changed: usize,
+    /// Made with other options.
+    pub options_changed: usize,
+    /// Not what their records say.
+    pub mismatched: usize,
+    /// Files of which no journal knows.
+    pub unrecorded: usize,
+}
+
+impl ResumeCounts {
+    /// The counts as a sentence for people; what there is none of is left out.
+    pub fn sentence(&self) -> String {
+        let todo = [
+            (self.missing, "missing"),
+            (self.failed_before, "failed before"),
+            (self.unfinished, "left unfinished"),
+            (self.input_changed, "with a changed input"),
+            (self.options_changed, "made with other options"),
+            (self.mismatched, "no longer matching their record"),
+            (self.unrecorded, "without a record"),
+        ];
+        let all: usize = todo.iter().map(|(count, _)| count).sum();
+        let mut text = format!("resume: {} kept, {all} to do", self.kept);
+        let parts: Vec<String> = todo
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !parts.is_empty() {
+            text = format!("{text}: {}", parts.join(", "));
+        }
+        text
+    }
+}
+
 /// What one rank brings to the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RankRecord {
@@ -271,6 +318,9 @@ pub struct Report {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// What was found of earlier runs; `null` unless the run was resumed.
+    #[serde(default)]
+    pub resume: Option<ResumeCounts>,
     /// Sums over all ranks.
     pub totals: Totals,
     /// A row a rank.
@@ -300,6 +350,8 @@ pub struct RunFacts {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// What was found of earlier runs, when the run was resumed.
+    pub resume: Option<ResumeCounts>,
 }
 
 impl Report {
@@ -366,6 +418,7 @@ impl Report {
             launch,
             filter: facts.filter,
             strategy: facts.strategy,
+            resume: facts.resume,
             totals,
             ranks,
             images,
@@ -589,6 +642,7 @@ pub(crate) mod tests {
                 round: "truncate".to_owned(),
             },
             strategy: Strategy::Size,
+            resume: None,
         };
         let names =
             (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
@@ -643,6 +697,25 @@ pub(crate) mod tests {
         let read: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(read, report);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_resumed_run_found_is_one_sentence() {
+        let counts = ResumeCounts {
+            kept: 380,
+            missing: 15,
+            failed_before: 3,
+            input_changed: 2,
+            ..ResumeCounts::default()
+        };
+        assert_eq!(
+            counts.sentence(),
+            "resume: 380 kept, 20 to do: 15 missing, 3 failed before, 2 with a changed input"
+        );
+        assert_eq!(
+            ResumeCounts::default().sentence(),
+            "resume: 0 kept, 0 to do"
+        );
     }
 
     #[test]
