@@ -153,6 +153,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             interrupted: work.interrupted,
             started,
             elapsed_s: begun.elapsed().as_secs_f64(),
+            cpus: plan.distinct_cpus,
             mpi: comm.description(),
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),

@@ -128,6 +128,15 @@ pub type World = mpi::MpiWorld;
 #[cfg(not(feature = "mpi"))]
 pub type World = serial::Serial;
 
+/// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
+/// allowed before [`start`].
+pub fn library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on.
 ///
 /// # Errors
@@ -135,7 +144,7 @@ pub type World = serial::Serial;
 /// them would do the whole list; or when MPI is known to end the process in its start.
 pub fn start() -> Result<World, String> {
     #[cfg(feature = "mpi")]
-    match launcher::outlook(&mpi::library_name()) {
+    match launcher::outlook(&mpi::library()) {
         launcher::Outlook::Good => {}
         launcher::Outlook::Doubtful(advice) => {
             if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {

@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::partition::{Strategy, imbalance};
+use crate::volume::Datatype;
 
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "niimpi-report/1";
@@ -79,6 +80,10 @@ pub struct ImageRecord {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the input has an intensity scale.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// Bytes of the result's file.
@@ -174,6 +179,9 @@ pub struct Launch {
     pub threads_per_rank: usize,
     /// The hosts, in the order of their first rank.
     pub nodes: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    #[serde(default)]
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job; `None` outside one.
@@ -291,6 +299,10 @@ pub struct ImageRow {
     pub filter_s: f64,
     pub write_s: f64,
     pub voxels: u64,
+    #[serde(default)]
+    pub datatype: Option<Datatype>,
+    #[serde(default)]
+    pub scaled: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -371,6 +383,8 @@ pub struct RunFacts {
     pub started: std::time::SystemTime,
     /// How long it took, seconds.
     pub elapsed_s: f64,
+    /// The CPUs that all ranks together may run on, each counted once.
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job.
@@ -414,6 +428,7 @@ impl Report {
                 .max()
                 .unwrap_or(0),
             nodes,
+            cpus: facts.cpus,
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
@@ -549,6 +564,8 @@ impl ImageRow {
             filter_s: 0.0,
             write_s: 0.0,
             voxels: 0,
+            datatype: None,
+            scaled: false,
             bytes_in: 0,
             bytes_out: 0,
         });
@@ -566,6 +583,8 @@ impl ImageRow {
             filter_s: record.filter_s,
             write_s: record.write_s,
             voxels: record.voxels,
+            datatype: record.datatype,
+            scaled: record.scaled,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
         }
@@ -652,6 +671,8 @@ pub(crate) mod tests {
             filter_s: 2.0,
             write_s: 3.0,
             voxels: 1000,
+            datatype: Some(Datatype::Uint8),
+            scaled: false,
             bytes_in: 500,
             bytes_out: 400,
         }
@@ -673,6 +694,7 @@ pub(crate) mod tests {
             interrupted: false,
             started: std::time::UNIX_EPOCH,
             elapsed_s: 12.0,
+            cpus: Some(4),
             mpi: "none".to_owned(),
             slurm: None,
             filter: FilterDescription {
