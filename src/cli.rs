@@ -36,10 +36,8 @@ impl Cli {
     /// The exit code with which to end at once.
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            if Launch::speaks(Launch::from_env().as_ref()) {
-                let _ = error.print();
-            }
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
+            Launch::say_error(|| drop(error.print()));
             ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
         })
     }

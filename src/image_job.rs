@@ -120,7 +120,7 @@ impl<'a> ImageWorker<'a> {
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         taken.bytes_in = read.bytes_in;
         taken.voxels = self.image.volume.len() as u64;
-        self.warn_of_voxel_size(input);
+        self.warn_of_header(input);
 
         let begun = Instant::now();
         let filtered = filter::apply(
@@ -160,8 +160,14 @@ impl<'a> ImageWorker<'a> {
             .map_err(|error| failure(Stage::Write, &error))
     }
 
-    /// Two voxel sizes in one header matter only where one of them is used.
-    fn warn_of_voxel_size(&self, input: &Path) {
+    /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.
+    fn warn_of_header(&self, input: &Path) {
+        if self.image.header.extensions_void() {
+            tracing::warn!(
+                "{}: its header extensions overrun their section, so none of them is kept",
+                printable(&input.display().to_string())
+            );
+        }
         let Filter::Gaussian(gaussian) = &self.job.filter;
         if gaussian.fwhm.is_none() {
             return;

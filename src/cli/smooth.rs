@@ -131,9 +131,7 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
     let world = match comm::start() {
         Ok(world) => world,
         Err(message) => {
-            if comm::launcher::Launch::speaks(comm::launcher::Launch::from_env().as_ref()) {
-                eprintln!("niimpi: error: {message}");
-            }
+            comm::launcher::Launch::say_error(|| eprintln!("niimpi: error: {message}"));
             return EXIT_USAGE;
         }
     };

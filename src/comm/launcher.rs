@@ -1,5 +1,7 @@
 //! What the launcher (mpirun, srun) told this process in its environment, before and beside MPI.
 
+use std::time::Duration;
+
 /// How many processes the launcher started together with this one, and which of them this is, as far as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -10,6 +12,9 @@ pub struct Launch {
     /// This process's number among them, if told.
     pub rank: Option<usize>,
 }
+
+/// How long the silent processes of a launch leave the first one to say its error. mpirun ends them when it has.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Variables of the launchers: who sets them, the one with the size, the one with the rank.
 const LAUNCHERS: [(&str, &str); 6] = [
@@ -59,6 +64,16 @@ impl Launch {
     /// Whether this process is the one that speaks for all: the first of its launch, or alone.
     pub fn speaks(launch: Option<&Launch>) -> bool {
         launch.is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
+    }
+
+    /// Calls `say` in the process that speaks for all; the others wait. mpirun ends a job as soon as one of its processes
+    /// exits with an error, and a silent process that exits first would cut the message off.
+    pub fn say_error(say: impl FnOnce()) {
+        if Launch::speaks(Launch::from_env().as_ref()) {
+            say();
+        } else {
+            std::thread::sleep(HEAD_START);
+        }
     }
 
     /// What is wrong when the launcher started several processes but MPI sees one rank in each: every one of them would

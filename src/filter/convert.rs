@@ -168,28 +168,28 @@ integer_voxel!(
     Uint8,
     |voxels| V::load_u8(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i32().map(|value| value as u8)
+    |values| values.cast_i8().map(|value| value as u8)
 );
 integer_voxel!(
     i8,
     Int8,
     |voxels| V::load_i8(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i32().map(|value| value as i8)
+    |values| values.cast_i8()
 );
 integer_voxel!(
     u16,
     Uint16,
     |voxels| V::load_u16(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i32().map(|value| value as u16)
+    |values| values.cast_i16().map(|value| value as u16)
 );
 integer_voxel!(
     i16,
     Int16,
     |voxels| V::load_i16(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i32().map(|value| value as i16)
+    |values| values.cast_i16()
 );
 integer_voxel!(
     u32,
@@ -203,7 +203,7 @@ integer_voxel!(
     Int32,
     |voxels| V::load_i32(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i32().map(|value| value as i32)
+    |values| values.cast_i32()
 );
 integer_voxel!(
     u64,
@@ -217,7 +217,7 @@ integer_voxel!(
     Int64,
     |voxels| load_converted(voxels),
     |value| cast_i64(value),
-    |values| values.cast_i64().map(|value| value as i64)
+    |values| values.cast_i64()
 );
 
 macro_rules! float_voxel {

@@ -429,6 +429,10 @@ impl<T: Voxel> Correlate<'_, T> {
 /// # Safety
 /// The processor has `V`'s instructions and `LANES + 2·radius` rows are valid.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "the row numbers are addresses as well"
+)]
 unsafe fn sums<V: Vector<LANES>, const LANES: usize>(
     top: *const f64,
     half_kernel: &[f64],

@@ -76,6 +76,18 @@ pub(super) trait Vector<const LANES: usize>: Copy {
     unsafe fn prefetch(address: *const i8);
     /// Lane by lane [`cast_i32`].
     unsafe fn cast_i32(self) -> [i32; LANES];
+    /// The low 16 bits of [`Vector::cast_i32`].
+    #[inline(always)]
+    unsafe fn cast_i16(self) -> [i16; LANES] {
+        // SAFETY: the caller's.
+        unsafe { self.cast_i32() }.map(|value| value as i16)
+    }
+    /// The low 8 bits of [`Vector::cast_i32`].
+    #[inline(always)]
+    unsafe fn cast_i8(self) -> [i8; LANES] {
+        // SAFETY: the caller's.
+        unsafe { self.cast_i32() }.map(|value| value as i8)
+    }
     /// Lane by lane [`cast_i64`].
     unsafe fn cast_i64(self) -> [i64; LANES];
     /// Lane i of vector j becomes lane j of vector i.
@@ -385,6 +397,20 @@ mod x86 {
         #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 8] {
             unsafe { transmute(_mm512_cvttpd_epi32(self.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn cast_i16(self) -> [i16; 8] {
+            unsafe { transmute(_mm256_cvtepi32_epi16(_mm512_cvttpd_epi32(self.0))) }
+        }
+
+        #[inline(always)]
+        unsafe fn cast_i8(self) -> [i8; 8] {
+            unsafe {
+                transmute(_mm_cvtsi128_si64(_mm256_cvtepi32_epi8(
+                    _mm512_cvttpd_epi32(self.0),
+                )))
+            }
         }
 
         #[inline(always)]
