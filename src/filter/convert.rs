@@ -221,7 +221,7 @@ integer_voxel!(
 );
 
 macro_rules! float_voxel {
-    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr) => {
+    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr, |$values:ident| $cast_lanes:expr) => {
         impl Voxel for $type {
             const DATATYPE: Datatype = Datatype::$datatype;
 
@@ -242,9 +242,11 @@ macro_rules! float_voxel {
             }
 
             #[inline(always)]
-            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES] {
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(
+                $values: V,
+            ) -> [Self; LANES] {
                 // SAFETY: the caller's processor has V's instructions.
-                unsafe { lanes(values) }.map(|value| value as $type)
+                unsafe { $cast_lanes }
             }
 
             #[inline(always)]
@@ -267,8 +269,11 @@ macro_rules! float_voxel {
     };
 }
 
-float_voxel!(f32, Float32, |voxels| V::load_f32(voxels));
-float_voxel!(f64, Float64, |voxels| V::load(voxels));
+float_voxel!(f32, Float32, |voxels| V::load_f32(voxels), |values| values
+    .cast_f32());
+float_voxel!(f64, Float64, |voxels| V::load(voxels), |values| lanes(
+    values
+));
 
 /// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {

@@ -74,6 +74,8 @@ pub(super) trait Vector<const LANES: usize>: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// Asks for the cache line at an address, which need not be valid.
     unsafe fn prefetch(address: *const i8);
+    /// Lane by lane, rounded to single precision.
+    unsafe fn cast_f32(self) -> [f32; LANES];
     /// Lane by lane [`cast_i32`].
     unsafe fn cast_i32(self) -> [i32; LANES];
     /// The low 16 bits of [`Vector::cast_i32`].
@@ -190,6 +192,11 @@ mod baseline {
         unsafe fn prefetch(_address: *const i8) {}
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 4] {
+            self.0.map(|value| value as f32)
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 4] {
             self.0.map(cast_i32)
         }
@@ -293,6 +300,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 4] {
+            unsafe { transmute(_mm256_cvtpd_ps(self.0)) }
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 4] {
             unsafe { transmute(_mm256_cvttpd_epi32(self.0)) }
         }
@@ -320,6 +332,21 @@ mod x86 {
 
     #[derive(Clone, Copy)]
     struct F64x8(__m512d);
+
+    /// The even and the odd quarters of two registers side by side.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
+    #[inline(always)]
+    unsafe fn quarters(x: __m512d, y: __m512d) -> (__m512d, __m512d) {
+        // SAFETY: the caller's processor has the instructions.
+        unsafe {
+            (
+                _mm512_shuffle_f64x2::<0x88>(x, y),
+                _mm512_shuffle_f64x2::<0xdd>(x, y),
+            )
+        }
+    }
 
     // SAFETY (of every block below): the caller's processor has these parts of AVX-512, its pointers are valid, and a
     // register has the size of the array that it is taken for.
@@ -395,6 +422,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 8] {
+            unsafe { transmute(_mm512_cvtpd_ps(self.0)) }
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 8] {
             unsafe { transmute(_mm512_cvttpd_epi32(self.0)) }
         }
@@ -427,12 +459,6 @@ mod x86 {
                 let (ef0, ef1) = (_mm512_unpacklo_pd(e.0, f.0), _mm512_unpackhi_pd(e.0, f.0));
                 let (gh0, gh1) = (_mm512_unpacklo_pd(g.0, h.0), _mm512_unpackhi_pd(g.0, h.0));
                 // Four rows: abcd0 holds a0 b0 a4 b4 c0 d0 c4 d4, abcd2 those of columns 2 and 6.
-                let quarters = |x, y| {
-                    (
-                        _mm512_shuffle_f64x2::<0x88>(x, y),
-                        _mm512_shuffle_f64x2::<0xdd>(x, y),
-                    )
-                };
                 let (abcd0, abcd2) = quarters(ab0, cd0);
                 let (abcd1, abcd3) = quarters(ab1, cd1);
                 let (efgh0, efgh2) = quarters(ef0, gh0);
@@ -442,9 +468,15 @@ mod x86 {
                 let (column2, column6) = quarters(abcd2, efgh2);
                 let (column3, column7) = quarters(abcd3, efgh3);
                 [
-                    column0, column1, column2, column3, column4, column5, column6, column7,
+                    F64x8(column0),
+                    F64x8(column1),
+                    F64x8(column2),
+                    F64x8(column3),
+                    F64x8(column4),
+                    F64x8(column5),
+                    F64x8(column6),
+                    F64x8(column7),
                 ]
-                .map(F64x8)
             }
         }
     }
