@@ -3,7 +3,7 @@
 //! Every width does the same operations in the same order on each number, so the bits do not depend on the processor. There
 //! is deliberately no fused multiply-add among the operations.
 
-use super::convert::{cast_i32, cast_i64, load_converted};
+use super::convert::{cast_i32, cast_i64, load_converted, map_lanes};
 
 /// Work that is written once over [`Vector`] and compiled for each instruction set.
 pub(super) trait Job {
@@ -82,13 +82,13 @@ pub(super) trait Vector<const LANES: usize>: Copy {
     #[inline(always)]
     unsafe fn cast_i16(self) -> [i16; LANES] {
         // SAFETY: the caller's.
-        unsafe { self.cast_i32() }.map(|value| value as i16)
+        map_lanes(unsafe { self.cast_i32() }, |value| value as i16)
     }
     /// The low 8 bits of [`Vector::cast_i32`].
     #[inline(always)]
     unsafe fn cast_i8(self) -> [i8; LANES] {
         // SAFETY: the caller's.
-        unsafe { self.cast_i32() }.map(|value| value as i8)
+        map_lanes(unsafe { self.cast_i32() }, |value| value as i8)
     }
     /// Lane by lane [`cast_i64`].
     unsafe fn cast_i64(self) -> [i64; LANES];
@@ -154,7 +154,7 @@ impl Default for Isa {
 }
 
 mod baseline {
-    use super::{Vector, cast_i32, cast_i64};
+    use super::{Vector, cast_i32, cast_i64, map_lanes};
 
     /// Four doubles, which the compiler keeps in two registers of the baseline.
     #[derive(Clone, Copy)]
@@ -193,17 +193,17 @@ mod baseline {
 
         #[inline(always)]
         unsafe fn cast_f32(self) -> [f32; 4] {
-            self.0.map(|value| value as f32)
+            map_lanes(self.0, |value| value as f32)
         }
 
         #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 4] {
-            self.0.map(cast_i32)
+            map_lanes(self.0, cast_i32)
         }
 
         #[inline(always)]
         unsafe fn cast_i64(self) -> [i64; 4] {
-            self.0.map(cast_i64)
+            map_lanes(self.0, cast_i64)
         }
 
         #[inline(always)]
@@ -218,7 +218,7 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Job, Vector, cast_i64};
+    use super::{Job, Vector, cast_i64, map_lanes};
 
     #[target_feature(enable = "avx2")]
     pub(super) fn run_avx2(job: impl Job) {
@@ -312,7 +312,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn cast_i64(self) -> [i64; 4] {
             let lanes: [f64; 4] = unsafe { transmute(self.0) };
-            lanes.map(cast_i64)
+            map_lanes(lanes, cast_i64)
         }
 
         #[inline(always)]
