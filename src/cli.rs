@@ -1,7 +1,9 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
 mod report;
+mod scaling;
 mod smooth;
+mod smoothing;
 mod status;
 mod synth;
 mod verify;
@@ -31,6 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
     Report(report::ReportArgs),
     Status(status::StatusArgs),
@@ -55,6 +58,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),

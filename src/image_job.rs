@@ -10,6 +10,7 @@ use crate::image_io::{
     Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
+use crate::volume::Datatype;
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -82,6 +83,10 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input file; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the voxels have a slope or an intercept that counts.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// When the input was last changed, nanoseconds since 1970; `None` when it was not read.
@@ -176,6 +181,8 @@ impl<'a> ImageWorker<'a> {
         taken.bytes_in = read.bytes_in;
         taken.input_mtime_ns = Some(read.mtime_ns);
         taken.voxels = self.image.volume.len() as u64;
+        taken.datatype = Some(self.image.volume.datatype);
+        taken.scaled = self.image.volume.scaling.is_some();
         self.warn_of_header(input);
 
         let begun = Instant::now();

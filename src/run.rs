@@ -34,7 +34,7 @@ use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -120,7 +120,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -138,7 +138,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(journal) => journal,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -153,6 +153,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             interrupted: work.interrupted,
             started,
             elapsed_s: begun.elapsed().as_secs_f64(),
+            cpus: plan.distinct_cpus,
             mpi: comm.description(),
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
@@ -280,7 +281,10 @@ fn tell(report: &Report, config: &Config) -> u8 {
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {
-                tracing::error!("{}: the report cannot be written: {error}", path.display());
+                tracing::error!(
+                    "{}: the report cannot be written: {error}",
+                    printable(&path.display().to_string())
+                );
                 exit_code = exit_code.max(EXIT_SOME_FAILED);
             }
         };

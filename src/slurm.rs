@@ -1,5 +1,11 @@
 //! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
+//!
+//! [`accounting`] asks what became of a job, [`steps`] what its steps used, [`limits`] what a partition gives, [`batch`]
+//! writes and submits scripts.
 
+pub mod accounting;
+pub mod batch;
+pub mod limits;
 pub mod steps;
 
 use serde::{Deserialize, Serialize};

@@ -128,6 +128,15 @@ pub type World = mpi::MpiWorld;
 #[cfg(not(feature = "mpi"))]
 pub type World = serial::Serial;
 
+/// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
+/// allowed before [`start`].
+pub fn library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on. With the
 /// ranks comes a warning for the user, if there is cause for one.
 ///
@@ -135,10 +144,7 @@ pub type World = serial::Serial;
 /// A text for the user when the launcher started several processes that MPI does not join into one world, since each of
 /// them would do the whole list; or when MPI is known to end the process in its start.
 pub fn start() -> Result<(World, Option<String>), String> {
-    #[cfg(feature = "mpi")]
-    let library = mpi::library_name();
-    #[cfg(not(feature = "mpi"))]
-    let library = serial::Serial.description();
+    let library = library().unwrap_or_default();
     let warning = launcher::started_without_srun(&library);
     #[cfg(feature = "mpi")]
     match launcher::outlook(&library) {

@@ -39,8 +39,8 @@ pub fn abort_world(exit_code: i32) -> ! {
     SimpleCommunicator::world().abort(exit_code)
 }
 
-/// Name and version of the MPI library, such as "Open MPI v4.1.4". Local; may be asked before MPI is started.
-pub fn library_name() -> String {
+/// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
+pub fn library() -> String {
     let version = mpi::environment::library_version().unwrap_or_default();
     let first = version.lines().next().unwrap_or_default();
     let name = first.split(',').next().unwrap_or_default().trim();
@@ -123,7 +123,7 @@ impl Communicator for MpiWorld {
     }
 
     fn description(&self) -> String {
-        library_name()
+        library()
     }
 
     /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work; the bytes

@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::partition::{Strategy, imbalance};
+use crate::volume::Datatype;
 
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "niimpi-report/1";
@@ -79,6 +80,10 @@ pub struct ImageRecord {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the input has an intensity scale.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// Bytes of the result's file.
@@ -174,6 +179,9 @@ pub struct Launch {
     pub threads_per_rank: usize,
     /// The hosts, in the order of their first rank.
     pub nodes: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    #[serde(default)]
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job; `None` outside one.
@@ -291,6 +299,10 @@ pub struct ImageRow {
     pub filter_s: f64,
     pub write_s: f64,
     pub voxels: u64,
+    #[serde(default)]
+    pub datatype: Option<Datatype>,
+    #[serde(default)]
+    pub scaled: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -371,6 +383,8 @@ pub struct RunFacts {
     pub started: std::time::SystemTime,
     /// How long it took, seconds.
     pub elapsed_s: f64,
+    /// The CPUs that all ranks together may run on, each counted once.
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job.
@@ -414,6 +428,7 @@ impl Report {
                 .max()
                 .unwrap_or(0),
             nodes,
+            cpus: facts.cpus,
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
@@ -549,6 +564,8 @@ impl ImageRow {
             filter_s: 0.0,
             write_s: 0.0,
             voxels: 0,
+            datatype: None,
+            scaled: false,
             bytes_in: 0,
             bytes_out: 0,
         });
@@ -566,6 +583,8 @@ impl ImageRow {
             filter_s: record.filter_s,
             write_s: record.write_s,
             voxels: record.voxels,
+            datatype: record.datatype,
+            scaled: record.scaled,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
         }
@@ -606,18 +625,33 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with control characters and line breaks made visible, so that a name cannot break a table or a log line.
+/// The text with everything made visible that could break a table or a log line, or show another text than there is:
+/// control characters, line breaks, and marks that change the direction of writing or have no width.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> = if c.is_control() {
-                Box::new(c.escape_default())
-            } else {
-                Box::new(std::iter::once(c))
-            };
-            escaped
-        })
-        .collect()
+    let shows = |c: char| {
+        !c.is_control()
+            && !matches!(
+                c,
+                '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{180e}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if shows(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -637,6 +671,8 @@ pub(crate) mod tests {
             filter_s: 2.0,
             write_s: 3.0,
             voxels: 1000,
+            datatype: Some(Datatype::Uint8),
+            scaled: false,
             bytes_in: 500,
             bytes_out: 400,
         }
@@ -658,6 +694,7 @@ pub(crate) mod tests {
             interrupted: false,
             started: std::time::UNIX_EPOCH,
             elapsed_s: 12.0,
+            cpus: Some(4),
             mpi: "none".to_owned(),
             slurm: None,
             filter: FilterDescription {
@@ -753,5 +790,7 @@ pub(crate) mod tests {
     #[test]
     fn names_cannot_break_lines() {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
+        assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
     }
 }

@@ -106,6 +106,8 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Hosts of the ranks.
     pub hosts: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    pub distinct_cpus: Option<usize>,
     /// The run's own name, in its journals' names.
     pub run: String,
     /// When the run was begun, seconds since 1970.
@@ -177,8 +179,10 @@ pub(super) fn agree(
         true => list(config, hello.available_cpus).map_err(|error| error.0),
         false => Ok(Listed::default()),
     };
+    let listed_s = begun.elapsed().as_secs_f64();
     let listed = from_root(comm, listed);
     let Listed { entries, claims } = listed.map_err(SetupError)?;
+    let sent_s = begun.elapsed().as_secs_f64();
 
     let mine: Vec<(&ImageEntry, Option<&Claim>)> = entries
         .iter()
@@ -192,6 +196,8 @@ pub(super) fn agree(
     let header_for = needs_headers.then_some(&config.job.output);
     let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
+    let looked_s = begun.elapsed().as_secs_f64();
+    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
@@ -208,6 +214,11 @@ pub(super) fn agree(
             Err(message) => Err(message),
         };
         comm.broadcast(comm::encode(&sent));
+        tracing::debug!(
+            "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
+             {looked_s:.3} s, shared out and sent after {:.3} s",
+            begun.elapsed().as_secs_f64()
+        );
         return plan.map(now_received).map_err(SetupError);
     }
     let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
@@ -438,6 +449,7 @@ fn share_out(
             .collect(),
     };
     let cpus = cpus_of_ranks(&hellos);
+    let distinct_cpus = distinct_cpus(&hellos);
     let threads = cpus
         .iter()
         .map(|&cpus| config.threads.unwrap_or(cpus))
@@ -473,6 +485,7 @@ fn share_out(
         threads,
         cpus,
         hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        distinct_cpus,
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, begun),
         earlier_run,
         run: journal::new_run_name(now),
@@ -517,6 +530,18 @@ fn take_shard(
         places.iter().map(|&place| facts[place].clone()).collect(),
         places.iter().map(|&place| costs[place]).collect(),
     )
+}
+
+/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank knows of none.
+fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
+    let mut cpus = std::collections::HashSet::new();
+    for hello in hellos {
+        if hello.affinity.is_empty() {
+            return None;
+        }
+        cpus.extend(hello.affinity.iter().map(|cpu| (&hello.host, cpu)));
+    }
+    Some(cpus.len())
 }
 
 /// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
@@ -572,6 +597,18 @@ mod tests {
             ..ImageFacts::default()
         };
         assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+    }
+
+    #[test]
+    fn cpus_that_ranks_share_are_counted_once() {
+        let hello = |host: &str, affinity: &[usize]| Hello {
+            host: host.to_owned(),
+            affinity: affinity.to_vec(),
+            available_cpus: affinity.len(),
+        };
+        let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
+        assert_eq!(distinct_cpus(&shared), Some(3));
+        assert_eq!(distinct_cpus(&[hello("a", &[])]), None);
     }
 
     #[test]
