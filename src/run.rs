@@ -35,7 +35,7 @@ use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
-use crate::{comm, slurm};
+use crate::{comm, console, slurm};
 
 /// Exit code: every image is done.
 pub const EXIT_DONE: u8 = 0;
@@ -120,7 +120,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                console::complain(format_args!("error: {}", printable(&message)));
             }
             return EXIT_USAGE;
         }
@@ -130,7 +130,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     }
     if config.dry_run {
         if is_root {
-            print!("{}", dry_run::render(&plan, config));
+            say(&dry_run::render(&plan, config));
         }
         return EXIT_DONE;
     }
@@ -138,7 +138,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(journal) => journal,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                console::complain(format_args!("error: {}", printable(&message)));
             }
             return EXIT_USAGE;
         }
@@ -271,12 +271,18 @@ pub fn exit_code_of(state: State) -> u8 {
     }
 }
 
-/// Prints and writes the report; returns the exit code.
+/// Prints a text of the root's; whether that could be done.
+fn say(text: &str) -> bool {
+    let result = console::print(text);
+    if let Err(error) = &result {
+        tracing::error!("standard output cannot be written: {error}");
+    }
+    result.is_ok()
+}
+
+/// Writes and prints the report; returns the exit code.
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
-    if !config.quiet {
-        print!("{text}");
-    }
     let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
@@ -305,6 +311,10 @@ fn tell(report: &Report, config: &Config) -> u8 {
             });
             write(path_of("images"), images);
         }
+    }
+    // Last, since a reader that is slow or gone must not cost the files.
+    if !config.quiet && !say(&text) {
+        exit_code = exit_code.max(EXIT_SOME_FAILED);
     }
     exit_code
 }
