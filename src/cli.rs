@@ -6,6 +6,7 @@ mod synth;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -35,6 +36,9 @@ enum Command {
     Verify(verify::VerifyArgs),
 }
 
+/// How long the processes that say nothing wait with their exit after a usage error.
+const SPEAKER_FIRST: Duration = Duration::from_millis(500);
+
 impl Cli {
     /// Parses the process's arguments. Usage errors, `--help` and `--version` are answered here, before MPI is started,
     /// by the first process of a launch alone.
@@ -45,6 +49,9 @@ impl Cli {
         Self::try_parse().map_err(|error| {
             if Launch::speaks(Launch::from_env().as_ref()) {
                 let _ = error.print();
+            } else {
+                // A launcher ends all processes when the first has failed: the one that speaks must not be a later one.
+                std::thread::sleep(SPEAKER_FIRST);
             }
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
             ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
