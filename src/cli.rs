@@ -1,16 +1,18 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod report;
+mod scaling;
 mod smooth;
+mod smoothing;
 mod status;
 mod synth;
 mod verify;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::comm::launcher::Launch;
+use crate::comm::launcher::{self, Launch};
 use crate::comm::{self, Communicator, ROOT};
 use crate::logging::{self, LogArgs};
 use crate::resources;
@@ -31,13 +33,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
 }
-
-/// How long the processes that say nothing wait with their exit after a usage error.
-const SPEAKER_FIRST: Duration = Duration::from_millis(500);
 
 impl Cli {
     /// Parses the process's arguments. Usage errors, `--help` and `--version` are answered here, before MPI is started,
@@ -47,13 +48,8 @@ impl Cli {
     /// The exit code with which to end at once.
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            if Launch::speaks(Launch::from_env().as_ref()) {
-                let _ = error.print();
-            } else {
-                // A launcher ends all processes when the first has failed: the one that speaks must not be a later one.
-                std::thread::sleep(SPEAKER_FIRST);
-            }
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
+            Launch::say_error(|| drop(error.print()));
             ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
         })
     }
@@ -62,7 +58,9 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
+            Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Verify(args) => verify::run(args),
         })
@@ -80,9 +78,7 @@ impl Cli {
 /// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
 fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     let world = comm::start().map_err(|message| {
-        if Launch::speaks(Launch::from_env().as_ref()) {
-            eprintln!("niimpi: error: {message}");
-        }
+        Launch::say_error(|| eprintln!("niimpi: error: {message}"));
         EXIT_USAGE
     })?;
     let started = logging::start(log, world.rank(), &resources::host_name());
@@ -94,7 +90,12 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     });
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     match (started, trouble) {
-        (Ok(span), None) => Ok((world, span)),
+        (Ok(span), None) => {
+            if let Some(warning) = launcher::started_without_srun(world.size()) {
+                span.in_scope(|| tracing::warn!("{warning}"));
+            }
+            Ok((world, span))
+        }
         (_, trouble) => {
             if world.rank() == ROOT {
                 eprintln!("niimpi: error: {}", trouble.unwrap_or_default());

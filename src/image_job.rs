@@ -10,6 +10,7 @@ use crate::image_io::{
     Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
+use crate::volume::Datatype;
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -82,6 +83,10 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input file; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the voxels have a slope or an intercept that counts.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// When the input was last changed, nanoseconds since 1970; `None` when it was not read.
@@ -176,7 +181,9 @@ impl<'a> ImageWorker<'a> {
         taken.bytes_in = read.bytes_in;
         taken.input_mtime_ns = Some(read.mtime_ns);
         taken.voxels = self.image.volume.len() as u64;
-        self.warn_of_voxel_size(input);
+        taken.datatype = Some(self.image.volume.datatype);
+        taken.scaled = self.image.volume.scaling.is_some();
+        self.warn_of_header(input);
 
         let begun = Instant::now();
         let filtered = filter::apply(
@@ -221,8 +228,14 @@ impl<'a> ImageWorker<'a> {
         written.map_err(|error| failure(Stage::Write, &error))
     }
 
-    /// Two voxel sizes in one header matter only where one of them is used.
-    fn warn_of_voxel_size(&self, input: &Path) {
+    /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.
+    fn warn_of_header(&self, input: &Path) {
+        if self.image.header.extensions_void() {
+            tracing::warn!(
+                "{}: its header extensions overrun their section, so none of them is kept",
+                printable(&input.display().to_string())
+            );
+        }
         let Filter::Gaussian(gaussian) = &self.job.filter;
         if gaussian.fwhm.is_none() {
             return;

@@ -20,6 +20,7 @@
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
+pub mod chart;
 pub mod cli;
 pub mod comm;
 pub mod fault;
@@ -28,12 +29,15 @@ pub mod image_io;
 pub mod image_job;
 pub mod image_list;
 pub mod journal;
+pub mod launch;
 pub mod logging;
 pub mod partition;
 pub mod phantom;
 pub mod report;
 pub mod resources;
 pub mod run;
+pub mod scaling;
 pub mod slurm;
+pub mod statistics;
 pub mod units;
 pub mod volume;

@@ -18,7 +18,9 @@ use crate::volume::{Datatype, Volume};
 /// The longest axis that a NIfTI-1 header can state.
 const MAX_AXIS: usize = i16::MAX as usize;
 
-/// What `niimpi synth` takes on the command line.
+/// Write synthetic brain-like images, to try and to test with
+///
+/// Heads of nested ellipsoids with Rician noise; the same options give the same bytes on every machine.
 #[derive(Args, Clone, Debug)]
 pub struct SynthArgs {
     /// Folder for the images, made if missing: DIR/sample_1.nii.gz, DIR/sample_2.nii.gz, …

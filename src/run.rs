@@ -7,7 +7,9 @@ mod dry_run;
 mod memory;
 mod plan;
 mod progress;
+mod request;
 mod resume;
+mod sampler;
 mod stop;
 mod verify;
 mod worker;
@@ -32,7 +34,7 @@ use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, State, csv, printable, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -71,6 +73,8 @@ pub struct Config {
     pub report_table: bool,
     /// Whether the rows are also written to CSV files beside the report.
     pub report_csv: bool,
+    /// Each rank notes its use of resources every so many seconds; `None` for never.
+    pub sample_s: Option<f64>,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// No table, no progress.
@@ -149,10 +153,19 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             interrupted: work.interrupted,
             started,
             elapsed_s: begun.elapsed().as_secs_f64(),
+            cpus: plan.distinct_cpus,
             mpi: comm.description(),
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
             strategy: config.strategy,
+            journals: Some(Journals {
+                folder: absolute(&config.list.output.join(journal::FOLDER)),
+                runs: vec![plan.run.clone()],
+            }),
+            shard: config.shard.map(|shard| Shares {
+                numbers: vec![shard.number],
+                count: shard.count,
+            }),
             resume: plan.resume,
         };
         let names = plan.entries.iter().map(|entry| {
@@ -241,17 +254,30 @@ fn open_journal(
     }
 }
 
+/// The path from the root folder; as it is where that cannot be told.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
+}
+
+/// The exit code of a run that ended so.
+pub fn exit_code_of(state: State) -> u8 {
+    match state {
+        State::Completed => EXIT_DONE,
+        State::Failed => EXIT_SOME_FAILED,
+        State::Interrupted => EXIT_INTERRUPTED,
+    }
+}
+
 /// Prints and writes the report; returns the exit code.
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     if !config.quiet {
         print!("{text}");
     }
-    let mut exit_code = match report.state {
-        State::Completed => EXIT_DONE,
-        State::Failed => EXIT_SOME_FAILED,
-        State::Interrupted => EXIT_INTERRUPTED,
-    };
+    let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {

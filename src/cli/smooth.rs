@@ -2,16 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
+
+use super::smoothing::SmoothingArgs;
 use crate::fault::Fault;
-use crate::filter::gaussian::Gaussian;
-use crate::filter::{Filter, OutputSpec};
-use crate::image_io::CompressionArgs;
-use crate::image_job::ImageJob;
 use crate::image_list::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
-use crate::partition::Strategy;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
-use clap::Args;
 
 /// Smooth images with a Gaussian
 ///
@@ -39,20 +36,7 @@ pub(super) struct SmoothArgs {
     name: Option<NameTemplate>,
 
     #[command(flatten)]
-    gaussian: Gaussian,
-
-    #[command(flatten)]
-    output_spec: OutputSpec,
-
-    /// How images are shared out among the ranks
-    #[arg(
-        long,
-        value_enum,
-        value_name = "STRATEGY",
-        default_value_t,
-        help_heading = "Distribution"
-    )]
-    strategy: Strategy,
+    smoothing: SmoothingArgs,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096), help_heading = "Distribution")]
@@ -77,18 +61,11 @@ pub(super) struct SmoothArgs {
     #[arg(long)]
     overwrite: bool,
 
-    #[command(flatten)]
-    compression: CompressionArgs,
-
     /// Begin no image that would not be finished so many seconds after the start [default: before the Slurm job's end]
     ///
     /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by those that are done.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     stop_before: Option<f64>,
-
-    /// Do not wait until each result is on the disk: faster, but a power failure may leave one incomplete
-    #[arg(long)]
-    no_sync: bool,
 
     /// Write the report as JSON (schema niimpi-report/1)
     #[arg(long, value_name = "FILE.json", help_heading = "Messages")]
@@ -101,6 +78,12 @@ pub(super) struct SmoothArgs {
     /// Also write the report's rows to FILE.ranks.csv and FILE.images.csv
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
+
+    /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
+    ///
+    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was given.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
+    sample: Option<f64>,
 
     /// Tell what would be done, from headers and sizes alone, and write nothing
     #[arg(long)]
@@ -161,18 +144,14 @@ fn config(args: SmoothArgs) -> Config {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         },
-        job: ImageJob {
-            filter: Filter::Gaussian(args.gaussian),
-            output: args.output_spec,
-            compression: args.compression.level,
-            sync: !args.no_sync,
-        },
-        strategy: args.strategy,
+        job: args.smoothing.job(),
+        strategy: args.smoothing.strategy,
         threads: args.threads.map(usize::from),
         stop_before_s: args.stop_before,
         report: args.report,
         report_table: args.report_table,
         report_csv: args.report_csv,
+        sample_s: args.sample,
         dry_run: args.dry_run,
         quiet: args.log.quiet,
         progress: args.progress,

@@ -9,9 +9,10 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::resume::{self, Claim, Standing};
-use super::{Clock, Config, SetupError};
+use super::{Clock, Config, SetupError, request};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
+use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::image_list::{self, ImageEntry};
 use crate::journal::past::Past;
@@ -73,6 +74,8 @@ pub struct ImageFacts {
     pub raw_bytes: Option<u64>,
     /// Voxels of all volumes, as the header tells.
     pub voxels: Option<u64>,
+    /// Bytes that it takes in memory, as the header tells.
+    pub memory_bytes: Option<u64>,
     /// Whether its result is there already.
     pub output_exists: bool,
     /// How that result stands, when a run is resumed.
@@ -103,6 +106,8 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Hosts of the ranks.
     pub hosts: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    pub distinct_cpus: Option<usize>,
     /// The run's own name, in its journals' names.
     pub run: String,
     /// When the run was begun, seconds since 1970.
@@ -174,8 +179,10 @@ pub(super) fn agree(
         true => list(config, hello.available_cpus).map_err(|error| error.0),
         false => Ok(Listed::default()),
     };
+    let listed_s = begun.elapsed().as_secs_f64();
     let listed = from_root(comm, listed);
     let Listed { entries, claims } = listed.map_err(SetupError)?;
+    let sent_s = begun.elapsed().as_secs_f64();
 
     let mine: Vec<(&ImageEntry, Option<&Claim>)> = entries
         .iter()
@@ -184,9 +191,13 @@ pub(super) fn agree(
         .skip(comm.rank())
         .step_by(comm.size())
         .collect();
-    let needs_headers = config.strategy.needs_costs() || config.dry_run;
-    let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
+    let needs_headers =
+        config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
+    let header_for = needs_headers.then_some(&config.job.output);
+    let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
+    let looked_s = begun.elapsed().as_secs_f64();
+    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
@@ -203,6 +214,11 @@ pub(super) fn agree(
             Err(message) => Err(message),
         };
         comm.broadcast(comm::encode(&sent));
+        tracing::debug!(
+            "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
+             {looked_s:.3} s, shared out and sent after {:.3} s",
+            begun.elapsed().as_secs_f64()
+        );
         return plan.map(now_received).map_err(SetupError);
     }
     let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
@@ -318,7 +334,7 @@ fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
 /// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
 fn look_at(
     entries: &[(&ImageEntry, Option<&Claim>)],
-    needs_headers: bool,
+    header_for: Option<&OutputSpec>,
     threads: usize,
 ) -> Vec<ImageFacts> {
     let next = AtomicUsize::new(0);
@@ -329,7 +345,7 @@ fn look_at(
             let Some(&(entry, claim)) = entries.get(place) else {
                 return seen;
             };
-            seen.push((place, look_at_one(entry, claim, needs_headers)));
+            seen.push((place, look_at_one(entry, claim, header_for)));
         }
     };
     let threads = threads.clamp(1, entries.len().div_ceil(16).max(1));
@@ -352,7 +368,11 @@ fn look_at(
     facts
 }
 
-fn look_at_one(entry: &ImageEntry, claim: Option<&Claim>, needs_header: bool) -> ImageFacts {
+fn look_at_one(
+    entry: &ImageEntry,
+    claim: Option<&Claim>,
+    header_for: Option<&OutputSpec>,
+) -> ImageFacts {
     let mut facts = ImageFacts {
         file_bytes: std::fs::metadata(&entry.input).map_or(0, |metadata| metadata.len()),
         output_exists: std::fs::symlink_metadata(&entry.output).is_ok(),
@@ -361,10 +381,12 @@ fn look_at_one(entry: &ImageEntry, claim: Option<&Claim>, needs_header: bool) ->
     if let Some(claim) = claim {
         facts.standing = resume::check(entry, claim);
     }
-    if needs_header {
+    if let Some(output) = header_for {
         match image_io::probe(&entry.input) {
             Ok(probe) => {
                 facts.raw_bytes = Some(probe.raw_bytes);
+                facts.memory_bytes =
+                    Some(output.memory_bytes(&probe.shape, probe.datatype, probe.scaled));
                 facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
             }
             Err(error) => facts.error = Some(error.to_string()),
@@ -427,10 +449,21 @@ fn share_out(
             .collect(),
     };
     let cpus = cpus_of_ranks(&hellos);
+    let distinct_cpus = distinct_cpus(&hellos);
     let threads = cpus
         .iter()
         .map(|&cpus| config.threads.unwrap_or(cpus))
         .collect();
+    let root_host = hellos.first().map(|hello| &hello.host);
+    let ranks_on_host = hellos
+        .iter()
+        .filter(|hello| Some(&hello.host) == root_host)
+        .count();
+    let in_memory = todo.iter().filter_map(|&place| {
+        let bytes = facts[place].memory_bytes?;
+        Some((entries[place].input.as_path(), bytes))
+    });
+    request::check(in_memory, ranks_on_host).map_err(SetupError)?;
     let now = SystemTime::now();
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {
@@ -452,6 +485,7 @@ fn share_out(
         threads,
         cpus,
         hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        distinct_cpus,
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, begun),
         earlier_run,
         run: journal::new_run_name(now),
@@ -496,6 +530,18 @@ fn take_shard(
         places.iter().map(|&place| facts[place].clone()).collect(),
         places.iter().map(|&place| costs[place]).collect(),
     )
+}
+
+/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank knows of none.
+fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
+    let mut cpus = std::collections::HashSet::new();
+    for hello in hellos {
+        if hello.affinity.is_empty() {
+            return None;
+        }
+        cpus.extend(hello.affinity.iter().map(|cpu| (&hello.host, cpu)));
+    }
+    Some(cpus.len())
 }
 
 /// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
@@ -551,6 +597,18 @@ mod tests {
             ..ImageFacts::default()
         };
         assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+    }
+
+    #[test]
+    fn cpus_that_ranks_share_are_counted_once() {
+        let hello = |host: &str, affinity: &[usize]| Hello {
+            host: host.to_owned(),
+            affinity: affinity.to_vec(),
+            available_cpus: affinity.len(),
+        };
+        let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
+        assert_eq!(distinct_cpus(&shared), Some(3));
+        assert_eq!(distinct_cpus(&[hello("a", &[])]), None);
     }
 
     #[test]

@@ -212,6 +212,8 @@ fn carry(
         filter_s: taken.filter_s,
         write_s: taken.write_s,
         voxels: taken.voxels,
+        datatype: taken.datatype,
+        scaled: taken.scaled,
         bytes_in: taken.bytes_in,
         bytes_out: taken.bytes_out,
     };

@@ -103,6 +103,15 @@ def test_refused_by_every_rank(place, case):
     check_refused(finished, said, place, before)
 
 
+@pytest.mark.ranks
+def test_a_usage_error_is_never_cut_off(place):
+    """A silent rank that exits first makes mpirun end the rank that speaks: ten times, since that is a race."""
+    before = images.tree(place)
+    for _ in range(10):
+        finished = run(["smooth", *GOOD, "--sygma=1"], ranks=4, cwd=place)
+        check_refused(finished, "--sygma(.|\n)*--help", place, before)
+
+
 @pytest.mark.parametrize("case", ["no such folder", "unknown boundary", "empty list"])
 def test_refused_without_a_launcher(place, case):
     args, said = CASES[case]
