@@ -92,6 +92,14 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
+impl SetupError {
+    /// The message for a terminal: names in it are escaped, the indented lines that a message may have are kept.
+    fn shown(&self) -> String {
+        let lines: Vec<String> = self.0.split("\n  ").map(printable).collect();
+        lines.join("\n  ")
+    }
+}
+
 /// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -118,9 +126,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
 
     let plan = match plan::agree(comm, config, begun) {
         Ok(plan) => plan,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                eprintln!("niimpi: error: {}", error.shown());
             }
             return EXIT_USAGE;
         }
@@ -136,9 +144,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     }
     let journal = match open_journal(comm, config, &plan) {
         Ok(journal) => journal,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                eprintln!("niimpi: error: {}", error.shown());
             }
             return EXIT_USAGE;
         }
