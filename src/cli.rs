@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod plan;
 mod scaling;
 mod smooth;
 mod smoothing;
@@ -32,6 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Plan(Box<plan::PlanArgs>),
     Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
     Status(status::StatusArgs),
@@ -56,6 +58,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
             Command::Status(args) => status::run(&args),
