@@ -246,7 +246,10 @@ fn draw_bars(
             let below: f64 = bar.parts[..part].iter().sum();
             let middle = place as f64;
             Rectangle::new(
-                [(middle - 0.35, below), (middle + 0.35, below + bar.parts[part])],
+                [
+                    (middle - 0.35, below),
+                    (middle + 0.35, below + bar.parts[part]),
+                ],
                 colour.filled(),
             )
         });

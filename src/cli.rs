@@ -1,6 +1,7 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
 mod plan;
+mod report;
 mod scaling;
 mod smooth;
 mod smoothing;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::comm::launcher::Launch;
+use crate::comm::launcher::{self, Launch};
 use crate::comm::{self, Communicator, ROOT};
 use crate::logging::{self, LogArgs};
 use crate::resources;
@@ -36,6 +37,7 @@ enum Command {
     Plan(Box<plan::PlanArgs>),
     Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
 }
@@ -61,6 +63,7 @@ impl Cli {
             Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
+            Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Verify(args) => verify::run(args),
         })
@@ -78,9 +81,7 @@ impl Cli {
 /// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
 fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     let world = comm::start().map_err(|message| {
-        if Launch::speaks(Launch::from_env().as_ref()) {
-            eprintln!("niimpi: error: {message}");
-        }
+        Launch::say_error(|| eprintln!("niimpi: error: {message}"));
         EXIT_USAGE
     })?;
     let started = logging::start(log, world.rank(), &resources::host_name());
@@ -92,7 +93,12 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     });
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     match (started, trouble) {
-        (Ok(span), None) => Ok((world, span)),
+        (Ok(span), None) => {
+            if let Some(warning) = launcher::started_without_srun(world.size()) {
+                span.in_scope(|| tracing::warn!("{warning}"));
+            }
+            Ok((world, span))
+        }
         (_, trouble) => {
             if world.rank() == ROOT {
                 eprintln!("niimpi: error: {}", trouble.unwrap_or_default());

@@ -13,6 +13,7 @@ use thiserror::Error;
 use walkdir::WalkDir;
 
 use crate::image_io::file_name::{Role, is_image_name, pair_partner, split};
+use crate::report::printable;
 
 /// One image to do. On the wire between ranks, paths are bytes, since file names need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,7 +339,7 @@ fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
                 let path = error.path().unwrap_or(folder);
                 tracing::warn!(
                     "{}: a link back to a folder above it; not followed",
-                    path.display()
+                    printable(&path.display().to_string())
                 );
                 continue;
             }

@@ -16,6 +16,7 @@
 //! {"event":"end","unix_s":1795423478.161,"index":17,"worker":0,"state":"done","input":"/data/sample_17.nii.gz","input_bytes":812345,"input_mtime_ns":1795420000123456789,"output":"sample_17.nii.gz","output_bytes":799001,"raw_bytes":1764352,"crc32":"09f1c2d4","read_s":0.0061,"filter_s":0.0122,"write_s":0.0119,"voxels":882000}
 //! {"event":"end","unix_s":1795423478.163,"index":18,"worker":1,"state":"failed","stage":"read","error":"/data/sample_18.nii.gz: is empty (0 bytes); copy or convert it again","input":"/data/sample_18.nii.gz","output":"sample_18.nii.gz","read_s":0.0001,"filter_s":0.0,"write_s":0.0,"voxels":0}
 //! {"event":"alive","unix_s":1795423508.2}
+//! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,"bytes_in":245012345,"bytes_out":240112345}
 //! {"event":"close","unix_s":1795423520.5,"state":"completed"}
 //! ```
 //!
@@ -57,6 +58,8 @@ pub enum Line {
         /// When, seconds since 1970.
         unix_s: f64,
     },
+    /// What the rank has used and done so far.
+    Sample(SampleLine),
     /// The last line: the rank has ended in an orderly way.
     Close {
         /// When, seconds since 1970.
@@ -170,6 +173,25 @@ pub struct EndLine {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+}
+
+/// What a rank has used and done since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// CPU seconds of all its threads.
+    pub cpu_s: f64,
+    /// Bytes of memory that it holds now.
+    pub rss_bytes: u64,
+    /// Images done.
+    pub done: usize,
+    /// Images given up.
+    pub failed: usize,
+    /// Bytes of the input files.
+    pub bytes_in: u64,
+    /// Bytes of the results' files.
+    pub bytes_out: u64,
 }
 
 /// What tells an input from a changed one: of a pair, the sum of the sizes and the later time.
@@ -338,7 +360,7 @@ mod tests {
 
     #[test]
     fn events_and_fields_of_later_versions_are_left_aside() {
-        let sample = r#"{"event":"sample","unix_s":1.0,"rss_bytes":5}"#;
+        let sample = r#"{"event":"weather","unix_s":1.0,"rss_bytes":5}"#;
         assert_eq!(serde_json::from_str::<Line>(sample).unwrap(), Line::Unknown);
         let alive = r#"{"event":"alive","unix_s":1.0,"mood":"good"}"#;
         assert_eq!(

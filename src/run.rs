@@ -7,7 +7,9 @@ mod dry_run;
 mod memory;
 mod plan;
 mod progress;
+mod request;
 mod resume;
+mod sampler;
 mod stop;
 mod verify;
 mod worker;
@@ -33,7 +35,7 @@ use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, State, csv, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -72,6 +74,8 @@ pub struct Config {
     pub report_table: bool,
     /// Whether the rows are also written to CSV files beside the report.
     pub report_csv: bool,
+    /// Each rank notes its use of resources every so many seconds; `None` for never.
+    pub sample_s: Option<f64>,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// No table, no progress.
@@ -117,7 +121,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -135,7 +139,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(journal) => journal,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -155,6 +159,14 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
             strategy: config.strategy,
+            journals: Some(Journals {
+                folder: absolute(&config.list.output.join(journal::FOLDER)),
+                runs: vec![plan.run.clone()],
+            }),
+            shard: config.shard.map(|shard| Shares {
+                numbers: vec![shard.number],
+                count: shard.count,
+            }),
             resume: plan.resume,
         };
         let names = plan.entries.iter().map(|entry| {
@@ -243,21 +255,37 @@ fn open_journal(
     }
 }
 
+/// The path from the root folder; as it is where that cannot be told.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
+}
+
+/// The exit code of a run that ended so.
+pub fn exit_code_of(state: State) -> u8 {
+    match state {
+        State::Completed => EXIT_DONE,
+        State::Failed => EXIT_SOME_FAILED,
+        State::Interrupted => EXIT_INTERRUPTED,
+    }
+}
+
 /// Prints and writes the report; returns the exit code.
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     if !config.quiet {
         print!("{text}");
     }
-    let mut exit_code = match report.state {
-        State::Completed => EXIT_DONE,
-        State::Failed => EXIT_SOME_FAILED,
-        State::Interrupted => EXIT_INTERRUPTED,
-    };
+    let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {
-                tracing::error!("{}: the report cannot be written: {error}", path.display());
+                tracing::error!(
+                    "{}: the report cannot be written: {error}",
+                    printable(&path.display().to_string())
+                );
                 exit_code = exit_code.max(EXIT_SOME_FAILED);
             }
         };

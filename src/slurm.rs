@@ -1,15 +1,17 @@
-//! Slurm: what a job's environment says of it. Results never depend on it.
+//! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
 //!
-//! [`accounting`] asks what became of a job, [`limits`] what a partition gives, [`batch`] writes and submits scripts.
+//! [`accounting`] asks what became of a job, [`steps`] what its steps used, [`limits`] what a partition gives, [`batch`]
+//! writes and submits scripts.
 
 pub mod accounting;
 pub mod batch;
 pub mod limits;
+pub mod steps;
 
 use serde::{Deserialize, Serialize};
 
 /// The job that this process belongs to, for the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// `SLURM_JOB_ID`.
     pub job_id: String,

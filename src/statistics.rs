@@ -97,7 +97,10 @@ impl Line {
         if high <= low * 1.02 {
             return through_origin();
         }
-        let spread: f64 = points.iter().map(|(x, _, w)| w * (x - mean_x).powi(2)).sum();
+        let spread: f64 = points
+            .iter()
+            .map(|(x, _, w)| w * (x - mean_x).powi(2))
+            .sum();
         let product: f64 = points
             .iter()
             .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))

@@ -131,7 +131,9 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
     let ended = match args.via {
         Via::Local => {
             if args.nodes.iter().any(|&nodes| nodes > 1) {
-                return Err("--nodes: this machine is one node; several need --via slurm".to_owned());
+                return Err(
+                    "--nodes: this machine is one node; several need --via slurm".to_owned(),
+                );
             }
             let machine = LocalMachine::new(
                 args.mpirun.as_deref(),
@@ -153,7 +155,9 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             let asked = batch::Asked {
                 partition: args.partition.clone(),
                 mem_per_cpu_mib: args.mem_per_cpu,
-                time_min: args.time_limit.map(|time| time.as_secs().div_ceil(60).max(1)),
+                time_min: args
+                    .time_limit
+                    .map(|time| time.as_secs().div_ceil(60).max(1)),
                 mpi_type: args
                     .srun_mpi
                     .clone()
@@ -201,11 +205,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
         .collect::<Result<_, _>>()?;
     let listed = image_list::collect(&ListRequest {
         inputs: inputs.clone(),
-        output: args
-            .output
-            .clone()
-            .unwrap_or_default()
-            .join("outputs"),
+        output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()
     })
     .map_err(|error| error.to_string())?;

@@ -79,6 +79,12 @@ pub(super) struct SmoothArgs {
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
 
+    /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
+    ///
+    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was given.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
+    sample: Option<f64>,
+
     /// Tell what would be done, from headers and sizes alone, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -145,6 +151,7 @@ fn config(args: SmoothArgs) -> Config {
         report: args.report,
         report_table: args.report_table,
         report_csv: args.report_csv,
+        sample_s: args.sample,
         dry_run: args.dry_run,
         quiet: args.log.quiet,
         progress: args.progress,

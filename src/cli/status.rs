@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::journal::status::Status;
+use crate::report::printable;
 use crate::run::{EXIT_DONE, EXIT_USAGE};
 
 /// Show how far a run has come, also while it goes on
@@ -21,7 +22,7 @@ pub(super) struct StatusArgs {
 
 /// Prints the status; exit code 2 when there is no journal to read.
 pub(super) fn run(args: &StatusArgs) -> u8 {
-    let folder = args.output.display();
+    let folder = printable(&args.output.display().to_string());
     match Status::load(&args.output) {
         Ok(status) if status.runs.is_empty() => {
             eprintln!(

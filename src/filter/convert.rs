@@ -39,7 +39,7 @@ pub(super) trait Voxel: Pod + Send + Sync {
     #[inline(always)]
     unsafe fn nearest_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES] {
         // SAFETY: the caller's processor has V's instructions.
-        unsafe { lanes(values) }.map(Self::nearest)
+        map_lanes(unsafe { lanes(values) }, Self::nearest)
     }
 
     /// The nearest single-precision number, rounded once: not by way of double.
@@ -99,6 +99,20 @@ pub(super) unsafe fn load_converted<S: Voxel, V: Vector<LANES>, const LANES: usi
         }
         V::load(numbers.as_ptr())
     }
+}
+
+/// `from.map(convert)`, always in line: the standard library's `map` may be left out of line, compiled without the caller's
+/// vector instructions.
+#[inline(always)]
+pub(super) fn map_lanes<A: Copy, B: Pod, const LANES: usize>(
+    from: [A; LANES],
+    convert: impl Fn(A) -> B,
+) -> [B; LANES] {
+    let mut to = [B::zeroed(); LANES];
+    for lane in 0..LANES {
+        to[lane] = convert(from[lane]);
+    }
+    to
 }
 
 /// The numbers in a vector.
@@ -168,7 +182,7 @@ integer_voxel!(
     Uint8,
     |voxels| V::load_u8(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i8().map(|value| value as u8)
+    |values| map_lanes(values.cast_i8(), |value| value as u8)
 );
 integer_voxel!(
     i8,
@@ -182,7 +196,7 @@ integer_voxel!(
     Uint16,
     |voxels| V::load_u16(voxels),
     |value| cast_i32(value),
-    |values| values.cast_i16().map(|value| value as u16)
+    |values| map_lanes(values.cast_i16(), |value| value as u16)
 );
 integer_voxel!(
     i16,
@@ -196,7 +210,7 @@ integer_voxel!(
     Uint32,
     |voxels| V::load_u32(voxels),
     |value| cast_i64(value),
-    |values| values.cast_i64().map(|value| value as u32)
+    |values| map_lanes(values.cast_i64(), |value| value as u32)
 );
 integer_voxel!(
     i32,
@@ -210,7 +224,7 @@ integer_voxel!(
     Uint64,
     |voxels| load_converted(voxels),
     |value| cast_u64(value),
-    |values| lanes(values).map(cast_u64)
+    |values| map_lanes(lanes(values), cast_u64)
 );
 integer_voxel!(
     i64,
@@ -221,7 +235,7 @@ integer_voxel!(
 );
 
 macro_rules! float_voxel {
-    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr) => {
+    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr, |$values:ident| $cast_lanes:expr) => {
         impl Voxel for $type {
             const DATATYPE: Datatype = Datatype::$datatype;
 
@@ -242,9 +256,11 @@ macro_rules! float_voxel {
             }
 
             #[inline(always)]
-            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES] {
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(
+                $values: V,
+            ) -> [Self; LANES] {
                 // SAFETY: the caller's processor has V's instructions.
-                unsafe { lanes(values) }.map(|value| value as $type)
+                unsafe { $cast_lanes }
             }
 
             #[inline(always)]
@@ -267,8 +283,11 @@ macro_rules! float_voxel {
     };
 }
 
-float_voxel!(f32, Float32, |voxels| V::load_f32(voxels));
-float_voxel!(f64, Float64, |voxels| V::load(voxels));
+float_voxel!(f32, Float32, |voxels| V::load_f32(voxels), |values| values
+    .cast_f32());
+float_voxel!(f64, Float64, |voxels| V::load(voxels), |values| lanes(
+    values
+));
 
 /// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {

@@ -275,10 +275,9 @@ impl<S: Voxel> Load<'_, S> {
                     for lane in 0..LANES {
                         block[lane] = part_of_vector::<S, V, LANES>(line[lane], lines.len);
                     }
-                    for (position, row) in
-                        V::transpose(block).into_iter().take(lines.len).enumerate()
-                    {
-                        row.store(tile.add(position * LANES));
+                    let rows = V::transpose(block);
+                    for position in 0..lines.len {
+                        rows[position].store(tile.add(position * LANES));
                     }
                     continue;
                 }
@@ -286,8 +285,9 @@ impl<S: Voxel> Load<'_, S> {
                     for lane in 0..LANES {
                         block[lane] = whole_vector::<S, V, LANES>(line[lane].add(position));
                     }
-                    for (i, row) in V::transpose(block).into_iter().enumerate() {
-                        row.store(tile.add((position + i) * LANES));
+                    let rows = V::transpose(block);
+                    for i in 0..LANES {
+                        rows[i].store(tile.add((position + i) * LANES));
                     }
                 }
             }
@@ -403,15 +403,15 @@ impl<T: Voxel> Correlate<'_, T> {
                         )
                     };
                     if runs == LANES && len == LANES {
-                        for (run, sums) in sums.into_iter().enumerate() {
+                        for run in 0..LANES {
                             to.add(run * apart)
                                 .cast::<[T; LANES]>()
-                                .write_unaligned(convert(sums));
+                                .write_unaligned(convert(sums[run]));
                         }
                     } else {
-                        for (run, sums) in sums.into_iter().enumerate().take(runs) {
+                        for run in 0..runs {
                             std::ptr::copy_nonoverlapping(
-                                convert(sums).as_ptr(),
+                                convert(sums[run]).as_ptr(),
                                 to.add(run * apart),
                                 len,
                             );

@@ -3,7 +3,7 @@
 //! Every width does the same operations in the same order on each number, so the bits do not depend on the processor. There
 //! is deliberately no fused multiply-add among the operations.
 
-use super::convert::{cast_i32, cast_i64, load_converted};
+use super::convert::{cast_i32, cast_i64, load_converted, map_lanes};
 
 /// Work that is written once over [`Vector`] and compiled for each instruction set.
 pub(super) trait Job {
@@ -74,19 +74,21 @@ pub(super) trait Vector<const LANES: usize>: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// Asks for the cache line at an address, which need not be valid.
     unsafe fn prefetch(address: *const i8);
+    /// Lane by lane, rounded to single precision.
+    unsafe fn cast_f32(self) -> [f32; LANES];
     /// Lane by lane [`cast_i32`].
     unsafe fn cast_i32(self) -> [i32; LANES];
     /// The low 16 bits of [`Vector::cast_i32`].
     #[inline(always)]
     unsafe fn cast_i16(self) -> [i16; LANES] {
         // SAFETY: the caller's.
-        unsafe { self.cast_i32() }.map(|value| value as i16)
+        map_lanes(unsafe { self.cast_i32() }, |value| value as i16)
     }
     /// The low 8 bits of [`Vector::cast_i32`].
     #[inline(always)]
     unsafe fn cast_i8(self) -> [i8; LANES] {
         // SAFETY: the caller's.
-        unsafe { self.cast_i32() }.map(|value| value as i8)
+        map_lanes(unsafe { self.cast_i32() }, |value| value as i8)
     }
     /// Lane by lane [`cast_i64`].
     unsafe fn cast_i64(self) -> [i64; LANES];
@@ -152,7 +154,7 @@ impl Default for Isa {
 }
 
 mod baseline {
-    use super::{Vector, cast_i32, cast_i64};
+    use super::{Vector, cast_i32, cast_i64, map_lanes};
 
     /// Four doubles, which the compiler keeps in two registers of the baseline.
     #[derive(Clone, Copy)]
@@ -190,13 +192,18 @@ mod baseline {
         unsafe fn prefetch(_address: *const i8) {}
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 4] {
+            map_lanes(self.0, |value| value as f32)
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 4] {
-            self.0.map(cast_i32)
+            map_lanes(self.0, cast_i32)
         }
 
         #[inline(always)]
         unsafe fn cast_i64(self) -> [i64; 4] {
-            self.0.map(cast_i64)
+            map_lanes(self.0, cast_i64)
         }
 
         #[inline(always)]
@@ -211,7 +218,7 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Job, Vector, cast_i64};
+    use super::{Job, Vector, cast_i64, map_lanes};
 
     #[target_feature(enable = "avx2")]
     pub(super) fn run_avx2(job: impl Job) {
@@ -293,6 +300,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 4] {
+            unsafe { transmute(_mm256_cvtpd_ps(self.0)) }
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 4] {
             unsafe { transmute(_mm256_cvttpd_epi32(self.0)) }
         }
@@ -300,7 +312,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn cast_i64(self) -> [i64; 4] {
             let lanes: [f64; 4] = unsafe { transmute(self.0) };
-            lanes.map(cast_i64)
+            map_lanes(lanes, cast_i64)
         }
 
         #[inline(always)]
@@ -320,6 +332,21 @@ mod x86 {
 
     #[derive(Clone, Copy)]
     struct F64x8(__m512d);
+
+    /// The even and the odd quarters of two registers side by side.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
+    #[inline(always)]
+    unsafe fn quarters(x: __m512d, y: __m512d) -> (__m512d, __m512d) {
+        // SAFETY: the caller's processor has the instructions.
+        unsafe {
+            (
+                _mm512_shuffle_f64x2::<0x88>(x, y),
+                _mm512_shuffle_f64x2::<0xdd>(x, y),
+            )
+        }
+    }
 
     // SAFETY (of every block below): the caller's processor has these parts of AVX-512, its pointers are valid, and a
     // register has the size of the array that it is taken for.
@@ -395,6 +422,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn cast_f32(self) -> [f32; 8] {
+            unsafe { transmute(_mm512_cvtpd_ps(self.0)) }
+        }
+
+        #[inline(always)]
         unsafe fn cast_i32(self) -> [i32; 8] {
             unsafe { transmute(_mm512_cvttpd_epi32(self.0)) }
         }
@@ -427,12 +459,6 @@ mod x86 {
                 let (ef0, ef1) = (_mm512_unpacklo_pd(e.0, f.0), _mm512_unpackhi_pd(e.0, f.0));
                 let (gh0, gh1) = (_mm512_unpacklo_pd(g.0, h.0), _mm512_unpackhi_pd(g.0, h.0));
                 // Four rows: abcd0 holds a0 b0 a4 b4 c0 d0 c4 d4, abcd2 those of columns 2 and 6.
-                let quarters = |x, y| {
-                    (
-                        _mm512_shuffle_f64x2::<0x88>(x, y),
-                        _mm512_shuffle_f64x2::<0xdd>(x, y),
-                    )
-                };
                 let (abcd0, abcd2) = quarters(ab0, cd0);
                 let (abcd1, abcd3) = quarters(ab1, cd1);
                 let (efgh0, efgh2) = quarters(ef0, gh0);
@@ -442,9 +468,15 @@ mod x86 {
                 let (column2, column6) = quarters(abcd2, efgh2);
                 let (column3, column7) = quarters(abcd3, efgh3);
                 [
-                    column0, column1, column2, column3, column4, column5, column6, column7,
+                    F64x8(column0),
+                    F64x8(column1),
+                    F64x8(column2),
+                    F64x8(column3),
+                    F64x8(column4),
+                    F64x8(column5),
+                    F64x8(column6),
+                    F64x8(column7),
                 ]
-                .map(F64x8)
             }
         }
     }

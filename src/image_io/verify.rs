@@ -17,7 +17,7 @@ const TRAILER_LEN: u64 = 8;
 
 /// Whether the file at `path` is what `written` says, as far as a look can tell that reads no more than its last eight
 /// bytes: its size, and the checksum and length of a compressed file or, where there are none, the time of its last
-/// change. Of a pair the two sizes count together, and the `.img`'s checksum.
+/// change. Of a pair the sizes and the lengths count together, and the `.img`'s checksum.
 ///
 /// A file that was damaged in its middle and kept its size passes; [`Verifier::verify`] finds it.
 pub fn seems_intact(path: &Path, written: &WriteSummary, mtime_ns: Option<i64>) -> bool {
@@ -27,25 +27,28 @@ pub fn seems_intact(path: &Path, written: &WriteSummary, mtime_ns: Option<i64>) 
         if identity.bytes != written.bytes_out {
             return Some(false);
         }
-        let Some(file) = files.compressed_voxels().ok()? else {
+        let Some(voxels) = files.compressed_voxels().ok()? else {
             return Some(mtime_ns == Some(identity.mtime_ns));
         };
-        let file = File::open(file).ok()?;
-        let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
-        let mut trailer = [0; TRAILER_LEN as usize];
-        file.read_exact_at(&mut trailer, at).ok()?;
-        let [crc32, len] = [0, 4].map(|at| {
-            u32::from_le_bytes([
-                trailer[at],
-                trailer[at + 1],
-                trailer[at + 2],
-                trailer[at + 3],
-            ])
-        });
-        let len_fits = !files.single() || len == written.raw_bytes as u32;
-        Some(crc32 == written.crc32 && len_fits)
+        let (crc32, mut len) = trailer(&voxels)?;
+        if !files.single() {
+            // Both halves are compressed, or neither.
+            len = len.wrapping_add(trailer(&files.header)?.1);
+        }
+        Some((crc32, len) == (written.crc32, written.raw_bytes as u32))
     };
     look().unwrap_or(false)
+}
+
+/// The checksum and the length modulo 2³² at the end of a gzip file.
+fn trailer(path: &Path) -> Option<(u32, u32)> {
+    let file = File::open(path).ok()?;
+    let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
+    let mut bytes = [0; TRAILER_LEN as usize];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    let [crc32, len] = [0, 4]
+        .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+    Some((crc32, len))
 }
 
 /// Reads files to their ends without keeping them; its buffers are reused from file to file.

@@ -193,7 +193,11 @@ impl Past {
                 };
                 self.records.insert(end.output, record);
             }
-            Line::Run(_) | Line::Alive { .. } | Line::Close { .. } | Line::Unknown => {}
+            Line::Run(_)
+            | Line::Alive { .. }
+            | Line::Sample(_)
+            | Line::Close { .. }
+            | Line::Unknown => {}
         }
     }
 }

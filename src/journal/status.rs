@@ -78,6 +78,7 @@ impl RankStatus {
                     end.unix_s
                 }
                 Line::Alive { unix_s } => unix_s,
+                Line::Sample(sample) => sample.unix_s,
                 Line::Close { unix_s, state } => {
                     closed = Some(state);
                     unix_s

@@ -1,8 +1,12 @@
 //! The report: what each image and each rank took, gathered from all ranks into one document.
 //!
-//! [`table`] prints it for people, [`csv`] for spreadsheets; its JSON form is the schema `niimpi-report/1`.
+//! [`table`] prints it for people, [`csv`] for spreadsheets; its JSON form is the schema `niimpi-report/1`. [`merge`] joins
+//! the reports of several runs over one list.
 
+pub mod accounts;
 pub mod csv;
+pub mod merge;
+pub mod series;
 pub mod table;
 
 use std::io::Write;
@@ -270,6 +274,12 @@ pub struct RankRow {
     pub bytes_in: u64,
     /// Bytes of its results' files.
     pub bytes_out: u64,
+    /// Its workers; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub threads: usize,
+    /// The CPUs that it was given; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub cpus: usize,
 }
 
 /// An image's record with its files' names. A name that is not UTF-8 has U+FFFD in place of its odd bytes.
@@ -297,6 +307,33 @@ pub struct ImageRow {
     pub bytes_out: u64,
 }
 
+/// Which shares of the list a report is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Their numbers, from 1, ascending.
+    pub numbers: Vec<usize>,
+    /// How many shares the list was cut into.
+    pub count: usize,
+}
+
+impl Shares {
+    /// The numbers of the shares that the report knows nothing of.
+    pub fn missing(&self) -> Vec<usize> {
+        (1..=self.count)
+            .filter(|number| !self.numbers.contains(number))
+            .collect()
+    }
+}
+
+/// Where the journals of the ranks lie, which hold what a report has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journals {
+    /// Their folder, absolute.
+    pub folder: String,
+    /// The names of the runs, as in the journals' file names.
+    pub runs: Vec<String>,
+}
+
 /// The whole report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -318,6 +355,12 @@ pub struct Report {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// The shares that it covers; `None` when the run had the whole list.
+    #[serde(default)]
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are; `None` in a report of an earlier version.
+    #[serde(default)]
+    pub journals: Option<Journals>,
     /// What was found of earlier runs; `null` unless the run was resumed.
     #[serde(default)]
     pub resume: Option<ResumeCounts>,
@@ -350,6 +393,10 @@ pub struct RunFacts {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// The share of the list that the run had.
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are.
+    pub journals: Option<Journals>,
     /// What was found of earlier runs, when the run was resumed.
     pub resume: Option<ResumeCounts>,
 }
@@ -385,10 +432,6 @@ impl Report {
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
-        let cpu_time_given = records
-            .iter()
-            .map(|record| record.elapsed_s * record.cpus as f64)
-            .sum();
         let mut by_index: std::collections::HashMap<usize, ImageRecord> = records
             .into_iter()
             .flat_map(|record| record.images)
@@ -400,7 +443,7 @@ impl Report {
                 ImageRow::new(by_index.remove(&index), index, input, output)
             })
             .collect();
-        let totals = Totals::new(&ranks, &images, cpu_time_given, facts.elapsed_s);
+        let totals = Totals::new(&ranks, &images, facts.elapsed_s);
         let state = if facts.interrupted {
             State::Interrupted
         } else if totals.failed > 0 {
@@ -418,6 +461,8 @@ impl Report {
             launch,
             filter: facts.filter,
             strategy: facts.strategy,
+            shard: facts.shard,
+            journals: facts.journals,
             resume: facts.resume,
             totals,
             ranks,
@@ -494,7 +539,14 @@ impl RankRow {
             max_rss_bytes: record.max_rss_bytes,
             bytes_in: record.images.iter().map(|image| image.bytes_in).sum(),
             bytes_out: record.images.iter().map(|image| image.bytes_out).sum(),
+            threads: record.threads,
+            cpus: record.cpus,
         }
+    }
+
+    /// CPU seconds that it could have used.
+    fn cpu_time_given_s(&self) -> f64 {
+        self.elapsed_s * self.cpus as f64
     }
 }
 
@@ -540,7 +592,7 @@ impl ImageRow {
 }
 
 impl Totals {
-    fn new(ranks: &[RankRow], images: &[ImageRow], cpu_time_given_s: f64, elapsed_s: f64) -> Self {
+    fn new(ranks: &[RankRow], images: &[ImageRow], elapsed_s: f64) -> Self {
         let count = |status| images.iter().filter(|image| image.status == status).count();
         let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).sum::<f64>();
         let done = count(Status::Done);
@@ -554,7 +606,7 @@ impl Totals {
             filter_s: sum(|rank| rank.filter_s),
             write_s: sum(|rank| rank.write_s),
             cpu_s,
-            cpu_efficiency: ratio(cpu_s, cpu_time_given_s),
+            cpu_efficiency: ratio(cpu_s, sum(RankRow::cpu_time_given_s)),
             max_rss_bytes: ranks
                 .iter()
                 .map(|rank| rank.max_rss_bytes)
@@ -573,18 +625,33 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with control characters and line breaks made visible, so that a name cannot break a table or a log line.
+/// The text with everything made visible that could break a table or a log line, or show another text than there is:
+/// control characters, line breaks, and marks that change the direction of writing or have no width.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> = if c.is_control() {
-                Box::new(c.escape_default())
-            } else {
-                Box::new(std::iter::once(c))
-            };
-            escaped
-        })
-        .collect()
+    let shows = |c: char| {
+        !c.is_control()
+            && !matches!(
+                c,
+                '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{180e}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if shows(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -642,6 +709,8 @@ pub(crate) mod tests {
                 round: "truncate".to_owned(),
             },
             strategy: Strategy::Size,
+            shard: None,
+            journals: None,
             resume: None,
         };
         let names =
@@ -721,5 +790,7 @@ pub(crate) mod tests {
     #[test]
     fn names_cannot_break_lines() {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
+        assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
     }
 }

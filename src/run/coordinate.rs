@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::RankMemory;
 use super::plan::Plan;
 use super::progress::{Counts, ProgressDisplay};
+use super::sampler::Sampler;
 use super::stop::Pace;
 use super::worker::{self, Event, TaskQueue, WorkerContext};
 use super::{Config, EXIT_PANIC};
@@ -124,6 +125,7 @@ pub(super) fn work(
             comm,
             queue: &queue,
             journal,
+            sampler: Sampler::new(journal, config.sample_s),
             events,
             stop,
             images: Vec::new(),
@@ -145,6 +147,7 @@ struct Own<'a, C: Communicator> {
     comm: &'a C,
     queue: &'a TaskQueue,
     journal: &'a Journal,
+    sampler: Sampler<'a>,
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
@@ -157,6 +160,9 @@ impl<C: Communicator> Own<'_, C> {
     /// Waits up to `wait` for news of the workers and takes all there is.
     fn listen(&mut self, wait: Duration) {
         self.journal.say_alive();
+        if self.working {
+            self.sampler.look(&self.images);
+        }
         if !self.working {
             std::thread::sleep(wait);
             return;
@@ -242,6 +248,7 @@ impl<C: Communicator> Own<'_, C> {
     /// This rank's record, when its workers have ended.
     fn record(&mut self, plan: &Plan) -> RankRecord {
         let rank = self.comm.rank();
+        self.sampler.finish(&self.images);
         RankRecord {
             rank,
             host: plan.hosts[rank].clone(),

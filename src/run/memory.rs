@@ -8,7 +8,7 @@ use crate::report::Stage;
 use crate::resources::{self, MemoryLimit};
 
 /// What a worker takes besides its images: codec, tiles, stack.
-const WORKER_BYTES: u64 = 12 << 20;
+pub(super) const WORKER_BYTES: u64 = 12 << 20;
 /// The same in address space, of which the allocator reserves 64 MiB for each thread.
 const WORKER_ADDRESS_SPACE_BYTES: u64 = 80 << 20;
 

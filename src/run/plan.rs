@@ -9,9 +9,10 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::resume::{self, Claim, Standing};
-use super::{Clock, Config, SetupError};
+use super::{Clock, Config, SetupError, request};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
+use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::image_list::{self, ImageEntry};
 use crate::journal::past::Past;
@@ -73,6 +74,8 @@ pub struct ImageFacts {
     pub raw_bytes: Option<u64>,
     /// Voxels of all volumes, as the header tells.
     pub voxels: Option<u64>,
+    /// Bytes that it takes in memory, as the header tells.
+    pub memory_bytes: Option<u64>,
     /// Whether its result is there already.
     pub output_exists: bool,
     /// How that result stands, when a run is resumed.
@@ -176,8 +179,10 @@ pub(super) fn agree(
         true => list(config, hello.available_cpus).map_err(|error| error.0),
         false => Ok(Listed::default()),
     };
+    let listed_s = begun.elapsed().as_secs_f64();
     let listed = from_root(comm, listed);
     let Listed { entries, claims } = listed.map_err(SetupError)?;
+    let sent_s = begun.elapsed().as_secs_f64();
 
     let mine: Vec<(&ImageEntry, Option<&Claim>)> = entries
         .iter()
@@ -186,9 +191,13 @@ pub(super) fn agree(
         .skip(comm.rank())
         .step_by(comm.size())
         .collect();
-    let needs_headers = config.strategy.needs_costs() || config.dry_run;
-    let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
+    let needs_headers =
+        config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
+    let header_for = needs_headers.then_some(&config.job.output);
+    let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
+    let looked_s = begun.elapsed().as_secs_f64();
+    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
@@ -205,6 +214,11 @@ pub(super) fn agree(
             Err(message) => Err(message),
         };
         comm.broadcast(comm::encode(&sent));
+        tracing::debug!(
+            "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
+             {looked_s:.3} s, shared out and sent after {:.3} s",
+            begun.elapsed().as_secs_f64()
+        );
         return plan.map(now_received).map_err(SetupError);
     }
     let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
@@ -320,7 +334,7 @@ fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
 /// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
 fn look_at(
     entries: &[(&ImageEntry, Option<&Claim>)],
-    needs_headers: bool,
+    header_for: Option<&OutputSpec>,
     threads: usize,
 ) -> Vec<ImageFacts> {
     let next = AtomicUsize::new(0);
@@ -331,7 +345,7 @@ fn look_at(
             let Some(&(entry, claim)) = entries.get(place) else {
                 return seen;
             };
-            seen.push((place, look_at_one(entry, claim, needs_headers)));
+            seen.push((place, look_at_one(entry, claim, header_for)));
         }
     };
     let threads = threads.clamp(1, entries.len().div_ceil(16).max(1));
@@ -354,7 +368,11 @@ fn look_at(
     facts
 }
 
-fn look_at_one(entry: &ImageEntry, claim: Option<&Claim>, needs_header: bool) -> ImageFacts {
+fn look_at_one(
+    entry: &ImageEntry,
+    claim: Option<&Claim>,
+    header_for: Option<&OutputSpec>,
+) -> ImageFacts {
     let mut facts = ImageFacts {
         file_bytes: std::fs::metadata(&entry.input).map_or(0, |metadata| metadata.len()),
         output_exists: std::fs::symlink_metadata(&entry.output).is_ok(),
@@ -363,10 +381,12 @@ fn look_at_one(entry: &ImageEntry, claim: Option<&Claim>, needs_header: bool) ->
     if let Some(claim) = claim {
         facts.standing = resume::check(entry, claim);
     }
-    if needs_header {
+    if let Some(output) = header_for {
         match image_io::probe(&entry.input) {
             Ok(probe) => {
                 facts.raw_bytes = Some(probe.raw_bytes);
+                facts.memory_bytes =
+                    Some(output.memory_bytes(&probe.shape, probe.datatype, probe.scaled));
                 facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
             }
             Err(error) => facts.error = Some(error.to_string()),
@@ -434,6 +454,16 @@ fn share_out(
         .iter()
         .map(|&cpus| config.threads.unwrap_or(cpus))
         .collect();
+    let root_host = hellos.first().map(|hello| &hello.host);
+    let ranks_on_host = hellos
+        .iter()
+        .filter(|hello| Some(&hello.host) == root_host)
+        .count();
+    let in_memory = todo.iter().filter_map(|&place| {
+        let bytes = facts[place].memory_bytes?;
+        Some((entries[place].input.as_path(), bytes))
+    });
+    request::check(in_memory, ranks_on_host).map_err(SetupError)?;
     let now = SystemTime::now();
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {

@@ -67,7 +67,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         Ok(items) => items,
         Err(message) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
@@ -236,9 +236,11 @@ fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &V
     }
     if !request.quiet || !wrong.is_empty() {
         let elapsed_s = begun.elapsed().as_secs_f64();
+        let is_wrong = |place| wrong.iter().any(|(wrong, _)| *wrong == place);
         let unrecorded = items
             .iter()
-            .filter(|item| matches!(item.known, Known::File))
+            .enumerate()
+            .filter(|(place, item)| matches!(item.known, Known::File) && !is_wrong(*place))
             .count();
         let _ = write!(
             text,

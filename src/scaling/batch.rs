@@ -216,7 +216,10 @@ mod tests {
         };
         let record = ended(RunRecord::default(), accounting);
         assert!(record.is_final());
-        assert_eq!((record.state.as_str(), record.wall_s), ("OUT_OF_MEMORY", Some(3.0)));
+        assert_eq!(
+            (record.state.as_str(), record.wall_s),
+            ("OUT_OF_MEMORY", Some(3.0))
+        );
         assert!(record.message.unwrap().contains("0:125"));
     }
 }

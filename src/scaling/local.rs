@@ -119,7 +119,11 @@ impl Pace {
     }
 
     fn at_once(&self, configuration: &Configuration) -> f64 {
-        configuration.workers().min(self.cpus).min(configuration.images).max(1) as f64
+        configuration
+            .workers()
+            .min(self.cpus)
+            .min(configuration.images)
+            .max(1) as f64
     }
 
     fn learn(&mut self, configuration: &Configuration, wall_s: f64) {

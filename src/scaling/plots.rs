@@ -122,18 +122,25 @@ pub fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
         at_largest
             .iter()
             .filter(|row| row.nodes == 1 && is_wanted(row))
-            .map(|row| ((row.ranks * row.threads) as f64, seconds(serial) / seconds(row)))
+            .map(|row| {
+                (
+                    (row.ranks * row.threads) as f64,
+                    seconds(serial) / seconds(row),
+                )
+            })
             .collect()
     };
     let whole = |row: &Row| row.summary(|figures| figures.time_s).mean;
     // Workers filter different images at the same time: their sum, shared among them.
-    let filter = |row: &Row| {
-        row.summary(|figures| figures.filter_s).mean / (row.ranks * row.threads) as f64
-    };
+    let filter =
+        |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.ranks * row.threads) as f64;
     [
         ("ranks", points(|row| row.threads == 1, whole)),
         ("threads", points(|row| row.ranks == 1, whole)),
-        ("threads, filter alone", points(|row| row.ranks == 1, filter)),
+        (
+            "threads, filter alone",
+            points(|row| row.ranks == 1, filter),
+        ),
     ]
     .into_iter()
     .filter(|(_, points)| points.len() > 1)
@@ -208,13 +215,15 @@ fn efficiency(at_largest: &[&Row], images: usize) -> Option<Chart> {
         points: vec![(1.0, 1.0), (most, 1.0)],
         mark: Mark::Reference,
     }];
-    series.extend(curves.into_iter().map(|(name, points)| Series {
-        name: name.to_owned(),
-        points: points
-            .into_iter()
-            .map(|(workers, speed_up)| (workers, speed_up / workers))
-            .collect(),
-        mark: Mark::Points,
+    series.extend(curves.into_iter().map(|(name, points)| {
+        Series {
+            name: name.to_owned(),
+            points: points
+                .into_iter()
+                .map(|(workers, speed_up)| (workers, speed_up / workers))
+                .collect(),
+            mark: Mark::Points,
+        }
     }));
     Some(Chart {
         title: format!("Efficiency (speed-up / workers), {images} images"),
@@ -245,16 +254,27 @@ mod tests {
         assert!(svg("time.svg").contains("1 × 2"));
         assert!(svg("memory.svg").contains("MiB"));
         // 1/S = 42/80 = f + (1 - f)/2 → f = 5 %.
-        assert!(svg("speed-up.svg").contains("Amdahl, ranks: 5.0 % serial"), "{}", svg("speed-up.svg"));
+        assert!(
+            svg("speed-up.svg").contains("Amdahl, ranks: 5.0 % serial"),
+            "{}",
+            svg("speed-up.svg")
+        );
         assert!(svg("efficiency.svg").contains("ideal"));
         assert!(svg("shares.svg").contains("filter"));
     }
 
     #[test]
     fn speed_ups_compare_with_one_worker() {
-        let rows = rows(&[run(1, 1, 100, 1, 80.0), run(2, 1, 100, 1, 40.0), run(4, 1, 100, 1, 40.0)]);
+        let rows = rows(&[
+            run(1, 1, 100, 1, 80.0),
+            run(2, 1, 100, 1, 40.0),
+            run(4, 1, 100, 1, 40.0),
+        ]);
         let curves = speed_ups(&rows.iter().collect::<Vec<_>>());
-        assert_eq!(curves[0], ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)]));
+        assert_eq!(
+            curves[0],
+            ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)])
+        );
         assert_eq!(serial_part(&curves[0].1, 2), Some(0.0));
     }
 }

@@ -49,7 +49,10 @@ impl Default for RunRecord {
 impl RunRecord {
     /// Whether the run has ended.
     pub fn is_final(&self) -> bool {
-        !matches!(self.state.as_str(), "PENDING" | "RUNNING" | "COMPLETING" | "CONFIGURING" | "REQUEUED")
+        !matches!(
+            self.state.as_str(),
+            "PENDING" | "RUNNING" | "COMPLETING" | "CONFIGURING" | "REQUEUED"
+        )
     }
 }
 
@@ -95,7 +98,10 @@ pub struct Figures {
 impl Run {
     /// The run's figures; `None` without a report or when it did not do all its images.
     pub fn figures(&self) -> Option<Figures> {
-        let report = self.report.as_ref().filter(|_| self.record.state == COMPLETED)?;
+        let report = self
+            .report
+            .as_ref()
+            .filter(|_| self.record.state == COMPLETED)?;
         let totals = &report.totals;
         let accounting = self.record.accounting.as_ref();
         let by_slurm = accounting

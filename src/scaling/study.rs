@@ -139,7 +139,10 @@ impl StudySpec {
             ("the images", self.inputs != other.inputs),
             ("the options", self.options != other.options),
             ("--via", self.via != other.via),
-            ("the machine", self.via == Via::Local && self.host != other.host),
+            (
+                "the machine",
+                self.via == Via::Local && self.host != other.host,
+            ),
         ];
         match differs.iter().find(|(_, differs)| *differs) {
             None => Ok(()),
@@ -366,7 +369,16 @@ pub(crate) mod tests {
             .collect();
         assert_eq!(
             ids,
-            [(1, 1, 1), (1, 1, 10), (1, 2, 1), (1, 2, 10), (2, 1, 1), (2, 1, 10), (2, 2, 1), (2, 2, 10)]
+            [
+                (1, 1, 1),
+                (1, 1, 10),
+                (1, 2, 1),
+                (1, 2, 10),
+                (2, 1, 1),
+                (2, 1, 10),
+                (2, 2, 1),
+                (2, 2, 10)
+            ]
         );
         let over_nodes = StudySpec {
             nodes: vec![1, 2],

@@ -143,7 +143,12 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
         let path = folder.join(format!("{}.csv", kind.file()));
         let csv = csv(kind, &of_kind).map_err(|error| format!("{}: {error}", path.display()))?;
         super::write_text(&path, &csv)?;
-        let _ = write!(page, "\n## {}\n\n{}", kind.title(), markdown(kind, &of_kind));
+        let _ = write!(
+            page,
+            "\n## {}\n\n{}",
+            kind.title(),
+            markdown(kind, &of_kind)
+        );
     }
     super::write_text(&folder.join("tables.md"), &page)?;
     Ok(page)
@@ -167,10 +172,36 @@ fn head(spec: &StudySpec) -> String {
 
 /// The columns after the first, which counts threads or processes.
 const CSV_COLUMNS: [&str; 30] = [
-    "tasks", "nodes", "repeats", "jobID", "mem_bytes", "mem_sd_bytes", "mem-h", "time_s", "time_sd_s", "rtime_s",
-    "rtime_sd_s", "ptime_s", "ptime_sd_s", "wtime_s", "wtime_sd_s", "CPUeff", "CPUeff_sd", "time/task_s", "rtime/task_s",
-    "ptime/task_s", "wtime/task_s", "mem/task_bytes", "time/proc_s", "rtime/proc_s", "ptime/proc_s", "wtime/proc_s",
-    "mem/proc_bytes", "tasks/proc", "wtime/ptime", "state",
+    "tasks",
+    "nodes",
+    "repeats",
+    "jobID",
+    "mem_bytes",
+    "mem_sd_bytes",
+    "mem-h",
+    "time_s",
+    "time_sd_s",
+    "rtime_s",
+    "rtime_sd_s",
+    "ptime_s",
+    "ptime_sd_s",
+    "wtime_s",
+    "wtime_sd_s",
+    "CPUeff",
+    "CPUeff_sd",
+    "time/task_s",
+    "rtime/task_s",
+    "ptime/task_s",
+    "wtime/task_s",
+    "mem/task_bytes",
+    "time/proc_s",
+    "rtime/proc_s",
+    "ptime/proc_s",
+    "wtime/proc_s",
+    "mem/proc_bytes",
+    "tasks/proc",
+    "wtime/ptime",
+    "state",
 ];
 
 /// The first columns of a kind and their values for a row.
@@ -188,8 +219,16 @@ fn csv(kind: Kind, rows: &[&Row]) -> Result<String, ::csv::Error> {
     header.extend(CSV_COLUMNS);
     csv.write_record(&header)?;
     for row in rows {
-        let mut fields: Vec<String> = counts(kind, row).iter().map(|count| count.1.to_string()).collect();
-        fields.extend([row.images.to_string(), row.nodes.to_string(), row.figures.len().to_string(), row.jobs.clone()]);
+        let mut fields: Vec<String> = counts(kind, row)
+            .iter()
+            .map(|count| count.1.to_string())
+            .collect();
+        fields.extend([
+            row.images.to_string(),
+            row.nodes.to_string(),
+            row.figures.len().to_string(),
+            row.jobs.clone(),
+        ]);
         if row.figures.is_empty() {
             fields.extend((0..25).map(|_| String::new()));
         } else {
@@ -201,12 +240,20 @@ fn csv(kind: Kind, rows: &[&Row]) -> Result<String, ::csv::Error> {
             let write = row.summary(|figures| figures.write_s);
             let efficiency = row.summary(|figures| figures.cpu_efficiency);
             let (images, ranks) = (row.images as f64, row.ranks as f64);
-            fields.extend([format!("{:.0}", memory.mean), format!("{:.0}", memory.sd), human_bytes(memory.mean)]);
+            fields.extend([
+                format!("{:.0}", memory.mean),
+                format!("{:.0}", memory.sd),
+                human_bytes(memory.mean),
+            ]);
             for summary in [time, read, filter, write] {
                 fields.extend([seconds(summary.mean), seconds(summary.sd)]);
             }
-            fields.extend([format!("{:.4}", efficiency.mean), format!("{:.4}", efficiency.sd)]);
-            fields.extend([time, read, filter, write].map(|summary| seconds(summary.mean / images)));
+            fields.extend([
+                format!("{:.4}", efficiency.mean),
+                format!("{:.4}", efficiency.sd),
+            ]);
+            fields
+                .extend([time, read, filter, write].map(|summary| seconds(summary.mean / images)));
             fields.push(format!("{:.0}", memory.mean / images));
             // Every rank takes the whole time; the stages' sums are shared among them.
             fields.push(seconds(time.mean));
@@ -218,7 +265,9 @@ fn csv(kind: Kind, rows: &[&Row]) -> Result<String, ::csv::Error> {
         fields.push(row.state.clone());
         csv.write_record(&fields)?;
     }
-    let bytes = csv.into_inner().map_err(|error| std::io::Error::other(error.to_string()))?;
+    let bytes = csv
+        .into_inner()
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -232,8 +281,23 @@ fn markdown(kind: Kind, rows: &[&Row]) -> String {
         text.push_str(" nodes |");
     }
     let columns = [
-        "tasks", "jobID", "mem", "mem-h", "time s", "rtime s", "ptime s", "wtime s", "CPUeff %", "time/task ms",
-        "rtime/task ms", "ptime/task ms", "wtime/task ms", "ptime/proc s", "wtime/proc s", "wtime/ptime", "state",
+        "tasks",
+        "jobID",
+        "mem",
+        "mem-h",
+        "time s",
+        "rtime s",
+        "ptime s",
+        "wtime s",
+        "CPUeff %",
+        "time/task ms",
+        "rtime/task ms",
+        "ptime/task ms",
+        "wtime/task ms",
+        "ptime/proc s",
+        "wtime/proc s",
+        "wtime/ptime",
+        "state",
     ];
     let _ = writeln!(text, " {} |", columns.join(" | "));
     let all = columns.len() + counts(kind, rows[0]).len() + usize::from(several_nodes);
@@ -264,7 +328,12 @@ fn markdown(kind: Kind, rows: &[&Row]) -> String {
         let filter = row.summary(|figures| figures.filter_s);
         let write = row.summary(|figures| figures.write_s);
         let efficiency = row.summary(|figures| figures.cpu_efficiency * 100.0);
-        let _ = write!(text, " {:.0}K | {} |", memory.mean / 1024.0, human_bytes(memory.mean));
+        let _ = write!(
+            text,
+            " {:.0}K | {} |",
+            memory.mean / 1024.0,
+            human_bytes(memory.mean)
+        );
         let _ = write!(text, " {} |", spread(time, 2));
         for summary in [read, filter, write] {
             let _ = write!(text, " {} |", spread(summary, 2));
@@ -301,7 +370,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::report::tests::report;
 
-    pub(crate) fn run(ranks: usize, threads: usize, images: usize, repeat: usize, wall_s: f64) -> Run {
+    pub(crate) fn run(
+        ranks: usize,
+        threads: usize,
+        images: usize,
+        repeat: usize,
+        wall_s: f64,
+    ) -> Run {
         let mut report = report();
         report.elapsed_s = wall_s - 0.5;
         report.totals.read_s = 0.1 * images as f64;
@@ -349,10 +424,15 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let page = write(folder.path(), &spec(), &runs).unwrap();
         for kind in Kind::ALL {
-            let csv = std::fs::read_to_string(folder.path().join(format!("{}.csv", kind.file()))).unwrap();
+            let csv = std::fs::read_to_string(folder.path().join(format!("{}.csv", kind.file())))
+                .unwrap();
             let mut reader = ::csv::Reader::from_reader(csv.as_bytes());
             let headers = reader.headers().unwrap().clone();
-            let first = if matches!(kind, Kind::Serial | Kind::Threads) { "threads" } else { "procs" };
+            let first = if matches!(kind, Kind::Serial | Kind::Threads) {
+                "threads"
+            } else {
+                "procs"
+            };
             assert_eq!(&headers[0], first);
             let records: Vec<_> = reader.records().collect::<Result<_, _>>().unwrap();
             let column = |name: &str| headers.iter().position(|header| header == name).unwrap();
@@ -369,7 +449,10 @@ pub(crate) mod tests {
             .take(4)
             .map(|line| line.matches('|').count())
             .collect();
-        assert!(widths.iter().all(|width| *width == widths[0]), "{widths:?}\n{page}");
+        assert!(
+            widths.iter().all(|width| *width == widths[0]),
+            "{widths:?}\n{page}"
+        );
     }
 
     #[test]

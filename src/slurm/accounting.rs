@@ -38,7 +38,14 @@ impl Accounting {
     pub fn is_final(&self) -> bool {
         !matches!(
             self.state.as_str(),
-            "PENDING" | "RUNNING" | "CONFIGURING" | "COMPLETING" | "REQUEUED" | "RESIZING" | "SUSPENDED" | ""
+            "PENDING"
+                | "RUNNING"
+                | "CONFIGURING"
+                | "COMPLETING"
+                | "REQUEUED"
+                | "RESIZING"
+                | "SUSPENDED"
+                | ""
         )
     }
 
@@ -48,7 +55,15 @@ impl Accounting {
     /// A sentence when `sacct` is not there or fails (a cluster without accounting).
     pub fn of_job(job_id: &str) -> Result<Option<Self>, String> {
         let output = Command::new("sacct")
-            .args(["--noheader", "--parsable2", "--units=K", "--jobs", job_id, "--format", COLUMNS])
+            .args([
+                "--noheader",
+                "--parsable2",
+                "--units=K",
+                "--jobs",
+                job_id,
+                "--format",
+                COLUMNS,
+            ])
             .output()
             .map_err(|error| format!("sacct cannot be started: {error}"))?;
         if !output.status.success() {
@@ -66,10 +81,27 @@ impl Accounting {
         let mut max_rss: Option<u64> = None;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let fields: Vec<&str> = line.split('|').collect();
-            let [id, state, exit_code, elapsed, cpu, rss, cpus, nodes, requested, limit] = fields[..] else {
-                return Err(format!("sacct says something that niimpi cannot read: {line}"));
+            let [
+                id,
+                state,
+                exit_code,
+                elapsed,
+                cpu,
+                rss,
+                cpus,
+                nodes,
+                requested,
+                limit,
+            ] = fields[..]
+            else {
+                return Err(format!(
+                    "sacct says something that niimpi cannot read: {line}"
+                ));
             };
-            if let Some(step) = id.strip_prefix(job_id).and_then(|rest| rest.strip_prefix('.')) {
+            if let Some(step) = id
+                .strip_prefix(job_id)
+                .and_then(|rest| rest.strip_prefix('.'))
+            {
                 // The extern step holds what is left of the job's other processes, not the program.
                 if step != "extern" {
                     max_rss = max_rss.max(size_bytes(rss).filter(|&bytes| bytes > 0));
@@ -112,7 +144,10 @@ pub(super) fn size_bytes(text: &str) -> Option<u64> {
         Some('T') => 1024.0_f64.powi(4),
         Some(_) => return None,
     };
-    digits.parse::<f64>().ok().map(|number| (number * factor) as u64)
+    digits
+        .parse::<f64>()
+        .ok()
+        .map(|number| (number * factor) as u64)
 }
 
 /// `ReqMem` in bytes of the whole job. Older versions append `c` (a CPU) or `n` (a node); newer ones give the sum.
@@ -124,7 +159,9 @@ fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
     } else {
         (text, 1)
     };
-    size_bytes(text).filter(|&bytes| bytes > 0).map(|bytes| bytes * times as u64)
+    size_bytes(text)
+        .filter(|&bytes| bytes > 0)
+        .map(|bytes| bytes * times as u64)
 }
 
 /// Seconds of a time as Slurm writes it: `[DD-[HH:]]MM:SS[.mmm]`.
@@ -165,9 +202,17 @@ mod tests {
     #[test]
     fn other_ends_have_their_names() {
         for (row, state, is_final) in [
-            ("7|OUT_OF_MEMORY|0:125|3|00:01||1|1|16M|1", "OUT_OF_MEMORY", true),
+            (
+                "7|OUT_OF_MEMORY|0:125|3|00:01||1|1|16M|1",
+                "OUT_OF_MEMORY",
+                true,
+            ),
             ("7|TIMEOUT|0:0|60|00:58||1|1|1G|1", "TIMEOUT", true),
-            ("7|CANCELLED by 0|0:0|0|00:00:00||1|1|1G|UNLIMITED", "CANCELLED", true),
+            (
+                "7|CANCELLED by 0|0:0|0|00:00:00||1|1|1G|UNLIMITED",
+                "CANCELLED",
+                true,
+            ),
             ("7|RUNNING|0:0|5|00:00:00||1|1|100Mc|1", "RUNNING", false),
             ("7|PENDING|0:0|0|00:00:00||1|1|100Mn|1", "PENDING", false),
         ] {

@@ -97,9 +97,12 @@ fn clock(minutes: u64) -> String {
 }
 
 fn quoted(word: &OsStr) -> Result<String, String> {
-    let text = word
-        .to_str()
-        .ok_or_else(|| format!("{}: a name that is not UTF-8 cannot stand in a script", word.display()))?;
+    let text = word.to_str().ok_or_else(|| {
+        format!(
+            "{}: a name that is not UTF-8 cannot stand in a script",
+            word.display()
+        )
+    })?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+%@".contains(c);
     Ok(if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
@@ -117,7 +120,9 @@ pub fn submit(script: &Path) -> Result<String, String> {
         .arg("--parsable")
         .arg(script)
         .output()
-        .map_err(|error| format!("sbatch cannot be started: {error}; --via slurm needs a cluster with Slurm"))?;
+        .map_err(|error| {
+            format!("sbatch cannot be started: {error}; --via slurm needs a cluster with Slurm")
+        })?;
     if !output.status.success() {
         return Err(format!(
             "sbatch refuses {}: {}",
@@ -131,7 +136,10 @@ pub fn submit(script: &Path) -> Result<String, String> {
     if id.chars().all(|c| c.is_ascii_digit()) && !id.is_empty() {
         Ok(id.to_owned())
     } else {
-        Err(format!("sbatch answers {:?} instead of a job's number", text.trim()))
+        Err(format!(
+            "sbatch answers {:?} instead of a job's number",
+            text.trim()
+        ))
     }
 }
 
@@ -148,8 +156,20 @@ pub fn is_queued(job_id: &str) -> Option<bool> {
             .then_some(false);
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let gone = ["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"];
-    Some(text.lines().any(|line| !gone.contains(&line.trim()) && !line.trim().is_empty()))
+    let gone = [
+        "COMPLETED",
+        "FAILED",
+        "TIMEOUT",
+        "CANCELLED",
+        "OUT_OF_MEMORY",
+        "NODE_FAIL",
+        "BOOT_FAIL",
+        "DEADLINE",
+    ];
+    Some(
+        text.lines()
+            .any(|line| !gone.contains(&line.trim()) && !line.trim().is_empty()),
+    )
 }
 
 #[cfg(test)]
@@ -171,7 +191,9 @@ mod tests {
             log: "logs/my job-%j.log".into(),
             remarks: vec!["first\nsecond".to_owned()],
             mpi_type: "pmix".to_owned(),
-            command: ["/opt/niimpi", "smooth", "it's here", "--sigma=2"].map(OsString::from).to_vec(),
+            command: ["/opt/niimpi", "smooth", "it's here", "--sigma=2"]
+                .map(OsString::from)
+                .to_vec(),
         };
         let text = script.render().unwrap();
         let expected = "\

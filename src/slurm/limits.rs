@@ -63,7 +63,10 @@ impl PartitionLimits {
             else {
                 continue;
             };
-            let most = size.rsplit('-').next().and_then(|most| most.parse::<usize>().ok());
+            let most = size
+                .rsplit('-')
+                .next()
+                .and_then(|most| most.parse::<usize>().ok());
             let row = Self {
                 name: name.trim_end_matches('*').to_owned(),
                 time_s: clock_s(time),
@@ -85,8 +88,11 @@ impl PartitionLimits {
             }
         }
         found.ok_or_else(|| match partition {
-            Some(name) => format!("--partition {name}: this cluster has none of that name (see sinfo)"),
-            None => "this cluster has no default partition; name one with --partition (see sinfo)".to_owned(),
+            Some(name) => {
+                format!("--partition {name}: this cluster has none of that name (see sinfo)")
+            }
+            None => "this cluster has no default partition; name one with --partition (see sinfo)"
+                .to_owned(),
         })
     }
 
@@ -96,9 +102,15 @@ impl PartitionLimits {
         let memory = request.mem_per_cpu_mib.unwrap_or(0) * (cpus as u64) << 20;
         let name = &self.name;
         if request.nodes > self.nodes {
-            Some(format!("{} nodes are more than the {} of partition {name}", request.nodes, self.nodes))
+            Some(format!(
+                "{} nodes are more than the {} of partition {name}",
+                request.nodes, self.nodes
+            ))
         } else if cpus > self.cpus_per_node {
-            Some(format!("{cpus} CPUs a node are more than the {} of partition {name}", self.cpus_per_node))
+            Some(format!(
+                "{cpus} CPUs a node are more than the {} of partition {name}",
+                self.cpus_per_node
+            ))
         } else if memory > self.mem_per_node_bytes {
             Some(format!(
                 "{} MiB a node are more than the {} MiB of partition {name}",
@@ -141,7 +153,10 @@ long|infinite|24|180000|8|1-infinite
     #[test]
     fn the_default_partition_and_a_named_one_are_read() {
         let default = PartitionLimits::parse(SINFO, None).unwrap();
-        assert_eq!((default.name.as_str(), default.time_s), ("cpu24", Some(86_400.0)));
+        assert_eq!(
+            (default.name.as_str(), default.time_s),
+            ("cpu24", Some(86_400.0))
+        );
         assert_eq!((default.cpus_per_node, default.nodes), (20, 4));
         assert_eq!(default.mem_per_node_bytes, 160_000 << 20);
         let long = PartitionLimits::parse(SINFO, Some("long")).unwrap();
@@ -164,7 +179,10 @@ long|infinite|24|180000|8|1-infinite
             let mut request = request();
             change(&mut request);
             let message = limits.refuses(&request).unwrap();
-            assert!(message.contains(word) && message.contains("cpu24"), "{message}");
+            assert!(
+                message.contains(word) && message.contains("cpu24"),
+                "{message}"
+            );
         }
     }
 }

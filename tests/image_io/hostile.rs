@@ -159,7 +159,7 @@ fn a_bomb_behind_the_voxels() {
 fn noise() {
     let mut bench = Bench::new();
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    for round in 0..2000 {
+    for round in 0..800 {
         let mut bytes = vec![0; rng.random_range(1..3000)];
         rng.fill_bytes(&mut bytes);
         if round % 2 == 0 && bytes.len() > 10 {
