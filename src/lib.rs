@@ -32,6 +32,7 @@ pub mod journal;
 pub mod launch;
 pub mod logging;
 pub mod partition;
+pub mod planning;
 pub mod phantom;
 pub mod report;
 pub mod resources;

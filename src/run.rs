@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use plan::Plan;
 
+pub(crate) use plan::{ImageFacts, cost_s};
 pub use plan::{Existing, Shard};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
