@@ -1,13 +1,21 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod report;
+mod scaling;
 mod smooth;
+mod smoothing;
+mod status;
 mod synth;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::comm::launcher::Launch;
+use crate::comm::launcher::{self, Launch};
+use crate::comm::{self, Communicator, ROOT};
+use crate::logging::{self, LogArgs};
+use crate::resources;
 use crate::run::EXIT_USAGE;
 
 /// Smooths thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
@@ -25,7 +33,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
 }
 
 impl Cli {
@@ -46,12 +58,49 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
+            Command::Report(args) => report::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Verify(args) => verify::run(args),
         })
     }
 
     /// The whole command line's definition, for documentation.
     pub fn definition() -> clap::Command {
         Self::command()
+    }
+}
+
+/// Starts the ranks and their logging. Collective.
+///
+/// # Errors
+/// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
+fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
+    let world = comm::start().map_err(|message| {
+        Launch::say_error(|| eprintln!("niimpi: error: {message}"));
+        EXIT_USAGE
+    })?;
+    let started = logging::start(log, world.rank(), &resources::host_name());
+    // One rank's trouble with its log file is everyone's: all end before anything is written.
+    let troubles = world.gather(comm::encode(&started.as_ref().err()));
+    let trouble = troubles.and_then(|all| {
+        all.iter()
+            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
+    });
+    let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
+    match (started, trouble) {
+        (Ok(span), None) => {
+            if let Some(warning) = launcher::started_without_srun(world.size()) {
+                span.in_scope(|| tracing::warn!("{warning}"));
+            }
+            Ok((world, span))
+        }
+        (_, trouble) => {
+            if world.rank() == ROOT {
+                eprintln!("niimpi: error: {}", trouble.unwrap_or_default());
+            }
+            Err(EXIT_USAGE)
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! One image's way: read → filter → write, each stage timed. Knows nothing of ranks.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
 use crate::filter::{self, Filter, OutputSpec, Rounding};
-use crate::image_io::{CompressionLevel, Image, Workspace, WriteOptions};
+use crate::image_io::{
+    Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
+};
 use crate::report::{FilterDescription, Stage, printable};
+use crate::volume::Datatype;
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -28,6 +32,17 @@ impl ImageJob {
         let Filter::Gaussian(gaussian) = &self.filter;
         let radii = gaussian.radius_vox(USUAL_VOXEL_MM).unwrap_or_default();
         radii.iter().map(|&radius| 2.0 * radius as f64 + 1.0).sum()
+    }
+
+    /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
+    pub fn options(&self) -> serde_json::Value {
+        let options = serde_json::json!({
+            "filter": self.filter,
+            "output": self.output,
+            "compression": self.compression.get(),
+        });
+        // A number that was written and read may differ in its last digit from one that was not: all are.
+        serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
 
     /// The filter as it was asked for, for the report.
@@ -68,10 +83,18 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input file; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the voxels have a slope or an intercept that counts.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
+    /// When the input was last changed, nanoseconds since 1970; `None` when it was not read.
+    pub input_mtime_ns: Option<i64>,
     /// Bytes of the result's file.
     pub bytes_out: u64,
+    /// The result's file; `None` when it was not written.
+    pub written: Option<WriteSummary>,
 }
 
 /// Where and why an image was given up.
@@ -81,6 +104,23 @@ pub struct Failure {
     pub stage: Stage,
     /// The cause with the path, in one sentence.
     pub error: String,
+    /// What the cause means for the other images.
+    pub kind: FailureKind,
+}
+
+/// What a failure means for the other images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It is this image's alone.
+    #[default]
+    Own,
+    /// The disk is full or the quota used up: no other will fare better.
+    NoSpace,
+    /// It needs so many bytes, more than it may take beside others.
+    NeedsMemory {
+        /// All that it needs.
+        needed_bytes: u64,
+    },
 }
 
 /// A worker's own buffers, reused from image to image.
@@ -95,13 +135,33 @@ pub struct ImageWorker<'a> {
 impl<'a> ImageWorker<'a> {
     /// A worker with empty buffers; they grow with the first image.
     pub fn new(job: &'a ImageJob) -> Self {
+        let mut workspace = Workspace::new(job.compression);
+        let output = job.output;
+        workspace.set_memory_need(move |header| {
+            output.memory_bytes(
+                header.shape(),
+                header.datatype(),
+                header.scaling().is_some(),
+            )
+        });
         Self {
             job,
-            workspace: Workspace::new(job.compression),
+            workspace,
             image: Image::default(),
             scratch: filter::Scratch::default(),
             folder_made: PathBuf::new(),
         }
+    }
+
+    /// Refuses images that need more memory than this, before it is taken.
+    pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
+        self.workspace.set_memory_limit(limit_bytes);
+    }
+
+    /// Gives the memory of the last images back; the next one takes its own anew.
+    pub fn release_memory(&mut self) {
+        self.image = Image::default();
+        self.scratch = filter::Scratch::default();
     }
 
     /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails.
@@ -119,7 +179,10 @@ impl<'a> ImageWorker<'a> {
         taken.read_s = begun.elapsed().as_secs_f64();
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         taken.bytes_in = read.bytes_in;
+        taken.input_mtime_ns = Some(read.mtime_ns);
         taken.voxels = self.image.volume.len() as u64;
+        taken.datatype = Some(self.image.volume.datatype);
+        taken.scaled = self.image.volume.scaling.is_some();
         self.warn_of_header(input);
 
         let begun = Instant::now();
@@ -133,21 +196,28 @@ impl<'a> ImageWorker<'a> {
         filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
+            kind: FailureKind::Own,
         })?;
 
         let begun = Instant::now();
         let written = self.write(output);
         taken.write_s = begun.elapsed().as_secs_f64();
-        taken.bytes_out = written?;
+        let written = written?;
+        taken.bytes_out = written.bytes_out;
+        taken.written = Some(written);
         Ok(())
     }
 
-    fn write(&mut self, output: &Path) -> Result<u64, Failure> {
+    fn write(&mut self, output: &Path) -> Result<WriteSummary, Failure> {
         let folder = output.parent().unwrap_or(Path::new(""));
         if self.folder_made != folder {
             std::fs::create_dir_all(folder).map_err(|error| Failure {
                 stage: Stage::Write,
                 error: format!("{}: the folder cannot be made: {error}", folder.display()),
+                kind: match error.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+                    _ => FailureKind::Own,
+                },
             })?;
             self.folder_made = folder.to_owned();
         }
@@ -155,9 +225,7 @@ impl<'a> ImageWorker<'a> {
             sync: self.job.sync,
         };
         let written = self.workspace.write(output, &self.image, &options);
-        written
-            .map(|written| written.bytes_out)
-            .map_err(|error| failure(Stage::Write, &error))
+        written.map_err(|error| failure(Stage::Write, &error))
     }
 
     /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.
@@ -183,9 +251,16 @@ impl<'a> ImageWorker<'a> {
     }
 }
 
-fn failure(stage: Stage, error: &dyn std::error::Error) -> Failure {
+fn failure(stage: Stage, error: &ImageError) -> Failure {
     Failure {
         stage,
         error: error.to_string(),
+        kind: match error.cause {
+            Cause::NoSpace { .. } => FailureKind::NoSpace,
+            Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
+                needed_bytes: needed,
+            },
+            _ => FailureKind::Own,
+        },
     }
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use walkdir::WalkDir;
 
 use crate::image_io::file_name::{Role, is_image_name, pair_partner, split};
+use crate::report::printable;
 
 /// One image to do. On the wire between ranks, paths are bytes, since file names need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,6 +252,19 @@ pub fn collect(request: &ListRequest) -> Result<Vec<ImageEntry>, ListError> {
     Ok(entries)
 }
 
+/// The images below one folder, in natural order; a pair is one, named by its header.
+///
+/// # Errors
+/// [`ListError::NoSuchInput`] and [`ListError::Unreadable`].
+pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>, ListError> {
+    std::fs::metadata(folder).map_err(|error| input_error(folder, error))?;
+    let mut found = Vec::new();
+    search(folder, &mut found)?;
+    found.sort_by(|a, b| natural_order(&a.input, &b.input));
+    merge_pairs(&mut found)?;
+    Ok(found.into_iter().map(|image| image.input).collect())
+}
+
 /// Natural order of paths, folder by folder: runs of digits compare as numbers.
 pub fn natural_order(a: &Path, b: &Path) -> Ordering {
     let mut left = a.components();
@@ -319,7 +333,7 @@ fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
                 let path = error.path().unwrap_or(folder);
                 tracing::warn!(
                     "{}: a link back to a folder above it; not followed",
-                    path.display()
+                    printable(&path.display().to_string())
                 );
                 continue;
             }

@@ -6,7 +6,7 @@
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | nothing |
 //! | [`slurm`] | what a job's environment says; results never depend on it | nothing |
-//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | nothing |
+//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
 //! | [`logging`] | where log lines go, with rank and host on each | nothing |
 //! | [`fault`] | faults that tests ask for | nothing |
 //! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
@@ -16,9 +16,11 @@
 //! | [`image_list`] | inputs → an ordered list of images with output names | `image_io` |
 //! | [`image_job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io` |
 //! | [`report`] | records, their merging, and their faces: table, JSON | nothing |
+//! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `report` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
+pub mod chart;
 pub mod cli;
 pub mod comm;
 pub mod fault;
@@ -26,12 +28,16 @@ pub mod filter;
 pub mod image_io;
 pub mod image_job;
 pub mod image_list;
+pub mod journal;
+pub mod launch;
 pub mod logging;
 pub mod partition;
 pub mod phantom;
 pub mod report;
 pub mod resources;
 pub mod run;
+pub mod scaling;
 pub mod slurm;
+pub mod statistics;
 pub mod units;
 pub mod volume;

@@ -1,6 +1,11 @@
 //! Resources: what this process was given (CPUs, host) and what it has used (CPU time, memory), from the kernel.
 
-use nix::sys::resource::{UsageWho, getrusage};
+use std::path::Path;
+
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use serde::{Deserialize, Serialize};
+
+use crate::slurm;
 
 /// The host's name; "unknown" where the kernel does not tell.
 pub fn host_name() -> String {
@@ -41,19 +46,114 @@ pub fn cpu_seconds() -> f64 {
 /// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is inherited from the
 /// process that started it.
 pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let high_water = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|value| value.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok());
-    high_water.map_or_else(
-        || {
-            getrusage(UsageWho::RUSAGE_SELF)
-                .map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
-        },
-        |kib| kib * 1024,
-    )
+    status_bytes("VmHWM:").unwrap_or_else(|| {
+        getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
+    })
+}
+
+/// A field of /proc/self/status that the kernel gives in KiB; `None` where it does not.
+fn status_bytes(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib = value
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?;
+    Some(kib * 1024)
+}
+
+/// A limit on the memory of this process, and who set it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    /// What this process alone may use, in bytes.
+    pub bytes: u64,
+    /// Who says so, for messages: "ulimit -v", "Slurm's --mem", …
+    pub source: String,
+    /// Whether all of the address space counts, not only what is in memory.
+    pub address_space: bool,
+}
+
+/// What may be used together by this process and the others that a limit is shared with. Taken from the environment and the
+/// kernel; the least of them counts.
+///
+/// - `ulimit -v` (`RLIMIT_AS`) is this process's own.
+/// - The control group's limit (version 2 and 1, of the group or of one around it) is shared by all ranks on the host that
+///   are in it, as those of a job on a node are.
+/// - Slurm's `--mem` and `--mem-per-cpu` count where Slurm does not enforce them through a control group.
+///
+/// `ranks_on_host` is the number of this run's ranks on this host, by which shared limits are divided. `None` where nothing
+/// sets a limit.
+pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
+    let ranks = ranks_on_host.max(1) as u64;
+    let own = |bytes: u64, source: &str| MemoryLimit {
+        bytes,
+        source: source.to_owned(),
+        address_space: false,
+    };
+    let limits = [
+        address_space_limit_bytes().map(|bytes| MemoryLimit {
+            address_space: true,
+            ..own(bytes, "ulimit -v")
+        }),
+        cgroup_limit_bytes(Path::new("/"))
+            .map(|bytes| own(bytes / ranks, "the memory limit of the control group")),
+        slurm::memory_bytes().map(|(bytes, source)| {
+            own(
+                bytes / if source.per_node() { ranks } else { 1 },
+                source.option(),
+            )
+        }),
+    ];
+    limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
+}
+
+/// Bytes of memory that this process holds now (resident set); 0 where the kernel does not tell.
+pub fn rss_bytes() -> u64 {
+    status_bytes("VmRSS:").unwrap_or(0)
+}
+
+/// Bytes of address space that this process has mapped now, which is what `ulimit -v` limits; 0 where the kernel does not
+/// tell.
+pub fn address_space_bytes() -> u64 {
+    status_bytes("VmSize:").unwrap_or(0)
+}
+
+/// `RLIMIT_AS` of this process; `None` where there is none.
+fn address_space_limit_bytes() -> Option<u64> {
+    let (soft, _hard) = getrlimit(Resource::RLIMIT_AS).ok()?;
+    (soft != nix::sys::resource::rlim_t::MAX && soft < i64::MAX as u64).then_some(soft)
+}
+
+/// The least memory limit of this process's control group and those around it. `root` is `/` but in tests.
+fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
+    let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let least = groups.lines().filter_map(|line| {
+        // hierarchy-ID:controllers:path
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let (mount, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let mount = root.join(mount);
+        // In a container the path may be that outside it: what cannot be read is left out, the mount's own is last.
+        mount
+            .join(path.trim_start_matches('/'))
+            .ancestors()
+            .take_while(|folder| folder.starts_with(&mount))
+            .filter_map(|folder| {
+                let text = std::fs::read_to_string(folder.join(file)).ok()?;
+                text.trim().parse::<u64>().ok()
+            })
+            .min()
+    });
+    // Version 1 says "no limit" with a number near 2⁶³.
+    least.min().filter(|&bytes| bytes < 1 << 62)
 }
 
 /// CPUs for one of several ranks of a host: `masks` are the affinity masks of the host's ranks. CPUs that several ranks
@@ -80,6 +180,8 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         assert!(peak_rss_bytes() > 100_000);
+        #[cfg(target_os = "linux")]
+        assert!(rss_bytes() > 100_000 && address_space_bytes() > rss_bytes());
         assert!(!host_name().is_empty());
         assert!(available_cpus() >= 1);
         let before = cpu_seconds();
@@ -89,6 +191,37 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert!(!affinity().is_empty());
+    }
+
+    #[test]
+    fn the_least_limit_of_the_control_groups_around_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(cgroup_limit_bytes(root.path()), None);
+        write("proc/self/cgroup", "0::/system.slice/job_7/step_0\n");
+        assert_eq!(cgroup_limit_bytes(root.path()), None);
+        write(
+            "sys/fs/cgroup/system.slice/job_7/memory.max",
+            "2147483648\n",
+        );
+        write(
+            "sys/fs/cgroup/system.slice/job_7/step_0/memory.max",
+            "max\n",
+        );
+        assert_eq!(cgroup_limit_bytes(root.path()), Some(2 << 30));
+        write(
+            "proc/self/cgroup",
+            "12:cpu,cpuacct:/a\n11:memory:/slurm/uid_0/job_9\n0::/x\n",
+        );
+        let v1 = "sys/fs/cgroup/memory/slurm/uid_0/job_9/memory.limit_in_bytes";
+        write(v1, "9223372036854771712\n");
+        assert_eq!(cgroup_limit_bytes(root.path()), None);
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n");
+        assert_eq!(cgroup_limit_bytes(root.path()), Some(1 << 30));
     }
 
     #[test]

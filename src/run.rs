@@ -4,25 +4,37 @@
 
 mod coordinate;
 mod dry_run;
+mod memory;
 mod plan;
 mod progress;
+mod request;
+mod resume;
+mod sampler;
+mod stop;
+mod verify;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
+use plan::Plan;
+
 pub use plan::{Existing, Shard};
 pub use progress::ProgressStyle;
+pub use stop::on_signals;
+pub use verify::{VerifyRequest, verify};
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
+use crate::image_io;
 use crate::image_job::ImageJob;
 use crate::image_list::ListRequest;
+use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Report, RunFacts, State, csv, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
 use crate::{comm, slurm};
 
 /// Exit code: every image is done.
@@ -53,12 +65,16 @@ pub struct Config {
     pub strategy: Strategy,
     /// Workers of each rank; `None` for the CPUs that it was given.
     pub threads: Option<usize>,
+    /// No image is begun that would not be finished so many seconds after the run's start; `None` for the end of the job.
+    pub stop_before_s: Option<f64>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
     /// Whether the table is also written to a file beside the report.
     pub report_table: bool,
     /// Whether the rows are also written to CSV files beside the report.
     pub report_csv: bool,
+    /// Each rank notes its use of resources every so many seconds; `None` for never.
+    pub sample_s: Option<f64>,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// No table, no progress.
@@ -104,28 +120,53 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(SetupError(message)) => {
             if is_root {
-                eprintln!("niimpi: error: {message}");
+                eprintln!("niimpi: error: {}", printable(&message));
             }
             return EXIT_USAGE;
         }
     };
+    if let (true, Some(counts)) = (is_root, &plan.resume) {
+        tracing::info!("{}", counts.sentence());
+    }
     if config.dry_run {
         if is_root {
             print!("{}", dry_run::render(&plan, config));
         }
         return EXIT_DONE;
     }
-    let records = coordinate::work(comm, config, &plan, stop);
+    let journal = match open_journal(comm, config, &plan) {
+        Ok(journal) => journal,
+        Err(SetupError(message)) => {
+            if is_root {
+                eprintln!("niimpi: error: {}", printable(&message));
+            }
+            return EXIT_USAGE;
+        }
+    };
+    if plan.earlier_run {
+        remove_stale_parts(comm.rank(), &plan);
+    }
+    let records = coordinate::work(comm, config, &plan, &journal, stop);
     let exit_code = records.map(|work| {
         let facts = RunFacts {
             command: config.command.clone(),
             interrupted: work.interrupted,
             started,
             elapsed_s: begun.elapsed().as_secs_f64(),
+            cpus: plan.distinct_cpus,
             mpi: comm.description(),
             slurm: slurm::Job::from_env(),
             filter: config.job.describe(),
             strategy: config.strategy,
+            journals: Some(Journals {
+                folder: absolute(&config.list.output.join(journal::FOLDER)),
+                runs: vec![plan.run.clone()],
+            }),
+            shard: config.shard.map(|shard| Shares {
+                numbers: vec![shard.number],
+                count: shard.count,
+            }),
+            resume: plan.resume,
         };
         let names = plan.entries.iter().map(|entry| {
             (
@@ -137,7 +178,97 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         let report = Report::assemble(facts, names, work.records);
         tell(&report, config)
     });
-    comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))))
+    let exit_code = comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))));
+    let state = match exit_code {
+        EXIT_DONE => State::Completed,
+        EXIT_INTERRUPTED => State::Interrupted,
+        _ => State::Failed,
+    };
+    journal.close(state, config.job.sync);
+    exit_code
+}
+
+/// Removes what ranks that were killed left unfinished; the first rank of each host looks, since it can tell which of its
+/// host's processes live. Local.
+fn remove_stale_parts(rank: usize, plan: &Plan) {
+    if plan.hosts.iter().position(|host| *host == plan.hosts[rank]) != Some(rank) {
+        return;
+    }
+    let folders: std::collections::BTreeSet<&Path> = plan
+        .entries
+        .iter()
+        .filter_map(|entry| entry.output.parent())
+        .collect();
+    let removed: usize = folders.into_iter().map(image_io::remove_stale_parts).sum();
+    if removed > 0 {
+        tracing::info!("{removed} unfinished files of a run that was killed are removed");
+    }
+}
+
+/// Begins every rank's journal. Collective.
+///
+/// # Errors
+/// The same on every rank, when one of them cannot write there. No image was begun then.
+fn open_journal(
+    comm: &impl Communicator,
+    config: &Config,
+    plan: &Plan,
+) -> Result<Journal, SetupError> {
+    let rank = comm.rank();
+    let fixed = config.strategy != Strategy::Dynamic;
+    let opened = Journal::create(
+        &config.list.output,
+        RunLine {
+            format: journal::FORMAT.to_owned(),
+            unix_s: plan.run_unix_s,
+            run: plan.run.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            rank,
+            ranks: comm.size(),
+            host: plan.hosts[rank].clone(),
+            pid: std::process::id(),
+            workers: plan.threads[rank],
+            images: plan.entries.len() - plan.skipped.len(),
+            kept: plan.skipped.len(),
+            share: fixed.then(|| plan.shares[rank].len()),
+            strategy: config.strategy,
+            slurm_job: slurm::Job::from_env().map(|job| job.job_id),
+            options: config.job.options(),
+        },
+    );
+    let trouble = opened.as_ref().err().map(|error| {
+        format!(
+            "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
+            config.list.output.join(journal::FOLDER).display()
+        )
+    });
+    let troubles = comm.gather(comm::encode(&trouble));
+    let first = troubles.and_then(|all| {
+        all.iter()
+            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
+    });
+    let first: Option<String> = comm::decode(&comm.broadcast(comm::encode(&first)));
+    match (opened, first) {
+        (Ok(journal), None) => Ok(journal),
+        (_, trouble) => Err(SetupError(trouble.unwrap_or_default())),
+    }
+}
+
+/// The path from the root folder; as it is where that cannot be told.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
+}
+
+/// The exit code of a run that ended so.
+pub fn exit_code_of(state: State) -> u8 {
+    match state {
+        State::Completed => EXIT_DONE,
+        State::Failed => EXIT_SOME_FAILED,
+        State::Interrupted => EXIT_INTERRUPTED,
+    }
 }
 
 /// Prints and writes the report; returns the exit code.
@@ -146,15 +277,14 @@ fn tell(report: &Report, config: &Config) -> u8 {
     if !config.quiet {
         print!("{text}");
     }
-    let mut exit_code = match report.state {
-        State::Completed => EXIT_DONE,
-        State::Failed => EXIT_SOME_FAILED,
-        State::Interrupted => EXIT_INTERRUPTED,
-    };
+    let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
             if let Err(error) = result {
-                tracing::error!("{}: the report cannot be written: {error}", path.display());
+                tracing::error!(
+                    "{}: the report cannot be written: {error}",
+                    printable(&path.display().to_string())
+                );
                 exit_code = exit_code.max(EXIT_SOME_FAILED);
             }
         };

@@ -1,9 +1,17 @@
-//! Slurm: what a job's environment says of it. Results never depend on it.
+//! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
+//!
+//! [`accounting`] asks what became of a job, [`steps`] what its steps used, [`limits`] what a partition gives, [`batch`]
+//! writes and submits scripts.
+
+pub mod accounting;
+pub mod batch;
+pub mod limits;
+pub mod steps;
 
 use serde::{Deserialize, Serialize};
 
 /// The job that this process belongs to, for the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// `SLURM_JOB_ID`.
     pub job_id: String,
@@ -64,6 +72,63 @@ pub fn cpus_per_task() -> Option<usize> {
         .filter(|&cpus| cpus > 0)
 }
 
+/// Which of Slurm's options limits a job's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryOption {
+    /// `--mem`: all tasks on a node together.
+    PerNode,
+    /// `--mem-per-cpu`, times the CPUs of a task.
+    PerCpu,
+}
+
+impl MemoryOption {
+    /// Whether the limit is for all tasks on a node together.
+    pub fn per_node(self) -> bool {
+        self == MemoryOption::PerNode
+    }
+
+    /// How the option is written.
+    pub fn option(self) -> &'static str {
+        match self {
+            MemoryOption::PerNode => "Slurm's --mem",
+            MemoryOption::PerCpu => "Slurm's --mem-per-cpu",
+        }
+    }
+}
+
+/// The memory that Slurm gave, in bytes, and by which option; `None` outside a job and where the job may use all of a node.
+pub fn memory_bytes() -> Option<(u64, MemoryOption)> {
+    memory_bytes_from(|name| std::env::var(name).ok())
+}
+
+fn memory_bytes_from(lookup: impl Fn(&str) -> Option<String>) -> Option<(u64, MemoryOption)> {
+    let number = |name: &str| {
+        lookup(name)?
+            .parse::<u64>()
+            .ok()
+            .filter(|&number| number > 0)
+    };
+    let of_cpus = number("SLURM_MEM_PER_CPU").map(|mib| {
+        let cpus = number("SLURM_CPUS_PER_TASK").unwrap_or(1);
+        (
+            mib.saturating_mul(cpus).saturating_mul(1 << 20),
+            MemoryOption::PerCpu,
+        )
+    });
+    of_cpus.or_else(|| {
+        number("SLURM_MEM_PER_NODE").map(|mib| (mib.saturating_mul(1 << 20), MemoryOption::PerNode))
+    })
+}
+
+/// When the job must have ended, seconds since 1970 (`SLURM_JOB_END_TIME`); `None` outside a job and without a limit.
+pub fn job_end_unix_s() -> Option<f64> {
+    std::env::var("SLURM_JOB_END_TIME")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|&unix_s: &f64| unix_s > 0.0)
+}
+
 /// Which share of the list an array task has: (its number from 1, number of tasks).
 ///
 /// # Errors
@@ -119,6 +184,25 @@ mod tests {
         assert_eq!(
             (job.job_id.as_str(), job.job_name.as_deref()),
             ("7", Some("smooth"))
+        );
+    }
+
+    #[test]
+    fn memory_is_by_the_cpu_or_by_the_node() {
+        assert_eq!(memory_bytes_from(lookup(&[])), None);
+        // --mem=0 asks for all of a node.
+        assert_eq!(
+            memory_bytes_from(lookup(&[("SLURM_MEM_PER_NODE", "0")])),
+            None
+        );
+        assert_eq!(
+            memory_bytes_from(lookup(&[("SLURM_MEM_PER_NODE", "4000")])),
+            Some((4000 << 20, MemoryOption::PerNode))
+        );
+        let by_cpu = [("SLURM_MEM_PER_CPU", "500"), ("SLURM_CPUS_PER_TASK", "3")];
+        assert_eq!(
+            memory_bytes_from(lookup(&by_cpu)),
+            Some((1500 << 20, MemoryOption::PerCpu))
         );
     }
 

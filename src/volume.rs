@@ -4,9 +4,13 @@ use std::fmt;
 
 use bytemuck::Pod;
 use nifti::NiftiType;
+use serde::{Deserialize, Serialize};
 
 /// A real voxel type that NIfTI stores. Complex, RGB and 128-bit types are not here: they are refused when read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Datatype {
     /// `DT_UINT8`, code 2
     #[default]

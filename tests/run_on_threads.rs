@@ -75,6 +75,8 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
         },
         strategy,
         threads: Some(threads),
+        stop_before_s: None,
+        sample_s: None,
         report_table: true,
         report_csv: true,
         dry_run: false,

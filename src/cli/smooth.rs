@@ -1,23 +1,14 @@
 //! `niimpi smooth`: its arguments, and what they mean to the run.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use crate::comm::{self, Communicator, ROOT};
+use super::smoothing::SmoothingArgs;
 use crate::fault::Fault;
-use crate::filter::gaussian::Gaussian;
-use crate::filter::{Filter, OutputSpec};
-use crate::image_io::CompressionArgs;
-use crate::image_job::ImageJob;
 use crate::image_list::{ListRequest, NameTemplate};
-use crate::logging::{self, LogArgs};
-use crate::partition::Strategy;
-use crate::resources;
-use crate::run::{self, Config, EXIT_USAGE, Existing, ProgressStyle, Shard};
+use crate::logging::LogArgs;
+use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
 /// Smooth images with a Gaussian
 ///
@@ -45,20 +36,7 @@ pub(super) struct SmoothArgs {
     name: Option<NameTemplate>,
 
     #[command(flatten)]
-    gaussian: Gaussian,
-
-    #[command(flatten)]
-    output_spec: OutputSpec,
-
-    /// How images are shared out among the ranks
-    #[arg(
-        long,
-        value_enum,
-        value_name = "STRATEGY",
-        default_value_t,
-        help_heading = "Distribution"
-    )]
-    strategy: Strategy,
+    smoothing: SmoothingArgs,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096), help_heading = "Distribution")]
@@ -72,7 +50,10 @@ pub(super) struct SmoothArgs {
     #[arg(long, value_name = "N", value_parser = parse_limit, help_heading = "Distribution")]
     limit: Option<usize>,
 
-    /// Keep results that are there already and do the rest
+    /// Keep the results of earlier runs and do the rest
+    ///
+    /// A result is kept when it is what its record in the journal says and neither its input nor the options that shape it
+    /// were changed since. What is missing, failed before or differs is done again, and how many of each is told.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
 
@@ -80,12 +61,11 @@ pub(super) struct SmoothArgs {
     #[arg(long)]
     overwrite: bool,
 
-    #[command(flatten)]
-    compression: CompressionArgs,
-
-    /// Do not wait until each result is on the disk: faster, but a power failure may leave one incomplete
-    #[arg(long)]
-    no_sync: bool,
+    /// Begin no image that would not be finished so many seconds after the start [default: before the Slurm job's end]
+    ///
+    /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by those that are done.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
+    stop_before: Option<f64>,
 
     /// Write the report as JSON (schema niimpi-report/1)
     #[arg(long, value_name = "FILE.json", help_heading = "Messages")]
@@ -98,6 +78,12 @@ pub(super) struct SmoothArgs {
     /// Also write the report's rows to FILE.ranks.csv and FILE.images.csv
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
+
+    /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
+    ///
+    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was given.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
+    sample: Option<f64>,
 
     /// Tell what would be done, from headers and sizes alone, and write nothing
     #[arg(long)]
@@ -124,41 +110,22 @@ fn parse_limit(text: &str) -> Result<usize, String> {
     }
 }
 
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 => Ok(seconds),
+        _ => Err("give a number of seconds above 0".to_owned()),
+    }
+}
+
 /// Starts the ranks and smooths. The exit code is the same on every rank.
 pub(super) fn run(args: SmoothArgs) -> u8 {
     let log = args.log.clone();
     let config = config(args);
-    let world = match comm::start() {
-        Ok(world) => world,
-        Err(message) => {
-            comm::launcher::Launch::say_error(|| eprintln!("niimpi: error: {message}"));
-            return EXIT_USAGE;
-        }
+    let (world, span) = match super::start_ranks(&log) {
+        Ok(started) => started,
+        Err(exit_code) => return exit_code,
     };
-    let started = logging::start(&log, world.rank(), &resources::host_name());
-    // One rank's trouble with its log file is everyone's: all end before anything is written.
-    let troubles = world.gather(comm::encode(&started.as_ref().err()));
-    let trouble = troubles.and_then(|all| {
-        all.iter()
-            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
-    });
-    let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
-    let (Ok(span), None) = (started, &trouble) else {
-        if world.rank() == ROOT {
-            eprintln!("niimpi: error: {}", trouble.unwrap_or_default());
-        }
-        return EXIT_USAGE;
-    };
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGUSR1] {
-        // A second signal of the kind ends the process at once; no result is left half written in any case.
-        let again =
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
-        let first = signal_hook::flag::register(signal, Arc::clone(&stop));
-        if let Err(error) = again.and(first) {
-            tracing::warn!("signal {signal} cannot be handled: {error}");
-        }
-    }
+    let stop = run::on_signals();
     span.in_scope(|| run::smooth(&world, &config, &stop))
 }
 
@@ -177,17 +144,14 @@ fn config(args: SmoothArgs) -> Config {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         },
-        job: ImageJob {
-            filter: Filter::Gaussian(args.gaussian),
-            output: args.output_spec,
-            compression: args.compression.level,
-            sync: !args.no_sync,
-        },
-        strategy: args.strategy,
+        job: args.smoothing.job(),
+        strategy: args.smoothing.strategy,
         threads: args.threads.map(usize::from),
+        stop_before_s: args.stop_before,
         report: args.report,
         report_table: args.report_table,
         report_csv: args.report_csv,
+        sample_s: args.sample,
         dry_run: args.dry_run,
         quiet: args.log.quiet,
         progress: args.progress,

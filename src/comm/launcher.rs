@@ -13,6 +13,71 @@ pub struct Launch {
     pub rank: Option<usize>,
 }
 
+/// What can be said before MPI is started, which may end the process by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// Nothing speaks against it.
+    Good,
+    /// It may fail: what to try then, in a line that stands above the library's own.
+    Doubtful(String),
+    /// It cannot work: why, and what to do.
+    Hopeless(String),
+}
+
+/// Looks for the one mistake that ends Open MPI in its start with a page of its own words: a Slurm step without the
+/// interface (`srun --mpi=…`) through which ranks find each other.
+pub fn outlook(mpi_description: &str) -> Outlook {
+    outlook_from(mpi_description, |name| std::env::var(name).ok())
+}
+
+fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) -> Outlook {
+    let has = |name: &str| lookup(name).is_some();
+    let in_step = has("SLURM_STEP_ID") && has("SLURM_PROCID");
+    if !in_step || !mpi_description.starts_with("Open MPI") || has("OMPI_COMM_WORLD_SIZE") {
+        return Outlook::Good;
+    }
+    if has("PMIX_RANK") || has("PMIX_NAMESPACE") {
+        return Outlook::Good;
+    }
+    let tasks = lookup("SLURM_STEP_NUM_TASKS").unwrap_or_else(|| "1".to_owned());
+    if has("PMI_RANK") || has("PMI_FD") {
+        return Outlook::Doubtful(format!(
+            "srun started {tasks} tasks with PMI-2, which not every Open MPI can use; if it fails below, start it with \
+             `srun --mpi=pmix` (`srun --mpi=list` shows what this cluster offers)"
+        ));
+    }
+    Outlook::Hopeless(format!(
+        "srun started {tasks} tasks, but without --mpi=pmix, so that Open MPI's ranks cannot find each other. Nothing was \
+         written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this cluster offers; where pmix is not \
+         among it, leave srun out and use the mpirun of the MPI that niimpi was built with"
+    ))
+}
+
+/// A batch script that asked for several tasks and starts the program without srun or mpirun: one process does all the work,
+/// while what was asked for idles. The warning, or `None` when nothing looks wrong.
+pub fn started_without_srun(mpi_size: usize) -> Option<String> {
+    without_srun_from(mpi_size, |name| std::env::var(name).ok())
+}
+
+fn without_srun_from(mpi_size: usize, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let has = |name: &str| lookup(name).is_some();
+    let tasks: usize = lookup("SLURM_NTASKS")?.trim().parse().ok()?;
+    let launched = [
+        "SLURM_STEP_ID",
+        "OMPI_COMM_WORLD_SIZE",
+        "PMI_SIZE",
+        "PMIX_RANK",
+    ];
+    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || mpi_size > 1 || tasks < 2 {
+        return None;
+    }
+    let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
+    Some(format!(
+        "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all the work and the \
+         rest idles; write `srun --mpi=pmix` before niimpi",
+        nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes"))
+    ))
+}
 /// How long the silent processes of a launch leave the first one to say its error. mpirun ends them when it has.
 const HEAD_START: Duration = Duration::from_secs(1);
 
@@ -100,12 +165,7 @@ mod tests {
     use super::*;
 
     fn launch(variables: &[(&str, &str)]) -> Option<Launch> {
-        Launch::from_lookup(|name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        })
+        Launch::from_lookup(lookup(variables))
     }
 
     #[test]
@@ -146,6 +206,77 @@ mod tests {
             launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]),
             None
         );
+    }
+
+    fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn a_step_without_pmix_is_told_before_open_mpi_dies_of_it() {
+        let step = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_PROCID", "1"),
+            ("SLURM_STEP_NUM_TASKS", "6"),
+        ];
+        let with = |more: &[(&str, &str)], mpi: &str| {
+            let variables: Vec<_> = step.iter().chain(more).copied().collect();
+            outlook_from(mpi, lookup(&variables))
+        };
+        let Outlook::Hopeless(message) = with(&[], "Open MPI v4.1.4") else {
+            panic!("Open MPI cannot start without an interface");
+        };
+        assert!(
+            message.contains("6 tasks") && message.contains("srun --mpi=list"),
+            "{message}"
+        );
+        assert!(matches!(
+            with(&[("PMI_FD", "7")], "Open MPI v4.1.4"),
+            Outlook::Doubtful(_)
+        ));
+        assert_eq!(
+            with(&[("PMIX_RANK", "1")], "Open MPI v4.1.4"),
+            Outlook::Good
+        );
+        assert_eq!(
+            with(&[("OMPI_COMM_WORLD_SIZE", "6")], "Open MPI v4.1.4"),
+            Outlook::Good
+        );
+        // MPICH starts as ranks that are alone, which is seen afterwards.
+        assert_eq!(with(&[], "MPICH Version: 4.0.2"), Outlook::Good);
+        // Not a step: a login node, or the batch script itself.
+        assert_eq!(
+            outlook_from("Open MPI v4.1.4", lookup(&[("SLURM_JOB_ID", "7")])),
+            Outlook::Good
+        );
+    }
+
+    #[test]
+    fn a_batch_script_without_srun_is_warned() {
+        let batch = [
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_NTASKS", "6"),
+            ("SLURM_JOB_NUM_NODES", "3"),
+        ];
+        let warning = without_srun_from(1, lookup(&batch)).unwrap();
+        assert!(
+            warning.contains("6 tasks on 3 nodes") && warning.contains("srun --mpi=pmix"),
+            "{warning}"
+        );
+        // mpirun in a batch script, a job of one task, a step, no job at all.
+        assert_eq!(without_srun_from(6, lookup(&batch)), None);
+        assert_eq!(
+            without_srun_from(1, lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "1")])),
+            None
+        );
+        let step = [&batch[..], &[("SLURM_STEP_ID", "0")]].concat();
+        assert_eq!(without_srun_from(1, lookup(&step)), None);
+        assert_eq!(without_srun_from(1, lookup(&[("SLURM_NTASKS", "6")])), None);
     }
 
     #[test]

@@ -128,12 +128,31 @@ pub type World = mpi::MpiWorld;
 #[cfg(not(feature = "mpi"))]
 pub type World = serial::Serial;
 
+/// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
+/// allowed before [`start`].
+pub fn library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on.
 ///
 /// # Errors
-/// A text for the user when the launcher started several processes that MPI does not join into one world: each of them
-/// would do the whole list.
+/// A text for the user when the launcher started several processes that MPI does not join into one world, since each of
+/// them would do the whole list; or when MPI is known to end the process in its start.
 pub fn start() -> Result<World, String> {
+    #[cfg(feature = "mpi")]
+    match launcher::outlook(&mpi::library()) {
+        launcher::Outlook::Good => {}
+        launcher::Outlook::Doubtful(advice) => {
+            if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {
+                eprintln!("niimpi: {advice}");
+            }
+        }
+        launcher::Outlook::Hopeless(message) => return Err(message),
+    }
     #[cfg(feature = "mpi")]
     let world = mpi::MpiWorld::start().ok_or("MPI was started before in this process")?;
     #[cfg(not(feature = "mpi"))]

@@ -39,6 +39,19 @@ pub fn abort_world(exit_code: i32) -> ! {
     SimpleCommunicator::world().abort(exit_code)
 }
 
+/// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
+pub fn library() -> String {
+    let version = mpi::environment::library_version().unwrap_or_default();
+    let first = version.lines().next().unwrap_or_default();
+    let name = first.split(',').next().unwrap_or_default().trim();
+    let words: Vec<&str> = name.split_whitespace().collect();
+    if words.is_empty() {
+        "MPI".to_owned()
+    } else {
+        words.join(" ")
+    }
+}
+
 fn tag_number(tag: Tag) -> mpi::Tag {
     match tag {
         Tag::Broadcast => 1,
@@ -110,15 +123,7 @@ impl Communicator for MpiWorld {
     }
 
     fn description(&self) -> String {
-        let version = mpi::environment::library_version().unwrap_or_default();
-        let first = version.lines().next().unwrap_or_default();
-        let name = first.split(',').next().unwrap_or_default().trim();
-        let words: Vec<&str> = name.split_whitespace().collect();
-        if words.is_empty() {
-            "MPI".to_owned()
-        } else {
-            words.join(" ")
-        }
+        library()
     }
 
     /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work; the bytes

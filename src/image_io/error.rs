@@ -42,6 +42,8 @@ pub enum Cause {
     Read(io::Error),
     #[error("is empty (0 bytes); copy or convert it again")]
     Empty,
+    #[error("was changed while it was read; wait until whoever writes it is done, then --resume")]
+    ChangedWhileRead,
 
     // The kind of file.
     #[error("is not a NIfTI image: it begins with {begins}")]
@@ -108,7 +110,7 @@ pub enum Cause {
     )]
     ImpossibleSize { declared: u128, file_bytes: u64 },
     #[error(
-        "needs {needed} bytes for its voxels, more than the limit of {limit}; give the run more memory"
+        "needs {needed} bytes of memory, more than the limit of {limit}; give the run more memory"
     )]
     OverMemoryLimit { needed: u64, limit: u64 },
     #[error(

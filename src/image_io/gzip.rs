@@ -179,6 +179,11 @@ impl<'a, R: Read> GzipReader<'a, R> {
         }
     }
 
+    /// What is read from.
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
     /// Fills `out` with content and returns how much there was: less than asked for only at the end of the file, when
     /// every member's checksum and length have been found right.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {

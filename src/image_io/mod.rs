@@ -8,6 +8,8 @@
 //! | `gzip` | the gzip wrapper: members, trailers, chunks |
 //! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
 //! | `read`, `write` | one image's way in and out |
+//! | `part` | files on their way, and what dead processes left of theirs |
+//! | `verify` | whether what was written is still there |
 //! | `error` | every cause of failure, in words |
 //!
 //! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
@@ -27,7 +29,9 @@ mod gzip_flate2;
 mod gzip_isal;
 mod header;
 mod header_bytes;
+mod part;
 mod read;
+mod verify;
 mod write;
 
 use std::path::Path;
@@ -37,7 +41,9 @@ use crate::volume::Volume;
 pub use error::{Cause, ImageError};
 pub use gzip::{CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
-pub use read::{Probe, ReadSummary, probe};
+pub use part::{remove_parts_in_hand, remove_stale_parts};
+pub use read::{FileIdentity, Probe, ReadSummary, identify, probe, uncompressed_mtime_ns};
+pub use verify::{Verifier, seems_intact};
 pub use write::{WriteOptions, WriteSummary};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.
@@ -64,9 +70,15 @@ impl Workspace {
         }
     }
 
-    /// Refuses images whose voxels take more than `limit_bytes`, before anything is allocated for them.
+    /// Refuses images that need more than `limit_bytes`, before anything is allocated for them. Their voxels count, unless
+    /// [`Workspace::set_memory_need`] says otherwise.
     pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
-        self.reader.memory_limit_bytes = limit_bytes;
+        self.reader.memory.limit_bytes = limit_bytes;
+    }
+
+    /// Says what an image needs by its header, in bytes, when more than its voxels counts.
+    pub fn set_memory_need(&mut self, need: impl Fn(&Header) -> u64 + Send + 'static) {
+        self.reader.memory.need = Box::new(need);
     }
 
     /// Reads the image at `path` into `image`, whose memory is reused. Of a pair either half may be named.

@@ -1,7 +1,7 @@
 //! Reading: from a path to an image in memory, or to what its header says.
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -23,8 +23,57 @@ const PROBE_INPUT_LEN: usize = 4 << 10;
 pub struct ReadSummary {
     /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
     pub bytes_in: u64,
+    /// When the file was last changed, nanoseconds since 1970; of a pair, the later of the two.
+    pub mtime_ns: i64,
     /// Bytes of the voxels in memory.
     pub voxel_bytes: u64,
+}
+
+/// What tells an image file from a changed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
+    pub bytes: u64,
+    /// When it was last changed, nanoseconds since 1970; of a pair, the later of the two.
+    pub mtime_ns: i64,
+}
+
+impl FileIdentity {
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        FileIdentity {
+            bytes: metadata.len(),
+            mtime_ns: metadata
+                .mtime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.mtime_nsec()),
+        }
+    }
+
+    fn with(self, other: Self) -> Self {
+        FileIdentity {
+            bytes: self.bytes + other.bytes,
+            mtime_ns: self.mtime_ns.max(other.mtime_ns),
+        }
+    }
+}
+
+/// Looks at an image's file, or at both halves of a pair, without opening it.
+///
+/// # Errors
+/// See [`Cause`].
+pub fn identify(path: &Path) -> Result<FileIdentity, ImageError> {
+    let look = |path: &Path| {
+        std::fs::metadata(path)
+            .map(|metadata| FileIdentity::of(&metadata))
+            .map_err(|error| Cause::reading(error).at(path))
+    };
+    let files = Files::of(path)?;
+    let identity = look(&files.header)?;
+    if files.single() {
+        return Ok(identity);
+    }
+    Ok(identity.with(look(&files.voxels()?)?))
 }
 
 /// What an image's header says.
@@ -87,11 +136,26 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     })
 }
 
+/// When a result without compression was last changed, nanoseconds since 1970: it has no checksum to know it by. `None` for
+/// a compressed one, and where it cannot be seen.
+pub fn uncompressed_mtime_ns(path: &Path) -> Option<i64> {
+    if suffix_of(path).ok()?.gzip {
+        return None;
+    }
+    identify(path).ok().map(|identity| identity.mtime_ns)
+}
+
 /// What is kept from image to image.
 pub(super) struct Reader {
     decoder: Decoder,
     extensions: Vec<u8>,
-    pub memory_limit_bytes: Option<u64>,
+    pub memory: Memory,
+}
+
+/// How much memory an image may take, and how much one takes.
+pub(super) struct Memory {
+    pub limit_bytes: Option<u64>,
+    pub need: Box<dyn Fn(&Header) -> u64 + Send>,
 }
 
 impl Reader {
@@ -99,7 +163,10 @@ impl Reader {
         Reader {
             decoder: Decoder::new(INPUT_LEN),
             extensions: Vec::new(),
-            memory_limit_bytes: None,
+            memory: Memory {
+                limit_bytes: None,
+                need: Box::new(|header| header.voxel_bytes().unwrap_or(u64::MAX)),
+            },
         }
     }
 
@@ -107,10 +174,13 @@ impl Reader {
         let files = Files::of(path)?;
         let Image { header, volume } = image;
         let opened = Opened::open(&files.header)?;
-        let mut bytes_in = opened.len;
+        let mut identity = opened.identity;
         let mut content = opened.content(&mut self.decoder);
         let at_header = |cause: Cause| cause.at(&files.header);
-        let position = read_header(&mut content, header).map_err(at_header)?;
+        let position = read_header(&mut content, header)
+            .map_err(at_header)?
+            .as_slice()
+            .len() as u64;
         if files.single() {
             // A header that lies about its size must not make its extensions be read either.
             content.check_size(header, true).map_err(at_header)?;
@@ -126,24 +196,26 @@ impl Reader {
             content
                 .skip(offset.saturating_sub(position))
                 .map_err(at_header)?;
-            read_voxels(&mut content, header, true, self.memory_limit_bytes, volume)
-                .map_err(at_header)?;
+            read_voxels(&mut content, header, true, &self.memory, volume).map_err(at_header)?;
+            content.still(identity).map_err(at_header)?;
         } else {
             read_extensions(&mut content, header, position, None, &mut self.extensions)
                 .map_err(at_header)?;
             content.finish().map_err(at_header)?;
+            content.still(identity).map_err(at_header)?;
             drop(content);
             let voxels = files.voxels()?;
             let at_voxels = |cause: Cause| cause.at(&voxels);
             let opened = Opened::open(&voxels)?;
-            bytes_in += opened.len;
+            let voxel_identity = opened.identity;
+            identity = identity.with(voxel_identity);
             let mut content = opened.content(&mut self.decoder);
             content.check_size(header, false).map_err(at_voxels)?;
             content
                 .skip(header.voxel_offset(false))
                 .map_err(at_voxels)?;
-            read_voxels(&mut content, header, false, self.memory_limit_bytes, volume)
-                .map_err(at_voxels)?;
+            read_voxels(&mut content, header, false, &self.memory, volume).map_err(at_voxels)?;
+            content.still(voxel_identity).map_err(at_voxels)?;
         }
         volume.shape.clear();
         volume.shape.extend_from_slice(header.shape());
@@ -151,21 +223,22 @@ impl Reader {
         volume.datatype = header.datatype();
         volume.scaling = header.scaling();
         Ok(ReadSummary {
-            bytes_in,
+            bytes_in: identity.bytes,
+            mtime_ns: identity.mtime_ns,
             voxel_bytes: volume.voxels.as_bytes().len() as u64,
         })
     }
 }
 
 /// The files that hold an image.
-struct Files<'a> {
+pub(super) struct Files<'a> {
     given: &'a Path,
     role: Role,
-    header: Cow<'a, Path>,
+    pub header: Cow<'a, Path>,
 }
 
 impl<'a> Files<'a> {
-    fn of(given: &'a Path) -> Result<Self, ImageError> {
+    pub fn of(given: &'a Path) -> Result<Self, ImageError> {
         let role = suffix_of(given)?.role;
         let header = if role == Role::Voxels {
             partner(given)?
@@ -179,18 +252,24 @@ impl<'a> Files<'a> {
         })
     }
 
-    fn single(&self) -> bool {
+    pub fn single(&self) -> bool {
         self.role == Role::Single
     }
 
     /// The file with the voxels, of a pair. It is looked for once the header has been read, so that what is wrong with the
     /// header is said first.
-    fn voxels(&self) -> Result<Cow<'a, Path>, ImageError> {
+    pub fn voxels(&self) -> Result<Cow<'a, Path>, ImageError> {
         if self.role == Role::Header {
             partner(self.given)
         } else {
             Ok(Cow::Borrowed(self.given))
         }
+    }
+
+    /// The same when it is compressed.
+    pub fn compressed_voxels(&self) -> Result<Option<Cow<'a, Path>>, ImageError> {
+        let voxels = self.voxels()?;
+        Ok(suffix_of(&voxels)?.gzip.then_some(voxels))
     }
 }
 
@@ -223,14 +302,15 @@ fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
 }
 
 /// A regular file with its size.
-struct Opened {
+pub(super) struct Opened {
     file: File,
     len: u64,
+    identity: FileIdentity,
     gzip: bool,
 }
 
 impl Opened {
-    fn open(path: &Path) -> Result<Self, ImageError> {
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
         let gzip = suffix_of(path)?.gzip;
         let mut options = OpenOptions::new();
         options.read(true);
@@ -257,11 +337,16 @@ impl Opened {
         Ok(Opened {
             file,
             len: metadata.len(),
+            identity: FileIdentity::of(&metadata),
             gzip,
         })
     }
 
-    fn content(self, decoder: &mut Decoder) -> Content<'_> {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn content(self, decoder: &mut Decoder) -> Content<'_> {
         match self.gzip {
             true => Content::Gzip {
                 reader: GzipReader::new(self.file, decoder),
@@ -276,7 +361,7 @@ impl Opened {
 }
 
 /// A file's content, whether it is compressed or not.
-enum Content<'a> {
+pub(super) enum Content<'a> {
     Plain {
         file: File,
         file_bytes: u64,
@@ -289,7 +374,7 @@ enum Content<'a> {
 
 impl Content<'_> {
     /// Fills `out` and returns how much there was: less than asked for only at the end.
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
         match self {
             Content::Gzip { reader, .. } => reader.read(out),
             Content::Plain { file, .. } => {
@@ -323,8 +408,22 @@ impl Content<'_> {
         }
     }
 
+    /// Whether the file is still what it was when it was opened: a file that is written to meanwhile gives a mixture of
+    /// two, which has no checksum to tell by where it is not compressed.
+    fn still(&self, identity: FileIdentity) -> Result<(), Cause> {
+        let file = match self {
+            Content::Plain { file, .. } => file,
+            Content::Gzip { reader, .. } => reader.source(),
+        };
+        let now = FileIdentity::of(&file.metadata().map_err(Cause::reading)?);
+        match now == identity {
+            true => Ok(()),
+            false => Err(Cause::ChangedWhileRead),
+        }
+    }
+
     /// Checks what can be checked of the rest.
-    fn finish(&mut self) -> Result<(), Cause> {
+    pub fn finish(&mut self) -> Result<(), Cause> {
         match self {
             Content::Gzip { reader, .. } => reader.finish(),
             Content::Plain { .. } => Ok(()),
@@ -360,8 +459,23 @@ impl Content<'_> {
     }
 }
 
-/// Reads the header from the beginning of `content` and returns how many bytes that were.
-fn read_header(content: &mut Content<'_>, header: &mut Header) -> Result<u64, Cause> {
+/// The bytes of a header, as they were read.
+pub(super) struct HeaderBytes {
+    bytes: [u8; LEN_2],
+    len: usize,
+}
+
+impl HeaderBytes {
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Reads the header from the beginning of `content` and returns its bytes.
+pub(super) fn read_header(
+    content: &mut Content<'_>,
+    header: &mut Header,
+) -> Result<HeaderBytes, Cause> {
     let mut bytes = [0; LEN_2];
     let mut len = content.read(&mut bytes[..LEN_1])?;
     if matches!(content, Content::Plain { .. }) && bytes[..len].starts_with(&gzip::MAGIC) {
@@ -372,7 +486,7 @@ fn read_header(content: &mut Content<'_>, header: &mut Header) -> Result<u64, Ca
         len += content.read(&mut bytes[len..])?;
     }
     header.parse(version, &bytes[..len])?;
-    Ok(len as u64)
+    Ok(HeaderBytes { bytes, len })
 }
 
 /// Reads the extensions that follow the header, up to `end` or, of a pair, to the end of the file. Returns the new position.
@@ -424,7 +538,7 @@ fn read_voxels(
     content: &mut Content<'_>,
     header: &Header,
     single: bool,
-    memory_limit_bytes: Option<u64>,
+    memory: &Memory,
     volume: &mut Volume,
 ) -> Result<(), Cause> {
     let offset = header.voxel_offset(single);
@@ -432,8 +546,11 @@ fn read_voxels(
     let needed = header
         .voxel_bytes()
         .ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
-    if let Some(limit) = memory_limit_bytes.filter(|&limit| needed > limit) {
-        return Err(Cause::OverMemoryLimit { needed, limit });
+    if let Some(limit) = memory.limit_bytes {
+        let needed = (memory.need)(header).max(needed);
+        if needed > limit {
+            return Err(Cause::OverMemoryLimit { needed, limit });
+        }
     }
     let len = usize::try_from(needed).map_err(|_| Cause::OutOfMemory { needed })?;
     let buffer = &mut volume.voxels;

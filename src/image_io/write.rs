@@ -5,18 +5,13 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crc32fast::Hasher;
-use tempfile::NamedTempFile;
 
 use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role};
 use super::gzip::{CompressionLevel, Encoder, Written};
+use super::part::PartFile;
 use super::read::suffix_of;
-
-/// How unfinished files begin; they are hidden, and end in [`PART_SUFFIX`].
-pub(super) const PART_PREFIX: &str = ".niimpi-";
-/// How unfinished files end.
-pub(super) const PART_SUFFIX: &str = ".part";
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +116,7 @@ impl Writer {
 
 /// A complete file that does not have its name yet. Dropped, it is removed.
 struct Part {
-    file: NamedTempFile,
+    file: PartFile,
     written: Written,
 }
 
@@ -135,18 +130,8 @@ impl Part {
     ) -> Result<Self, ImageError> {
         let folder = folder_of(path);
         let failed = |action| move |error| Cause::writing(action, folder, error).at(path);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(PART_PREFIX).suffix(PART_SUFFIX);
-        #[cfg(unix)]
-        {
-            // What the user's umask leaves of this, as for any other new file; tempfile's own choice is private.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder
-            .tempfile_in(folder)
-            .map_err(failed("creating a file"))?;
-        let sink = file.as_file_mut();
+        let mut file = PartFile::create(folder).map_err(failed("creating a file"))?;
+        let sink = file.file();
         let written = match encoder {
             Some(encoder) => encoder.write(sink, parts),
             None => write_plain(sink, parts),
@@ -162,15 +147,9 @@ impl Part {
 
     /// Gives the file its name.
     fn publish(self, path: &Path) -> Result<(), ImageError> {
-        match self.file.persist(path) {
-            Ok(_) => Ok(()),
-            Err(failure) => {
-                Err(
-                    Cause::writing("giving the file its name", folder_of(path), failure.error)
-                        .at(path),
-                )
-            }
-        }
+        self.file.publish(path).map_err(|error| {
+            Cause::writing("giving the file its name", folder_of(path), error).at(path)
+        })
     }
 }
 

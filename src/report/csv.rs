@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::{Report, printable};
+use crate::slurm::steps::Account;
 
 /// Writes one row a rank, with a head row. Seconds and bytes as in the JSON form.
 ///
@@ -29,6 +30,19 @@ pub fn write_images(report: &Report, writer: impl Write) -> Result<(), ::csv::Er
         image.output = printable(&image.output);
         image.error = image.error.as_deref().map(printable);
         csv.serialize(image)?;
+    }
+    csv.flush()?;
+    Ok(())
+}
+
+/// Writes one row a job, script or step of the accounts, with a head row.
+///
+/// # Errors
+/// The writer's.
+pub fn write_accounts(accounts: &[Account], writer: impl Write) -> Result<(), ::csv::Error> {
+    let mut csv = ::csv::Writer::from_writer(writer);
+    for account in accounts {
+        csv.serialize(account)?;
     }
     csv.flush()?;
     Ok(())

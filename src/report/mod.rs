@@ -1,8 +1,12 @@
 //! The report: what each image and each rank took, gathered from all ranks into one document.
 //!
-//! [`table`] prints it for people, [`csv`] for spreadsheets; its JSON form is the schema `niimpi-report/1`.
+//! [`table`] prints it for people, [`csv`] for spreadsheets; its JSON form is the schema `niimpi-report/1`. [`merge`] joins
+//! the reports of several runs over one list.
 
+pub mod accounts;
 pub mod csv;
+pub mod merge;
+pub mod series;
 pub mod table;
 
 use std::io::Write;
@@ -11,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::partition::{Strategy, imbalance};
+use crate::volume::Datatype;
 
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "niimpi-report/1";
@@ -75,10 +80,61 @@ pub struct ImageRecord {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// The type of a voxel in the input; `None` when it was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether the input has an intensity scale.
+    pub scaled: bool,
     /// Bytes of the input file.
     pub bytes_in: u64,
     /// Bytes of the result's file.
     pub bytes_out: u64,
+}
+
+/// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeCounts {
+    /// Results that are what their records say.
+    pub kept: usize,
+    /// No result.
+    pub missing: usize,
+    /// Failed the last time.
+    pub failed_before: usize,
+    /// In hand when a run broke off.
+    pub unfinished: usize,
+    /// Made of another input, or of one that was changed since.
+    pub input_changed: usize,
+    /// Made with other options.
+    pub options_changed: usize,
+    /// Not what their records say.
+    pub mismatched: usize,
+    /// Files of which no journal knows.
+    pub unrecorded: usize,
+}
+
+impl ResumeCounts {
+    /// The counts as a sentence for people; what there is none of is left out.
+    pub fn sentence(&self) -> String {
+        let todo = [
+            (self.missing, "missing"),
+            (self.failed_before, "failed before"),
+            (self.unfinished, "left unfinished"),
+            (self.input_changed, "with a changed input"),
+            (self.options_changed, "made with other options"),
+            (self.mismatched, "no longer matching their record"),
+            (self.unrecorded, "without a record"),
+        ];
+        let all: usize = todo.iter().map(|(count, _)| count).sum();
+        let mut text = format!("resume: {} kept, {all} to do", self.kept);
+        let parts: Vec<String> = todo
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !parts.is_empty() {
+            text = format!("{text}: {}", parts.join(", "));
+        }
+        text
+    }
 }
 
 /// What one rank brings to the report.
@@ -123,6 +179,9 @@ pub struct Launch {
     pub threads_per_rank: usize,
     /// The hosts, in the order of their first rank.
     pub nodes: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    #[serde(default)]
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job; `None` outside one.
@@ -215,6 +274,12 @@ pub struct RankRow {
     pub bytes_in: u64,
     /// Bytes of its results' files.
     pub bytes_out: u64,
+    /// Its workers; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub threads: usize,
+    /// The CPUs that it was given; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub cpus: usize,
 }
 
 /// An image's record with its files' names. A name that is not UTF-8 has U+FFFD in place of its odd bytes.
@@ -234,8 +299,39 @@ pub struct ImageRow {
     pub filter_s: f64,
     pub write_s: f64,
     pub voxels: u64,
+    #[serde(default)]
+    pub datatype: Option<Datatype>,
+    #[serde(default)]
+    pub scaled: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
+}
+
+/// Which shares of the list a report is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Their numbers, from 1, ascending.
+    pub numbers: Vec<usize>,
+    /// How many shares the list was cut into.
+    pub count: usize,
+}
+
+impl Shares {
+    /// The numbers of the shares that the report knows nothing of.
+    pub fn missing(&self) -> Vec<usize> {
+        (1..=self.count)
+            .filter(|number| !self.numbers.contains(number))
+            .collect()
+    }
+}
+
+/// Where the journals of the ranks lie, which hold what a report has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journals {
+    /// Their folder, absolute.
+    pub folder: String,
+    /// The names of the runs, as in the journals' file names.
+    pub runs: Vec<String>,
 }
 
 /// The whole report.
@@ -259,6 +355,15 @@ pub struct Report {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// The shares that it covers; `None` when the run had the whole list.
+    #[serde(default)]
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are; `None` in a report of an earlier version.
+    #[serde(default)]
+    pub journals: Option<Journals>,
+    /// What was found of earlier runs; `null` unless the run was resumed.
+    #[serde(default)]
+    pub resume: Option<ResumeCounts>,
     /// Sums over all ranks.
     pub totals: Totals,
     /// A row a rank.
@@ -278,6 +383,8 @@ pub struct RunFacts {
     pub started: std::time::SystemTime,
     /// How long it took, seconds.
     pub elapsed_s: f64,
+    /// The CPUs that all ranks together may run on, each counted once.
+    pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
     /// What Slurm says of the job.
@@ -286,6 +393,12 @@ pub struct RunFacts {
     pub filter: FilterDescription,
     /// How the images were shared out.
     pub strategy: Strategy,
+    /// The share of the list that the run had.
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are.
+    pub journals: Option<Journals>,
+    /// What was found of earlier runs, when the run was resumed.
+    pub resume: Option<ResumeCounts>,
 }
 
 impl Report {
@@ -315,13 +428,10 @@ impl Report {
                 .max()
                 .unwrap_or(0),
             nodes,
+            cpus: facts.cpus,
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
-        let cpu_time_given = records
-            .iter()
-            .map(|record| record.elapsed_s * record.cpus as f64)
-            .sum();
         let mut by_index: std::collections::HashMap<usize, ImageRecord> = records
             .into_iter()
             .flat_map(|record| record.images)
@@ -333,7 +443,7 @@ impl Report {
                 ImageRow::new(by_index.remove(&index), index, input, output)
             })
             .collect();
-        let totals = Totals::new(&ranks, &images, cpu_time_given, facts.elapsed_s);
+        let totals = Totals::new(&ranks, &images, facts.elapsed_s);
         let state = if facts.interrupted {
             State::Interrupted
         } else if totals.failed > 0 {
@@ -351,6 +461,9 @@ impl Report {
             launch,
             filter: facts.filter,
             strategy: facts.strategy,
+            shard: facts.shard,
+            journals: facts.journals,
+            resume: facts.resume,
             totals,
             ranks,
             images,
@@ -426,7 +539,14 @@ impl RankRow {
             max_rss_bytes: record.max_rss_bytes,
             bytes_in: record.images.iter().map(|image| image.bytes_in).sum(),
             bytes_out: record.images.iter().map(|image| image.bytes_out).sum(),
+            threads: record.threads,
+            cpus: record.cpus,
         }
+    }
+
+    /// CPU seconds that it could have used.
+    fn cpu_time_given_s(&self) -> f64 {
+        self.elapsed_s * self.cpus as f64
     }
 }
 
@@ -444,6 +564,8 @@ impl ImageRow {
             filter_s: 0.0,
             write_s: 0.0,
             voxels: 0,
+            datatype: None,
+            scaled: false,
             bytes_in: 0,
             bytes_out: 0,
         });
@@ -461,6 +583,8 @@ impl ImageRow {
             filter_s: record.filter_s,
             write_s: record.write_s,
             voxels: record.voxels,
+            datatype: record.datatype,
+            scaled: record.scaled,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
         }
@@ -468,7 +592,7 @@ impl ImageRow {
 }
 
 impl Totals {
-    fn new(ranks: &[RankRow], images: &[ImageRow], cpu_time_given_s: f64, elapsed_s: f64) -> Self {
+    fn new(ranks: &[RankRow], images: &[ImageRow], elapsed_s: f64) -> Self {
         let count = |status| images.iter().filter(|image| image.status == status).count();
         let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).sum::<f64>();
         let done = count(Status::Done);
@@ -482,7 +606,7 @@ impl Totals {
             filter_s: sum(|rank| rank.filter_s),
             write_s: sum(|rank| rank.write_s),
             cpu_s,
-            cpu_efficiency: ratio(cpu_s, cpu_time_given_s),
+            cpu_efficiency: ratio(cpu_s, sum(RankRow::cpu_time_given_s)),
             max_rss_bytes: ranks
                 .iter()
                 .map(|rank| rank.max_rss_bytes)
@@ -501,18 +625,33 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with control characters and line breaks made visible, so that a name cannot break a table or a log line.
+/// The text with everything made visible that could break a table or a log line, or show another text than there is:
+/// control characters, line breaks, and marks that change the direction of writing or have no width.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> = if c.is_control() {
-                Box::new(c.escape_default())
-            } else {
-                Box::new(std::iter::once(c))
-            };
-            escaped
-        })
-        .collect()
+    let shows = |c: char| {
+        !c.is_control()
+            && !matches!(
+                c,
+                '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{180e}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if shows(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -532,6 +671,8 @@ pub(crate) mod tests {
             filter_s: 2.0,
             write_s: 3.0,
             voxels: 1000,
+            datatype: Some(Datatype::Uint8),
+            scaled: false,
             bytes_in: 500,
             bytes_out: 400,
         }
@@ -553,6 +694,7 @@ pub(crate) mod tests {
             interrupted: false,
             started: std::time::UNIX_EPOCH,
             elapsed_s: 12.0,
+            cpus: Some(4),
             mpi: "none".to_owned(),
             slurm: None,
             filter: FilterDescription {
@@ -567,6 +709,9 @@ pub(crate) mod tests {
                 round: "truncate".to_owned(),
             },
             strategy: Strategy::Size,
+            shard: None,
+            journals: None,
+            resume: None,
         };
         let names =
             (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
@@ -624,7 +769,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_a_resumed_run_found_is_one_sentence() {
+        let counts = ResumeCounts {
+            kept: 380,
+            missing: 15,
+            failed_before: 3,
+            input_changed: 2,
+            ..ResumeCounts::default()
+        };
+        assert_eq!(
+            counts.sentence(),
+            "resume: 380 kept, 20 to do: 15 missing, 3 failed before, 2 with a changed input"
+        );
+        assert_eq!(
+            ResumeCounts::default().sentence(),
+            "resume: 0 kept, 0 to do"
+        );
+    }
+
+    #[test]
     fn names_cannot_break_lines() {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
+        assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
     }
 }

@@ -9,10 +9,33 @@ use super::{RankRow, Report, State, Status, printable};
 /// Failures that are named below the table; the report's file has them all.
 const FAILURES_SHOWN: usize = 20;
 
-/// The whole table, ending with a line break. Seconds with two digits, memory in MiB (2²⁰ bytes).
+/// Where a table is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// On a terminal.
+    Terminal,
+    /// In a Markdown page.
+    Markdown,
+}
+
+impl Style {
+    pub(super) fn apply(self, table: &mut Table) {
+        table.load_style(match self {
+            Style::Terminal => presets::ASCII_BORDERS_ONLY_CONDENSED,
+            Style::Markdown => presets::ASCII_MARKDOWN,
+        });
+    }
+}
+
+/// The whole table for a terminal, ending with a line break. Seconds with two digits, memory in MiB (2²⁰ bytes).
 pub fn render(report: &Report) -> String {
+    render_as(report, Style::Terminal)
+}
+
+/// The same for wherever it is read.
+pub fn render_as(report: &Report, style: Style) -> String {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
+    style.apply(&mut table);
     table.set_header([
         "rank",
         "host",
@@ -85,7 +108,16 @@ pub fn render(report: &Report) -> String {
         });
     }
     let mut text = format!("{table}\n");
-    write_summary(&mut text, report);
+    match style {
+        Style::Terminal => write_summary(&mut text, report),
+        Style::Markdown => {
+            let mut summary = String::new();
+            write_summary(&mut summary, report);
+            for line in summary.lines() {
+                let _ = writeln!(text, "\n{line}");
+            }
+        }
+    }
     text
 }
 
@@ -210,5 +242,15 @@ mod tests {
             text.contains("failed (read, rank 0): the file is empty"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn markdown_has_a_head_rule_and_paragraphs() {
+        let text = render_as(&super::super::tests::report(), Style::Markdown);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("| rank | host"), "{text}");
+        assert!(lines[1].chars().all(|c| "|-:".contains(c)), "{text}");
+        assert_eq!(lines[2].matches('|').count(), 12, "{text}");
+        assert!(text.contains("\n\n2 of 4 images done"), "{text}");
     }
 }

@@ -9,11 +9,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::RankMemory;
 use super::plan::Plan;
 use super::progress::{Counts, ProgressDisplay};
+use super::sampler::Sampler;
+use super::stop::Pace;
 use super::worker::{self, Event, TaskQueue, WorkerContext};
 use super::{Config, EXIT_PANIC};
 use crate::comm::{self, Communicator, ROOT, Tag};
+use crate::image_job::FailureKind;
+use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};
 use crate::resources;
@@ -28,6 +33,7 @@ const TELL_PROGRESS: Duration = Duration::from_millis(500);
 /// What the root has when every rank is done.
 pub(super) struct Work {
     pub(super) records: Vec<RankRecord>,
+    /// Some images were not begun, since the run was told to stop or its time was up.
     pub(super) interrupted: bool,
 }
 
@@ -36,7 +42,29 @@ pub(super) struct Work {
 struct News {
     done: usize,
     failed: usize,
+    /// Of these, for want of space for the results.
+    no_space: usize,
     stopping: bool,
+}
+
+/// Sees when no result can be written any more, on any rank.
+#[derive(Default)]
+struct SpaceWatch {
+    done: usize,
+    no_space: usize,
+}
+
+impl SpaceWatch {
+    /// How many images in a row failed for want of space, all ranks together.
+    fn in_a_row(&mut self, news: &[News]) -> usize {
+        let done = news.iter().map(|news| news.done).sum();
+        let no_space: usize = news.iter().map(|news| news.no_space).sum();
+        if done > self.done {
+            self.done = done;
+            self.no_space = no_space;
+        }
+        no_space - self.no_space
+    }
 }
 
 /// Does the plan's images, this rank's share on its workers. Collective. The root gets everyone's records.
@@ -44,6 +72,7 @@ pub(super) fn work(
     comm: &impl Communicator,
     config: &Config,
     plan: &Plan,
+    journal: &Journal,
     stop: &AtomicBool,
 ) -> Option<Work> {
     let rank = comm.rank();
@@ -52,16 +81,32 @@ pub(super) fn work(
         queue.add(plan.shares[rank].iter().copied());
         queue.close();
     }
+    let threads = plan.threads[rank];
+    let ranks_on_host = plan
+        .hosts
+        .iter()
+        .filter(|&host| *host == plan.hosts[rank])
+        .count();
+    let limit = resources::memory_limit(ranks_on_host);
+    if let Some(limit) = &limit {
+        let mib = limit.bytes >> 20;
+        tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
+    }
+    let memory = RankMemory::new(&config.job, threads, limit);
     let context = WorkerContext {
-        job: &config.job,
+        memory: &memory,
         entries: &plan.entries,
+        costs_s: &plan.costs,
+        pace: Pace::default(),
+        finish_by_s: plan.finish_by_s.unwrap_or(f64::INFINITY),
+        journal,
+        output: &config.list.output,
         queue: &queue,
         clock: plan.clock(),
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
     };
-    let threads = plan.threads[rank];
     std::thread::scope(|scope| {
         let (sender, events) = channel();
         let span = tracing::Span::current();
@@ -79,10 +124,13 @@ pub(super) fn work(
         let mut own = Own {
             comm,
             queue: &queue,
+            journal,
+            sampler: Sampler::new(journal, config.sample_s),
             events,
             stop,
             images: Vec::new(),
             news: News::default(),
+            late: 0,
             working: true,
         };
         if rank == ROOT {
@@ -98,16 +146,23 @@ pub(super) fn work(
 struct Own<'a, C: Communicator> {
     comm: &'a C,
     queue: &'a TaskQueue,
+    journal: &'a Journal,
+    sampler: Sampler<'a>,
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
     news: News,
+    late: usize,
     working: bool,
 }
 
 impl<C: Communicator> Own<'_, C> {
     /// Waits up to `wait` for news of the workers and takes all there is.
     fn listen(&mut self, wait: Duration) {
+        self.journal.say_alive();
+        if self.working {
+            self.sampler.look(&self.images);
+        }
         if !self.working {
             std::thread::sleep(wait);
             return;
@@ -115,7 +170,16 @@ impl<C: Communicator> Own<'_, C> {
         let mut received = self.events.recv_timeout(wait);
         loop {
             match received {
-                Ok(Event::Record(record)) => self.take(record),
+                Ok(Event::Record(record, kind)) => self.take(record, kind),
+                Ok(Event::Late(index)) => {
+                    if self.late == 0 {
+                        tracing::warn!(
+                            "the time left is too short for image {index}: it is not begun, nor is any other that would \
+                             not be finished"
+                        );
+                    }
+                    self.late += 1;
+                }
                 Ok(Event::Idle) => {}
                 Ok(Event::Panicked(message)) => {
                     tracing::error!(
@@ -146,8 +210,18 @@ impl<C: Communicator> Own<'_, C> {
         self.queue.drain();
     }
 
-    fn take(&mut self, record: ImageRecord) {
+    fn take(&mut self, record: ImageRecord, kind: FailureKind) {
+        if kind == FailureKind::NoSpace {
+            self.news.no_space += 1;
+        }
         match (&record.error, record.status) {
+            // The first one says it for all.
+            (Some(error), Status::Failed)
+                if self.news.no_space > 1 && kind == FailureKind::NoSpace =>
+            {
+                tracing::debug!("image {} failed: {}", record.index, printable(error));
+                self.news.failed += 1;
+            }
             (Some(error), Status::Failed) => {
                 let stage = record.stage.map_or("", Stage::name);
                 tracing::error!(
@@ -174,6 +248,7 @@ impl<C: Communicator> Own<'_, C> {
     /// This rank's record, when its workers have ended.
     fn record(&mut self, plan: &Plan) -> RankRecord {
         let rank = self.comm.rank();
+        self.sampler.finish(&self.images);
         RankRecord {
             rank,
             host: plan.hosts[rank].clone(),
@@ -231,11 +306,8 @@ fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
         asked -= answered;
     }
     let record = own.record(plan);
-    own.comm.send(
-        ROOT,
-        Tag::Records,
-        &comm::encode(&(own.news.stopping, record)),
-    );
+    own.comm
+        .send(ROOT, Tag::Records, &comm::encode(&(own.news, record)));
 }
 
 /// The root: works, answers requests, shows progress, and waits for everyone's records.
@@ -258,6 +330,10 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
         plan.entries.len() - plan.skipped.len(),
     );
     let mut stop_sent = false;
+    let mut space = SpaceWatch::default();
+    let mut no_space = false;
+    // Each worker may have met the full disk with one image while another was still written.
+    let enough = (2 * plan.threads.iter().sum::<usize>()).max(3);
     while records.iter().any(Option::is_none) {
         let others_work = records.iter().skip(1).any(Option::is_none);
         own.listen(if dynamic && others_work {
@@ -286,7 +362,12 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             news[from] = comm::decode(&message);
         }
         while let Some((from, message)) = own.comm.try_receive(Tag::Records) {
-            let (stopping, record): (bool, RankRecord) = comm::decode(&message);
+            let (
+                News {
+                    stopping, no_space, ..
+                },
+                record,
+            ): (News, RankRecord) = comm::decode(&message);
             let count = |status| {
                 record
                     .images
@@ -297,11 +378,21 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             news[from] = News {
                 done: count(Status::Done),
                 failed: count(Status::Failed),
+                no_space,
                 stopping,
             };
             records[from] = Some(record);
         }
-        if !stop_sent && news.iter().any(|news| news.stopping) {
+        let in_a_row = space.in_a_row(&news);
+        if !no_space && in_a_row >= enough {
+            no_space = true;
+            tracing::error!(
+                "stopped early: the last {in_a_row} images all failed because the disk is full or the quota is used up; \
+                 free space or choose another --output, then --resume does the rest"
+            );
+            own.stop_early();
+        }
+        if !stop_sent && (no_space || news.iter().any(|news| news.stopping)) {
             stop_sent = true;
             own.stop_early();
             for to in (0..ranks).filter(|&to| to != ROOT && records[to].is_none()) {
@@ -319,8 +410,9 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
     display.finish();
     let records: Vec<RankRecord> = records.into_iter().flatten().collect();
     let begun: usize = records.iter().map(|record| record.images.len()).sum();
-    // Told to stop when the last image was in hand: nothing was left out, so the run is complete.
-    let interrupted = stop_sent && begun + plan.skipped.len() < plan.entries.len();
+    // Told to stop when the last image was in hand: nothing was left out, so the run is complete. A full disk is no
+    // interruption after which the same command may go on by itself: somebody has to make room first.
+    let interrupted = begun + plan.skipped.len() < plan.entries.len() && !no_space;
     Work {
         records,
         interrupted,

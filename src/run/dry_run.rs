@@ -90,6 +90,9 @@ pub(super) fn render(plan: &Plan, config: &Config) -> String {
         },
         partition::imbalance(loads),
     );
+    if let Some(counts) = &plan.resume {
+        let _ = writeln!(text, "{}", counts.sentence());
+    }
     for (entry, facts) in plan.entries.iter().zip(&plan.facts) {
         if let Some(error) = &facts.error {
             let _ = writeln!(

@@ -4,17 +4,21 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Config, SetupError};
+use super::resume::{self, Claim, Standing};
+use super::{Clock, Config, SetupError, request};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
+use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::image_list::{self, ImageEntry};
+use crate::journal::past::Past;
 use crate::partition::{self, Strategy};
-use crate::{resources, slurm};
+use crate::report::ResumeCounts;
+use crate::{journal, resources, slurm};
 
 /// What is done when a result is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub enum Existing {
     /// An error, before anything is written.
     #[default]
     Refuse,
-    /// It is left alone and its image skipped.
+    /// It is left alone and its image skipped, if it is what the journal says and its input and options are the same.
     Resume,
     /// It is replaced.
     Overwrite,
@@ -70,8 +74,12 @@ pub struct ImageFacts {
     pub raw_bytes: Option<u64>,
     /// Voxels of all volumes, as the header tells.
     pub voxels: Option<u64>,
+    /// Bytes that it takes in memory, as the header tells.
+    pub memory_bytes: Option<u64>,
     /// Whether its result is there already.
     pub output_exists: bool,
+    /// How that result stands, when a run is resumed.
+    pub standing: Standing,
     /// What is wrong with the header.
     pub error: Option<String>,
 }
@@ -84,11 +92,12 @@ pub struct Plan {
     /// What is known of each.
     #[serde(skip)]
     pub facts: Vec<ImageFacts>,
-    /// Estimated seconds of each image; the root's alone.
-    #[serde(skip)]
+    /// Estimated seconds of each image.
     pub costs: Vec<f64>,
     /// Places in `entries` that are skipped, since their results are there.
     pub skipped: Vec<usize>,
+    /// How the results of earlier runs stand, when one is resumed.
+    pub resume: Option<ResumeCounts>,
     /// A share a rank: places in `entries` in the order in which they are done. With `dynamic` the root's one list of all.
     pub shares: Vec<Vec<usize>>,
     /// Workers of each rank.
@@ -97,6 +106,16 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Hosts of the ranks.
     pub hosts: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    pub distinct_cpus: Option<usize>,
+    /// The run's own name, in its journals' names.
+    pub run: String,
+    /// When the run was begun, seconds since 1970.
+    pub run_unix_s: f64,
+    /// No image is begun that would not be finished by then, seconds since the run's start.
+    pub finish_by_s: Option<f64>,
+    /// Whether an earlier run wrote to the same output folder.
+    pub earlier_run: bool,
     /// The root's seconds since the run's start when this was sent.
     sent_s: f64,
     #[serde(skip)]
@@ -156,21 +175,29 @@ pub(super) fn agree(
     };
     let hellos = comm.gather(comm::encode(&hello));
 
-    let listed: Result<Vec<ImageEntry>, String> = match is_root {
-        true => list(config).map_err(|error| error.0),
-        false => Ok(Vec::new()),
+    let listed: Result<Listed, String> = match is_root {
+        true => list(config, hello.available_cpus).map_err(|error| error.0),
+        false => Ok(Listed::default()),
     };
+    let listed_s = begun.elapsed().as_secs_f64();
     let listed = from_root(comm, listed);
-    let entries = listed.map_err(SetupError)?;
+    let Listed { entries, claims } = listed.map_err(SetupError)?;
+    let sent_s = begun.elapsed().as_secs_f64();
 
-    let mine: Vec<&ImageEntry> = entries
+    let mine: Vec<(&ImageEntry, Option<&Claim>)> = entries
         .iter()
+        .enumerate()
+        .map(|(place, entry)| (entry, claims.get(place)))
         .skip(comm.rank())
         .step_by(comm.size())
         .collect();
-    let needs_headers = config.strategy.needs_costs() || config.dry_run;
-    let facts = look_at(&mine, needs_headers, hello.available_cpus.min(8));
+    let needs_headers =
+        config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
+    let header_for = needs_headers.then_some(&config.job.output);
+    let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
     let gathered = comm.gather(comm::encode(&facts));
+    let looked_s = begun.elapsed().as_secs_f64();
+    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
@@ -187,6 +214,11 @@ pub(super) fn agree(
             Err(message) => Err(message),
         };
         comm.broadcast(comm::encode(&sent));
+        tracing::debug!(
+            "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
+             {looked_s:.3} s, shared out and sent after {:.3} s",
+            begun.elapsed().as_secs_f64()
+        );
         return plan.map(now_received).map_err(SetupError);
     }
     let received: Result<Plan, String> = comm::decode(&comm.broadcast(Vec::new()));
@@ -208,7 +240,14 @@ fn from_root<T: Serialize + for<'de> Deserialize<'de>>(comm: &impl Communicator,
     }
 }
 
-fn list(config: &Config) -> Result<Vec<ImageEntry>, SetupError> {
+/// The images, and what the journals say of each when a run is resumed.
+#[derive(Default, Serialize, Deserialize)]
+struct Listed {
+    entries: Vec<ImageEntry>,
+    claims: Vec<Claim>,
+}
+
+fn list(config: &Config, threads: usize) -> Result<Listed, SetupError> {
     if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
         return Err(SetupError(
             "rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned(),
@@ -220,7 +259,23 @@ fn list(config: &Config) -> Result<Vec<ImageEntry>, SetupError> {
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }
-    Ok(entries)
+    let mut claims = Vec::new();
+    if config.existing == Existing::Resume {
+        let output = &config.list.output;
+        let past = Past::load(output, threads).map_err(|error| {
+            SetupError(format!(
+                "--resume: the journals of earlier runs cannot be read: {error}"
+            ))
+        })?;
+        if past.torn_lines > 0 {
+            tracing::info!(
+                "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are done again",
+                past.torn_lines
+            );
+        }
+        claims = resume::claims(&past, &entries, output, &config.job.options());
+    }
+    Ok(Listed { entries, claims })
 }
 
 /// What can be said of the folders that are written to, before anything is.
@@ -277,16 +332,20 @@ fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
 }
 
 /// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
-fn look_at(entries: &[&ImageEntry], needs_headers: bool, threads: usize) -> Vec<ImageFacts> {
+fn look_at(
+    entries: &[(&ImageEntry, Option<&Claim>)],
+    header_for: Option<&OutputSpec>,
+    threads: usize,
+) -> Vec<ImageFacts> {
     let next = AtomicUsize::new(0);
     let look = || {
         let mut seen = Vec::new();
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(entry) = entries.get(place) else {
+            let Some(&(entry, claim)) = entries.get(place) else {
                 return seen;
             };
-            seen.push((place, look_at_one(entry, needs_headers)));
+            seen.push((place, look_at_one(entry, claim, header_for)));
         }
     };
     let threads = threads.clamp(1, entries.len().div_ceil(16).max(1));
@@ -309,16 +368,25 @@ fn look_at(entries: &[&ImageEntry], needs_headers: bool, threads: usize) -> Vec<
     facts
 }
 
-fn look_at_one(entry: &ImageEntry, needs_header: bool) -> ImageFacts {
+fn look_at_one(
+    entry: &ImageEntry,
+    claim: Option<&Claim>,
+    header_for: Option<&OutputSpec>,
+) -> ImageFacts {
     let mut facts = ImageFacts {
         file_bytes: std::fs::metadata(&entry.input).map_or(0, |metadata| metadata.len()),
         output_exists: std::fs::symlink_metadata(&entry.output).is_ok(),
         ..ImageFacts::default()
     };
-    if needs_header {
+    if let Some(claim) = claim {
+        facts.standing = resume::check(entry, claim);
+    }
+    if let Some(output) = header_for {
         match image_io::probe(&entry.input) {
             Ok(probe) => {
                 facts.raw_bytes = Some(probe.raw_bytes);
+                facts.memory_bytes =
+                    Some(output.memory_bytes(&probe.shape, probe.datatype, probe.scaled));
                 facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
             }
             Err(error) => facts.error = Some(error.to_string()),
@@ -361,11 +429,11 @@ fn share_out(
             entries[first].output.display()
         )));
     }
-    let skipped = if config.existing == Existing::Resume {
-        existing
-    } else {
-        Vec::new()
-    };
+    let resume = (config.existing == Existing::Resume)
+        .then(|| resume::count(facts.iter().map(|facts| facts.standing)));
+    let skipped: Vec<usize> = (0..entries.len())
+        .filter(|&place| facts[place].standing == Standing::Kept)
+        .collect();
     let mut is_skipped = vec![false; entries.len()];
     skipped.iter().for_each(|&place| is_skipped[place] = true);
     let todo: Vec<usize> = (0..entries.len())
@@ -381,10 +449,23 @@ fn share_out(
             .collect(),
     };
     let cpus = cpus_of_ranks(&hellos);
+    let distinct_cpus = distinct_cpus(&hellos);
     let threads = cpus
         .iter()
         .map(|&cpus| config.threads.unwrap_or(cpus))
         .collect();
+    let root_host = hellos.first().map(|hello| &hello.host);
+    let ranks_on_host = hellos
+        .iter()
+        .filter(|hello| Some(&hello.host) == root_host)
+        .count();
+    let in_memory = todo.iter().filter_map(|&place| {
+        let bytes = facts[place].memory_bytes?;
+        Some((entries[place].input.as_path(), bytes))
+    });
+    request::check(in_memory, ranks_on_host).map_err(SetupError)?;
+    let now = SystemTime::now();
+    let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {
         let output = &config.list.output;
         std::fs::create_dir_all(output).map_err(|error| {
@@ -399,12 +480,33 @@ fn share_out(
         facts,
         costs,
         skipped,
+        resume,
         shares,
         threads,
         cpus,
         hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        distinct_cpus,
+        finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, begun),
+        earlier_run,
+        run: journal::new_run_name(now),
+        run_unix_s: journal::unix_s(now),
         sent_s: begun.elapsed().as_secs_f64(),
         received: None,
+    })
+}
+
+/// When every image must be finished, in seconds since the run's start: after what was asked for, or else before the job
+/// ends, with time left for the report.
+fn finish_by_s(
+    asked_s: Option<f64>,
+    job_end_unix_s: Option<f64>,
+    now: SystemTime,
+    begun: Instant,
+) -> Option<f64> {
+    const REPORT_S: f64 = 5.0;
+    asked_s.or_else(|| {
+        let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
+        Some(begun.elapsed().as_secs_f64() + left_s)
     })
 }
 
@@ -428,6 +530,18 @@ fn take_shard(
         places.iter().map(|&place| facts[place].clone()).collect(),
         places.iter().map(|&place| costs[place]).collect(),
     )
+}
+
+/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank knows of none.
+fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
+    let mut cpus = std::collections::HashSet::new();
+    for hello in hellos {
+        if hello.affinity.is_empty() {
+            return None;
+        }
+        cpus.extend(hello.affinity.iter().map(|cpu| (&hello.host, cpu)));
+    }
+    Some(cpus.len())
 }
 
 /// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
@@ -483,6 +597,18 @@ mod tests {
             ..ImageFacts::default()
         };
         assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+    }
+
+    #[test]
+    fn cpus_that_ranks_share_are_counted_once() {
+        let hello = |host: &str, affinity: &[usize]| Hello {
+            host: host.to_owned(),
+            affinity: affinity.to_vec(),
+            available_cpus: affinity.len(),
+        };
+        let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
+        assert_eq!(distinct_cpus(&shared), Some(3));
+        assert_eq!(distinct_cpus(&[hello("a", &[])]), None);
     }
 
     #[test]

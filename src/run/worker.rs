@@ -3,20 +3,30 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use super::Clock;
+use super::memory::RankMemory;
+use super::stop::Pace;
 use crate::fault::Fault;
-use crate::image_job::{ImageJob, ImageWorker, Taken};
+use crate::image_io;
+use crate::image_job::{Failure, FailureKind, Taken};
 use crate::image_list::ImageEntry;
+use crate::journal::{
+    self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,
+};
 use crate::report::{ImageRecord, Status};
 
 /// What a worker tells its rank's main thread.
 pub(super) enum Event {
-    /// An image is done or given up.
-    Record(ImageRecord),
+    /// An image is done or given up; a failure's meaning for the others.
+    Record(ImageRecord, FailureKind),
+    /// An image (its place in the list, from 1) was not begun, since it would not be finished in time.
+    Late(usize),
     /// A worker waits for work.
     Idle,
     /// A worker panicked; the run cannot go on.
@@ -100,8 +110,16 @@ impl TaskQueue {
 
 /// What the workers of a rank share.
 pub(super) struct WorkerContext<'a> {
-    pub(super) job: &'a ImageJob,
+    pub(super) memory: &'a RankMemory<'a>,
     pub(super) entries: &'a [ImageEntry],
+    /// Estimated seconds of each.
+    pub(super) costs_s: &'a [f64],
+    pub(super) pace: Pace,
+    /// Every image must be finished by then, seconds since the run's start.
+    pub(super) finish_by_s: f64,
+    pub(super) journal: &'a Journal,
+    /// The output folder.
+    pub(super) output: &'a Path,
     pub(super) queue: &'a TaskQueue,
     pub(super) clock: Clock,
     pub(super) rank: usize,
@@ -118,10 +136,19 @@ thread_local! {
 /// Does images until there are none; the worker's thread runs this.
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut buffers = ImageWorker::new(context.job);
         while let Some(place) = context.queue.next(events) {
-            let record = carry(context, worker, &mut buffers, &context.entries[place]);
-            let _ = events.send(Event::Record(record));
+            let entry = &context.entries[place];
+            let cost_s = context.costs_s[place];
+            if context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s {
+                let _ = events.send(Event::Late(entry.index));
+                continue;
+            }
+            let (record, kind) = carry(context, worker, entry);
+            if record.status == Status::Done {
+                let taken_s = record.read_s + record.filter_s + record.write_s;
+                context.pace.learn(cost_s, taken_s);
+            }
+            let _ = events.send(Event::Record(record, kind));
         }
     }));
     if let Err(panic) = done {
@@ -138,9 +165,8 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
 fn carry(
     context: &WorkerContext<'_>,
     worker: usize,
-    buffers: &mut ImageWorker<'_>,
     entry: &ImageEntry,
-) -> ImageRecord {
+) -> (ImageRecord, FailureKind) {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
     if context.fault
@@ -151,15 +177,30 @@ fn carry(
     {
         panic!("a panic that NIIMPI_TEST_FAULT asks for");
     }
+    let begin = BeginLine {
+        unix_s: journal::unix_s(SystemTime::now()),
+        index: entry.index,
+        worker,
+        input: std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()),
+        output: entry
+            .output
+            .strip_prefix(context.output)
+            .unwrap_or(&entry.output)
+            .to_owned(),
+    };
+    context.journal.write(&Line::Begin(begin.clone()));
     let mut taken = Taken::default();
     let start_s = context.clock.now_s();
-    let result = buffers.process(&entry.input, &entry.output, &mut taken);
+    let result = context.memory.process(worker, entry, &mut taken);
     IMAGE_IN_HAND.set(None);
+    let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
+    context.journal.write(&Line::End(Box::new(end)));
+    let kind = result.as_ref().err().map(|failure| failure.kind);
     let (status, stage, error) = match result {
         Ok(()) => (Status::Done, None, None),
         Err(failure) => (Status::Failed, Some(failure.stage), Some(failure.error)),
     };
-    ImageRecord {
+    let record = ImageRecord {
         index: entry.index,
         rank: context.rank,
         worker,
@@ -171,7 +212,42 @@ fn carry(
         filter_s: taken.filter_s,
         write_s: taken.write_s,
         voxels: taken.voxels,
+        datatype: taken.datatype,
+        scaled: taken.scaled,
         bytes_in: taken.bytes_in,
         bytes_out: taken.bytes_out,
+    };
+    (record, kind.unwrap_or_default())
+}
+
+/// What the journal says when an image is ended.
+fn end_line(begin: BeginLine, output: &Path, taken: &Taken, failure: Option<&Failure>) -> EndLine {
+    let result = taken.written.map(|written| ResultIdentity {
+        output_bytes: written.bytes_out,
+        output_mtime_ns: image_io::uncompressed_mtime_ns(output),
+        raw_bytes: written.raw_bytes,
+        crc32: written.crc32,
+    });
+    EndLine {
+        unix_s: journal::unix_s(SystemTime::now()),
+        index: begin.index,
+        worker: begin.worker,
+        state: match failure {
+            None => EndState::Done,
+            Some(_) => EndState::Failed,
+        },
+        stage: failure.map(|failure| failure.stage),
+        error: failure.map(|failure| failure.error.clone()),
+        input: begin.input,
+        input_identity: taken.input_mtime_ns.map(|input_mtime_ns| InputIdentity {
+            input_bytes: taken.bytes_in,
+            input_mtime_ns,
+        }),
+        output: begin.output,
+        result,
+        read_s: journal::short(taken.read_s),
+        filter_s: journal::short(taken.filter_s),
+        write_s: journal::short(taken.write_s),
+        voxels: taken.voxels,
     }
 }

@@ -105,6 +105,11 @@ def series(folder, count, shape=(8, 9, 7), datatype="uint8", seed=0):
     ]
 
 
+def results(folder):
+    """Every path below an output folder but the journals', sorted."""
+    return [path for path in sorted(Path(folder).rglob("*")) if ".niimpi" not in path.relative_to(folder).parts]
+
+
 def tree(folder):
     """Relative path → size and time of everything below a folder: to show that nothing was written."""
     folder = Path(folder)

@@ -1,0 +1,238 @@
+//! `niimpi scaling`: its arguments, and what they mean to the study.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::smoothing::SmoothingArgs;
+use crate::image_list::{self, ListRequest};
+use crate::launch::LocalMachine;
+use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::scaling::study::{SCHEMA, StudyFolder, StudySpec, Via};
+use crate::scaling::{self, batch, local};
+use crate::slurm::batch::mpi_type_of;
+use crate::{comm, resources};
+
+/// Measure how time and memory grow with images, ranks and threads
+///
+/// Smooths the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm jobs, and
+/// writes tables (CSV, Markdown) and plots (SVG) into the study's folder. A study that is begun again does what is missing.
+#[derive(Args, Debug)]
+#[command(mut_arg("sigma", |arg| arg.required_unless_present("collect")))]
+pub(super) struct ScalingArgs {
+    /// Image files, or folders that are searched for images
+    #[arg(value_name = "DATA", required_unless_present = "collect")]
+    data: Vec<PathBuf>,
+
+    /// Folder of the study; made if it is missing, continued if it is there
+    #[arg(short, long, value_name = "STUDY", required_unless_present = "collect")]
+    output: Option<PathBuf>,
+
+    /// Numbers of images
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,10,20,40,100,200,400", value_parser = positive)]
+    sizes: Vec<usize>,
+
+    /// Numbers of ranks, on all nodes together
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4", value_parser = positive)]
+    ranks: Vec<usize>,
+
+    /// Numbers of workers of each rank
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4", value_parser = positive)]
+    threads: Vec<usize>,
+
+    /// Numbers of nodes (--via slurm); ranks that do not divide evenly over them are left out
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive)]
+    nodes: Vec<usize>,
+
+    /// How often each configuration is run
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
+    repeat: usize,
+
+    /// Where the runs run
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
+    via: Via,
+
+    /// Keep the smoothed images, which are removed after each run otherwise
+    #[arg(long)]
+    keep: bool,
+
+    /// End a run that takes longer (such as 10m; a row with the state TIMEOUT); of a job its --time
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    time_limit: Option<Duration>,
+
+    /// Only take in what the jobs of a study have left, and write its tables and plots anew
+    #[arg(long, value_name = "STUDY", conflicts_with_all = ["data", "output"])]
+    collect: Option<PathBuf>,
+
+    /// The mpirun to use [default: the one on the PATH that belongs to this program's MPI]
+    #[arg(long, value_name = "PROGRAM")]
+    mpirun: Option<PathBuf>,
+
+    /// Do not wait for the jobs (--via slurm); --collect takes their results in later
+    #[arg(long, help_heading = "Slurm")]
+    no_wait: bool,
+
+    /// The jobs' partition
+    #[arg(long, value_name = "NAME", help_heading = "Slurm")]
+    partition: Option<String>,
+
+    /// The jobs' memory for each CPU, in MiB
+    #[arg(long, value_name = "MIB", help_heading = "Slurm")]
+    mem_per_cpu: Option<u64>,
+
+    /// How srun starts the ranks [default: pmix for Open MPI, pmi2 for MPICH]
+    #[arg(long, value_name = "TYPE", help_heading = "Slurm")]
+    srun_mpi: Option<String>,
+
+    /// Tell of errors only
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    smoothing: SmoothingArgs,
+}
+
+/// A whole number from 1.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(0) | Err(_) => Err("give whole numbers from 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// Runs, continues or collects the study. Exit code 0 when every run completed, 1 when some did not, 75 when stopped or
+/// when jobs are still under way.
+pub(super) fn run(args: &ScalingArgs) -> u8 {
+    match study(args) {
+        Ok(exit_code) => exit_code,
+        Err(message) => {
+            eprintln!("niimpi: error: {message}");
+            EXIT_USAGE
+        }
+    }
+}
+
+fn study(args: &ScalingArgs) -> Result<u8, String> {
+    if let Some(path) = &args.collect {
+        let folder = StudyFolder::at(path);
+        let spec = folder.read_spec()?;
+        let left = batch::collect(&folder, &spec, args.keep)?;
+        if left > 0 && !args.quiet {
+            eprintln!("{left} jobs are waiting or running");
+        }
+        return finish(&folder, left == 0, args.quiet);
+    }
+    let Some(output) = &args.output else {
+        return Err("--output is missing".to_owned());
+    };
+    let spec = spec(args)?;
+    let stop = run::on_signals();
+    let ended = match args.via {
+        Via::Local => {
+            if args.nodes.iter().any(|&nodes| nodes > 1) {
+                return Err(
+                    "--nodes: this machine is one node; several need --via slurm".to_owned(),
+                );
+            }
+            let machine = LocalMachine::new(
+                args.mpirun.as_deref(),
+                args.ranks.iter().any(|&ranks| ranks > 1),
+            )?;
+            let folder = StudyFolder::begin(output, &spec)?;
+            let manner = local::Manner {
+                keep: args.keep,
+                time_limit: args.time_limit,
+                stop: &stop,
+                quiet: args.quiet,
+            };
+            let ended = local::run(&folder, &folder.read_spec()?, &machine, &manner)?;
+            (folder, ended)
+        }
+        Via::Slurm => {
+            let folder = StudyFolder::begin(output, &spec)?;
+            let spec = folder.read_spec()?;
+            let asked = batch::Asked {
+                partition: args.partition.clone(),
+                mem_per_cpu_mib: args.mem_per_cpu,
+                time_min: args
+                    .time_limit
+                    .map(|time| time.as_secs().div_ceil(60).max(1)),
+                mpi_type: args
+                    .srun_mpi
+                    .clone()
+                    .unwrap_or_else(|| mpi_type_of(comm::library().as_deref()).to_owned()),
+            };
+            batch::submit(&folder, &spec, &asked, args.quiet)?;
+            if args.no_wait {
+                println!(
+                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.",
+                    output.display()
+                );
+                return Ok(EXIT_DONE);
+            }
+            let ended = batch::wait(&folder, &spec, args.keep, args.quiet, &stop)?;
+            (folder, ended)
+        }
+    };
+    finish(&ended.0, ended.1, args.quiet)
+}
+
+fn finish(folder: &StudyFolder, ended: bool, quiet: bool) -> Result<u8, String> {
+    let text = scaling::write_results(folder)?;
+    if !quiet {
+        println!("{text}");
+        println!("Tables and plots are in {}", folder.path().display());
+    }
+    if !ended {
+        return Ok(EXIT_INTERRUPTED);
+    }
+    let runs = folder.read_runs(&folder.read_spec()?)?;
+    Ok(if scaling::all_completed(&runs) {
+        EXIT_DONE
+    } else {
+        EXIT_SOME_FAILED
+    })
+}
+
+fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
+    let inputs: Vec<PathBuf> = args
+        .data
+        .iter()
+        .map(|path| {
+            std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
+        })
+        .collect::<Result<_, _>>()?;
+    let listed = image_list::collect(&ListRequest {
+        inputs: inputs.clone(),
+        output: args.output.clone().unwrap_or_default().join("outputs"),
+        ..ListRequest::default()
+    })
+    .map_err(|error| error.to_string())?;
+    let most = args.sizes.iter().copied().max().unwrap_or(0);
+    if most > listed.len() {
+        return Err(format!(
+            "--sizes {most}: there are {} images only; give more images (`niimpi synth` makes some) or smaller --sizes",
+            listed.len()
+        ));
+    }
+    let words = args.smoothing.words();
+    Ok(StudySpec {
+        schema: SCHEMA.to_owned(),
+        inputs,
+        options: words
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
+        sizes: args.sizes.clone(),
+        ranks: args.ranks.clone(),
+        threads: args.threads.clone(),
+        nodes: args.nodes.clone(),
+        repeats: args.repeat,
+        via: args.via,
+        host: resources::host_name(),
+        cpus: resources::available_cpus(),
+        mpi: comm::library().unwrap_or_else(|| "without MPI".to_owned()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}

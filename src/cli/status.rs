@@ -1,0 +1,42 @@
+//! `niimpi status`: how far a run has come, from its journals.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::journal::status::Status;
+use crate::report::printable;
+use crate::run::{EXIT_DONE, EXIT_USAGE};
+
+/// Show how far a run has come, also while it goes on
+///
+/// Reads the journals below the output folder; it needs no MPI and disturbs nobody, so it may run on a login node. For each
+/// rank: images done, failed and in hand, images a second, and whether it has died or gone quiet; for the whole run also the
+/// time left.
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// The output folder of the run
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+}
+
+/// Prints the status; exit code 2 when there is no journal to read.
+pub(super) fn run(args: &StatusArgs) -> u8 {
+    let folder = printable(&args.output.display().to_string());
+    match Status::load(&args.output) {
+        Ok(status) if status.runs.is_empty() => {
+            eprintln!(
+                "niimpi: error: {folder}: no journal of a run is there; give the folder that was --output"
+            );
+            EXIT_USAGE
+        }
+        Ok(status) => {
+            print!("{}", status.render());
+            EXIT_DONE
+        }
+        Err(error) => {
+            eprintln!("niimpi: error: {folder}: its journals cannot be read: {error}");
+            EXIT_USAGE
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The journal's form: what each rank did, one JSON object a line, written as it happens below the output folder.
+//!
+//! | file | role |
+//! |---|---|
+//! | `writer` | a rank appends to its own file |
+//! | `past` | what the journals of earlier runs say of every result |
+//! | `status` | how far the runs have come |
+//!
+//! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. It is only ever appended to, a line at
+//! a time, so whatever ends a rank leaves at most its last line torn. Readers leave out what is no line, and leave aside
+//! events and fields that they do not know. [`Line`] lists the events:
+//!
+//! ```json
+//! {"event":"run","format":"niimpi-journal/1","unix_s":1795423478.123,"run":"20261123T084438-5bd1e995c0ffee11","version":"0.1.0","rank":0,"ranks":2,"host":"n1","pid":4711,"workers":2,"images":400,"kept":0,"share":200,"strategy":"size","options":{"filter":{"name":"gaussian"},"compression":1}}
+//! {"event":"begin","unix_s":1795423478.130,"index":17,"worker":0,"input":"/data/sample_17.nii.gz","output":"sample_17.nii.gz"}
+//! {"event":"end","unix_s":1795423478.161,"index":17,"worker":0,"state":"done","input":"/data/sample_17.nii.gz","input_bytes":812345,"input_mtime_ns":1795420000123456789,"output":"sample_17.nii.gz","output_bytes":799001,"raw_bytes":1764352,"crc32":"09f1c2d4","read_s":0.0061,"filter_s":0.0122,"write_s":0.0119,"voxels":882000}
+//! {"event":"end","unix_s":1795423478.163,"index":18,"worker":1,"state":"failed","stage":"read","error":"/data/sample_18.nii.gz: is empty (0 bytes); copy or convert it again","input":"/data/sample_18.nii.gz","output":"sample_18.nii.gz","read_s":0.0001,"filter_s":0.0,"write_s":0.0,"voxels":0}
+//! {"event":"alive","unix_s":1795423508.2}
+//! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,"bytes_in":245012345,"bytes_out":240112345}
+//! {"event":"close","unix_s":1795423520.5,"state":"completed"}
+//! ```
+//!
+//! `input` is absolute, `output` is below the output folder. A name that is not UTF-8 is a list of its bytes. `crc32` and
+//! `raw_bytes` are of the result before compression, which is what a gzip file's last eight bytes hold; of a pair, they
+//! are of the `.img` and of both halves.
+
+pub mod past;
+pub mod status;
+mod writer;
+
+pub use writer::Journal;
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::partition::Strategy;
+use crate::report::{Stage, State};
+
+/// The folder of the journals, below the output folder. Hidden, so that it is never searched for images.
+pub const FOLDER: &str = ".niimpi";
+/// Name and version of the form.
+pub const FORMAT: &str = "niimpi-journal/1";
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Line {
+    /// The first line: the run and this rank of it.
+    Run(RunLine),
+    /// An image is begun.
+    Begin(BeginLine),
+    /// An image has its result, or was given up.
+    End(Box<EndLine>),
+    /// The rank lives, and had nothing else to say for a while.
+    Alive {
+        /// When, seconds since 1970.
+        unix_s: f64,
+    },
+    /// What the rank has used and done so far.
+    Sample(SampleLine),
+    /// The last line: the rank has ended in an orderly way.
+    Close {
+        /// When, seconds since 1970.
+        unix_s: f64,
+        /// How.
+        state: State,
+    },
+    /// An event of a later version.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// What a run is, and which rank of it writes here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunLine {
+    /// [`FORMAT`].
+    pub format: String,
+    /// When the run was begun, seconds since 1970: the same on all its ranks.
+    pub unix_s: f64,
+    /// The run's own name; names sort by the time of the start.
+    pub run: String,
+    /// The program's version.
+    pub version: String,
+    /// This rank.
+    pub rank: usize,
+    /// How many there are.
+    pub ranks: usize,
+    /// The host that this rank runs on.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its workers.
+    pub workers: usize,
+    /// Images that the run does, on all ranks.
+    pub images: usize,
+    /// Results that it found and keeps.
+    pub kept: usize,
+    /// Images that this rank does; absent when shares are not fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<usize>,
+    /// How the images are shared out.
+    pub strategy: Strategy,
+    /// The Slurm job, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_job: Option<String>,
+    /// Everything that shapes the results' bytes.
+    pub options: serde_json::Value,
+}
+
+/// An image is begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeginLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// The image's place in the whole list, from 1.
+    pub index: usize,
+    /// The worker, from 0.
+    pub worker: usize,
+    /// The image file, absolute.
+    #[serde(with = "name")]
+    pub input: PathBuf,
+    /// Where its result goes, below the output folder.
+    #[serde(with = "name")]
+    pub output: PathBuf,
+}
+
+/// What became of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndState {
+    /// Its result has its name.
+    Done,
+    /// It was given up.
+    Failed,
+}
+
+/// An image has its result, or was given up. Sizes in bytes, times in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// The image's place in the whole list, from 1.
+    pub index: usize,
+    /// The worker, from 0.
+    pub worker: usize,
+    /// What became of it.
+    pub state: EndState,
+    /// The stage that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The image file, absolute.
+    #[serde(with = "name")]
+    pub input: PathBuf,
+    /// What identified the input when it was read.
+    #[serde(flatten)]
+    pub input_identity: Option<InputIdentity>,
+    /// Where its result is, below the output folder.
+    #[serde(with = "name")]
+    pub output: PathBuf,
+    /// The result, when it is done.
+    #[serde(flatten)]
+    pub result: Option<ResultIdentity>,
+    /// Reading.
+    pub read_s: f64,
+    /// Filtering.
+    pub filter_s: f64,
+    /// Writing.
+    pub write_s: f64,
+    /// Voxels of all its volumes.
+    pub voxels: u64,
+}
+
+/// What a rank has used and done since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// CPU seconds of all its threads.
+    pub cpu_s: f64,
+    /// Bytes of memory that it holds now.
+    pub rss_bytes: u64,
+    /// Images done.
+    pub done: usize,
+    /// Images given up.
+    pub failed: usize,
+    /// Bytes of the input files.
+    pub bytes_in: u64,
+    /// Bytes of the results' files.
+    pub bytes_out: u64,
+}
+
+/// What tells an input from a changed one: of a pair, the sum of the sizes and the later time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputIdentity {
+    /// Size of the file.
+    pub input_bytes: u64,
+    /// Time of its last change, nanoseconds since 1970.
+    pub input_mtime_ns: i64,
+}
+
+/// What tells a result from a damaged one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultIdentity {
+    /// Size of the file, or of both halves of a pair.
+    pub output_bytes: u64,
+    /// Time of its last change, nanoseconds since 1970; only of a result without compression, which has no checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_mtime_ns: Option<i64>,
+    /// Size before compression.
+    pub raw_bytes: u64,
+    /// CRC-32 of the content before compression, of a pair of the `.img`'s.
+    #[serde(with = "hex")]
+    pub crc32: u32,
+}
+
+/// A name for a run that begins now: its time to the second, and what no other run has.
+pub fn new_run_name(now: SystemTime) -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let time = humantime::format_rfc3339_seconds(now).to_string();
+    let time: String = time
+        .chars()
+        .filter(|c| c.is_ascii_digit() || *c == 'T')
+        .collect();
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    format!("{time}-{random:016x}")
+}
+
+/// The file of a rank's journal.
+pub fn file_of(output: &Path, run: &str, rank: usize) -> PathBuf {
+    output
+        .join(FOLDER)
+        .join(format!("journal-{run}-{rank:05}.jsonl"))
+}
+
+/// Seconds since 1970, to the millisecond.
+pub fn unix_s(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| (since.as_secs_f64() * 1e3).round() / 1e3)
+}
+
+/// Seconds to the microsecond, so that lines stay short.
+pub(crate) fn short(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
+}
+
+/// A name in JSON: text, or where it is not UTF-8 the list of its bytes.
+mod name {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Name {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => path.as_os_str().as_bytes().serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(match Name::deserialize(deserializer)? {
+            Name::Text(text) => text.into(),
+            Name::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
+}
+
+/// A checksum in JSON: eight hexadecimal digits, as the usual tools print it.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(value: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:08x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u32::from_str_radix(&text, 16).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn end() -> EndLine {
+        EndLine {
+            unix_s: 1.5,
+            index: 2,
+            worker: 1,
+            state: EndState::Done,
+            stage: None,
+            error: None,
+            input: "/in/a\n\"b\".nii".into(),
+            input_identity: Some(InputIdentity {
+                input_bytes: 10,
+                input_mtime_ns: 1_795_420_000_123_456_789,
+            }),
+            output: "a.nii.gz".into(),
+            result: Some(ResultIdentity {
+                output_bytes: 20,
+                output_mtime_ns: None,
+                raw_bytes: 400,
+                crc32: 0x0001_f00d,
+            }),
+            read_s: 0.25,
+            filter_s: 0.5,
+            write_s: 0.125,
+            voxels: 48,
+        }
+    }
+
+    #[test]
+    fn an_end_is_one_line_and_reads_back() {
+        let line = Line::End(Box::new(end()));
+        let text = serde_json::to_string(&line).unwrap();
+        assert_eq!(
+            text,
+            r#"{"event":"end","unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a\n\"b\".nii","input_bytes":10,"input_mtime_ns":1795420000123456789,"output":"a.nii.gz","output_bytes":20,"raw_bytes":400,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#
+        );
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
+        let failed = Line::End(Box::new(EndLine {
+            state: EndState::Failed,
+            stage: Some(Stage::Read),
+            error: Some("cut".to_owned()),
+            input_identity: None,
+            result: None,
+            ..end()
+        }));
+        let text = serde_json::to_string(&failed).unwrap();
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), failed);
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_kept() {
+        let input = PathBuf::from(OsString::from_vec(b"/in/\xff.nii".to_vec()));
+        let line = Line::End(Box::new(EndLine { input, ..end() }));
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(text.contains(r#""input":[47,105,110,47,255,46,110,105,105]"#));
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
+    }
+
+    #[test]
+    fn events_and_fields_of_later_versions_are_left_aside() {
+        let sample = r#"{"event":"weather","unix_s":1.0,"rss_bytes":5}"#;
+        assert_eq!(serde_json::from_str::<Line>(sample).unwrap(), Line::Unknown);
+        let alive = r#"{"event":"alive","unix_s":1.0,"mood":"good"}"#;
+        assert_eq!(
+            serde_json::from_str::<Line>(alive).unwrap(),
+            Line::Alive { unix_s: 1.0 }
+        );
+    }
+
+    #[test]
+    fn runs_have_names_of_their_own_that_sort_by_time() {
+        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_795_423_478);
+        let name = new_run_name(now);
+        assert!(name.starts_with("20261123T084438-"), "{name}");
+        assert_ne!(name, new_run_name(now));
+    }
+}

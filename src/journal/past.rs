@@ -1,0 +1,281 @@
+//! The past: what the journals below an output folder say of every result, whatever wrote them and however it ended.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine};
+
+/// The last word on a result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// It was begun, and nothing says that it was ended.
+    Begun,
+    /// It was given up.
+    Failed,
+    /// It was written.
+    Done(Box<DoneRecord>),
+}
+
+/// A result that was written, and from what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DoneRecord {
+    /// The image file, absolute.
+    pub input: PathBuf,
+    /// What identified it.
+    pub input_identity: InputIdentity,
+    /// What identifies the result.
+    pub result: ResultIdentity,
+    /// What shaped it.
+    pub options: Arc<serde_json::Value>,
+}
+
+/// What the journals say.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// The last record of every result, by its path below the output folder.
+    pub records: HashMap<PathBuf, Record>,
+    /// Journals that were read.
+    pub journals: usize,
+    /// Lines that are no lines, as a rank leaves one when it is killed.
+    pub torn_lines: usize,
+}
+
+/// One journal, line by line.
+#[derive(Clone, Debug, Default)]
+pub struct JournalFile {
+    /// Its first line; `None` when that is not there or of another form, in which case nothing in it can be relied on.
+    pub run: Option<RunLine>,
+    /// The other lines, in their order.
+    pub lines: Vec<Line>,
+    /// Lines that are no lines.
+    pub torn_lines: usize,
+}
+
+impl JournalFile {
+    /// Reads a journal's bytes. Nothing in them is an error.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let mut journal = Self::default();
+        for line in bytes.split(|&byte| byte == b'\n') {
+            if line.is_empty() {
+                continue;
+            }
+            match serde_json::from_slice(line) {
+                Ok(Line::Run(run)) if run.format == FORMAT => journal.run = Some(run),
+                Ok(line) => journal.lines.push(line),
+                Err(_) => journal.torn_lines += 1,
+            }
+        }
+        journal
+    }
+}
+
+/// The paths of all journals below an output folder; none when there is no folder of them.
+///
+/// # Errors
+/// The file system's.
+pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = match std::fs::read_dir(output.join(FOLDER)) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for item in folder {
+        let path = item?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("");
+        if name.starts_with("journal-") && name.ends_with(".jsonl") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads journals on `threads` threads; in the order of `paths`.
+///
+/// # Errors
+/// The file system's, with the path in its text.
+pub fn read_all(paths: &[PathBuf], threads: usize) -> io::Result<Vec<JournalFile>> {
+    let next = AtomicUsize::new(0);
+    let read = || -> io::Result<Vec<(usize, JournalFile)>> {
+        let mut read = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(place) else {
+                return Ok(read);
+            };
+            let bytes = std::fs::read(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            })?;
+            read.push((place, JournalFile::parse(&bytes)));
+        }
+    };
+    let mut journals: Vec<(usize, JournalFile)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(paths.len()))
+            .map(|_| scope.spawn(read))
+            .collect();
+        let mut journals: Vec<_> = read()?;
+        for other in others {
+            journals.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            );
+        }
+        Ok::<_, io::Error>(journals)
+    })?;
+    journals.sort_by_key(|(place, _)| *place);
+    Ok(journals.into_iter().map(|(_, journal)| journal).collect())
+}
+
+impl Past {
+    /// Reads all journals below an output folder.
+    ///
+    /// # Errors
+    /// The file system's. What is in the journals is never an error.
+    pub fn load(output: &Path, threads: usize) -> io::Result<Self> {
+        Ok(Self::of(read_all(&journal_paths(output)?, threads)?))
+    }
+
+    /// What these journals say together. Later runs have the last word; within a run a result belongs to one rank.
+    pub fn of(mut journals: Vec<JournalFile>) -> Self {
+        let mut past = Self {
+            journals: journals.len(),
+            torn_lines: journals.iter().map(|journal| journal.torn_lines).sum(),
+            ..Self::default()
+        };
+        journals.retain(|journal| journal.run.is_some());
+        journals.sort_by(|a, b| {
+            let key = |journal: &JournalFile| {
+                journal
+                    .run
+                    .as_ref()
+                    .map(|run| (run.unix_s, run.run.clone(), run.rank))
+            };
+            key(a)
+                .partial_cmp(&key(b))
+                .unwrap_or(std::cmp::Ordering::Equal)
+        });
+        for journal in journals {
+            let Some(run) = journal.run else { continue };
+            let options = Arc::new(run.options);
+            for line in journal.lines {
+                past.take(line, &options);
+            }
+        }
+        past
+    }
+
+    fn take(&mut self, line: Line, options: &Arc<serde_json::Value>) {
+        match line {
+            Line::Begin(begin) => {
+                self.records.insert(begin.output, Record::Begun);
+            }
+            Line::End(end) => {
+                let record = match (end.state, end.input_identity, end.result) {
+                    (EndState::Done, Some(input_identity), Some(result)) => {
+                        Record::Done(Box::new(DoneRecord {
+                            input: end.input,
+                            input_identity,
+                            result,
+                            options: Arc::clone(options),
+                        }))
+                    }
+                    (EndState::Failed, ..) => Record::Failed,
+                    // Half a record vouches for nothing.
+                    (EndState::Done, ..) => Record::Begun,
+                };
+                self.records.insert(end.output, record);
+            }
+            Line::Run(_)
+            | Line::Alive { .. }
+            | Line::Sample(_)
+            | Line::Close { .. }
+            | Line::Unknown => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(run: &str, unix_s: f64, lines: &[&str]) -> JournalFile {
+        let first = format!(
+            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s}}}}}"#
+        );
+        let text = format!("{first}\n{}", lines.join("\n"));
+        JournalFile::parse(text.as_bytes())
+    }
+
+    const BEGIN: &str = r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
+    const DONE: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
+    const FAILED: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"failed","stage":"read","error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}"#;
+
+    fn last(journals: Vec<JournalFile>) -> Record {
+        Past::of(journals).records[Path::new("a.nii")].clone()
+    }
+
+    #[test]
+    fn the_last_line_of_the_last_run_counts() {
+        let done = || journal("b", 20.0, &[BEGIN, DONE]);
+        assert!(matches!(last(vec![done()]), Record::Done(_)));
+        assert_eq!(
+            last(vec![journal("c", 30.0, &[BEGIN]), done()]),
+            Record::Begun
+        );
+        assert_eq!(
+            last(vec![journal("c", 30.0, &[BEGIN, FAILED]), done()]),
+            Record::Failed
+        );
+        let earlier = journal("a", 10.0, &[BEGIN, FAILED]);
+        let Record::Done(record) = last(vec![done(), earlier]) else {
+            panic!("the later run's record is lost");
+        };
+        assert_eq!(record.result.crc32, 0xff);
+        assert_eq!(*record.options, serde_json::json!({"sigma": 20.0}));
+    }
+
+    #[test]
+    fn a_torn_line_is_left_out_wherever_it_is() {
+        for cut in 1..DONE.len() {
+            let torn = journal("a", 1.0, &[BEGIN, &DONE[..cut]]);
+            let past = Past::of(vec![torn]);
+            assert_eq!(past.records[Path::new("a.nii")], Record::Begun, "{cut}");
+            assert_eq!(past.torn_lines, 1);
+            // The rank went on after a full disk.
+            let mended = journal("a", 1.0, &[BEGIN, &DONE[..cut], BEGIN, DONE]);
+            assert!(matches!(last(vec![mended]), Record::Done(_)));
+        }
+    }
+
+    #[test]
+    fn a_journal_without_its_first_line_vouches_for_nothing() {
+        let headless = JournalFile::parse(format!("{BEGIN}\n{DONE}\n").as_bytes());
+        let past = Past::of(vec![headless]);
+        assert!(past.records.is_empty());
+        assert_eq!(past.journals, 1);
+    }
+
+    #[test]
+    fn noise_is_no_error() {
+        let noise: Vec<u8> = (0..4096_u32)
+            .map(|i| (i * 2_654_435_761 >> 13) as u8)
+            .collect();
+        let journal = JournalFile::parse(&noise);
+        assert!(journal.run.is_none() && journal.lines.is_empty() && journal.torn_lines > 0);
+    }
+
+    #[test]
+    fn no_folder_is_no_past() {
+        let folder = tempfile::tempdir().unwrap();
+        let past = Past::load(folder.path(), 4).unwrap();
+        assert!(past.records.is_empty() && past.journals == 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! Writing a rank's journal: whole lines, appended one by one, seen by others at once.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{FOLDER, Line, RunLine, file_of, unix_s};
+use crate::report::State;
+
+/// After so long without a line a rank says that it lives.
+const SAY_ALIVE: Duration = Duration::from_secs(30);
+
+/// A rank's open journal, shared by its threads.
+///
+/// A line is one write to a file that is open for appending: nothing is held back, so that `kill -9` costs no line that
+/// was written. Lines are not brought to the disk one by one, which would cost more than an image; a power failure may
+/// cost the last of them, and their images are then done again.
+#[derive(Debug)]
+pub struct Journal {
+    sink: Mutex<Sink>,
+}
+
+#[derive(Debug)]
+struct Sink {
+    file: File,
+    line: Vec<u8>,
+    /// The last write failed, perhaps in the middle of a line.
+    torn: bool,
+    complained: bool,
+    written: Instant,
+}
+
+impl Journal {
+    /// Makes this rank's journal below the output folder, which exists, and writes its first line. Local.
+    ///
+    /// # Errors
+    /// The file system's. Nothing but the journals' folder is left behind.
+    pub fn create(output: &Path, run: RunLine) -> io::Result<Self> {
+        let folder = output.join(FOLDER);
+        if let Err(error) = std::fs::create_dir(&folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        let path = file_of(output, &run.run, run.rank);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)?;
+        let mut sink = Sink {
+            file,
+            line: Vec::new(),
+            torn: false,
+            complained: false,
+            written: Instant::now(),
+        };
+        if let Err(error) = sink.write(&Line::Run(run)) {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Self {
+            sink: Mutex::new(sink),
+        })
+    }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        // A thread that panicked here left at most a torn line, which the next one ends.
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a line. What cannot be written is told once and costs no more than time: an image without a record is
+    /// done again.
+    pub fn write(&self, line: &Line) {
+        let mut sink = self.sink();
+        if let Err(error) = sink.write(line)
+            && !sink.complained
+        {
+            sink.complained = true;
+            tracing::warn!(
+                "the journal cannot be written: {error}; --resume will do images without a record again"
+            );
+        }
+    }
+
+    /// Says that the rank lives, if no line did for a while.
+    pub fn say_alive(&self) {
+        if self.sink().written.elapsed() >= SAY_ALIVE {
+            let unix_s = unix_s(SystemTime::now());
+            self.write(&Line::Alive { unix_s });
+        }
+    }
+
+    /// Writes the last line and, if `sync`, brings the journal to the disk.
+    pub fn close(&self, state: State, sync: bool) {
+        let unix_s = unix_s(SystemTime::now());
+        self.write(&Line::Close { unix_s, state });
+        if sync && let Err(error) = self.sink().file.sync_data() {
+            tracing::warn!("the journal cannot be brought to the disk: {error}");
+        }
+    }
+}
+
+impl Sink {
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        self.line.clear();
+        if self.torn {
+            self.line.push(b'\n');
+        }
+        serde_json::to_writer(&mut self.line, line)?;
+        self.line.push(b'\n');
+        let result = self.file.write_all(&self.line);
+        self.torn = result.is_err();
+        self.written = Instant::now();
+        result
+    }
+}

@@ -1,0 +1,93 @@
+//! Launching: how this program starts smoothing runs of itself, as children that are waited for.
+
+pub mod child;
+pub mod mpirun;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use child::{Ended, Limits};
+use mpirun::Launcher;
+
+/// A smoothing run to be started on this machine.
+#[derive(Clone, Debug)]
+pub struct LocalRun {
+    /// What follows `niimpi smooth` besides what the other fields say.
+    pub words: Vec<OsString>,
+    /// Ranks.
+    pub ranks: usize,
+    /// Workers of each rank.
+    pub threads: usize,
+    /// Where its report goes.
+    pub report: PathBuf,
+    /// Where its own words (standard output and error) go.
+    pub log: PathBuf,
+}
+
+/// Starts runs on this machine: with the launcher of the MPI that the program was built with, or, without MPI, alone.
+#[derive(Clone, Debug)]
+pub struct LocalMachine {
+    program: PathBuf,
+    launcher: Option<Launcher>,
+}
+
+impl LocalMachine {
+    /// Finds the launcher. `mpirun` is the one that the user names.
+    ///
+    /// # Errors
+    /// A sentence when several ranks are wanted and there is no launcher for them.
+    pub fn new(mpirun: Option<&Path>, several_ranks: bool) -> Result<Self, String> {
+        let program = std::env::current_exe()
+            .map_err(|error| format!("this program's own file cannot be found: {error}"))?;
+        let launcher = match (crate::comm::library(), mpirun) {
+            (None, _) if several_ranks => {
+                return Err(
+                    "this niimpi was built without MPI, so there is only one rank; build it with MPI or say --ranks 1"
+                        .to_owned(),
+                );
+            }
+            (None, _) => None,
+            (Some(library), named) => match Launcher::find(&library, named) {
+                Ok(launcher) => Some(launcher),
+                Err(message) if several_ranks || named.is_some() => return Err(message),
+                Err(_) => None,
+            },
+        };
+        Ok(Self { program, launcher })
+    }
+
+    /// Whether runs of several ranks can be started.
+    pub fn has_ranks(&self) -> bool {
+        self.launcher.is_some()
+    }
+
+    /// The launcher's name and flavour, for records; "none" where runs are started alone.
+    pub fn description(&self) -> String {
+        self.launcher
+            .as_ref()
+            .map_or("none".to_owned(), Launcher::description)
+    }
+
+    /// The command line of a run.
+    pub fn command_line(&self, run: &LocalRun) -> Vec<OsString> {
+        let mut words = self
+            .launcher
+            .as_ref()
+            .map_or(Vec::new(), |launcher| launcher.words(run.ranks));
+        words.push(self.program.clone().into());
+        words.push("smooth".into());
+        words.extend(run.words.iter().cloned());
+        words.extend(["--threads".into(), run.threads.to_string().into()]);
+        words.extend(["--report".into(), run.report.clone().into()]);
+        words.extend(["--progress".into(), "none".into()]);
+        words
+    }
+
+    /// Runs it and waits for its end.
+    ///
+    /// # Errors
+    /// A sentence when it cannot be started at all.
+    pub fn run(&self, run: &LocalRun, limits: &Limits<'_>) -> Result<Ended, String> {
+        child::run(&self.command_line(run), &run.log, limits)
+    }
+}

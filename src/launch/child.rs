@@ -1,0 +1,176 @@
+//! A child process: started in a process group of its own, timed, and ended with all its own when its time is up.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// How long between two looks at a child; what its time may be wrong by.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long a child that was told to end may take for it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// When a child is ended from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// The longest that it may take; `None` for as long as it likes.
+    pub time: Option<Duration>,
+    /// Set when it is to end now.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ended {
+    /// Seconds from its start to its end.
+    pub wall_s: f64,
+    /// Why.
+    pub how: How,
+}
+
+/// Why a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By itself, with this exit code.
+    Exited(i32),
+    /// By this signal from outside.
+    Killed(i32),
+    /// The system had no memory left for it and ended it.
+    OutOfMemory,
+    /// Its time was up.
+    TimedOut,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Runs a command to its end with its output going to the file `log`.
+///
+/// # Errors
+/// A sentence when it cannot be started.
+///
+/// # Panics
+/// When `words` is empty.
+pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended, String> {
+    let (program, arguments) = words.split_first().expect("a command has a program");
+    let open = |file: std::io::Result<File>| {
+        file.map_err(|error| format!("{}: cannot be written: {error}", log.display()))
+    };
+    let out = open(File::create(log))?;
+    let err = open(out.try_clone())?;
+    let oom_kills = oom_kills();
+    let begun = Instant::now();
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| {
+            format!(
+                "{}: cannot be started: {error}",
+                Path::new(program).display()
+            )
+        })?;
+    let group = Pid::from_raw(child.id() as i32);
+    let mut told: Option<(How, Instant)> = None;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                let wall_s = begun.elapsed().as_secs_f64();
+                // Whatever it has started ends with it.
+                let _ = killpg(group, Signal::SIGKILL);
+                let killed = status.signal().or_else(|| {
+                    status
+                        .code()
+                        .filter(|code| (129..=192).contains(code))
+                        .map(|code| code - 128)
+                });
+                let how = match (told, killed) {
+                    (Some((how, _)), _) => how,
+                    (None, Some(_)) if self::oom_kills() > oom_kills => How::OutOfMemory,
+                    (None, Some(signal)) => How::Killed(signal),
+                    (None, None) => How::Exited(status.code().unwrap_or(-1)),
+                };
+                return Ok(Ended { wall_s, how });
+            }
+            Ok(None) => {}
+            Err(error) => return Err(format!("a run cannot be waited for: {error}")),
+        }
+        match told {
+            Some((_, at)) if at.elapsed() > GRACE => {
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            Some(_) => {}
+            None => {
+                let late = limits.time.is_some_and(|time| begun.elapsed() >= time);
+                let stop = limits.stop.load(Ordering::Relaxed);
+                if late || stop {
+                    let how = if stop { How::Stopped } else { How::TimedOut };
+                    told = Some((how, Instant::now()));
+                    let _ = killpg(group, Signal::SIGTERM);
+                }
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// How many processes the system has ended for lack of memory since it started; 0 where it does not tell.
+fn oom_kills() -> u64 {
+    std::fs::read_to_string("/proc/vmstat")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, time: Option<Duration>) -> (Ended, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let stop = AtomicBool::new(false);
+        let words = ["sh", "-c", script].map(OsString::from);
+        let ended = run(&words, &log, &Limits { time, stop: &stop }).unwrap();
+        (ended, std::fs::read_to_string(log).unwrap())
+    }
+
+    #[test]
+    fn exit_codes_signals_and_words_are_kept() {
+        let (ended, words) = sh("echo out; echo err >&2; exit 3", None);
+        assert_eq!(ended.how, How::Exited(3));
+        assert_eq!(words, "out\nerr\n");
+        assert_eq!(sh("kill -9 $$", None).0.how, How::Killed(9));
+        assert_eq!(sh("exit 137", None).0.how, How::Killed(9));
+    }
+
+    #[test]
+    fn a_child_whose_time_is_up_ends_with_its_children() {
+        let (ended, _) = sh("sleep 100 & sleep 100", Some(Duration::from_millis(100)));
+        assert_eq!(ended.how, How::TimedOut);
+        assert!(ended.wall_s < 9.0, "{ended:?}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(false);
+        let limits = Limits {
+            time: None,
+            stop: &stop,
+        };
+        let words = ["/no/such/program".into()];
+        let error = run(&words, &folder.path().join("log"), &limits).unwrap_err();
+        assert!(error.contains("/no/such/program"), "{error}");
+    }
+}

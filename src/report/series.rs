@@ -1,0 +1,263 @@
+//! The series: what ranks noted of themselves while they ran (`--sample`), read from their journals.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::table::Style;
+use super::{Journals, printable};
+use crate::journal::Line;
+use crate::journal::past::JournalFile;
+
+/// Why there is no series.
+#[derive(Debug, Error)]
+pub enum SeriesError {
+    /// The report does not say where the journals are.
+    #[error("the report names no journals: it was written by an earlier version")]
+    NoJournals,
+    /// The journals cannot be read.
+    #[error("{path}: {error}")]
+    Unreadable {
+        /// The folder or the file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// No rank noted anything.
+    #[error("the journals in {0} hold no samples; say --sample SECONDS when you start the run")]
+    NoSamples(String),
+}
+
+/// One sample of one rank. Counts and bytes are since the rank began; `cpus` is the mean since its last sample.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// The run's name.
+    pub run: String,
+    /// The rank within that run.
+    pub rank: usize,
+    /// Its host.
+    pub host: String,
+    /// Seconds since that run's start.
+    pub t_s: f64,
+    /// CPU seconds.
+    pub cpu_s: f64,
+    /// CPUs that were busy, on the mean.
+    pub cpus: f64,
+    /// Memory held.
+    pub rss_bytes: u64,
+    /// Images done.
+    pub done: usize,
+    /// Images given up.
+    pub failed: usize,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+}
+
+/// Reads the samples of a report's runs, run by run, in the order of time.
+///
+/// # Errors
+/// When the journals are gone or hold none.
+pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
+    let journals = journals.ok_or(SeriesError::NoJournals)?;
+    let mut samples: Vec<Sample> = Vec::new();
+    for run in &journals.runs {
+        let mut of_run = Vec::new();
+        let folder = PathBuf::from(&journals.folder);
+        let entries = std::fs::read_dir(&folder).map_err(|error| SeriesError::Unreadable {
+            path: folder.clone(),
+            error,
+        })?;
+        let prefix = format!("journal-{run}-");
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let path = entry.path();
+                let text = std::fs::read(&path)
+                    .map_err(|error| SeriesError::Unreadable { path, error })?;
+                of_run.extend(of_journal(&text));
+            }
+        }
+        of_run.sort_by(|one, other| {
+            one.t_s
+                .total_cmp(&other.t_s)
+                .then(one.rank.cmp(&other.rank))
+        });
+        samples.extend(of_run);
+    }
+    if samples.is_empty() {
+        return Err(SeriesError::NoSamples(journals.folder.clone()));
+    }
+    Ok(samples)
+}
+
+/// The samples of one rank's journal. A line that is none, such as a torn last one, is left out.
+fn of_journal(bytes: &[u8]) -> Vec<Sample> {
+    let journal = JournalFile::parse(bytes);
+    let Some(run) = journal.run else {
+        return Vec::new();
+    };
+    let mut samples: Vec<Sample> = Vec::new();
+    for line in journal.lines {
+        let Line::Sample(line) = line else { continue };
+        let t_s = line.unix_s - run.unix_s;
+        // Before its first sample a rank has loaded the program and started MPI.
+        let (last_t_s, last_cpu_s) = samples
+            .last()
+            .map_or((0.0, 0.0), |last| (last.t_s, last.cpu_s));
+        let since = t_s - last_t_s;
+        samples.push(Sample {
+            run: run.run.clone(),
+            rank: run.rank,
+            host: run.host.clone(),
+            t_s,
+            cpu_s: line.cpu_s,
+            cpus: if since > 0.0 {
+                (line.cpu_s - last_cpu_s) / since
+            } else {
+                0.0
+            },
+            rss_bytes: line.rss_bytes,
+            done: line.done,
+            failed: line.failed,
+            bytes_in: line.bytes_in,
+            bytes_out: line.bytes_out,
+        });
+    }
+    samples
+}
+
+/// A row a sample, ending with a line break. Memory and bytes in MiB (2²⁰ bytes).
+pub fn render(samples: &[Sample], style: Style) -> String {
+    let mut table = Table::new();
+    style.apply(&mut table);
+    table.set_header([
+        "s", "rank", "host", "CPUs", "CPU s", "MiB", "done", "failed", "in MiB", "out MiB",
+    ]);
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    for sample in samples {
+        table.add_row([
+            format!("{:.1}", sample.t_s),
+            sample.rank.to_string(),
+            printable(&sample.host),
+            format!("{:.2}", sample.cpus),
+            format!("{:.1}", sample.cpu_s),
+            mib(sample.rss_bytes),
+            sample.done.to_string(),
+            sample.failed.to_string(),
+            mib(sample.bytes_in),
+            mib(sample.bytes_out),
+        ]);
+    }
+    for (place, column) in table.column_iter_mut().enumerate() {
+        column.set_cell_alignment(if place == 2 {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        });
+    }
+    format!("{table}\n")
+}
+
+/// Writes one row a sample as comma-separated values, with a head row.
+///
+/// # Errors
+/// The writer's.
+pub fn write_csv(samples: &[Sample], writer: impl Write) -> Result<(), ::csv::Error> {
+    let mut csv = ::csv::Writer::from_writer(writer);
+    for sample in samples {
+        csv.serialize(sample)?;
+    }
+    csv.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"{"event":"run","format":"niimpi-journal/1","unix_s":1000.0,"run":"R","version":"0","rank":3,"ranks":4,"host":"n2","pid":1,"workers":1,"images":9,"kept":0,"strategy":"size","options":{}}"#;
+
+    fn sample(unix_s: f64, cpu_s: f64, done: usize) -> String {
+        format!(
+            r#"{{"event":"sample","unix_s":{unix_s},"cpu_s":{cpu_s},"rss_bytes":1048576,"done":{done},"failed":0,"bytes_in":2097152,"bytes_out":0}}"#
+        )
+    }
+
+    #[test]
+    fn samples_are_rates_and_sums() {
+        let text = [
+            RUN,
+            &sample(1002.0, 1.0, 1),
+            "torn",
+            &sample(1004.0, 4.0, 7),
+        ]
+        .join("\n");
+        let samples = of_journal(text.as_bytes());
+        assert_eq!(samples.len(), 2);
+        assert_eq!((samples[0].t_s, samples[0].cpus), (2.0, 0.5));
+        assert_eq!(
+            (samples[1].t_s, samples[1].cpus, samples[1].done),
+            (4.0, 1.5, 7)
+        );
+        assert_eq!((samples[1].rank, samples[1].host.as_str()), (3, "n2"));
+        let table = render(&samples, Style::Terminal);
+        let row: Vec<&str> = table
+            .lines()
+            .nth(4)
+            .unwrap()
+            .trim_matches('|')
+            .split_whitespace()
+            .collect();
+        assert_eq!(
+            row,
+            [
+                "4.0", "3", "n2", "1.50", "4.0", "1.0", "7", "0", "2.0", "0.0"
+            ]
+        );
+        let mut csv = Vec::new();
+        write_csv(&samples, &mut csv).unwrap();
+        assert!(
+            String::from_utf8(csv)
+                .unwrap()
+                .starts_with("run,rank,host,t_s,cpu_s,cpus,rss_bytes,done")
+        );
+    }
+
+    #[test]
+    fn only_the_reports_own_runs_are_read_and_silence_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let journals = |run: &str| Journals {
+            folder: folder.path().display().to_string(),
+            runs: vec![run.to_owned()],
+        };
+        let write =
+            |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "journal-R-00003.jsonl",
+            format!("{RUN}\n{}\n", sample(1001.0, 0.5, 1)),
+        );
+        write("journal-S-00000.jsonl", format!("{RUN}\n"));
+        assert_eq!(read(Some(&journals("R"))).unwrap().len(), 1);
+        assert!(
+            read(Some(&journals("S")))
+                .unwrap_err()
+                .to_string()
+                .contains("--sample SECONDS")
+        );
+        assert!(matches!(read(None), Err(SeriesError::NoJournals)));
+        let gone = Journals {
+            folder: "/nowhere".to_owned(),
+            ..journals("R")
+        };
+        assert!(
+            read(Some(&gone))
+                .unwrap_err()
+                .to_string()
+                .starts_with("/nowhere: ")
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Memory: which images fit into what this rank may use, side by side or one at a time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::image_job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
+use crate::image_list::ImageEntry;
+use crate::report::Stage;
+use crate::resources::{self, MemoryLimit};
+
+/// What a worker takes besides its images: codec, tiles, stack.
+pub(super) const WORKER_BYTES: u64 = 12 << 20;
+/// The same in address space, of which the allocator reserves 64 MiB for each thread.
+const WORKER_ADDRESS_SPACE_BYTES: u64 = 80 << 20;
+
+/// The memory that a rank's images may take, and the workers' buffers, which hold it.
+///
+/// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has, is done while
+/// no other is, with the other workers' buffers given back. An image that does not fit at all is refused.
+pub(super) struct RankMemory<'a> {
+    buffers: Vec<Mutex<ImageWorker<'a>>>,
+    limit: Option<Limit>,
+    /// Held shared by who works within a fair share, alone by who needs more.
+    turn: RwLock<()>,
+}
+
+struct Limit {
+    /// For all images at a time.
+    bytes: u64,
+    source: String,
+}
+
+impl<'a> RankMemory<'a> {
+    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already.
+    pub(super) fn new(job: &'a ImageJob, workers: usize, limit: Option<MemoryLimit>) -> Self {
+        let limit = limit.map(|limit| {
+            let (used, each) = if limit.address_space {
+                (resources::address_space_bytes(), WORKER_ADDRESS_SPACE_BYTES)
+            } else {
+                (resources::rss_bytes(), WORKER_BYTES)
+            };
+            Limit {
+                bytes: limit
+                    .bytes
+                    .saturating_sub(used)
+                    .saturating_sub(each * workers as u64),
+                source: limit.source,
+            }
+        });
+        let fair = limit.as_ref().map(|limit| limit.bytes / workers as u64);
+        let buffers = (0..workers)
+            .map(|_| {
+                let mut buffers = ImageWorker::new(job);
+                buffers.set_memory_limit(fair);
+                Mutex::new(buffers)
+            })
+            .collect();
+        Self {
+            buffers,
+            limit,
+            turn: RwLock::new(()),
+        }
+    }
+
+    fn buffers(&self, worker: usize) -> MutexGuard<'_, ImageWorker<'a>> {
+        // A panic ends the run, so nobody sees what it left here.
+        self.buffers[worker]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries an image its whole way on this worker's buffers. Waits for the others where it needs their memory.
+    ///
+    /// # Errors
+    /// The image's [`Failure`]; of one that does not fit, with the figures.
+    pub(super) fn process(
+        &self,
+        worker: usize,
+        entry: &ImageEntry,
+        taken: &mut Taken,
+    ) -> Result<(), Failure> {
+        let first = {
+            let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+            self.buffers(worker)
+                .process(&entry.input, &entry.output, taken)
+        };
+        let (Some(limit), Err(failure)) = (&self.limit, &first) else {
+            return first;
+        };
+        let FailureKind::NeedsMemory { needed_bytes } = failure.kind else {
+            return first;
+        };
+        if needed_bytes > limit.bytes {
+            return Err(Failure {
+                stage: Stage::Read,
+                kind: failure.kind,
+                error: format!(
+                    "{}: needs {} MiB of memory, and this rank has {} MiB for images ({}); give the job more memory, or \
+                     start fewer ranks on a node",
+                    entry.input.display(),
+                    needed_bytes.div_ceil(1 << 20),
+                    limit.bytes >> 20,
+                    limit.source,
+                ),
+            });
+        }
+        let _alone = self.turn.write().unwrap_or_else(PoisonError::into_inner);
+        for other in 0..self.buffers.len() {
+            self.buffers(other).release_memory();
+        }
+        let mut buffers = self.buffers(worker);
+        buffers.set_memory_limit(Some(limit.bytes));
+        *taken = Taken::default();
+        let result = buffers.process(&entry.input, &entry.output, taken);
+        buffers.release_memory();
+        buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
+        result
+    }
+}

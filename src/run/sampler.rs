@@ -1,0 +1,64 @@
+//! The sampler: what a rank has used and done, noted in its journal every so often.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::journal::{Journal, Line, SampleLine, short, unix_s};
+use crate::report::{ImageRecord, Status};
+use crate::resources;
+
+/// A rank's sampler. It has no thread: the main thread asks it each time around.
+pub(super) struct Sampler<'a> {
+    journal: &'a Journal,
+    every: Option<Duration>,
+    next: Instant,
+}
+
+impl<'a> Sampler<'a> {
+    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`.
+    pub(super) fn new(journal: &'a Journal, every_s: Option<f64>) -> Self {
+        Self {
+            journal,
+            // What is too long for a duration never comes round again.
+            every: every_s.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)),
+            next: Instant::now(),
+        }
+    }
+
+    /// Notes a sample if one is due. `images` are the rank's records so far.
+    pub(super) fn look(&mut self, images: &[ImageRecord]) {
+        let Some(every) = self.every else { return };
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        // Kept to the beat, but without catching up on beats that were missed.
+        let following = self.next.checked_add(every);
+        self.next = match following {
+            Some(next) if next > now => next,
+            _ => now
+                .checked_add(every)
+                .unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into())),
+        };
+        self.note(images);
+    }
+
+    /// Notes the last sample, when the rank has done its work.
+    pub(super) fn finish(&self, images: &[ImageRecord]) {
+        if self.every.is_some() {
+            self.note(images);
+        }
+    }
+
+    fn note(&self, images: &[ImageRecord]) {
+        let count = |status| images.iter().filter(|image| image.status == status).count();
+        self.journal.write(&Line::Sample(SampleLine {
+            unix_s: unix_s(SystemTime::now()),
+            cpu_s: short(resources::cpu_seconds()),
+            rss_bytes: resources::rss_bytes(),
+            done: count(Status::Done),
+            failed: count(Status::Failed),
+            bytes_in: images.iter().map(|image| image.bytes_in).sum(),
+            bytes_out: images.iter().map(|image| image.bytes_out).sum(),
+        }));
+    }
+}

@@ -1,0 +1,264 @@
+//! Verifying: results are read again on all ranks and compared with what was recorded of them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+
+use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::comm::{self, Communicator, ROOT};
+use crate::image_io::{Verifier, WriteSummary};
+use crate::image_list::{self, natural_order, path_bytes};
+use crate::journal::past::{Past, Record};
+use crate::report::printable;
+use crate::resources;
+
+/// What is to be verified.
+#[derive(Clone, Debug)]
+pub struct VerifyRequest {
+    /// The folder of the results.
+    pub output: PathBuf,
+    /// Whether they are compared with the journals below it.
+    pub against_journal: bool,
+    /// Workers of each rank; `None` for the CPUs that it was given.
+    pub threads: Option<usize>,
+    /// Whether nothing is printed but what is wrong.
+    pub quiet: bool,
+}
+
+/// What is known of a result before it is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Known {
+    /// No more than that it is there.
+    File,
+    /// It was given up.
+    Failed,
+    /// It was begun and not ended.
+    Begun,
+    /// It was written, and is this: bytes, bytes before compression, checksum.
+    Written(u64, u64, u32),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Item {
+    #[serde(with = "path_bytes")]
+    path: PathBuf,
+    known: Known,
+}
+
+/// Something wrong: the item's place, and what.
+type Wrong = (usize, String);
+
+/// Reads the results again, shared among all ranks, and prints a table of what is wrong. Collective; returns the exit code,
+/// the same on every rank: 0 when nothing is wrong, 1 when something is, 2 when nothing could be verified.
+pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
+    let begun = Instant::now();
+    let is_root = comm.rank() == ROOT;
+    let listed = comm.broadcast(if is_root {
+        comm::encode(&list(request))
+    } else {
+        Vec::new()
+    });
+    let items: Vec<Item> = match comm::decode::<Result<Vec<Item>, String>>(&listed) {
+        Ok(items) => items,
+        Err(message) => {
+            if is_root {
+                eprintln!("niimpi: error: {}", printable(&message));
+            }
+            return EXIT_USAGE;
+        }
+    };
+    let hosts = comm.gather(comm::encode(&resources::host_name()));
+    let hosts: Vec<String> = comm::decode(
+        &comm.broadcast(comm::encode(
+            &hosts
+                .unwrap_or_default()
+                .iter()
+                .map(|host| comm::decode(host))
+                .collect::<Vec<String>>(),
+        )),
+    );
+    let beside = hosts
+        .iter()
+        .filter(|&host| *host == hosts[comm.rank()])
+        .count();
+    let threads = request
+        .threads
+        .unwrap_or_else(|| (resources::available_cpus() / beside).max(1));
+    let mine: Vec<usize> = (comm.rank()..items.len()).step_by(comm.size()).collect();
+    let checked = check_all(&items, &mine, threads);
+    let gathered = comm.gather(comm::encode(&checked));
+    let exit_code = gathered.map(|parts| {
+        let mut bytes = 0;
+        let mut wrong: Vec<Wrong> = Vec::new();
+        for part in parts {
+            let (part_bytes, part_wrong): (u64, Vec<Wrong>) = comm::decode(&part);
+            bytes += part_bytes;
+            wrong.extend(part_wrong);
+        }
+        wrong.sort();
+        tell(&items, &wrong, bytes, begun, request);
+        if wrong.is_empty() {
+            EXIT_DONE
+        } else {
+            EXIT_SOME_FAILED
+        }
+    });
+    comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))))
+}
+
+fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
+    let output = &request.output;
+    let files = image_list::images_below(output).map_err(|error| error.to_string())?;
+    let mut known: BTreeMap<PathBuf, Known> =
+        files.into_iter().map(|file| (file, Known::File)).collect();
+    if request.against_journal {
+        let past = Past::load(output, resources::available_cpus())
+            .map_err(|error| format!("the journals cannot be read: {error}"))?;
+        if past.records.is_empty() {
+            return Err(format!(
+                "{}: there is no journal to compare with; leave --against out, or give the folder that was --output",
+                output.display()
+            ));
+        }
+        for (below, record) in past.records {
+            let is = match record {
+                Record::Begun => Known::Begun,
+                Record::Failed => Known::Failed,
+                Record::Done(done) => {
+                    let result = done.result;
+                    Known::Written(result.output_bytes, result.raw_bytes, result.crc32)
+                }
+            };
+            known.insert(output.join(below), is);
+        }
+    }
+    if known.is_empty() {
+        return Err(format!("{}: no image is there", output.display()));
+    }
+    let mut items: Vec<Item> = known
+        .into_iter()
+        .map(|(path, known)| Item { path, known })
+        .collect();
+    items.sort_by(|a, b| natural_order(&a.path, &b.path));
+    Ok(items)
+}
+
+/// Checks these items on some threads; the bytes that were read and what is wrong.
+fn check_all(items: &[Item], mine: &[usize], threads: usize) -> (u64, Vec<Wrong>) {
+    let next = AtomicUsize::new(0);
+    let check = || {
+        let mut verifier = Verifier::default();
+        let (mut bytes, mut wrong) = (0, Vec::new());
+        while let Some(&place) = mine.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match check_one(&mut verifier, &items[place]) {
+                Ok(read) => bytes += read,
+                Err(what) => wrong.push((place, what)),
+            }
+        }
+        (bytes, wrong)
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(mine.len()))
+            .map(|_| scope.spawn(check))
+            .collect();
+        let (mut bytes, mut wrong) = check();
+        for other in others {
+            let (other_bytes, other_wrong) = other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            bytes += other_bytes;
+            wrong.extend(other_wrong);
+        }
+        (bytes, wrong)
+    })
+}
+
+fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
+    match item.known {
+        Known::Failed => return Err("failed in the last run; --resume tries it again".to_owned()),
+        Known::Begun => {
+            return Err("was in hand when a run broke off; --resume does it again".to_owned());
+        }
+        Known::File | Known::Written(..) => {}
+    }
+    let found = verifier
+        .verify(&item.path)
+        .map_err(|error| match error.path == item.path {
+            true => error.cause.to_string(),
+            false => error.to_string(),
+        })?;
+    if let Known::Written(bytes_out, raw_bytes, crc32) = item.known {
+        let written = WriteSummary {
+            bytes_out,
+            raw_bytes,
+            crc32,
+        };
+        let differs = |what: &str, recorded: String, found: String| {
+            Err(format!(
+                "its {what} is {found} where {recorded} was recorded"
+            ))
+        };
+        if found.crc32 != written.crc32 {
+            let [recorded, found] = [written, found].map(|is| format!("{:08x}", is.crc32));
+            return differs("content's checksum", recorded, found);
+        }
+        if found.raw_bytes != written.raw_bytes {
+            let [recorded, found] = [written, found].map(|is| is.raw_bytes.to_string());
+            return differs("length before compression", recorded, found);
+        }
+        if found.bytes_out != written.bytes_out {
+            let [recorded, found] = [written, found].map(|is| is.bytes_out.to_string());
+            return differs("length", recorded, found);
+        }
+    }
+    Ok(found.bytes_out)
+}
+
+fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &VerifyRequest) {
+    let below = |path: &Path| {
+        let path = path.strip_prefix(&request.output).unwrap_or(path);
+        printable(&path.display().to_string())
+    };
+    let mut text = String::new();
+    if !wrong.is_empty() {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
+        table.set_header(["image", "what is wrong"]);
+        for (place, what) in wrong {
+            table.add_row([below(&items[*place].path), printable(what)]);
+        }
+        let _ = writeln!(text, "{table}");
+    }
+    if !request.quiet || !wrong.is_empty() {
+        let elapsed_s = begun.elapsed().as_secs_f64();
+        let is_wrong = |place| wrong.iter().any(|(wrong, _)| *wrong == place);
+        let unrecorded = items
+            .iter()
+            .enumerate()
+            .filter(|(place, item)| matches!(item.known, Known::File) && !is_wrong(*place))
+            .count();
+        let _ = write!(
+            text,
+            "{} of {} images are whole",
+            items.len() - wrong.len(),
+            items.len()
+        );
+        if request.against_journal {
+            let _ = write!(text, " and as recorded");
+            if unrecorded > 0 {
+                let _ = write!(text, " ({unrecorded} of them without a record)");
+            }
+        }
+        let _ = writeln!(
+            text,
+            "; {:.1} MiB read in {elapsed_s:.2} s",
+            bytes as f64 / f64::from(1 << 20)
+        );
+    }
+    print!("{text}");
+}

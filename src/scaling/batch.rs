@@ -1,0 +1,225 @@
+//! Running a study on a cluster: a Slurm job for each configuration, and what `sacct` knows of them afterwards.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use super::record::{COMPLETED, RunRecord};
+use super::study::{Configuration, StudyFolder, StudySpec};
+use crate::slurm::accounting::Accounting;
+use crate::slurm::batch::{self, BatchScript, Request};
+
+/// How long between two questions to Slurm.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long accounting may lag behind the queue before a job that has left it is given up.
+const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
+
+/// What is asked for with every job.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--mem-per-cpu`, in MiB.
+    pub mem_per_cpu_mib: Option<u64>,
+    /// `--time`, in minutes.
+    pub time_min: Option<u64>,
+    /// `srun --mpi`.
+    pub mpi_type: String,
+}
+
+/// Submits every configuration that neither is done nor has a job under way.
+///
+/// # Errors
+/// A sentence when a script cannot be written or `sbatch` refuses it.
+pub fn submit(
+    folder: &StudyFolder,
+    spec: &StudySpec,
+    asked: &Asked,
+    quiet: bool,
+) -> Result<(), String> {
+    let scripts = folder.path().join("scripts");
+    std::fs::create_dir_all(&scripts)
+        .map_err(|error| format!("{}: cannot be made: {error}", scripts.display()))?;
+    let program = std::env::current_exe()
+        .map_err(|error| format!("this program's own file cannot be found: {error}"))?;
+    for configuration in spec.configurations() {
+        let record = folder.read_record(&configuration)?;
+        let under_way = record.is_some_and(|record| record.job_id.is_some() && !record.is_final());
+        if folder.is_done(&configuration) || under_way {
+            continue;
+        }
+        let mut command: Vec<OsString> = vec![program.clone().into(), "smooth".into()];
+        command.extend(spec.words(&configuration, &folder.output(&configuration)));
+        command.extend(["--threads".into(), configuration.threads.to_string().into()]);
+        command.extend(["--report".into(), folder.report(&configuration).into()]);
+        command.extend(["--progress".into(), "none".into()]);
+        let script = BatchScript {
+            name: "niimpi-scaling".to_owned(),
+            request: Request {
+                nodes: configuration.nodes,
+                tasks_per_node: configuration.ranks / configuration.nodes,
+                cpus_per_task: configuration.threads,
+                mem_per_cpu_mib: asked.mem_per_cpu_mib,
+                time_min: asked.time_min,
+                partition: asked.partition.clone(),
+            },
+            log: folder.log(&configuration).into(),
+            remarks: vec![configuration.to_string()],
+            mpi_type: asked.mpi_type.clone(),
+            command,
+        };
+        let path = scripts.join(format!("{}.sbatch", configuration.id()));
+        super::write_text(&path, &script.render()?)?;
+        let job_id = batch::submit(&path)?;
+        if !quiet {
+            eprintln!("job {job_id}: {configuration}");
+        }
+        folder.write_record(&RunRecord {
+            configuration,
+            job_id: Some(job_id),
+            ..RunRecord::default()
+        })?;
+    }
+    Ok(())
+}
+
+/// Asks Slurm once for every job that has not ended. Returns how many are still under way.
+///
+/// # Errors
+/// A sentence when `sacct` fails or a record cannot be written.
+pub fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
+    let mut left = 0;
+    for configuration in spec.configurations() {
+        let Some(record) = folder.read_record(&configuration)? else {
+            continue;
+        };
+        if record.is_final() {
+            continue;
+        }
+        match &record.job_id {
+            Some(job_id) => {
+                let accounting = Accounting::of_job(job_id)?;
+                match accounting.filter(Accounting::is_final) {
+                    Some(accounting) => {
+                        folder.write_record(&ended(record.clone(), accounting))?;
+                        remove_results(folder, &configuration, keep);
+                    }
+                    None => left += 1,
+                }
+            }
+            None => left += 1,
+        }
+    }
+    Ok(left)
+}
+
+/// Waits until every job has ended.
+///
+/// # Errors
+/// A sentence when Slurm cannot be asked.
+pub fn wait(
+    folder: &StudyFolder,
+    spec: &StudySpec,
+    keep: bool,
+    quiet: bool,
+    stop: &std::sync::atomic::AtomicBool,
+) -> Result<bool, String> {
+    let mut told = usize::MAX;
+    let mut gone_since: Option<Instant> = None;
+    loop {
+        let left = collect(folder, spec, keep)?;
+        if left == 0 {
+            return Ok(true);
+        }
+        if left != told && !quiet {
+            eprintln!("{left} jobs are waiting or running");
+        }
+        told = left;
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(false);
+        }
+        // A cluster whose accounting does not take a job's end up would be waited for endlessly.
+        if queue_is_empty(folder, spec)? {
+            let since = *gone_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > ACCOUNTING_LAG {
+                give_up(folder, spec)?;
+                return Ok(true);
+            }
+        } else {
+            gone_since = None;
+        }
+        std::thread::sleep(ASK_EVERY);
+    }
+}
+
+fn queue_is_empty(folder: &StudyFolder, spec: &StudySpec) -> Result<bool, String> {
+    for configuration in spec.configurations() {
+        if let Some(record) = folder.read_record(&configuration)? {
+            if let (Some(job_id), false) = (&record.job_id, record.is_final()) {
+                if batch::is_queued(job_id) != Some(false) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Jobs that have left the queue and of which accounting never told the end: their report decides.
+fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
+    for configuration in spec.configurations() {
+        if let Some(mut record) = folder.read_record(&configuration)? {
+            if !record.is_final() {
+                let has_report = folder.report(&configuration).is_file();
+                record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
+                record.message = Some("the accounting does not tell how the job ended".to_owned());
+                folder.write_record(&record)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ended(record: RunRecord, accounting: Accounting) -> RunRecord {
+    let message = (accounting.state != COMPLETED).then(|| {
+        format!(
+            "job {} ended {} (exit code {})",
+            accounting.job_id, accounting.state, accounting.exit_code
+        )
+    });
+    RunRecord {
+        state: accounting.state.clone(),
+        wall_s: Some(accounting.elapsed_s),
+        message,
+        accounting: Some(accounting),
+        ..record
+    }
+}
+
+fn remove_results(folder: &StudyFolder, configuration: &Configuration, keep: bool) {
+    if !keep {
+        let _ = std::fs::remove_dir_all(folder.output(configuration));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_ended_badly_is_a_row_with_its_state() {
+        let accounting = Accounting {
+            job_id: "12".to_owned(),
+            state: "OUT_OF_MEMORY".to_owned(),
+            exit_code: "0:125".to_owned(),
+            elapsed_s: 3.0,
+            ..Accounting::default()
+        };
+        let record = ended(RunRecord::default(), accounting);
+        assert!(record.is_final());
+        assert_eq!(
+            (record.state.as_str(), record.wall_s),
+            ("OUT_OF_MEMORY", Some(3.0))
+        );
+        assert!(record.message.unwrap().contains("0:125"));
+    }
+}

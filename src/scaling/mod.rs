@@ -1,0 +1,47 @@
+//! Scaling studies: the same smoothing with more and more images, ranks and threads, measured and tabulated.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `study` | what is varied, the configurations that follow, and the study's folder |
+//! | `record` | what became of one configuration's run |
+//! | `local` | runs every configuration on this machine |
+//! | `batch` | submits every configuration to Slurm, and collects what has ended |
+//! | `tables` | the runs as tables: CSV and Markdown |
+//! | `plots` | the runs as charts |
+//!
+//! A study is its folder: each run leaves a record there at once, and a study that is begun again does what is missing.
+
+pub mod batch;
+pub mod local;
+pub mod plots;
+pub mod record;
+pub mod study;
+pub mod tables;
+
+use std::path::Path;
+
+use record::Run;
+use study::StudyFolder;
+
+/// Writes tables and plots of all runs that the folder holds; returns the text of the Markdown tables.
+///
+/// # Errors
+/// A sentence when a file cannot be read or written.
+pub fn write_results(folder: &StudyFolder) -> Result<String, String> {
+    let spec = folder.read_spec()?;
+    let runs = folder.read_runs(&spec)?;
+    let text = tables::write(folder.path(), &spec, &runs)?;
+    plots::write(folder.path(), &spec, &runs)?;
+    Ok(text)
+}
+
+/// Writes a text file whole or not at all.
+fn write_text(path: &Path, text: &str) -> Result<(), String> {
+    crate::report::write_whole(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
+}
+
+/// Whether every run that was made ended well.
+pub fn all_completed(runs: &[Run]) -> bool {
+    runs.iter().all(|run| run.record.state == record::COMPLETED)
+}

@@ -1,0 +1,143 @@
+//! Records: what became of one configuration's run, and the figures that the tables take from it.
+
+use serde::{Deserialize, Serialize};
+
+use super::study::Configuration;
+use crate::launch::child::How;
+use crate::report::Report;
+use crate::slurm::accounting::Accounting;
+
+/// The state of a run that did all its images.
+pub const COMPLETED: &str = "COMPLETED";
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Which run.
+    pub configuration: Configuration,
+    /// In Slurm's words: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, …
+    pub state: String,
+    /// Seconds from the launcher's start to its end; of a job as Slurm counts them.
+    pub wall_s: Option<f64>,
+    /// The Slurm job.
+    pub job_id: Option<String>,
+    /// What Slurm's accounting knows of the job.
+    pub accounting: Option<Accounting>,
+    /// What went wrong.
+    pub message: Option<String>,
+}
+
+impl Default for RunRecord {
+    fn default() -> Self {
+        Self {
+            configuration: Configuration {
+                ranks: 1,
+                threads: 1,
+                nodes: 1,
+                images: 1,
+                repeat: 1,
+            },
+            state: "PENDING".to_owned(),
+            wall_s: None,
+            job_id: None,
+            accounting: None,
+            message: None,
+        }
+    }
+}
+
+impl RunRecord {
+    /// Whether the run has ended.
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self.state.as_str(),
+            "PENDING" | "RUNNING" | "COMPLETING" | "CONFIGURING" | "REQUEUED"
+        )
+    }
+}
+
+/// The state, in Slurm's words, of a child that ended so.
+pub fn state_of(how: How) -> &'static str {
+    match how {
+        How::Exited(0) => COMPLETED,
+        How::Exited(_) => "FAILED",
+        How::OutOfMemory => "OUT_OF_MEMORY",
+        How::TimedOut => "TIMEOUT",
+        How::Killed(_) | How::Stopped => "CANCELLED",
+    }
+}
+
+/// A run with its report.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What became of it.
+    pub record: RunRecord,
+    /// Its report, where it lived to write one.
+    pub report: Option<Report>,
+}
+
+/// The figures of one run, as the tables show them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// The most memory that one rank held, bytes.
+    pub memory_bytes: f64,
+    /// Seconds from start to end, launching included.
+    pub time_s: f64,
+    /// Seconds of the run by its own report: without the launcher and the start of MPI.
+    pub elapsed_s: f64,
+    /// Reading, summed over the images.
+    pub read_s: f64,
+    /// Filtering, summed over the images.
+    pub filter_s: f64,
+    /// Writing, summed over the images.
+    pub write_s: f64,
+    /// CPU seconds over the CPUs and the time that were given.
+    pub cpu_efficiency: f64,
+}
+
+impl Run {
+    /// The run's figures; `None` without a report or when it did not do all its images.
+    pub fn figures(&self) -> Option<Figures> {
+        let report = self
+            .report
+            .as_ref()
+            .filter(|_| self.record.state == COMPLETED)?;
+        let totals = &report.totals;
+        let accounting = self.record.accounting.as_ref();
+        let by_slurm = accounting
+            .map(|job| job.total_cpu_s / (job.elapsed_s * job.alloc_cpus as f64))
+            .filter(|efficiency| efficiency.is_finite() && *efficiency > 0.0);
+        Some(Figures {
+            // The sampling of short jobs misses peaks that the kernel's high-water mark keeps.
+            memory_bytes: accounting
+                .and_then(|job| job.max_rss_bytes)
+                .unwrap_or(0)
+                .max(totals.max_rss_bytes) as f64,
+            time_s: self.record.wall_s.unwrap_or(report.elapsed_s),
+            elapsed_s: report.elapsed_s,
+            read_s: totals.read_s,
+            filter_s: totals.filter_s,
+            write_s: totals.write_s,
+            cpu_efficiency: by_slurm.unwrap_or(totals.cpu_efficiency),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_have_slurms_names() {
+        for (how, state) in [
+            (How::Exited(0), "COMPLETED"),
+            (How::Exited(1), "FAILED"),
+            (How::TimedOut, "TIMEOUT"),
+            (How::OutOfMemory, "OUT_OF_MEMORY"),
+            (How::Killed(15), "CANCELLED"),
+        ] {
+            assert_eq!(state_of(how), state);
+        }
+        assert!(!RunRecord::default().is_final());
+    }
+}

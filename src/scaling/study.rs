@@ -1,0 +1,435 @@
+//! A study: what is varied, the configurations that follow from it, and the folder that holds everything it leaves.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Run, RunRecord};
+use crate::report::Report;
+
+/// Name and version of `study.json`.
+pub const SCHEMA: &str = "niimpi-study/1";
+
+/// What is varied, and on what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudySpec {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The images: files and folders, as absolute paths.
+    pub inputs: Vec<PathBuf>,
+    /// The options of `niimpi smooth` that every run has.
+    pub options: Vec<String>,
+    /// Numbers of images.
+    pub sizes: Vec<usize>,
+    /// Numbers of ranks.
+    pub ranks: Vec<usize>,
+    /// Numbers of workers of each rank.
+    pub threads: Vec<usize>,
+    /// Numbers of nodes.
+    pub nodes: Vec<usize>,
+    /// How often each configuration is run.
+    pub repeats: usize,
+    /// Where the runs run.
+    pub via: Via,
+    /// The machine on which the study was begun.
+    pub host: String,
+    /// The CPUs that it gave.
+    pub cpus: usize,
+    /// The MPI library and the launcher.
+    pub mpi: String,
+    /// The program's version.
+    pub version: String,
+}
+
+/// Where the runs of a study run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// On this machine, one after the other, started by mpirun
+    #[default]
+    Local,
+    /// As one Slurm job each, submitted together
+    Slurm,
+}
+
+/// One cell of the study.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Ranks, on all nodes together.
+    pub ranks: usize,
+    /// Workers of each rank.
+    pub threads: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// Images.
+    pub images: usize,
+    /// Which of the repeats, from 1.
+    pub repeat: usize,
+}
+
+impl Configuration {
+    /// Its name among the study's files.
+    pub fn id(&self) -> String {
+        let Self {
+            ranks,
+            threads,
+            nodes,
+            images,
+            repeat,
+        } = self;
+        format!("ranks-{ranks}_threads-{threads}_nodes-{nodes}_images-{images}_repeat-{repeat}")
+    }
+
+    /// Workers of all ranks.
+    pub fn workers(&self) -> usize {
+        self.ranks * self.threads
+    }
+}
+
+impl std::fmt::Display for Configuration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} images, {} ranks × {} threads",
+            self.images, self.ranks, self.threads
+        )?;
+        if self.nodes > 1 {
+            write!(f, " on {} nodes", self.nodes)?;
+        }
+        write!(f, ", repeat {}", self.repeat)
+    }
+}
+
+impl StudySpec {
+    /// Every configuration. Repeats come last, so that a slow hour touches every configuration and not one alone, and a
+    /// study that is cut short has all of them once. Ranks that do not divide evenly over the nodes are left out.
+    pub fn configurations(&self) -> Vec<Configuration> {
+        let mut configurations = Vec::new();
+        for repeat in 1..=self.repeats {
+            for &nodes in &unique(&self.nodes) {
+                for &ranks in &unique(&self.ranks) {
+                    if ranks < nodes || ranks % nodes != 0 {
+                        continue;
+                    }
+                    for &threads in &unique(&self.threads) {
+                        for &images in &unique(&self.sizes) {
+                            configurations.push(Configuration {
+                                ranks,
+                                threads,
+                                nodes,
+                                images,
+                                repeat,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        configurations
+    }
+
+    /// Whether `other` continues this study: it measures the same thing on the same images. What is varied may grow.
+    ///
+    /// # Errors
+    /// A sentence naming what differs.
+    pub fn continues(&self, other: &Self) -> Result<(), String> {
+        let differs = [
+            ("the images", self.inputs != other.inputs),
+            ("the options", self.options != other.options),
+            ("--via", self.via != other.via),
+            (
+                "the machine",
+                self.via == Via::Local && self.host != other.host,
+            ),
+        ];
+        match differs.iter().find(|(_, differs)| *differs) {
+            None => Ok(()),
+            Some((what, _)) => Err(format!(
+                "the study that is there was made with another choice of {what}; give another --output, or repeat the \
+                 first command"
+            )),
+        }
+    }
+
+    /// Of this study and an earlier part of it, everything that either varies.
+    pub fn joined(&self, earlier: &Self) -> Self {
+        let both = |a: &[usize], b: &[usize]| unique(&[a, b].concat());
+        Self {
+            sizes: both(&self.sizes, &earlier.sizes),
+            ranks: both(&self.ranks, &earlier.ranks),
+            threads: both(&self.threads, &earlier.threads),
+            nodes: both(&self.nodes, &earlier.nodes),
+            repeats: self.repeats.max(earlier.repeats),
+            ..self.clone()
+        }
+    }
+
+    /// What `niimpi smooth` is told for a configuration, besides threads and report.
+    pub fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
+        let mut words: Vec<OsString> = self.inputs.iter().map(OsString::from).collect();
+        words.extend(self.options.iter().map(OsString::from));
+        words.extend(["--limit".into(), configuration.images.to_string().into()]);
+        // Whatever an ended run has left is not worth keeping.
+        words.extend(["--overwrite".into(), "--output".into(), output.into()]);
+        words
+    }
+}
+
+fn unique(values: &[usize]) -> Vec<usize> {
+    BTreeSet::from_iter(values.iter().copied())
+        .into_iter()
+        .collect()
+}
+
+/// The folder of a study.
+#[derive(Clone, Debug)]
+pub struct StudyFolder {
+    path: PathBuf,
+}
+
+impl StudyFolder {
+    /// A folder that is there already.
+    pub fn at(path: &Path) -> Self {
+        Self {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        }
+    }
+
+    /// Whether a folder holds a study.
+    pub fn is_study(path: &Path) -> bool {
+        path.join("study.json").is_file()
+    }
+
+    /// Makes the folder, or goes on with the study that it holds.
+    ///
+    /// # Errors
+    /// A sentence when it holds another study, or cannot be written.
+    pub fn begin(path: &Path, spec: &StudySpec) -> Result<Self, String> {
+        let folder = Self::at(path);
+        for part in ["runs", "reports", "logs", "outputs"] {
+            let part = folder.path.join(part);
+            std::fs::create_dir_all(&part)
+                .map_err(|error| format!("--output {}: cannot be made: {error}", part.display()))?;
+        }
+        let mut spec = spec.clone();
+        if Self::is_study(&folder.path) {
+            let earlier = folder.read_spec()?;
+            earlier
+                .continues(&spec)
+                .map_err(|error| format!("--output {}: {error}", path.display()))?;
+            spec = spec.joined(&earlier);
+        }
+        super::write_text(&folder.path.join("study.json"), &json(&spec))?;
+        Ok(folder)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a configuration's report lies.
+    pub fn report(&self, configuration: &Configuration) -> PathBuf {
+        self.path
+            .join("reports")
+            .join(format!("{}.json", configuration.id()))
+    }
+
+    /// Where the words of a configuration's run lie.
+    pub fn log(&self, configuration: &Configuration) -> PathBuf {
+        self.path
+            .join("logs")
+            .join(format!("{}.log", configuration.id()))
+    }
+
+    /// Where a configuration's results are written, to be removed after it.
+    pub fn output(&self, configuration: &Configuration) -> PathBuf {
+        self.path.join("outputs").join(configuration.id())
+    }
+
+    /// Where the record of a configuration's run lies.
+    pub fn record(&self, configuration: &Configuration) -> PathBuf {
+        self.path
+            .join("runs")
+            .join(format!("{}.json", configuration.id()))
+    }
+
+    /// What the study varies.
+    ///
+    /// # Errors
+    /// A sentence when there is no study in the folder.
+    pub fn read_spec(&self) -> Result<StudySpec, String> {
+        let path = self.path.join("study.json");
+        let spec: StudySpec = read_json(&path)?;
+        if spec.schema == SCHEMA {
+            Ok(spec)
+        } else {
+            Err(format!(
+                "{}: its form is {}, this niimpi reads {SCHEMA}",
+                path.display(),
+                spec.schema
+            ))
+        }
+    }
+
+    /// Keeps what became of a configuration.
+    ///
+    /// # Errors
+    /// A sentence when it cannot be written.
+    pub fn write_record(&self, record: &RunRecord) -> Result<(), String> {
+        super::write_text(&self.record(&record.configuration), &json(record))
+    }
+
+    /// What became of a configuration; `None` when it was not run yet.
+    ///
+    /// # Errors
+    /// A sentence when the record cannot be read.
+    pub fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
+        let path = self.record(configuration);
+        if path.is_file() {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Whether a configuration need not be run again: it has ended, and its report is there.
+    pub fn is_done(&self, configuration: &Configuration) -> bool {
+        self.report(configuration).is_file()
+            && matches!(self.read_record(configuration), Ok(Some(record)) if record.is_final())
+    }
+
+    /// Every run that has a record, with its report where there is one.
+    ///
+    /// # Errors
+    /// A sentence when a file cannot be read.
+    pub fn read_runs(&self, spec: &StudySpec) -> Result<Vec<Run>, String> {
+        let mut runs = Vec::new();
+        for configuration in spec.configurations() {
+            if let Some(record) = self.read_record(&configuration)? {
+                let path = self.report(&configuration);
+                let report: Option<Report> = if path.is_file() {
+                    Some(read_json(&path)?)
+                } else {
+                    None
+                };
+                runs.push(Run { record, report });
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("plain data has a JSON form");
+    text.push('\n');
+    text
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// A sentence naming the file.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| format!("{}: is not what it should be: {error}", path.display()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn spec() -> StudySpec {
+        StudySpec {
+            schema: SCHEMA.to_owned(),
+            inputs: vec!["/data".into()],
+            options: vec!["--sigma=2".to_owned()],
+            sizes: vec![10, 1],
+            ranks: vec![1, 2],
+            threads: vec![1],
+            nodes: vec![1],
+            repeats: 2,
+            via: Via::Local,
+            host: "host".to_owned(),
+            cpus: 2,
+            mpi: "none".to_owned(),
+            version: "0.1.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn configurations_are_everything_varied_repeats_last() {
+        let ids: Vec<_> = spec()
+            .configurations()
+            .iter()
+            .map(|c| (c.repeat, c.ranks, c.images))
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                (1, 1, 1),
+                (1, 1, 10),
+                (1, 2, 1),
+                (1, 2, 10),
+                (2, 1, 1),
+                (2, 1, 10),
+                (2, 2, 1),
+                (2, 2, 10)
+            ]
+        );
+        let over_nodes = StudySpec {
+            nodes: vec![1, 2],
+            ranks: vec![1, 2, 3],
+            repeats: 1,
+            sizes: vec![1],
+            ..spec()
+        };
+        let pairs: Vec<_> = over_nodes
+            .configurations()
+            .iter()
+            .map(|c| (c.nodes, c.ranks))
+            .collect();
+        assert_eq!(pairs, [(1, 1), (1, 2), (1, 3), (2, 2)]);
+    }
+
+    #[test]
+    fn a_study_goes_on_only_as_what_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        StudyFolder::begin(folder.path(), &spec()).unwrap();
+        let grown = StudySpec {
+            sizes: vec![100],
+            repeats: 3,
+            ..spec()
+        };
+        let study = StudyFolder::begin(folder.path(), &grown).unwrap();
+        let joined = study.read_spec().unwrap();
+        assert_eq!((joined.sizes, joined.repeats), (vec![1, 10, 100], 3));
+        let other = StudySpec {
+            options: vec!["--sigma=3".to_owned()],
+            ..spec()
+        };
+        let error = StudyFolder::begin(folder.path(), &other).unwrap_err();
+        assert!(error.contains("another choice of the options"), "{error}");
+    }
+
+    #[test]
+    fn done_means_ended_and_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let study = StudyFolder::begin(folder.path(), &spec()).unwrap();
+        let configuration = spec().configurations()[0];
+        assert!(!study.is_done(&configuration));
+        let record = RunRecord {
+            configuration,
+            state: "TIMEOUT".to_owned(),
+            ..RunRecord::default()
+        };
+        study.write_record(&record).unwrap();
+        assert!(!study.is_done(&configuration), "no report: it is run again");
+        std::fs::write(study.report(&configuration), "{}").unwrap();
+        assert!(study.is_done(&configuration));
+        assert_eq!(study.read_record(&configuration).unwrap(), Some(record));
+    }
+}

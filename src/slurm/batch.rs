@@ -1,0 +1,230 @@
+//! Batch scripts: what is asked of Slurm for a run, written as a script, and handed to `sbatch`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked of Slurm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// `--nodes`.
+    pub nodes: usize,
+    /// `--ntasks-per-node`.
+    pub tasks_per_node: usize,
+    /// `--cpus-per-task`.
+    pub cpus_per_task: usize,
+    /// `--mem-per-cpu`, in MiB; the cluster's default where it is not given.
+    pub mem_per_cpu_mib: Option<u64>,
+    /// `--time`, in minutes; the partition's default where it is not given.
+    pub time_min: Option<u64>,
+    /// `--partition`; the cluster's default where it is not given.
+    pub partition: Option<String>,
+}
+
+/// A script for `sbatch` that starts one run of this program.
+#[derive(Clone, Debug)]
+pub struct BatchScript {
+    /// `--job-name`.
+    pub name: String,
+    /// What is asked for.
+    pub request: Request,
+    /// Where the job's own words go.
+    pub log: OsString,
+    /// Lines that say where the figures come from.
+    pub remarks: Vec<String>,
+    /// How `srun` starts the ranks (`--mpi`).
+    pub mpi_type: String,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+}
+
+impl BatchScript {
+    /// The script. Words are quoted for the shell; a word that is not UTF-8 cannot stand in a script.
+    ///
+    /// # Errors
+    /// A sentence naming the word that is not UTF-8.
+    pub fn render(&self) -> Result<String, String> {
+        let request = &self.request;
+        let mut text = String::from("#!/bin/bash\n");
+        let mut ask = |option: &str, value: &str| {
+            let _ = writeln!(text, "#SBATCH --{option}={value}");
+        };
+        ask("job-name", &self.name);
+        ask("nodes", &request.nodes.to_string());
+        ask("ntasks-per-node", &request.tasks_per_node.to_string());
+        ask("cpus-per-task", &request.cpus_per_task.to_string());
+        if let Some(mib) = request.mem_per_cpu_mib {
+            ask("mem-per-cpu", &format!("{mib}M"));
+        }
+        if let Some(minutes) = request.time_min {
+            ask("time", &clock(minutes));
+        }
+        if let Some(partition) = &request.partition {
+            ask("partition", partition);
+        }
+        // sbatch splits these lines as a shell does.
+        ask("output", &quoted(&self.log)?);
+        for remark in &self.remarks {
+            for line in remark.lines() {
+                let _ = writeln!(text, "# {line}");
+            }
+        }
+        text.push_str("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
+        let _ = write!(text, "srun --mpi={} --kill-on-bad-exit=1", self.mpi_type);
+        for word in &self.command {
+            let _ = write!(text, " {}", quoted(word)?);
+        }
+        text.push('\n');
+        Ok(text)
+    }
+}
+
+/// How `srun --mpi=` starts the ranks of this MPI library: Open MPI wants pmix, MPICH and those made from it pmi2.
+pub fn mpi_type_of(library: Option<&str>) -> &'static str {
+    match library {
+        Some(name) if name.to_lowercase().contains("open mpi") => "pmix",
+        Some(_) => "pmi2",
+        None => "none",
+    }
+}
+
+/// Minutes as `HH:MM:00`.
+fn clock(minutes: u64) -> String {
+    format!("{:02}:{:02}:00", minutes / 60, minutes % 60)
+}
+
+fn quoted(word: &OsStr) -> Result<String, String> {
+    let text = word.to_str().ok_or_else(|| {
+        format!(
+            "{}: a name that is not UTF-8 cannot stand in a script",
+            word.display()
+        )
+    })?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+%@".contains(c);
+    Ok(if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    })
+}
+
+/// Hands a script to `sbatch`; returns the job's number.
+///
+/// # Errors
+/// A sentence with what `sbatch` says.
+pub fn submit(script: &Path) -> Result<String, String> {
+    let output = Command::new("sbatch")
+        .arg("--parsable")
+        .arg(script)
+        .output()
+        .map_err(|error| {
+            format!("sbatch cannot be started: {error}; --via slurm needs a cluster with Slurm")
+        })?;
+    if !output.status.success() {
+        return Err(format!(
+            "sbatch refuses {}: {}",
+            script.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
+    }
+    // "12" or "12;cluster"
+    let text = String::from_utf8_lossy(&output.stdout);
+    let id = text.trim().split(';').next().unwrap_or_default();
+    if id.chars().all(|c| c.is_ascii_digit()) && !id.is_empty() {
+        Ok(id.to_owned())
+    } else {
+        Err(format!(
+            "sbatch answers {:?} instead of a job's number",
+            text.trim()
+        ))
+    }
+}
+
+/// Whether the queue still has the job, as `squeue` tells; `None` where it cannot be asked.
+pub fn is_queued(job_id: &str) -> Option<bool> {
+    let output = Command::new("squeue")
+        .args(["--noheader", "--format=%T", "--jobs", job_id])
+        .output()
+        .ok()?;
+    if !output.status.success() {
+        // "Invalid job id specified": it is long gone.
+        return String::from_utf8_lossy(&output.stderr)
+            .contains("Invalid job id")
+            .then_some(false);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let gone = [
+        "COMPLETED",
+        "FAILED",
+        "TIMEOUT",
+        "CANCELLED",
+        "OUT_OF_MEMORY",
+        "NODE_FAIL",
+        "BOOT_FAIL",
+        "DEADLINE",
+    ];
+    Some(
+        text.lines()
+            .any(|line| !gone.contains(&line.trim()) && !line.trim().is_empty()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_asks_for_what_it_says_and_ends_with_its_step() {
+        let script = BatchScript {
+            name: "niimpi".to_owned(),
+            request: Request {
+                nodes: 2,
+                tasks_per_node: 4,
+                cpus_per_task: 3,
+                mem_per_cpu_mib: Some(120),
+                time_min: Some(95),
+                partition: Some("cpu24".to_owned()),
+            },
+            log: "logs/my job-%j.log".into(),
+            remarks: vec!["first\nsecond".to_owned()],
+            mpi_type: "pmix".to_owned(),
+            command: ["/opt/niimpi", "smooth", "it's here", "--sigma=2"]
+                .map(OsString::from)
+                .to_vec(),
+        };
+        let text = script.render().unwrap();
+        let expected = "\
+#!/bin/bash
+#SBATCH --job-name=niimpi
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=3
+#SBATCH --mem-per-cpu=120M
+#SBATCH --time=01:35:00
+#SBATCH --partition=cpu24
+#SBATCH --output='logs/my job-%j.log'
+# first
+# second
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth 'it'\\''s here' --sigma=2
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_word_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let error = quoted(OsStr::from_bytes(b"a\xff")).unwrap_err();
+        assert!(error.contains("not UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn each_mpi_has_its_way_to_be_started() {
+        assert_eq!(mpi_type_of(Some("Open MPI v4.1.4")), "pmix");
+        assert_eq!(mpi_type_of(Some("MPICH Version: 4.0.2")), "pmi2");
+        assert_eq!(mpi_type_of(None), "none");
+    }
+}

@@ -1,0 +1,197 @@
+//! Statistics: means and spreads, Student's quantiles, straight lines, and Amdahl's law fitted to speed-ups.
+
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// Mean and spread of repeated measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// How many values.
+    pub count: usize,
+    /// Their mean; 0 for none.
+    pub mean: f64,
+    /// Their standard deviation (n − 1); 0 for fewer than two.
+    pub sd: f64,
+}
+
+impl Summary {
+    /// Mean and spread of `values`.
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len();
+        if count == 0 {
+            return Self::default();
+        }
+        let mean = values.iter().sum::<f64>() / count as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let sd = if count > 1 {
+            (squares / (count - 1) as f64).sqrt()
+        } else {
+            0.0
+        };
+        Self { count, mean, sd }
+    }
+}
+
+/// The middle value; the mean of the two middle ones for an even number. 0 for none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
+    }
+}
+
+/// How many standard errors a two-sided interval of `coverage` (such as 0.9) reaches to each side, by Student's t with
+/// `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
+pub fn student_factor(coverage: f64, degrees: usize) -> f64 {
+    let degrees = degrees.max(1) as f64;
+    StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |student| {
+        student.inverse_cdf(0.5 + coverage / 2.0)
+    })
+}
+
+/// A straight line y = intercept + slope · x.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Line {
+    /// y at x = 0.
+    pub intercept: f64,
+    /// How fast y grows.
+    pub slope: f64,
+}
+
+impl Line {
+    /// y at `x`.
+    pub fn at(self, x: f64) -> f64 {
+        self.intercept + self.slope * x
+    }
+
+    /// Weighted least squares through `points` (x, y, weight), with neither part negative: costs and memory are not.
+    ///
+    /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean: nothing is
+    /// then known of the intercept, and this way the line never promises that a larger x is cheap.
+    pub fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
+        let weight: f64 = points.iter().map(|point| point.2).sum();
+        if weight <= 0.0 {
+            return Self::default();
+        }
+        let mean_x = points.iter().map(|(x, _, w)| w * x).sum::<f64>() / weight;
+        let mean_y = points.iter().map(|(_, y, w)| w * y).sum::<f64>() / weight;
+        let through_origin = || {
+            let squares: f64 = points.iter().map(|(x, _, w)| w * x * x).sum();
+            let products: f64 = points.iter().map(|(x, y, w)| w * x * y).sum();
+            Self {
+                intercept: 0.0,
+                slope: if squares > 0.0 {
+                    (products / squares).max(0.0)
+                } else {
+                    0.0
+                },
+            }
+        };
+        let (low, high) = points
+            .iter()
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), (x, _, _)| {
+                (low.min(*x), high.max(*x))
+            });
+        if high <= low * 1.02 {
+            return through_origin();
+        }
+        let spread: f64 = points
+            .iter()
+            .map(|(x, _, w)| w * (x - mean_x).powi(2))
+            .sum();
+        let product: f64 = points
+            .iter()
+            .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))
+            .sum();
+        let slope = product / spread;
+        let intercept = mean_y - slope * mean_x;
+        if slope < 0.0 {
+            Self {
+                intercept: mean_y,
+                slope: 0.0,
+            }
+        } else if intercept < 0.0 {
+            through_origin()
+        } else {
+            Self { intercept, slope }
+        }
+    }
+}
+
+/// The part of the work that does not share itself out, by Amdahl's law 1/S = f + (1 − f)/p, from measured speed-ups
+/// (workers p, speed-up S) by least squares in 1/S. `None` when no point has more than one worker. May exceed 1 where more
+/// workers make the work slower.
+///
+/// Source: G. Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967.
+pub fn amdahl_serial_part(speed_ups: &[(f64, f64)]) -> Option<f64> {
+    let (mut products, mut squares) = (0.0, 0.0);
+    for &(workers, speed_up) in speed_ups {
+        if workers > 1.0 && speed_up > 0.0 {
+            let lever = 1.0 - 1.0 / workers;
+            products += (1.0 / speed_up - 1.0 / workers) * lever;
+            squares += lever * lever;
+        }
+    }
+    (squares > 0.0).then(|| (products / squares).max(0.0))
+}
+
+/// The speed-up of `workers` workers by Amdahl's law with this serial part.
+pub fn amdahl_speed_up(serial_part: f64, workers: f64) -> f64 {
+    1.0 / (serial_part + (1.0 - serial_part) / workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_spreads_and_medians() {
+        let summary = Summary::of(&[1.0, 2.0, 3.0, 6.0]);
+        assert_eq!((summary.count, summary.mean), (4, 3.0));
+        assert!((summary.sd - (14.0_f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!(Summary::of(&[5.0]).sd, 0.0);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[3.0, 1.0]), 2.0);
+    }
+
+    #[test]
+    fn student_agrees_with_the_printed_tables() {
+        assert!((student_factor(0.9, 4) - 2.1318).abs() < 1e-3);
+        assert!((student_factor(0.9, 1000) - 1.6464).abs() < 1e-3);
+        assert_eq!(student_factor(0.9, 0), student_factor(0.9, 1));
+    }
+
+    #[test]
+    fn a_line_is_recovered_and_never_negative() {
+        let exact: Vec<_> = [1.0, 2.0, 5.0]
+            .iter()
+            .map(|&x| (x, 0.5 + 2.0 * x, 1.0 / x))
+            .collect();
+        let line = Line::fit_nonnegative(&exact);
+        assert!((line.intercept - 0.5).abs() < 1e-12 && (line.slope - 2.0).abs() < 1e-12);
+        let below_origin = [(1.0, 0.5, 1.0), (2.0, 2.5, 1.0)];
+        assert_eq!(Line::fit_nonnegative(&below_origin).intercept, 0.0);
+        let falling = [(1.0, 3.0, 1.0), (2.0, 1.0, 1.0)];
+        assert_eq!(
+            Line::fit_nonnegative(&falling),
+            Line {
+                intercept: 2.0,
+                slope: 0.0
+            }
+        );
+        let one_size = [(2.0, 3.0, 1.0), (2.0, 5.0, 1.0)];
+        assert_eq!(Line::fit_nonnegative(&one_size).at(4.0), 8.0);
+    }
+
+    #[test]
+    fn amdahls_part_is_recovered() {
+        let points: Vec<_> = [1.0, 2.0, 4.0]
+            .iter()
+            .map(|&workers| (workers, amdahl_speed_up(0.1, workers)))
+            .collect();
+        assert!((amdahl_serial_part(&points).unwrap() - 0.1).abs() < 1e-12);
+        assert_eq!(amdahl_serial_part(&[(1.0, 1.0)]), None);
+    }
+}

@@ -1,0 +1,49 @@
+"""Fixtures of the cluster tests: a cluster of their own for the session, a user's folder for each test, sample images."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import jobs  # noqa: E402
+from slurm_cluster import Shape, SlurmCluster  # noqa: E402
+
+# Beside the playground's, which may be up at the same time.
+STATE = os.environ.get("CLUSTER_STATE", "/var/tmp/niimpi-cluster-test")
+
+
+def pytest_configure():
+    if not os.access(jobs.NIIMPI, os.X_OK):
+        raise pytest.UsageError("set NIIMPI_BIN to the program, for example target/release/niimpi")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Three nodes, fresh; gone when the session ends."""
+    cluster = SlurmCluster(STATE)
+    cluster.down()
+    # Where the program lies below /tmp, the nodes are to see it too.
+    cluster.up(Shape(max_array_size=8, shared=[os.path.dirname(jobs.NIIMPI)]))
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture
+def user(cluster, request):
+    """A user with an empty project folder."""
+    return jobs.User(cluster, cluster.state / "home" / request.node.name)
+
+
+@pytest.fixture(scope="session")
+def data(cluster):
+    """Sixty small images."""
+    return jobs.synth(cluster.state / "home" / "data", 60, "--shape", "32,36,32")
+
+
+@pytest.fixture(scope="session")
+def expected(cluster, data):
+    """What one process makes of them."""
+    return jobs.smooth_here(data, cluster.state / "home" / "expected", "--sigma", 2, "--no-sync")

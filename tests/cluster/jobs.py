@@ -1,0 +1,128 @@
+"""Jobs of the tests: submit a script of slurm/ as a user does, wait for its end, see what became of it."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from slurm_cluster import ROOT
+
+NIIMPI = os.path.realpath(os.environ.get("NIIMPI_BIN", "target/release/niimpi"))
+SCRIPTS = ROOT / "slurm"
+# States in which a job is over; a requeued one goes back to PENDING by itself.
+ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
+
+
+def environment():
+    """What the user's shell exports: niimpi on the PATH, and patience between ranks that share two cores."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_", "PMI", "NIIMPI_", "MPI"))}
+    kept["PATH"] = f"{os.path.dirname(NIIMPI)}:{kept['PATH']}"
+    kept["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    return kept
+
+
+class User:
+    """Somebody on the head node, in a project folder of their own that all nodes see."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder = cluster, Path(folder)
+        (self.folder / "logs").mkdir(parents=True)
+        for script in SCRIPTS.glob("*.sbatch"):
+            shutil.copy(script, self.folder)
+
+    def run(self, *words, timeout=60, check=True, **variables):
+        """Runs a command on the head, in the user's folder; its exit code and texts."""
+        env = self.cluster.head.environment(**environment(), **{key: str(value) for key, value in variables.items()})
+        words = self.cluster.head.words(*words, folder=self.folder)
+        finished = subprocess.run(words, env=env, timeout=timeout, text=True, capture_output=True)
+        if check:
+            assert finished.returncode == 0, f"$ {' '.join(map(str, words))}\n{finished.stdout}{finished.stderr}"
+        return finished
+
+    def submit(self, script, *options, **variables):
+        """sbatch; variables go by --export, as the scripts' heads tell users to do it."""
+        exported = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
+        finished = self.run("sbatch", "--parsable", f"--export={exported}", *options, script)
+        return Job(self, finished.stdout.strip())
+
+    def script(self, name, *lines):
+        """Writes a small batch script of the test's own."""
+        (self.folder / name).write_text("\n".join(["#!/bin/bash", *lines]) + "\n")
+        return name
+
+
+class Job:
+    """A job or an array of jobs."""
+
+    def __init__(self, user, number):
+        self.user, self.number = user, number
+        self.submitted = time.monotonic()
+
+    def records(self):
+        """What scontrol knows, one dictionary a task."""
+        listed = self.user.run("scontrol", "--oneliner", "show", "job", self.number, timeout=20).stdout
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in listed.splitlines() if line.strip()]
+
+    def states(self):
+        return [record["JobState"] for record in self.records()]
+
+    def wait(self, timeout, until=ENDED):
+        """Waits until all tasks are in one of these states; beyond `timeout` seconds the test fails with what is known."""
+        limit = time.monotonic() + timeout
+        while True:
+            records = self.records()
+            if all(record["JobState"] in until for record in records):
+                return records
+            if time.monotonic() > limit:
+                self.user.run("scancel", "--signal=KILL", self.number, check=False)
+                self.user.run("scancel", self.number, check=False)
+                raise AssertionError(f"not in {sorted(until)} after {timeout} s: {self.states()}\n{self.output()}")
+            time.sleep(0.2)
+
+    def ends(self, state="COMPLETED", code="0:0", timeout=90):
+        """Waits for the end and checks how it ended."""
+        for record in self.wait(timeout):
+            found = (record["JobState"], record["ExitCode"])
+            assert found == (state, code), f"job {self.number}: {found}, reason {record['Reason']}\n{self.output()}"
+        return self
+
+    def output(self):
+        """All that the job's scripts and steps have printed."""
+        files = sorted(self.user.folder.glob(f"logs/*-{self.number}*.out"))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in files)
+
+    def report(self, part=""):
+        """The niimpi report that the script has left."""
+        (path,) = self.user.folder.glob(f"logs/*-{self.number}{part}.json")
+        return json.loads(path.read_text())
+
+    def accounting(self, *options, fields="JobID,State,ExitCode,NodeList"):
+        """Rows of sacct, as dictionaries."""
+        words = ["sacct", "-n", "-P", "-j", self.number, f"--format={fields}", *options]
+        rows = self.user.run(*words).stdout.splitlines()
+        return [dict(zip(fields.split(","), row.split("|"))) for row in rows]
+
+
+def sums(folder):
+    """Relative path → checksum of every result below a folder. What niimpi notes for itself is no result."""
+    folder = Path(folder)
+    files = [path for path in folder.rglob("*") if path.is_file() and ".niimpi" not in path.parts]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def smooth_here(data, output, *options):
+    """The same work in one process, outside of any cluster: what results are compared with."""
+    words = [NIIMPI, "smooth", str(data), "--output", str(output), "--threads", "1", "--quiet", *map(str, options)]
+    finished = subprocess.run(words, timeout=120, text=True, capture_output=True, env=environment())
+    assert finished.returncode == 0, finished.stderr
+    return sums(output)
+
+
+def synth(folder, count, *options):
+    """Sample images."""
+    subprocess.run([NIIMPI, "synth", str(folder), "--count", str(count), *map(str, options)], timeout=120, check=True, stdout=subprocess.DEVNULL)
+    return Path(folder)
