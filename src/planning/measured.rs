@@ -445,7 +445,7 @@ pub(crate) mod tests {
             let crowd = 1.0 + self.contention * (ranks.min(images) - 1) as f64;
             let mut report = crate::report::tests::report();
             let template = report.images[0].clone();
-            let mut clocks = vec![0.05; ranks];
+            let mut clocks = vec![0.05_f64; ranks];
             report.images = (0..images)
                 .map(|place| {
                     let voxels = sizes[place % sizes.len()];

@@ -173,6 +173,8 @@ fn facts() -> RunFacts {
             round: "truncate".to_owned(),
         },
         strategy: Strategy::Size,
+        shard: None,
+        journals: None,
         resume: None,
     }
 }
