@@ -124,6 +124,12 @@ pub struct NameTemplate {
     text: String,
 }
 
+impl std::fmt::Display for NameTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl FromStr for NameTemplate {
     type Err = String;
 

@@ -35,6 +35,7 @@ pub mod launch;
 pub mod logging;
 pub mod partition;
 pub mod phantom;
+pub mod planning;
 pub mod report;
 pub mod resources;
 pub mod run;

@@ -23,6 +23,7 @@ use thiserror::Error;
 use plan::Plan;
 
 pub use plan::{Existing, Shard};
+pub(crate) use plan::{ImageFacts, cost_s};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
@@ -92,6 +93,14 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
+impl SetupError {
+    /// The message for a terminal: names in it are escaped, the indented lines that a message may have are kept.
+    fn shown(&self) -> String {
+        let lines: Vec<String> = self.0.split("\n  ").map(printable).collect();
+        lines.join("\n  ")
+    }
+}
+
 /// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -118,9 +127,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
 
     let plan = match plan::agree(comm, config, begun) {
         Ok(plan) => plan,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                console::complain(format_args!("error: {}", printable(&message)));
+                console::complain(format_args!("error: {}", error.shown()));
             }
             return EXIT_USAGE;
         }
@@ -136,9 +145,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     }
     let journal = match open_journal(comm, config, &plan) {
         Ok(journal) => journal,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                console::complain(format_args!("error: {}", printable(&message)));
+                console::complain(format_args!("error: {}", error.shown()));
             }
             return EXIT_USAGE;
         }
