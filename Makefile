@@ -23,7 +23,7 @@ export MPI
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
-.PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
+.PHONY: help demo build test test-rust test-no-mpi test-python test-cluster cluster cluster-down lint lint-format lint-rust lint-shell lint-rustdoc
 .PHONY: docs docs-check ci clean
 
 help: ## this list
@@ -39,7 +39,7 @@ build: ## install what is missing and build the release program
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) bash -c 'echo "The program: $$NIIMPI_BIN"'
 
-test: test-rust test-no-mpi test-python ## every test (MPI=mpich: with MPICH)
+test: test-rust test-no-mpi test-python test-cluster ## every test (MPI=mpich: with MPICH)
 
 test-rust: ## Rust's tests, as released
 	@.ci/install test
@@ -54,6 +54,20 @@ test-python: ## the program compared with scipy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+
+test-cluster: ## the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
+	@.ci/install test
+	@.ci/install cluster
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 15m .ci/test-cluster $(PYTEST_ARGS)
+
+cluster: build ## start a Slurm cluster of three nodes to play with, on this machine
+	@.ci/install cluster
+	@tests/cluster/cluster up
+	@echo 'Try: tests/cluster/cluster shell       (README.md and tests/cluster/README.md say what to do there)'
+
+cluster-down: ## end that cluster and remove all its files
+	@tests/cluster/cluster down
 
 lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
 
