@@ -22,8 +22,8 @@ use thiserror::Error;
 
 use plan::Plan;
 
-pub(crate) use plan::{ImageFacts, cost_s};
 pub use plan::{Existing, Shard};
+pub(crate) use plan::{ImageFacts, cost_s};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};

@@ -41,7 +41,13 @@ pub(super) struct PlanArgs {
     list: Option<PathBuf>,
 
     /// Folder of the job's results; a pilot writes beside it, on the same file system [default: smoothed]
-    #[arg(short, long, value_name = "DIR", default_value = "smoothed", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        default_value = "smoothed",
+        hide_default_value = true
+    )]
     output: PathBuf,
 
     /// Name the results, as niimpi smooth does
@@ -123,7 +129,12 @@ pub(super) struct PlanArgs {
     check: Option<PathBuf>,
 
     /// The plan that --check compares with
-    #[arg(long, value_name = "PLAN.json", requires = "check", help_heading = "Results")]
+    #[arg(
+        long,
+        value_name = "PLAN.json",
+        requires = "check",
+        help_heading = "Results"
+    )]
     plan: Option<PathBuf>,
 
     /// Tell of errors only
@@ -146,7 +157,10 @@ fn parse_numbers(text: &str) -> Result<Numbers, String> {
         }
         return Ok(Numbers((from..=to).collect()));
     }
-    text.split(',').map(positive).collect::<Result<_, _>>().map(Numbers)
+    text.split(',')
+        .map(positive)
+        .collect::<Result<_, _>>()
+        .map(Numbers)
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -173,7 +187,11 @@ fn parse_time(text: &str) -> Result<f64, String> {
     } else {
         text.parse::<f64>().map_err(|_| say())? * 60.0
     };
-    if seconds > 0.0 { Ok(seconds) } else { Err(say()) }
+    if seconds > 0.0 {
+        Ok(seconds)
+    } else {
+        Err(say())
+    }
 }
 
 /// Plans, or checks a run. Exit code 0; 1 when a checked run went beyond its request; 2 when there is no plan.
@@ -199,13 +217,20 @@ fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     let accounting = match &report.launch.slurm {
         None => None,
         Some(job) => Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
-            eprintln!("niimpi: what Slurm knows of job {} is left out: {error}", job.job_id);
+            eprintln!(
+                "niimpi: what Slurm knows of job {} is left out: {error}",
+                job.job_id
+            );
             None
         }),
     };
     let found = check::check(&report, plan.as_ref(), accounting.as_ref());
     print!("{}", found.text);
-    Ok(if found.inside { EXIT_DONE } else { EXIT_SOME_FAILED })
+    Ok(if found.inside {
+        EXIT_DONE
+    } else {
+        EXIT_SOME_FAILED
+    })
 }
 
 /// The file beside `path` whose name has another end.
@@ -240,7 +265,14 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let memory = MemoryModel::fit(&measured.runs);
     let root = root_work::measure(listed.planned.len(), listed.list_s, listed.look_s);
     let strategy = args.smoothing.strategy;
-    let predictor = Predictor::new(&listed, &model, &memory, &root, strategy, job.kernel_width_vox())?;
+    let predictor = Predictor::new(
+        &listed,
+        &model,
+        &memory,
+        &root,
+        strategy,
+        job.kernel_width_vox(),
+    )?;
     let bounds = bounds(args, limits.as_ref());
     let largest_bytes = listed.largest_bytes();
     let partition = args.partition.as_deref();
@@ -260,7 +292,10 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let asked = request::request(&predictions[chosen], largest_bytes, partition);
     let mut notes = measured.notes.clone();
     if memory.is_beyond(predictions[chosen].setting.threads, largest_bytes) {
-        notes.push("the largest images were not measured: their memory is extended from smaller ones".to_owned());
+        notes.push(
+            "the largest images were not measured: their memory is extended from smaller ones"
+                .to_owned(),
+        );
     }
     if !args.quiet {
         println!(
@@ -272,7 +307,10 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
             model.run_spread() * 100.0
         );
         println!("{}", recommend::table(&predictions));
-        print!("{}", recommend::reasons(&predictions, chosen, &predictor, &model, &listed));
+        print!(
+            "{}",
+            recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
+        );
         for note in &notes {
             println!("Note: {note}.");
         }
@@ -303,7 +341,14 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         notes,
     };
     if let Some(path) = &args.write {
-        write_script(args, path, &predictions[chosen], &mut document, &listed, &options)?;
+        write_script(
+            args,
+            path,
+            &predictions[chosen],
+            &mut document,
+            &listed,
+            &options,
+        )?;
     }
     if let Some(path) = &args.json {
         write_json(path, &document)?;
@@ -351,7 +396,10 @@ fn write_script(
         PathBuf::from(name)
     };
     if args.list.as_deref() == Some(Path::new("-")) {
-        return Err("--write: a list on standard input is not there for the job; give it as a file".to_owned());
+        return Err(
+            "--write: a list on standard input is not there for the job; give it as a file"
+                .to_owned(),
+        );
     }
     let mut words: Vec<OsString> = Vec::new();
     for input in &args.data {
@@ -424,12 +472,18 @@ fn bounds(args: &PlanArgs, limits: Option<&PartitionLimits>) -> Bounds {
             .cpus_per_node
             .or(limits.map(|limits| limits.cpus_per_node))
             .unwrap_or_else(resources::available_cpus),
-        mem_per_node_bytes: args.mem_per_node.or(limits.map(|limits| limits.mem_per_node_bytes)),
+        mem_per_node_bytes: args
+            .mem_per_node
+            .or(limits.map(|limits| limits.mem_per_node_bytes)),
         max_time_s: args.max_time.or(limits.and_then(|limits| limits.time_s)),
     }
 }
 
-fn run_pilot(args: &PlanArgs, options: &[OsString], listed: &Listed) -> Result<Vec<Source>, String> {
+fn run_pilot(
+    args: &PlanArgs,
+    options: &[OsString],
+    listed: &Listed,
+) -> Result<Vec<Source>, String> {
     let images = args.pilot.unwrap_or(20);
     if images.min(listed.found.len()) < measured::FEWEST_IMAGES {
         return Err(format!(
@@ -438,7 +492,8 @@ fn run_pilot(args: &PlanArgs, options: &[OsString], listed: &Listed) -> Result<V
             measured::FEWEST_IMAGES
         ));
     }
-    let output = std::path::absolute(&args.output).map_err(|error| format!("{}: {error}", args.output.display()))?;
+    let output = std::path::absolute(&args.output)
+        .map_err(|error| format!("{}: {error}", args.output.display()))?;
     let beside = output.parent().unwrap_or(Path::new("/"));
     let machine = LocalMachine::new(args.mpirun.as_deref(), false)?;
     let stop = run::on_signals();
@@ -471,7 +526,10 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                 })
             }));
         } else if path.is_dir() {
-            return Err(format!("--from {}: is a folder without a study (study.json)", path.display()));
+            return Err(format!(
+                "--from {}: is a folder without a study (study.json)",
+                path.display()
+            ));
         } else {
             sources.push(Source {
                 name: path.display().to_string(),
@@ -506,8 +564,15 @@ mod tests {
 
     #[test]
     fn the_plan_lies_beside_the_report() {
-        let found = sibling(Path::new("/x/job.report.json"), ".report.json", ".plan.json");
+        let found = sibling(
+            Path::new("/x/job.report.json"),
+            ".report.json",
+            ".plan.json",
+        );
         assert_eq!(found, Some("/x/job.plan.json".into()));
-        assert_eq!(sibling(Path::new("/x/other.json"), ".report.json", ".plan.json"), None);
+        assert_eq!(
+            sibling(Path::new("/x/other.json"), ".report.json", ".plan.json"),
+            None
+        );
     }
 }

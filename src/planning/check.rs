@@ -63,7 +63,11 @@ pub struct Check {
 }
 
 /// Compares. `plan` is the one that the run was made by, if there is one; `asked` what the job asked for by other ways.
-pub fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Check {
+pub fn check(
+    report: &Report,
+    plan: Option<&PlanDocument>,
+    accounting: Option<&Accounting>,
+) -> Check {
     let used = Used::of(report, accounting);
     let prediction = plan.and_then(|plan| {
         let launch = &report.launch;
@@ -90,13 +94,25 @@ pub fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&A
     let part = |used: f64, of: f64| format!("{:.0} %", 100.0 * used / of);
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
-    table.set_header(["", "predicted", "90 % interval", "asked for", "used", "used of asked", "used of predicted"]);
+    table.set_header([
+        "",
+        "predicted",
+        "90 % interval",
+        "asked for",
+        "used",
+        "used of asked",
+        "used of predicted",
+    ]);
     let dash = || "-".to_owned();
     table.add_row([
         "time".to_owned(),
         prediction.map_or_else(dash, |p| duration(p.elapsed_s + p.launch_s)),
         prediction.map_or_else(dash, |p| {
-            format!("{} to {}", duration(p.elapsed_low_s + p.launch_s), duration(p.elapsed_high_s + p.launch_s))
+            format!(
+                "{} to {}",
+                duration(p.elapsed_low_s + p.launch_s),
+                duration(p.elapsed_high_s + p.launch_s)
+            )
         }),
         asked_time_s.map_or_else(dash, duration),
         duration(used.elapsed_s),
@@ -110,38 +126,58 @@ pub fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&A
         asked_rank_bytes.map_or_else(dash, |bytes| mib(bytes as f64)),
         mib(used.rss_bytes as f64),
         asked_rank_bytes.map_or_else(dash, |asked| part(used.rss_bytes as f64, asked as f64)),
-        prediction.map_or_else(dash, |p| part(used.rss_bytes as f64, p.rss_per_rank_bytes as f64)),
+        prediction.map_or_else(dash, |p| {
+            part(used.rss_bytes as f64, p.rss_per_rank_bytes as f64)
+        }),
     ]);
     let busy = used.cpu_s / used.elapsed_s.max(1e-9);
     table.add_row([
         "CPUs".to_owned(),
-        prediction.map_or_else(dash, |p| format!("{:.1}", p.efficiency * p.setting.workers() as f64)),
+        prediction.map_or_else(dash, |p| {
+            format!("{:.1}", p.efficiency * p.setting.workers() as f64)
+        }),
         dash(),
         used.cpus.to_string(),
         format!("{busy:.1}"),
         part(busy, used.cpus as f64),
-        prediction.map_or_else(dash, |p| part(busy, p.efficiency * p.setting.workers() as f64)),
+        prediction.map_or_else(dash, |p| {
+            part(busy, p.efficiency * p.setting.workers() as f64)
+        }),
     ]);
     for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 0 { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_cell_alignment(if place == 0 {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        });
     }
     let time_inside = asked_time_s.is_none_or(|asked| used.elapsed_s <= asked);
     let memory_inside = asked_rank_bytes.is_none_or(|asked| used.rss_bytes <= asked);
     let inside = time_inside && memory_inside;
     let fitting = fitting_request(report, &used);
     let mut text = format!("{table}\n");
-    let id = report.launch.slurm.as_ref().map_or(String::new(), |job| format!(", job {}", job.job_id));
+    let id = report
+        .launch
+        .slurm
+        .as_ref()
+        .map_or(String::new(), |job| format!(", job {}", job.job_id));
     text.push_str(&format!(
         "{} of {} images done, state {}{id}\n",
         report.totals.done, report.totals.images, used.state
     ));
-    text.push_str(match (asked_time_s.is_some() || asked_rank_bytes.is_some(), time_inside, memory_inside) {
-        (false, ..) => "Nothing is known of what was asked for.\n",
-        (true, true, true) => "Time and memory are inside the request.\n",
-        (true, false, true) => "The time went beyond the request.\n",
-        (true, true, false) => "The memory went beyond the request.\n",
-        (true, false, false) => "Time and memory went beyond the request.\n",
-    });
+    text.push_str(
+        match (
+            asked_time_s.is_some() || asked_rank_bytes.is_some(),
+            time_inside,
+            memory_inside,
+        ) {
+            (false, ..) => "Nothing is known of what was asked for.\n",
+            (true, true, true) => "Time and memory are inside the request.\n",
+            (true, false, true) => "The time went beyond the request.\n",
+            (true, true, false) => "The memory went beyond the request.\n",
+            (true, false, false) => "Time and memory went beyond the request.\n",
+        },
+    );
     text.push_str(&format!(
         "A request that would have fitted: --nodes={} --ntasks-per-node={} --cpus-per-task={} --mem-per-cpu={}M \
          --time={:02}:{:02}:00\n",
@@ -207,13 +243,27 @@ mod tests {
             ..accounting()
         };
         let found = check(&report, None, Some(&tight));
-        assert!(!found.inside && found.text.contains("Time and memory went beyond"), "{}", found.text);
+        assert!(
+            !found.inside && found.text.contains("Time and memory went beyond"),
+            "{}",
+            found.text
+        );
     }
 
     #[test]
     fn without_slurm_the_report_speaks() {
         let found = check(&crate::report::tests::report(), None, None);
-        assert!(found.text.contains("Nothing is known of what was asked for"), "{}", found.text);
-        assert!(found.text.contains("12.0 s") && found.text.contains("2 of 4 images done"), "{}", found.text);
+        assert!(
+            found
+                .text
+                .contains("Nothing is known of what was asked for"),
+            "{}",
+            found.text
+        );
+        assert!(
+            found.text.contains("12.0 s") && found.text.contains("2 of 4 images done"),
+            "{}",
+            found.text
+        );
     }
 }

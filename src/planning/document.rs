@@ -38,6 +38,8 @@ pub struct PlanDocument {
 impl PlanDocument {
     /// The recommended setting.
     pub fn recommended(&self) -> Option<&Prediction> {
-        self.configurations.iter().find(|prediction| prediction.recommended)
+        self.configurations
+            .iter()
+            .find(|prediction| prediction.recommended)
     }
 }

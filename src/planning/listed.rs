@@ -33,14 +33,21 @@ pub struct Listed {
 ///
 /// # Errors
 /// A sentence when nothing is listed or no header can be read.
-pub fn look(request: &ListRequest, spec: &OutputSpec, wanted: Option<usize>) -> Result<Listed, String> {
+pub fn look(
+    request: &ListRequest,
+    spec: &OutputSpec,
+    wanted: Option<usize>,
+) -> Result<Listed, String> {
     let begun = Instant::now();
     let entries = image_list::collect(request).map_err(|error| error.to_string())?;
     let listed = entries.len();
     let list_s = begun.elapsed().as_secs_f64() / listed as f64;
 
     let begun = Instant::now();
-    let threads = resources::available_cpus().min(8).min(listed.div_ceil(16)).max(1);
+    let threads = resources::available_cpus()
+        .min(8)
+        .min(listed.div_ceil(16))
+        .max(1);
     let next = AtomicUsize::new(0);
     let look = || {
         let mut seen = Vec::new();

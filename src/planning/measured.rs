@@ -22,7 +22,11 @@ pub struct ImageClass {
 
 impl std::fmt::Display for ImageClass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scaled = if self.scaled { " with an intensity scale" } else { "" };
+        let scaled = if self.scaled {
+            " with an intensity scale"
+        } else {
+            ""
+        };
         write!(f, "{}{scaled}", self.datatype)
     }
 }
@@ -96,7 +100,8 @@ impl RunSample {
 
     /// How many workers share a CPU, at least 1.
     pub fn crowding(&self) -> f64 {
-        self.cpus.map_or(1.0, |cpus| (self.workers() / cpus.max(1) as f64).max(1.0))
+        self.cpus
+            .map_or(1.0, |cpus| (self.workers() / cpus.max(1) as f64).max(1.0))
     }
 }
 
@@ -144,7 +149,10 @@ pub struct Wanted {
 /// different kinds, or do not say what is needed.
 pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, String> {
     if sources.is_empty() {
-        return Err("there is no measurement; give reports with --from, or let --pilot 20 measure".to_owned());
+        return Err(
+            "there is no measurement; give reports with --from, or let --pilot 20 measure"
+                .to_owned(),
+        );
     }
     for source in sources {
         agree(source, wanted)?;
@@ -170,9 +178,13 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         runs: Vec::new(),
         images: Vec::new(),
         filter: wanted.filter.clone(),
-        hosts: BTreeSet::from_iter(sources.iter().flat_map(|source| source.report.launch.nodes.clone()))
-            .into_iter()
-            .collect(),
+        hosts: BTreeSet::from_iter(
+            sources
+                .iter()
+                .flat_map(|source| source.report.launch.nodes.clone()),
+        )
+        .into_iter()
+        .collect(),
         notes: Vec::new(),
     };
     let (mut done, mut failed) = (0, 0);
@@ -205,9 +217,10 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         ));
     }
     if failed > 0 {
-        measurements
-            .notes
-            .push(format!("{failed} of {} measured images failed and are left out", failed + done));
+        measurements.notes.push(format!(
+            "{failed} of {} measured images failed and are left out",
+            failed + done
+        ));
     }
     Ok(measurements)
 }
@@ -224,7 +237,10 @@ fn kind_of_host(host: &str) -> &str {
 fn agree(source: &Source, wanted: &Wanted) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
     if report.schema != SCHEMA {
-        return Err(format!("{name}: its form is {}, this niimpi reads {SCHEMA}", report.schema));
+        return Err(format!(
+            "{name}: its form is {}, this niimpi reads {SCHEMA}",
+            report.schema
+        ));
     }
     if report.filter != wanted.filter {
         return Err(format!(
@@ -255,7 +271,10 @@ fn option(command: &[String], name: &str) -> Option<String> {
         if word == name {
             return words.next().cloned();
         }
-        if let Some(value) = word.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) {
+        if let Some(value) = word
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='))
+        {
             return Some(value.to_owned());
         }
     }
@@ -282,8 +301,15 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
     let report = &source.report;
     let run = into.runs.len();
     let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
-    for image in report.images.iter().filter(|image| image.status == Status::Done) {
-        by_worker.entry((image.rank, image.worker)).or_default().push(image);
+    for image in report
+        .images
+        .iter()
+        .filter(|image| image.status == Status::Done)
+    {
+        by_worker
+            .entry((image.rank, image.worker))
+            .or_default()
+            .push(image);
     }
     if by_worker.is_empty() {
         return Ok(());
@@ -334,7 +360,9 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         setup_s: first_start_s,
         gap_s: crate::statistics::median(&gaps),
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
-        launch_s: source.wall_s.map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
+        launch_s: source
+            .wall_s
+            .map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
         rss_bytes: report.totals.max_rss_bytes,
         largest_bytes,
     });
@@ -401,25 +429,35 @@ pub(crate) mod tests {
         }
 
         /// A report of `images` images on `ranks` ranks of one worker.
-        pub(crate) fn source(&self, images: usize, ranks: usize, sizes: &[u64], seed: u64) -> Source {
+        pub(crate) fn source(
+            &self,
+            images: usize,
+            ranks: usize,
+            sizes: &[u64],
+            seed: u64,
+        ) -> Source {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let image_noise = Normal::new(0.0, self.image_spread).unwrap();
-            let run_factor = Normal::new(0.0, self.run_spread).unwrap().sample(&mut random).exp();
+            let run_factor = Normal::new(0.0, self.run_spread)
+                .unwrap()
+                .sample(&mut random)
+                .exp();
             let crowd = 1.0 + self.contention * (ranks.min(images) - 1) as f64;
             let mut report = crate::report::tests::report();
             let template = report.images[0].clone();
-            let mut clocks = vec![0.05; ranks];
+            let mut clocks: Vec<f64> = vec![0.05; ranks];
             report.images = (0..images)
                 .map(|place| {
                     let voxels = sizes[place % sizes.len()];
                     let (rank, clock) = clocks
                         .iter_mut()
                         .enumerate()
-                        .min_by(|a, b| a.1.total_cmp(b.1))
+                        .min_by(|a, b| f64::total_cmp(a.1, b.1))
                         .unwrap();
                     let noise = image_noise.sample(&mut random).exp();
-                    let [read_s, filter_s, write_s] =
-                        self.stages_s(voxels).map(|seconds| seconds * crowd * run_factor * noise);
+                    let [read_s, filter_s, write_s] = self
+                        .stages_s(voxels)
+                        .map(|seconds| seconds * crowd * run_factor * noise);
                     let start_s = *clock;
                     *clock += read_s + filter_s + write_s + 1e-5;
                     ImageRow {
@@ -473,11 +511,24 @@ pub(crate) mod tests {
         };
         let measured = gather(&[machine.source(20, 2, &SIZES, 1)], &wanted()).unwrap();
         let run = &measured.runs[0];
-        assert_eq!((run.images, run.ranks, run.workers_per_node()), (20, 2, 2.0));
+        assert_eq!(
+            (run.images, run.ranks, run.workers_per_node()),
+            (20, 2, 2.0)
+        );
         assert!((run.setup_s - 0.05).abs() < 1e-9 && (run.gap_s - 1e-5).abs() < 1e-9);
-        assert!((run.finish_s - 0.02).abs() < 1e-4 && run.launch_s.is_some_and(|s| (s - 0.5).abs() < 1e-9));
+        assert!(
+            (run.finish_s - 0.02).abs() < 1e-4
+                && run.launch_s.is_some_and(|s| (s - 0.5).abs() < 1e-9)
+        );
         assert_eq!(run.largest_bytes, 2_000_000);
-        assert_eq!(measured.images.iter().filter(|image| image.is_first).count(), 2);
+        assert_eq!(
+            measured
+                .images
+                .iter()
+                .filter(|image| image.is_first)
+                .count(),
+            2
+        );
     }
 
     #[test]
@@ -491,14 +542,21 @@ pub(crate) mod tests {
         assert!(refusal(&[one], &wanted()).contains("1 measured image cannot tell"));
 
         let mut failed = good.clone();
-        failed.report.images.iter_mut().for_each(|image| image.status = Status::Failed);
+        failed
+            .report
+            .images
+            .iter_mut()
+            .for_each(|image| image.status = Status::Failed);
         (failed.report.totals.done, failed.report.totals.failed) = (0, 20);
         assert!(refusal(&[failed], &wanted()).contains("all 20 images of the measurements failed"));
 
         let mut other_filter = wanted();
         other_filter.filter.sigma_vox = vec![3.0; 3];
         let message = refusal(&[good.clone()], &other_filter);
-        assert!(message.contains("another filter") && message.contains("sigma 3,3,3"), "{message}");
+        assert!(
+            message.contains("another filter") && message.contains("sigma 3,3,3"),
+            "{message}"
+        );
 
         let unsynced = Wanted {
             sync: false,
@@ -512,10 +570,16 @@ pub(crate) mod tests {
         };
         let mixed = [good.clone(), elsewhere.source(20, 1, &SIZES, 2)];
         let message = refusal(&mixed, &wanted());
-        assert!(message.contains("laptop") && message.contains("node"), "{message}");
+        assert!(
+            message.contains("laptop") && message.contains("node"),
+            "{message}"
+        );
 
         let mut old = good.clone();
-        old.report.images.iter_mut().for_each(|image| image.datatype = None);
+        old.report
+            .images
+            .iter_mut()
+            .for_each(|image| image.datatype = None);
         assert!(refusal(&[old], &wanted()).contains("datatypes"));
 
         let mut mostly_failed = good;
@@ -525,14 +589,21 @@ pub(crate) mod tests {
 
     #[test]
     fn nodes_of_one_cluster_are_of_one_kind() {
-        for (host, kind) in [("n1", "n"), ("n12.cluster.org", "n"), ("vm", "vm"), ("gpu07", "gpu")] {
+        for (host, kind) in [
+            ("n1", "n"),
+            ("n12.cluster.org", "n"),
+            ("vm", "vm"),
+            ("gpu07", "gpu"),
+        ] {
             assert_eq!(kind_of_host(host), kind);
         }
     }
 
     #[test]
     fn options_are_found_in_both_spellings() {
-        let command: Vec<String> = ["niimpi", "--compression=6", "--x", "3"].map(String::from).to_vec();
+        let command: Vec<String> = ["niimpi", "--compression=6", "--x", "3"]
+            .map(String::from)
+            .to_vec();
         assert_eq!(option(&command, "--compression").as_deref(), Some("6"));
         assert_eq!(option(&command, "--x").as_deref(), Some("3"));
         assert_eq!(option(&command, "--y"), None);

@@ -29,12 +29,22 @@ impl MemoryModel {
             .iter()
             .map(|run| {
                 let workers = run.threads.min(run.images.div_ceil(run.ranks)).max(1);
-                (workers as f64 * run.largest_bytes as f64, run.rss_bytes as f64, 1.0)
+                (
+                    workers as f64 * run.largest_bytes as f64,
+                    run.rss_bytes as f64,
+                    1.0,
+                )
             })
             .collect();
         let line = Line::fit_nonnegative(&points);
-        let above = points.iter().map(|(x, y, _)| y - line.at(*x)).fold(0.0, f64::max);
-        let low = points.iter().map(|point| point.0).fold(f64::INFINITY, f64::min);
+        let above = points
+            .iter()
+            .map(|(x, y, _)| y - line.at(*x))
+            .fold(0.0, f64::max);
+        let low = points
+            .iter()
+            .map(|point| point.0)
+            .fold(f64::INFINITY, f64::min);
         let high = points.iter().map(|point| point.0).fold(0.0, f64::max);
         let at_least = points
             .iter()
@@ -103,14 +113,21 @@ mod tests {
         for (threads, image) in [(1, 2 * MIB), (8, 2 * MIB), (4, 20 * MIB)] {
             let found = model.rank_bytes(threads as usize, image, 0.0);
             let truth = truth(threads, image) as f64;
-            assert!(found >= truth && found <= truth * 1.1, "{threads} {image}: {found} {truth}");
+            assert!(
+                found >= truth && found <= truth * 1.1,
+                "{threads} {image}: {found} {truth}"
+            );
         }
         assert!(model.is_beyond(8, 2 * MIB) && !model.is_beyond(2, 2 * MIB));
     }
 
     #[test]
     fn never_below_what_was_measured() {
-        let model = MemoryModel::fit(&[run(1, MIB, 20 * MIB), run(1, MIB, 24 * MIB), run(2, MIB, 23 * MIB)]);
+        let model = MemoryModel::fit(&[
+            run(1, MIB, 20 * MIB),
+            run(1, MIB, 24 * MIB),
+            run(2, MIB, 23 * MIB),
+        ]);
         assert!(model.rank_bytes(1, MIB, 0.0) >= (24 * MIB) as f64);
         assert!(model.rank_bytes(2, MIB, 0.0) >= (24 * MIB) as f64);
     }

@@ -105,10 +105,18 @@ impl Model {
     /// A sentence when nothing is left to fit to.
     pub fn fit(measured: &Measurements) -> Result<Self, String> {
         // Runs with a worker too many for the CPUs measure the scheduler; they count only where there are no others.
-        let within: Vec<bool> = measured.runs.iter().map(|run| run.crowding() <= 1.0).collect();
+        let within: Vec<bool> = measured
+            .runs
+            .iter()
+            .map(|run| run.crowding() <= 1.0)
+            .collect();
         let any_within = within.contains(&true);
         let is_used = |run: usize| within[run] || !any_within;
-        let samples: Vec<&ImageSample> = measured.images.iter().filter(|image| is_used(image.run)).collect();
+        let samples: Vec<&ImageSample> = measured
+            .images
+            .iter()
+            .filter(|image| is_used(image.run))
+            .collect();
         if samples.is_empty() {
             return Err("no image was measured".to_owned());
         }
@@ -132,17 +140,34 @@ impl Model {
                     let near_part = contention[stage];
                     let far: Vec<(f64, f64, f64)> = ratios
                         .iter()
-                        .map(|ratio| (ratio.far, ratio.ratio - near_part * (ratio.workers - 1.0), ratio.weight))
+                        .map(|ratio| {
+                            (
+                                ratio.far,
+                                ratio.ratio - near_part * (ratio.workers - 1.0),
+                                ratio.weight,
+                            )
+                        })
                         .collect();
                     far_contention[stage] = relative_slope(&far);
                 }
             }
         }
-        let spread = fit_spread(&samples, measured, &classes, &contention, &far_contention, is_used);
+        let spread = fit_spread(
+            &samples,
+            measured,
+            &classes,
+            &contention,
+            &far_contention,
+            is_used,
+        );
         let factor = student_factor(COVERAGE, spread.degrees);
         for stage in (0..3).filter(|&stage| TOUCHES_FILES[stage]) {
             far_contention_high[stage] = if several_nodes_measured {
-                let most = measured.runs.iter().map(|run| run.workers() - run.workers_per_node()).fold(1.0, f64::max);
+                let most = measured
+                    .runs
+                    .iter()
+                    .map(|run| run.workers() - run.workers_per_node())
+                    .fold(1.0, f64::max);
                 far_contention[stage] + factor * spread.run_sd / most
             } else {
                 // Nothing is known of other nodes: at worst they slow each other's files as workers of one node do.
@@ -154,7 +179,8 @@ impl Model {
             .filter(|image| !image.is_first)
             .filter_map(|image| {
                 let run = &measured.runs[image.run];
-                let expected = expected_s(&classes, &contention, &far_contention, &image.features, run)?;
+                let expected =
+                    expected_s(&classes, &contention, &far_contention, &image.features, run)?;
                 Some((image.stage_s.iter().sum::<f64>() / expected).ln())
             })
             .filter(|residual| residual.is_finite())
@@ -164,12 +190,19 @@ impl Model {
             .filter(|image| image.is_first)
             .filter_map(|image| {
                 let run = &measured.runs[image.run];
-                let expected = expected_s(&classes, &contention, &far_contention, &image.features, run)?;
+                let expected =
+                    expected_s(&classes, &contention, &far_contention, &image.features, run)?;
                 Some(image.stage_s.iter().sum::<f64>() - expected)
             })
             .collect();
-        let of_runs = |value: fn(&RunSample) -> f64| -> Vec<f64> { measured.runs.iter().map(value).collect() };
-        let launches: Vec<f64> = measured.runs.iter().filter_map(|run| run.launch_s).collect();
+        let of_runs = |value: fn(&RunSample) -> f64| -> Vec<f64> {
+            measured.runs.iter().map(value).collect()
+        };
+        let launches: Vec<f64> = measured
+            .runs
+            .iter()
+            .filter_map(|run| run.launch_s)
+            .collect();
         let fixed = Summary::of(&of_runs(|run| run.setup_s + run.finish_s));
         Ok(Self {
             classes,
@@ -189,7 +222,10 @@ impl Model {
     }
 
     /// Classes of a list that were not measured.
-    pub fn unmeasured<'a>(&'a self, classes: impl Iterator<Item = &'a ImageClass> + 'a) -> Vec<ImageClass> {
+    pub fn unmeasured<'a>(
+        &'a self,
+        classes: impl Iterator<Item = &'a ImageClass> + 'a,
+    ) -> Vec<ImageClass> {
         classes
             .filter(|class| !self.classes.contains_key(class))
             .copied()
@@ -204,12 +240,24 @@ impl Model {
 
     /// By how much each stage is slower with so many workers on a node and on all nodes, and on so many CPUs a node.
     pub fn slow_down(&self, per_node: f64, all: f64, cpus_per_node: f64) -> [f64; 3] {
-        factors(&self.contention, &self.far_contention, per_node, all, cpus_per_node)
+        factors(
+            &self.contention,
+            &self.far_contention,
+            per_node,
+            all,
+            cpus_per_node,
+        )
     }
 
     /// The same at worst, as far as other nodes go.
     pub fn slow_down_high(&self, per_node: f64, all: f64, cpus_per_node: f64) -> [f64; 3] {
-        factors(&self.contention, &self.far_contention_high, per_node, all, cpus_per_node)
+        factors(
+            &self.contention,
+            &self.far_contention_high,
+            per_node,
+            all,
+            cpus_per_node,
+        )
     }
 
     /// Images a second that the file system gives to any number of workers, for images of these stages; `None` where no
@@ -266,7 +314,9 @@ impl Model {
             if let Some(costs) = self.classes.get(&image.class) {
                 let (low, high) = costs.measured_voxels;
                 let size = image.voxels.max(1) as f64;
-                let beyond = (size / high.max(1) as f64).max(low.max(1) as f64 / size).max(1.0);
+                let beyond = (size / high.max(1) as f64)
+                    .max(low.max(1) as f64 / size)
+                    .max(1.0);
                 sum += beyond.log2() * size;
                 voxels += size;
             }
@@ -275,15 +325,25 @@ impl Model {
     }
 }
 
-fn factors(near: &[f64; 3], far: &[f64; 3], per_node: f64, all: f64, cpus_per_node: f64) -> [f64; 3] {
+fn factors(
+    near: &[f64; 3],
+    far: &[f64; 3],
+    per_node: f64,
+    all: f64,
+    cpus_per_node: f64,
+) -> [f64; 3] {
     let on_cpus = per_node.min(cpus_per_node.max(1.0));
     let crowding = (per_node / cpus_per_node.max(1.0)).max(1.0);
     let others = (all - per_node).max(0.0);
-    [0, 1, 2].map(|stage| crowding * (1.0 + near[stage] * (on_cpus - 1.0).max(0.0) + far[stage] * others))
+    [0, 1, 2].map(|stage| {
+        crowding * (1.0 + near[stage] * (on_cpus - 1.0).max(0.0) + far[stage] * others)
+    })
 }
 
 fn factors_of_run(near: &[f64; 3], far: &[f64; 3], run: &RunSample) -> [f64; 3] {
-    let cpus = run.cpus.map_or(f64::INFINITY, |cpus| cpus as f64 / run.nodes as f64);
+    let cpus = run
+        .cpus
+        .map_or(f64::INFINITY, |cpus| cpus as f64 / run.nodes as f64);
     factors(near, far, run.workers_per_node(), run.workers(), cpus)
 }
 
@@ -295,14 +355,22 @@ fn fit_classes(
 ) -> BTreeMap<ImageClass, ClassCosts> {
     let mut by_class: BTreeMap<ImageClass, Vec<&ImageSample>> = BTreeMap::new();
     for sample in samples {
-        by_class.entry(sample.features.class).or_default().push(sample);
+        by_class
+            .entry(sample.features.class)
+            .or_default()
+            .push(sample);
     }
     by_class
         .into_iter()
         .map(|(class, samples)| {
             // A worker's first image pays for its buffers too; it counts only where there is no other.
-            let settled: Vec<&&ImageSample> = samples.iter().filter(|sample| !sample.is_first).collect();
-            let settled = if settled.is_empty() { samples.iter().collect() } else { settled };
+            let settled: Vec<&&ImageSample> =
+                samples.iter().filter(|sample| !sample.is_first).collect();
+            let settled = if settled.is_empty() {
+                samples.iter().collect()
+            } else {
+                settled
+            };
             let lines = [0, 1, 2].map(|stage| {
                 let points: Vec<(f64, f64, f64)> = settled
                     .iter()
@@ -343,7 +411,10 @@ fn stage_ratios(
     stage: usize,
 ) -> Vec<Ratio> {
     let mut sums = vec![(0.0, 0.0, 0_usize); runs.len()];
-    for sample in samples.iter().filter(|sample| !sample.is_first || runs[sample.run].images <= 2) {
+    for sample in samples
+        .iter()
+        .filter(|sample| !sample.is_first || runs[sample.run].images <= 2)
+    {
         let line = classes[&sample.features.class].lines[stage];
         let sum = &mut sums[sample.run];
         sum.0 += sample.stage_s[stage];
@@ -376,13 +447,24 @@ fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
     }
     let mean_x = points.iter().map(|(x, _, w)| w * x).sum::<f64>() / weight;
     let mean_y = points.iter().map(|(_, y, w)| w * y).sum::<f64>() / weight;
-    let spread: f64 = points.iter().map(|(x, _, w)| w * (x - mean_x).powi(2)).sum();
+    let spread: f64 = points
+        .iter()
+        .map(|(x, _, w)| w * (x - mean_x).powi(2))
+        .sum();
     if spread <= 0.02 * weight {
         return 0.0;
     }
-    let slope = points.iter().map(|(x, y, w)| w * (x - mean_x) * (y - mean_y)).sum::<f64>() / spread;
+    let slope = points
+        .iter()
+        .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))
+        .sum::<f64>()
+        / spread;
     let intercept = mean_y - slope * mean_x;
-    if intercept > 0.0 { (slope / intercept).max(0.0) } else { 0.0 }
+    if intercept > 0.0 {
+        (slope / intercept).max(0.0)
+    } else {
+        0.0
+    }
 }
 
 fn expected_s(
@@ -394,7 +476,9 @@ fn expected_s(
 ) -> Option<f64> {
     let costs = classes.get(&image.class)?;
     let factors = factors_of_run(near, far, run);
-    let sum: f64 = (0..3).map(|stage| costs.lines[stage].at(size_of(stage, image)) * factors[stage]).sum();
+    let sum: f64 = (0..3)
+        .map(|stage| costs.lines[stage].at(size_of(stage, image)) * factors[stage])
+        .sum();
     (sum > 0.0).then_some(sum)
 }
 
@@ -421,15 +505,33 @@ fn fit_spread(
         .enumerate()
         .filter(|(run, (taken, expected, _))| is_used(*run) && *taken > 0.0 && *expected > 0.0)
         .map(|(run, (taken, expected, count))| {
-            (measured.runs[run].workers_per_node(), (taken / expected).ln(), weight(*count))
+            (
+                measured.runs[run].workers_per_node(),
+                (taken / expected).ln(),
+                weight(*count),
+            )
         })
         .collect();
-    let all: f64 = runs.iter().map(|run| run.2).sum::<f64>().max(f64::MIN_POSITIVE);
+    let all: f64 = runs
+        .iter()
+        .map(|run| run.2)
+        .sum::<f64>()
+        .max(f64::MIN_POSITIVE);
     let mean_workers = runs.iter().map(|(workers, _, w)| w * workers).sum::<f64>() / all;
-    let mean = runs.iter().map(|(_, residual, w)| w * residual).sum::<f64>() / all;
-    let spread_workers: f64 = runs.iter().map(|(workers, _, w)| w * (workers - mean_workers).powi(2)).sum();
+    let mean = runs
+        .iter()
+        .map(|(_, residual, w)| w * residual)
+        .sum::<f64>()
+        / all;
+    let spread_workers: f64 = runs
+        .iter()
+        .map(|(workers, _, w)| w * (workers - mean_workers).powi(2))
+        .sum();
     let fitted = if spread_workers > 0.05 * all { 2 } else { 1 };
-    let squares: f64 = runs.iter().map(|(_, residual, w)| w * (residual - mean).powi(2)).sum();
+    let squares: f64 = runs
+        .iter()
+        .map(|(_, residual, w)| w * (residual - mean).powi(2))
+        .sum();
     let degrees = runs.len().saturating_sub(fitted);
     let run_sd = if degrees > 0 {
         (squares / all * runs.len() as f64 / degrees as f64).sqrt()
@@ -482,7 +584,10 @@ mod tests {
         for voxels in [300_000, 1_000_000, 3_000_000] {
             let found = model.stages_s(&features(voxels)).unwrap();
             for (found, truth) in found.iter().zip(machine.stages_s(voxels)) {
-                assert!((found / truth - 1.0).abs() < 1e-3, "{voxels}: {found} {truth}");
+                assert!(
+                    (found / truth - 1.0).abs() < 1e-3,
+                    "{voxels}: {found} {truth}"
+                );
             }
         }
         for factor in model.slow_down(3.0, 3.0, 8.0) {
@@ -501,7 +606,11 @@ mod tests {
         let found: f64 = model.stages_s(&features(900_000)).unwrap().iter().sum();
         let truth: f64 = machine.stages_s(900_000).iter().sum();
         assert!((found / truth - 1.0).abs() < 0.05, "{found} {truth}");
-        assert!((model.image_sd - machine.image_spread).abs() < 0.03, "{}", model.image_sd);
+        assert!(
+            (model.image_sd - machine.image_spread).abs() < 0.03,
+            "{}",
+            model.image_sd
+        );
         assert_eq!(model.unmeasured([features(1).class].iter()), []);
         let other = ImageClass {
             datatype: Datatype::Float64,
@@ -525,7 +634,11 @@ mod tests {
             let range = model.uncertainty(1.0, &[features(900_000)]);
             // Another run, with its own luck.
             let run = machine.source(400, 1, &[900_000], 1_000_000 + seed);
-            let taken = run.report.images.iter().map(|image| image.read_s + image.filter_s + image.write_s);
+            let taken = run
+                .report
+                .images
+                .iter()
+                .map(|image| image.read_s + image.filter_s + image.write_s);
             let actual = taken.sum::<f64>() / 400.0;
             assert!((actual / truth - 1.0).abs() < 0.4);
             if (alone * range.low..=alone * range.high).contains(&actual) {
@@ -548,7 +661,10 @@ mod tests {
         let thin = gather(&[machine.source(5, 1, &[900_000], 4)], &wanted()).unwrap();
         let thin = Model::fit(&thin).unwrap();
         assert!(width(thin.uncertainty(1.0, &[features(900_000)])) > 2.0 * same);
-        assert!(width(thin.uncertainty(4.0, &[features(900_000)])) > width(thin.uncertainty(1.0, &[features(900_000)])));
+        assert!(
+            width(thin.uncertainty(4.0, &[features(900_000)]))
+                > width(thin.uncertainty(1.0, &[features(900_000)]))
+        );
     }
 
     #[test]
@@ -574,7 +690,10 @@ mod tests {
         let model = Model::fit(&gather(&sources, &wanted()).unwrap()).unwrap();
         assert!(model.several_nodes_measured);
         let slow = model.slow_down(2.0, 8.0, 8.0);
-        assert!((slow[0] - 1.6).abs() < 0.05 && (slow[1] - 1.0).abs() < 0.01, "{slow:?}");
+        assert!(
+            (slow[0] - 1.6).abs() < 0.05 && (slow[1] - 1.0).abs() < 0.01,
+            "{slow:?}"
+        );
         let ceiling = model.ceiling(&[0.1, 5.0, 0.1]).0.unwrap();
         assert!((ceiling - 1.0 / (0.2 * 0.1)).abs() < 2.0, "{ceiling}");
     }

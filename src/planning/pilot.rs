@@ -63,7 +63,11 @@ pub fn choose(listed: &Listed, count: usize) -> Vec<usize> {
         let share = (count * group.len()).div_euclid(total);
         let first_of_class = !classes_seen.contains(&class);
         // Two of each group tell its spread; a class without any could not be planned for.
-        let wanted = share.max(if first_of_class || chosen.len() + 2 <= count { 2 } else { 0 });
+        let wanted = share.max(if first_of_class || chosen.len() + 2 <= count {
+            2
+        } else {
+            0
+        });
         classes_seen.push(class);
         let wanted = wanted.min(group.len());
         chosen.extend((0..wanted).map(|step| group[step * group.len() / wanted]));
@@ -123,7 +127,14 @@ pub fn run(
     let mut sources = Vec::new();
     for pass in 0..PASSES {
         for &(ranks, threads) in &configurations {
-            if let Some(source) = one(request, machine, folder.path(), &list, (ranks, threads), pass)? {
+            if let Some(source) = one(
+                request,
+                machine,
+                folder.path(),
+                &list,
+                (ranks, threads),
+                pass,
+            )? {
                 sources.push(source);
             }
         }
@@ -158,10 +169,18 @@ fn one(
     (ranks, threads): (usize, usize),
     pass: usize,
 ) -> Result<Option<Source>, String> {
-    let name = format!("pilot of {ranks} ranks × {threads} threads, pass {}", pass + 1);
+    let name = format!(
+        "pilot of {ranks} ranks × {threads} threads, pass {}",
+        pass + 1
+    );
     let output = folder.join("out");
     let mut words = request.options.to_vec();
-    words.extend(["--list".into(), list.into(), "--overwrite".into(), "--output".into()]);
+    words.extend([
+        "--list".into(),
+        list.into(),
+        "--overwrite".into(),
+        "--output".into(),
+    ]);
     words.push(output.clone().into());
     let run = LocalRun {
         words,
@@ -184,7 +203,11 @@ fn one(
         let words = std::fs::read_to_string(&run.log).unwrap_or_default();
         let last: Vec<&str> = words.lines().rev().take(5).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        return Err(format!("the {name} ended {:?}: {}", ended.how, last.join("\n  ")));
+        return Err(format!(
+            "the {name} ended {:?}: {}",
+            ended.how,
+            last.join("\n  ")
+        ));
     }
     let report: Report = read_json(&run.report)?;
     let _ = std::fs::remove_file(&run.report);
@@ -214,7 +237,12 @@ mod tests {
                     file_bytes: voxels,
                     memory_bytes: voxels * datatype.size_bytes() as u64,
                 };
-                (0..count).map(move |place| (PathBuf::from(format!("{datatype}_{voxels}_{place}")), features))
+                (0..count).map(move |place| {
+                    (
+                        PathBuf::from(format!("{datatype}_{voxels}_{place}")),
+                        features,
+                    )
+                })
             })
             .collect();
         Listed {

@@ -46,7 +46,11 @@ pub struct Played {
 impl Played {
     /// Longest over mean.
     pub fn imbalance(&self) -> f64 {
-        if self.mean_s > 0.0 { self.longest_s / self.mean_s } else { 1.0 }
+        if self.mean_s > 0.0 {
+            self.longest_s / self.mean_s
+        } else {
+            1.0
+        }
     }
 }
 
@@ -100,7 +104,11 @@ struct Workers(BinaryHeap<Reverse<(Seconds, usize)>>);
 
 impl Workers {
     fn new(count: usize) -> Self {
-        Self((0..count).map(|worker| Reverse((Seconds(0.0), worker))).collect())
+        Self(
+            (0..count)
+                .map(|worker| Reverse((Seconds(0.0), worker)))
+                .collect(),
+        )
     }
 
     fn next(&mut self) -> (f64, usize) {
@@ -185,6 +193,9 @@ mod tests {
         let noisy = Score::new(&means, means.clone(), 0.5);
         let mean = noisy.seconds.iter().sum::<f64>() / 20_000.0;
         assert!((mean - 1.0).abs() < 0.02, "{mean}");
-        assert_eq!(noisy.seconds, Score::new(&means, means.clone(), 0.5).seconds);
+        assert_eq!(
+            noisy.seconds,
+            Score::new(&means, means.clone(), 0.5).seconds
+        );
     }
 }

@@ -163,7 +163,8 @@ impl<'a> Predictor<'a> {
     /// Images a second that the file system gives at most, and the lower bound of that.
     pub fn ceiling(&self) -> (Option<f64>, Option<f64>) {
         let images = self.images().max(1) as f64;
-        self.model.ceiling(&self.alone_s.map(|stage| stage / images))
+        self.model
+            .ceiling(&self.alone_s.map(|stage| stage / images))
     }
 
     /// Plays the list with the setting's workers. Returns how it went and each stage's slow-down.
@@ -180,13 +181,17 @@ impl<'a> Predictor<'a> {
             strategy: self.strategy,
             request_s: self.root.request_s,
         };
-        self.score.play(&players, self.mean_slow_down(slow), self.model.gap_s)
+        self.score
+            .play(&players, self.mean_slow_down(slow), self.model.gap_s)
     }
 
     /// The stages' slow-downs, weighted by what they take.
     fn mean_slow_down(&self, slow: &[f64; 3]) -> f64 {
         let all: f64 = self.alone_s.iter().sum();
-        (0..3).map(|stage| self.alone_s[stage] * slow[stage]).sum::<f64>() / all
+        (0..3)
+            .map(|stage| self.alone_s[stage] * slow[stage])
+            .sum::<f64>()
+            / all
     }
 
     /// Workers at work on a node, and on all nodes: no more than there are images.
@@ -200,7 +205,9 @@ impl<'a> Predictor<'a> {
         let images = self.images();
         let (per_node, all) = self.at_work(&setting);
         let (played, slow) = self.play(&setting, cpus_per_node);
-        let slow_high = self.model.slow_down_high(per_node, all, cpus_per_node as f64);
+        let slow_high = self
+            .model
+            .slow_down_high(per_node, all, cpus_per_node as f64);
         let fixed_s = self.model.setup_s
             + self.model.finish_s
             + self.root.setup_s(images, setting.ranks, setting.threads)
@@ -214,7 +221,8 @@ impl<'a> Predictor<'a> {
         // Both ends are independent, so their squares add up.
         let below = (working_s * (1.0 - range.low)).hypot(reach);
         let above = (working_s * (range.high * far.max(1.0) - 1.0)).hypot(reach);
-        let launch_s = self.model.launch_s.unwrap_or(DEFAULT_LAUNCH_S) + images as f64 * self.root.report_s;
+        let launch_s =
+            self.model.launch_s.unwrap_or(DEFAULT_LAUNCH_S) + images as f64 * self.root.report_s;
         let rss_per_rank = self.memory.rank_bytes(
             setting.threads,
             self.listed.largest_bytes(),
@@ -267,9 +275,10 @@ impl Bounds {
             for &threads in &self.threads {
                 let on_a_node = self.cpus_per_node / threads;
                 let ranks: Vec<usize> = if self.ranks.is_empty() {
-                    let mut on_each: Vec<usize> = std::iter::successors(Some(1_usize), |ranks| Some(ranks * 2))
-                        .take_while(|&ranks| ranks < on_a_node)
-                        .collect();
+                    let mut on_each: Vec<usize> =
+                        std::iter::successors(Some(1_usize), |ranks| Some(ranks * 2))
+                            .take_while(|&ranks| ranks < on_a_node)
+                            .collect();
                     if on_a_node > 0 {
                         on_each.push(on_a_node);
                     }
@@ -279,7 +288,11 @@ impl Bounds {
                 };
                 for ranks in ranks {
                     if ranks >= nodes && ranks % nodes == 0 && ranks / nodes <= on_a_node {
-                        settings.push(Setting { nodes, ranks, threads });
+                        settings.push(Setting {
+                            nodes,
+                            ranks,
+                            threads,
+                        });
                     }
                 }
             }
@@ -323,7 +336,10 @@ pub(crate) mod tests {
             })
             .collect();
         Listed {
-            found: planned.iter().map(|image| ("x.nii".into(), *image)).collect(),
+            found: planned
+                .iter()
+                .map(|image| ("x.nii".into(), *image))
+                .collect(),
             listed: images,
             planned,
             list_s: 1e-6,
@@ -332,18 +348,31 @@ pub(crate) mod tests {
     }
 
     /// A pilot on the machine, and predictions for the settings.
-    pub(crate) fn predictions(machine: &Machine, seed: u64, images: usize, settings: &[Setting]) -> Vec<Prediction> {
+    pub(crate) fn predictions(
+        machine: &Machine,
+        seed: u64,
+        images: usize,
+        settings: &[Setting],
+    ) -> Vec<Prediction> {
         let measured = gather(&machine.pilot(&SIZES, seed), &wanted()).unwrap();
         let model = Model::fit(&measured).unwrap();
         let memory = MemoryModel::fit(&measured.runs);
         let listed = listed(images, &SIZES);
         let root = RootWork::default();
-        let predictor = Predictor::new(&listed, &model, &memory, &root, Strategy::Size, 51.0).unwrap();
-        settings.iter().map(|setting| predictor.predict(*setting, 8)).collect()
+        let predictor =
+            Predictor::new(&listed, &model, &memory, &root, Strategy::Size, 51.0).unwrap();
+        settings
+            .iter()
+            .map(|setting| predictor.predict(*setting, 8))
+            .collect()
     }
 
     pub(crate) fn setting(nodes: usize, ranks: usize, threads: usize) -> Setting {
-        Setting { nodes, ranks, threads }
+        Setting {
+            nodes,
+            ranks,
+            threads,
+        }
     }
 
     #[test]
@@ -356,17 +385,32 @@ pub(crate) mod tests {
         let mut held = [0; 2];
         const TIMES: u64 = 40;
         for seed in 0..TIMES {
-            for (place, prediction) in predictions(&machine, seed, 400, &settings).iter().enumerate() {
-                let truth = machine.source(400, settings[place].ranks, &SIZES, 5_000_000 + seed * 2 + place as u64);
+            for (place, prediction) in predictions(&machine, seed, 400, &settings)
+                .iter()
+                .enumerate()
+            {
+                let truth = machine.source(
+                    400,
+                    settings[place].ranks,
+                    &SIZES,
+                    5_000_000 + seed * 2 + place as u64,
+                );
                 let elapsed_s = truth.report.elapsed_s;
                 let off = prediction.elapsed_s / elapsed_s - 1.0;
-                assert!(off.abs() < 0.15, "{seed}: {} for {elapsed_s}", prediction.elapsed_s);
+                assert!(
+                    off.abs() < 0.15,
+                    "{seed}: {} for {elapsed_s}",
+                    prediction.elapsed_s
+                );
                 if (prediction.elapsed_low_s..=prediction.elapsed_high_s).contains(&elapsed_s) {
                     held[place] += 1;
                 }
                 let rss = truth.report.totals.max_rss_bytes as f64;
                 let predicted = prediction.rss_per_rank_bytes as f64;
-                assert!(predicted >= rss && predicted <= rss * 1.1, "{predicted} {rss}");
+                assert!(
+                    predicted >= rss && predicted <= rss * 1.1,
+                    "{predicted} {rss}"
+                );
             }
         }
         assert!(held.iter().all(|&held| held >= 34), "{held:?} of {TIMES}");
@@ -374,17 +418,31 @@ pub(crate) mod tests {
 
     #[test]
     fn more_workers_take_less_time_at_less_efficiency() {
-        let settings = [setting(1, 1, 1), setting(1, 2, 1), setting(1, 4, 1), setting(1, 8, 1)];
+        let settings = [
+            setting(1, 1, 1),
+            setting(1, 2, 1),
+            setting(1, 4, 1),
+            setting(1, 8, 1),
+        ];
         let found = predictions(&Machine::default(), 1, 4000, &settings);
         for two in found.windows(2) {
             assert!(two[1].elapsed_s < two[0].elapsed_s && two[1].efficiency < two[0].efficiency);
             assert!(two[1].core_hours > two[0].core_hours);
         }
-        assert!(found[0].efficiency > 0.9 && found[0].efficiency <= 1.0, "{}", found[0].efficiency);
+        assert!(
+            found[0].efficiency > 0.9 && found[0].efficiency <= 1.0,
+            "{}",
+            found[0].efficiency
+        );
         // Nodes of their own: what several cost the file system was not measured, so the upper end allows for it.
         let nodes = predictions(&Machine::default(), 1, 4000, &[setting(8, 64, 1)]);
         let width = |p: &Prediction| p.elapsed_high_s / p.elapsed_s;
-        assert!(width(&nodes[0]) > width(&found[3]) * 1.2, "{} {}", width(&nodes[0]), width(&found[3]));
+        assert!(
+            width(&nodes[0]) > width(&found[3]) * 1.2,
+            "{} {}",
+            width(&nodes[0]),
+            width(&found[3])
+        );
     }
 
     #[test]
@@ -395,7 +453,9 @@ pub(crate) mod tests {
         list.planned[3].class.datatype = Datatype::Float32;
         let memory = MemoryModel::fit(&measured.runs);
         let root = RootWork::default();
-        let refused = Predictor::new(&list, &model, &memory, &root, Strategy::Size, 51.0).err().unwrap();
+        let refused = Predictor::new(&list, &model, &memory, &root, Strategy::Size, 51.0)
+            .err()
+            .unwrap();
         assert!(refused.contains("1 of the images are float32"), "{refused}");
     }
 
@@ -409,12 +469,24 @@ pub(crate) mod tests {
             mem_per_node_bytes: Some(100 << 20),
             max_time_s: Some(100.0),
         };
-        let found: Vec<_> = bounds.settings().iter().map(|s| (s.nodes, s.ranks, s.threads)).collect();
+        let found: Vec<_> = bounds
+            .settings()
+            .iter()
+            .map(|s| (s.nodes, s.ranks, s.threads))
+            .collect();
         assert_eq!(
             found,
             [
-                (1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 6, 1), (1, 1, 4),
-                (2, 2, 1), (2, 4, 1), (2, 8, 1), (2, 12, 1), (2, 2, 4)
+                (1, 1, 1),
+                (1, 2, 1),
+                (1, 4, 1),
+                (1, 6, 1),
+                (1, 1, 4),
+                (2, 2, 1),
+                (2, 4, 1),
+                (2, 8, 1),
+                (2, 12, 1),
+                (2, 2, 4)
             ]
         );
         let mut prediction = predictions(&Machine::default(), 1, 40, &[setting(1, 8, 1)]).remove(0);

@@ -61,7 +61,11 @@ pub fn mark(predictions: &mut [Prediction]) -> Result<usize, String> {
     let chosen = worth
         .into_iter()
         .filter(|&place| predictions[place].elapsed_s <= fastest * 1.03)
-        .min_by(|&a, &b| predictions[a].core_hours.total_cmp(&predictions[b].core_hours))
+        .min_by(|&a, &b| {
+            predictions[a]
+                .core_hours
+                .total_cmp(&predictions[b].core_hours)
+        })
         .expect("the fastest is among them");
     predictions[chosen].recommended = true;
     Ok(chosen)
@@ -72,8 +76,18 @@ pub fn table(predictions: &[Prediction]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
     table.set_header([
-        "", "nodes", "ranks", "threads", "time", "90 % from", "to", "MiB a rank", "MiB a node", "core hours",
-        "efficiency %", "",
+        "",
+        "nodes",
+        "ranks",
+        "threads",
+        "time",
+        "90 % from",
+        "to",
+        "MiB a rank",
+        "MiB a node",
+        "core hours",
+        "efficiency %",
+        "",
     ]);
     for prediction in predictions {
         let setting = prediction.setting;
@@ -151,7 +165,9 @@ pub fn reasons(
             );
         }
         (None, low) if setting.nodes > 1 || predictions.iter().any(|p| p.setting.nodes > 1) => {
-            let at_least = low.map_or("an unknown rate".to_owned(), |low| format!("{low:.0} images/s"));
+            let at_least = low.map_or("an unknown rate".to_owned(), |low| {
+                format!("{low:.0} images/s")
+            });
             let _ = writeln!(
                 text,
                 "Measured on one node: what several cost the shared file system is not known. It carries {at_least} at \
@@ -190,9 +206,12 @@ pub fn reasons(
 /// Where more workers stop paying: of the fastest settings for each number of workers, the first that is not worth its
 /// doubling. The setting before it and itself.
 fn stops_paying(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)> {
-    let mut fastest: std::collections::BTreeMap<usize, &Prediction> = std::collections::BTreeMap::new();
+    let mut fastest: std::collections::BTreeMap<usize, &Prediction> =
+        std::collections::BTreeMap::new();
     for prediction in predictions {
-        let entry = fastest.entry(prediction.setting.workers()).or_insert(prediction);
+        let entry = fastest
+            .entry(prediction.setting.workers())
+            .or_insert(prediction);
         if prediction.elapsed_s < entry.elapsed_s {
             *entry = prediction;
         }
@@ -230,7 +249,12 @@ mod tests {
 
     #[test]
     fn the_fastest_that_is_worth_its_cpus_is_taken() {
-        let settings = [setting(1, 1, 1), setting(1, 2, 1), setting(1, 4, 1), setting(1, 8, 1)];
+        let settings = [
+            setting(1, 1, 1),
+            setting(1, 2, 1),
+            setting(1, 4, 1),
+            setting(1, 8, 1),
+        ];
         let crowded = Machine {
             contention: 0.12,
             ..Machine::default()
@@ -239,15 +263,33 @@ mod tests {
         let chosen = mark(&mut found).unwrap();
         // 8 workers do 1/(1 + 7 · 0.12) = 54 % each, 4 do 74 %.
         assert_eq!(found[chosen].setting, settings[2]);
-        assert_eq!(found.iter().filter(|prediction| prediction.recommended).count(), 1);
-        assert_eq!(stops_paying(&found).map(|(before, _)| before.setting.ranks), None);
+        assert_eq!(
+            found
+                .iter()
+                .filter(|prediction| prediction.recommended)
+                .count(),
+            1
+        );
+        assert_eq!(
+            stops_paying(&found).map(|(before, _)| before.setting.ranks),
+            None
+        );
         let text = table(&found);
-        assert!(text.lines().any(|line| line.contains("*") && line.contains(" 4 ")), "{text}");
+        assert!(
+            text.lines()
+                .any(|line| line.contains("*") && line.contains(" 4 ")),
+            "{text}"
+        );
     }
 
     #[test]
     fn doubling_that_does_not_pay_is_found() {
-        let settings = [setting(1, 1, 1), setting(1, 2, 1), setting(1, 4, 1), setting(1, 8, 1)];
+        let settings = [
+            setting(1, 1, 1),
+            setting(1, 2, 1),
+            setting(1, 4, 1),
+            setting(1, 8, 1),
+        ];
         let jammed = Machine {
             contention: 0.5,
             ..Machine::default()
@@ -265,7 +307,10 @@ mod tests {
         assert_eq!(mark(&mut found).unwrap(), 0);
         found[0].beyond = Some("may not end within --max-time".to_owned());
         let error = mark(&mut found).unwrap_err();
-        assert!(error.contains("--max-time") && error.contains("needs too much"), "{error}");
+        assert!(
+            error.contains("--max-time") && error.contains("needs too much"),
+            "{error}"
+        );
     }
 
     #[test]

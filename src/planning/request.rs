@@ -22,7 +22,8 @@ pub fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&s
     let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_RESERVE_BYTES + largest_bytes);
     let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
     let rank_bytes = (held as u64).max(admitted);
-    let seconds = prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
+    let seconds =
+        prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
     Request {
         nodes: setting.nodes,
         tasks_per_node: setting.ranks_per_node(),
@@ -54,7 +55,11 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
     let cpus = request.cpus_per_task as u64;
     let asked_mib = request.mem_per_cpu_mib.unwrap_or(0) * cpus;
     let remarks = vec![
-        format!("Written by niimpi plan {} for {} images.", env!("CARGO_PKG_VERSION"), job.images),
+        format!(
+            "Written by niimpi plan {} for {} images.",
+            env!("CARGO_PKG_VERSION"),
+            job.images
+        ),
         format!(
             "Time: {} expected, {} to {} with 90 % probability; asked for is the latter, {:.0} % and a minute.",
             duration(prediction.elapsed_s),
@@ -72,7 +77,10 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
     ];
     let mut command = vec![job.program.clone(), "smooth".into()];
     command.extend(job.words.iter().cloned());
-    command.extend(["--threads".into(), prediction.setting.threads.to_string().into()]);
+    command.extend([
+        "--threads".into(),
+        prediction.setting.threads.to_string().into(),
+    ]);
     command.extend(["--resume".into(), "--report".into(), job.report.clone()]);
     BatchScript {
         name: "niimpi".to_owned(),
@@ -92,12 +100,16 @@ mod tests {
 
     #[test]
     fn the_request_holds_the_prediction_with_its_margin() {
-        let mut prediction = predictions(&Machine::default(), 1, 4000, &[setting(2, 8, 2)]).remove(0);
+        let mut prediction =
+            predictions(&Machine::default(), 1, 4000, &[setting(2, 8, 2)]).remove(0);
         prediction.elapsed_high_s = 1000.0;
         prediction.launch_s = 10.0;
         prediction.rss_per_rank_bytes = 1 << 30;
         let request = request(&prediction, 100 << 20, Some("cpu24"));
-        assert_eq!((request.nodes, request.tasks_per_node, request.cpus_per_task), (2, 4, 2));
+        assert_eq!(
+            (request.nodes, request.tasks_per_node, request.cpus_per_task),
+            (2, 4, 2)
+        );
         // 1000 · 1.25 + 10 + 60 s, in whole minutes.
         assert_eq!(request.time_min, Some(22));
         // 1 GiB + 2 · (12 + 100) MiB, on two CPUs.

@@ -44,13 +44,19 @@ pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
     let entries: Vec<ImageEntry> = (1..=count)
         .map(|index| ImageEntry {
             index,
-            input: PathBuf::from(format!("/project/study/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz")),
-            output: PathBuf::from(format!("/project/smoothed/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz")),
+            input: PathBuf::from(format!(
+                "/project/study/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
+            )),
+            output: PathBuf::from(format!(
+                "/project/smoothed/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
+            )),
         })
         .collect();
     let making_s = each(begun);
     let begun = Instant::now();
-    let costs: Vec<f64> = (0..count).map(|place| 1.0 + (place % 7) as f64 * 0.1).collect();
+    let costs: Vec<f64> = (0..count)
+        .map(|place| 1.0 + (place % 7) as f64 * 0.1)
+        .collect();
     let shares = partition(Strategy::Size, &costs, RANKS);
     let message = comm::encode(&(&entries, &shares));
     let received: (Vec<ImageEntry>, Vec<Vec<usize>>) = comm::decode(&message);
@@ -87,7 +93,9 @@ pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
         std::hint::black_box(comm::encode(&(wanted, vec![place])));
     }
     let request_s = each(begun);
-    tracing::debug!("rank 0's work was measured on {count} images (making them up took {making_s:.1e} s each)");
+    tracing::debug!(
+        "rank 0's work was measured on {count} images (making them up took {making_s:.1e} s each)"
+    );
     RootWork {
         before_s,
         look_s,
@@ -166,6 +174,8 @@ fn facts() -> RunFacts {
         },
         strategy: Strategy::Size,
         resume: None,
+        journals: None,
+        shard: None,
     }
 }
 

@@ -29,7 +29,12 @@ pub struct Step {
 }
 
 /// Plays the list with 1, 2, 4, … 4,096 ranks of `threads` workers, as many to a node as it has CPUs for.
-pub fn run(predictor: &Predictor<'_>, threads: usize, cpus_per_node: usize, root_s: impl Fn(usize) -> f64) -> Vec<Step> {
+pub fn run(
+    predictor: &Predictor<'_>,
+    threads: usize,
+    cpus_per_node: usize,
+    root_s: impl Fn(usize) -> f64,
+) -> Vec<Step> {
     let on_a_node = (cpus_per_node / threads).max(1);
     let mut steps: Vec<Step> = Vec::new();
     let mut ranks = 1;
@@ -40,7 +45,9 @@ pub fn run(predictor: &Predictor<'_>, threads: usize, cpus_per_node: usize, root
             threads,
         };
         let prediction = predictor.predict(setting, cpus_per_node);
-        let one = steps.first().map_or(prediction.elapsed_s, |first: &Step| first.elapsed_s);
+        let one = steps
+            .first()
+            .map_or(prediction.elapsed_s, |first: &Step| first.elapsed_s);
         steps.push(Step {
             ranks,
             elapsed_s: prediction.elapsed_s,
@@ -60,14 +67,20 @@ pub fn run(predictor: &Predictor<'_>, threads: usize, cpus_per_node: usize, root
 ///
 /// # Errors
 /// A sentence naming the file that cannot be written.
-pub fn write(folder: &Path, steps: &[Step], ceiling: (Option<f64>, Option<f64>)) -> Result<String, String> {
-    std::fs::create_dir_all(folder).map_err(|error| format!("{}: cannot be made: {error}", folder.display()))?;
+pub fn write(
+    folder: &Path,
+    steps: &[Step],
+    ceiling: (Option<f64>, Option<f64>),
+) -> Result<String, String> {
+    std::fs::create_dir_all(folder)
+        .map_err(|error| format!("{}: cannot be made: {error}", folder.display()))?;
     let put = |name: &str, text: &str| {
         let path = folder.join(name);
         crate::report::write_whole(&path, |file| file.write_all(text.as_bytes()))
             .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
     };
-    let mut csv = String::from("ranks,elapsed_s,speed_up,speed_up_low,imbalance,images_per_s,root_s\n");
+    let mut csv =
+        String::from("ranks,elapsed_s,speed_up,speed_up_low,imbalance,images_per_s,root_s\n");
     for step in steps {
         let _ = writeln!(
             csv,
@@ -83,7 +96,10 @@ pub fn write(folder: &Path, steps: &[Step], ceiling: (Option<f64>, Option<f64>))
     }
     put("simulation.csv", &csv)?;
     let points = |value: &dyn Fn(&Step) -> f64| -> Vec<(f64, f64)> {
-        steps.iter().map(|step| (step.ranks as f64, value(step))).collect()
+        steps
+            .iter()
+            .map(|step| (step.ranks as f64, value(step)))
+            .collect()
     };
     let series = |name: &str, points: Vec<(f64, f64)>, mark| Series {
         name: name.to_owned(),
@@ -103,21 +119,36 @@ pub fn write(folder: &Path, steps: &[Step], ceiling: (Option<f64>, Option<f64>))
         vec![
             series("ideal", points(&|step| step.ranks as f64), Mark::Reference),
             series("expected", points(&|step| step.speed_up), Mark::Points),
-            series("upper end of the interval", points(&|step| step.speed_up_low), Mark::Line),
+            series(
+                "upper end of the interval",
+                points(&|step| step.speed_up_low),
+                Mark::Line,
+            ),
         ],
     );
     put("simulated-speed-up.svg", &speed_up.to_svg()?)?;
     let imbalance = chart(
         "Simulated imbalance",
         "longest / mean of the workers",
-        vec![series("imbalance", points(&|step| step.imbalance), Mark::Points)],
+        vec![series(
+            "imbalance",
+            points(&|step| step.imbalance),
+            Mark::Points,
+        )],
     );
     put("simulated-imbalance.svg", &imbalance.to_svg()?)?;
     let mut curves = vec![
         series("images/s", points(&|step| step.images_per_s), Mark::Points),
-        series("rank 0's own limit", points(&|step| step.images_per_s * step.elapsed_s / step.root_s.max(1e-9)), Mark::Line),
+        series(
+            "rank 0's own limit",
+            points(&|step| step.images_per_s * step.elapsed_s / step.root_s.max(1e-9)),
+            Mark::Line,
+        ),
     ];
-    for (name, limit) in [("file system's ceiling", ceiling.0), ("ceiling, lower bound", ceiling.1)] {
+    for (name, limit) in [
+        ("file system's ceiling", ceiling.0),
+        ("ceiling, lower bound", ceiling.1),
+    ] {
         if let Some(limit) = limit {
             curves.push(series(name, points(&|_| limit), Mark::Reference));
         }
@@ -129,7 +160,9 @@ pub fn write(folder: &Path, steps: &[Step], ceiling: (Option<f64>, Option<f64>))
 
 fn in_words(steps: &[Step], ceiling: (Option<f64>, Option<f64>)) -> String {
     let mut text = String::new();
-    let half = steps.iter().find(|step| step.speed_up < step.ranks as f64 / 2.0);
+    let half = steps
+        .iter()
+        .find(|step| step.speed_up < step.ranks as f64 / 2.0);
     match half {
         Some(step) => {
             let _ = writeln!(
@@ -140,17 +173,32 @@ fn in_words(steps: &[Step], ceiling: (Option<f64>, Option<f64>)) -> String {
             );
         }
         None => {
-            let _ = writeln!(text, "Simulated: up to {MOST_RANKS} ranks, at least half of each is of use.");
+            let _ = writeln!(
+                text,
+                "Simulated: up to {MOST_RANKS} ranks, at least half of each is of use."
+            );
         }
     }
-    let saturates = |limit: f64| steps.iter().find(|step| step.images_per_s > limit / 2.0).map(|step| step.ranks);
+    let saturates = |limit: f64| {
+        steps
+            .iter()
+            .find(|step| step.images_per_s > limit / 2.0)
+            .map(|step| step.ranks)
+    };
     match ceiling {
         (Some(limit), _) => {
-            let from = saturates(limit).map_or("beyond these ranks".to_owned(), |ranks| format!("at {ranks} ranks"));
-            let _ = writeln!(text, "The file system's ceiling is {limit:.0} images/s; half of it is reached {from}.");
+            let from = saturates(limit).map_or("beyond these ranks".to_owned(), |ranks| {
+                format!("at {ranks} ranks")
+            });
+            let _ = writeln!(
+                text,
+                "The file system's ceiling is {limit:.0} images/s; half of it is reached {from}."
+            );
         }
         (None, Some(limit)) => {
-            let from = saturates(limit).map_or("not within these ranks".to_owned(), |ranks| format!("perhaps from {ranks} ranks"));
+            let from = saturates(limit).map_or("not within these ranks".to_owned(), |ranks| {
+                format!("perhaps from {ranks} ranks")
+            });
             let _ = writeln!(
                 text,
                 "No ceiling of the file system was seen; it is above {limit:.0} images/s, so it is felt {from}."
@@ -179,7 +227,8 @@ mod tests {
         let memory = MemoryModel::fit(&measured.runs);
         let listed = listed(500, &SIZES);
         let root = RootWork::default();
-        let predictor = Predictor::new(&listed, &model, &memory, &root, Strategy::Size, 51.0).unwrap();
+        let predictor =
+            Predictor::new(&listed, &model, &memory, &root, Strategy::Size, 51.0).unwrap();
         let steps = run(&predictor, 1, 4, |_| 0.001);
         assert_eq!(steps.len(), 13);
         assert_eq!((steps[0].speed_up, steps[12].ranks), (1.0, 4096));
@@ -188,9 +237,20 @@ mod tests {
         assert!(steps[12].speed_up <= steps[9].speed_up * 1.05 && steps[12].imbalance > 5.0);
         let folder = tempfile::tempdir().unwrap();
         let text = write(folder.path(), &steps, (Some(300.0), Some(200.0))).unwrap();
-        assert!(text.contains("less than half") && text.contains("ceiling is 300 images/s"), "{text}");
-        for name in ["simulated-speed-up.svg", "simulated-imbalance.svg", "simulated-throughput.svg"] {
-            assert!(std::fs::read_to_string(folder.path().join(name)).unwrap().contains("</svg>"));
+        assert!(
+            text.contains("less than half") && text.contains("ceiling is 300 images/s"),
+            "{text}"
+        );
+        for name in [
+            "simulated-speed-up.svg",
+            "simulated-imbalance.svg",
+            "simulated-throughput.svg",
+        ] {
+            assert!(
+                std::fs::read_to_string(folder.path().join(name))
+                    .unwrap()
+                    .contains("</svg>")
+            );
         }
         let csv = std::fs::read_to_string(folder.path().join("simulation.csv")).unwrap();
         assert_eq!(csv.lines().count(), 14);
