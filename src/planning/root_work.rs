@@ -176,6 +176,8 @@ fn facts() -> RunFacts {
         shard: None,
         journals: None,
         resume: None,
+        journals: None,
+        shard: None,
     }
 }
 
