@@ -176,8 +176,6 @@ fn facts() -> RunFacts {
         shard: None,
         journals: None,
         resume: None,
-        journals: None,
-        shard: None,
     }
 }
 
