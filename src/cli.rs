@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod plan;
 mod report;
 mod scaling;
 mod smooth;
@@ -33,6 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Plan(Box<plan::PlanArgs>),
     Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
     Report(report::ReportArgs),
@@ -58,6 +60,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
             Command::Report(args) => report::run(&args),

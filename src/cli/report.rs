@@ -1,11 +1,11 @@
 //! `niimpi report`: its arguments, and what they do: show a report in another form, or merge several.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::console;
 use crate::journal::series::{self, Sample};
 use crate::report::merge::{self, MergeError, Source};
 use crate::report::table::{self, Style};
@@ -136,7 +136,7 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
             text.push(b'\n');
         }
     }
-    print(&text)?;
+    console::print(&text).map_err(|error| error.to_string())?;
     for complaint in &complaints {
         eprintln!("niimpi: {complaint}");
     }
@@ -207,14 +207,6 @@ struct Json<'a> {
     series: Option<Option<&'a [Sample]>>,
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
-fn print(text: &[u8]) -> Result<(), String> {
-    match std::io::stdout().lock().write_all(text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
-    }
-}
-
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     // A second merge into the same folder must not take the first one's result for a share.
     let same = |path: &PathBuf| match (path.canonicalize(), args.output.canonicalize()) {
@@ -237,7 +229,7 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         )
     })?;
     if !args.quiet {
-        print(table::render(&report).as_bytes())?;
+        console::print(table::render(&report)).map_err(|error| error.to_string())?;
     }
     let missing = report
         .shard

@@ -177,9 +177,9 @@ pub const WORKER_THREAD: &str = "worker-";
 fn end_all_on_panic(rank: usize) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!(
-            "niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
-        );
+        crate::console::complain(format_args!(
+            "rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
+        ));
         default_hook(panic);
         let worker = std::thread::current()
             .name()
@@ -187,6 +187,9 @@ fn end_all_on_panic(rank: usize) {
         if !worker {
             #[cfg(feature = "mpi")]
             mpi::abort_world(101);
+            // Unwinding would wait for workers that wait for images.
+            #[cfg(not(feature = "mpi"))]
+            std::process::exit(101);
         }
     }));
 }
