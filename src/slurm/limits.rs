@@ -99,7 +99,7 @@ impl PartitionLimits {
     /// What of a request the partition cannot give; `None` when it can give all of it.
     pub fn refuses(&self, request: &Request) -> Option<String> {
         let cpus = request.tasks_per_node * request.cpus_per_task;
-        let memory = request.mem_per_cpu_mib.unwrap_or(0) * (cpus as u64) << 20;
+        let memory = (request.mem_per_cpu_mib.unwrap_or(0) * cpus as u64) << 20;
         let name = &self.name;
         if request.nodes > self.nodes {
             Some(format!(
