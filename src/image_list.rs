@@ -1,5 +1,6 @@
 //! Image list: inputs → an ordered list of images, each with its output's name. Refuses what would lose an image.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -104,6 +105,11 @@ pub enum ListError {
     OutputInsideInput { output: PathBuf, input: PathBuf },
     #[error("{} would be overwritten by the result of {}; choose another --output or --name", input.display(), by.display())]
     InputOverwritten { input: PathBuf, by: PathBuf },
+    #[error(
+        "--output {}: there is no folder {} to go up from; give the path without it and the .. that follows",
+        output.display(), missing.display()
+    )]
+    OutputClimbs { output: PathBuf, missing: PathBuf },
     #[error("{}: is a folder in the file of --list; folders are given as arguments", path.display())]
     FolderInList { path: PathBuf },
     #[error("{}: a path with .. cannot be mirrored below the output folder", path.display())]
@@ -205,6 +211,7 @@ pub fn collect(request: &ListRequest) -> Result<Vec<ImageEntry>, ListError> {
     if request.inputs.is_empty() && request.list_file.is_none() {
         return Err(ListError::NoInput);
     }
+    refuse_climbing(&request.output)?;
     let output = resolve(&request.output);
     let mut found = Vec::new();
     for input in &request.inputs {
@@ -301,6 +308,22 @@ fn input_error(path: &Path, error: std::io::Error) -> ListError {
             source: error,
         }
     }
+}
+
+/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be seen, neither
+/// results nor inputs, and all of it would be replaced once `a` is made.
+fn refuse_climbing(output: &Path) -> Result<(), ListError> {
+    let mut walked = PathBuf::new();
+    for part in output.components() {
+        if part == Component::ParentDir && !walked.as_os_str().is_empty() && !walked.is_dir() {
+            return Err(ListError::OutputClimbs {
+                output: output.to_owned(),
+                missing: walked,
+            });
+        }
+        walked.push(part);
+    }
+    Ok(())
 }
 
 /// The absolute path without links, also of a path whose last parts do not exist yet.
@@ -509,10 +532,22 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
     })
 }
 
+/// The path by which an image is known, whichever half of a pair it names: the header's.
+fn header_of(path: &Path) -> Cow<'_, Path> {
+    let name = path.file_name().unwrap_or_default();
+    match split(name) {
+        Some((_, suffix)) if suffix.role == Role::Voxels => pair_partner(name)
+            .map_or(Cow::Borrowed(path), |header| {
+                Cow::Owned(path.with_file_name(header))
+            }),
+        _ => Cow::Borrowed(path),
+    }
+}
+
 fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
-    let mut by_output: HashMap<&Path, &ImageEntry> = HashMap::with_capacity(entries.len());
+    let mut by_output: HashMap<Cow<'_, Path>, &ImageEntry> = HashMap::with_capacity(entries.len());
     for entry in entries {
-        if let Some(first) = by_output.insert(&entry.output, entry) {
+        if let Some(first) = by_output.insert(header_of(&entry.output), entry) {
             return Err(ListError::Collision {
                 first: first.input.clone(),
                 second: entry.input.clone(),
@@ -523,8 +558,8 @@ fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
     for entry in entries {
         let input = std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone());
         let clash = by_output
-            .get(entry.input.as_path())
-            .or_else(|| by_output.get(input.as_path()));
+            .get(&header_of(&entry.input))
+            .or_else(|| by_output.get(&header_of(&input)));
         if let Some(by) = clash {
             return Err(ListError::InputOverwritten {
                 input: entry.input.clone(),
@@ -717,5 +752,30 @@ mod tests {
             crate::comm::decode::<ImageEntry>(&crate::comm::encode(&entry)),
             entry
         );
+    }
+
+    #[test]
+    fn an_output_that_climbs_out_of_a_missing_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["a.nii"]);
+        let climbing = dir.path().join("missing/../data");
+        assert!(matches!(
+            collect(&request(std::slice::from_ref(&data), &climbing)),
+            Err(ListError::OutputClimbs { missing, .. }) if missing == dir.path().join("missing")
+        ));
+        let there = dir.path().join("data/../out");
+        assert_eq!(collect(&request(&[data], &there)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_halves_of_two_pairs_are_two_inputs_for_one_output() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["1/a.hdr", "1/a.img", "2/a.hdr", "2/a.img"]);
+        let halves = [dir.path().join("1/a.hdr"), dir.path().join("2/a.img")];
+        assert!(matches!(
+            collect(&request(&halves, &dir.path().join("out"))),
+            Err(ListError::Collision { .. })
+        ));
     }
 }
