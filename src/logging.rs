@@ -58,11 +58,14 @@ struct AroundBars;
 
 impl Write for AroundBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        TERMINAL.suspend(|| io::stderr().write(bytes))
+        // A closed pipe or a full disk behind standard error must not cost the run.
+        let _ = TERMINAL.suspend(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 
@@ -71,6 +74,23 @@ impl<'a> MakeWriter<'a> for AroundBars {
 
     fn make_writer(&'a self) -> AroundBars {
         AroundBars
+    }
+}
+
+/// Prints to standard output. Where that is closed or full the text is lost, which is told on standard error unless the
+/// reader simply went away; the run goes on, unlike with `print!`.
+pub fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    if let Err(error) = printed
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = writeln!(
+            io::stderr(),
+            "niimpi: standard output cannot be written to: {error}"
+        );
     }
 }
 
@@ -119,6 +139,7 @@ where
     let plain = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false)
+        .log_internal_errors(false)
         .with_ansi(false);
     match format {
         LogFormat::Text => plain.boxed(),

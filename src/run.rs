@@ -35,7 +35,7 @@ use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
-use crate::{comm, slurm};
+use crate::{comm, logging, slurm};
 
 /// Exit code: every image is done.
 pub const EXIT_DONE: u8 = 0;
@@ -130,7 +130,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     }
     if config.dry_run {
         if is_root {
-            print!("{}", dry_run::render(&plan, config));
+            logging::print(&dry_run::render(&plan, config));
         }
         return EXIT_DONE;
     }
@@ -275,7 +275,7 @@ pub fn exit_code_of(state: State) -> u8 {
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     if !config.quiet {
-        print!("{text}");
+        logging::print(&text);
     }
     let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {

@@ -165,10 +165,10 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             };
             batch::submit(&folder, &spec, &asked, args.quiet)?;
             if args.no_wait {
-                println!(
-                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.",
+                crate::logging::print(&format!(
+                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.\n",
                     output.display()
-                );
+                ));
                 return Ok(EXIT_DONE);
             }
             let ended = batch::wait(&folder, &spec, args.keep, args.quiet, &stop)?;
@@ -181,8 +181,10 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
 fn finish(folder: &StudyFolder, ended: bool, quiet: bool) -> Result<u8, String> {
     let text = scaling::write_results(folder)?;
     if !quiet {
-        println!("{text}");
-        println!("Tables and plots are in {}", folder.path().display());
+        crate::logging::print(&format!(
+            "{text}\nTables and plots are in {}\n",
+            folder.path().display()
+        ));
     }
     if !ended {
         return Ok(EXIT_INTERRUPTED);

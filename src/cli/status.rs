@@ -31,7 +31,7 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
             EXIT_USAGE
         }
         Ok(status) => {
-            print!("{}", status.render());
+            crate::logging::print(&status.render());
             EXIT_DONE
         }
         Err(error) => {

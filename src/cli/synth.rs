@@ -13,7 +13,11 @@ use crate::run::{EXIT_DONE, EXIT_USAGE};
 pub(super) fn run(args: &SynthArgs) -> u8 {
     match write_all(args) {
         Ok(()) => {
-            println!("{} images in {}", args.count, args.dir.display());
+            crate::logging::print(&format!(
+                "{} images in {}\n",
+                args.count,
+                args.dir.display()
+            ));
             EXIT_DONE
         }
         Err(message) => {

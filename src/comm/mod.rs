@@ -9,6 +9,7 @@ pub mod mpi;
 pub mod serial;
 pub mod threads;
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -173,7 +174,8 @@ pub const WORKER_THREAD: &str = "worker-";
 fn end_all_on_panic(rank: usize) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
         );
         default_hook(panic);

@@ -260,5 +260,5 @@ fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &V
             bytes as f64 / f64::from(1 << 20)
         );
     }
-    print!("{text}");
+    crate::logging::print(&text);
 }
