@@ -112,6 +112,8 @@ pub enum ListError {
     OutputClimbs { output: PathBuf, missing: PathBuf },
     #[error("{}: is a folder in the file of --list; folders are given as arguments", path.display())]
     FolderInList { path: PathBuf },
+    #[error("{}: is no list of paths, one a line; images themselves are given without --list", path.display())]
+    NoList { path: PathBuf },
     #[error("{}: a path with .. cannot be mirrored below the output folder", path.display())]
     Climbs { path: PathBuf },
     #[error("--name {template}: gives {name:?} for {}, which is not a file name below the output folder", input.display())]
@@ -412,6 +414,9 @@ fn named(path: &Path) -> Result<Found, ListError> {
     }
 }
 
+/// The bytes of a line, beyond which it is no path: far more than systems allow.
+const LONGEST_LINE: u64 = 1 << 16;
+
 /// The images of a list file: one path a line, empty lines left out.
 fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     let unreadable = |source| ListError::Unreadable {
@@ -423,11 +428,23 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     } else {
         Box::new(std::fs::File::open(list_file).map_err(|error| input_error(list_file, error))?)
     };
+    let mut reader = std::io::BufReader::new(reader);
     let mut paths = Vec::new();
-    for line in std::io::BufReader::new(reader).split(b'\n') {
-        let mut line = line.map_err(unreadable)?;
-        if line.last() == Some(&b'\r') {
-            line.pop();
+    loop {
+        let mut line = Vec::new();
+        let mut limited = (&mut reader).take(LONGEST_LINE);
+        if limited.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        let cut = limited.limit() == 0 && line.last() != Some(&b'\n');
+        if cut || line.contains(&0) {
+            let path = list_file.to_owned();
+            return Err(ListError::NoList { path });
+        }
+        for end in [b'\n', b'\r'] {
+            if line.last() == Some(&end) {
+                line.pop();
+            }
         }
         if line.is_empty() {
             continue;
@@ -777,5 +794,23 @@ mod tests {
             collect(&request(&halves, &dir.path().join("out"))),
             Err(ListError::Collision { .. })
         ));
+    }
+
+    #[test]
+    fn an_image_or_an_endless_line_is_no_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("list");
+        let listed = || {
+            collect(&ListRequest {
+                list_file: Some(list.clone()),
+                ..request(&[], &dir.path().join("out"))
+            })
+        };
+        for bytes in [vec![b'a'; 1 << 17], b"\x5c\x01\0\0.nii".to_vec()] {
+            std::fs::write(&list, bytes).unwrap();
+            assert!(matches!(listed(), Err(ListError::NoList { .. })));
+        }
+        std::fs::write(&list, b"a.nii\r\n\nb.nii").unwrap();
+        assert_eq!(listed().unwrap().len(), 2);
     }
 }
