@@ -445,14 +445,14 @@ pub(crate) mod tests {
             let crowd = 1.0 + self.contention * (ranks.min(images) - 1) as f64;
             let mut report = crate::report::tests::report();
             let template = report.images[0].clone();
-            let mut clocks = vec![0.05_f64; ranks];
+            let mut clocks: Vec<f64> = vec![0.05; ranks];
             report.images = (0..images)
                 .map(|place| {
                     let voxels = sizes[place % sizes.len()];
                     let (rank, clock) = clocks
                         .iter_mut()
                         .enumerate()
-                        .min_by(|a, b| a.1.total_cmp(b.1))
+                        .min_by(|a, b| f64::total_cmp(a.1, b.1))
                         .unwrap();
                     let noise = image_noise.sample(&mut random).exp();
                     let [read_s, filter_s, write_s] = self

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jobs import MPI, sums
+from jobs import MPI, SCRIPTS, sums
 
 pytestmark = pytest.mark.timeout(180)
 CPUS_HERE = len(os.sched_getaffinity(0))
@@ -91,3 +91,16 @@ def test_a_second_submission_keeps_what_is_there(user, data, expected):
     totals = user.submit("serial.sbatch", DATA=data).ends("COMPLETED").report()["totals"]
     assert (totals["done"], totals["skipped"]) == (0, 60)
     assert sums(user.folder / "out") == expected
+
+
+def test_the_interactive_session(user, data, expected):
+    """The commands of slurm/interactive.md, as they stand there, in an allocation."""
+    page = (SCRIPTS / "interactive.md").read_text()
+    ask, session = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+    (salloc,) = [line for line in ask.splitlines() if line.startswith("salloc ")]
+    (user.folder / "session.sh").write_text("set -e\n" + session)
+    finished = user.run(*salloc.split(), "bash", "session.sh", DATA=data)
+    assert "60 images to do" in finished.stdout and "1 of 1 images done" in finished.stdout
+    assert "9 of 10 images done, 1 skipped" in finished.stdout and "2 ranks on 1 node" in finished.stdout
+    results = sums(user.folder / "try")
+    assert len(results) == 10 and results.items() <= expected.items()
