@@ -19,7 +19,7 @@ limit := timeout --kill-after=20
 # tests quick while overflow checks and debug assertions, which release lacks, stay on.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-export MPI
+export MPI CLUSTER
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
