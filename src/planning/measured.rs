@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::filter::{OutputSpec, OutputType, Rounding};
 use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
+use crate::statistics::Summary;
 use crate::volume::Datatype;
 
 /// Fewer images than this say nothing of how much they differ.
@@ -75,7 +76,7 @@ pub struct RunSample {
     pub cpus: Option<usize>,
     /// From MPI's start until the first image was begun, seconds.
     pub setup_s: f64,
-    /// Between two images of a worker, seconds: the median.
+    /// Between two images of a worker, seconds: the mean.
     pub gap_s: f64,
     /// From the last image's end until the records were together, seconds.
     pub finish_s: f64,
@@ -358,7 +359,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         nodes: report.launch.nodes.len().max(1),
         cpus: report.launch.cpus,
         setup_s: first_start_s,
-        gap_s: crate::statistics::median(&gaps),
+        gap_s: Summary::of(&gaps).mean,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
         launch_s: source
             .wall_s

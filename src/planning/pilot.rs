@@ -75,6 +75,18 @@ pub fn choose(listed: &Listed, count: usize) -> Vec<usize> {
     let mut spare = groups.iter().flatten().copied();
     chosen.sort_unstable();
     chosen.dedup();
+    // The groups with most images give up what the smallest took too much; two of each remain.
+    for group in &groups {
+        let mut of_group: Vec<usize> = group
+            .iter()
+            .filter(|place| Some(**place) != largest && chosen.binary_search(place).is_ok())
+            .copied()
+            .collect();
+        while chosen.len() > count && of_group.len() > 2 {
+            let dropped = of_group.pop();
+            chosen.retain(|place| Some(*place) != dropped);
+        }
+    }
     while chosen.len() < count.min(listed.found.len()) {
         let Some(place) = spare.find(|place| chosen.binary_search(place).is_err()) else {
             break;

@@ -39,7 +39,11 @@ impl PartitionLimits {
         if !output.status.success() {
             return Err(format!(
                 "sinfo fails: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
+                String::from_utf8_lossy(&output.stderr)
+                    .trim()
+                    .lines()
+                    .last()
+                    .unwrap_or("without a word")
             ));
         }
         Self::parse(&String::from_utf8_lossy(&output.stdout), partition).map(Some)
