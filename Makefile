@@ -23,8 +23,8 @@ export MPI
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
-.PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
-.PHONY: docs docs-check ci clean test-planning validate-plan scaling-study
+.PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
+.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean validate-plan scaling-study
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -39,7 +39,7 @@ build: ## install what is missing and build the release program
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) bash -c 'echo "The program: $$NIIMPI_BIN"'
 
-test: test-rust test-no-mpi test-python test-planning ## every test (MPI=mpich: with MPICH)
+test: test-rust test-no-mpi test-python test-planning test-cluster ## every test (MPI=mpich: with MPICH)
 
 test-rust: ## Rust's tests, as released
 	@.ci/install test
@@ -54,6 +54,20 @@ test-python: ## the program compared with scipy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+
+test-cluster: ## the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
+	@.ci/install test
+	@.ci/install cluster
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 15m .ci/test-cluster $(PYTEST_ARGS)
+
+cluster: build ## start a Slurm cluster of three nodes to play with, on this machine
+	@.ci/install cluster
+	@tests/cluster/cluster up
+	@echo 'Try: tests/cluster/cluster shell       (README.md and tests/cluster/README.md say what to do there)'
+
+cluster-down: ## end that cluster and remove all its files
+	@tests/cluster/cluster down
 
 test-planning: ## scaling studies and plans, from end to end
 	@.ci/install test

@@ -173,9 +173,9 @@ fn facts() -> RunFacts {
             round: "truncate".to_owned(),
         },
         strategy: Strategy::Size,
-        resume: None,
-        journals: None,
         shard: None,
+        journals: None,
+        resume: None,
     }
 }
 

@@ -1,0 +1,86 @@
+"""Measures what commands cost: CPU seconds, wall seconds and peak memory, pinned; and says what machine this is."""
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+
+# Programs that take their number of threads from elsewhere than the CPUs they may use.
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+}
+
+
+@dataclass
+class Cost:
+    """What a command cost, its children included."""
+
+    user_s: float
+    system_s: float
+    wall_s: float
+    peak_bytes: int
+
+    @property
+    def cpu_s(self):
+        """User and system seconds together."""
+        return self.user_s + self.system_s
+
+
+def cost(commands, cpus=None, env=None):
+    """Runs commands one after the other on `cpus` (all, where None) and returns what they cost together.
+
+    Each is a list of words, or a string for the shell. Raises where one fails."""
+    total = Cost(0.0, 0.0, 0.0, 0)
+    for command in commands:
+        if isinstance(command, str):
+            command = ["bash", "-euo", "pipefail", "-c", command]
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None,
+        )
+        errors = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise RuntimeError(f"{command}: exit code {process.returncode}: {errors.decode(errors='replace')[-2000:]}")
+        total.user_s += usage.ru_utime
+        total.system_s += usage.ru_stime
+        total.wall_s += time.perf_counter() - begun
+        total.peak_bytes = max(total.peak_bytes, usage.ru_maxrss * 1024)
+    return total
+
+
+def machine():
+    """What figures depend on: processor, caches, memory, system, and how busy the machine was with other work."""
+    lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
+    vectors = [flag for flag in ("sse2", "avx2", "avx512f") if flag in fields.get("Flags", "")]
+    with open("/proc/meminfo") as meminfo:
+        memory_kib = int(meminfo.readline().split()[1])
+    return {
+        "processor": fields.get("Model name", "").strip(),
+        "cpus": os.cpu_count(),
+        "vectors": vectors,
+        "l2": fields.get("L2 cache", "").strip(),
+        "l3": fields.get("L3 cache", "").strip(),
+        "hypervisor": fields.get("Hypervisor vendor", "none").strip(),
+        "memory_gib": round(memory_kib / 2**20, 1),
+        "kernel": platform.release(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def version(command):
+    """The first line that a program says of its version."""
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except OSError:
+        return "not installed"
+    lines = (said.stdout or said.stderr).strip().splitlines()
+    return lines[0].strip(" =") if lines else "unknown"

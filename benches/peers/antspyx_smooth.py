@@ -1,0 +1,13 @@
+"""antspyx's smooth_image at a sigma of 2 voxels, image after image.
+
+usage: antspyx_smooth.py OUTPUT_FOLDER IMAGE...
+"""
+
+import sys
+from pathlib import Path
+
+import ants
+
+for path in sys.argv[2:]:
+    smoothed = ants.smooth_image(ants.image_read(path), 2.0, sigma_in_physical_coordinates=False)
+    ants.image_write(smoothed, str(Path(sys.argv[1]) / Path(path).name))

@@ -1,0 +1,17 @@
+"""The workshop's serial program: fslpy reads, scipy smooths at a sigma of 2 voxels, fslpy writes; image after image.
+
+usage: workshop_serial.py OUTPUT_FOLDER IMAGE...
+"""
+
+import sys
+from pathlib import Path
+
+import numpy
+from fsl.data.image import Image
+from scipy.ndimage import gaussian_filter
+
+folder = Path(sys.argv[1])
+for path in sys.argv[2:]:
+    image = Image(path)
+    smoothed = gaussian_filter(numpy.asarray(image.data[:]), 2)
+    Image(smoothed, header=image.header).save(filename=str(folder / Path(path).name))

@@ -1,0 +1,226 @@
+"""Measures niimpi beside the programs that do the same: CPU time per further image, pinned to one CPU, interleaved.
+
+usage: side_by_side.py OUTPUT_FOLDER [--quick]    writes side_by_side.csv and side_by_side.json there
+
+Each program smooths 2 images and then 12 at a sigma of 2 voxels; a tenth of the difference is what a further image costs, so
+starting up drops out (but of programs that take one image a call). All programs take turns in every round, so that
+a busy moment of the machine meets all of them; ratios are made within a round. The floor is gzip's work alone, by the
+fastest codec there is: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes.
+"""
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import measure
+
+FEW, MANY = 2, 12
+PEERS = Path(__file__).parent / "peers"
+NIIMPI = os.environ["NIIMPI_BIN"]
+# shape, type, voxel size in mm
+CASES = {
+    "int16": ("197,233,189", "int16"),
+    "float32": ("197,233,189", "float32"),
+    "uint8": ("91,109,91", "uint8"),
+}
+
+
+@dataclass
+class Program:
+    """A program that takes part: what it is called and how it is told to smooth images into a folder."""
+
+    name: str
+    commands: object
+    rounds: int
+    cases: tuple = tuple(CASES)
+    needs: str | None = None
+    # The round's figures, by case.
+    rounds_done: dict = field(default_factory=dict)
+
+
+def in_python(script):
+    """A program of the folder `peers`, which takes the output folder and the images."""
+    return lambda images, out, _raw: [[sys.executable, str(PEERS / script), str(out), *map(str, images)]]
+
+
+def niimpi(*options):
+    """niimpi on one rank with one thread, its results not synced to the disk, as nobody else's are."""
+    def commands(images, out, _raw):
+        return [[NIIMPI, "smooth", *map(str, images), "--output", str(out), "--sigma", "2", "--threads", "1",
+                 "--no-sync", "--overwrite", "--quiet", *options]]
+    return commands
+
+
+def niimath(images, out, _raw):
+    """niimath takes sigma in mm; voxels are 1 mm here, or 2."""
+    program = Path(sys.executable).with_name("niimath")
+    sigma_mm = "4" if "uint8" in str(images[0]) else "2"
+    return [[str(program), str(image), "-s", sigma_mm, str(out / image.name), "-odt", "input"] for image in images]
+
+
+def mrfilter(images, out, _raw):
+    """MRtrix3; it always writes float32."""
+    sigma_mm = "4" if "uint8" in str(images[0]) else "2"
+    return [["mrfilter", "-quiet", "-force", "-nthreads", "0", "-stdev", sigma_mm, str(image), "smooth",
+             str(out / image.name)] for image in images]
+
+
+def programs(rounds, slow_rounds):
+    """Everyone, the floor first."""
+    return [
+        Program("igzip -d", lambda images, _out, _raw: [f"igzip -d -c {words(images)} >/dev/null"], rounds, needs="igzip"),
+        Program("igzip -1", lambda images, out, raw: [f"igzip -1 -c {words(raw[:len(images)])} >{out}/all.gz"], rounds,
+                needs="igzip"),
+        Program("niimpi", niimpi(), rounds),
+        Program("workshop's Python", in_python("workshop_serial.py"), slow_rounds),
+        Program("niimath", niimath, slow_rounds),
+        Program("mrfilter", mrfilter, slow_rounds, cases=("int16",), needs="mrfilter"),
+        Program("nilearn", in_python("nilearn_smooth.py"), slow_rounds, cases=("int16",)),
+        Program("SimpleITK", in_python("simpleitk_smooth.py"), slow_rounds, cases=("int16",)),
+        Program("antspyx", in_python("antspyx_smooth.py"), slow_rounds, cases=("int16",)),
+    ]
+
+
+def words(paths):
+    """Paths as words of a shell command; the folder's name holds no odd characters."""
+    return " ".join(map(str, paths))
+
+
+def make_images(folder, case):
+    """The case's inputs, compressed by zlib at its usual level 6, and the voxels that niimpi makes of them, plain."""
+    shape, datatype = CASES[case]
+    images, raw = folder / case, folder / f"{case}-smoothed"
+    voxel_mm = "2,2,2" if case == "uint8" else "1,1,1"
+    run([NIIMPI, "synth", images, "--count", MANY, "--shape", shape, "--datatype", datatype, "--voxel-size", voxel_mm])
+    for image in sorted(images.iterdir()):
+        run(["bash", "-c", f"igzip -d -c {image} >{image}.raw && gzip -6 -n <{image}.raw >{image} && rm {image}.raw"])
+    paths = [images / f"sample_{k}.nii.gz" for k in range(1, MANY + 1)]
+    run([NIIMPI, "smooth", images, "--output", raw, "--name", "{stem}.nii", "--sigma", "2", "--no-sync", "--quiet"])
+    return paths, [raw / f"sample_{k}.nii" for k in range(1, MANY + 1)]
+
+
+def run(command):
+    """Runs a command that must succeed."""
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+
+
+def throughput(images, folder, rounds):
+    """Wall seconds of all images on one CPU, and on two as ranks and as threads; and of one image on two threads."""
+    if len(os.sched_getaffinity(0)) < 2:
+        return []
+    both = sorted(os.sched_getaffinity(0))[:2]
+    launcher = [os.environ["NIIMPI_MPIRUN"]]
+    if os.environ.get("NIIMPI_MPI") == "openmpi":
+        launcher += ["--oversubscribe", "--bind-to", "none"] + (["--allow-run-as-root"] if os.getuid() == 0 else [])
+
+    def smooth(threads, sources):
+        return [NIIMPI, "smooth", *map(str, sources), "--output", str(folder / "many"), "--sigma", "2", "--threads",
+                str(threads), "--no-sync", "--overwrite", "--quiet"]
+
+    ways = {
+        "1 thread": (smooth(1, images), both[:1]),
+        "2 threads": (smooth(2, images), both),
+        "2 ranks": ([*launcher, "-n", "2", *smooth(1, images)], both),
+        "1 image, 1 thread": (smooth(1, images[:1]), both[:1]),
+        "1 image, 2 threads": (smooth(2, images[:1]), both),
+    }
+    env = {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+    rows = []
+    report = folder / "report.json"
+    for turn in range(rounds):
+        for name, (command, cpus) in ways.items():
+            taken = measure.cost([[*command, "--report", str(report)]], cpus, env)
+            told = json.loads(report.read_text())
+            # The images' own span: from the first one's start to the last one's end, without launching ranks.
+            rows.append({"round": turn, "way": name, "wall_s": taken.wall_s, "run_s": told["elapsed_s"]})
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two rounds of the fast, one of the slow programs")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rounds, slow_rounds = (2, 1) if args.quick else (9, 2)
+    everyone = [program for program in programs(rounds, slow_rounds) if not program.needs or shutil.which(program.needs)]
+    cpu = max(os.sched_getaffinity(0))
+    rows, sizes = [], {}
+    about = measure.machine()
+    with tempfile.TemporaryDirectory(prefix="niimpi-bench-") as scratch:
+        scratch = Path(scratch)
+        for case in CASES:
+            images, raw = make_images(scratch, case)
+            for turn in range(rounds):
+                for program in everyone:
+                    if turn >= program.rounds or case not in program.cases:
+                        continue
+                    out = scratch / "out"
+                    costs = []
+                    for count in (FEW, MANY):
+                        shutil.rmtree(out, ignore_errors=True)
+                        out.mkdir()
+                        costs.append(measure.cost(program.commands(images[:count], out, raw), {cpu}, measure.ONE_THREAD))
+                    few, many = costs
+                    row = {
+                        "case": case,
+                        "program": program.name,
+                        "round": turn,
+                        "cpu_ms_per_image": (many.cpu_s - few.cpu_s) / (MANY - FEW) * 1e3,
+                        "system_ms_per_image": (many.system_s - few.system_s) / (MANY - FEW) * 1e3,
+                        "wall_ms_per_image": (many.wall_s - few.wall_s) / (MANY - FEW) * 1e3,
+                        "peak_mib": many.peak_bytes / 2**20,
+                    }
+                    rows.append(row)
+                    print(f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a further image",
+                          flush=True)
+            sizes[case] = {"in": sum(map(size, images)), "raw": sum(map(size, raw))}
+            run([NIIMPI, "smooth", *images, "--output", scratch / "sizes", "--sigma", "2", "--no-sync", "--quiet"])
+            sizes[case]["niimpi"] = sum(map(size, (scratch / "sizes").iterdir()))
+            run(["bash", "-c", f"for image in {words(raw)}; do gzip -1 -n -k $image; done"])
+            sizes[case]["zlib level 1"] = sum(size(Path(f"{image}.gz")) for image in raw)
+            if case == "int16":
+                spans = throughput(images, scratch, max(2, rounds - 4))
+            shutil.rmtree(scratch / "sizes")
+            for image in raw:
+                Path(f"{image}.gz").unlink()
+    about["load_after"] = os.getloadavg()[0]
+    write_csv(args.out / "side_by_side.csv", rows)
+    write_csv(args.out / "throughput.csv", spans)
+    packages = ("numpy", "scipy", "nibabel", "fslpy", "nilearn", "simpleitk", "antspyx")
+    about["versions"] = {
+        "niimpi": measure.version([NIIMPI, "--version"]),
+        "igzip": measure.version(["igzip", "--version"]),
+        "niimath": measure.version([str(Path(sys.executable).with_name("niimath")), "--version"]),
+        "mrfilter": measure.version(["mrfilter", "-version"]),
+        "python": sys.version.split()[0],
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+    (args.out / "side_by_side.json").write_text(json.dumps({"machine": about, "sizes_bytes": sizes}, indent=1) + "\n")
+
+
+def size(path):
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
+def write_csv(path, rows):
+    """Rows of one form as CSV, figures to a thousandth."""
+    with open(path, "w", newline="") as file:
+        if rows:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+if __name__ == "__main__":
+    main()
