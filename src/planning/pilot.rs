@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::listed::Listed;
 use super::measured::{ImageClass, Source};
+use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
 use crate::report::Report;
@@ -128,12 +129,12 @@ pub fn run(
     let list = write_list(folder.path(), listed, &chosen)?;
     let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
-        eprintln!(
+        console::complain(format!(
             "pilot: {} images, {} runs of each of {} configurations",
             chosen.len(),
             PASSES,
             configurations.len()
-        );
+        ));
     }
     let begun = Instant::now();
     let mut sources = Vec::new();

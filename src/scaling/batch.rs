@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::record::{COMPLETED, RunRecord};
 use super::study::{Configuration, StudyFolder, StudySpec};
+use crate::console;
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::{self, BatchScript, Request};
 
@@ -71,7 +72,7 @@ pub fn submit(
         super::write_text(&path, &script.render()?)?;
         let job_id = batch::submit(&path)?;
         if !quiet {
-            eprintln!("job {job_id}: {configuration}");
+            console::complain(format!("job {job_id}: {configuration}"));
         }
         folder.write_record(&RunRecord {
             configuration,
@@ -131,7 +132,7 @@ pub fn wait(
             return Ok(true);
         }
         if left != told && !quiet {
-            eprintln!("{left} jobs are waiting or running");
+            console::complain(format!("{left} jobs are waiting or running"));
         }
         told = left;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
