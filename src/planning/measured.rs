@@ -553,7 +553,7 @@ pub(crate) mod tests {
 
         let mut other_filter = wanted();
         other_filter.filter.sigma_vox = vec![3.0; 3];
-        let message = refusal(&[good.clone()], &other_filter);
+        let message = refusal(std::slice::from_ref(&good), &other_filter);
         assert!(
             message.contains("another filter") && message.contains("sigma 3,3,3"),
             "{message}"
@@ -563,7 +563,7 @@ pub(crate) mod tests {
             sync: false,
             ..wanted()
         };
-        assert!(refusal(&[good.clone()], &unsynced).contains("--no-sync"));
+        assert!(refusal(std::slice::from_ref(&good), &unsynced).contains("--no-sync"));
 
         let elsewhere = Machine {
             host: "laptop",
