@@ -3,7 +3,6 @@
 import csv
 import datetime
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -45,11 +44,12 @@ def answers():
     serial = rows("serial")
     largest = serial[-1]
     images = int(largest["tasks"])
-    load = os.getloadavg()[0]
+    others = [json.loads(path.read_text()).get("others_cpus") for path in (work / "study/runs").glob("*.json")]
+    others = [value for value in others if value is not None]
+    busy = f"other programs kept {sum(others) / len(others):.2f} CPUs busy meanwhile" if others else "what else ran is not known"
 
     yield f"Measured on {datetime.date.today():%-d %B %Y} on {study['cpus']} CPUs ({processor()}), {study['mpi']}, niimpi "
-    yield f"{study['version']}, {study['repeats']} repeats; the load was {load:.1f} when the study ended (of which the study's own is at "
-    yield "most 4).\n\n"
+    yield f"{study['version']}, {study['repeats']} repeats; {busy}.\n\n"
 
     # Memory
     one, four_hundred = value(serial[0], "mem_bytes") / MIB, value(largest, "mem_bytes") / MIB

@@ -521,6 +521,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                     name: run.record.configuration.id(),
                     report: run.report?,
                     wall_s: run.record.wall_s,
+                    others_cpus: run.record.others_cpus,
                 })
             }));
         } else if path.is_dir() {
@@ -533,6 +534,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                 name: path.display().to_string(),
                 report: read_json(path)?,
                 wall_s: None,
+                others_cpus: None,
             });
         }
     }

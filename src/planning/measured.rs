@@ -12,6 +12,9 @@ use crate::volume::Datatype;
 /// Fewer images than this say nothing of how much they differ.
 pub const FEWEST_IMAGES: usize = 5;
 
+/// Others are mentioned when they kept more CPUs busy than this.
+const BUSY_CPUS: f64 = 0.2;
+
 /// What decides an image's cost besides its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageClass {
@@ -130,6 +133,8 @@ pub struct Source {
     pub report: Report,
     /// Seconds from the launcher's start to its end, where somebody measured them.
     pub wall_s: Option<f64>,
+    /// CPUs of the machine that others kept busy meanwhile, where somebody looked.
+    pub others_cpus: Option<f64>,
 }
 
 /// What a plan is asked for and measurements must agree with.
@@ -221,6 +226,16 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         measurements.notes.push(format!(
             "{failed} of {} measured images failed and are left out",
             failed + done
+        ));
+    }
+    let others: Vec<f64> = sources
+        .iter()
+        .filter_map(|source| source.others_cpus)
+        .collect();
+    let busy = Summary::of(&others).mean;
+    if busy > BUSY_CPUS {
+        measurements.notes.push(format!(
+            "other programs kept {busy:.1} CPUs of the machine busy during the measurements, which may have slowed them"
         ));
     }
     Ok(measurements)
@@ -491,6 +506,7 @@ pub(crate) mod tests {
                 name: format!("report {seed}"),
                 report,
                 wall_s,
+                others_cpus: None,
             }
         }
 

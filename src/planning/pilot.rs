@@ -228,6 +228,7 @@ fn one(
         name,
         report,
         wall_s: Some(ended.wall_s),
+        others_cpus: ended.others_cpus,
     }))
 }
 

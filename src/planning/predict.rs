@@ -215,7 +215,9 @@ impl<'a> Predictor<'a> {
             + self.root.setup_s(images, setting.ranks, setting.threads)
             + self.root.finish_s(images);
         let working_s = played.longest_s + self.model.warm_up_s;
-        let range = self.model.uncertainty(per_node, &self.listed.planned);
+        let range =
+            self.model
+                .uncertainty(per_node, self.mean_slow_down(&slow), &self.listed.planned);
         // What other nodes may cost at worst beyond what is expected of them.
         let far = self.mean_slow_down(&slow_high) / self.mean_slow_down(&slow);
         let elapsed_s = fixed_s + working_s;

@@ -88,6 +88,7 @@ pub fn run(
             state: state.to_owned(),
             wall_s: Some(ended.wall_s),
             message,
+            others_cpus: ended.others_cpus,
             ..RunRecord::default()
         })?;
         if state == record::COMPLETED {
