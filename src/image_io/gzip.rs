@@ -442,6 +442,7 @@ impl Deflater {
 }
 
 /// What was written.
+#[derive(Clone, Copy)]
 pub(super) struct Written {
     /// Bytes of the file.
     pub bytes_out: u64,
@@ -449,6 +450,91 @@ pub(super) struct Written {
     pub raw_bytes: u64,
     /// CRC-32 of its content.
     pub crc32: u32,
+}
+
+/// A piece of a file's content, compressed.
+#[derive(Default)]
+pub struct Chunk {
+    compressed: Vec<u8>,
+    crc: Hasher,
+    raw_bytes: u64,
+}
+
+/// One thread's codec for the chunks of a file that several threads compress.
+pub struct ChunkEncoder {
+    deflater: Deflater,
+}
+
+impl ChunkEncoder {
+    /// Bytes of content that make a chunk; the last one has what is left.
+    pub const CHUNK_BYTES: usize = CHUNK;
+
+    /// A codec of one level.
+    pub fn new(level: CompressionLevel) -> Self {
+        ChunkEncoder {
+            deflater: Deflater::new(level),
+        }
+    }
+
+    /// Compresses `content` into `chunk`, whose memory is reused. The same content gives the same bytes.
+    pub fn encode(&mut self, content: &[u8], chunk: &mut Chunk) {
+        chunk.compressed.clear();
+        chunk.crc.reset();
+        chunk.crc.update(content);
+        chunk.raw_bytes = content.len() as u64;
+        self.deflater.deflate_chunk(content, &mut chunk.compressed);
+    }
+}
+
+/// A gzip file of one member, without name and time, put together of chunks.
+pub(super) struct Member {
+    crc: Hasher,
+    raw_bytes: u64,
+    bytes_out: u64,
+}
+
+impl Member {
+    /// Begins the file.
+    pub fn begin(sink: &mut impl Write) -> io::Result<Self> {
+        sink.write_all(&HEADER)?;
+        Ok(Member {
+            crc: Hasher::new(),
+            raw_bytes: 0,
+            bytes_out: HEADER.len() as u64,
+        })
+    }
+
+    /// Writes the next chunk.
+    pub fn append(&mut self, sink: &mut impl Write, chunk: &Chunk) -> io::Result<()> {
+        sink.write_all(&chunk.compressed)?;
+        self.crc.combine(&chunk.crc);
+        self.raw_bytes += chunk.raw_bytes;
+        self.bytes_out += chunk.compressed.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the file.
+    pub fn end(self, sink: &mut impl Write) -> io::Result<Written> {
+        let crc32 = self.crc.finalize();
+        let end = ending(crc32, self.raw_bytes);
+        sink.write_all(&end)?;
+        Ok(Written {
+            bytes_out: self.bytes_out + end.len() as u64,
+            raw_bytes: self.raw_bytes,
+            crc32,
+        })
+    }
+}
+
+/// How a member begins: no time, no name, no system.
+const HEADER: [u8; 10] = [MAGIC[0], MAGIC[1], 8, 0, 0, 0, 0, 0, 0, 255];
+
+/// How a member ends: a last block that is empty, checksum and length.
+fn ending(crc32: u32, raw_bytes: u64) -> [u8; 10] {
+    let mut end = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    end[2..6].copy_from_slice(&crc32.to_le_bytes());
+    end[6..].copy_from_slice(&(raw_bytes as u32).to_le_bytes());
+    end
 }
 
 /// A codec and an output buffer, reused from file to file.
@@ -468,9 +554,6 @@ impl Encoder {
 
     /// Writes the concatenation of `parts` to `sink` as a gzip file of one member, without name and time.
     pub fn write(&mut self, sink: &mut impl Write, parts: &[&[u8]]) -> io::Result<Written> {
-        const HEADER: [u8; 10] = [MAGIC[0], MAGIC[1], 8, 0, 0, 0, 0, 0, 0, 255];
-        /// A last block that is empty.
-        const END: [u8; 2] = [3, 0];
         let mut crc = Hasher::new();
         let mut written = Written {
             bytes_out: 0,
@@ -491,9 +574,7 @@ impl Encoder {
             }
         }
         written.crc32 = crc.finalize();
-        output.extend_from_slice(&END);
-        output.extend_from_slice(&written.crc32.to_le_bytes());
-        output.extend_from_slice(&(written.raw_bytes as u32).to_le_bytes());
+        output.extend_from_slice(&ending(written.crc32, written.raw_bytes));
         sink.write_all(output)?;
         written.bytes_out += output.len() as u64;
         Ok(written)
