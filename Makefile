@@ -23,8 +23,8 @@ export MPI
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
-.PHONY: help demo build test test-rust test-no-mpi test-python lint lint-format lint-rust lint-shell lint-rustdoc
-.PHONY: docs docs-check ci clean
+.PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
+.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean validate-plan scaling-study
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -39,7 +39,7 @@ build: ## install what is missing and build the release program
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) bash -c 'echo "The program: $$NIIMPI_BIN"'
 
-test: test-rust test-no-mpi test-python ## every test (MPI=mpich: with MPICH)
+test: test-rust test-no-mpi test-python test-planning test-cluster ## every test (MPI=mpich: with MPICH)
 
 test-rust: ## Rust's tests, as released
 	@.ci/install test
@@ -54,6 +54,33 @@ test-python: ## the program compared with scipy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+
+test-cluster: ## the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
+	@.ci/install test
+	@.ci/install cluster
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 15m .ci/test-cluster $(PYTEST_ARGS)
+
+cluster: build ## start a Slurm cluster of three nodes to play with, on this machine
+	@.ci/install cluster
+	@tests/cluster/cluster up
+	@echo 'Try: tests/cluster/cluster shell       (README.md and tests/cluster/README.md say what to do there)'
+
+cluster-down: ## end that cluster and remove all its files
+	@tests/cluster/cluster down
+
+test-planning: ## scaling studies and plans, from end to end
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/planning -q $(PYTEST_ARGS)
+
+validate-plan: ## how good plans are: 20 pilots against runs of 400 images (an hour, on a machine that does nothing else)
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 240m .venv/bin/python -m pytest tests/planning -q -s -m validation $(PYTEST_ARGS)
+
+scaling-study: build ## the study of docs/scaling, on this machine (a quarter of an hour when nothing else runs)
+	@$(with) docs/scaling/study
 
 lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
 

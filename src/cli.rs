@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file a subcommand.
 
+mod plan;
 mod report;
 mod scaling;
 mod smooth;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::comm::launcher::{self, Launch};
+use crate::comm::launcher::Launch;
 use crate::comm::{self, Communicator, ROOT};
 use crate::logging::{self, LogArgs};
 use crate::resources;
@@ -33,6 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Smooth(Box<smooth::SmoothArgs>),
+    Plan(Box<plan::PlanArgs>),
     Scaling(Box<scaling::ScalingArgs>),
     Synth(synth::SynthArgs),
     Report(report::ReportArgs),
@@ -58,6 +60,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
+            Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
             Command::Report(args) => report::run(&args),
@@ -77,7 +80,7 @@ impl Cli {
 /// # Errors
 /// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
 fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
-    let world = comm::start().map_err(|message| {
+    let (world, warning) = comm::start().map_err(|message| {
         Launch::say_error(|| eprintln!("niimpi: error: {message}"));
         EXIT_USAGE
     })?;
@@ -91,7 +94,7 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
     match (started, trouble) {
         (Ok(span), None) => {
-            if let Some(warning) = launcher::started_without_srun(world.size()) {
+            if let Some(warning) = warning {
                 span.in_scope(|| tracing::warn!("{warning}"));
             }
             Ok((world, span))

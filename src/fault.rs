@@ -1,7 +1,8 @@
 //! Faults on request: a test asks a rank to panic or to fail, to show that the other ranks end with it.
 //!
 //! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it begins its second image; `fail@0:0` makes rank 0 fail in
-//! set-up, after MPI has started. Without the variable nothing here does anything.
+//! set-up, after MPI has started; `slow@0:500` makes every image of rank 0 and those above it take 500 ms longer, so that there is
+//! time to break something. Without the variable nothing here does anything.
 
 /// What is to go wrong, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,13 @@ pub enum Fault {
         /// The rank.
         rank: usize,
     },
+    /// The rank and those above it wait before each image.
+    Slow {
+        /// The first such rank.
+        rank: usize,
+        /// How long, in milliseconds.
+        wait_ms: u64,
+    },
 }
 
 impl Fault {
@@ -28,11 +36,18 @@ impl Fault {
 
     fn parse(text: &str) -> Option<Self> {
         let (kind, place) = text.split_once('@')?;
-        let (rank, image) = place.split_once(':')?;
-        let (rank, image) = (rank.parse().ok()?, image.parse().ok()?);
+        let (rank, number) = place.split_once(':')?;
+        let (rank, number): (usize, u32) = (rank.parse().ok()?, number.parse().ok()?);
         match kind {
-            "panic" => Some(Fault::Panic { rank, image }),
+            "panic" => Some(Fault::Panic {
+                rank,
+                image: number as usize,
+            }),
             "fail" => Some(Fault::FailSetup { rank }),
+            "slow" => Some(Fault::Slow {
+                rank,
+                wait_ms: number.into(),
+            }),
             _ => None,
         }
     }
@@ -49,6 +64,13 @@ mod tests {
             Some(Fault::Panic { rank: 1, image: 2 })
         );
         assert_eq!(Fault::parse("fail@0:0"), Some(Fault::FailSetup { rank: 0 }));
+        assert_eq!(
+            Fault::parse("slow@2:500"),
+            Some(Fault::Slow {
+                rank: 2,
+                wait_ms: 500
+            })
+        );
         assert_eq!(Fault::parse("sleep@0:0"), None);
     }
 }

@@ -124,6 +124,12 @@ pub struct NameTemplate {
     text: String,
 }
 
+impl std::fmt::Display for NameTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl FromStr for NameTemplate {
     type Err = String;
 
@@ -510,9 +516,10 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
 }
 
 fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
-    let mut by_output: HashMap<&Path, &ImageEntry> = HashMap::with_capacity(entries.len());
+    let mut places = Places::default();
+    let mut by_output: HashMap<PathBuf, &ImageEntry> = HashMap::with_capacity(entries.len());
     for entry in entries {
-        if let Some(first) = by_output.insert(&entry.output, entry) {
+        if let Some(first) = by_output.insert(places.of(&entry.output), entry) {
             return Err(ListError::Collision {
                 first: first.input.clone(),
                 second: entry.input.clone(),
@@ -521,11 +528,7 @@ fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
         }
     }
     for entry in entries {
-        let input = std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone());
-        let clash = by_output
-            .get(entry.input.as_path())
-            .or_else(|| by_output.get(input.as_path()));
-        if let Some(by) = clash {
+        if let Some(by) = by_output.get(&places.of(&entry.input)) {
             return Err(ListError::InputOverwritten {
                 input: entry.input.clone(),
                 by: by.input.clone(),
@@ -533,6 +536,45 @@ fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
         }
     }
     Ok(())
+}
+
+/// Where images lie, however their paths are written: with links, dots, from the root folder or from here.
+#[derive(Default)]
+struct Places {
+    /// Folders without links, each looked at once.
+    real: HashMap<PathBuf, PathBuf>,
+}
+
+impl Places {
+    /// One path for all paths of an image's file; both halves of a pair lie where its header does.
+    fn of(&mut self, path: &Path) -> PathBuf {
+        let name = path.file_name().unwrap_or_default();
+        let header = split(name)
+            .filter(|(_, suffix)| suffix.role == Role::Voxels)
+            .and_then(|_| pair_partner(name));
+        self.folder(path.parent().unwrap_or(Path::new("")))
+            .join(header.as_deref().unwrap_or(name))
+    }
+
+    fn folder(&mut self, folder: &Path) -> PathBuf {
+        if let Some(real) = self.real.get(folder) {
+            return real.clone();
+        }
+        let real = match (folder.parent(), folder.file_name()) {
+            (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
+                let path = self.folder(parent).join(name);
+                if path.is_symlink() {
+                    resolve(&path)
+                } else {
+                    path
+                }
+            }
+            _ if folder.as_os_str().is_empty() => resolve(Path::new(".")),
+            _ => resolve(folder),
+        };
+        self.real.insert(folder.to_owned(), real.clone());
+        real
+    }
 }
 
 #[cfg(test)]
@@ -691,6 +733,54 @@ mod tests {
             outputs(&entries, &out),
             ["sub-1/T1.nii.gz", "sub-2/T1.nii.gz"]
         );
+    }
+
+    #[test]
+    fn an_input_is_never_overwritten_however_its_path_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["a.nii", "sub/b.nii", "p.hdr", "p.img"]);
+        std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
+        let dots = dir.path().join("data/sub/..");
+        let link = dir.path().join("link");
+        for folder in [&data, &dots, &link] {
+            for name in ["a.nii", "p.img"] {
+                let request = request(&[folder.join(name)], &data);
+                assert!(
+                    matches!(collect(&request), Err(ListError::InputOverwritten { .. })),
+                    "{}",
+                    folder.join(name).display()
+                );
+            }
+        }
+        // From here, as in `cd data; niimpi smooth a.nii --output .`
+        let here = |input: &str, output: &str| ImageEntry {
+            index: 1,
+            input: input.into(),
+            output: output.into(),
+        };
+        assert!(refuse_collisions(&[here("a.nii", "./a.nii")]).is_err());
+        assert!(refuse_collisions(&[here("a.nii", "out/a.nii")]).is_ok());
+        let absolute = std::path::absolute("a.nii").unwrap();
+        let absolute = absolute.to_str().unwrap();
+        assert!(refuse_collisions(&[here(absolute, "a.nii")]).is_err());
+    }
+
+    #[test]
+    fn the_halves_of_two_pairs_do_not_take_one_name() {
+        let entry = |index, input: &str, output: &str| ImageEntry {
+            index,
+            input: input.into(),
+            output: output.into(),
+        };
+        let two = [
+            entry(1, "one/a.hdr", "out/a.hdr"),
+            entry(2, "two/a.img", "out/a.img"),
+        ];
+        assert!(matches!(
+            refuse_collisions(&two),
+            Err(ListError::Collision { .. })
+        ));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | nothing |
 //! | [`slurm`] | what a job's environment says; results never depend on it | nothing |
 //! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
+//! | [`console`] | what a command says on standard output and standard error | nothing |
 //! | [`logging`] | where log lines go, with rank and host on each | nothing |
 //! | [`fault`] | faults that tests ask for | nothing |
 //! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
@@ -23,6 +24,7 @@
 pub mod chart;
 pub mod cli;
 pub mod comm;
+pub mod console;
 pub mod fault;
 pub mod filter;
 pub mod image_io;
@@ -33,6 +35,7 @@ pub mod launch;
 pub mod logging;
 pub mod partition;
 pub mod phantom;
+pub mod planning;
 pub mod report;
 pub mod resources;
 pub mod run;

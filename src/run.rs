@@ -23,6 +23,7 @@ use thiserror::Error;
 use plan::Plan;
 
 pub use plan::{Existing, Shard};
+pub(crate) use plan::{ImageFacts, cost_s};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
@@ -35,7 +36,7 @@ use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
-use crate::{comm, slurm};
+use crate::{comm, console, slurm};
 
 /// Exit code: every image is done.
 pub const EXIT_DONE: u8 = 0;
@@ -92,6 +93,14 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
+impl SetupError {
+    /// The message for a terminal: names in it are escaped, the indented lines that a message may have are kept.
+    fn shown(&self) -> String {
+        let lines: Vec<String> = self.0.split("\n  ").map(printable).collect();
+        lines.join("\n  ")
+    }
+}
+
 /// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -118,9 +127,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
 
     let plan = match plan::agree(comm, config, begun) {
         Ok(plan) => plan,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                console::complain(format_args!("error: {}", error.shown()));
             }
             return EXIT_USAGE;
         }
@@ -130,15 +139,15 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     }
     if config.dry_run {
         if is_root {
-            print!("{}", dry_run::render(&plan, config));
+            say(&dry_run::render(&plan, config));
         }
         return EXIT_DONE;
     }
     let journal = match open_journal(comm, config, &plan) {
         Ok(journal) => journal,
-        Err(SetupError(message)) => {
+        Err(error) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                console::complain(format_args!("error: {}", error.shown()));
             }
             return EXIT_USAGE;
         }
@@ -271,12 +280,18 @@ pub fn exit_code_of(state: State) -> u8 {
     }
 }
 
-/// Prints and writes the report; returns the exit code.
+/// Prints a text of the root's; whether that could be done.
+fn say(text: &str) -> bool {
+    let result = console::print(text);
+    if let Err(error) = &result {
+        tracing::error!("standard output cannot be written: {error}");
+    }
+    result.is_ok()
+}
+
+/// Writes and prints the report; returns the exit code.
 fn tell(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
-    if !config.quiet {
-        print!("{text}");
-    }
     let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {
         let mut write = |path: PathBuf, result: std::io::Result<()>| {
@@ -305,6 +320,10 @@ fn tell(report: &Report, config: &Config) -> u8 {
             });
             write(path_of("images"), images);
         }
+    }
+    // Last, since a reader that is slow or gone must not cost the files.
+    if !config.quiet && !say(&text) {
+        exit_code = exit_code.max(EXIT_SOME_FAILED);
     }
     exit_code
 }

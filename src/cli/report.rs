@@ -1,10 +1,11 @@
 //! `niimpi report`: its arguments, and what they do: show a report in another form, or merge several.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
+use crate::console;
 use crate::report::merge::{self, MergeError, Source};
 use crate::report::series::{self, Sample};
 use crate::report::table::{self, Style};
@@ -111,64 +112,31 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     let report = merge::read(&args.file)
         .map_err(|error| error.to_string())?
         .report;
+    let accounts = args.sacct.then(|| accounts_of(&report));
+    let samples = args
+        .series
+        .then(|| series::read(report.journals.as_ref()).map_err(|error| error.to_string()));
     let mut complaints = Vec::new();
-    let mut heard =
-        |answer: Result<Vec<_>, String>| answer.map_err(|message| complaints.push(message)).ok();
-    let accounts = match (args.sacct, &report.launch.slurm) {
-        (false, _) => None,
-        (true, Some(job)) => heard(steps::of_job(&job.job_id).map_err(|error| error.to_string())),
-        (true, None) => heard(Err(
-            "the run was no Slurm job, so there are no accounts of it".to_owned(),
-        )),
-    };
-    let samples = match args.series {
-        false => None,
-        true => series::read(report.journals.as_ref())
-            .map_err(|error| complaints.push(error.to_string()))
-            .ok(),
-    };
+    let accounts = accounts.and_then(|known| known.map_err(|why| complaints.push(why)).ok());
+    let samples = samples.and_then(|known| known.map_err(|why| complaints.push(why)).ok());
+    let (accounts, samples) = (accounts.as_deref(), samples.as_deref());
     let mut text = Vec::new();
     match args.format {
-        Format::Table => write_tables(
-            &mut text,
-            &report,
-            accounts.as_deref(),
-            samples.as_deref(),
-            Style::Terminal,
-        ),
-        Format::Markdown => write_tables(
-            &mut text,
-            &report,
-            accounts.as_deref(),
-            samples.as_deref(),
-            Style::Markdown,
-        ),
-        Format::Csv => {
-            let write = || -> Result<(), ::csv::Error> {
-                match args.rows {
-                    Rows::Ranks => csv::write_ranks(&report, &mut text)?,
-                    Rows::Images => csv::write_images(&report, &mut text)?,
-                }
-                if let Some(accounts) = &accounts {
-                    text.push(b'\n');
-                    csv::write_accounts(accounts, &mut text)?;
-                }
-                if let Some(samples) = &samples {
-                    text.push(b'\n');
-                    series::write_csv(samples, &mut text)?;
-                }
-                Ok(())
-            };
-            let mut write = write;
-            write().map_err(|error| error.to_string())?;
-        }
+        Format::Table => write_tables(&mut text, &report, accounts, samples, Style::Terminal),
+        Format::Markdown => write_tables(&mut text, &report, accounts, samples, Style::Markdown),
+        Format::Csv => write_csv(&mut text, &report, args.rows, accounts, samples)
+            .map_err(|error| error.to_string())?,
         Format::Json => {
-            let value = json(&report, args, accounts.as_deref(), samples.as_deref());
-            let value = value.map_err(|error| error.to_string())?;
-            text.extend(format!("{value:#}\n").into_bytes());
+            let json = Json {
+                report: &report,
+                accounts: args.sacct.then_some(accounts),
+                series: args.series.then_some(samples),
+            };
+            serde_json::to_writer_pretty(&mut text, &json).map_err(|error| error.to_string())?;
+            text.push(b'\n');
         }
     }
-    print(&text)?;
+    console::print(&text).map_err(|error| error.to_string())?;
     for complaint in &complaints {
         eprintln!("niimpi: {complaint}");
     }
@@ -177,6 +145,13 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     } else {
         EXIT_SOME_FAILED
     })
+}
+
+/// What Slurm's accounting has on the report's job.
+fn accounts_of(report: &Report) -> Result<Vec<Account>, String> {
+    let job = report.launch.slurm.as_ref();
+    let job = job.ok_or("the run was no Slurm job, so there are no accounts of it")?;
+    steps::of_job(&job.job_id).map_err(|error| error.to_string())
 }
 
 /// The report, and below it what else was asked for, each a table.
@@ -198,29 +173,38 @@ fn write_tables(
     }
 }
 
-/// The report's own keys, and beside them "accounts" and "series" where they were asked for: null when there are none.
-fn json(
+/// Rows of ranks or images, and below an empty line each what else was asked for.
+fn write_csv(
+    text: &mut Vec<u8>,
     report: &Report,
-    args: &ShowArgs,
+    rows: Rows,
     accounts: Option<&[Account]>,
     samples: Option<&[Sample]>,
-) -> Result<serde_json::Value, serde_json::Error> {
-    let mut value = serde_json::to_value(report)?;
-    if args.sacct {
-        value["accounts"] = serde_json::to_value(accounts)?;
+) -> Result<(), ::csv::Error> {
+    match rows {
+        Rows::Ranks => csv::write_ranks(report, &mut *text)?,
+        Rows::Images => csv::write_images(report, &mut *text)?,
     }
-    if args.series {
-        value["series"] = serde_json::to_value(samples)?;
+    if let Some(accounts) = accounts {
+        text.push(b'\n');
+        csv::write_accounts(accounts, &mut *text)?;
     }
-    Ok(value)
+    if let Some(samples) = samples {
+        text.push(b'\n');
+        series::write_csv(samples, &mut *text)?;
+    }
+    Ok(())
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
-fn print(text: &[u8]) -> Result<(), String> {
-    match std::io::stdout().lock().write_all(text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
-    }
+/// The JSON form: the report's own keys, and after them what else was asked for, null when it is not to be had.
+#[derive(Serialize)]
+struct Json<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accounts: Option<Option<&'a [Account]>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    series: Option<Option<&'a [Sample]>>,
 }
 
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
@@ -245,7 +229,7 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         )
     })?;
     if !args.quiet {
-        print(table::render(&report).as_bytes())?;
+        console::print(table::render(&report)).map_err(|error| error.to_string())?;
     }
     let missing = report
         .shard

@@ -12,7 +12,7 @@ use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
 use crate::scaling::study::{SCHEMA, StudyFolder, StudySpec, Via};
 use crate::scaling::{self, batch, local};
 use crate::slurm::batch::mpi_type_of;
-use crate::{comm, resources};
+use crate::{comm, console, resources};
 
 /// Measure how time and memory grow with images, ranks and threads
 ///
@@ -165,10 +165,10 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             };
             batch::submit(&folder, &spec, &asked, args.quiet)?;
             if args.no_wait {
-                println!(
-                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.",
+                say(&format!(
+                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.\n",
                     output.display()
-                );
+                ))?;
                 return Ok(EXIT_DONE);
             }
             let ended = batch::wait(&folder, &spec, args.keep, args.quiet, &stop)?;
@@ -178,11 +178,15 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
     finish(&ended.0, ended.1, args.quiet)
 }
 
+fn say(text: &str) -> Result<(), String> {
+    console::print(text).map_err(|error| format!("standard output cannot be written: {error}"))
+}
+
 fn finish(folder: &StudyFolder, ended: bool, quiet: bool) -> Result<u8, String> {
     let text = scaling::write_results(folder)?;
     if !quiet {
-        println!("{text}");
-        println!("Tables and plots are in {}", folder.path().display());
+        let folder = folder.path().display();
+        say(&format!("{text}\nTables and plots are in {folder}\n"))?;
     }
     if !ended {
         return Ok(EXIT_INTERRUPTED);

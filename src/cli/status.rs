@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::console;
 use crate::journal::status::Status;
 use crate::report::printable;
 use crate::run::{EXIT_DONE, EXIT_USAGE};
@@ -30,10 +31,13 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
             );
             EXIT_USAGE
         }
-        Ok(status) => {
-            print!("{}", status.render());
-            EXIT_DONE
-        }
+        Ok(status) => match console::print(status.render()) {
+            Ok(()) => EXIT_DONE,
+            Err(error) => {
+                eprintln!("niimpi: error: standard output cannot be written: {error}");
+                EXIT_USAGE
+            }
+        },
         Err(error) => {
             eprintln!("niimpi: error: {folder}: its journals cannot be read: {error}");
             EXIT_USAGE

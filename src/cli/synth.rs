@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::console;
 use crate::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
 use crate::phantom::Phantom;
 pub(super) use crate::phantom::SynthArgs;
@@ -13,7 +14,8 @@ use crate::run::{EXIT_DONE, EXIT_USAGE};
 pub(super) fn run(args: &SynthArgs) -> u8 {
     match write_all(args) {
         Ok(()) => {
-            println!("{} images in {}", args.count, args.dir.display());
+            // The images are there, whoever reads this.
+            let _ = console::print(format!("{} images in {}\n", args.count, args.dir.display()));
             EXIT_DONE
         }
         Err(message) => {

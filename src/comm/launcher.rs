@@ -54,28 +54,45 @@ fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) 
 }
 
 /// A batch script that asked for several tasks and starts the program without srun or mpirun: one process does all the work,
-/// while what was asked for idles. The warning, or `None` when nothing looks wrong.
-pub fn started_without_srun(mpi_size: usize) -> Option<String> {
-    without_srun_from(mpi_size, |name| std::env::var(name).ok())
+/// while what was asked for idles. The warning, or `None` when nothing looks wrong. To be asked before MPI is started: an
+/// Open MPI that is alone sets a launcher's variables itself.
+pub fn started_without_srun(mpi_description: &str) -> Option<String> {
+    without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
 
-fn without_srun_from(mpi_size: usize, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// What `srun --mpi=` is told for this MPI: the interface that it finds its ranks by, as distributions build it.
+fn srun_mpi(mpi_description: &str) -> &'static str {
+    if mpi_description.starts_with("MPICH") {
+        "pmi2"
+    } else {
+        "pmix"
+    }
+}
+
+fn without_srun_from(
+    mpi_description: &str,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
     let has = |name: &str| lookup(name).is_some();
-    let tasks: usize = lookup("SLURM_NTASKS")?.trim().parse().ok()?;
+    let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
+    // Where tasks were asked for by the node alone, their sum is not told.
+    let by_node = || number("SLURM_NTASKS_PER_NODE").zip(number("SLURM_JOB_NUM_NODES"));
+    let tasks = number("SLURM_NTASKS").or_else(|| by_node().map(|(tasks, nodes)| tasks * nodes))?;
     let launched = [
         "SLURM_STEP_ID",
         "OMPI_COMM_WORLD_SIZE",
         "PMI_SIZE",
         "PMIX_RANK",
     ];
-    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || mpi_size > 1 || tasks < 2 {
+    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || tasks < 2 {
         return None;
     }
     let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
     Some(format!(
         "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all the work and the \
-         rest idles; write `srun --mpi=pmix` before niimpi",
-        nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes"))
+         rest idles; write `srun --mpi={}` before niimpi",
+        nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes")),
+        srun_mpi(mpi_description),
     ))
 }
 /// How long the silent processes of a launch leave the first one to say its error. mpirun ends them when it has.
@@ -147,10 +164,14 @@ impl Launch {
         (mpi_size == 1 && self.size > 1).then(|| {
             let (variable, size) = (self.variable, self.size);
             let cure = if variable.starts_with("SLURM") || variable.starts_with("PMIX") {
-                "start it with `srun --mpi=pmix` (see `srun --mpi=list` for what this cluster offers; Open MPI wants \
-                 pmix, MPICH pmi2 or pmix)"
+                format!(
+                    "start it with `srun --mpi={}` (see `srun --mpi=list` for what this cluster offers; Open MPI wants \
+                     pmix, MPICH pmi2 or pmix)",
+                    srun_mpi(mpi_description)
+                )
             } else {
                 "start it with the mpirun of the MPI that it was built with, and see that it was built with MPI at all"
+                    .to_owned()
             };
             format!(
                 "the launcher started {size} processes ({variable}={size}), but each is an MPI world of its own \
@@ -263,20 +284,37 @@ mod tests {
             ("SLURM_NTASKS", "6"),
             ("SLURM_JOB_NUM_NODES", "3"),
         ];
-        let warning = without_srun_from(1, lookup(&batch)).unwrap();
+        let warning = without_srun_from("Open MPI v4.1.4", lookup(&batch)).unwrap();
         assert!(
             warning.contains("6 tasks on 3 nodes") && warning.contains("srun --mpi=pmix"),
             "{warning}"
         );
+        let by_node = [
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_NTASKS_PER_NODE", "2"),
+            ("SLURM_JOB_NUM_NODES", "2"),
+        ];
+        let warning = without_srun_from("MPICH Version: 4.0.2", lookup(&by_node)).unwrap();
+        assert!(
+            warning.contains("4 tasks on 2 nodes") && warning.contains("--mpi=pmi2"),
+            "{warning}"
+        );
         // mpirun in a batch script, a job of one task, a step, no job at all.
-        assert_eq!(without_srun_from(6, lookup(&batch)), None);
+        let mpirun = [&batch[..], &[("PMI_SIZE", "6")]].concat();
+        assert_eq!(without_srun_from("Open MPI v4.1.4", lookup(&mpirun)), None);
         assert_eq!(
-            without_srun_from(1, lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "1")])),
+            without_srun_from(
+                "Open MPI v4.1.4",
+                lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "1")])
+            ),
             None
         );
         let step = [&batch[..], &[("SLURM_STEP_ID", "0")]].concat();
-        assert_eq!(without_srun_from(1, lookup(&step)), None);
-        assert_eq!(without_srun_from(1, lookup(&[("SLURM_NTASKS", "6")])), None);
+        assert_eq!(without_srun_from("Open MPI v4.1.4", lookup(&step)), None);
+        assert_eq!(
+            without_srun_from("Open MPI v4.1.4", lookup(&[("SLURM_NTASKS", "6")])),
+            None
+        );
     }
 
     #[test]

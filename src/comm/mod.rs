@@ -137,14 +137,17 @@ pub fn library() -> Option<String> {
     None
 }
 
-/// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on.
+/// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on. With the
+/// ranks comes a warning for the user, if there is cause for one.
 ///
 /// # Errors
 /// A text for the user when the launcher started several processes that MPI does not join into one world, since each of
 /// them would do the whole list; or when MPI is known to end the process in its start.
-pub fn start() -> Result<World, String> {
+pub fn start() -> Result<(World, Option<String>), String> {
+    let library = library().unwrap_or_default();
+    let warning = launcher::started_without_srun(&library);
     #[cfg(feature = "mpi")]
-    match launcher::outlook(&mpi::library()) {
+    match launcher::outlook(&library) {
         launcher::Outlook::Good => {}
         launcher::Outlook::Doubtful(advice) => {
             if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {
@@ -158,10 +161,11 @@ pub fn start() -> Result<World, String> {
     #[cfg(not(feature = "mpi"))]
     let world = serial::Serial;
     end_all_on_panic(world.rank());
+    let warning = warning.filter(|_| world.size() == 1);
     let launch = launcher::Launch::from_env();
     match launch.and_then(|launch| launch.disagreement(world.size(), &world.description())) {
         Some(message) => Err(message),
-        None => Ok(world),
+        None => Ok((world, warning)),
     }
 }
 
@@ -173,9 +177,9 @@ pub const WORKER_THREAD: &str = "worker-";
 fn end_all_on_panic(rank: usize) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!(
-            "niimpi: rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
-        );
+        crate::console::complain(format_args!(
+            "rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
+        ));
         default_hook(panic);
         let worker = std::thread::current()
             .name()
@@ -183,6 +187,9 @@ fn end_all_on_panic(rank: usize) {
         if !worker {
             #[cfg(feature = "mpi")]
             mpi::abort_world(101);
+            // Unwinding would wait for workers that wait for images.
+            #[cfg(not(feature = "mpi"))]
+            std::process::exit(101);
         }
     }));
 }

@@ -208,7 +208,7 @@ mod tests {
 
     fn journal(run: &str, unix_s: f64, lines: &[&str]) -> JournalFile {
         let first = format!(
-            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s}}}}}"#
+            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s:?}}}}}"#
         );
         let text = format!("{first}\n{}", lines.join("\n"));
         JournalFile::parse(text.as_bytes())

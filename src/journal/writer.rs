@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{FOLDER, Line, RunLine, file_of, unix_s};
-use crate::report::State;
+use crate::report::{State, is_plain};
 
 /// After so long without a line a rank says that it lives.
 const SAY_ALIVE: Duration = Duration::from_secs(30);
@@ -108,11 +108,43 @@ impl Sink {
         if self.torn {
             self.line.push(b'\n');
         }
-        serde_json::to_writer(&mut self.line, line)?;
+        let text = serde_json::to_string(line)?;
+        push_plain(&text, &mut self.line);
         self.line.push(b'\n');
         let result = self.file.write_all(&self.line);
         self.torn = result.is_err();
         self.written = Instant::now();
         result
+    }
+}
+
+/// Adds JSON to a line, with every character escaped that does not show as itself: line breaks beyond ASCII, too, are
+/// taken for such by what reads a journal line by line.
+fn push_plain(json: &str, line: &mut Vec<u8>) {
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if is_plain(c) {
+            line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            for unit in c.encode_utf16(&mut units) {
+                line.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_do_not_show_are_escaped_and_read_back() {
+        let name = "a\u{2028}b\u{7f}\u{85}\u{202e}\u{e0041}é\n.nii";
+        let json = serde_json::to_string(name).unwrap();
+        let mut line = Vec::new();
+        push_plain(&json, &mut line);
+        let text = String::from_utf8(line).unwrap();
+        assert_eq!(text, r#""a\u2028b\u007f\u0085\u202e\udb40\udc41é\n.nii""#);
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), name);
     }
 }

@@ -625,33 +625,35 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with everything made visible that could break a table or a log line, or show another text than there is:
-/// control characters, line breaks, and marks that change the direction of writing or have no width.
+/// The text with everything made visible that could break a table or a log line, or show another text than there is.
 pub fn printable(text: &str) -> String {
-    let shows = |c: char| {
-        !c.is_control()
-            && !matches!(
-                c,
-                '\u{ad}'
-                    | '\u{61c}'
-                    | '\u{180e}'
-                    | '\u{200b}'..='\u{200f}'
-                    | '\u{2028}'..='\u{202e}'
-                    | '\u{2060}'..='\u{206f}'
-                    | '\u{feff}'
-                    | '\u{fff9}'..='\u{fffb}'
-                    | '\u{e0000}'..='\u{e007f}'
-            )
-    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if shows(c) {
+        if is_plain(c) {
             shown.push(c);
         } else {
             shown.extend(c.escape_default());
         }
     }
     shown
+}
+
+/// Whether a character shows as itself: not a control character or a line break, nor a mark that changes the direction of
+/// writing or has no width.
+pub(crate) fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]

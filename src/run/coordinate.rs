@@ -63,7 +63,7 @@ impl SpaceWatch {
             self.done = done;
             self.no_space = no_space;
         }
-        no_space - self.no_space
+        no_space.saturating_sub(self.no_space)
     }
 }
 
@@ -177,10 +177,19 @@ impl<C: Communicator> Own<'_, C> {
         if self.working {
             self.sampler.look(&self.images);
         }
-        if !self.working {
+        if self.working {
+            self.hear(wait);
+        } else {
             std::thread::sleep(wait);
-            return;
         }
+        if self.stop.load(Ordering::Relaxed) && !self.news.stopping {
+            tracing::warn!("told to stop: the images in hand are finished, no other is begun");
+            self.stop_early();
+        }
+    }
+
+    /// Waits up to `wait` for news of the workers that still work.
+    fn hear(&mut self, wait: Duration) {
         let mut received = self.events.recv_timeout(wait);
         loop {
             match received {
@@ -212,10 +221,6 @@ impl<C: Communicator> Own<'_, C> {
                 std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
                 std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
             });
-        }
-        if self.stop.load(Ordering::Relaxed) && !self.news.stopping {
-            tracing::warn!("told to stop: the images in hand are finished, no other is begun");
-            self.stop_early();
         }
     }
 
@@ -373,7 +378,10 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             }
         }
         while let Some((from, message)) = own.comm.try_receive(Tag::Progress) {
-            news[from] = comm::decode(&message);
+            // News of one kind may be overtaken by another: a rank's records are its last word.
+            if records[from].is_none() {
+                news[from] = comm::decode(&message);
+            }
         }
         while let Some((from, message)) = own.comm.try_receive(Tag::Records) {
             let (
@@ -422,6 +430,8 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
         }
     }
     display.finish();
+    // MPI wants every message taken before it is finalised.
+    while own.comm.try_receive(Tag::Progress).is_some() {}
     let records: Vec<RankRecord> = records.into_iter().flatten().collect();
     let begun: usize = records.iter().map(|record| record.images.len()).sum();
     // Told to stop when the last image was in hand: nothing was left out, so the run is complete. A full disk is no

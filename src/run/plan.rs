@@ -47,6 +47,8 @@ impl FromStr for Shard {
     /// # Errors
     /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
     fn from_str(text: &str) -> Result<Self, String> {
+        // Far more than any array has tasks; each share costs root some memory.
+        const MOST: usize = 1_000_000;
         if text == "slurm" {
             let (number, count) = slurm::array_shard()?;
             return Ok(Self { number, count });
@@ -58,9 +60,11 @@ impl FromStr for Shard {
             })
         });
         parsed
-            .filter(|shard| shard.number >= 1 && shard.number <= shard.count)
+            .filter(|shard| shard.number >= 1 && shard.number <= shard.count && shard.count <= MOST)
             .ok_or_else(|| {
-                "give K/N with K from 1 to N, such as 1/4, or slurm inside an array task".to_owned()
+                format!(
+                    "give K/N with K from 1 to N and N up to {MOST}, such as 1/4, or slurm inside an array task"
+                )
             })
     }
 }
@@ -577,7 +581,7 @@ mod tests {
                 count: 4
             })
         );
-        for wrong in ["0/4", "5/4", "4", "a/b", "1/0", ""] {
+        for wrong in ["0/4", "5/4", "4", "a/b", "1/0", "1/99999999999999", ""] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }
     }

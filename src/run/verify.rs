@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::comm::{self, Communicator, ROOT};
+use crate::console;
 use crate::image_io::{Verifier, WriteSummary};
 use crate::image_list::{self, natural_order, path_bytes};
 use crate::journal::past::{Past, Record};
@@ -67,7 +68,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         Ok(items) => items,
         Err(message) => {
             if is_root {
-                eprintln!("niimpi: error: {}", printable(&message));
+                console::complain(format_args!("error: {}", printable(&message)));
             }
             return EXIT_USAGE;
         }
@@ -101,8 +102,8 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
             wrong.extend(part_wrong);
         }
         wrong.sort();
-        tell(&items, &wrong, bytes, begun, request);
-        if wrong.is_empty() {
+        let told = tell(&items, &wrong, bytes, begun, request);
+        if wrong.is_empty() && told {
             EXIT_DONE
         } else {
             EXIT_SOME_FAILED
@@ -219,7 +220,14 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
     Ok(found.bytes_out)
 }
 
-fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &VerifyRequest) {
+/// Prints what was found; whether that could be done.
+fn tell(
+    items: &[Item],
+    wrong: &[Wrong],
+    bytes: u64,
+    begun: Instant,
+    request: &VerifyRequest,
+) -> bool {
     let below = |path: &Path| {
         let path = path.strip_prefix(&request.output).unwrap_or(path);
         printable(&path.display().to_string())
@@ -260,5 +268,5 @@ fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &V
             bytes as f64 / f64::from(1 << 20)
         );
     }
-    print!("{text}");
+    super::say(&text)
 }

@@ -169,6 +169,11 @@ fn carry(
 ) -> (ImageRecord, FailureKind) {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
+    if let Some(Fault::Slow { rank, wait_ms }) = context.fault
+        && context.rank >= rank
+    {
+        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+    }
     if context.fault
         == Some(Fault::Panic {
             rank: context.rank,

@@ -5,6 +5,8 @@ use std::process::Command;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::accounting::{clock_s, size_bytes};
+
 /// The fields asked for. The job's name may hold anything, so it is the last.
 const FIELDS: &str =
     "JobID,State,ExitCode,Elapsed,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,JobName";
@@ -108,9 +110,9 @@ fn parse(line: &str) -> Option<Account> {
     let mut fields = line.splitn(FIELDS.split(',').count(), '|');
     let mut next = || fields.next();
     let (job_id, state, exit_code) = (next()?, next()?, next()?);
-    let (elapsed_s, cpu_s) = (seconds(next()?)?, seconds(next()?).unwrap_or(0.0));
+    let (elapsed_s, cpu_s) = (clock_s(next()?)?, clock_s(next()?).unwrap_or(0.0));
     let cpus = next()?.parse().unwrap_or(0);
-    let max_rss_bytes = bytes(next()?);
+    let max_rss_bytes = size_bytes(next()?);
     let (requested_memory, node_list, name) = (next()?, next()?, next()?);
     let given_s = elapsed_s * cpus as f64;
     Some(Account {
@@ -127,33 +129,6 @@ fn parse(line: &str) -> Option<Account> {
         node_list: node_list.to_owned(),
         name: name.to_owned(),
     })
-}
-
-/// Seconds of Slurm's `[days-][hours:]minutes:seconds[.fraction]`.
-fn seconds(text: &str) -> Option<f64> {
-    let (days, rest) = match text.split_once('-') {
-        Some((days, rest)) => (days.parse::<f64>().ok()?, rest),
-        None => (0.0, text),
-    };
-    let mut total_s = 0.0;
-    for part in rest.split(':') {
-        total_s = total_s * 60.0 + part.parse::<f64>().ok()?;
-    }
-    Some(days * 86_400.0 + total_s)
-}
-
-/// Bytes of Slurm's `123456K`, `1.5G`, `0`; `None` for an empty field.
-fn bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" => 1.0,
-        "K" => 1024.0,
-        "M" => 1024.0 * 1024.0,
-        "G" => 1024.0 * 1024.0 * 1024.0,
-        "T" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some((digits.parse::<f64>().ok()? * unit) as u64)
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from slurm_cluster import ROOT
 
+# As make sets it: openmpi or mpich.
+MPI = os.environ.get("NIIMPI_MPI", "openmpi")
 NIIMPI = os.path.realpath(os.environ.get("NIIMPI_BIN", "target/release/niimpi"))
 SCRIPTS = ROOT / "slurm"
 # States in which a job is over; a requeued one goes back to PENDING by itself.
@@ -21,6 +23,8 @@ def environment():
     """What the user's shell exports: niimpi on the PATH, and patience between ranks that share two cores."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_", "PMI", "NIIMPI_", "MPI"))}
     kept["PATH"] = f"{os.path.dirname(NIIMPI)}:{kept['PATH']}"
+    # What srun is told where a script says nothing else: the interface by which this MPI finds its ranks.
+    kept["SLURM_MPI_TYPE"] = {"openmpi": "pmix", "mpich": "pmi2"}[MPI]
     kept["OMPI_MCA_mpi_yield_when_idle"] = "1"
     return kept
 
@@ -36,7 +40,7 @@ class User:
 
     def run(self, *words, timeout=60, check=True, **variables):
         """Runs a command on the head, in the user's folder; its exit code and texts."""
-        env = self.cluster.head.environment(**environment(), **{key: str(value) for key, value in variables.items()})
+        env = self.cluster.head.environment(**environment() | {key: str(value) for key, value in variables.items()})
         words = self.cluster.head.words(*words, folder=self.folder)
         finished = subprocess.run(words, env=env, timeout=timeout, text=True, capture_output=True)
         if check:
@@ -48,6 +52,12 @@ class User:
         exported = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
         finished = self.run("sbatch", "--parsable", f"--export={exported}", *options, script)
         return Job(self, finished.stdout.strip())
+
+    def edit(self, script, old, new):
+        """Changes a line of one's copy of a script."""
+        path = self.folder / script
+        assert old in path.read_text(), f"{script} has no {old}"
+        path.write_text(path.read_text().replace(old, new))
 
     def script(self, name, *lines):
         """Writes a small batch script of the test's own."""

@@ -1,32 +1,106 @@
 """Every script of slurm/, submitted as it is: it completes, uses what it asked for, and its results are one process's."""
 
+import os
+import re
+
 import pytest
 
-from jobs import sums
+from jobs import MPI, SCRIPTS, sums
 
 pytestmark = pytest.mark.timeout(180)
+CPUS_HERE = len(os.sched_getaffinity(0))
 
 
-def check(job, user, data, expected, ranks, threads, hosts):
+def check(job, user, expected, ranks, threads, hosts):
     """The results and the report of a job that did all sixty images."""
-    job.ends("COMPLETED", timeout=120)
+    job.ends("COMPLETED")
     assert len(expected) == 60
     assert sums(user.folder / "out") == expected
     report = job.report()
     assert report["state"] == "completed"
     assert report["totals"]["done"] == report["totals"]["images"] == 60
     assert (report["launch"]["ranks"], report["launch"]["threads_per_rank"]) == (ranks, threads)
-    assert report["launch"]["nodes"] == hosts
+    assert len(report["launch"]["nodes"]) == hosts and set(report["launch"]["nodes"]) <= {"n1", "n2", "n3"}
     assert report["launch"]["slurm"]["job_id"] == job.number
     return report
 
 
-def test_mpi(user, data, expected):
-    job = user.submit("mpi.sbatch", DATA=data)
-    report = check(job, user, data, expected, ranks=6, threads=1, hosts=["n1", "n2", "n3"])
-    assert [rank["host"] for rank in report["ranks"]] == ["n1", "n1", "n2", "n2", "n3", "n3"]
+@pytest.mark.mpich
+def test_mpi_over_three_nodes(user, data, expected):
+    """Two ranks on each of three nodes; between nodes they speak TCP, within one they share memory."""
+    # Has Open MPI tell which way it takes to each other rank.
+    traffic = {"OMPI_MCA_btl_base_verbose": 30, "OMPI_MCA_bml_base_verbose": 30}
+    job = user.submit("mpi.sbatch", DATA=data, **traffic)
+    report = check(job, user, expected, ranks=6, threads=1, hosts=3)
+    hosts = [rank["host"] for rank in report["ranks"]]
+    assert hosts == ["n1", "n1", "n2", "n2", "n3", "n3"]
     assert all(rank["images"] > 0 for rank in report["ranks"])
+    if MPI == "openmpi":
+        ways = re.findall(r"\[(n\d):\d+\] mca: bml: Using (\w+) btl for send to \S+ on node (n\d)", job.output())
+        between = {way for here, way, there in ways if here != there}
+        within = {way for here, way, there in ways if here == there} - {"self"}
+        assert (between, within) == ({"tcp"}, {"vader"})
+
+
+@pytest.mark.mpich
+def test_mpirun_inside_a_batch_script(user, data, expected):
+    """For a cluster whose srun cannot start the MPI at hand: mpirun asks Slurm for the nodes and needs no ssh."""
+    root = ["export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"] if os.geteuid() == 0 else []
+    user.script(
+        "mpirun.sbatch",
+        "#SBATCH --nodes=3 --ntasks-per-node=2 --output=logs/%x-%j.out",
+        *root,
+        f'mpirun.{MPI} niimpi smooth {data} --output out --sigma 2 --report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json" --threads 1',
+    )
+    check(user.submit("mpirun.sbatch"), user, expected, ranks=6, threads=1, hosts=3)
 
 
 def test_serial(user, data, expected):
-    check(user.submit("serial.sbatch", DATA=data), user, data, expected, ranks=1, threads=1, hosts=["n1"])
+    check(user.submit("serial.sbatch", DATA=data), user, expected, ranks=1, threads=1, hosts=1)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_threads_are_the_cpus_that_slurm_gave(user, data, expected, cpus):
+    job = user.submit("threads.sbatch", f"--cpus-per-task={cpus}", DATA=data)
+    check(job, user, expected, ranks=1, threads=min(cpus, CPUS_HERE), hosts=1)
+
+
+def test_threads_are_never_more_than_the_rank_may_use(user, data):
+    """A rank that is bound to one CPU has one worker, whatever Slurm says."""
+    bound = user.run("srun", "--mpi=pmix", "--cpus-per-task=2", "taskset", "-c", "0",
+                     "niimpi", "smooth", data, "--output", "out", "--sigma=2", "--dry-run").stdout  # fmt: skip
+    (row,) = [line.split() for line in bound.splitlines() if re.match(r"\|\s+0\s", line)]
+    assert row[3] == "1", bound
+
+
+def test_hybrid(user, data, expected):
+    job = user.submit("hybrid.sbatch", "--cpus-per-task=2", DATA=data)
+    report = check(job, user, expected, ranks=3, threads=min(2, CPUS_HERE), hosts=3)
+    assert report["strategy"] == "dynamic"
+
+
+def test_variables_at_the_top_are_exported_ones(user, data, cluster):
+    """SIGMA and OUT, as the scripts' heads say."""
+    job = user.submit("serial.sbatch", DATA=data, SIGMA=1.5, OUT="elsewhere").ends("COMPLETED")
+    assert job.report()["filter"]["sigma_vox"] == [1.5] * 3
+    assert len(sums(user.folder / "elsewhere")) == 60
+
+
+def test_a_second_submission_keeps_what_is_there(user, data, expected):
+    user.submit("serial.sbatch", DATA=data).ends("COMPLETED")
+    totals = user.submit("serial.sbatch", DATA=data).ends("COMPLETED").report()["totals"]
+    assert (totals["done"], totals["skipped"]) == (0, 60)
+    assert sums(user.folder / "out") == expected
+
+
+def test_the_interactive_session(user, data, expected):
+    """The commands of slurm/interactive.md, as they stand there, in an allocation."""
+    page = (SCRIPTS / "interactive.md").read_text()
+    ask, session = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+    (salloc,) = [line for line in ask.splitlines() if line.startswith("salloc ")]
+    (user.folder / "session.sh").write_text("set -e\n" + session)
+    finished = user.run(*salloc.split(), "bash", "session.sh", DATA=data)
+    assert "60 images to do" in finished.stdout and "1 of 1 images done" in finished.stdout
+    assert "9 of 10 images done, 1 skipped" in finished.stdout and "2 ranks on 1 node" in finished.stdout
+    results = sums(user.folder / "try")
+    assert len(results) == 10 and results.items() <= expected.items()

@@ -1,0 +1,141 @@
+//! Memory: what a rank holds, fitted to what ranks held, and never predicted below it.
+//!
+//! A rank's memory is a line in threads × bytes of the largest image, since each worker keeps buffers for the largest image
+//! that it has met: the intercept is the program, MPI and a worker's codec.
+
+use super::measured::RunSample;
+use crate::statistics::Line;
+
+/// Added to every prediction: what runs of the same work differ by.
+const MARGIN_PART: f64 = 0.03;
+const MARGIN_BYTES: f64 = 512.0 * 1024.0;
+
+/// What a rank holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryModel {
+    line: Line,
+    /// By how much the largest measured rank lies above the line.
+    above: f64,
+    /// Smallest and largest threads × bytes that were measured.
+    measured: (f64, f64),
+    /// The most that was measured with the smallest.
+    at_least: f64,
+}
+
+impl MemoryModel {
+    /// Fits the line to the runs' largest ranks.
+    pub fn fit(runs: &[RunSample]) -> Self {
+        let points: Vec<(f64, f64, f64)> = runs
+            .iter()
+            .map(|run| {
+                let workers = run.threads.min(run.images.div_ceil(run.ranks)).max(1);
+                (
+                    workers as f64 * run.largest_bytes as f64,
+                    run.rss_bytes as f64,
+                    1.0,
+                )
+            })
+            .collect();
+        let line = Line::fit_nonnegative(&points);
+        let above = points
+            .iter()
+            .map(|(x, y, _)| y - line.at(*x))
+            .fold(0.0, f64::max);
+        let low = points
+            .iter()
+            .map(|point| point.0)
+            .fold(f64::INFINITY, f64::min);
+        let high = points.iter().map(|point| point.0).fold(0.0, f64::max);
+        let at_least = points
+            .iter()
+            .filter(|point| point.0 <= low * 1.02)
+            .map(|point| point.1)
+            .fold(0.0, f64::max);
+        Self {
+            line,
+            above,
+            measured: (low, high),
+            at_least,
+        }
+    }
+
+    /// Bytes of a rank with `threads` workers whose largest image takes `largest_bytes`, besides `list_bytes` for what it
+    /// knows of all images. Never below what was measured with less.
+    pub fn rank_bytes(&self, threads: usize, largest_bytes: u64, list_bytes: f64) -> f64 {
+        let x = threads as f64 * largest_bytes as f64;
+        let mut bytes = self.line.at(x) + self.above;
+        if x >= self.measured.0 {
+            bytes = bytes.max(self.at_least);
+        } else if self.line.intercept == 0.0 {
+            // One size alone was measured: what a smaller one would save is not known.
+            bytes = self.at_least;
+        }
+        (bytes + list_bytes) * (1.0 + MARGIN_PART) + MARGIN_BYTES
+    }
+
+    /// Whether a rank of this kind lies beyond those that were measured.
+    pub fn is_beyond(&self, threads: usize, largest_bytes: u64) -> bool {
+        threads as f64 * largest_bytes as f64 > self.measured.1 * 1.05
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(threads: usize, largest_bytes: u64, rss_bytes: u64) -> RunSample {
+        RunSample {
+            images: 20,
+            ranks: 1,
+            threads,
+            nodes: 1,
+            cpus: Some(4),
+            setup_s: 0.0,
+            gap_s: 0.0,
+            finish_s: 0.0,
+            launch_s: None,
+            rss_bytes,
+            largest_bytes,
+        }
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn program_and_images_are_told_apart() {
+        // 15 MiB of program and three times the image for each worker.
+        let truth = |threads: u64, image: u64| 15 * MIB + 3 * threads * image;
+        let model = MemoryModel::fit(&[
+            run(1, 2 * MIB, truth(1, 2 * MIB)),
+            run(2, 2 * MIB, truth(2, 2 * MIB)),
+            run(1, 2 * MIB, truth(1, 2 * MIB)),
+        ]);
+        for (threads, image) in [(1, 2 * MIB), (8, 2 * MIB), (4, 20 * MIB)] {
+            let found = model.rank_bytes(threads as usize, image, 0.0);
+            let truth = truth(threads, image) as f64;
+            assert!(
+                found >= truth && found <= truth * 1.1,
+                "{threads} {image}: {found} {truth}"
+            );
+        }
+        assert!(model.is_beyond(8, 2 * MIB) && !model.is_beyond(2, 2 * MIB));
+    }
+
+    #[test]
+    fn never_below_what_was_measured() {
+        let model = MemoryModel::fit(&[
+            run(1, MIB, 20 * MIB),
+            run(1, MIB, 24 * MIB),
+            run(2, MIB, 23 * MIB),
+        ]);
+        assert!(model.rank_bytes(1, MIB, 0.0) >= (24 * MIB) as f64);
+        assert!(model.rank_bytes(2, MIB, 0.0) >= (24 * MIB) as f64);
+    }
+
+    #[test]
+    fn from_one_size_a_larger_image_takes_in_proportion_and_a_smaller_one_no_less() {
+        let model = MemoryModel::fit(&[run(1, 10 * MIB, 40 * MIB)]);
+        assert!(model.rank_bytes(1, 20 * MIB, 0.0) >= (80 * MIB) as f64);
+        assert!(model.rank_bytes(1, MIB, 0.0) >= (40 * MIB) as f64);
+    }
+}

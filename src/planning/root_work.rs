@@ -1,0 +1,203 @@
+//! Rank 0's own work: listing, sharing out, gathering and reporting grow with the list, not with anyone's share. They are
+//! measured here with the program's own functions on made-up records, so that 10⁶ images need not be on a disk for it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::comm;
+use crate::image_list::ImageEntry;
+use crate::partition::{Strategy, partition};
+use crate::report::{FilterDescription, ImageRecord, RankRecord, Report, RunFacts, Status};
+use crate::resources;
+use crate::volume::Datatype;
+
+/// What rank 0 does for every image of the list, in seconds and bytes an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RootWork {
+    /// Before the first image: sharing out and sending the plan, listing and looking included.
+    pub before_s: f64,
+    /// Of these, looking at headers, which all ranks share.
+    pub look_s: f64,
+    /// After the last image, until the records are together.
+    pub gather_s: f64,
+    /// After that: putting the report together and writing it.
+    pub report_s: f64,
+    /// Answering one request of the dynamic strategy.
+    pub request_s: f64,
+    /// Bytes that rank 0 holds for an image's entry and record.
+    pub bytes: f64,
+}
+
+/// Fewest and most images that are made up to measure on.
+const MEASURED_ON: std::ops::RangeInclusive<usize> = 20_000..=1_000_000;
+/// Ranks among which they are shared out.
+const RANKS: usize = 64;
+
+/// Measures on about as many images as are planned for. `list_s` and `look_s` are what listing and looking at a header
+/// took, which depend on the disk.
+pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
+    let count = images.clamp(*MEASURED_ON.start(), *MEASURED_ON.end());
+    let each = |begun: Instant| begun.elapsed().as_secs_f64() / count as f64;
+    let held_before = resources::rss_bytes();
+
+    let begun = Instant::now();
+    let entries: Vec<ImageEntry> = (1..=count)
+        .map(|index| ImageEntry {
+            index,
+            input: PathBuf::from(format!(
+                "/project/study/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
+            )),
+            output: PathBuf::from(format!(
+                "/project/smoothed/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
+            )),
+        })
+        .collect();
+    let making_s = each(begun);
+    let begun = Instant::now();
+    let costs: Vec<f64> = (0..count)
+        .map(|place| 1.0 + (place % 7) as f64 * 0.1)
+        .collect();
+    let shares = partition(Strategy::Size, &costs, RANKS);
+    let message = comm::encode(&(&entries, &shares));
+    let received: (Vec<ImageEntry>, Vec<Vec<usize>>) = comm::decode(&message);
+    let before_s = each(begun) + list_s;
+    drop((message, received));
+
+    let records: Vec<Vec<u8>> = shares
+        .iter()
+        .enumerate()
+        .map(|(rank, share)| comm::encode(&record(rank, share)))
+        .collect();
+    let begun = Instant::now();
+    let records: Vec<RankRecord> = records.iter().map(|bytes| comm::decode(bytes)).collect();
+    let gather_s = each(begun);
+
+    let begun = Instant::now();
+    let names = entries.iter().map(|entry| {
+        (
+            entry.index,
+            entry.input.display().to_string(),
+            entry.output.display().to_string(),
+        )
+    });
+    let report = Report::assemble(facts(), names, records);
+    let bytes = resources::rss_bytes().saturating_sub(held_before) as f64 / count as f64;
+    let written = serde_json::to_writer_pretty(std::io::BufWriter::new(std::io::sink()), &report);
+    debug_assert!(written.is_ok());
+    let report_s = each(begun);
+
+    let begun = Instant::now();
+    for place in 0..count {
+        let request = comm::encode(&std::hint::black_box(1_usize));
+        let wanted: usize = comm::decode(&request);
+        std::hint::black_box(comm::encode(&(wanted, vec![place])));
+    }
+    let request_s = each(begun);
+    tracing::debug!(
+        "rank 0's work was measured on {count} images (making them up took {making_s:.1e} s each)"
+    );
+    RootWork {
+        before_s,
+        look_s,
+        gather_s,
+        report_s,
+        request_s,
+        bytes,
+    }
+}
+
+impl RootWork {
+    /// Seconds before the first image, for so many images and ranks.
+    pub fn setup_s(&self, images: usize, ranks: usize, threads_looking: usize) -> f64 {
+        let lookers = (ranks * threads_looking.clamp(1, 8)).max(1) as f64;
+        images as f64 * (self.before_s + self.look_s / lookers)
+    }
+
+    /// Seconds after the last image until the records are together.
+    pub fn finish_s(&self, images: usize) -> f64 {
+        images as f64 * self.gather_s
+    }
+}
+
+fn record(rank: usize, share: &[usize]) -> RankRecord {
+    let images = share
+        .iter()
+        .map(|&place| ImageRecord {
+            index: place + 1,
+            rank,
+            worker: 0,
+            status: Status::Done,
+            stage: None,
+            error: None,
+            start_s: place as f64,
+            read_s: 0.01,
+            filter_s: 0.01,
+            write_s: 0.01,
+            voxels: 900_000,
+            datatype: Some(Datatype::Int16),
+            scaled: false,
+            bytes_in: 1_000_000,
+            bytes_out: 1_000_000,
+        })
+        .collect();
+    RankRecord {
+        rank,
+        host: "node001".to_owned(),
+        threads: 1,
+        cpus: 1,
+        elapsed_s: 1.0,
+        cpu_s: 1.0,
+        max_rss_bytes: 20 << 20,
+        images,
+    }
+}
+
+fn facts() -> RunFacts {
+    RunFacts {
+        command: Vec::new(),
+        interrupted: false,
+        started: std::time::UNIX_EPOCH,
+        elapsed_s: 1.0,
+        cpus: None,
+        mpi: String::new(),
+        slurm: None,
+        filter: FilterDescription {
+            name: "gaussian".to_owned(),
+            sigma_vox: vec![2.0; 3],
+            fwhm_mm: Vec::new(),
+            boundary: "reflect".to_owned(),
+            cval: 0.0,
+            truncate: 4.0,
+            radius_vox: vec![8; 3],
+            output_type: "same".to_owned(),
+            round: "truncate".to_owned(),
+        },
+        strategy: Strategy::Size,
+        shard: None,
+        journals: None,
+        resume: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_measured_and_small() {
+        let work = measure(1, 1e-6, 1e-5);
+        for (name, seconds) in [
+            ("before", work.before_s),
+            ("gather", work.gather_s),
+            ("report", work.report_s),
+            ("request", work.request_s),
+        ] {
+            assert!(seconds > 1e-9 && seconds < 1e-3, "{name}: {seconds}");
+        }
+        assert!(work.bytes < 1e5, "{}", work.bytes);
+        // Looking is shared among ranks, the rest is not.
+        let one = work.setup_s(1000, 1, 1);
+        let many = work.setup_s(1000, 10, 1);
+        assert!((one - many - 1000.0 * 1e-5 * 0.9).abs() < 1e-9);
+    }
+}

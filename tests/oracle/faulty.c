@@ -1,0 +1,118 @@
+/*
+ * Faults of a file system, on request, for one program: loaded with LD_PRELOAD, it makes calls on some files fail.
+ *
+ * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
+ *   CALL   read, write, fsync, rename or open
+ *   ERROR  a number of errno, or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists
+ *   AFTER  how many bytes of a file pass first (read and write), 0 for none
+ *   PART   what the file's path contains
+ * A write that crosses the limit is shortened to it, as on a disk that becomes full.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+struct fault {
+    char call[16], error[16], part[256];
+    long after;
+};
+
+static struct fault faults[8];
+static int count = -1;
+
+static void load(void) {
+    if (count >= 0) return;
+    count = 0;
+    const char *text = getenv("NIIMPI_FAULTS");
+    while (text && *text && count < 8) {
+        struct fault *fault = &faults[count];
+        if (sscanf(text, "%15[^:]:%15[^:]:%ld:%255[^,]", fault->call, fault->error, &fault->after, fault->part) == 4) count++;
+        text = strchr(text, ',');
+        if (text) text++;
+    }
+}
+
+/* The fault for this call on this path, or NULL. */
+static struct fault *find(const char *call, const char *path) {
+    load();
+    for (int i = 0; i < count; i++)
+        if (!strcmp(faults[i].call, call) && strstr(path, faults[i].part)) return &faults[i];
+    return NULL;
+}
+
+static struct fault *find_open(const char *call, int file) {
+    load();
+    if (!count) return NULL;
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t len = readlink(link, path, sizeof path - 1);
+    if (len < 0) return NULL;
+    path[len] = 0;
+    return find(call, path);
+}
+
+/* Fails with the fault's error, or waits and lets the call pass. */
+static int strike(const struct fault *fault) {
+    if (strcmp(fault->error, "wait")) {
+        errno = atoi(fault->error);
+        return 1;
+    }
+    const char *go = getenv("NIIMPI_FAULT_GO");
+    for (int i = 0; go && access(go, F_OK) && i < 3000; i++) usleep(10000);
+    return 0;
+}
+
+#define REAL(name) static __typeof__(&name) real; if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+
+ssize_t write(int file, const void *bytes, size_t len) {
+    REAL(write);
+    struct fault *fault = find_open("write", file);
+    if (fault) {
+        struct stat stat;
+        long left = fstat(file, &stat) ? 0 : fault->after - (long)stat.st_size;
+        if (left <= 0) {
+            if (strike(fault)) return -1;
+        } else if ((size_t)left < len) {
+            len = (size_t)left;
+        }
+    }
+    return real(file, bytes, len);
+}
+
+ssize_t read(int file, void *bytes, size_t len) {
+    REAL(read);
+    struct fault *fault = find_open("read", file);
+    if (fault && lseek(file, 0, SEEK_CUR) >= fault->after && strike(fault)) return -1;
+    return real(file, bytes, len);
+}
+
+int fsync(int file) {
+    REAL(fsync);
+    struct fault *fault = find_open("fsync", file);
+    return fault && strike(fault) ? -1 : real(file);
+}
+
+int rename(const char *from, const char *to) {
+    REAL(rename);
+    struct fault *fault = find("rename", to);
+    return fault && strike(fault) ? -1 : real(from, to);
+}
+
+int open64(const char *path, int flags, ...) {
+    REAL(open64);
+    va_list rest;
+    va_start(rest, flags);
+    int mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, int) : 0;
+    va_end(rest);
+    struct fault *fault = find("open", path);
+    return fault && strike(fault) ? -1 : real(path, flags, mode);
+}

@@ -1,0 +1,390 @@
+"""Faults of disks, files and memory: each costs the images that it meets and no other, and says so."""
+
+import errno
+import gzip
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import images
+import program
+from program import HAS_RANKS, ranks_alive, run, smooth, start
+from test_failures import as_ordinary, ordinary, smooth_as  # noqa: F401
+from test_ranks import sums
+from test_resume import resume
+
+pytestmark = pytest.mark.timeout(240)
+
+RANKS = 2 if HAS_RANKS else None
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory):
+    """The environment in which the C library makes calls fail as `faults` says."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler for the library of faults")
+    library = tmp_path_factory.mktemp("faulty") / "faulty.so"
+    source = Path(__file__).with_name("faulty.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+
+    def environment(*faults, go=None):
+        env = {"LD_PRELOAD": library, "NIIMPI_FAULTS": ",".join(faults)}
+        # The run's own environment keeps no other NIIMPI_ variable; these are the library's.
+        return env | ({"NIIMPI_FAULT_GO": go} if go else {})
+
+    return environment
+
+
+def parts(folder):
+    """What is left of files that were being written."""
+    return [path for path in Path(folder).rglob(".niimpi-*") if path.is_file()]
+
+
+def failed(finished):
+    return {Path(record["input"]).name: record for record in finished.report["images"] if record["status"] == "failed"}
+
+
+def check_rest(source, out, tmp_path, broken=(), options=("--sigma=1",)):
+    """All results but those of `broken` are there and right, and no part of another is."""
+    assert not parts(out)
+    whole = tmp_path / "undisturbed"
+    if not whole.exists():
+        smooth(source, whole, *options)
+    expected = {name: total for name, total in sums(whole).items() if name not in broken}
+    assert sums(out) == expected
+
+
+# ---- space
+
+
+def test_one_image_meets_a_full_disk(tmp_path, faulty):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 3)
+    images.write(source / "large.nii", images.random_array(np.random.default_rng(2), (64, 64, 64), "float32"))
+    # Only what is larger than a MiB does not fit.
+    env = faulty(f"write:{errno.ENOSPC}:1000000:/out/.niimpi-")
+    finished = smooth(source, out, "--sigma=1", ranks=RANKS, env=env, expect=1)
+    assert list(failed(finished)) == ["large.nii"]
+    record = failed(finished)["large.nii"]
+    assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], record
+    check_rest(source, out, tmp_path, broken={"large.nii"})
+    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "failed_before": 1}
+    check_rest(source, out, tmp_path)
+
+
+@pytest.mark.parametrize("cause", [errno.ENOSPC, errno.EDQUOT])
+def test_nothing_fits_any_more(tmp_path, faulty, cause):
+    """The run ends early with one message, not with one for each image."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 300, shape=(20, 20, 20))
+    env = faulty(f"write:{cause}:0:/out/.niimpi-")
+    finished = smooth(source, out, "--sigma=1", ranks=RANKS, env=env, expect=1)
+    totals = finished.report["totals"]
+    assert totals["done"] == 0 and totals["failed"] < 150 and totals["skipped"] > 100, totals
+    assert finished.report["state"] == "failed"
+    assert finished.stderr.count("stopped early") == 1, finished
+    errors = [line for line in finished.stderr.splitlines() if " ERROR " in line]
+    assert len(errors) <= 1 + (RANKS or 1), finished
+    assert not parts(out)
+    found = resume(source, out, "--sigma=1", ranks=RANKS)
+    assert found == {"failed_before": totals["failed"], "missing": totals["skipped"]}
+    check_rest(source, out, tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MiB; needs root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place]).returncode == 0
+    if not mounted:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk):
+    source, out = tmp_path / "in", small_disk / "out"
+    images.series(source, 200, shape=(40, 40, 40))
+    finished = smooth(source, out, "--sigma=1", ranks=RANKS, threads=2, expect=1, report=tmp_path / "r.json")
+    totals = finished.report["totals"]
+    assert totals["done"] > 10 and totals["failed"] > 0 and totals["skipped"] > 50, totals
+    assert finished.stderr.count("stopped early") == 1, finished
+    smooth(source, tmp_path / "undisturbed", "--sigma=1", ranks=RANKS)
+    whole = sums(tmp_path / "undisturbed")
+    written = sums(out)
+    assert len(written) >= totals["done"] and all(whole[name] == total for name, total in written.items())
+    assert not parts(out)
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    again = smooth(source, out, "--sigma=1", "--resume", ranks=RANKS, report=tmp_path / "again.json")
+    assert again.report["resume"]["kept"] >= totals["done"] - 5, "records are lost with the lines that did not fit"
+    assert sums(out) == whole
+
+
+# ---- the file system
+
+
+@pytest.mark.parametrize("call", ["read", "write", "fsync", "open"])
+def test_an_input_output_error(tmp_path, faulty, call):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 6)
+    part = "sample_3" if call in ("read", "open") else "/out/.niimpi-"
+    # Every result is written to a part, so that one kind of fault concerns all of them.
+    finished = run(
+        ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--report", tmp_path / "r.json", "--strategy=block"],
+        ranks=RANKS,
+        env=faulty(f"{call}:{errno.EIO}:0:{part}"),
+        report_path=tmp_path / "r.json",
+    )
+    assert finished.code == 1, finished
+    broken = failed(finished)
+    if part == "/out/.niimpi-":
+        assert len(broken) == 6 and not sums(out), finished
+        assert all(record["stage"] == "write" for record in broken.values())
+    else:
+        assert list(broken) == ["sample_3.nii.gz"] and broken["sample_3.nii.gz"]["stage"] == "read"
+        check_rest(source, out, tmp_path, broken=set(broken))
+    assert all("Input/output error" in record["error"] for record in broken.values()), broken
+    assert not parts(out)
+    resume(source, out, "--sigma=1", ranks=RANKS)
+    check_rest(source, out, tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
+    """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up error."""
+    place = ordinary[0]
+    images.series(place / "in" / "a", 3)
+    images.series(place / "in" / "b", 3)
+    (place / "out" / "b").mkdir(parents=True)
+    prefix = ordinary[2]
+    as_ordinary(place, prefix)
+    (place / "out" / "b").chmod(0o555)
+    finished = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", ranks=RANKS, expect=1)
+    broken = [record for record in finished.report["images"] if record["status"] == "failed"]
+    assert len(broken) == 3 and all("no permission to write in" in record["error"] for record in broken), finished
+    assert len(sums(place / "out")) == 3
+    (place / "out" / ".niimpi").chmod(0o555)
+    closed = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2)
+    assert "cannot write its journal" in closed.stderr, closed
+    (place / "out").chmod(0o555)
+    closed = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2)
+    assert "cannot be written to" in closed.stderr, closed
+
+
+def test_an_output_on_a_read_only_disk(tmp_path, small_disk):
+    images.series(tmp_path / "in", 2)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    finished = run(["smooth", tmp_path / "in", "--output", small_disk, "--sigma=1"], ranks=RANKS)
+    assert finished.code == 2 and "cannot be written to" in finished.stderr, finished
+
+
+@pytest.mark.parametrize("change", ["grows", "is replaced in place", "vanishes"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_an_input_that_changes_while_it_is_read(tmp_path, faulty, change, suffix):
+    source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
+    images.series(source, 2)
+    path = images.write(source / f"moving{suffix}", images.random_array(np.random.default_rng(1), (99, 99, 99), "float32"))
+    content = path.read_bytes()
+    # The run is held when it reads the file beyond its header.
+    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--strategy=block", "--report", tmp_path / "r.json"]
+    env = faulty(f"read:wait:{1000 if suffix == '.nii.gz' else 300}:moving", go=go)
+    with start(args, ranks=RANKS, env=env) as running:
+        until = time.monotonic() + 60
+        while not any('"begin"' in line and "moving" in line for line in journal_lines(out)):
+            assert time.monotonic() < until and running.process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+        if change == "grows":
+            with open(path, "ab") as file:
+                file.write(b"\0" * 512)
+        elif change == "vanishes":
+            path.unlink()
+        else:
+            with open(path, "r+b") as file:
+                file.seek(len(content) // 2)
+                file.write(content[:1000])
+        go.touch()
+        finished = running.wait(60, tmp_path / "r.json")
+    if change == "vanishes":
+        # Who has opened a file reads it to its end.
+        assert finished.code == 0, finished
+        return
+    assert finished.code == 1, finished
+    record = failed(finished)[path.name]
+    assert record["stage"] == "read", record
+    if suffix == ".nii":
+        assert "was changed while it was read" in record["error"], record
+    assert not (out / path.name).exists() and not parts(out)
+    path.write_bytes(content)
+    resume(source, out, "--sigma=1", ranks=RANKS)
+    check_rest(source, out, tmp_path)
+
+
+def journal_lines(out):
+    return [line for path in Path(out).glob(".niimpi/*.jsonl") for line in path.read_text().splitlines()]
+
+
+def test_an_input_that_vanishes_before_its_turn(tmp_path, faulty):
+    source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
+    images.series(source, 5)
+    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--strategy=block", "--report", tmp_path / "r.json"]
+    with start(args, env=faulty("read:wait:0:sample_1", go=go)) as running:
+        until = time.monotonic() + 60
+        while not any('"begin"' in line for line in journal_lines(out)):
+            assert time.monotonic() < until and running.process.poll() is None
+            time.sleep(0.02)
+        (source / "sample_4.nii.gz").unlink()
+        go.touch()
+        finished = running.wait(60, tmp_path / "r.json")
+    assert finished.code == 1 and list(failed(finished)) == ["sample_4.nii.gz"], finished
+    assert "there is no such file" in failed(finished)["sample_4.nii.gz"]["error"]
+    assert finished.report["totals"]["done"] == 4
+
+
+# ---- memory
+
+
+def lying(path, shape, datatype=(16, 32)):
+    """A compressed image whose header and size agree on far more voxels than memory: 4 bytes each, all zero."""
+    header = images.header_for(np.zeros((1, 1, 1), "float32"))
+    content = bytearray(images.image_bytes(np.zeros((1, 1, 1), "float32"), header))
+    struct.pack_into("<4h", content, 40, 3, *shape)
+    zeros = int(np.prod(shape)) * 4
+    with gzip.open(path, "wb", 1) as file:
+        file.write(content[:352])
+        piece = bytes(1 << 20)
+        while zeros > 0:
+            zeros -= file.write(piece[: min(zeros, len(piece))])
+
+
+def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
+    """With figures, before it is loaded; those that fit are done, the larger of them one at a time."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 4)
+    lying(source / "huge.nii.gz", (900, 900, 900))
+    rng = np.random.default_rng(4)
+    for number in range(3):
+        # 108 MiB each: more than a fair share, less than all.
+        images.write(source / f"large_{number}.nii", images.random_array(rng, (320, 300, 300), "float32"))
+    limit = 1_400 << 20
+
+    args = ["smooth", source, "--output", out, "--sigma=0.5", "--threads=4", "--report", tmp_path / "r.json", "--no-sync"]
+    finished = run(
+        args,
+        report_path=tmp_path / "r.json",
+        prefix=["bash", "-c", f'ulimit -v {limit >> 10}; exec "$@"', "-"],
+        timeout=120,
+    )
+    assert finished.code == 1, finished
+    assert list(failed(finished)) == ["huge.nii.gz"], finished
+    record = failed(finished)["huge.nii.gz"]
+    assert record["stage"] == "read" and "needs 2781 MiB of memory" in record["error"] and "ulimit -v" in record["error"], record
+    assert finished.report["totals"]["done"] == 7
+    assert finished.report["totals"]["max_rss_bytes"] < limit
+
+
+def memory_group():
+    """A control group of this test's own with a memory limit, version 1 or 2; needs root."""
+    for root, file in ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max")):
+        group = root / f"niimpi-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            if (group / file).exists():
+                return group, file
+            group.rmdir()
+        except OSError:
+            pass
+    return None
+
+
+def test_an_image_beyond_the_memory_of_a_control_group_is_refused(tmp_path):
+    made = memory_group()
+    if not made:
+        pytest.skip("no control group can be made here")
+    group, file = made
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 4)
+    lying(source / "huge.nii.gz", (700, 700, 700))
+    try:
+        (group / file).write_text(str(512 << 20))
+        args = ["smooth", source, "--output", out, "--sigma=1", "--threads=2", "--report", tmp_path / "r.json"]
+        words = ["bash", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "-"]
+        finished = run(args, ranks=RANKS, report_path=tmp_path / "r.json", prefix=words, timeout=120)
+        assert finished.code == 1 and list(failed(finished)) == ["huge.nii.gz"], finished
+        error = failed(finished)["huge.nii.gz"]["error"]
+        assert "needs 1309 MiB of memory" in error and "the memory limit of the control group" in error, error
+        assert finished.report["totals"]["done"] == 4
+    finally:
+        for _ in range(50):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+
+# ---- kill
+
+
+def wait_for(running, out, ranks, ended):
+    """Until all ranks live and at least `ended` images have an end in the journals; False when the run ended first."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if running.process.poll() is not None:
+            return False
+        if len(ranks_alive(running.mark)) == ranks and sum('"end"' in line for line in journal_lines(out)) >= ended:
+            return True
+        time.sleep(0.01)
+    raise AssertionError("no image after 60 s")
+
+
+@pytest.mark.ranks
+def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
+    """kill -9 of one of three ranks at random moments; the job ends within seconds and a resumed run completes it."""
+    rounds = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
+    rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "1"))
+    source = tmp_path / "in"
+    images.series(source, 40, shape=(48, 48, 48))
+    smooth(source, tmp_path / "whole", "--sigma=2", ranks=3)
+    whole = sums(tmp_path / "whole")
+    killed = unfinished = 0
+    slowest = 0.0
+    for number in range(rounds):
+        out = tmp_path / f"out_{number}"
+        strategy = rng.choice(["block", "cyclic", "size", "dynamic"])
+        sync = rng.choice([[], ["--no-sync"]])
+        args = ["smooth", source, "--output", out, "--sigma=2", "--threads=2", "--strategy", strategy, *sync]
+        with start(args, ranks=3) as running:
+            if wait_for(running, out, 3, rng.randrange(0, 30)):
+                time.sleep(rng.random() * 0.05)
+                alive = ranks_alive(running.mark)
+                victim = rng.choice(sorted(alive)) if alive else None
+                if victim is not None:
+                    try:
+                        os.kill(alive[victim], signal.SIGKILL)
+                        killed += 1
+                    except ProcessLookupError:
+                        pass
+            at = time.monotonic()
+            running.wait(30)
+            while program.processes(running.mark):
+                assert time.monotonic() - at < 15, "processes of a job are left after one of its ranks was killed"
+                time.sleep(0.05)
+            slowest = max(slowest, time.monotonic() - at)
+        # What has a name is whole.
+        assert all(whole[name] == total for name, total in sums(out).items() if not name.rpartition("/")[2].startswith(".niimpi-"))
+        found = resume(source, out, "--sigma=2", ranks=rng.choice([1, 2, 3]))
+        unfinished += found.get("unfinished", 0)
+        assert sums(out) == whole and not parts(out), f"round {number}, {strategy}: {found}"
+        shutil.rmtree(out)
+    print(f"{rounds} rounds, {killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most")
+    assert killed > rounds // 2

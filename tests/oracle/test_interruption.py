@@ -1,0 +1,198 @@
+"""Interruptions: signals and time limits. What is in hand is finished, what is left is told, and --resume goes on."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import images
+from program import HAS_RANKS, MPI, ranks_alive, run, smooth, start
+from test_faults import journal_lines, parts
+from test_ranks import sums
+from test_resume import lines, resume
+
+pytestmark = pytest.mark.timeout(180)
+
+RANKS = 2 if HAS_RANKS else None
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """Forty images and what an undisturbed run makes of them."""
+    place = tmp_path_factory.mktemp("slow")
+    source = place / "in"
+    array = images.random_array(np.random.default_rng(9), (64, 64, 64), "float32")
+    first = images.write(source / "sample_1.nii", array)
+    for number in range(2, 41):
+        os.link(first, source / f"sample_{number}.nii")
+    smooth(source, place / "whole", *OPTIONS, ranks=RANKS)
+    return source, sums(place / "whole")
+
+
+OPTIONS = ("--sigma=25",)
+# Many times as long: some seconds for all.
+SLOW_OPTIONS = ("--sigma=400",)
+
+
+def begun_at_least(running, out, count, ranks):
+    until = time.monotonic() + 60
+    while True:
+        assert running.process.poll() is None, running.wait(5)
+        ended = sum('"event":"end"' in line for line in journal_lines(out))
+        if ended >= count and len(ranks_alive(running.mark)) == (ranks or 1):
+            return
+        assert time.monotonic() < until, "no image after 60 s"
+        time.sleep(0.01)
+
+
+def arguments(source, out, *options, width=OPTIONS):
+    report = out.with_name("report.json")
+    return ["smooth", source, "--output", out, *width, "--threads=1", "--report", report, *options], report
+
+
+def check_interrupted(finished, out, whole, ranks):
+    """Exit code 75, a report and journals that say so, whole results and no others; returns how many are done."""
+    assert finished.code == 75, finished
+    report = finished.report
+    assert report["state"] == "interrupted"
+    totals = report["totals"]
+    assert totals["failed"] == 0 and 0 < totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, totals
+    assert "--resume continues" in finished.stdout, finished
+    assert not parts(out)
+    written = sums(out)
+    assert len(written) == totals["done"] and (not whole or all(whole[name] == total for name, total in written.items()))
+    closed = [line for line in lines(out) if line["event"] == "close"]
+    assert [line["state"] for line in closed] == ["interrupted"] * (ranks or 1)
+    begun = sum(line["event"] == "begin" for line in lines(out))
+    assert begun == totals["done"], "every image that was begun was finished"
+    return totals["done"]
+
+
+@pytest.mark.parametrize("strategy", ["block", "dynamic"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_any_rank_stops_all_in_order(tmp_path, slow, sent, strategy):
+    source, whole = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out, "--strategy", strategy)
+    with start(args, ranks=RANKS) as running:
+        begun_at_least(running, out, 3, RANKS)
+        alive = ranks_alive(running.mark)
+        os.kill(alive[random.choice(sorted(alive))], sent)
+        finished = running.wait(30, report)
+    done = check_interrupted(finished, out, whole, RANKS)
+    assert resume(source, out, *OPTIONS, ranks=RANKS) == {"kept": done, "missing": 40 - done}
+    assert sums(out) == whole
+
+
+@pytest.mark.ranks
+def test_a_signal_that_the_launcher_passes_on(tmp_path, slow):
+    """As of `sbatch --signal=USR1@60`; a SIGTERM soon after, as at the time limit, changes nothing."""
+    source, whole = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out)
+    with start(args, ranks=2) as running:
+        begun_at_least(running, out, 3, 2)
+        for process in ranks_alive(running.mark).values():
+            os.kill(process, signal.SIGUSR1)
+        for process in ranks_alive(running.mark).values():
+            os.kill(process, signal.SIGTERM)
+        finished = running.wait(30, report)
+    check_interrupted(finished, out, whole, 2)
+
+
+@pytest.mark.skipif(MPI != "openmpi", reason="Open MPI's mpirun passes SIGUSR1 on; others need not")
+@pytest.mark.ranks
+def test_a_signal_to_mpirun(tmp_path, slow):
+    source, whole = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out)
+    with start(args, ranks=2) as running:
+        begun_at_least(running, out, 3, 2)
+        running.process.send_signal(signal.SIGUSR1)
+        finished = running.wait(30, report)
+    check_interrupted(finished, out, whole, 2)
+
+
+@pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
+def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, ranks):
+    source, whole = slow
+    out = tmp_path / "out"
+    args, _ = arguments(source, out)
+    with start(args, ranks=ranks) as running:
+        begun_at_least(running, out, 2, ranks)
+        victim = ranks_alive(running.mark)[0]
+        os.kill(victim, signal.SIGINT)
+        os.kill(victim, signal.SIGINT)
+        # Two signals of a kind at the same moment are one.
+        at = time.monotonic()
+        while running.process.poll() is None and time.monotonic() - at < 10:
+            try:
+                os.kill(victim, signal.SIGINT)
+            except ProcessLookupError:
+                break
+            time.sleep(0.01)
+        finished = running.wait(10)
+    assert finished.code not in (0, 1, 2, 75), finished
+    assert "interrupted twice" in finished.stderr, finished
+    # A rank that mpirun killed had no time to tidy up: the next run does.
+    assert ranks or not parts(out)
+    written = {name: total for name, total in sums(out).items() if "/.niimpi-" not in f"/{name}"}
+    assert written and all(whole[name] == total for name, total in written.items())
+    resume(source, out, *OPTIONS, ranks=ranks)
+    assert sums(out) == whole and not parts(out)
+
+
+def test_no_image_is_begun_that_would_not_be_finished(tmp_path, slow):
+    source, _ = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out, "--stop-before=1", width=SLOW_OPTIONS)
+    finished = run(args, ranks=RANKS, report_path=report)
+    done = check_interrupted(finished, out, None, RANKS)
+    assert "the time left is too short" in finished.stderr, finished
+    records = [record for record in finished.report["images"] if record["status"] == "done"]
+    last = max(record["start_s"] + record["read_s"] + record["filter_s"] + record["write_s"] for record in records)
+    assert last <= 1 + 0.3, f"the last of {done} images ended after {last} s"
+    assert resume(source, out, *SLOW_OPTIONS, ranks=RANKS) == {"kept": done, "missing": 40 - done}
+
+
+def test_the_end_of_the_slurm_job_is_known(tmp_path, slow):
+    """Five seconds are left for the report."""
+    source, _ = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out, width=SLOW_OPTIONS)
+    end = int(time.time()) + 7
+    finished = run(args, ranks=RANKS, report_path=report, env={"SLURM_JOB_END_TIME": end})
+    done = check_interrupted(finished, out, None, RANKS)
+    assert time.time() < end
+    # What was asked for goes before what Slurm says.
+    args, report = arguments(source, out, "--resume", "--stop-before=1000", width=SLOW_OPTIONS)
+    finished = run(args, ranks=RANKS, report_path=report, env={"SLURM_JOB_END_TIME": "1"})
+    assert finished.code == 0 and finished.report["totals"]["done"] == 40 - done, finished
+
+
+def test_no_time_at_all(tmp_path, slow):
+    source, _ = slow
+    out = tmp_path / "out"
+    args, report = arguments(source, out, "--stop-before=0.000001")
+    finished = run(args, ranks=RANKS, report_path=report)
+    assert finished.code == 75 and finished.report["totals"]["skipped"] == 40, finished
+    assert run(["smooth", source, "--output", out, "--sigma=1", "--stop-before=0"]).code == 2
+
+
+def test_status_while_a_run_goes_on(tmp_path, slow):
+    source, _ = slow
+    out = tmp_path / "out"
+    args, _ = arguments(source, out)
+    with start(args, ranks=RANKS) as running:
+        begun_at_least(running, out, 3, RANKS)
+        status = run(["status", out])
+        assert status.code == 0 and "running" in status.stdout and " left" in status.stdout, status
+        assert "sample_" in status.stdout, "what is in hand is named"
+        for process in ranks_alive(running.mark).values():
+            os.kill(process, signal.SIGKILL)
+        running.wait(20)
+    status = run(["status", out])
+    assert status.stdout.count("has died; once the job has ended, --resume does the rest") == (RANKS or 1), status

@@ -1,0 +1,197 @@
+"""`niimpi plan` from end to end: pilot, reports and studies; the JSON; the script; refusals; the check."""
+
+import json
+import re
+import subprocess
+import xml.etree.ElementTree as xml
+
+import pytest
+
+from program import HAS_RANKS, run, smooth
+
+OPTIONS = ["--sigma", "1", "--no-sync"]
+RANKS = "1,2" if HAS_RANKS else "1"
+
+
+def plan(*words, expect=0, timeout=120, cwd=None):
+    finished = run([str(word) for word in ["plan", *words]], timeout=timeout, cwd=cwd)
+    assert finished.code == expect, finished
+    return finished
+
+
+@pytest.fixture(scope="module")
+def piloted(data, tmp_path_factory):
+    """A plan from a pilot, and its JSON."""
+    folder = tmp_path_factory.mktemp("plan")
+    words = ["--pilot", "10", "--images", "4000", "--nodes", "1-2", "--cpus-per-node", "2", "--json", "plan.json"]
+    finished = plan(data, *OPTIONS, *words, "--write", "job.sbatch", "--output", "out/smoothed", "--simulate=sim", cwd=folder)
+    return folder, finished, json.loads((folder / "plan.json").read_text())
+
+
+def test_the_json_has_its_form(piloted):
+    _, _, document = piloted
+    assert document["schema"] == "niimpi-plan/1"
+    assert document["images"] == 4000
+    assert document["dominated_by"] in ("read", "filter", "write")
+    found = [(c["nodes"], c["ranks"], c["threads"]) for c in document["configurations"]]
+    assert found == [(1, 1, 1), (1, 2, 1), (2, 2, 1), (2, 4, 1)]
+    for configuration in document["configurations"]:
+        assert 0 < configuration["elapsed_low_s"] < configuration["elapsed_s"] < configuration["elapsed_high_s"]
+        assert 5e6 < configuration["rss_per_rank_bytes"] < 1e9
+        assert configuration["rss_per_node_bytes"] >= configuration["rss_per_rank_bytes"]
+        assert 0 < configuration["efficiency"] <= 1.05
+        cpus = configuration["ranks"] * configuration["threads"]
+        assert configuration["core_hours"] == pytest.approx(cpus * configuration["elapsed_s"] / 3600)
+    assert sum(configuration["recommended"] for configuration in document["configurations"]) == 1
+
+
+def test_the_text_says_what_and_why(piloted):
+    _, finished, document = piloted
+    for words in ("Recommended:", "What dominates:", "core hours", "--mem-per-cpu=", "4000 images planned for"):
+        assert words in finished.stdout, finished
+    assert "Measured on one node: what several cost the shared file system is not known" in finished.stdout
+
+
+def test_nothing_of_the_pilot_remains(piloted):
+    folder, _, _ = piloted
+    assert [path.name for path in (folder / "out").iterdir()] == []
+
+
+def test_the_script_asks_for_the_plan(piloted):
+    folder, _, document = piloted
+    text = (folder / "job.sbatch").read_text()
+    request = document["request"]
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, flags=re.M))
+    assert asked["nodes"] == str(request["nodes"])
+    assert asked["ntasks-per-node"] == str(request["tasks_per_node"])
+    assert asked["cpus-per-task"] == str(request["cpus_per_task"])
+    assert asked["mem-per-cpu"] == f"{request['mem_per_cpu_mib']}M"
+    chosen = next(c for c in document["configurations"] if c["recommended"])
+    hours, minutes, _ = map(int, asked["time"].split(":"))
+    assert (hours * 60 + minutes) * 60 >= chosen["elapsed_high_s"] * 1.25
+    assert request["mem_per_cpu_mib"] * request["cpus_per_task"] * 2**20 >= chosen["rss_per_rank_bytes"] * 1.2
+    last = text.splitlines()[-1]
+    assert last.startswith("srun --mpi=") and "--kill-on-bad-exit=1" in last and "--sigma=1" in last
+    assert "25 %" in text, "the margin is stated"
+    subprocess.run(["bash", "-n", folder / "job.sbatch"], check=True)
+    assert json.loads((folder / "job.plan.json").read_text())["report"] == str(folder / "job.report.json")
+
+
+def test_the_simulation_is_drawn(piloted):
+    folder, finished, _ = piloted
+    for name in ("speed-up", "imbalance", "throughput"):
+        assert xml.parse(folder / "sim" / f"simulated-{name}.svg").getroot().tag.endswith("svg")
+    lines = (folder / "sim" / "simulation.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [str(2**step) for step in range(13)]
+    assert "Simulated:" in finished.stdout
+
+
+@pytest.fixture(scope="module")
+def reports(data, tmp_path_factory):
+    """Three reports of 20 images each."""
+    folder = tmp_path_factory.mktemp("reports")
+    found = []
+    for place in range(3):
+        finished = smooth(data, folder / f"out_{place}", "--sigma=1", "--limit=20")
+        found.append(finished.report_path)
+    return found
+
+
+def test_earlier_reports_serve_as_measurements(data, reports, tmp_path):
+    finished = plan(data, *OPTIONS, "--from", *reports, "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    assert "pilot" not in finished.stderr
+    document = json.loads((tmp_path / "p.json").read_text())
+    taken = [json.loads(path.read_text())["elapsed_s"] for path in reports]
+    predicted = document["configurations"][0]
+    # Twice the images; the machine may be busy with other things.
+    assert predicted["elapsed_low_s"] < 2.5 * max(taken) and predicted["elapsed_high_s"] > 1.2 * min(taken)
+    measured = max(json.loads(path.read_text())["totals"]["max_rss_bytes"] for path in reports)
+    assert measured <= predicted["rss_per_rank_bytes"] <= measured * 1.15
+
+
+def test_a_study_serves_as_measurements(data, tmp_path):
+    study = tmp_path / "study"
+    words = ["scaling", data, "--output", study, "--sizes", "10,20", "--ranks", RANKS, "--threads", "1", "--repeat", "2"]
+    assert run([str(word) for word in [*words, *OPTIONS]], timeout=120).code == 0
+    finished = plan(data, *OPTIONS, "--from", study, "--json", tmp_path / "p.json", "--ranks", RANKS, "--cpus-per-node", "2")
+    document = json.loads((tmp_path / "p.json").read_text())
+    assert document["images"] == 40
+    # The study has measured what launching takes.
+    assert 0 < document["configurations"][0]["launch_s"] < 30
+    assert "planned for" in finished.stdout
+
+
+def test_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path):
+    finished = plan(mixed, *OPTIONS, "--pilot", "20", "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    predicted = json.loads((tmp_path / "p.json").read_text())["configurations"][0]
+    actual = smooth(mixed, tmp_path / "out", "--sigma=1").report
+    assert predicted["elapsed_s"] == pytest.approx(actual["elapsed_s"], rel=1.0), finished
+    rss = actual["totals"]["max_rss_bytes"]
+    assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
+
+
+def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
+    one = smooth(data, tmp_path / "one", "--sigma=1", "--limit=1").report_path
+    other = smooth(data, tmp_path / "other", "--sigma=2", "--limit=10").report_path
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for place in range(6):
+        (broken / f"b_{place}.nii").write_bytes(b"no image")
+    failed = smooth(broken, tmp_path / "failed", "--sigma=1", expect=1).report_path
+    elsewhere = json.loads(reports[0].read_text())
+    elsewhere["launch"]["nodes"] = ["othermachine"]
+    (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
+    for sources, words in [
+        ([one], "1 measured image cannot tell"),
+        ([other], "measured with another filter"),
+        ([failed], "all 6 images of the measurements failed"),
+        ([reports[0], tmp_path / "elsewhere.json"], "machines of different kinds"),
+        ([tmp_path], "a folder without a study"),
+    ]:
+        finished = plan(data, *OPTIONS, "--from", *sources, expect=2)
+        assert words in finished.stderr and finished.stdout == "", finished
+    unsynced = plan(data, "--sigma", "1", "--from", *reports, expect=2)
+    assert "--no-sync" in unsynced.stderr
+    # 8-bit measurements say nothing of 16-bit images.
+    kinds = plan(mixed, *OPTIONS, "--from", *reports, expect=2)
+    assert "int16" in kinds.stderr and "none was measured" in kinds.stderr
+    few = plan(data, *OPTIONS, "--pilot", "2", expect=2)
+    assert "needs 5 or more" in few.stderr
+
+
+def test_a_single_report_gives_a_wide_interval(data, reports, tmp_path):
+    widths = []
+    for sources in ([reports[0]], reports):
+        plan(data, *OPTIONS, "--from", *sources, "--ranks", "1", "--json", tmp_path / "p.json")
+        predicted = json.loads((tmp_path / "p.json").read_text())["configurations"][0]
+        widths.append(predicted["elapsed_high_s"] / predicted["elapsed_low_s"])
+    assert widths[0] > 1.8, "one run cannot tell how runs differ"
+
+
+def test_what_goes_beyond_the_limits_is_refused(data, reports):
+    for limit, words in [
+        (["--max-time", "00:00:01", "--images", "100000"], "--max-time"),
+        (["--mem-per-node", "5M"], "MiB a node"),
+        (["--ranks", "64", "--cpus-per-node", "2"], "no ranks fit"),
+    ]:
+        finished = plan(data, *OPTIONS, "--from", *reports, *limit, expect=2)
+        assert "no setting is possible" in finished.stderr and words in finished.stderr, finished
+
+
+def test_a_run_is_checked_against_its_plan(data, tmp_path):
+    plan(data, *OPTIONS, "--ranks", "1", "--write", "job.sbatch", "--output", "smoothed", cwd=tmp_path)
+    # The script's own command, without srun and without Slurm.
+    last = (tmp_path / "job.sbatch").read_text().splitlines()[-1]
+    command = last.partition("--kill-on-bad-exit=1 ")[2].split()
+    finished = run(command[1:], cwd=tmp_path)
+    assert finished.code == 0, finished
+    checked = plan("--check", tmp_path / "job.report.json")
+    assert "Time and memory are inside the request." in checked.stdout
+    assert "A request that would have fitted: --nodes=1 --ntasks-per-node=1" in checked.stdout
+    assert "40 of 40 images done" in checked.stdout
+    # A run that took longer than was asked for.
+    report = json.loads((tmp_path / "job.report.json").read_text())
+    report["elapsed_s"] = 1e6
+    (tmp_path / "job.report.json").write_text(json.dumps(report))
+    late = plan("--check", tmp_path / "job.report.json", expect=1)
+    assert "The time went beyond the request." in late.stdout

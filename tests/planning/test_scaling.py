@@ -1,0 +1,186 @@
+"""`niimpi scaling` from end to end: its runs, tables and plots, resuming, and what becomes of runs that fail."""
+
+import csv
+import json
+import os
+import re
+import signal
+import stat
+import time
+import xml.etree.ElementTree as xml
+
+import pytest
+
+from program import HAS_RANKS, run, start
+
+RANKS = "1,2" if HAS_RANKS else "1"
+OPTIONS = ["--sigma", "1", "--no-sync"]
+
+
+def scaling(data, study, *options, ranks=RANKS, sizes="1,4,8", expect=0, timeout=120, **others):
+    words = ["scaling", data, "--output", study, "--sizes", sizes, "--ranks", ranks, "--threads", "1,2", *OPTIONS, *options]
+    finished = run([str(word) for word in words], timeout=timeout, **others)
+    assert finished.code == expect, finished
+    return finished
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scaling") / "study"
+    finished = scaling(data, folder, "--repeat", "2")
+    return folder, finished
+
+
+def test_every_configuration_is_a_row(study):
+    folder, finished = study
+    serial = rows(folder / "serial.csv")
+    assert [row["tasks"] for row in serial] == ["1", "4", "8"]
+    assert [row["threads"] for row in rows(folder / "multi-threaded.csv")] == ["2"] * 3
+    if HAS_RANKS:
+        assert [row["procs"] for row in rows(folder / "multi-process.csv")] == ["2"] * 3
+        both = rows(folder / "multi-process-and-threaded.csv")
+        assert {(row["procs"], row["threads"]) for row in both} == {("2", "2")}
+    for row in serial:
+        assert (row["state"], row["repeats"], row["jobID"]) == ("COMPLETED", "2", "local")
+    for title in ("Serial", "Multi-threaded"):
+        assert title in finished.stdout
+    assert re.search(r"run 1 of \d+: 1 images, 1 ranks × 1 threads, repeat 1; time left unknown", finished.stderr)
+    assert re.search(r"about \S+ left", finished.stderr)
+
+
+def test_the_figures_are_those_of_the_reports(study):
+    folder, _ = study
+    for row in rows(folder / "serial.csv"):
+        name = f"ranks-1_threads-1_nodes-1_images-{row['tasks']}_repeat-{{}}.json"
+        reports = [json.loads((folder / "reports" / name.format(repeat)).read_text()) for repeat in (1, 2)]
+        totals = [report["totals"] for report in reports]
+
+        def mean(key):
+            return sum(total[key] for total in totals) / 2
+
+        assert float(row["rtime_s"]) == pytest.approx(mean("read_s"), abs=2e-6)
+        assert float(row["ptime_s"]) == pytest.approx(mean("filter_s"), abs=2e-6)
+        assert float(row["wtime_s"]) == pytest.approx(mean("write_s"), abs=2e-6)
+        assert float(row["mem_bytes"]) == pytest.approx(mean("max_rss_bytes"), abs=1)
+        assert float(row["wtime/ptime"]) == pytest.approx(mean("write_s") / mean("filter_s"), rel=1e-3)
+        assert float(row["ptime/task_s"]) == pytest.approx(mean("filter_s") / int(row["tasks"]), abs=2e-6)
+        # Launching counts.
+        assert float(row["time_s"]) > sum(report["elapsed_s"] for report in reports) / 2
+
+
+def test_markdown_tables_are_rectangular(study):
+    folder, _ = study
+    text = (folder / "tables.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
+    assert len(tables) == (4 if HAS_RANKS else 2)
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+        assert len(table.splitlines()) == 5, "a head, a rule, and a row for each number of images"
+
+
+def test_the_plots_are_svg(study):
+    folder, _ = study
+    for name in ("time", "memory", "speed-up", "efficiency", "shares"):
+        root = xml.parse(folder / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg"), name
+    assert "Amdahl" in (folder / "speed-up.svg").read_text()
+    assert "ideal" in (folder / "efficiency.svg").read_text()
+
+
+def test_results_are_removed_unless_kept(study, data, tmp_path):
+    folder, _ = study
+    assert not (folder / "outputs").exists()
+    kept = tmp_path / "kept"
+    scaling(data, kept, "--repeat", "1", "--keep", ranks="1", sizes="2")
+    outputs = kept / "outputs" / "ranks-1_threads-1_nodes-1_images-2_repeat-1"
+    assert sorted(path.name for path in outputs.glob("*.nii.gz")) == ["sample_1.nii.gz", "sample_2.nii.gz"]
+
+
+def test_what_is_there_is_not_run_again(data, tmp_path):
+    study = tmp_path / "study"
+    scaling(data, study, "--repeat", "1", ranks="1", sizes="1,2")
+    reports = {path: path.stat().st_mtime_ns for path in (study / "reports").iterdir()}
+    assert len(reports) == 4
+    removed = sorted(reports)[0]
+    removed.unlink()
+    again = scaling(data, study, "--repeat", "1", ranks="1", sizes="1,2,3")
+    assert "3 of 6 runs are there already" in again.stderr
+    for path, written in reports.items():
+        assert path.exists() and (path == removed or path.stat().st_mtime_ns == written)
+
+
+def test_another_study_is_not_mixed_in(data, tmp_path):
+    study = tmp_path / "study"
+    scaling(data, study, "--repeat", "1", ranks="1", sizes="1")
+    words = ["scaling", data, "--output", study, "--sizes", "1", "--ranks", "1", "--threads", "1", "--sigma", "3"]
+    finished = run([str(word) for word in words])
+    assert finished.code == 2 and "another choice of the options" in finished.stderr, finished
+
+
+def test_a_run_that_fails_is_a_row_and_the_study_goes_on(tmp_path, data):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for place in (1, 2, 3):
+        (folder / f"sample_{place}.nii.gz").symlink_to(data / f"sample_{place}.nii.gz")
+    (folder / "sample_2.nii.gz").unlink()
+    (folder / "sample_2.nii.gz").write_bytes(b"no image")
+    study = tmp_path / "study"
+    scaling(folder, study, "--repeat", "1", ranks="1", sizes="1,2,3", expect=1)
+    found = {row["tasks"]: row for row in rows(study / "serial.csv")}
+    assert [found[tasks]["state"] for tasks in ("1", "2", "3")] == ["COMPLETED", "FAILED", "FAILED"]
+    assert found["2"]["time_s"] == "" and found["1"]["time_s"] != ""
+
+
+@pytest.mark.ranks
+def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
+    """A launcher that never comes to its end stands for a run that hangs."""
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then exec "$REAL_MPIRUN" --version; fi\n'
+        "exec sleep 1000\n"
+    )
+    mpirun.chmod(mpirun.stat().st_mode | stat.S_IXUSR)
+    from program import MPIRUN
+
+    study = tmp_path / "study"
+    before = time.monotonic()
+    words = ["--repeat", "1", "--time-limit", "1s", "--mpirun", mpirun]
+    scaling(data, study, *words, ranks="2", sizes="1", expect=1, env={"REAL_MPIRUN": MPIRUN})
+    assert time.monotonic() - before < 60
+    assert {row["state"] for row in rows(study / "multi-process.csv")} == {"TIMEOUT"}
+
+
+def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
+    study = tmp_path / "study"
+    words = ["scaling", data, "--output", study, "--sizes", "40", "--ranks", "1", "--threads", "1", "--repeat", "40", *OPTIONS]
+    words = [str(word) for word in words]
+    with start(words) as running:
+        deadline = time.monotonic() + 60
+        while len(list((study / "runs").glob("*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(running.process.pid, signal.SIGINT)
+        finished = running.wait(60)
+    assert finished.code == 75, finished
+    records = [json.loads(path.read_text()) for path in (study / "runs").iterdir()]
+    assert 2 <= len(records) < 40
+    assert {record["state"] for record in records} == {"COMPLETED"}
+    assert rows(study / "serial.csv")[0]["repeats"] == str(len(records))
+
+
+def test_mistakes_are_said(data, tmp_path):
+    study = tmp_path / "study"
+    for words, text in [
+        (["--sizes", "1000"], "there are 40 images only"),
+        (["--sizes", "0"], "whole numbers from 1"),
+        (["--sizes", "1", "--nodes", "2"], "--via slurm"),
+    ]:
+        finished = run([str(word) for word in ["scaling", data, "--output", study, *OPTIONS, *words]])
+        assert finished.code == 2 and text in finished.stderr, finished
+    finished = run(["scaling", "--collect", str(tmp_path)])
+    assert finished.code == 2 and "study.json" in finished.stderr, finished
