@@ -378,7 +378,13 @@ impl<'a> ImageWorker<'a> {
             return self.workspace.write(output, &self.image, options);
         };
         let board = Board::default();
-        board.begin_ready(volume.voxels.as_bytes(), file, self.members.len());
+        let voxel_bytes = volume.datatype.size_bytes();
+        board.begin_ready(
+            volume.voxels.as_bytes(),
+            voxel_bytes,
+            file,
+            self.members.len(),
+        );
         std::thread::scope(|scope| {
             let _end = EndOnDrop(&board);
             if let Some((own, others)) = self.members.split_first_mut() {

@@ -63,7 +63,7 @@ fn the_file_is_the_same_for_any_number_of_threads() {
         output_type: OutputType::Same,
         round: Rounding::Nearest,
     };
-    let shapes: [&[usize]; 4] = [&[97, 101, 160], &[64, 60, 30, 9], &[300, 200], &[5, 4, 3]];
+    let shapes: [&[usize]; 4] = [&[97, 101, 120], &[64, 60, 30, 5], &[300, 200], &[5, 4, 3]];
     for shape in shapes {
         for datatype in [Datatype::Uint8, Datatype::Int16, Datatype::Float32] {
             for (sigma_vox, output) in [(2.0, same), (6.0, same), (1.0, as_float), (1.0, nearest)] {

@@ -62,7 +62,8 @@ impl Writer {
         let suffix = suffix_of(path)?;
         let volume = &image.volume;
         let voxels = volume.voxels.as_bytes();
-        let needed = volume.len() * volume.datatype.size_bytes();
+        let voxel_bytes = volume.datatype.size_bytes();
+        let needed = volume.len() * voxel_bytes;
         if voxels.len() != needed || !(1..=7).contains(&volume.shape.len()) {
             return Err(Cause::Inconsistent {
                 found: voxels.len(),
@@ -79,7 +80,7 @@ impl Writer {
         let encoder = suffix.gzip.then_some(encoder);
 
         if !suffix.is_pair() {
-            let part = Part::write(path, encoder, &[header, voxels], options)?;
+            let part = Part::write(path, encoder, &[header, voxels], voxel_bytes, options)?;
             let Written {
                 bytes_out,
                 raw_bytes,
@@ -101,8 +102,14 @@ impl Writer {
             _ => (path, partner.as_path()),
         };
         let mut encoder = encoder;
-        let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], options)?;
-        let header_part = Part::write(header_path, encoder, &[header], options)?;
+        let voxel_part = Part::write(
+            voxel_path,
+            encoder.as_deref_mut(),
+            &[voxels],
+            voxel_bytes,
+            options,
+        )?;
+        let header_part = Part::write(header_path, encoder, &[header], voxel_bytes, options)?;
         let summary = WriteSummary {
             bytes_out: voxel_part.written.bytes_out + header_part.written.bytes_out,
             raw_bytes: voxel_part.written.raw_bytes + header_part.written.raw_bytes,
@@ -154,7 +161,7 @@ impl GrowingFile {
         let mut member = Member::begin(file.file()).map_err(failed("writing"))?;
         // Whole chunks of it, as `Encoder::write` cuts them.
         for content in bytes.chunks(ChunkEncoder::CHUNK_BYTES) {
-            encoder.encode(content, &mut chunk);
+            encoder.encode(content, volume.datatype.size_bytes(), &mut chunk);
             member
                 .append(file.file(), &chunk)
                 .map_err(failed("writing"))?;
@@ -225,6 +232,7 @@ impl Part {
         path: &Path,
         encoder: Option<&mut Encoder>,
         parts: &[&[u8]],
+        voxel_bytes: usize,
         options: &WriteOptions,
     ) -> Result<Self, ImageError> {
         let folder = folder_of(path);
@@ -232,7 +240,7 @@ impl Part {
         let mut file = PartFile::create(folder).map_err(failed("creating a file"))?;
         let sink = file.file();
         let written = match encoder {
-            Some(encoder) => encoder.write(sink, parts),
+            Some(encoder) => encoder.write(sink, parts, voxel_bytes),
             None => write_plain(sink, parts),
         }
         .map_err(failed("writing"))?;

@@ -48,6 +48,8 @@ struct Work<'a> {
     content: Content<'a>,
     slabs: Vec<Range<usize>>,
     result_bytes: usize,
+    /// Bytes of a voxel of the result.
+    voxel_bytes: usize,
     chunks: usize,
     /// So many chunks may be compressed ahead of the one that is written next.
     ahead: usize,
@@ -133,44 +135,44 @@ impl<'a> Board<'a> {
     /// When this board has begun work before.
     pub(super) fn begin_stream(&self, stream: Stream, file: GrowingFile, members: usize) {
         let result_bytes = stream.slices() * stream.result_slice_bytes();
-        let slabs = slabs(&stream);
-        self.begin(Content::Stream(stream), slabs, result_bytes, file, members);
+        let voxel_bytes = stream.result_type().size_bytes();
+        let work = Work::new(
+            slabs(&stream),
+            Content::Stream(stream),
+            result_bytes,
+            voxel_bytes,
+            members,
+        );
+        self.begin(work, file);
     }
 
     /// Begins the work on a result that only wants to be compressed.
     ///
     /// # Panics
     /// When this board has begun work before.
-    pub(super) fn begin_ready(&self, result: &'a [u8], file: GrowingFile, members: usize) {
-        self.begin(
-            Content::Ready(result),
-            Vec::new(),
-            result.len(),
-            file,
-            members,
-        );
-    }
-
-    fn begin(
+    pub(super) fn begin_ready(
         &self,
-        content: Content<'a>,
-        slabs: Vec<Range<usize>>,
-        result_bytes: usize,
+        result: &'a [u8],
+        voxel_bytes: usize,
         file: GrowingFile,
         members: usize,
     ) {
+        let work = Work::new(
+            Vec::new(),
+            Content::Ready(result),
+            result.len(),
+            voxel_bytes,
+            members,
+        );
+        self.begin(work, file);
+    }
+
+    fn begin(&self, work: Work<'a>, file: GrowingFile) {
         let mut progress = self.progress();
-        progress.in_plane.done = vec![false; slabs.len()];
-        progress.through_planes.done = vec![false; slabs.len()];
+        progress.in_plane.done = vec![false; work.slabs.len()];
+        progress.through_planes.done = vec![false; work.slabs.len()];
         progress.file = Some(file);
-        let begun = self.work.set(Work {
-            content,
-            slabs,
-            result_bytes,
-            chunks: result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES),
-            ahead: 2 * members + 2,
-        });
-        assert!(begun.is_ok(), "a board is for one image");
+        assert!(self.work.set(work).is_ok(), "a board is for one image");
         drop(progress);
         self.changed.notify_all();
     }
@@ -237,7 +239,7 @@ impl<'a> Board<'a> {
                         // SAFETY: the slices that hold these bytes are finished, as `next` saw.
                         Content::Stream(stream) => unsafe { stream.result(bytes) },
                     };
-                    member.encoder.encode(content, &mut chunk);
+                    member.encoder.encode(content, work.voxel_bytes, &mut chunk);
                     self.write(begun, index, chunk);
                 }
             }
@@ -363,7 +365,24 @@ pub(super) fn start<'scope, 'board: 'scope>(
     }
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(
+        slabs: Vec<Range<usize>>,
+        content: Content<'a>,
+        result_bytes: usize,
+        voxel_bytes: usize,
+        members: usize,
+    ) -> Self {
+        Work {
+            content,
+            slabs,
+            result_bytes,
+            voxel_bytes,
+            chunks: result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES),
+            ahead: 2 * members + 2,
+        }
+    }
+
     /// The task that is nearest to the end of those that can be done now.
     fn next(&self, progress: &mut Progress) -> Option<Task> {
         let slices_until = |steps: &Steps| match steps.until {
