@@ -81,7 +81,12 @@ pub(super) fn work(
         queue.add(plan.shares[rank].iter().copied());
         queue.close();
     }
-    let threads = plan.threads[rank];
+    let images = match config.strategy {
+        Strategy::Dynamic => plan.shares[ROOT].len().div_ceil(comm.size()),
+        _ => plan.shares[rank].len(),
+    };
+    let threads = threads_of_workers(plan.threads[rank], images);
+    let workers = threads.len();
     let ranks_on_host = plan
         .hosts
         .iter()
@@ -92,7 +97,7 @@ pub(super) fn work(
         let mib = limit.bytes >> 20;
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
-    let memory = RankMemory::new(&config.job, threads, limit);
+    let memory = RankMemory::new(&config.job, &threads, limit);
     let context = WorkerContext {
         memory: &memory,
         entries: &plan.entries,
@@ -110,13 +115,13 @@ pub(super) fn work(
     std::thread::scope(|scope| {
         let (sender, events) = channel();
         let span = tracing::Span::current();
-        for worker in 0..threads {
+        for worker in 0..workers {
             let (sender, context, span) = (sender.clone(), &context, span.clone());
             std::thread::Builder::new()
                 .name(format!("worker-{worker}"))
                 .spawn_scoped(scope, move || span.in_scope(|| worker::work(context, worker, &sender)))
                 .unwrap_or_else(|error| {
-                    tracing::error!("worker {worker} of {threads} cannot be started: {error}; ask for fewer --threads");
+                    tracing::error!("worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads");
                     comm.abort(i32::from(EXIT_PANIC))
                 });
         }
@@ -140,6 +145,15 @@ pub(super) fn work(
             None
         }
     })
+}
+
+/// The threads of each worker of a rank that has `threads` and so many images: one each, and where there are fewer images than
+/// threads, a worker for each image and the other threads to help them.
+fn threads_of_workers(threads: usize, images: usize) -> Vec<usize> {
+    let workers = threads.min(images).max(1);
+    (0..workers)
+        .map(|worker| threads * (worker + 1) / workers - threads * worker / workers)
+        .collect()
 }
 
 /// A rank's own side, the same on the root and on the others.
