@@ -27,6 +27,10 @@ use crate::resources;
 const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
 /// The same when only progress, a signal and the end may come.
 const LOOK_FIXED: Duration = Duration::from_millis(20);
+/// A rank whose images take less than this asks for the next ones ahead: the answer may take two looks, which should not
+/// be seen beside an image. Longer images are asked for when a worker is free, so that no rank keeps one that another has
+/// time for.
+const QUICK_IMAGE: Duration = Duration::from_millis(60);
 /// How often a rank tells the root how far it has come.
 const TELL_PROGRESS: Duration = Duration::from_millis(500);
 
@@ -134,6 +138,7 @@ pub(super) fn work(
             events,
             stop,
             images: Vec::new(),
+            workers,
             news: News::default(),
             late: 0,
             working: true,
@@ -165,6 +170,7 @@ struct Own<'a, C: Communicator> {
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
+    workers: usize,
     news: News,
     late: usize,
     working: bool,
@@ -222,6 +228,14 @@ impl<C: Communicator> Own<'_, C> {
                 std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
             });
         }
+    }
+
+    /// How many images to ask for before they are needed: one a worker, if the last image was quick.
+    fn ahead(&self) -> usize {
+        let quick = self.images.last().is_some_and(|image| {
+            image.read_s + image.filter_s + image.write_s < QUICK_IMAGE.as_secs_f64()
+        });
+        if quick { self.workers } else { 0 }
     }
 
     fn stop_early(&mut self) {
@@ -302,7 +316,7 @@ fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
                     own.queue.close();
                 }
             }
-            let wanted = own.queue.wanted().saturating_sub(asked);
+            let wanted = own.queue.wanted(own.ahead()).saturating_sub(asked);
             if wanted > 0 {
                 asked += wanted;
                 own.comm.send(ROOT, Tag::Request, &comm::encode(&wanted));
@@ -365,7 +379,7 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             pending.clear();
         }
         if dynamic {
-            let wanted = own.queue.wanted().min(pending.len());
+            let wanted = own.queue.wanted(0).min(pending.len());
             own.queue.add(pending.drain(..wanted));
             while let Some((from, request)) = own.comm.try_receive(Tag::Request) {
                 let wanted: usize = comm::decode(&request);
