@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
+use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding};
 use crate::image_io::{
     Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
@@ -19,6 +20,8 @@ pub struct ImageJob {
     pub filter: Filter,
     /// The results' type.
     pub output: OutputSpec,
+    /// What becomes of voxels that are NaN or infinite.
+    pub nan: NonFinite,
     /// How hard results are compressed.
     pub compression: CompressionLevel,
     /// Whether a result is on the disk before its name appears.
@@ -36,11 +39,14 @@ impl ImageJob {
 
     /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
     pub fn options(&self) -> serde_json::Value {
-        let options = serde_json::json!({
+        let mut options = serde_json::json!({
             "filter": self.filter,
             "output": self.output,
             "compression": self.compression.get(),
         });
+        if self.nan != NonFinite::default() {
+            options["nan"] = self.nan.name().into();
+        }
         // A number that was written and read may differ in its last digit from one that was not: all are.
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
@@ -68,6 +74,7 @@ impl ImageJob {
                 Rounding::Nearest => "nearest",
             }
             .to_owned(),
+            nan: self.nan.name().to_owned(),
         }
     }
 }
@@ -83,6 +90,8 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite.
+    pub nonfinite_voxels: u64,
     /// The type of a voxel in the input file; `None` when it was not read.
     pub datatype: Option<Datatype>,
     /// Whether the voxels have a slope or an intercept that counts.
@@ -129,6 +138,7 @@ pub struct ImageWorker<'a> {
     workspace: Workspace,
     image: Image,
     scratch: filter::Scratch,
+    non_finite: NonFiniteScratch,
     folder_made: PathBuf,
 }
 
@@ -136,19 +146,23 @@ impl<'a> ImageWorker<'a> {
     /// A worker with empty buffers; they grow with the first image.
     pub fn new(job: &'a ImageJob) -> Self {
         let mut workspace = Workspace::new(job.compression);
-        let output = job.output;
+        let (output, nan) = (job.output, job.nan);
         workspace.set_memory_need(move |header| {
-            output.memory_bytes(
-                header.shape(),
-                header.datatype(),
-                header.scaling().is_some(),
-            )
+            let (shape, datatype) = (header.shape(), header.datatype());
+            let each = nonfinite::memory_bytes_per_voxel(nan, datatype);
+            let more = shape
+                .iter()
+                .fold(each, |all, &length| all.saturating_mul(length as u64));
+            output
+                .memory_bytes(shape, datatype, header.scaling().is_some())
+                .saturating_add(more)
         });
         Self {
             job,
             workspace,
             image: Image::default(),
             scratch: filter::Scratch::default(),
+            non_finite: NonFiniteScratch::default(),
             folder_made: PathBuf::new(),
         }
     }
@@ -162,6 +176,7 @@ impl<'a> ImageWorker<'a> {
     pub fn release_memory(&mut self) {
         self.image = Image::default();
         self.scratch = filter::Scratch::default();
+        self.non_finite = NonFiniteScratch::default();
     }
 
     /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails.
@@ -186,14 +201,16 @@ impl<'a> ImageWorker<'a> {
         self.warn_of_header(input);
 
         let begun = Instant::now();
-        let filtered = filter::apply(
+        let filtered = nonfinite::apply_with(
+            self.job.nan,
             &self.job.filter,
             &self.job.output,
             &mut self.image.volume,
             &mut self.scratch,
+            &mut self.non_finite,
         );
         taken.filter_s = begun.elapsed().as_secs_f64();
-        filtered.map_err(|error| Failure {
+        taken.nonfinite_voxels = filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
             kind: FailureKind::Own,
