@@ -68,7 +68,10 @@ impl Bench {
         }
         let volume = &self.image.volume;
         let probed = probed.expect("what can be read can be probed");
-        assert_eq!((&probed.shape, probed.datatype), (&volume.shape, volume.datatype));
+        assert_eq!(
+            (&probed.shape, probed.datatype),
+            (&volume.shape, volume.datatype)
+        );
         let bytes = volume.voxels.as_bytes().len();
         assert_eq!(bytes, volume.len() * volume.datatype.size_bytes());
         if bytes > FILTERED_BYTES {
@@ -82,7 +85,10 @@ impl Bench {
         let options = WriteOptions { sync: false };
         match self.workspace.write(&output, &self.image, &options) {
             Ok(written) => {
-                let found = self.verifier.verify(&output).expect("what was written verifies");
+                let found = self
+                    .verifier
+                    .verify(&output)
+                    .expect("what was written verifies");
                 assert_eq!(found, written);
                 self.workspace
                     .read(&output, &mut self.again)
