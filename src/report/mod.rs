@@ -6,7 +6,6 @@
 pub mod accounts;
 pub mod csv;
 pub mod merge;
-pub mod series;
 pub mod table;
 
 use std::io::Write;

@@ -20,7 +20,8 @@ pub enum Style {
 }
 
 impl Style {
-    pub(super) fn apply(self, table: &mut Table) {
+    /// Draws the table's lines so.
+    pub(crate) fn apply(self, table: &mut Table) {
         table.load_style(match self {
             Style::Terminal => presets::ASCII_BORDERS_ONLY_CONDENSED,
             Style::Markdown => presets::ASCII_MARKDOWN,
