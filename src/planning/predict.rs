@@ -223,7 +223,7 @@ impl<'a> Predictor<'a> {
         let elapsed_s = fixed_s + working_s;
         let reach = self.model.fixed_reach_s();
         // Both ends are independent, so their squares add up.
-        let below = (working_s * (1.0 - range.low)).hypot(reach);
+        let below = (working_s * (1.0 - range.low)).hypot(reach.min(fixed_s));
         let above = (working_s * (range.high * far.max(1.0) - 1.0)).hypot(reach);
         let launch_s =
             self.model.launch_s.unwrap_or(DEFAULT_LAUNCH_S) + images as f64 * self.root.report_s;
