@@ -5,6 +5,7 @@ RANKS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 DATA  ?= data
 OUT   ?= out
 COUNT ?= 400
+BENCH ?= docs/benchmarks/$(shell date +%Y-%m-%d)
 SECONDS_EACH ?= 60
 PYTEST_ARGS ?=
 
@@ -20,12 +21,13 @@ limit := timeout --kill-after=20
 # tests quick while overflow checks and debug assertions, which release lacks, stay on.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-export MPI
+export MPI CLUSTER
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
 .PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
 .PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean stress fuzz validate-plan scaling-study
+.PHONY: bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -120,8 +122,16 @@ docs-check: build ## links, commands and docs/usage.md say what is so
 	@.ci/install lint
 	@$(with) python3 .ci/docs_check.py
 
+bench: ## niimpi beside other programs, and how its cost grows; writes docs/benchmarks/<date> (quarter of an hour)
+	@.ci/install build && .ci/install bench
+	@$(with) $(limit) 20m cargo build --release --locked
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/growth.py $(BENCH)
+	@.venv-bench/bin/python benches/page.py $(BENCH)
+	@echo 'Figures, tables and plot are in $(BENCH).'
+
 ci: ## what CI runs: every check on both MPIs
 	@.ci/run
 
 clean: ## remove what was built and .venv; images stay
-	rm -rf target .venv
+	rm -rf target .venv .venv-bench

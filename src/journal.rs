@@ -5,6 +5,7 @@
 //! | `writer` | a rank appends to its own file |
 //! | `past` | what the journals of earlier runs say of every result |
 //! | `status` | how far the runs have come |
+//! | `series` | what ranks noted of themselves over time |
 //!
 //! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. It is only ever appended to, a line at
 //! a time, so whatever ends a rank leaves at most its last line torn. Readers leave out what is no line, and leave aside
@@ -25,6 +26,7 @@
 //! are of the `.img` and of both halves.
 
 pub mod past;
+pub mod series;
 pub mod status;
 mod writer;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::gaussian::{Gaussian, PerAxis};
 use super::output::{OutputSpec, OutputType, Rounding};
 use super::{Filter, FilterError, Scratch, apply};
-use crate::volume::{Datatype, Volume, VoxelBuffer};
+use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
 /// What becomes of voxels that are NaN or infinite.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,16 +44,32 @@ pub struct NonFiniteArgs {
 /// Voxels of a volume that are NaN or infinite; 0 for every integer type. Of an intensity-scaled volume its intensities
 /// count, which a slope may make infinite.
 pub fn count(volume: &Volume) -> u64 {
-    match (volume.datatype, volume.scaling) {
-        (Datatype::Float32, None) => count_of(volume.voxels.as_slice::<u32>(), |bits| {
+    count_stored(volume.datatype, volume.scaling, volume.voxels.as_bytes())
+}
+
+/// The same of some voxels, as they are stored: whole native-endian numbers of `datatype`.
+///
+/// # Panics
+/// When `stored` does not begin where a number of that type may lie in memory, or ends within one.
+pub fn count_stored(datatype: Datatype, scaling: Option<Scaling>, stored: &[u8]) -> u64 {
+    let odd = |intensity: f64| !intensity.is_finite();
+    match (datatype, scaling) {
+        (Datatype::Float32, None) => count_of::<u32>(bytemuck::cast_slice(stored), |bits| {
             bits & 0x7f80_0000 == 0x7f80_0000
         }),
-        (Datatype::Float64, None) => count_of(volume.voxels.as_slice::<u64>(), |bits| {
+        (Datatype::Float64, None) => count_of::<u64>(bytemuck::cast_slice(stored), |bits| {
             bits & 0x7ff0_0000_0000_0000 == 0x7ff0_0000_0000_0000
         }),
-        (Datatype::Float32 | Datatype::Float64, Some(_)) => intensities(volume)
-            .filter(|value| !value.is_finite())
-            .count() as u64,
+        (Datatype::Float32, Some(scaling)) => {
+            count_of::<f32>(bytemuck::cast_slice(stored), |voxel| {
+                odd(scaling.intensity(f64::from(voxel)))
+            })
+        }
+        (Datatype::Float64, Some(scaling)) => {
+            count_of::<f64>(bytemuck::cast_slice(stored), |voxel| {
+                odd(scaling.intensity(voxel))
+            })
+        }
         _ => 0,
     }
 }
@@ -152,7 +168,7 @@ pub fn apply_with(
         return Ok(found);
     }
     let scaled = volume.scaling.is_some();
-    own.to_double(volume, how == NonFinite::Ignore);
+    own.take_double(volume, how == NonFinite::Ignore);
     if how == NonFinite::Zero {
         // What the intensities of a scaled image would have become, now that they are double already.
         debug_assert!(scaled);
@@ -228,7 +244,7 @@ fn zero(volume: &mut Volume) {
 impl NonFiniteScratch {
     /// Makes `volume` its intensities in double with 0 for those that are not finite, and where `mask` says so `finite` the
     /// volume of ones and zeros that tells which were.
-    fn to_double(&mut self, volume: &mut Volume, mask: bool) {
+    fn take_double(&mut self, volume: &mut Volume, mask: bool) {
         let bytes = volume.len() * Datatype::Float64.size_bytes();
         self.values.resize_for_overwrite(bytes);
         let values = self.values.as_mut_slice::<f64>();

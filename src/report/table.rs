@@ -1,6 +1,7 @@
 //! The report as a table for people: a row a rank, sums below, failures named.
 
 use std::fmt::Write;
+use std::ops::Add;
 
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -19,7 +20,8 @@ pub enum Style {
 }
 
 impl Style {
-    pub(super) fn apply(self, table: &mut Table) {
+    /// Draws the table's lines so.
+    pub(crate) fn apply(self, table: &mut Table) {
         table.load_style(match self {
             Style::Terminal => presets::ASCII_BORDERS_ONLY_CONDENSED,
             Style::Markdown => presets::ASCII_MARKDOWN,
@@ -62,7 +64,10 @@ pub fn render_as(report: &Report, style: Style) -> String {
     let count = report.ranks.len().max(1) as f64;
     let column = |value: fn(&RankRow) -> f64| -> (f64, f64) {
         let values = report.ranks.iter().map(value);
-        (values.clone().sum(), values.fold(0.0, f64::max))
+        (
+            values.clone().fold(0.0, f64::add),
+            values.fold(0.0, f64::max),
+        )
     };
     let columns: [(f64, f64); 9] = [
         column(|rank| rank.images as f64),

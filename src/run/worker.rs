@@ -76,13 +76,13 @@ impl TaskQueue {
         self.changed.notify_all();
     }
 
-    /// How many workers wait for images beyond those that are queued; 0 once it is closed.
-    pub(super) fn wanted(&self) -> usize {
+    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it is closed.
+    pub(super) fn wanted(&self, ahead: usize) -> usize {
         let state = self.state();
         if state.closed {
             0
         } else {
-            state.waiting.saturating_sub(state.places.len())
+            (state.waiting + ahead).saturating_sub(state.places.len())
         }
     }
 
