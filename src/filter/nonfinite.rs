@@ -168,7 +168,7 @@ pub fn apply_with(
         return Ok(found);
     }
     let scaled = volume.scaling.is_some();
-    own.to_double(volume, how == NonFinite::Ignore);
+    own.take_double(volume, how == NonFinite::Ignore);
     if how == NonFinite::Zero {
         // What the intensities of a scaled image would have become, now that they are double already.
         debug_assert!(scaled);
@@ -244,7 +244,7 @@ fn zero(volume: &mut Volume) {
 impl NonFiniteScratch {
     /// Makes `volume` its intensities in double with 0 for those that are not finite, and where `mask` says so `finite` the
     /// volume of ones and zeros that tells which were.
-    fn to_double(&mut self, volume: &mut Volume, mask: bool) {
+    fn take_double(&mut self, volume: &mut Volume, mask: bool) {
         let bytes = volume.len() * Datatype::Float64.size_bytes();
         self.values.resize_for_overwrite(bytes);
         let values = self.values.as_mut_slice::<f64>();
