@@ -5,6 +5,8 @@ RANKS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 DATA  ?= data
 OUT   ?= out
 COUNT ?= 400
+BENCH ?= docs/benchmarks/$(shell date +%Y-%m-%d)
+SECONDS_EACH ?= 60
 PYTEST_ARGS ?=
 
 SHELL := /bin/bash
@@ -24,7 +26,8 @@ export MPI CLUSTER
 .NOTPARALLEL:
 
 .PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
-.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean validate-plan scaling-study
+.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean stress fuzz validate-plan scaling-study
+.PHONY: bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -82,6 +85,16 @@ validate-plan: ## how good plans are: 20 pilots against runs of 400 images (an h
 scaling-study: build ## the study of docs/scaling, on this machine (a quarter of an hour when nothing else runs)
 	@$(with) docs/scaling/study
 
+stress: ## the random tests at full length: 10,000 hostile files, 100 kills, 40,000 images (half an hour)
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=100 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 60m \
+	  .venv/bin/python -m pytest tests/oracle -q -s -o timeout=3000 -k 'mutated_files or killed_at_any_moment or many_images'
+
+fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_EACH
+	@.ci/install test
+	@$(with) .ci/fuzz $(SECONDS_EACH)
+
 lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
 
 lint-format:
@@ -109,8 +122,16 @@ docs-check: build ## links, commands and docs/usage.md say what is so
 	@.ci/install lint
 	@$(with) python3 .ci/docs_check.py
 
+bench: ## niimpi beside other programs, and how its cost grows; writes docs/benchmarks/<date> (quarter of an hour)
+	@.ci/install build && .ci/install bench
+	@$(with) $(limit) 20m cargo build --release --locked
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/growth.py $(BENCH)
+	@.venv-bench/bin/python benches/page.py $(BENCH)
+	@echo 'Figures, tables and plot are in $(BENCH).'
+
 ci: ## what CI runs: every check on both MPIs
 	@.ci/run
 
 clean: ## remove what was built and .venv; images stay
-	rm -rf target .venv
+	rm -rf target .venv .venv-bench

@@ -1,16 +1,25 @@
 //! One image's way: read → filter → write, each stage timed. Knows nothing of ranks.
+//!
+//! One thread does one stage after the other. Several threads that share an image are a team (`team`): they smooth and
+//! compress its beginning while its end is still being read.
+
+mod team;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
-use crate::filter::{self, Filter, OutputSpec, Rounding};
+use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
+use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
-    Cause, CompressionLevel, Image, ImageError, Workspace, WriteOptions, WriteSummary,
+    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, ReadSummary, Workspace,
+    WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
-use crate::volume::Datatype;
+use crate::volume::{Datatype, Volume};
+
+use team::{Board, EndOnDrop, Member, Outcome};
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -19,6 +28,8 @@ pub struct ImageJob {
     pub filter: Filter,
     /// The results' type.
     pub output: OutputSpec,
+    /// What becomes of voxels that are NaN or infinite.
+    pub nan: NonFinite,
     /// How hard results are compressed.
     pub compression: CompressionLevel,
     /// Whether a result is on the disk before its name appears.
@@ -26,6 +37,10 @@ pub struct ImageJob {
 }
 
 impl ImageJob {
+    fn write_options(&self) -> WriteOptions {
+        WriteOptions { sync: self.sync }
+    }
+
     /// Taps of the kernels along all axes together, for an estimate of an image's cost; of a voxel of 2 mm with `--fwhm`.
     pub fn kernel_width_vox(&self) -> f64 {
         const USUAL_VOXEL_MM: [f64; 3] = [2.0; 3];
@@ -36,11 +51,14 @@ impl ImageJob {
 
     /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
     pub fn options(&self) -> serde_json::Value {
-        let options = serde_json::json!({
+        let mut options = serde_json::json!({
             "filter": self.filter,
             "output": self.output,
             "compression": self.compression.get(),
         });
+        if self.nan != NonFinite::default() {
+            options["nan"] = self.nan.name().into();
+        }
         // A number that was written and read may differ in its last digit from one that was not: all are.
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
@@ -68,6 +86,7 @@ impl ImageJob {
                 Rounding::Nearest => "nearest",
             }
             .to_owned(),
+            nan: self.nan.name().to_owned(),
         }
     }
 }
@@ -83,6 +102,8 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite.
+    pub nonfinite_voxels: u64,
     /// The type of a voxel in the input file; `None` when it was not read.
     pub datatype: Option<Datatype>,
     /// Whether the voxels have a slope or an intercept that counts.
@@ -95,6 +116,13 @@ pub struct Taken {
     pub bytes_out: u64,
     /// The result's file; `None` when it was not written.
     pub written: Option<WriteSummary>,
+}
+
+impl Taken {
+    fn was_written(&mut self, written: WriteSummary) {
+        self.bytes_out = written.bytes_out;
+        self.written = Some(written);
+    }
 }
 
 /// Where and why an image was given up.
@@ -126,31 +154,57 @@ pub enum FailureKind {
 /// A worker's own buffers, reused from image to image.
 pub struct ImageWorker<'a> {
     job: &'a ImageJob,
+    /// One for each thread where several share an image, the leader's first; none where one carries it alone.
+    members: Vec<Member>,
     workspace: Workspace,
     image: Image,
     scratch: filter::Scratch,
+    non_finite: NonFiniteScratch,
     folder_made: PathBuf,
 }
 
 impl<'a> ImageWorker<'a> {
     /// A worker with empty buffers; they grow with the first image.
     pub fn new(job: &'a ImageJob) -> Self {
-        let mut workspace = Workspace::new(job.compression);
-        let output = job.output;
-        workspace.set_memory_need(move |header| {
-            output.memory_bytes(
-                header.shape(),
-                header.datatype(),
-                header.scaling().is_some(),
-            )
-        });
-        Self {
+        Self::with_threads(job, 1)
+    }
+
+    /// A worker that carries each image with `threads` threads. The results are the same for any number.
+    pub fn with_threads(job: &'a ImageJob, threads: usize) -> Self {
+        let members = if threads > 1 { threads } else { 0 };
+        let mut worker = Self {
             job,
-            workspace,
+            members: (0..members).map(|_| Member::new(job.compression)).collect(),
+            workspace: Workspace::new(job.compression),
             image: Image::default(),
-            scratch: filter::Scratch::default(),
+            scratch: filter::Scratch::with_threads(threads),
+            non_finite: NonFiniteScratch::default(),
             folder_made: PathBuf::new(),
-        }
+        };
+        worker.need_memory(false);
+        worker
+    }
+
+    /// Says what an image needs; `twice` where input and result lie in memory at the same time.
+    fn need_memory(&mut self, twice: bool) {
+        let (output, nan) = (self.job.output, self.job.nan);
+        self.workspace.set_memory_need(move |header| {
+            let (datatype, scaled) = (header.datatype(), header.scaling().is_some());
+            let voxels = header
+                .shape()
+                .iter()
+                .fold(1_u64, |all, &length| all.saturating_mul(length as u64));
+            let more = voxels.saturating_mul(nonfinite::memory_bytes_per_voxel(nan, datatype));
+            let alone = output
+                .memory_bytes(header.shape(), datatype, scaled)
+                .saturating_add(more);
+            if !twice {
+                return alone;
+            }
+            let result = output.resolve_for(datatype, scaled).size_bytes();
+            let both = voxels.saturating_mul((datatype.size_bytes() + result) as u64);
+            alone.max(both)
+        });
     }
 
     /// Refuses images that need more memory than this, before it is taken.
@@ -161,10 +215,12 @@ impl<'a> ImageWorker<'a> {
     /// Gives the memory of the last images back; the next one takes its own anew.
     pub fn release_memory(&mut self) {
         self.image = Image::default();
-        self.scratch = filter::Scratch::default();
+        self.scratch = filter::Scratch::with_threads(self.members.len());
+        self.non_finite = NonFiniteScratch::default();
     }
 
-    /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails.
+    /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails; where several threads share
+    /// the image, a stage's seconds are those of all of them.
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause; nothing that looks like a result is left behind.
@@ -174,26 +230,139 @@ impl<'a> ImageWorker<'a> {
         output: &Path,
         taken: &mut Taken,
     ) -> Result<(), Failure> {
+        if !self.members.is_empty() {
+            self.need_memory(true);
+            let done = self.process_together(input, output, taken);
+            self.need_memory(false);
+            match done {
+                // It may still fit when the result takes the input's place.
+                Err(Failure {
+                    kind: FailureKind::NeedsMemory { .. },
+                    ..
+                }) => *taken = Taken::default(),
+                Ok(false) => return self.filter_and_write(input, output, taken),
+                done => return done.map(drop),
+            }
+        }
         let begun = Instant::now();
         let read = self.workspace.read(input, &mut self.image);
         taken.read_s = begun.elapsed().as_secs_f64();
+        self.was_read(input, read, taken)?;
+        self.filter_and_write(input, output, taken)
+    }
+
+    /// Notes what was read.
+    fn was_read(
+        &self,
+        input: &Path,
+        read: Result<ReadSummary, ImageError>,
+        taken: &mut Taken,
+    ) -> Result<(), Failure> {
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
+        let header = &self.image.header;
         taken.bytes_in = read.bytes_in;
         taken.input_mtime_ns = Some(read.mtime_ns);
         taken.voxels = self.image.volume.len() as u64;
-        taken.datatype = Some(self.image.volume.datatype);
-        taken.scaled = self.image.volume.scaling.is_some();
+        taken.datatype = Some(header.datatype());
+        taken.scaled = header.scaling().is_some();
         self.warn_of_header(input);
+        Ok(())
+    }
 
+    /// Carries one image with all members, later slices being read while earlier ones are already filtered and written.
+    /// False where the image cannot be done so: it is then read, and no more.
+    fn process_together(
+        &mut self,
+        input: &Path,
+        output: &Path,
+        taken: &mut Taken,
+    ) -> Result<bool, Failure> {
+        let mut members = std::mem::take(&mut self.members);
+        let count = members.len();
+        let board = Board::default();
         let begun = Instant::now();
-        let filtered = filter::apply(
+        let mut nonfinite_voxels = 0;
+        let read = std::thread::scope(|scope| {
+            let _end = EndOnDrop(&board);
+            let Some((own, others)) = members.split_first_mut() else {
+                return self.workspace.read(input, &mut self.image);
+            };
+            team::start(scope, &board, others);
+            let Self {
+                workspace,
+                image,
+                scratch,
+                folder_made,
+                job,
+                ..
+            } = self;
+            let read = workspace.read_with(input, image, &mut |header, volume, next| {
+                let begun = begin_together(job, header, volume, scratch, output, folder_made);
+                let Some((stream, file)) = begun else {
+                    return next(volume.voxels.as_bytes_mut());
+                };
+                board.begin_stream(stream, file, count);
+                let (slabs, stream) = board.to_read();
+                let (datatype, scaling) = (volume.datatype, volume.scaling);
+                let mut found = 0;
+                for slab in slabs {
+                    // SAFETY: nobody uses a slab before `has_read` says that it is there.
+                    let bytes = unsafe { stream.unread(slab.clone()) };
+                    let len = next(bytes)?;
+                    found += len;
+                    if len < bytes.len() {
+                        break;
+                    }
+                    nonfinite_voxels += nonfinite::count_stored(datatype, scaling, bytes);
+                    board.has_read(slab.end);
+                }
+                Ok(found)
+            });
+            taken.read_s = begun.elapsed().as_secs_f64();
+            if read.is_ok() && board.has_begun() {
+                board.work(own);
+            }
+            read
+        });
+        self.members = members;
+        self.was_read(input, read, taken)?;
+        if !board.has_begun() {
+            return Ok(false);
+        }
+        taken.nonfinite_voxels = nonfinite_voxels;
+        let Outcome {
+            file,
+            stream,
+            spent,
+        } = board.outcome();
+        if let Some(stream) = stream {
+            stream.finish(&mut self.image.volume);
+        }
+        let begun = Instant::now();
+        let written = file.and_then(GrowingFile::finish);
+        taken.filter_s = spent.filter_s;
+        taken.write_s = spent.write_s + begun.elapsed().as_secs_f64();
+        taken.was_written(written.map_err(|error| failure(Stage::Write, &error))?);
+        Ok(true)
+    }
+
+    fn filter_and_write(
+        &mut self,
+        input: &Path,
+        output: &Path,
+        taken: &mut Taken,
+    ) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let filtered = nonfinite::apply_with(
+            self.job.nan,
             &self.job.filter,
             &self.job.output,
             &mut self.image.volume,
             &mut self.scratch,
+            &mut self.non_finite,
         );
         taken.filter_s = begun.elapsed().as_secs_f64();
-        filtered.map_err(|error| Failure {
+        taken.nonfinite_voxels = filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
             kind: FailureKind::Own,
@@ -202,30 +371,49 @@ impl<'a> ImageWorker<'a> {
         let begun = Instant::now();
         let written = self.write(output);
         taken.write_s = begun.elapsed().as_secs_f64();
-        let written = written?;
-        taken.bytes_out = written.bytes_out;
-        taken.written = Some(written);
+        taken.was_written(written?);
         Ok(())
     }
 
     fn write(&mut self, output: &Path) -> Result<WriteSummary, Failure> {
-        let folder = output.parent().unwrap_or(Path::new(""));
-        if self.folder_made != folder {
-            std::fs::create_dir_all(folder).map_err(|error| Failure {
-                stage: Stage::Write,
-                error: format!("{}: the folder cannot be made: {error}", folder.display()),
-                kind: match error.kind() {
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
-                    _ => FailureKind::Own,
-                },
-            })?;
-            self.folder_made = folder.to_owned();
-        }
-        let options = WriteOptions {
-            sync: self.job.sync,
+        make_folder(output, &mut self.folder_made)?;
+        let options = self.job.write_options();
+        let written = if self.members.is_empty() {
+            self.workspace.write(output, &self.image, &options)
+        } else {
+            self.write_together(output, &options)
         };
-        let written = self.workspace.write(output, &self.image, &options);
         written.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// Compresses a finished image with all members.
+    fn write_together(
+        &mut self,
+        output: &Path,
+        options: &WriteOptions,
+    ) -> Result<WriteSummary, ImageError> {
+        let Image { header, volume } = &self.image;
+        let level = self.job.compression;
+        let Some(file) = GrowingFile::begin(output, header, volume, level, options)? else {
+            return self.workspace.write(output, &self.image, options);
+        };
+        let board = Board::default();
+        let voxel_bytes = volume.datatype.size_bytes();
+        board.begin_ready(
+            volume.voxels.as_bytes(),
+            voxel_bytes,
+            file,
+            self.members.len(),
+        );
+        std::thread::scope(|scope| {
+            let _end = EndOnDrop(&board);
+            if let Some((own, others)) = self.members.split_first_mut() {
+                team::start(scope, &board, others);
+                board.work(own);
+            }
+        });
+        let outcome = board.outcome();
+        outcome.file.and_then(GrowingFile::finish)
     }
 
     /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.
@@ -249,6 +437,53 @@ impl<'a> ImageWorker<'a> {
             );
         }
     }
+}
+
+/// Prepares filter and output of an image that is about to be read. `None` where its slices cannot go through one after the
+/// other, or where something is wrong that is better said at its own stage.
+fn begin_together(
+    job: &ImageJob,
+    header: &Header,
+    volume: &mut Volume,
+    scratch: &mut filter::Scratch,
+    output: &Path,
+    folder_made: &mut PathBuf,
+) -> Option<(Stream, GrowingFile)> {
+    // What is not finite is treated before the first axis, on the whole volume.
+    let treated = job.nan != NonFinite::Propagate && volume.datatype.is_float();
+    if header.is_big_endian() || treated {
+        return None;
+    }
+    let stream = Stream::begin(&job.filter, &job.output, volume, scratch).ok()??;
+    make_folder(output, folder_made).ok()?;
+    let stored = (volume.datatype, volume.scaling);
+    (volume.datatype, volume.scaling) = (stream.result_type(), None);
+    let file = GrowingFile::begin(
+        output,
+        header,
+        volume,
+        job.compression,
+        &job.write_options(),
+    );
+    (volume.datatype, volume.scaling) = stored;
+    Some((stream, file.ok()??))
+}
+
+/// Makes the folder of an output, unless it is the one that was made last.
+fn make_folder(output: &Path, made: &mut PathBuf) -> Result<(), Failure> {
+    let folder = output.parent().unwrap_or(Path::new(""));
+    if made != folder {
+        std::fs::create_dir_all(folder).map_err(|error| Failure {
+            stage: Stage::Write,
+            error: format!("{}: the folder cannot be made: {error}", folder.display()),
+            kind: match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+                _ => FailureKind::Own,
+            },
+        })?;
+        folder.clone_into(made);
+    }
+    Ok(())
 }
 
 fn failure(stage: Stage, error: &ImageError) -> Failure {

@@ -104,8 +104,15 @@ pub enum ListError {
     OutputInsideInput { output: PathBuf, input: PathBuf },
     #[error("{} would be overwritten by the result of {}; choose another --output or --name", input.display(), by.display())]
     InputOverwritten { input: PathBuf, by: PathBuf },
+    #[error(
+        "--output {}: there is no folder {} to go up from; give the path without it and the .. that follows",
+        output.display(), missing.display()
+    )]
+    OutputClimbs { output: PathBuf, missing: PathBuf },
     #[error("{}: is a folder in the file of --list; folders are given as arguments", path.display())]
     FolderInList { path: PathBuf },
+    #[error("{}: is no list of paths, one a line; images themselves are given without --list", path.display())]
+    NoList { path: PathBuf },
     #[error("{}: a path with .. cannot be mirrored below the output folder", path.display())]
     Climbs { path: PathBuf },
     #[error("--name {template}: gives {name:?} for {}, which is not a file name below the output folder", input.display())]
@@ -211,6 +218,7 @@ pub fn collect(request: &ListRequest) -> Result<Vec<ImageEntry>, ListError> {
     if request.inputs.is_empty() && request.list_file.is_none() {
         return Err(ListError::NoInput);
     }
+    refuse_climbing(&request.output)?;
     let output = resolve(&request.output);
     let mut found = Vec::new();
     for input in &request.inputs {
@@ -309,6 +317,22 @@ fn input_error(path: &Path, error: std::io::Error) -> ListError {
     }
 }
 
+/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be seen, neither
+/// results nor inputs, and all of it would be replaced once `a` is made.
+fn refuse_climbing(output: &Path) -> Result<(), ListError> {
+    let mut walked = PathBuf::new();
+    for part in output.components() {
+        if part == Component::ParentDir && !walked.as_os_str().is_empty() && !walked.is_dir() {
+            return Err(ListError::OutputClimbs {
+                output: output.to_owned(),
+                missing: walked,
+            });
+        }
+        walked.push(part);
+    }
+    Ok(())
+}
+
 /// The absolute path without links, also of a path whose last parts do not exist yet.
 fn resolve(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -395,6 +419,9 @@ fn named(path: &Path) -> Result<Found, ListError> {
     }
 }
 
+/// The bytes of a line, beyond which it is no path: far more than systems allow.
+const LONGEST_LINE: u64 = 1 << 16;
+
 /// The images of a list file: one path a line, empty lines left out.
 fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     let unreadable = |source| ListError::Unreadable {
@@ -406,11 +433,23 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     } else {
         Box::new(std::fs::File::open(list_file).map_err(|error| input_error(list_file, error))?)
     };
+    let mut reader = std::io::BufReader::new(reader);
     let mut paths = Vec::new();
-    for line in std::io::BufReader::new(reader).split(b'\n') {
-        let mut line = line.map_err(unreadable)?;
-        if line.last() == Some(&b'\r') {
-            line.pop();
+    loop {
+        let mut line = Vec::new();
+        let mut limited = (&mut reader).take(LONGEST_LINE);
+        if limited.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        let cut = limited.limit() == 0 && line.last() != Some(&b'\n');
+        if cut || line.contains(&0) {
+            let path = list_file.to_owned();
+            return Err(ListError::NoList { path });
+        }
+        for end in [b'\n', b'\r'] {
+            if line.last() == Some(&end) {
+                line.pop();
+            }
         }
         if line.is_empty() {
             continue;
@@ -807,5 +846,48 @@ mod tests {
             crate::comm::decode::<ImageEntry>(&crate::comm::encode(&entry)),
             entry
         );
+    }
+
+    #[test]
+    fn an_output_that_climbs_out_of_a_missing_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data, &["a.nii"]);
+        let climbing = dir.path().join("missing/../data");
+        assert!(matches!(
+            collect(&request(std::slice::from_ref(&data), &climbing)),
+            Err(ListError::OutputClimbs { missing, .. }) if missing == dir.path().join("missing")
+        ));
+        let there = dir.path().join("data/../out");
+        assert_eq!(collect(&request(&[data], &there)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_halves_of_two_pairs_are_two_inputs_for_one_output() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["1/a.hdr", "1/a.img", "2/a.hdr", "2/a.img"]);
+        let halves = [dir.path().join("1/a.hdr"), dir.path().join("2/a.img")];
+        assert!(matches!(
+            collect(&request(&halves, &dir.path().join("out"))),
+            Err(ListError::Collision { .. })
+        ));
+    }
+
+    #[test]
+    fn an_image_or_an_endless_line_is_no_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("list");
+        let listed = || {
+            collect(&ListRequest {
+                list_file: Some(list.clone()),
+                ..request(&[], &dir.path().join("out"))
+            })
+        };
+        for bytes in [vec![b'a'; 1 << 17], b"\x5c\x01\0\0.nii".to_vec()] {
+            std::fs::write(&list, bytes).unwrap();
+            assert!(matches!(listed(), Err(ListError::NoList { .. })));
+        }
+        std::fs::write(&list, b"a.nii\r\n\nb.nii").unwrap();
+        assert_eq!(listed().unwrap().len(), 2);
     }
 }

@@ -175,6 +175,13 @@ pub struct EndLine {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite; absent when there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonfinite_voxels: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a rank has used and done since it began.
@@ -327,6 +334,7 @@ mod tests {
             filter_s: 0.5,
             write_s: 0.125,
             voxels: 48,
+            nonfinite_voxels: 0,
         }
     }
 

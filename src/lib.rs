@@ -19,6 +19,11 @@
 //! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `slurm` |
 //! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `report` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
+//! | [`statistics`] | means, spreads, Student's quantiles, lines, Amdahl's law | nothing |
+//! | [`chart`] | curves and bars as SVG | nothing |
+//! | [`launch`] | starting runs of this program as children: which mpirun, time limits | `comm` |
+//! | [`scaling`] | the same work on more images, ranks and threads: a study's runs, tables, plots | `launch`, `report`, `slurm`, `chart` |
+//! | [`planning`] | measurements → fits → predictions → the request, and the check afterwards | `scaling`, `run`, `report`, `slurm`, `chart` |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
 pub mod chart;

@@ -58,11 +58,14 @@ struct AroundBars;
 
 impl Write for AroundBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        TERMINAL.suspend(|| io::stderr().write(bytes))
+        // A closed pipe or a full disk behind standard error must not cost the run.
+        let _ = TERMINAL.suspend(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 
@@ -119,6 +122,7 @@ where
     let plain = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false)
+        .log_internal_errors(false)
         .with_ansi(false);
     match format {
         LogFormat::Text => plain.boxed(),

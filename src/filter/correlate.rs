@@ -5,6 +5,13 @@
 //! vector holds the same position of several lines and the sums are written once for all axes. A tile is filled from voxels
 //! of any type, correlated, and written back as voxels of any type; it fits the processor's second-level cache.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the same index runs over several register blocks; the adaptors of iterators stay out of line there"
+)]
+
+use std::ops::Range;
+
 use super::boundary::Boundary;
 use super::convert::{Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
@@ -55,6 +62,24 @@ impl VoxelPointer {
 }
 
 impl VoxelPointer {
+    /// The first `len` bytes, to be written.
+    ///
+    /// # Safety
+    /// The pointer is valid for them, and nobody else uses them while the slice lives.
+    pub(super) unsafe fn as_bytes_mut<'a>(self, len: usize) -> &'a mut [u8] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.address, len) }
+    }
+
+    /// Some of the bytes from here on.
+    ///
+    /// # Safety
+    /// The pointer is valid for them, and nobody writes them while the slice lives.
+    pub(super) unsafe fn as_bytes<'a>(self, bytes: Range<usize>) -> &'a [u8] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts(self.address.wrapping_add(bytes.start), bytes.len()) }
+    }
+
     /// The first `len` voxels.
     ///
     /// # Safety
@@ -116,14 +141,10 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Correlates `lines` of `source` into the same places of `target`, which may be the same voxels.
-    ///
-    /// Each sum is centre·w₀, then for j = radius … 1 (voxel[−j] + voxel[j])·wⱼ, every operation rounded to double: the
-    /// order of scipy's `correlate1d` for a symmetric kernel.
+    /// Correlates `lines` of `source` at all their positions into the same places of `target`, which may be the same voxels.
     ///
     /// # Safety
-    /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal or the voxels do not
-    /// overlap; and nobody else uses these voxels meanwhile.
+    /// That of [`Pass::run_part`].
     pub(super) unsafe fn run(
         &self,
         source: VoxelPointer,
@@ -131,9 +152,33 @@ impl Pass<'_> {
         lines: Lines,
         tile: &mut VoxelBuffer,
     ) {
+        // SAFETY: the caller's.
+        unsafe { self.run_part(source, target, lines, 0..lines.len, tile) }
+    }
+
+    /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a whole line only
+    /// of lines that lie side by side, and not with [`Boundary::Wrap`], which reaches to the line's other end.
+    ///
+    /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded to double: the
+    /// order of scipy's `correlate1d` for a symmetric kernel.
+    ///
+    /// # Safety
+    /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and `part` is all, or
+    /// the voxels do not overlap. Nobody writes meanwhile what is read (`part` and the radius before and behind it) or uses
+    /// what is written.
+    pub(super) unsafe fn run_part(
+        &self,
+        source: VoxelPointer,
+        target: VoxelPointer,
+        lines: Lines,
+        part: Range<usize>,
+        tile: &mut VoxelBuffer,
+    ) {
+        let whole = part == (0..lines.len);
+        assert!(whole || (lines.apart == 1 && self.boundary != Boundary::Wrap));
         let radius = self.half_kernel.len() - 1;
         // Sums are made for as many positions at once as a vector has lanes, though the line be shorter.
-        let rows = lines.len.max(MAX_LANES) + 2 * radius;
+        let rows = part.len().max(MAX_LANES) + 2 * radius;
         let columns = (TILE_BYTES / size_of::<f64>() / rows / MAX_LANES * MAX_LANES)
             .clamp(MAX_LANES, MAX_COLUMNS);
         tile.resize_for_overwrite(rows * columns * size_of::<f64>());
@@ -143,6 +188,8 @@ impl Pass<'_> {
             let work = Work {
                 pass: *self,
                 lines: Lines { count, ..lines },
+                start: part.start,
+                len: part.len(),
                 rows,
                 tile: &mut *tile,
             };
@@ -152,6 +199,8 @@ impl Pass<'_> {
             let work = Work {
                 pass: *self,
                 lines: Lines { count, ..lines },
+                start: part.start,
+                len: part.len(),
                 rows,
                 tile: &mut *tile,
             };
@@ -164,10 +213,24 @@ impl Pass<'_> {
 struct Work<'a> {
     pass: Pass<'a>,
     lines: Lines,
+    /// The first position that is summed.
+    start: usize,
+    /// How many are summed.
+    len: usize,
     /// Rows of a group.
     rows: usize,
     /// Groups of as many columns as a vector has lanes, one group behind the other.
     tile: &'a mut [f64],
+}
+
+impl Work<'_> {
+    /// The positions that are read. What the boundary asks for beyond the line's ends is among them, but for `Wrap`, with
+    /// which all are read.
+    #[inline(always)]
+    fn window(&self) -> Range<usize> {
+        let radius = self.pass.half_kernel.len() - 1;
+        self.start.saturating_sub(radius)..(self.start + self.len + radius).min(self.lines.len)
+    }
 }
 
 /// Fills a tile with lines of voxels as intensities, and with what lies beyond their ends.
@@ -180,7 +243,12 @@ impl<S: Voxel> Job for Load<'_, S> {
     #[inline(always)]
     unsafe fn run<V: Vector<LANES>, const LANES: usize>(mut self) {
         let Work {
-            pass, lines, rows, ..
+            pass,
+            lines,
+            start,
+            len,
+            rows,
+            ..
         } = self.work;
         // SAFETY: the caller's.
         unsafe {
@@ -191,10 +259,13 @@ impl<S: Voxel> Job for Load<'_, S> {
             }
         }
         let radius = pass.half_kernel.len() - 1;
+        let window = self.work.window();
+        // The row of a position; the boundary's positions below 0 have rows too.
+        let row_of = |position: usize| position + radius - start;
         let groups = lines.count.div_ceil(LANES);
         for group in self.work.tile.chunks_exact_mut(rows * LANES).take(groups) {
             let (rows, _) = group.as_chunks_mut::<LANES>();
-            let inner = rows[radius..][..lines.len].as_flattened_mut();
+            let inner = rows[row_of(window.start)..][..window.len()].as_flattened_mut();
             if let Some(Scaling { slope, intercept }) = pass.scaling {
                 if slope != 1.0 {
                     inner.iter_mut().for_each(|number| *number *= slope);
@@ -203,10 +274,10 @@ impl<S: Voxel> Job for Load<'_, S> {
                     inner.iter_mut().for_each(|number| *number += intercept);
                 }
             }
-            for row in (0..radius).chain(radius + lines.len..lines.len + 2 * radius) {
-                let position = row as isize - radius as isize;
+            for row in (0..row_of(window.start)).chain(row_of(window.end)..len + 2 * radius) {
+                let position = (row + start) as isize - radius as isize;
                 rows[row] = match pass.boundary.source(position, lines.len) {
-                    Some(source) => rows[radius + source],
+                    Some(source) => rows[row_of(source)],
                     None => [pass.cval; LANES],
                 };
             }
@@ -222,16 +293,21 @@ impl<S: Voxel> Load<'_, S> {
     #[inline(always)]
     unsafe fn load_rows<V: Vector<LANES>, const LANES: usize>(&mut self) {
         let Work {
-            pass, lines, rows, ..
+            pass,
+            lines,
+            start,
+            rows,
+            ..
         } = self.work;
         let radius = pass.half_kernel.len() - 1;
+        let window = self.work.window();
         let tile = self.work.tile.as_mut_ptr();
         let (whole, rest) = (lines.count / LANES, lines.count % LANES);
-        for position in 0..lines.len {
+        for position in window {
             // SAFETY: `position` and `count` are within the lines, and the tile has a row for each position in every group.
             unsafe {
                 let voxels = self.voxels.add(position * lines.step);
-                let row = tile.add((radius + position) * LANES);
+                let row = tile.add((radius + position - start) * LANES);
                 // The next tile's voxels of this position, which the processor cannot guess: the step may be a whole slice.
                 prefetch::<S, V, LANES>(voxels.wrapping_add(lines.count), lines.count);
                 for group in 0..whole {
@@ -376,13 +452,15 @@ impl<T: Voxel> Correlate<'_, T> {
         let Work {
             pass,
             lines,
+            start,
+            len,
             rows,
             tile,
         } = self.work;
         for (group, first) in (0..lines.count).step_by(LANES).enumerate() {
             let lanes = LANES.min(lines.count - first);
             let tile = &tile[group * rows * LANES..][..rows * LANES];
-            for position in blocks::<LANES>(lines.len) {
+            for position in blocks::<LANES>(len) {
                 // SAFETY: a group has rows for LANES positions from the last block's start on, and 2·radius more; the caller
                 // of Pass::run vouches for the voxels of all positions of all lines.
                 unsafe {
@@ -390,8 +468,8 @@ impl<T: Voxel> Correlate<'_, T> {
                         sums::<V, LANES>(tile.as_ptr().add(position * LANES), pass.half_kernel);
                     // The voxels lie `LANES` side by side, in as many runs: a run for each position, or one for each line.
                     let (sums, to, apart, runs, len) = if lines.apart == 1 {
-                        let to = self.voxels.add(position * lines.step + first);
-                        (sums, to, lines.step, LANES.min(lines.len), lanes)
+                        let to = self.voxels.add((start + position) * lines.step + first);
+                        (sums, to, lines.step, LANES.min(len), lanes)
                     } else {
                         let to = self.voxels.add(first * lines.apart + position);
                         (

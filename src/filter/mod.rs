@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `gaussian` | the Gaussian's parameters and its kernel |
 //! | `boundary` | what lies beyond the ends of a line |
+//! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
 //! | `correlate` | one axis correlated, tile by tile |
 //! | `convert` | voxels of every type to double and back |
+//! | `stream` | a volume smoothed slice by slice while it is read |
 //! | `simd` | the widest vectors that the processor has |
 //! | `exp` | the exponential, the same bits everywhere |
 
@@ -15,10 +17,12 @@ mod convert;
 mod correlate;
 mod exp;
 pub mod gaussian;
+pub mod nonfinite;
 mod output;
 #[cfg(test)]
 mod reference;
 mod simd;
+mod stream;
 
 pub use output::{OutputSpec, OutputType, Rounding};
 
@@ -29,6 +33,7 @@ use correlate::{Conversion, Lines, Pass, VoxelPointer};
 use gaussian::Gaussian;
 use serde::{Deserialize, Serialize};
 use simd::Isa;
+pub(crate) use stream::Stream;
 
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
@@ -257,24 +262,7 @@ impl Smoothing<'_> {
         if self.active(0) || self.active(1) {
             self.share(nz, tiles, |slices, tile| {
                 for z in slices {
-                    let columns = Lines {
-                        len: ny,
-                        step: nx,
-                        count: nx,
-                        apart: 1,
-                    };
-                    self.axis(
-                        0,
-                        z * nx * ny,
-                        Lines {
-                            len: nx,
-                            step: 1,
-                            count: ny,
-                            apart: nx,
-                        },
-                        tile,
-                    );
-                    self.axis(1, z * nx * ny, columns, tile);
+                    self.plane(z, tile);
                 }
             });
         }
@@ -290,6 +278,25 @@ impl Smoothing<'_> {
                 self.axis(2, columns.start, lines, tile);
             });
         }
+    }
+
+    /// Smooths one slice along x and y.
+    fn plane(&self, z: usize, tile: &mut VoxelBuffer) {
+        let [nx, ny, _] = self.shape;
+        let rows = Lines {
+            len: nx,
+            step: 1,
+            count: ny,
+            apart: nx,
+        };
+        let columns = Lines {
+            len: ny,
+            step: nx,
+            count: nx,
+            apart: 1,
+        };
+        self.axis(0, z * nx * ny, rows, tile);
+        self.axis(1, z * nx * ny, columns, tile);
     }
 
     fn active(&self, axis: usize) -> bool {

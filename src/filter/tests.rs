@@ -126,7 +126,60 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
                 volume.scaling,
             );
         }
+        for thick in [1, 3] {
+            let mut scratch = Scratch {
+                isa,
+                ..Scratch::default()
+            };
+            let mut streamed = copy(volume);
+            if stream(gaussian, output, &mut streamed, &mut scratch, thick) {
+                assert_eq!(streamed.datatype, output.resolve(volume));
+                assert!(
+                    streamed.voxels.as_bytes() == expected,
+                    "{isa:?}, slabs of {thick}, {:?} {} {:?}, {output:?}, {gaussian:?}",
+                    volume.shape,
+                    volume.datatype,
+                    volume.scaling,
+                );
+            }
+        }
     }
+}
+
+/// Filters slab by slab, each as soon as it can be done; false where that is not offered.
+fn stream(
+    gaussian: &Gaussian,
+    output: &OutputSpec,
+    volume: &mut Volume,
+    scratch: &mut Scratch,
+    thick: usize,
+) -> bool {
+    let filter = Filter::Gaussian(gaussian.clone());
+    let Some(stream) = Stream::begin(&filter, output, volume, scratch).unwrap() else {
+        return false;
+    };
+    let mut tile = VoxelBuffer::default();
+    let nz = stream.slices_of_volume();
+    let slabs = |first: usize| {
+        (0..nz)
+            .step_by(thick)
+            .map(move |z| first + z..first + nz.min(z + thick))
+    };
+    for first in (0..stream.slices()).step_by(nz) {
+        let mut waiting = slabs(first).peekable();
+        for slab in slabs(first) {
+            let flat = slab.end;
+            // SAFETY: one thread, in order, and the volume stays as it is.
+            unsafe { stream.in_plane(slab, &mut tile) };
+            while let Some(next) = waiting.next_if(|next| stream.needed_for(next) <= flat) {
+                // SAFETY: as above, and what it needs is flat.
+                unsafe { stream.through_planes(next, &mut tile) };
+            }
+        }
+        assert_eq!(waiting.next(), None);
+    }
+    stream.finish(volume);
+    true
 }
 
 #[test]

@@ -39,12 +39,14 @@ use std::path::Path;
 use crate::volume::Volume;
 
 pub use error::{Cause, ImageError};
-pub use gzip::{CompressionArgs, CompressionLevel};
+pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
 pub use part::{remove_parts_in_hand, remove_stale_parts};
-pub use read::{FileIdentity, Probe, ReadSummary, identify, probe, uncompressed_mtime_ns};
+pub use read::{
+    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, uncompressed_mtime_ns,
+};
 pub use verify::{Verifier, seems_intact};
-pub use write::{WriteOptions, WriteSummary};
+pub use write::{GrowingFile, WriteOptions, WriteSummary};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.
 #[derive(Default)]
@@ -89,7 +91,23 @@ impl Workspace {
     /// # Errors
     /// See [`Cause`]. What `image` then holds is unspecified; it can be read into again.
     pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
-        self.reader.read(path, image)
+        self.read_with(path, image, &mut |_header, volume, next| {
+            next(volume.voxels.as_bytes_mut())
+        })
+    }
+
+    /// [`Workspace::read`], but `take` fetches the voxels, and may do something with the first while the last are still to
+    /// come. They are known to be sound when this returns, not earlier.
+    ///
+    /// # Errors
+    /// Those of [`Workspace::read`].
+    pub fn read_with(
+        &mut self,
+        path: &Path,
+        image: &mut Image,
+        take: &mut TakeVoxels<'_>,
+    ) -> Result<ReadSummary, ImageError> {
+        self.reader.read(path, image, take)
     }
 
     /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.

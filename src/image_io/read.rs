@@ -145,6 +145,14 @@ pub fn uncompressed_mtime_ns(path: &Path) -> Option<i64> {
     identify(path).ok().map(|identity| identity.mtime_ns)
 }
 
+/// Fills a buffer with what comes next in a file and says how much there was: less than asked for only at the end.
+pub type NextBytes<'a> = dyn FnMut(&mut [u8]) -> Result<usize, Cause> + 'a;
+
+/// Takes an image's voxels from its file, when all else of the volume is set and its buffer has their size: fills the buffer
+/// and says how many bytes there were. The bytes are in the file's order.
+pub type TakeVoxels<'a> =
+    dyn FnMut(&Header, &mut Volume, &mut NextBytes<'_>) -> Result<usize, Cause> + 'a;
+
 /// What is kept from image to image.
 pub(super) struct Reader {
     decoder: Decoder,
@@ -170,7 +178,12 @@ impl Reader {
         }
     }
 
-    pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
+    pub fn read(
+        &mut self,
+        path: &Path,
+        image: &mut Image,
+        take: &mut TakeVoxels<'_>,
+    ) -> Result<ReadSummary, ImageError> {
         let files = Files::of(path)?;
         let Image { header, volume } = image;
         let opened = Opened::open(&files.header)?;
@@ -196,7 +209,8 @@ impl Reader {
             content
                 .skip(offset.saturating_sub(position))
                 .map_err(at_header)?;
-            read_voxels(&mut content, header, true, &self.memory, volume).map_err(at_header)?;
+            read_voxels(&mut content, header, true, &self.memory, volume, take)
+                .map_err(at_header)?;
             content.still(identity).map_err(at_header)?;
         } else {
             read_extensions(&mut content, header, position, None, &mut self.extensions)
@@ -214,18 +228,14 @@ impl Reader {
             content
                 .skip(header.voxel_offset(false))
                 .map_err(at_voxels)?;
-            read_voxels(&mut content, header, false, &self.memory, volume).map_err(at_voxels)?;
+            read_voxels(&mut content, header, false, &self.memory, volume, take)
+                .map_err(at_voxels)?;
             content.still(voxel_identity).map_err(at_voxels)?;
         }
-        volume.shape.clear();
-        volume.shape.extend_from_slice(header.shape());
-        volume.voxel_size_mm = header.voxel_size_mm();
-        volume.datatype = header.datatype();
-        volume.scaling = header.scaling();
         Ok(ReadSummary {
             bytes_in: identity.bytes,
             mtime_ns: identity.mtime_ns,
-            voxel_bytes: volume.voxels.as_bytes().len() as u64,
+            voxel_bytes: header.voxel_bytes().unwrap_or_default(),
         })
     }
 }
@@ -540,6 +550,7 @@ fn read_voxels(
     single: bool,
     memory: &Memory,
     volume: &mut Volume,
+    take: &mut TakeVoxels<'_>,
 ) -> Result<(), Cause> {
     let offset = header.voxel_offset(single);
     let declared = u128::from(offset) + header.declared_voxel_bytes();
@@ -561,7 +572,12 @@ fn read_voxels(
             .map_err(|_| Cause::OutOfMemory { needed })?;
     }
     buffer.resize_for_overwrite(len);
-    let found = content.read(buffer.as_bytes_mut())?;
+    volume.shape.clear();
+    volume.shape.extend_from_slice(header.shape());
+    volume.voxel_size_mm = header.voxel_size_mm();
+    volume.datatype = header.datatype();
+    volume.scaling = header.scaling();
+    let found = take(header, volume, &mut |out| content.read(out))?;
     if found < len {
         return Err(Cause::VoxelsTruncated {
             declared,
@@ -570,7 +586,7 @@ fn read_voxels(
     }
     content.finish()?;
     if header.is_big_endian() {
-        swap_voxels(buffer, header.datatype().size_bytes());
+        swap_voxels(&mut volume.voxels, header.datatype().size_bytes());
     }
     Ok(())
 }

@@ -2,16 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 
 use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role};
-use super::gzip::{CompressionLevel, Encoder, Written};
+use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, Encoder, Member, Written};
+use super::header::Header;
 use super::part::PartFile;
 use super::read::suffix_of;
+use crate::volume::Volume;
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,8 @@ impl Writer {
         let suffix = suffix_of(path)?;
         let volume = &image.volume;
         let voxels = volume.voxels.as_bytes();
-        let needed = volume.len() * volume.datatype.size_bytes();
+        let voxel_bytes = volume.datatype.size_bytes();
+        let needed = volume.len() * voxel_bytes;
         if voxels.len() != needed || !(1..=7).contains(&volume.shape.len()) {
             return Err(Cause::Inconsistent {
                 found: voxels.len(),
@@ -77,7 +80,7 @@ impl Writer {
         let encoder = suffix.gzip.then_some(encoder);
 
         if !suffix.is_pair() {
-            let part = Part::write(path, encoder, &[header, voxels], options)?;
+            let part = Part::write(path, encoder, &[header, voxels], voxel_bytes, options)?;
             let Written {
                 bytes_out,
                 raw_bytes,
@@ -99,8 +102,14 @@ impl Writer {
             _ => (path, partner.as_path()),
         };
         let mut encoder = encoder;
-        let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], options)?;
-        let header_part = Part::write(header_path, encoder, &[header], options)?;
+        let voxel_part = Part::write(
+            voxel_path,
+            encoder.as_deref_mut(),
+            &[voxels],
+            voxel_bytes,
+            options,
+        )?;
+        let header_part = Part::write(header_path, encoder, &[header], voxel_bytes, options)?;
         let summary = WriteSummary {
             bytes_out: voxel_part.written.bytes_out + header_part.written.bytes_out,
             raw_bytes: voxel_part.written.raw_bytes + header_part.written.raw_bytes,
@@ -111,6 +120,103 @@ impl Writer {
         header_part.publish(header_path)?;
         sync_folder(path, options)?;
         Ok(summary)
+    }
+}
+
+/// A `.nii.gz` file that is put together of chunks while its image is still being made. Dropped, nothing remains of it.
+pub struct GrowingFile {
+    path: PathBuf,
+    file: PartFile,
+    member: Member,
+    sync: bool,
+}
+
+impl GrowingFile {
+    /// Begins the file at `path` of an image with this header; shape and type are `volume`'s, whose voxels are not looked at.
+    /// `None` where that is not one compressed file; it is then written whole.
+    ///
+    /// With all chunks of voxels it becomes what [`super::Workspace::write`] makes of the image: the same bytes, and atomic.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn begin(
+        path: &Path,
+        header: &Header,
+        volume: &Volume,
+        level: CompressionLevel,
+        options: &WriteOptions,
+    ) -> Result<Option<Self>, ImageError> {
+        let suffix = suffix_of(path)?;
+        if !suffix.gzip || suffix.is_pair() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        header
+            .serialise(volume, true, &mut bytes)
+            .map_err(|cause| cause.at(path))?;
+        let mut chunk = Chunk::default();
+        let mut encoder = ChunkEncoder::new(level);
+        let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
+        let mut file = PartFile::create(folder_of(path)).map_err(failed("creating a file"))?;
+        let mut member = Member::begin(file.file()).map_err(failed("writing"))?;
+        // Whole chunks of it, as `Encoder::write` cuts them.
+        for content in bytes.chunks(ChunkEncoder::CHUNK_BYTES) {
+            encoder.encode(content, volume.datatype.size_bytes(), &mut chunk);
+            member
+                .append(file.file(), &chunk)
+                .map_err(failed("writing"))?;
+        }
+        Ok(Some(GrowingFile {
+            path: path.to_owned(),
+            file,
+            member,
+            sync: options.sync,
+        }))
+    }
+
+    /// Writes the next chunk of voxels.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn append(&mut self, chunk: &Chunk) -> Result<(), ImageError> {
+        let written = self.member.append(self.file.file(), chunk);
+        written
+            .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
+    }
+
+    /// Ends the file and gives it its name.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn finish(self) -> Result<WriteSummary, ImageError> {
+        let GrowingFile {
+            path,
+            mut file,
+            member,
+            sync,
+        } = self;
+        let path = path.as_path();
+        let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
+        let options = WriteOptions { sync };
+        let written = member.end(file.file()).map_err(failed("writing"))?;
+        if sync {
+            file.file()
+                .sync_all()
+                .map_err(failed("bringing the file to the disk"))?;
+        }
+        file.publish(path)
+            .map_err(failed("giving the file its name"))?;
+        sync_folder(path, &options)?;
+        let Written {
+            bytes_out,
+            raw_bytes,
+            crc32,
+        } = written;
+        Ok(WriteSummary {
+            bytes_out,
+            raw_bytes,
+            crc32,
+        })
     }
 }
 
@@ -126,6 +232,7 @@ impl Part {
         path: &Path,
         encoder: Option<&mut Encoder>,
         parts: &[&[u8]],
+        voxel_bytes: usize,
         options: &WriteOptions,
     ) -> Result<Self, ImageError> {
         let folder = folder_of(path);
@@ -133,7 +240,7 @@ impl Part {
         let mut file = PartFile::create(folder).map_err(failed("creating a file"))?;
         let sink = file.file();
         let written = match encoder {
-            Some(encoder) => encoder.write(sink, parts),
+            Some(encoder) => encoder.write(sink, parts, voxel_bytes),
             None => write_plain(sink, parts),
         }
         .map_err(failed("writing"))?;

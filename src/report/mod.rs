@@ -9,6 +9,7 @@ pub mod merge;
 pub mod table;
 
 use std::io::Write;
+use std::ops::Add;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,8 @@ pub struct ImageRecord {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite in the input.
+    pub nonfinite_voxels: u64,
     /// The type of a voxel in the input; `None` when it was not read.
     pub datatype: Option<Datatype>,
     /// Whether the input has an intensity scale.
@@ -208,6 +211,14 @@ pub struct FilterDescription {
     pub output_type: String,
     /// How results become integers.
     pub round: String,
+    /// What becomes of voxels that are NaN or infinite.
+    #[serde(default = "propagate")]
+    pub nan: String,
+}
+
+/// What reports of versions without the choice did.
+fn propagate() -> String {
+    "propagate".to_owned()
 }
 
 /// Sums and figures over all ranks.
@@ -304,6 +315,8 @@ pub struct ImageRow {
     pub scaled: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(default)]
+    pub nonfinite_voxels: u64,
 }
 
 /// Which shares of the list a report is about.
@@ -481,11 +494,22 @@ impl Report {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Whether the path leads to something that is neither a file nor a folder, such as /dev/null or a pipe.
+pub(crate) fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// Writes a file whole or not at all. A device or pipe is written to and stays what it is.
 pub(crate) fn write_whole(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
+    if is_device(path) {
+        let file = std::fs::File::options().write(true).open(path)?;
+        let mut writer = std::io::BufWriter::new(file);
+        fill(&mut writer)?;
+        return writer.flush();
+    }
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -514,7 +538,9 @@ impl RankRow {
                 .filter(|image| image.status == status)
                 .count()
         };
-        let sum = |seconds: fn(&ImageRecord) -> f64| record.images.iter().map(seconds).sum::<f64>();
+        let sum = |seconds: fn(&ImageRecord) -> f64| {
+            record.images.iter().map(seconds).fold(0.0, f64::add)
+        };
         let (read_s, filter_s, write_s) = (
             sum(|image| image.read_s),
             sum(|image| image.filter_s),
@@ -563,6 +589,7 @@ impl ImageRow {
             filter_s: 0.0,
             write_s: 0.0,
             voxels: 0,
+            nonfinite_voxels: 0,
             datatype: None,
             scaled: false,
             bytes_in: 0,
@@ -586,6 +613,7 @@ impl ImageRow {
             scaled: record.scaled,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
+            nonfinite_voxels: record.nonfinite_voxels,
         }
     }
 }
@@ -593,7 +621,7 @@ impl ImageRow {
 impl Totals {
     fn new(ranks: &[RankRow], images: &[ImageRow], elapsed_s: f64) -> Self {
         let count = |status| images.iter().filter(|image| image.status == status).count();
-        let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).sum::<f64>();
+        let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).fold(0.0, f64::add);
         let done = count(Status::Done);
         let cpu_s = sum(|rank| rank.cpu_s);
         Totals {
@@ -672,6 +700,7 @@ pub(crate) mod tests {
             filter_s: 2.0,
             write_s: 3.0,
             voxels: 1000,
+            nonfinite_voxels: 0,
             datatype: Some(Datatype::Uint8),
             scaled: false,
             bytes_in: 500,
@@ -708,6 +737,7 @@ pub(crate) mod tests {
                 radius_vox: vec![8; 3],
                 output_type: "same".to_owned(),
                 round: "truncate".to_owned(),
+                nan: propagate(),
             },
             strategy: Strategy::Size,
             shard: None,
@@ -793,5 +823,37 @@ pub(crate) mod tests {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
         assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
         assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_and_stays_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("report.json");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap())
+        };
+        write_whole(&pipe, |file| file.write_all(b"whole")).unwrap();
+        assert!(is_device(&pipe));
+        assert_eq!(reader.join().unwrap(), "whole");
+    }
+
+    #[test]
+    fn a_rank_without_images_took_no_time_of_either_sign() {
+        let mut idle = report();
+        let record = RankRecord {
+            rank: 0,
+            host: "a".to_owned(),
+            threads: 1,
+            cpus: 1,
+            elapsed_s: 1.0,
+            cpu_s: 0.0,
+            max_rss_bytes: 0,
+            images: Vec::new(),
+        };
+        idle.ranks = vec![RankRow::new(&record, 1.0)];
+        assert!(idle.ranks[0].read_s.is_sign_positive());
+        assert!(!super::table::render(&idle).contains("-0.00"));
     }
 }

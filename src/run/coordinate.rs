@@ -27,6 +27,10 @@ use crate::resources;
 const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
 /// The same when only progress, a signal and the end may come.
 const LOOK_FIXED: Duration = Duration::from_millis(20);
+/// A rank whose images take less than this asks for the next ones ahead: the answer may take two looks, which should not
+/// be seen beside an image. Longer images are asked for when a worker is free, so that no rank keeps one that another has
+/// time for.
+const QUICK_IMAGE: Duration = Duration::from_millis(60);
 /// How often a rank tells the root how far it has come.
 const TELL_PROGRESS: Duration = Duration::from_millis(500);
 
@@ -81,7 +85,12 @@ pub(super) fn work(
         queue.add(plan.shares[rank].iter().copied());
         queue.close();
     }
-    let threads = plan.threads[rank];
+    let images = match config.strategy {
+        Strategy::Dynamic => plan.shares[ROOT].len().div_ceil(comm.size()),
+        _ => plan.shares[rank].len(),
+    };
+    let threads = threads_of_workers(plan.threads[rank], images);
+    let workers = threads.len();
     let ranks_on_host = plan
         .hosts
         .iter()
@@ -92,7 +101,7 @@ pub(super) fn work(
         let mib = limit.bytes >> 20;
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
-    let memory = RankMemory::new(&config.job, threads, limit);
+    let memory = RankMemory::new(&config.job, &threads, limit);
     let context = WorkerContext {
         memory: &memory,
         entries: &plan.entries,
@@ -110,13 +119,13 @@ pub(super) fn work(
     std::thread::scope(|scope| {
         let (sender, events) = channel();
         let span = tracing::Span::current();
-        for worker in 0..threads {
+        for worker in 0..workers {
             let (sender, context, span) = (sender.clone(), &context, span.clone());
             std::thread::Builder::new()
                 .name(format!("worker-{worker}"))
                 .spawn_scoped(scope, move || span.in_scope(|| worker::work(context, worker, &sender)))
                 .unwrap_or_else(|error| {
-                    tracing::error!("worker {worker} of {threads} cannot be started: {error}; ask for fewer --threads");
+                    tracing::error!("worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads");
                     comm.abort(i32::from(EXIT_PANIC))
                 });
         }
@@ -129,6 +138,7 @@ pub(super) fn work(
             events,
             stop,
             images: Vec::new(),
+            workers,
             news: News::default(),
             late: 0,
             working: true,
@@ -142,6 +152,15 @@ pub(super) fn work(
     })
 }
 
+/// The threads of each worker of a rank that has `threads` and so many images: one each, and where there are fewer images than
+/// threads, a worker for each image and the other threads to help them.
+fn threads_of_workers(threads: usize, images: usize) -> Vec<usize> {
+    let workers = threads.min(images).max(1);
+    (0..workers)
+        .map(|worker| threads * (worker + 1) / workers - threads * worker / workers)
+        .collect()
+}
+
 /// A rank's own side, the same on the root and on the others.
 struct Own<'a, C: Communicator> {
     comm: &'a C,
@@ -151,6 +170,7 @@ struct Own<'a, C: Communicator> {
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
+    workers: usize,
     news: News,
     late: usize,
     working: bool,
@@ -208,6 +228,14 @@ impl<C: Communicator> Own<'_, C> {
                 std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
             });
         }
+    }
+
+    /// How many images to ask for before they are needed: one a worker, if the last image was quick.
+    fn ahead(&self) -> usize {
+        let quick = self.images.last().is_some_and(|image| {
+            image.read_s + image.filter_s + image.write_s < QUICK_IMAGE.as_secs_f64()
+        });
+        if quick { self.workers } else { 0 }
     }
 
     fn stop_early(&mut self) {
@@ -288,7 +316,7 @@ fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
                     own.queue.close();
                 }
             }
-            let wanted = own.queue.wanted().saturating_sub(asked);
+            let wanted = own.queue.wanted(own.ahead()).saturating_sub(asked);
             if wanted > 0 {
                 asked += wanted;
                 own.comm.send(ROOT, Tag::Request, &comm::encode(&wanted));
@@ -351,7 +379,7 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             pending.clear();
         }
         if dynamic {
-            let wanted = own.queue.wanted().min(pending.len());
+            let wanted = own.queue.wanted(0).min(pending.len());
             own.queue.add(pending.drain(..wanted));
             while let Some((from, request)) = own.comm.try_receive(Tag::Request) {
                 let wanted: usize = comm::decode(&request);

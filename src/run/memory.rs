@@ -31,7 +31,8 @@ struct Limit {
 
 impl<'a> RankMemory<'a> {
     /// Memory for the workers of a rank that may use `limit`, of which this process has used some already.
-    pub(super) fn new(job: &'a ImageJob, workers: usize, limit: Option<MemoryLimit>) -> Self {
+    pub(super) fn new(job: &'a ImageJob, threads: &[usize], limit: Option<MemoryLimit>) -> Self {
+        let workers = threads.len();
         let limit = limit.map(|limit| {
             let (used, each) = if limit.address_space {
                 (resources::address_space_bytes(), WORKER_ADDRESS_SPACE_BYTES)
@@ -42,14 +43,15 @@ impl<'a> RankMemory<'a> {
                 bytes: limit
                     .bytes
                     .saturating_sub(used)
-                    .saturating_sub(each * workers as u64),
+                    .saturating_sub(each * threads.iter().sum::<usize>() as u64),
                 source: limit.source,
             }
         });
         let fair = limit.as_ref().map(|limit| limit.bytes / workers as u64);
-        let buffers = (0..workers)
-            .map(|_| {
-                let mut buffers = ImageWorker::new(job);
+        let buffers = threads
+            .iter()
+            .map(|&threads| {
+                let mut buffers = ImageWorker::with_threads(job, threads);
                 buffers.set_memory_limit(fair);
                 Mutex::new(buffers)
             })

@@ -1,6 +1,9 @@
 //! The plan: the images, their costs and the ranks' shares, agreed on by all ranks before anything is written.
 
+use std::collections::HashMap;
+use std::fs::Metadata;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +17,11 @@ use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::filter::OutputSpec;
 use crate::image_io;
-use crate::image_list::{self, ImageEntry};
+use crate::image_io::file_name::{is_image_name, pair_partner};
+use crate::image_list::{self, ImageEntry, ListError};
 use crate::journal::past::Past;
 use crate::partition::{self, Strategy};
-use crate::report::ResumeCounts;
+use crate::report::{self, ResumeCounts};
 use crate::{journal, resources, slurm};
 
 /// What is done when a result is there already.
@@ -69,6 +73,9 @@ impl FromStr for Shard {
     }
 }
 
+/// A file's device and its number there.
+type FileId = (u64, u64);
+
 /// What is known of an image before it is read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageFacts {
@@ -82,6 +89,10 @@ pub struct ImageFacts {
     pub memory_bytes: Option<u64>,
     /// Whether its result is there already.
     pub output_exists: bool,
+    /// What names its file among all: device and number.
+    pub input_id: Option<FileId>,
+    /// The same of the files that its result would replace, as far as each has one name only.
+    pub replaces: Vec<FileId>,
     /// How that result stands, when a run is resumed.
     pub standing: Standing,
     /// What is wrong with the header.
@@ -313,6 +324,12 @@ fn check_folders(config: &Config) -> Result<(), SetupError> {
                 report.join("report.json").display()
             )));
         }
+        if report.file_name().is_some_and(is_image_name) {
+            return Err(SetupError(format!(
+                "--report {}: has the name of an image; give another, such as report.json",
+                report.display()
+            )));
+        }
         if !folder.is_dir() {
             return Err(SetupError(format!(
                 "--report {}: there is no folder {}; make it first",
@@ -320,7 +337,12 @@ fn check_folders(config: &Config) -> Result<(), SetupError> {
                 folder.display()
             )));
         }
-        writable(folder, "--report")?;
+        let place = if report::is_device(report) {
+            report
+        } else {
+            folder
+        };
+        writable(place, "--report")?;
     }
     Ok(())
 }
@@ -377,9 +399,13 @@ fn look_at_one(
     claim: Option<&Claim>,
     header_for: Option<&OutputSpec>,
 ) -> ImageFacts {
+    let input = std::fs::metadata(&entry.input).ok();
+    let replaced = there_already(&entry.output);
     let mut facts = ImageFacts {
-        file_bytes: std::fs::metadata(&entry.input).map_or(0, |metadata| metadata.len()),
-        output_exists: std::fs::symlink_metadata(&entry.output).is_ok(),
+        file_bytes: input.as_ref().map_or(0, Metadata::len),
+        output_exists: !replaced.is_empty(),
+        input_id: input.as_ref().map(file_id),
+        replaces: only_names(&replaced),
         ..ImageFacts::default()
     };
     if let Some(claim) = claim {
@@ -397,6 +423,31 @@ fn look_at_one(
         }
     }
     facts
+}
+
+fn file_id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The files of a result that are there: one, or both halves of a pair. Of a link it is the link itself, since that is what
+/// a result replaces.
+fn there_already(output: &Path) -> Vec<Metadata> {
+    let other_half = output.file_name().and_then(pair_partner);
+    let other_half = other_half.map(|name| output.with_file_name(name));
+    [Some(output), other_half.as_deref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|path| std::fs::symlink_metadata(path).ok())
+        .collect()
+}
+
+/// The files among these that have no second name under which they would stay.
+fn only_names(files: &[Metadata]) -> Vec<FileId> {
+    files
+        .iter()
+        .filter(|metadata| metadata.nlink() == 1)
+        .map(file_id)
+        .collect()
 }
 
 /// Undoes the dealing-out of the look: rank r looked at images r, r + ranks, …
@@ -419,6 +470,7 @@ fn share_out(
 ) -> Result<Plan, SetupError> {
     let width = config.job.kernel_width_vox();
     let costs: Vec<f64> = facts.iter().map(|facts| cost_s(facts, width)).collect();
+    refuse_replacing_inputs(&entries, &facts)?;
     let (entries, facts, costs) = take_shard(config, entries, facts, costs);
 
     let existing: Vec<usize> = (0..entries.len())
@@ -512,6 +564,38 @@ fn finish_by_s(
         let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
         Some(begun.elapsed().as_secs_f64() + left_s)
     })
+}
+
+/// Refuses results that would take the place of inputs, whatever names and links these are reached by.
+fn refuse_replacing_inputs(entries: &[ImageEntry], facts: &[ImageFacts]) -> Result<(), SetupError> {
+    let replaced: HashMap<FileId, usize> = facts
+        .iter()
+        .enumerate()
+        .flat_map(|(place, facts)| facts.replaces.iter().map(move |&id| (id, place)))
+        .collect();
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let clash = facts
+        .iter()
+        .enumerate()
+        .filter_map(|(place, facts)| Some((place, *replaced.get(&facts.input_id?)?)))
+        // Device numbers are each node's own, so what other ranks saw is looked at again.
+        .find(|&(input, by)| {
+            std::fs::metadata(&entries[input].input).is_ok_and(|metadata| {
+                only_names(&there_already(&entries[by].output)).contains(&file_id(&metadata))
+            })
+        });
+    match clash {
+        Some((input, by)) => Err(SetupError(
+            ListError::InputOverwritten {
+                input: entries[input].input.clone(),
+                by: entries[by].input.clone(),
+            }
+            .to_string(),
+        )),
+        None => Ok(()),
+    }
 }
 
 type Images = (Vec<ImageEntry>, Vec<ImageFacts>, Vec<f64>);
@@ -632,5 +716,44 @@ mod tests {
             .map(|facts| facts.file_bytes)
             .collect();
         assert_eq!(sizes, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn an_input_is_not_replaced_by_whatever_name_it_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("out")).unwrap();
+        for name in ["a.nii", "b.hdr", "b.img", "out/old.nii"] {
+            std::fs::write(path(name), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink(path("a.nii"), path("link.nii")).unwrap();
+        std::os::unix::fs::symlink(path("a.nii"), path("out/link.nii")).unwrap();
+        let refused = |input: &str, output: &str| {
+            let entries = [ImageEntry {
+                index: 1,
+                input: path(input),
+                output: path(output),
+            }];
+            let facts = [look_at_one(&entries[0], None, None)];
+            refuse_replacing_inputs(&entries, &facts).is_err()
+        };
+        assert!(refused("a.nii", "./a.nii"));
+        assert!(refused("link.nii", "a.nii"));
+        assert!(refused("b.hdr", "out/../b.img"));
+        assert!(!refused("a.nii", "out/old.nii"));
+        assert!(!refused("a.nii", "out/link.nii"));
+        assert!(!refused("a.nii", "out/new.nii"));
+    }
+
+    #[test]
+    fn half_a_pair_is_a_result_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.img"), b"x").unwrap();
+        let entry = ImageEntry {
+            index: 1,
+            input: dir.path().join("in.hdr"),
+            output: dir.path().join("a.hdr"),
+        };
+        assert!(look_at_one(&entry, None, None).output_exists);
     }
 }

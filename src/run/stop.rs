@@ -1,5 +1,6 @@
 //! Stopping before the end: by signals, and by the time that is left.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,7 +24,8 @@ pub fn on_signals() -> Arc<AtomicBool> {
                 flag.store(true, Ordering::Relaxed);
                 if signal == SIGINT && std::mem::replace(&mut interrupted, true) {
                     image_io::remove_parts_in_hand();
-                    eprintln!(
+                    let _ = writeln!(
+                        std::io::stderr(),
                         "niimpi: interrupted twice: ended at once; what is done is done, and --resume continues"
                     );
                     signal_hook::low_level::exit(EXIT_SECOND_INTERRUPT);

@@ -76,13 +76,13 @@ impl TaskQueue {
         self.changed.notify_all();
     }
 
-    /// How many workers wait for images beyond those that are queued; 0 once it is closed.
-    pub(super) fn wanted(&self) -> usize {
+    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it is closed.
+    pub(super) fn wanted(&self, ahead: usize) -> usize {
         let state = self.state();
         if state.closed {
             0
         } else {
-            state.waiting.saturating_sub(state.places.len())
+            (state.waiting + ahead).saturating_sub(state.places.len())
         }
     }
 
@@ -217,6 +217,7 @@ fn carry(
         filter_s: taken.filter_s,
         write_s: taken.write_s,
         voxels: taken.voxels,
+        nonfinite_voxels: taken.nonfinite_voxels,
         datatype: taken.datatype,
         scaled: taken.scaled,
         bytes_in: taken.bytes_in,
@@ -254,5 +255,6 @@ fn end_line(begin: BeginLine, output: &Path, taken: &Taken, failure: Option<&Fai
         filter_s: journal::short(taken.filter_s),
         write_s: journal::short(taken.write_s),
         voxels: taken.voxels,
+        nonfinite_voxels: taken.nonfinite_voxels,
     }
 }

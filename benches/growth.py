@@ -1,0 +1,149 @@
+"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks and the length of the list.
+
+usage: growth.py OUTPUT_FOLDER    writes growth.csv there; a row a measurement: what grows, how far, the figure, its value
+
+Ranks are more than the machine has CPUs for, so that all coordination is seen: with tiny images it is all there is.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import measure
+from side_by_side import write_csv
+
+NIIMPI = os.environ["NIIMPI_BIN"]
+LAUNCHER = [os.environ["NIIMPI_MPIRUN"]]
+if os.environ.get("NIIMPI_MPI") == "openmpi":
+    LAUNCHER += ["--oversubscribe", "--bind-to", "none"] + (["--allow-run-as-root"] if os.getuid() == 0 else [])
+ENV = {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+CPU = {max(os.sched_getaffinity(0))}
+ONE = ["--threads", "1", "--no-sync", "--overwrite", "--quiet"]
+
+
+def synth(folder, count, shape, datatype):
+    """Makes images and returns their folder."""
+    subprocess.run([NIIMPI, "synth", folder, "--count", str(count), "--shape", shape, "--datatype", datatype], check=True,
+                   stdout=subprocess.DEVNULL)
+    return folder
+
+
+def smooth(images, out, *options, launcher=(), cpus=None, sigma=2):
+    """Runs niimpi; returns its cost and its report."""
+    report = out.with_suffix(".json")
+    command = [*launcher, NIIMPI, "smooth", str(images), "--output", str(out), "--sigma", str(sigma), *ONE, "--report",
+               str(report), *options]
+    taken = measure.cost([command], cpus, ENV)
+    return taken, json.loads(report.read_text())
+
+
+def rows(grows, size, **figures):
+    """A row for each figure."""
+    return [{"grows": grows, "size": size, "figure": name, "value": value} for name, value in figures.items()]
+
+
+def least(report, stage):
+    """The least milliseconds that an image spent in a stage: the quietest moment's."""
+    return min(image[stage] for image in report["images"]) * 1e3
+
+
+def images(scratch):
+    """1 to 400 images of the size of a 2 mm brain: is the next one as cheap as the first, and in the same memory?"""
+    folder = synth(scratch / "images", 400, "91,109,91", "uint8")
+    base, _ = smooth(folder, scratch / "out", "--limit", "1", cpus=CPU)
+    for count in (1, 4, 16, 64, 200, 400):
+        taken, report = smooth(folder, scratch / "out", "--limit", str(count), cpus=CPU)
+        figures = {"peak_mib": report["totals"]["max_rss_bytes"] / 2**20}
+        if count > 1:
+            figures["cpu_ms_per_further_image"] = (taken.cpu_s - base.cpu_s) / (count - 1) * 1e3
+        yield from rows("images", count, **figures)
+
+
+def sigmas(scratch):
+    """The filter alone, by sigma; and memory, which does not depend on it."""
+    folder = synth(scratch / "sigma", 4, "197,233,189", "int16")
+    for sigma in (0.5, 1, 2, 4, 8, 16):
+        runs = [smooth(folder, scratch / "out", cpus=CPU, sigma=sigma)[1] for _ in range(2)]
+        yield from rows("sigma", sigma, filter_ms=min(least(run, "filter_s") for run in runs))
+
+
+def voxels(scratch):
+    """Images from 10⁵ to 10⁸ voxels: nanoseconds a voxel, stage by stage, and memory beside the voxels' own."""
+    for edge in (46, 100, 215, 464):
+        folder = synth(scratch / f"edge{edge}", 3 if edge > 400 else 6, f"{edge},{edge},{edge}", "int16")
+        _, report = smooth(folder, scratch / "out", cpus=CPU)
+        count = edge**3
+        yield from rows(
+            "voxels", count,
+            **{f"{stage}_ns_per_voxel": least(report, f"{stage}_s") * 1e6 / count for stage in ("read", "filter", "write")},
+            peak_mib=report["totals"]["max_rss_bytes"] / 2**20,
+            voxel_mib=count * 2 / 2**20,
+        )
+
+
+def ranks(scratch):
+    """1 to 64 ranks on this machine's few CPUs, with images so small that handing them out is the work."""
+    few, many = 200, 2200
+    folder = synth(scratch / "tiny", many, "8,8,8", "uint8")
+    for count in (1, 2, 4, 8, 16, 32, 64):
+        for strategy in ("cyclic", "dynamic"):
+            spans, cpu = [], []
+            for images in (few, many):
+                taken, report = smooth(folder, scratch / "out", "--strategy", strategy, "--limit", str(images),
+                                       launcher=[*LAUNCHER, "-n", str(count)])
+                spans.append(report["elapsed_s"])
+                cpu.append(taken.cpu_s)
+            yield from rows(
+                f"ranks, {strategy}", count,
+                wall_us_per_image=(spans[1] - spans[0]) / (many - few) * 1e6,
+                cpu_us_per_image=(cpu[1] - cpu[0]) / (many - few) * 1e6,
+            )
+
+
+def listing(scratch):
+    """40,000 images listed, looked at, shared out and sent, on one rank and on two: seconds from the start of each step."""
+    folder = synth(scratch / "many", 100, "8,8,8", "uint8")
+    names = sorted(folder.iterdir())
+    for copy in range(400):
+        (folder / str(copy)).mkdir()
+        for name in names:
+            os.link(name, folder / str(copy) / name.name)
+    for name in names:
+        name.unlink()
+    for count in (1, 2):
+        said = subprocess.run(
+            [*LAUNCHER, "-n", str(count), NIIMPI, "smooth", str(folder), "--output", str(scratch / "none"), "--sigma", "2",
+             "--dry-run", "-v", "--threads", "1"], capture_output=True, text=True, check=True, env={**os.environ, **ENV}).stderr
+        found = re.search(r"listed after ([\d.]+) s, the list sent after ([\d.]+) s, all looked at after ([\d.]+) s, "
+                          r"shared out and sent after ([\d.]+) s", said)
+        if found is None:
+            raise RuntimeError(f"no times in: {said[-2000:]}")
+        at = [0.0, *map(float, found.groups())]
+        steps = ("list", "broadcast", "look_and_gather", "partition_and_broadcast")
+        yield from rows(f"40000 images, {count} ranks", 40000,
+                        **{f"{step}_s": after - before for step, before, after in zip(steps, at, at[1:])})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", help="one of: images, sigmas, voxels, ranks, listing")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    measured = []
+    for study in (images, sigmas, voxels, ranks, listing):
+        if args.only not in (None, study.__name__):
+            continue
+        with tempfile.TemporaryDirectory(prefix="niimpi-growth-") as scratch:
+            for row in study(Path(scratch)):
+                measured.append(row)
+                print(f"{row['grows']:24} {row['size']:>10} {row['figure']:28} {row['value']:10.3f}", flush=True)
+    write_csv(args.out / "growth.csv", measured)
+
+
+if __name__ == "__main__":
+    main()

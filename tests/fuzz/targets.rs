@@ -1,0 +1,187 @@
+//! What the fuzzers try: bytes that nobody vouches for. Each function must return, whatever it is given.
+//!
+//! A file that is accepted must also hold together: its voxels are as many as its shape says, it can be filtered, and what
+//! is written of it verifies and reads back the same.
+#![allow(dead_code, reason = "each fuzzer uses one of the functions")]
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use niimpi::filter::gaussian::Gaussian;
+use niimpi::filter::{self, Filter, OutputSpec, Scratch};
+use niimpi::image_io::{self, CompressionLevel, Image, Verifier, Workspace, WriteOptions};
+use niimpi::journal::past::{JournalFile, Past};
+use niimpi::journal::status::Status;
+
+/// Voxels beyond so many bytes are refused, so that a lying header costs no memory.
+const MEMORY_LIMIT_BYTES: u64 = 32 << 20;
+/// Larger images are read only: the fuzzer's time is for headers and streams.
+const FILTERED_BYTES: usize = 64 << 10;
+
+struct Bench {
+    folder: tempfile::TempDir,
+    workspace: Workspace,
+    image: Image,
+    again: Image,
+    scratch: Scratch,
+    verifier: Verifier,
+}
+
+thread_local! {
+    static BENCH: RefCell<Bench> = RefCell::new(Bench::new());
+}
+
+impl Bench {
+    fn new() -> Self {
+        // In memory where there is such a place: a fuzzer writes some thousand files a second.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        let mut workspace = Workspace::new(CompressionLevel::default());
+        workspace.set_memory_limit(Some(MEMORY_LIMIT_BYTES));
+        Bench {
+            folder: folder.expect("a folder for the files under test"),
+            workspace,
+            image: Image::default(),
+            again: Image::default(),
+            scratch: Scratch::default(),
+            verifier: Verifier::default(),
+        }
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).expect("a file under test is written");
+        path
+    }
+
+    /// Reads the image, and carries an accepted one through the program.
+    fn carry(&mut self, path: &Path) {
+        let probed = image_io::probe(path);
+        let _ = self.verifier.verify(path);
+        if let Err(error) = self.workspace.read(path, &mut self.image) {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+        let volume = &self.image.volume;
+        let probed = probed.expect("what can be read can be probed");
+        assert_eq!(
+            (&probed.shape, probed.datatype),
+            (&volume.shape, volume.datatype)
+        );
+        let bytes = volume.voxels.as_bytes().len();
+        assert_eq!(bytes, volume.len() * volume.datatype.size_bytes());
+        if bytes > FILTERED_BYTES {
+            return;
+        }
+        let gaussian = Filter::Gaussian(Gaussian::from_sigma_vox(0.5));
+        let spec = OutputSpec::default();
+        filter::apply(&gaussian, &spec, &mut self.image.volume, &mut self.scratch)
+            .expect("a sigma in voxels suits every image");
+        let output = self.folder.path().join("output.nii.gz");
+        let options = WriteOptions { sync: false };
+        match self.workspace.write(&output, &self.image, &options) {
+            Ok(written) => {
+                let found = self
+                    .verifier
+                    .verify(&output)
+                    .expect("what was written verifies");
+                assert_eq!(found, written);
+                self.workspace
+                    .read(&output, &mut self.again)
+                    .expect("what was written can be read");
+                assert_eq!(self.again.volume.shape, self.image.volume.shape);
+                assert_eq!(
+                    self.again.volume.voxels.as_bytes(),
+                    self.image.volume.voxels.as_bytes()
+                );
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+/// A file without compression; the first byte decides whether it is one file or a pair, cut in two.
+pub fn header(bytes: &[u8]) {
+    let Some((&kind, content)) = bytes.split_first() else {
+        return;
+    };
+    BENCH.with_borrow_mut(|bench| {
+        if kind & 1 == 0 {
+            let path = bench.put("file.nii", content);
+            bench.carry(&path);
+        } else {
+            let (head, voxels) = content.split_at(content.len().min(348 + usize::from(kind >> 1)));
+            let path = bench.put("pair.hdr", head);
+            bench.put("pair.img", voxels);
+            bench.carry(&path);
+        }
+    });
+}
+
+/// A compressed file.
+pub fn gzip(bytes: &[u8]) {
+    BENCH.with_borrow_mut(|bench| {
+        let path = bench.put("file.nii.gz", bytes);
+        bench.carry(&path);
+    });
+}
+
+/// What lies between a sound header and the voxels. The first four bytes say where the voxels start and in which order the
+/// header's bytes are.
+pub fn extension(bytes: &[u8]) {
+    let Some((control, section)) = bytes.split_at_checked(4) else {
+        return;
+    };
+    let offset = u16::from_le_bytes([control[0], control[1]]);
+    let big = control[2] & 1 == 1;
+    let pair = control[2] & 2 == 2;
+    let mut head = vec![0; 348];
+    let mut put = |at: usize, number: &[u8]| {
+        let mut number = number.to_vec();
+        if big {
+            number.reverse();
+        }
+        head[at..at + number.len()].copy_from_slice(&number);
+    };
+    put(0, &348_i32.to_le_bytes());
+    for (axis, length) in [3_i16, 4, 3, 2, 1, 1, 1, 1].into_iter().enumerate() {
+        put(40 + 2 * axis, &length.to_le_bytes());
+        put(76 + 4 * axis, &1_f32.to_le_bytes());
+    }
+    put(70, &2_i16.to_le_bytes());
+    put(72, &8_i16.to_le_bytes());
+    put(108, &f32::from(offset).to_le_bytes());
+    head[344..348].copy_from_slice(if pair { b"ni1\0" } else { b"n+1\0" });
+    head.extend_from_slice(section);
+    BENCH.with_borrow_mut(|bench| {
+        if pair {
+            let path = bench.put("pair.hdr", &head);
+            bench.put("pair.img", &vec![7; 24 + usize::from(offset)]);
+            bench.carry(&path);
+        } else {
+            // Room for the voxels where the header says that they are.
+            head.resize(head.len().max(usize::from(offset) + 24), 7);
+            let path = bench.put("file.nii", &head);
+            bench.carry(&path);
+        }
+    });
+}
+
+/// One or more journals, divided by a zero byte.
+pub fn journal(bytes: &[u8]) {
+    let journals: Vec<JournalFile> = bytes
+        .split(|&byte| byte == 0)
+        .map(JournalFile::parse)
+        .collect();
+    let past = Past::of(journals.clone());
+    assert!(past.journals == journals.len());
+    let shown = Status::of(journals, 1e9, |run| (run.rank % 2 == 0).then_some(true)).render();
+    assert!(
+        shown.chars().all(|c| !c.is_control() || c == '\n'),
+        "a name breaks the table"
+    );
+}

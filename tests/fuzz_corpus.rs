@@ -1,0 +1,44 @@
+//! Every file of the fuzzers' corpora, and every one that once made a fuzzer stop, tried again without a fuzzer.
+
+#[path = "fuzz/targets.rs"]
+mod targets;
+
+use std::path::Path;
+
+/// Tries the files of both folders of a target; there must be at least `least`.
+fn replay(name: &str, target: fn(&[u8]), least: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let mut tried = 0;
+    for folder in ["corpus", "crashers"] {
+        let Ok(files) = std::fs::read_dir(root.join(folder).join(name)) else {
+            continue;
+        };
+        for file in files {
+            let path = file.unwrap().path();
+            println!("{}", path.display());
+            target(&std::fs::read(path).unwrap());
+            tried += 1;
+        }
+    }
+    assert!(tried >= least, "{tried} files of {name}");
+}
+
+#[test]
+fn headers() {
+    replay("header", targets::header, 10);
+}
+
+#[test]
+fn gzip_streams() {
+    replay("gzip", targets::gzip, 10);
+}
+
+#[test]
+fn extensions() {
+    replay("extension", targets::extension, 5);
+}
+
+#[test]
+fn journals() {
+    replay("journal", targets::journal, 4);
+}
