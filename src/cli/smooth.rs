@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::smoothing::SmoothingArgs;
+use crate::comm;
 use crate::fault::Fault;
 use crate::image_list::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
@@ -126,7 +127,8 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
         Err(exit_code) => return exit_code,
     };
     let stop = run::on_signals();
-    span.in_scope(|| run::smooth(&world, &config, &stop))
+    let exit_code = span.in_scope(|| run::smooth(&world, &config, &stop));
+    comm::finish(world, exit_code)
 }
 
 fn config(args: SmoothArgs) -> Config {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::comm;
 use crate::logging::LogArgs;
 use crate::run::{self, VerifyRequest};
 
@@ -50,5 +51,6 @@ pub(super) fn run(args: VerifyArgs) -> u8 {
         threads: args.threads.map(usize::from),
         quiet: args.log.quiet,
     };
-    span.in_scope(|| run::verify(&world, &request))
+    let exit_code = span.in_scope(|| run::verify(&world, &request));
+    comm::finish(world, exit_code)
 }

@@ -171,6 +171,15 @@ pub fn start() -> Result<(World, Option<String>), String> {
     }
 }
 
+/// Ends the ranks' world, after all work is done, and returns the exit code. Collective.
+pub fn finish(world: World, exit_code: u8) -> u8 {
+    #[cfg(feature = "mpi")]
+    world.finish(exit_code);
+    #[cfg(not(feature = "mpi"))]
+    let serial::Serial = world;
+    exit_code
+}
+
 /// Name of the threads that may panic without taking the process with them: their main thread hears of it and ends the
 /// run in an orderly way.
 pub const WORKER_THREAD: &str = "worker-";
