@@ -6,6 +6,7 @@ DATA  ?= data
 OUT   ?= out
 COUNT ?= 400
 BENCH ?= docs/benchmarks/$(shell date +%Y-%m-%d)
+SECONDS_EACH ?= 60
 PYTEST_ARGS ?=
 
 SHELL := /bin/bash
@@ -20,12 +21,13 @@ limit := timeout --kill-after=20
 # tests quick while overflow checks and debug assertions, which release lacks, stay on.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-export MPI
+export MPI CLUSTER
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
 .PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
-.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean validate-plan scaling-study bench
+.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean stress fuzz validate-plan scaling-study
+.PHONY: bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -82,6 +84,16 @@ validate-plan: ## how good plans are: 20 pilots against runs of 400 images (an h
 
 scaling-study: build ## the study of docs/scaling, on this machine (a quarter of an hour when nothing else runs)
 	@$(with) docs/scaling/study
+
+stress: ## the random tests at full length: 10,000 hostile files, 100 kills, 40,000 images (half an hour)
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=100 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 60m \
+	  .venv/bin/python -m pytest tests/oracle -q -s -o timeout=3000 -k 'mutated_files or killed_at_any_moment or many_images'
+
+fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_EACH
+	@.ci/install test
+	@$(with) .ci/fuzz $(SECONDS_EACH)
 
 lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
 

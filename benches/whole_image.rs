@@ -50,6 +50,7 @@ fn whole_image(criterion: &mut Criterion) {
         folder.path().join("out.nii.gz"),
     );
     let job = ImageJob {
+        nan: niimpi::filter::nonfinite::NonFinite::default(),
         filter: Filter::Gaussian(Gaussian::from_sigma_vox(2.0)),
         output: OutputSpec::default(),
         compression: CompressionLevel::default(),

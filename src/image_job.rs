@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::filter::gaussian::PerAxis;
+use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
     Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, ReadSummary, Workspace,
@@ -27,6 +28,8 @@ pub struct ImageJob {
     pub filter: Filter,
     /// The results' type.
     pub output: OutputSpec,
+    /// What becomes of voxels that are NaN or infinite.
+    pub nan: NonFinite,
     /// How hard results are compressed.
     pub compression: CompressionLevel,
     /// Whether a result is on the disk before its name appears.
@@ -48,11 +51,14 @@ impl ImageJob {
 
     /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
     pub fn options(&self) -> serde_json::Value {
-        let options = serde_json::json!({
+        let mut options = serde_json::json!({
             "filter": self.filter,
             "output": self.output,
             "compression": self.compression.get(),
         });
+        if self.nan != NonFinite::default() {
+            options["nan"] = self.nan.name().into();
+        }
         // A number that was written and read may differ in its last digit from one that was not: all are.
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
@@ -80,6 +86,7 @@ impl ImageJob {
                 Rounding::Nearest => "nearest",
             }
             .to_owned(),
+            nan: self.nan.name().to_owned(),
         }
     }
 }
@@ -95,6 +102,8 @@ pub struct Taken {
     pub write_s: f64,
     /// Voxels of all volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite.
+    pub nonfinite_voxels: u64,
     /// The type of a voxel in the input file; `None` when it was not read.
     pub datatype: Option<Datatype>,
     /// Whether the voxels have a slope or an intercept that counts.
@@ -158,6 +167,7 @@ pub struct ImageWorker<'a> {
     workspace: Workspace,
     image: Image,
     scratch: filter::Scratch,
+    non_finite: NonFiniteScratch,
     folder_made: PathBuf,
 }
 
@@ -176,6 +186,7 @@ impl<'a> ImageWorker<'a> {
             workspace: Workspace::new(job.compression),
             image: Image::default(),
             scratch: filter::Scratch::with_threads(threads),
+            non_finite: NonFiniteScratch::default(),
             folder_made: PathBuf::new(),
         };
         worker.need_memory(false);
@@ -184,18 +195,20 @@ impl<'a> ImageWorker<'a> {
 
     /// Says what an image needs; `twice` where input and result lie in memory at the same time.
     fn need_memory(&mut self, twice: bool) {
-        let output = self.job.output;
+        let (output, nan) = (self.job.output, self.job.nan);
         self.workspace.set_memory_need(move |header| {
             let (datatype, scaled) = (header.datatype(), header.scaling().is_some());
-            let alone = output.memory_bytes(header.shape(), datatype, scaled);
-            if !twice {
-                return alone;
-            }
             let voxels = header
                 .shape()
                 .iter()
-                .map(|&length| length as u64)
-                .product::<u64>();
+                .fold(1_u64, |all, &length| all.saturating_mul(length as u64));
+            let more = voxels.saturating_mul(nonfinite::memory_bytes_per_voxel(nan, datatype));
+            let alone = output
+                .memory_bytes(header.shape(), datatype, scaled)
+                .saturating_add(more);
+            if !twice {
+                return alone;
+            }
             let result = output.resolve_for(datatype, scaled).size_bytes();
             let both = voxels.saturating_mul((datatype.size_bytes() + result) as u64);
             alone.max(both)
@@ -211,6 +224,7 @@ impl<'a> ImageWorker<'a> {
     pub fn release_memory(&mut self) {
         self.image = Image::default();
         self.scratch = filter::Scratch::with_threads(self.members.len());
+        self.non_finite = NonFiniteScratch::default();
     }
 
     /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails; where several threads share
@@ -291,6 +305,7 @@ impl<'a> ImageWorker<'a> {
         let count = members.len();
         let board = Board::default();
         let begun = Instant::now();
+        let mut nonfinite_voxels = 0;
         let read = std::thread::scope(|scope| {
             let _end = EndOnDrop(&board);
             let Some((own, others)) = members.split_first_mut() else {
@@ -312,6 +327,7 @@ impl<'a> ImageWorker<'a> {
                 };
                 board.begin_stream(stream, file, count);
                 let (slabs, stream) = board.to_read();
+                let (datatype, scaling) = (volume.datatype, volume.scaling);
                 let mut found = 0;
                 for slab in slabs {
                     // SAFETY: nobody uses a slab before `has_read` says that it is there.
@@ -321,6 +337,7 @@ impl<'a> ImageWorker<'a> {
                     if len < bytes.len() {
                         break;
                     }
+                    nonfinite_voxels += nonfinite::count_stored(datatype, scaling, bytes);
                     board.has_read(slab.end);
                 }
                 Ok(found)
@@ -336,6 +353,7 @@ impl<'a> ImageWorker<'a> {
         if !board.has_begun() {
             return Ok(None);
         }
+        taken.nonfinite_voxels = nonfinite_voxels;
         let Outcome {
             file,
             stream,
@@ -358,14 +376,16 @@ impl<'a> ImageWorker<'a> {
         taken: &mut Taken,
     ) -> Result<NamelessOutput, Failure> {
         let begun = Instant::now();
-        let filtered = filter::apply(
+        let filtered = nonfinite::apply_with(
+            self.job.nan,
             &self.job.filter,
             &self.job.output,
             &mut self.image.volume,
             &mut self.scratch,
+            &mut self.non_finite,
         );
         taken.filter_s = begun.elapsed().as_secs_f64();
-        filtered.map_err(|error| Failure {
+        taken.nonfinite_voxels = filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
             kind: FailureKind::Own,
@@ -452,7 +472,9 @@ fn begin_together(
     output: &Path,
     folder_made: &mut PathBuf,
 ) -> Option<(Stream, GrowingFile)> {
-    if header.is_big_endian() {
+    // What is not finite is treated before the first axis, on the whole volume.
+    let treated = job.nan != NonFinite::Propagate && volume.datatype.is_float();
+    if header.is_big_endian() || treated {
         return None;
     }
     let stream = Stream::begin(&job.filter, &job.output, volume, scratch).ok()??;

@@ -5,6 +5,7 @@
 //! | `writer` | a rank appends to its own file |
 //! | `past` | what the journals of earlier runs say of every result |
 //! | `status` | how far the runs have come |
+//! | `series` | what ranks noted of themselves over time |
 //!
 //! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. It is only ever appended to, a line at
 //! a time, so whatever ends a rank leaves at most its last line torn. Readers leave out what is no line, and leave aside
@@ -25,6 +26,7 @@
 //! are of the `.img` and of both halves.
 
 pub mod past;
+pub mod series;
 pub mod status;
 mod writer;
 
@@ -173,6 +175,13 @@ pub struct EndLine {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite; absent when there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonfinite_voxels: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a rank has used and done since it began.
@@ -325,6 +334,7 @@ mod tests {
             filter_s: 0.5,
             write_s: 0.125,
             voxels: 48,
+            nonfinite_voxels: 0,
         }
     }
 

@@ -70,6 +70,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
         job: ImageJob {
             filter: Filter::Gaussian(Gaussian::from_sigma_vox(1.5)),
             output: OutputSpec::default(),
+            nan: Default::default(),
             compression: CompressionLevel::default(),
             sync: false,
         },

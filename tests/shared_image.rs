@@ -12,6 +12,7 @@ use niimpi::volume::{Datatype, Scaling};
 
 fn job(sigma_vox: f64, output: OutputSpec) -> ImageJob {
     ImageJob {
+        nan: niimpi::filter::nonfinite::NonFinite::default(),
         filter: Filter::Gaussian(Gaussian::from_sigma_vox(sigma_vox)),
         output,
         compression: CompressionLevel::default(),

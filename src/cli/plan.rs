@@ -1,6 +1,7 @@
 //! `niimpi plan`: its arguments, and what they mean to the planning.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -23,7 +24,7 @@ use crate::scaling::study::{StudyFolder, read_json};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::mpi_type_of;
 use crate::slurm::limits::PartitionLimits;
-use crate::{comm, resources};
+use crate::{comm, console, resources};
 
 /// Predict time and memory from a few images, and write the batch script that asks for the right amount
 ///
@@ -201,7 +202,7 @@ pub(super) fn run(args: &PlanArgs) -> u8 {
         None => plan(args).map(|()| EXIT_DONE),
     };
     done.unwrap_or_else(|message| {
-        eprintln!("niimpi: error: {message}");
+        console::complain(format!("error: {message}"));
         EXIT_USAGE
     })
 }
@@ -217,20 +218,25 @@ fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     let accounting = match &report.launch.slurm {
         None => None,
         Some(job) => Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
-            eprintln!(
-                "niimpi: what Slurm knows of job {} is left out: {error}",
+            console::complain(format!(
+                "what Slurm knows of job {} is left out: {error}",
                 job.job_id
-            );
+            ));
             None
         }),
     };
     let found = check::check(&report, plan.as_ref(), accounting.as_ref());
-    print!("{}", found.text);
+    say(&found.text)?;
     Ok(if found.inside {
         EXIT_DONE
     } else {
         EXIT_SOME_FAILED
     })
+}
+
+/// Writes to standard output.
+fn say(text: &str) -> Result<(), String> {
+    console::print(text).map_err(|error| format!("standard output cannot be written: {error}"))
 }
 
 /// The file beside `path` whose name has another end.
@@ -297,35 +303,27 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    if !args.quiet {
-        println!(
-            "{} images planned for, {} measured in {} runs on {} (runs differ by {:.0} %)",
-            listed.planned.len(),
-            measured.images.len(),
-            measured.runs.len(),
-            measured.hosts.join(", "),
-            model.run_spread() * 100.0
-        );
-        println!("{}", recommend::table(&predictions));
-        print!(
-            "{}",
-            recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
-        );
-        for note in &notes {
-            println!("Note: {note}.");
-        }
-        println!("Ask for: {}", in_words(&asked));
+    let mut text = format!(
+        "{} images planned for, {} measured in {} runs on {} (runs differ by {:.0} %)\n{}\n{}",
+        listed.planned.len(),
+        measured.images.len(),
+        measured.runs.len(),
+        measured.hosts.join(", "),
+        model.run_spread() * 100.0,
+        recommend::table(&predictions),
+        recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
+    );
+    for note in &notes {
+        let _ = writeln!(text, "Note: {note}.");
     }
+    let _ = writeln!(text, "Ask for: {}", in_words(&asked));
     if let Some(folder) = &args.simulate {
         let threads = predictions[chosen].setting.threads;
         let images = listed.planned.len();
         let root_s = |ranks| root.setup_s(images, ranks, threads) + root.finish_s(images);
         let steps = simulate::run(&predictor, threads, bounds.cpus_per_node, root_s);
-        let text = simulate::write(folder, &steps, predictor.ceiling())?;
-        if !args.quiet {
-            print!("{text}");
-            println!("Plots are in {}", folder.display());
-        }
+        text.push_str(&simulate::write(folder, &steps, predictor.ceiling())?);
+        let _ = writeln!(text, "Plots are in {}", folder.display());
     }
     let mut document = PlanDocument {
         schema: SCHEMA.to_owned(),
@@ -341,19 +339,20 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         notes,
     };
     if let Some(path) = &args.write {
-        write_script(
+        let setting = &predictions[chosen];
+        text.push_str(&write_script(
             args,
             path,
-            &predictions[chosen],
+            setting,
             &mut document,
             &listed,
             &options,
-        )?;
+        )?);
     }
     if let Some(path) = &args.json {
         write_json(path, &document)?;
     }
-    Ok(())
+    if args.quiet { Ok(()) } else { say(&text) }
 }
 
 fn in_words(asked: &crate::slurm::batch::Request) -> String {
@@ -377,7 +376,7 @@ fn write_json(path: &Path, document: &PlanDocument) -> Result<(), String> {
     .map_err(|error| format!("{}: the plan cannot be written: {error}", path.display()))
 }
 
-/// Writes the script, and the plan beside it for the check after the run.
+/// Writes the script, and the plan beside it for the check after the run; returns what to tell of it.
 fn write_script(
     args: &PlanArgs,
     path: &Path,
@@ -385,7 +384,7 @@ fn write_script(
     document: &mut PlanDocument,
     listed: &Listed,
     options: &[OsString],
-) -> Result<(), String> {
+) -> Result<String, String> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
     };
@@ -434,20 +433,19 @@ fn write_script(
         .map_err(|error| format!("--write {}: {error}", path.display()))?;
     document.report = Some(report.display().to_string());
     write_json(&beside(".plan.json"), document)?;
-    if !args.quiet {
-        println!(
-            "The script is {}; after the job: niimpi plan --check {}",
-            path.display(),
-            report.display()
+    let mut text = format!(
+        "The script is {}; after the job: niimpi plan --check {}\n",
+        path.display(),
+        report.display()
+    );
+    if document.images > listed.listed {
+        let _ = writeln!(
+            text,
+            "It asks for what {} images take; {} are there now.",
+            document.images, listed.listed
         );
-        if document.images > listed.listed {
-            println!(
-                "It asks for what {} images take; {} are there now.",
-                document.images, listed.listed
-            );
-        }
     }
-    Ok(())
+    Ok(text)
 }
 
 /// What the partition gives; `None` where there is no Slurm, or none that answers and none was asked for.
@@ -455,7 +453,7 @@ fn partition_limits(args: &PlanArgs) -> Result<Option<PartitionLimits>, String> 
     match PartitionLimits::of(args.partition.as_deref()) {
         Err(message) if args.partition.is_none() => {
             if !args.quiet {
-                eprintln!("niimpi: no partition's limits are known: {message}");
+                console::complain(format!("no partition's limits are known: {message}"));
             }
             Ok(None)
         }
@@ -523,6 +521,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                     name: run.record.configuration.id(),
                     report: run.report?,
                     wall_s: run.record.wall_s,
+                    others_cpus: run.record.others_cpus,
                 })
             }));
         } else if path.is_dir() {
@@ -535,6 +534,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                 name: path.display().to_string(),
                 report: read_json(path)?,
                 wall_s: None,
+                others_cpus: None,
             });
         }
     }

@@ -6,8 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::console;
+use crate::journal::series::{self, Sample};
 use crate::report::merge::{self, MergeError, Source};
-use crate::report::series::{self, Sample};
 use crate::report::table::{self, Style};
 use crate::report::{Report, State, accounts, csv};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};

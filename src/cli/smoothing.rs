@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 
 use crate::filter::gaussian::Gaussian;
+use crate::filter::nonfinite::NonFiniteArgs;
 use crate::filter::{Filter, OutputSpec};
 use crate::image_io::CompressionArgs;
 use crate::image_job::ImageJob;
@@ -19,6 +20,9 @@ pub(super) struct SmoothingArgs {
 
     #[command(flatten)]
     pub(super) output_spec: OutputSpec,
+
+    #[command(flatten)]
+    pub(super) non_finite: NonFiniteArgs,
 
     /// How images are shared out among the ranks
     #[arg(
@@ -44,6 +48,7 @@ impl SmoothingArgs {
         ImageJob {
             filter: Filter::Gaussian(self.gaussian.clone()),
             output: self.output_spec,
+            nan: self.non_finite.nan,
             compression: self.compression.level,
             sync: !self.no_sync,
         }
@@ -54,6 +59,7 @@ impl SmoothingArgs {
         let Self {
             gaussian,
             output_spec,
+            non_finite,
             strategy,
             compression,
             no_sync,
@@ -79,6 +85,7 @@ impl SmoothingArgs {
         say("truncate", truncate.to_string());
         say("output-type", output_type.to_string());
         say("round", spelling(round));
+        say("nan", non_finite.nan.name().to_owned());
         say("strategy", strategy.name().to_owned());
         say("compression", compression.level.to_string());
         if *no_sync {
@@ -110,7 +117,7 @@ mod tests {
         for typed in [
             "--sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
             "--fwhm=6 --output-type=float32 --strategy=dynamic --compression=6 --no-sync",
-            "--sigma=2 --round=nearest",
+            "--sigma=2 --round=nearest --nan=ignore",
         ] {
             let parse = |words: &[OsString]| {
                 Alone::try_parse_from(std::iter::once(OsString::from("x")).chain(words.to_vec()))

@@ -5,6 +5,11 @@
 //! vector holds the same position of several lines and the sums are written once for all axes. A tile is filled from voxels
 //! of any type, correlated, and written back as voxels of any type; it fits the processor's second-level cache.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the same index runs over several register blocks; the adaptors of iterators stay out of line there"
+)]
+
 use std::ops::Range;
 
 use super::boundary::Boundary;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `gaussian` | the Gaussian's parameters and its kernel |
 //! | `boundary` | what lies beyond the ends of a line |
+//! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
 //! | `correlate` | one axis correlated, tile by tile |
 //! | `convert` | voxels of every type to double and back |
@@ -16,6 +17,7 @@ mod convert;
 mod correlate;
 mod exp;
 pub mod gaussian;
+pub mod nonfinite;
 mod output;
 #[cfg(test)]
 mod reference;

@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn noise_is_no_error() {
         let noise: Vec<u8> = (0..4096_u32)
-            .map(|i| (i * 2_654_435_761 >> 13) as u8)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
         let journal = JournalFile::parse(&noise);
         assert!(journal.run.is_none() && journal.lines.is_empty() && journal.torn_lines > 0);

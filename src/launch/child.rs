@@ -32,6 +32,8 @@ pub struct Ended {
     pub wall_s: f64,
     /// Why.
     pub how: How,
+    /// CPUs that others on the machine kept busy meanwhile, on the mean; `None` where the system does not tell.
+    pub others_cpus: Option<f64>,
 }
 
 /// Why a child ended.
@@ -64,6 +66,7 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     let out = open(File::create(log))?;
     let err = open(out.try_clone())?;
     let oom_kills = oom_kills();
+    let busy_before_s = others_busy_s();
     let begun = Instant::now();
     let mut child = Command::new(program)
         .args(arguments)
@@ -98,7 +101,14 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
                     (None, Some(signal)) => How::Killed(signal),
                     (None, None) => How::Exited(status.code().unwrap_or(-1)),
                 };
-                return Ok(Ended { wall_s, how });
+                let others_cpus = busy_before_s
+                    .zip(others_busy_s())
+                    .map(|(before, after)| ((after - before) / wall_s).max(0.0));
+                return Ok(Ended {
+                    wall_s,
+                    how,
+                    others_cpus,
+                });
             }
             Ok(None) => {}
             Err(error) => return Err(format!("a run cannot be waited for: {error}")),
@@ -122,6 +132,32 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     }
 }
 
+/// CPU seconds that the machine has been busy for others than this process and its children that have ended.
+fn others_busy_s() -> Option<f64> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<f64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else {
+        return None;
+    };
+    let per_s = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()?? as f64;
+    let seconds =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    let mut own_s = 0.0;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who).ok()?;
+        own_s += seconds(usage.user_time()) + seconds(usage.system_time());
+    }
+    Some((user + nice + system + irq + softirq + steal) / per_s - own_s)
+}
+
 /// How many processes the system has ended for lack of memory since it started; 0 where it does not tell.
 fn oom_kills() -> u64 {
     std::fs::read_to_string("/proc/vmstat")
@@ -143,6 +179,16 @@ mod tests {
         let words = ["sh", "-c", script].map(OsString::from);
         let ended = run(&words, &log, &Limits { time, stop: &stop }).unwrap();
         (ended, std::fs::read_to_string(log).unwrap())
+    }
+
+    #[test]
+    fn a_childs_own_work_is_not_taken_for_others() {
+        let (ended, _) = sh("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done", None);
+        let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+        // Whatever else runs: this child had a part of the CPUs itself.
+        let others = ended.others_cpus.unwrap();
+        assert!(others <= cpus + 0.2, "{others} of {cpus}");
+        assert!(others_busy_s().unwrap() > 0.0);
     }
 
     #[test]

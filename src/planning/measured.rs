@@ -6,10 +6,14 @@ use clap::ValueEnum;
 
 use crate::filter::{OutputSpec, OutputType, Rounding};
 use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
+use crate::statistics::Summary;
 use crate::volume::Datatype;
 
 /// Fewer images than this say nothing of how much they differ.
 pub const FEWEST_IMAGES: usize = 5;
+
+/// Others are mentioned when they kept more CPUs busy than this.
+const BUSY_CPUS: f64 = 0.2;
 
 /// What decides an image's cost besides its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +79,7 @@ pub struct RunSample {
     pub cpus: Option<usize>,
     /// From MPI's start until the first image was begun, seconds.
     pub setup_s: f64,
-    /// Between two images of a worker, seconds: the median.
+    /// Between two images of a worker, seconds: the mean.
     pub gap_s: f64,
     /// From the last image's end until the records were together, seconds.
     pub finish_s: f64,
@@ -129,6 +133,8 @@ pub struct Source {
     pub report: Report,
     /// Seconds from the launcher's start to its end, where somebody measured them.
     pub wall_s: Option<f64>,
+    /// CPUs of the machine that others kept busy meanwhile, where somebody looked.
+    pub others_cpus: Option<f64>,
 }
 
 /// What a plan is asked for and measurements must agree with.
@@ -220,6 +226,16 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         measurements.notes.push(format!(
             "{failed} of {} measured images failed and are left out",
             failed + done
+        ));
+    }
+    let others: Vec<f64> = sources
+        .iter()
+        .filter_map(|source| source.others_cpus)
+        .collect();
+    let busy = Summary::of(&others).mean;
+    if busy > BUSY_CPUS {
+        measurements.notes.push(format!(
+            "other programs kept {busy:.1} CPUs of the machine busy during the measurements, which may have slowed them"
         ));
     }
     Ok(measurements)
@@ -358,7 +374,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         nodes: report.launch.nodes.len().max(1),
         cpus: report.launch.cpus,
         setup_s: first_start_s,
-        gap_s: crate::statistics::median(&gaps),
+        gap_s: Summary::of(&gaps).mean,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
         launch_s: source
             .wall_s
@@ -490,6 +506,7 @@ pub(crate) mod tests {
                 name: format!("report {seed}"),
                 report,
                 wall_s,
+                others_cpus: None,
             }
         }
 
@@ -552,7 +569,7 @@ pub(crate) mod tests {
 
         let mut other_filter = wanted();
         other_filter.filter.sigma_vox = vec![3.0; 3];
-        let message = refusal(&[good.clone()], &other_filter);
+        let message = refusal(std::slice::from_ref(&good), &other_filter);
         assert!(
             message.contains("another filter") && message.contains("sigma 3,3,3"),
             "{message}"
@@ -562,7 +579,7 @@ pub(crate) mod tests {
             sync: false,
             ..wanted()
         };
-        assert!(refusal(&[good.clone()], &unsynced).contains("--no-sync"));
+        assert!(refusal(std::slice::from_ref(&good), &unsynced).contains("--no-sync"));
 
         let elsewhere = Machine {
             host: "laptop",

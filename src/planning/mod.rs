@@ -16,7 +16,9 @@
 //! | `check` | predicted against used |
 //! | `document` | the plan's JSON form |
 //!
-//!     measured ← pilot · listed ← model, memory, root_work ← play ← predict ← recommend, request, simulate ← document ← check
+//! ```text
+//! measured ← pilot · listed ← model, memory, root_work ← play ← predict ← recommend, request, simulate ← document ← check
+//! ```
 
 pub mod check;
 pub mod document;

@@ -270,25 +270,33 @@ impl Model {
         (of(&self.far_contention), of(&self.far_contention_high))
     }
 
-    /// The interval of a working time with so many workers on a node, for images of these sizes.
-    pub fn uncertainty(&self, per_node: f64, images: &[ImageFeatures]) -> Uncertainty {
+    /// The interval of a working time with so many workers on a node, which slow each other by `slow_down`, for images of
+    /// these sizes.
+    ///
+    /// How far contention is uncertain is bounded by what is possible: workers that do not slow each other at all, and
+    /// workers that take turns.
+    pub fn uncertainty(
+        &self,
+        per_node: f64,
+        slow_down: f64,
+        images: &[ImageFeatures],
+    ) -> Uncertainty {
         let spread = &self.spread;
-        let away = per_node - spread.mean_workers;
-        let of_the_line = if spread.spread_workers > 0.05 * spread.weight {
-            away.powi(2) / spread.spread_workers
+        let factor = student_factor(COVERAGE, spread.degrees);
+        let size_sd = UNMEASURED_SIZE * self.doublings_beyond(images);
+        let run_sd = (spread.run_sd.powi(2) * (1.0 + 1.0 / spread.weight) + size_sd.powi(2)).sqrt();
+        let slope_sd = if spread.spread_workers > 0.05 * spread.weight {
+            spread.run_sd * (per_node - spread.mean_workers).abs() / spread.spread_workers.sqrt()
         } else {
-            0.0
-        };
-        let mut variance = spread.run_sd.powi(2) * (1.0 + 1.0 / spread.weight + of_the_line);
-        if spread.spread_workers <= 0.05 * spread.weight {
             let doublings = (per_node / spread.mean_workers.max(1.0)).max(1e-3).log2();
-            variance += (UNMEASURED_DOUBLING * doublings).powi(2);
-        }
-        variance += (UNMEASURED_SIZE * self.doublings_beyond(images)).powi(2);
-        let reach = student_factor(COVERAGE, spread.degrees) * variance.sqrt();
+            UNMEASURED_DOUBLING * doublings.abs()
+        };
+        let wider = 1.0 + factor * slope_sd;
+        let slope_low = (1.0 / wider).max((1.0 / slow_down).min(1.0));
+        let slope_high = wider.min((per_node / slow_down).max(1.0));
         Uncertainty {
-            low: (-reach).exp(),
-            high: reach.exp(),
+            low: (-(factor * run_sd).hypot(slope_low.ln())).exp(),
+            high: (factor * run_sd).hypot(slope_high.ln()).exp(),
         }
     }
 
@@ -631,7 +639,7 @@ mod tests {
         for seed in 0..TIMES {
             let model = fitted(&machine, &SIZES, seed);
             let alone: f64 = model.stages_s(&features(900_000)).unwrap().iter().sum();
-            let range = model.uncertainty(1.0, &[features(900_000)]);
+            let range = model.uncertainty(1.0, 1.0, &[features(900_000)]);
             // Another run, with its own luck.
             let run = machine.source(400, 1, &[900_000], 1_000_000 + seed);
             let taken = run
@@ -653,17 +661,17 @@ mod tests {
         let machine = Machine::default();
         let model = fitted(&machine, &[900_000], 3);
         let width = |range: Uncertainty| range.high / range.low;
-        let same = width(model.uncertainty(1.0, &[features(900_000)]));
+        let same = width(model.uncertainty(1.0, 1.0, &[features(900_000)]));
         assert!(same < 1.3, "{same}");
-        assert!(width(model.uncertainty(24.0, &[features(900_000)])) > 2.0 * same);
-        assert!(width(model.uncertainty(1.0, &[features(9_000_000)])) > 2.0 * same);
+        assert!(width(model.uncertainty(24.0, 2.0, &[features(900_000)])) > 2.0 * same);
+        assert!(width(model.uncertainty(1.0, 1.0, &[features(9_000_000)])) > 2.0 * same);
         // Five images in one run: no repeats to judge by.
         let thin = gather(&[machine.source(5, 1, &[900_000], 4)], &wanted()).unwrap();
         let thin = Model::fit(&thin).unwrap();
-        assert!(width(thin.uncertainty(1.0, &[features(900_000)])) > 2.0 * same);
+        assert!(width(thin.uncertainty(1.0, 1.0, &[features(900_000)])) > 2.0 * same);
         assert!(
-            width(thin.uncertainty(4.0, &[features(900_000)]))
-                > width(thin.uncertainty(1.0, &[features(900_000)]))
+            width(thin.uncertainty(4.0, 1.0, &[features(900_000)]))
+                > width(thin.uncertainty(1.0, 1.0, &[features(900_000)]))
         );
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::listed::Listed;
 use super::measured::{ImageClass, Source};
+use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
 use crate::report::Report;
@@ -75,6 +76,18 @@ pub fn choose(listed: &Listed, count: usize) -> Vec<usize> {
     let mut spare = groups.iter().flatten().copied();
     chosen.sort_unstable();
     chosen.dedup();
+    // The groups with most images give up what the smallest took too much; two of each remain.
+    for group in &groups {
+        let mut of_group: Vec<usize> = group
+            .iter()
+            .filter(|place| Some(**place) != largest && chosen.binary_search(place).is_ok())
+            .copied()
+            .collect();
+        while chosen.len() > count && of_group.len() > 2 {
+            let dropped = of_group.pop();
+            chosen.retain(|place| Some(*place) != dropped);
+        }
+    }
     while chosen.len() < count.min(listed.found.len()) {
         let Some(place) = spare.find(|place| chosen.binary_search(place).is_err()) else {
             break;
@@ -116,12 +129,12 @@ pub fn run(
     let list = write_list(folder.path(), listed, &chosen)?;
     let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
-        eprintln!(
+        console::complain(format!(
             "pilot: {} images, {} runs of each of {} configurations",
             chosen.len(),
             PASSES,
             configurations.len()
-        );
+        ));
     }
     let begun = Instant::now();
     let mut sources = Vec::new();
@@ -215,6 +228,7 @@ fn one(
         name,
         report,
         wall_s: Some(ended.wall_s),
+        others_cpus: ended.others_cpus,
     }))
 }
 

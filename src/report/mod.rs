@@ -6,7 +6,6 @@
 pub mod accounts;
 pub mod csv;
 pub mod merge;
-pub mod series;
 pub mod table;
 
 use std::io::Write;
@@ -81,6 +80,8 @@ pub struct ImageRecord {
     pub write_s: f64,
     /// Voxels of all its volumes.
     pub voxels: u64,
+    /// Of these, NaN or infinite in the input.
+    pub nonfinite_voxels: u64,
     /// The type of a voxel in the input; `None` when it was not read.
     pub datatype: Option<Datatype>,
     /// Whether the input has an intensity scale.
@@ -210,6 +211,14 @@ pub struct FilterDescription {
     pub output_type: String,
     /// How results become integers.
     pub round: String,
+    /// What becomes of voxels that are NaN or infinite.
+    #[serde(default = "propagate")]
+    pub nan: String,
+}
+
+/// What reports of versions without the choice did.
+fn propagate() -> String {
+    "propagate".to_owned()
 }
 
 /// Sums and figures over all ranks.
@@ -306,6 +315,8 @@ pub struct ImageRow {
     pub scaled: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(default)]
+    pub nonfinite_voxels: u64,
 }
 
 /// Which shares of the list a report is about.
@@ -578,6 +589,7 @@ impl ImageRow {
             filter_s: 0.0,
             write_s: 0.0,
             voxels: 0,
+            nonfinite_voxels: 0,
             datatype: None,
             scaled: false,
             bytes_in: 0,
@@ -601,6 +613,7 @@ impl ImageRow {
             scaled: record.scaled,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
+            nonfinite_voxels: record.nonfinite_voxels,
         }
     }
 }
@@ -687,6 +700,7 @@ pub(crate) mod tests {
             filter_s: 2.0,
             write_s: 3.0,
             voxels: 1000,
+            nonfinite_voxels: 0,
             datatype: Some(Datatype::Uint8),
             scaled: false,
             bytes_in: 500,
@@ -723,6 +737,7 @@ pub(crate) mod tests {
                 radius_vox: vec![8; 3],
                 output_type: "same".to_owned(),
                 round: "truncate".to_owned(),
+                nan: propagate(),
             },
             strategy: Strategy::Size,
             shard: None,

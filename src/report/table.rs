@@ -20,7 +20,8 @@ pub enum Style {
 }
 
 impl Style {
-    pub(super) fn apply(self, table: &mut Table) {
+    /// Draws the table's lines so.
+    pub(crate) fn apply(self, table: &mut Table) {
         table.load_style(match self {
             Style::Terminal => presets::ASCII_BORDERS_ONLY_CONDENSED,
             Style::Markdown => presets::ASCII_MARKDOWN,
@@ -174,6 +175,24 @@ fn write_summary(text: &mut String, report: &Report) {
             "interrupted: what is done is done; the same command with --resume continues"
         );
     }
+    let with_nonfinite = report
+        .images
+        .iter()
+        .filter(|image| image.nonfinite_voxels > 0)
+        .count();
+    if with_nonfinite > 0 {
+        let voxels: u64 = report
+            .images
+            .iter()
+            .map(|image| image.nonfinite_voxels)
+            .sum();
+        let _ = writeln!(
+            text,
+            "{} with {voxels} voxels that are NaN or infinite (--nan {})",
+            counted(with_nonfinite, "image"),
+            report.filter.nan,
+        );
+    }
     let failures: Vec<_> = report
         .images
         .iter()
@@ -205,6 +224,17 @@ fn counted(count: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn voxels_that_are_not_finite_are_told() {
+        let mut report = super::super::tests::report();
+        assert!(!render(&report).contains("NaN"));
+        report.images[0].nonfinite_voxels = 7;
+        report.images[2].nonfinite_voxels = 5;
+        let text = render(&report);
+        let line = "2 images with 12 voxels that are NaN or infinite (--nan propagate)\n";
+        assert!(text.contains(line), "{text}");
+    }
 
     #[test]
     fn the_table_has_a_row_a_rank_sums_and_the_failures() {

@@ -217,6 +217,7 @@ fn carry(
         filter_s: taken.filter_s,
         write_s: taken.write_s,
         voxels: taken.voxels,
+        nonfinite_voxels: taken.nonfinite_voxels,
         datatype: taken.datatype,
         scaled: taken.scaled,
         bytes_in: taken.bytes_in,
@@ -254,5 +255,6 @@ fn end_line(begin: BeginLine, output: &Path, taken: &Taken, failure: Option<&Fai
         filter_s: journal::short(taken.filter_s),
         write_s: journal::short(taken.write_s),
         voxels: taken.voxels,
+        nonfinite_voxels: taken.nonfinite_voxels,
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::record::{COMPLETED, RunRecord};
 use super::study::{Configuration, StudyFolder, StudySpec};
+use crate::console;
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::{self, BatchScript, Request};
 
@@ -71,7 +72,7 @@ pub fn submit(
         super::write_text(&path, &script.render()?)?;
         let job_id = batch::submit(&path)?;
         if !quiet {
-            eprintln!("job {job_id}: {configuration}");
+            console::complain(format!("job {job_id}: {configuration}"));
         }
         folder.write_record(&RunRecord {
             configuration,
@@ -131,7 +132,7 @@ pub fn wait(
             return Ok(true);
         }
         if left != told && !quiet {
-            eprintln!("{left} jobs are waiting or running");
+            console::complain(format!("{left} jobs are waiting or running"));
         }
         told = left;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -153,12 +154,11 @@ pub fn wait(
 
 fn queue_is_empty(folder: &StudyFolder, spec: &StudySpec) -> Result<bool, String> {
     for configuration in spec.configurations() {
-        if let Some(record) = folder.read_record(&configuration)? {
-            if let (Some(job_id), false) = (&record.job_id, record.is_final()) {
-                if batch::is_queued(job_id) != Some(false) {
-                    return Ok(false);
-                }
-            }
+        if let Some(record) = folder.read_record(&configuration)?
+            && let (Some(job_id), false) = (&record.job_id, record.is_final())
+            && batch::is_queued(job_id) != Some(false)
+        {
+            return Ok(false);
         }
     }
     Ok(true)
@@ -167,13 +167,13 @@ fn queue_is_empty(folder: &StudyFolder, spec: &StudySpec) -> Result<bool, String
 /// Jobs that have left the queue and of which accounting never told the end: their report decides.
 fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
     for configuration in spec.configurations() {
-        if let Some(mut record) = folder.read_record(&configuration)? {
-            if !record.is_final() {
-                let has_report = folder.report(&configuration).is_file();
-                record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
-                record.message = Some("the accounting does not tell how the job ended".to_owned());
-                folder.write_record(&record)?;
-            }
+        if let Some(mut record) = folder.read_record(&configuration)?
+            && !record.is_final()
+        {
+            let has_report = folder.report(&configuration).is_file();
+            record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
+            record.message = Some("the accounting does not tell how the job ended".to_owned());
+            folder.write_record(&record)?;
         }
     }
     Ok(())

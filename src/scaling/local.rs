@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::record::{self, RunRecord};
 use super::study::{Configuration, StudyFolder, StudySpec};
+use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
 
@@ -39,21 +40,21 @@ pub fn run(
         .copied()
         .collect();
     if !manner.quiet && missing.len() < all.len() {
-        eprintln!(
+        console::complain(format!(
             "{} of {} runs are there already",
             all.len() - missing.len(),
             all.len()
-        );
+        ));
     }
     let mut pace = Pace::new(spec.cpus);
     for (place, configuration) in missing.iter().enumerate() {
         if !manner.quiet {
-            eprintln!(
+            console::complain(format!(
                 "run {} of {}: {configuration}; {}",
                 place + 1,
                 missing.len(),
                 pace.left(&missing[place..])
-            );
+            ));
         }
         let output = folder.output(configuration);
         let run = LocalRun {
@@ -80,13 +81,14 @@ pub fn run(
         let message = (state != record::COMPLETED)
             .then(|| format!("{:?}; its words are in {}", ended.how, run.log.display()));
         if let (Some(message), false) = (&message, manner.quiet) {
-            eprintln!("  {state}: {message}");
+            console::complain(format!("{state}: {message}"));
         }
         folder.write_record(&RunRecord {
             configuration: *configuration,
             state: state.to_owned(),
             wall_s: Some(ended.wall_s),
             message,
+            others_cpus: ended.others_cpus,
             ..RunRecord::default()
         })?;
         if state == record::COMPLETED {

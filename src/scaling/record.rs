@@ -25,6 +25,9 @@ pub struct RunRecord {
     pub accounting: Option<Accounting>,
     /// What went wrong.
     pub message: Option<String>,
+    /// CPUs of the machine that others kept busy meanwhile.
+    #[serde(default)]
+    pub others_cpus: Option<f64>,
 }
 
 impl Default for RunRecord {
@@ -42,6 +45,7 @@ impl Default for RunRecord {
             job_id: None,
             accounting: None,
             message: None,
+            others_cpus: None,
         }
     }
 }

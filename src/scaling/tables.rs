@@ -131,7 +131,7 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
 /// A sentence naming the file that cannot be written.
 pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, String> {
     let rows = rows(runs);
-    let mut page = head(spec);
+    let mut page = head(spec, runs);
     for kind in Kind::ALL {
         let of_kind: Vec<&Row> = rows
             .iter()
@@ -154,7 +154,7 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
     Ok(page)
 }
 
-fn head(spec: &StudySpec) -> String {
+fn head(spec: &StudySpec, runs: &[Run]) -> String {
     let via = match spec.via {
         super::study::Via::Local => format!("{}, {} CPUs", spec.host, spec.cpus),
         super::study::Via::Slurm => "Slurm jobs".to_owned(),
@@ -163,10 +163,32 @@ fn head(spec: &StudySpec) -> String {
         "# Scaling study\n\nniimpi {} on {via}; {}; options: `{}`.\n\n\
          mem: the most that one rank held. time: from launch to end. rtime, ptime, wtime: read, filter and write seconds, \
          summed over the images. CPUeff: CPU seconds over CPUs × time. /task is an image's share, /proc a rank's. Values are \
-         means over the repeats that completed, ± their standard deviation.\n",
+         means over the repeats that completed, ± their standard deviation.\n{}",
         spec.version,
         spec.mpi,
         spec.options.join(" "),
+        others(spec, runs),
+    )
+}
+
+/// What else ran on the machine, which decides what the figures are worth.
+fn others(spec: &StudySpec, runs: &[Run]) -> String {
+    let others: Vec<f64> = runs
+        .iter()
+        .filter_map(|run| run.record.others_cpus)
+        .collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    let busy = Summary::of(&others).mean;
+    let verdict = if busy > 0.1 * spec.cpus as f64 {
+        " The figures tell of that, too."
+    } else {
+        ""
+    };
+    format!(
+        "\nMeanwhile other programs kept {busy:.2} of the machine's {} CPUs busy, on the mean of the runs.{verdict}\n",
+        spec.cpus
     )
 }
 
@@ -442,6 +464,10 @@ pub(crate) mod tests {
             assert_eq!(&records[0][column("state")], "COMPLETED");
         }
         assert!(page.contains("OUT_OF_MEMORY"), "{page}");
+        assert!(
+            !page.contains("other programs"),
+            "nothing is known of others"
+        );
         let widths: Vec<usize> = page
             .lines()
             .skip_while(|line| !line.starts_with("## Serial"))
@@ -453,6 +479,19 @@ pub(crate) mod tests {
             widths.iter().all(|width| *width == widths[0]),
             "{widths:?}\n{page}"
         );
+    }
+
+    #[test]
+    fn what_else_ran_is_told() {
+        let mut busy = run(1, 1, 10, 1, 8.0);
+        busy.record.others_cpus = Some(1.25);
+        let text = others(&spec(), &[busy.clone()]);
+        assert!(
+            text.contains("1.25 of the machine's 2 CPUs") && text.contains("tell of that"),
+            "{text}"
+        );
+        busy.record.others_cpus = Some(0.01);
+        assert!(!others(&spec(), &[busy]).contains("tell of that"));
     }
 
     #[test]

@@ -39,7 +39,11 @@ impl PartitionLimits {
         if !output.status.success() {
             return Err(format!(
                 "sinfo fails: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
+                String::from_utf8_lossy(&output.stderr)
+                    .trim()
+                    .lines()
+                    .last()
+                    .unwrap_or("without a word")
             ));
         }
         Self::parse(&String::from_utf8_lossy(&output.stdout), partition).map(Some)
@@ -99,7 +103,7 @@ impl PartitionLimits {
     /// What of a request the partition cannot give; `None` when it can give all of it.
     pub fn refuses(&self, request: &Request) -> Option<String> {
         let cpus = request.tasks_per_node * request.cpus_per_task;
-        let memory = request.mem_per_cpu_mib.unwrap_or(0) * (cpus as u64) << 20;
+        let memory = (request.mem_per_cpu_mib.unwrap_or(0) * cpus as u64) << 20;
         let name = &self.name;
         if request.nodes > self.nodes {
             Some(format!(
@@ -169,7 +173,8 @@ long|infinite|24|180000|8|1-infinite
     fn what_goes_beyond_a_partition_is_named() {
         let limits = PartitionLimits::parse(SINFO, None).unwrap();
         assert_eq!(limits.refuses(&request()), None);
-        let cases: [(fn(&mut Request), &str); 4] = [
+        type Change = fn(&mut Request);
+        let cases: [(Change, &str); 4] = [
             (|request| request.nodes = 5, "5 nodes"),
             (|request| request.cpus_per_task = 3, "30 CPUs"),
             (|request| request.mem_per_cpu_mib = Some(9000), "180000 MiB"),

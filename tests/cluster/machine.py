@@ -76,7 +76,8 @@ class Machine:
         if pid is None:
             raise ClusterError(f"{self.name} is down; `tests/cluster/cluster up` boots it")
         become = ["setpriv", f"--reuid={user[0]}", f"--regid={user[1]}", "--init-groups"] if user else []
-        spaces = ["--net", "--uts", "--mount", "--ipc", "--pid", f"--wdns={folder or os.getcwd()}"]
+        # Its root too: where all of this runs in a chroot, a namespace alone would lead out of it.
+        spaces = ["--net", "--uts", "--mount", "--ipc", "--pid", "--root", f"--wdns={folder or os.getcwd()}"]
         return ["nsenter", "--target", str(pid), *spaces, *become, *map(str, command)]
 
     def run(self, *command, timeout=30, check=True, **options):

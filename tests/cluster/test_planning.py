@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import time
 
 import jobs
 
@@ -35,20 +36,20 @@ def test_a_planned_job_completes_inside_its_request(user, data):
 
 
 def wait_for_accounting(user, job):
-    import time
-
     columns = "JobID,State,ElapsedRaw,TimelimitRaw,MaxRSS"
-    for _ in range(50):
+    for _ in range(150):
         text = user.run("sacct", "-n", "-P", "--units=K", "-j", job.number, "-o", columns).stdout
         rows = [dict(zip(columns.split(","), line.split("|"))) for line in text.splitlines()]
-        if rows and rows[0]["State"] == "COMPLETED":
+        if rows and rows[0]["State"] == "COMPLETED" and rows[0]["TimelimitRaw"]:
             return rows
         time.sleep(0.2)
     raise AssertionError(f"accounting does not know the end of job {job.number}: {text}")
 
 
 def test_a_request_beyond_the_partition_is_refused(user, data):
-    for words, reason in [(["--nodes", "9", "--ranks", "9"], "nodes are more than the 3"), (["--cpus-per-node", "64", "--ranks", "64"], "64 CPUs a node")]:
+    beyond = [(["--nodes", "9", "--ranks", "9"], "nodes are more than the 3")]
+    beyond += [(["--cpus-per-node", "64", "--ranks", "64"], "64 CPUs a node")]
+    for words, reason in beyond:
         finished = user.run(jobs.NIIMPI, "plan", data, *OPTIONS, *words, timeout=120, check=False)
         assert finished.returncode == 2 and reason in finished.stderr, finished
 

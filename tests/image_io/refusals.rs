@@ -286,7 +286,7 @@ fn a_memory_limit() {
     let cause = refused(
         &mut bench,
         &path,
-        "needs 240000 bytes for its voxels, more than the limit of 239999",
+        "needs 240000 bytes of memory, more than the limit of 239999",
         false,
     );
     assert!(matches!(cause, Cause::OverMemoryLimit { .. }));

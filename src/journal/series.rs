@@ -7,10 +7,10 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::table::Style;
-use super::{Journals, printable};
-use crate::journal::Line;
-use crate::journal::past::JournalFile;
+use super::Line;
+use super::past::JournalFile;
+use crate::report::table::Style;
+use crate::report::{Journals, printable};
 
 /// Why there is no series.
 #[derive(Debug, Error)]
