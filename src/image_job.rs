@@ -13,8 +13,8 @@ use crate::filter::gaussian::PerAxis;
 use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
-    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, ReadSummary, Workspace,
-    WriteOptions, WriteSummary,
+    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, ReadSummary,
+    Workspace, WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
 use crate::volume::{Datatype, Volume};
@@ -401,8 +401,7 @@ impl<'a> ImageWorker<'a> {
         make_folder(output, &mut self.folder_made)?;
         let options = self.job.write_options();
         let written = if self.members.is_empty() {
-            self.workspace
-                .write_nameless(output, &self.image, &options)
+            self.workspace.write_nameless(output, &self.image, &options)
         } else {
             self.write_together(output, &options)
         };

@@ -144,9 +144,8 @@ impl NamelessOutput {
             mut parts,
             sync,
         } = self;
-        let failed = |action, path: &Path, error| {
-            Cause::writing(action, folder_of(path), error).at(path)
-        };
+        let failed =
+            |action, path: &Path, error| Cause::writing(action, folder_of(path), error).at(path);
         if sync {
             for (file, path) in &mut parts {
                 file.file()

@@ -66,11 +66,11 @@ impl RankStatus {
         for line in journal.lines {
             let unix_s = match line {
                 Line::Begin(begin) => {
-                    running.insert(begin.worker, (begin.output, begin.unix_s));
+                    running.insert(begin.index, (begin.output, begin.unix_s));
                     begin.unix_s
                 }
                 Line::End(end) => {
-                    running.remove(&end.worker);
+                    running.remove(&end.index);
                     match end.state {
                         EndState::Done => status.done += 1,
                         EndState::Failed => status.failed += 1,

@@ -115,6 +115,7 @@ pub(super) fn work(
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
+        write_behind: config.job.sync,
     };
     std::thread::scope(|scope| {
         let (sender, events) = channel();

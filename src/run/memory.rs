@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::image_job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
 use crate::image_io::NamelessOutput;
+use crate::image_job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
 use crate::image_list::ImageEntry;
 use crate::report::Stage;
 use crate::resources::{self, MemoryLimit};
