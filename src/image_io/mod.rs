@@ -43,7 +43,8 @@ pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
 pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use read::{
-    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, uncompressed_mtime_ns,
+    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
+    uncompressed_mtime_ns,
 };
 pub use verify::{Verifier, seems_intact};
 pub use write::{GrowingFile, NamelessOutput, WriteOptions, WriteSummary};

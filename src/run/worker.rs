@@ -1,7 +1,7 @@
 //! Workers: threads that each carry one image after another its whole way.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,6 +91,9 @@ impl TaskQueue {
         let mut state = self.state();
         loop {
             if let Some(place) = state.places.pop_front() {
+                drop(state);
+                // Read-ahead goes on by one.
+                self.changed.notify_all();
                 return Some(place);
             }
             if state.closed {
@@ -104,6 +107,27 @@ impl TaskQueue {
                 .wait(state)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             state.waiting -= 1;
+        }
+    }
+}
+
+impl TaskQueue {
+    /// The first of the next `images` queued images that is not among those `asked` for, waiting for one; `None` when there
+    /// will be none.
+    pub(super) fn upcoming(&self, images: usize, asked: &HashSet<usize>) -> Option<usize> {
+        let mut state = self.state();
+        loop {
+            let next = state.places.iter().take(images);
+            if let Some(&place) = next.into_iter().find(|place| !asked.contains(place)) {
+                return Some(place);
+            }
+            if state.closed && state.places.is_empty() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
