@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Clock;
 use super::memory::RankMemory;
@@ -133,6 +133,9 @@ thread_local! {
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// How long a worker waits after a full disk: it gets no better within milliseconds, and the root's word to stop needs time.
+const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
+
 /// Does images until there are none; the worker's thread runs this.
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
@@ -149,6 +152,9 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                 context.pace.learn(cost_s, taken_s);
             }
             let _ = events.send(Event::Record(record, kind));
+            if kind == FailureKind::NoSpace {
+                std::thread::sleep(NO_SPACE_PAUSE);
+            }
         }
     }));
     if let Err(panic) = done {
