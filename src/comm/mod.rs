@@ -37,6 +37,8 @@ pub enum Tag {
     Records,
     /// The root's word to begin no other image.
     Stop,
+    /// The last word between two ranks.
+    Farewell,
 }
 
 /// The ranks of one run, seen from one of them.

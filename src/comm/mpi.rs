@@ -36,8 +36,12 @@ impl MpiWorld {
 
 /// Ends every rank from wherever this process is, for a panic hook that has no communicator at hand.
 pub fn abort_world(exit_code: i32) -> ! {
+    std::thread::sleep(LAST_WORDS);
     SimpleCommunicator::world().abort(exit_code)
 }
+
+/// How long an abort waits for the launcher to hand on what this rank said last: MPICH's drops what it has not yet read.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
 pub fn library() -> String {
@@ -52,6 +56,20 @@ pub fn library() -> String {
     }
 }
 
+/// MPICH over UCX flushes every pair's connection when it is finalised, and makes those that are not there yet, for which both
+/// sides have to be attentive: a rank that comes late then waits for ever for one that is already done. So all pairs say
+/// farewell before. Other libraries are left alone, since they connect only who speaks.
+impl Drop for MpiWorld {
+    fn drop(&mut self) {
+        if !library().starts_with("MPICH") || std::thread::panicking() {
+            return;
+        }
+        let others = (1..self.size()).map(|ahead| (self.rank() + ahead) % self.size());
+        others.for_each(|other| self.send(other, Tag::Farewell, &[]));
+        (1..self.size()).for_each(|_| drop(self.receive(Tag::Farewell)));
+    }
+}
+
 fn tag_number(tag: Tag) -> mpi::Tag {
     match tag {
         Tag::Broadcast => 1,
@@ -61,6 +79,7 @@ fn tag_number(tag: Tag) -> mpi::Tag {
         Tag::Progress => 5,
         Tag::Records => 6,
         Tag::Stop => 7,
+        Tag::Farewell => 8,
     }
 }
 
@@ -119,7 +138,7 @@ impl Communicator for MpiWorld {
     }
 
     fn abort(&self, exit_code: i32) -> ! {
-        self.world.abort(exit_code)
+        abort_world(exit_code)
     }
 
     fn description(&self) -> String {

@@ -159,7 +159,7 @@ impl Pass<'_> {
     /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a whole line only
     /// of lines that lie side by side, and not with [`Boundary::Wrap`], which reaches to the line's other end.
     ///
-    /// Each sum is centre·w₀, then for j = radius … 1 (voxel[−j] + voxel[j])·wⱼ, every operation rounded to double: the
+    /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded to double: the
     /// order of scipy's `correlate1d` for a symmetric kernel.
     ///
     /// # Safety

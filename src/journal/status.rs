@@ -124,10 +124,7 @@ impl Status {
         let journals = super::past::read_all(&super::past::journal_paths(output)?, threads)?;
         let host = crate::resources::host_name();
         let alive = |run: &RunLine| {
-            (run.host == host).then(|| {
-                let pid = nix::unistd::Pid::from_raw(run.pid as i32);
-                nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH)
-            })
+            (run.host == host).then(|| crate::resources::process_lives(run.pid as i32))
         };
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Clock;
 use super::memory::RankMemory;
@@ -162,6 +162,9 @@ thread_local! {
 /// Threads of a worker that wait for the disk while it goes on. They hold files, no images.
 const PUBLISHERS: usize = 4;
 
+/// How long a worker waits after a full disk: it gets no better within milliseconds, and the root's word to stop needs time.
+const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
+
 /// Does images until there are none; the worker's thread runs this.
 ///
 /// Results that must reach the disk before they are named are left to threads that wait for it (write-behind).
@@ -286,6 +289,9 @@ impl MadeImage<'_> {
             bytes_out: taken.bytes_out,
         };
         let _ = events.send(Event::Record(record, kind.unwrap_or_default()));
+        if kind == Some(FailureKind::NoSpace) {
+            std::thread::sleep(NO_SPACE_PAUSE);
+        }
     }
 }
 
