@@ -89,7 +89,7 @@ stress: ## the random tests at full length: 10,000 hostile files, 100 kills, 40,
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=100 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 60m \
-	  .venv/bin/python -m pytest tests/oracle -q -s -o timeout=3000 -k 'mutated_files or killed_at_any_moment or many_images'
+	  .venv/bin/python -m pytest tests/oracle -q -s -k 'mutated_files or killed_at_any_moment or many_images'
 
 fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_EACH
 	@.ci/install test

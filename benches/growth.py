@@ -1,4 +1,4 @@
-"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks and the length of the list.
+"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks, the length of the list and a slow disk.
 
 usage: growth.py OUTPUT_FOLDER    writes growth.csv there; a row a measurement: what grows, how far, the figure, its value
 
@@ -9,8 +9,10 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import measure
@@ -128,14 +130,47 @@ def listing(scratch):
                         **{f"{step}_s": after - before for step, before, after in zip(steps, at, at[1:])})
 
 
+def slow_disk(scratch):
+    """A disk that waits before it answers: the first image waits for it, the others should find their files fetched ahead.
+
+    And results that must be on the disk before they are named, against those that need not."""
+    folder = synth(scratch / "brains", 12, "197,233,189", "int16")
+    program, mount = scratch / "slow_disk", scratch / "mount"
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True)
+    if flags.returncode == 0 and os.path.exists("/dev/fuse"):
+        source = Path(__file__).with_name("slow_disk.c")
+        subprocess.run(["cc", "-O2", "-o", program, source, *flags.stdout.split()], check=True)
+        mount.mkdir()
+        for wait_ms in (1, 5, 20):
+            disk = subprocess.Popen([program, folder, str(wait_ms * 1000), mount, "-f"], stderr=subprocess.DEVNULL)
+            try:
+                while not os.path.ismount(mount):
+                    time.sleep(0.05)
+                _, report = smooth(mount, scratch / "out")
+            finally:
+                subprocess.run(["fusermount3", "-u", mount], check=True)
+                disk.wait()
+            reads = [image["read_s"] * 1e3 for image in sorted(report["images"], key=lambda image: image["start_s"])]
+            yield from rows("slow disk, ms a request", wait_ms, first_read_ms=reads[0],
+                            later_read_ms=statistics.median(reads[1:]), elapsed_s=report["elapsed_s"])
+    small = synth(scratch / "small", 100, "91,109,91", "uint8")
+    for _ in range(3):
+        for name, options in (("not synced", ["--no-sync"]), ("synced", [])):
+            command = [NIIMPI, "smooth", str(small), "--output", str(scratch / "out"), "--sigma", "2", "--threads", "1",
+                       "--overwrite", "--quiet", "--report", str(scratch / "out.json"), *options]
+            measure.cost([command])
+            report = json.loads((scratch / "out.json").read_text())
+            yield from rows(f"100 small images, {name}", 100, elapsed_s=report["elapsed_s"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", help="one of: images, sigmas, voxels, ranks, listing")
+    parser.add_argument("--only", help="one of: images, sigmas, voxels, ranks, listing, slow_disk")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     measured = []
-    for study in (images, sigmas, voxels, ranks, listing):
+    for study in (images, sigmas, voxels, ranks, listing, slow_disk):
         if args.only not in (None, study.__name__):
             continue
         with tempfile.TemporaryDirectory(prefix="niimpi-growth-") as scratch:

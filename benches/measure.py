@@ -1,4 +1,4 @@
-"""Measures what commands cost: CPU seconds, wall seconds and peak memory, pinned; and says what machine this is."""
+"""Measures what commands cost, in CPU seconds and wall seconds, pinned; and says what machine this is."""
 
 import os
 import platform
@@ -20,7 +20,6 @@ class Cost:
     user_s: float
     system_s: float
     wall_s: float
-    peak_bytes: int
 
     @property
     def cpu_s(self):
@@ -32,7 +31,7 @@ def cost(commands, cpus=None, env=None):
     """Runs commands one after the other on `cpus` (all, where None) and returns what they cost together.
 
     Each is a list of words, or a string for the shell. Raises where one fails."""
-    total = Cost(0.0, 0.0, 0.0, 0)
+    total = Cost(0.0, 0.0, 0.0)
     for command in commands:
         if isinstance(command, str):
             command = ["bash", "-euo", "pipefail", "-c", command]
@@ -52,7 +51,6 @@ def cost(commands, cpus=None, env=None):
         total.user_s += usage.ru_utime
         total.system_s += usage.ru_stime
         total.wall_s += time.perf_counter() - begun
-        total.peak_bytes = max(total.peak_bytes, usage.ru_maxrss * 1024)
     return total
 
 

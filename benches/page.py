@@ -102,13 +102,13 @@ def throughput(rows):
     yield ""
 
 
-def sizes(told, rows):
+def sizes(told):
     """Output sizes and peak memory."""
     yield "## Size and memory\n"
     yield "| | output against zlib's level 1 (≤ 1.05) | peak memory, MiB | twice the decompressed image and 30 MB, MiB |"
     yield "|---|---:|---:|---:|"
     for case, size in told["sizes_bytes"].items():
-        peak = max(float(row["peak_mib"]) for row in rows if row["case"] == case and row["program"] == "niimpi")
+        peak = size["peak memory"] / 2**20
         limit = 2 * size["raw"] / 12 / 2**20 + 30e6 / 2**20
         yield f"| {CASES[case]} | {size['niimpi'] / size['zlib level 1']:.3f} | {peak:.1f} | {limit:.1f} |"
     yield ""
@@ -165,7 +165,7 @@ def main():
         f"{about['processor']}, {about['cpus']} CPUs ({', '.join(about['vectors'])}; L2 {about['l2']}, L3 {about['l3']}), "
         f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. Other work on the machine: a load "
         f"of {about['load_before']:.1f} before and {about['load_after']:.1f} after, of which this run is 1.\n",
-        ", ".join(f"{name} {version}" for name, version in about["versions"].items()) + ".\n",
+        ", ".join(f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()) + ".\n",
         "`make bench` repeats it. Inputs are phantoms (`niimpi synth`) compressed by gzip at level 6; sigma is 2 voxels. "
         "Each program smooths 2 images and then 12, pinned to one CPU, and a tenth of the difference of their CPU times (user "
         "and system) is a further image's cost. All take turns in every round; ratios are made within a round, and their median "
@@ -177,7 +177,7 @@ def main():
         "## Side by side\n",
         *side_by_side(rows),
         *throughput(read_rows(folder / "throughput.csv")),
-        *sizes(told, rows),
+        *sizes(told),
         *growth(read_rows(folder / "growth.csv")),
     ]
     (folder / "README.md").write_text("\n".join(page).rstrip() + "\n")

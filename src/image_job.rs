@@ -13,8 +13,8 @@ use crate::filter::gaussian::PerAxis;
 use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
-    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, ReadSummary, Workspace,
-    WriteOptions, WriteSummary,
+    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, ReadSummary,
+    Workspace, WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
 use crate::volume::{Datatype, Volume};
@@ -118,11 +118,19 @@ pub struct Taken {
     pub written: Option<WriteSummary>,
 }
 
-impl Taken {
-    fn was_written(&mut self, written: WriteSummary) {
-        self.bytes_out = written.bytes_out;
-        self.written = Some(written);
-    }
+/// Brings a result to the disk, where that was asked for, and gives it its name; notes in `taken` what was written and adds
+/// the time that it took.
+///
+/// # Errors
+/// [`Failure`] with the cause; nothing that looks like a result is left behind.
+pub fn publish(made: NamelessOutput, taken: &mut Taken) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let written = made.publish();
+    taken.write_s += begun.elapsed().as_secs_f64();
+    let written = written.map_err(|error| failure(Stage::Write, &error))?;
+    taken.bytes_out = written.bytes_out;
+    taken.written = Some(written);
+    Ok(())
 }
 
 /// Where and why an image was given up.
@@ -230,6 +238,21 @@ impl<'a> ImageWorker<'a> {
         output: &Path,
         taken: &mut Taken,
     ) -> Result<(), Failure> {
+        let made = self.make(input, output, taken)?;
+        publish(made, taken)
+    }
+
+    /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
+    /// one, in another thread perhaps, since that waits for the disk.
+    ///
+    /// # Errors
+    /// Those of [`ImageWorker::process`].
+    pub fn make(
+        &mut self,
+        input: &Path,
+        output: &Path,
+        taken: &mut Taken,
+    ) -> Result<NamelessOutput, Failure> {
         if !self.members.is_empty() {
             self.need_memory(true);
             let done = self.process_together(input, output, taken);
@@ -240,8 +263,9 @@ impl<'a> ImageWorker<'a> {
                     kind: FailureKind::NeedsMemory { .. },
                     ..
                 }) => *taken = Taken::default(),
-                Ok(false) => return self.filter_and_write(input, output, taken),
-                done => return done.map(drop),
+                Err(failure) => return Err(failure),
+                Ok(None) => return self.filter_and_write(input, output, taken),
+                Ok(Some(made)) => return Ok(made),
             }
         }
         let begun = Instant::now();
@@ -270,13 +294,13 @@ impl<'a> ImageWorker<'a> {
     }
 
     /// Carries one image with all members, later slices being read while earlier ones are already filtered and written.
-    /// False where the image cannot be done so: it is then read, and no more.
+    /// `None` where the image cannot be done so: it is then read, and no more.
     fn process_together(
         &mut self,
         input: &Path,
         output: &Path,
         taken: &mut Taken,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<NamelessOutput>, Failure> {
         let mut members = std::mem::take(&mut self.members);
         let count = members.len();
         let board = Board::default();
@@ -327,7 +351,7 @@ impl<'a> ImageWorker<'a> {
         self.members = members;
         self.was_read(input, read, taken)?;
         if !board.has_begun() {
-            return Ok(false);
+            return Ok(None);
         }
         taken.nonfinite_voxels = nonfinite_voxels;
         let Outcome {
@@ -338,12 +362,11 @@ impl<'a> ImageWorker<'a> {
         if let Some(stream) = stream {
             stream.finish(&mut self.image.volume);
         }
-        let begun = Instant::now();
-        let written = file.and_then(GrowingFile::finish);
         taken.filter_s = spent.filter_s;
-        taken.write_s = spent.write_s + begun.elapsed().as_secs_f64();
-        taken.was_written(written.map_err(|error| failure(Stage::Write, &error))?);
-        Ok(true)
+        taken.write_s = spent.write_s;
+        let made = file.and_then(GrowingFile::finish);
+        made.map(Some)
+            .map_err(|error| failure(Stage::Write, &error))
     }
 
     fn filter_and_write(
@@ -351,7 +374,7 @@ impl<'a> ImageWorker<'a> {
         input: &Path,
         output: &Path,
         taken: &mut Taken,
-    ) -> Result<(), Failure> {
+    ) -> Result<NamelessOutput, Failure> {
         let begun = Instant::now();
         let filtered = nonfinite::apply_with(
             self.job.nan,
@@ -369,17 +392,16 @@ impl<'a> ImageWorker<'a> {
         })?;
 
         let begun = Instant::now();
-        let written = self.write(output);
+        let made = self.write(output);
         taken.write_s = begun.elapsed().as_secs_f64();
-        taken.was_written(written?);
-        Ok(())
+        made
     }
 
-    fn write(&mut self, output: &Path) -> Result<WriteSummary, Failure> {
+    fn write(&mut self, output: &Path) -> Result<NamelessOutput, Failure> {
         make_folder(output, &mut self.folder_made)?;
         let options = self.job.write_options();
         let written = if self.members.is_empty() {
-            self.workspace.write(output, &self.image, &options)
+            self.workspace.write_nameless(output, &self.image, &options)
         } else {
             self.write_together(output, &options)
         };
@@ -391,11 +413,11 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         output: &Path,
         options: &WriteOptions,
-    ) -> Result<WriteSummary, ImageError> {
+    ) -> Result<NamelessOutput, ImageError> {
         let Image { header, volume } = &self.image;
         let level = self.job.compression;
         let Some(file) = GrowingFile::begin(output, header, volume, level, options)? else {
-            return self.workspace.write(output, &self.image, options);
+            return self.workspace.write_nameless(output, &self.image, options);
         };
         let board = Board::default();
         let voxel_bytes = volume.datatype.size_bytes();

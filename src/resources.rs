@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm;
@@ -62,6 +65,19 @@ fn status_bytes(field: &str) -> Option<u64> {
         .parse::<u64>()
         .ok()?;
     Some(kib * 1024)
+}
+
+/// Whether a process of this host lives. One that has ended and was not yet fetched by its parent does not.
+pub fn process_lives(pid: i32) -> bool {
+    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    // The state follows the name, which is in parentheses and may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X'))
 }
 
 /// A limit on the memory of this process, and who set it.
@@ -191,6 +207,20 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert!(!affinity().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_does_not_live() {
+        assert!(process_lives(std::process::id() as i32));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        // Nobody has fetched it yet.
+        while process_lives(pid) {
+            assert!(std::time::Instant::now() < until);
+        }
+        child.wait().unwrap();
+        assert!(!process_lives(pid));
     }
 
     #[test]

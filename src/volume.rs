@@ -156,36 +156,39 @@ impl Scaling {
 /// costs page faults once, shrinking costs nothing.
 #[derive(Default)]
 pub struct VoxelBuffer {
-    blocks: Vec<Block>,
+    /// Of the widest type that the allocator aligns by itself: zeroed memory of a wider alignment it would write to, page by
+    /// page, where the kernel's pages are zero already.
+    words: Vec<u128>,
+    /// Where the bytes begin in it.
+    start: usize,
     len_bytes: usize,
 }
 
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Block([u64; 8]);
+const ALIGNMENT: usize = 64;
 
 impl VoxelBuffer {
     /// Makes the buffer `len_bytes` long. What it holds afterwards is unspecified: the caller overwrites it.
     pub fn resize_for_overwrite(&mut self, len_bytes: usize) {
-        let blocks = len_bytes.div_ceil(size_of::<Block>());
-        if blocks > self.blocks.len() {
+        if self.start + len_bytes > size_of_val(&self.words[..]) {
             // A fresh zeroed allocation takes its pages from the kernel when they are first touched, not here.
-            self.blocks = Vec::new();
-            self.blocks = bytemuck::zeroed_vec(blocks);
+            self.words = Vec::new();
+            self.words = bytemuck::zeroed_vec((len_bytes + ALIGNMENT).div_ceil(size_of::<u128>()));
+            let bytes: &[u8] = bytemuck::cast_slice(&self.words);
+            self.start = bytes.as_ptr().align_offset(ALIGNMENT);
         }
         self.len_bytes = len_bytes;
     }
 
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        let bytes: &[u8] = bytemuck::cast_slice(&self.blocks);
-        &bytes[..self.len_bytes]
+        let bytes: &[u8] = bytemuck::cast_slice(&self.words);
+        &bytes[self.start..][..self.len_bytes]
     }
 
     /// The bytes, to be overwritten.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.blocks);
-        &mut bytes[..self.len_bytes]
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
+        &mut bytes[self.start..][..self.len_bytes]
     }
 
     /// The bytes as native-endian numbers of type `T`. A last incomplete number is left out.

@@ -69,8 +69,12 @@ impl MpiWorld {
 
 /// Ends every rank from wherever this process is, for a panic hook that has no communicator at hand.
 pub fn abort_world(exit_code: i32) -> ! {
+    std::thread::sleep(LAST_WORDS);
     SimpleCommunicator::world().abort(exit_code)
 }
+
+/// How long an abort waits for the launcher to hand on what this rank said last: MPICH's drops what it has not yet read.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
 pub fn library() -> String {
@@ -153,7 +157,7 @@ impl Communicator for MpiWorld {
     }
 
     fn abort(&self, exit_code: i32) -> ! {
-        self.world.abort(exit_code)
+        abort_world(exit_code)
     }
 
     fn description(&self) -> String {

@@ -43,10 +43,11 @@ pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
 pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use read::{
-    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, uncompressed_mtime_ns,
+    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
+    uncompressed_mtime_ns,
 };
 pub use verify::{Verifier, seems_intact};
-pub use write::{GrowingFile, WriteOptions, WriteSummary};
+pub use write::{GrowingFile, NamelessOutput, WriteOptions, WriteSummary};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.
 #[derive(Default)]
@@ -124,6 +125,20 @@ impl Workspace {
         image: &Image,
         options: &WriteOptions,
     ) -> Result<WriteSummary, ImageError> {
+        self.write_nameless(path, image, options)?.publish()
+    }
+
+    /// [`Workspace::write`] but for its last step, the one that waits for the disk: [`NamelessOutput::publish`] takes it, in
+    /// another thread perhaps, while the next image is at work.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn write_nameless(
+        &mut self,
+        path: &Path,
+        image: &Image,
+        options: &WriteOptions,
+    ) -> Result<NamelessOutput, ImageError> {
         self.writer.write(path, image, options)
     }
 }

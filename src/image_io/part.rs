@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 
 use crate::resources;
@@ -119,8 +116,7 @@ fn is_stale(path: &Path, name: &OsStr) -> bool {
         && let Some(pid) = rest.split('-').next().and_then(|pid| pid.parse().ok())
         && pid > 0
     {
-        // No signal is sent: only whether one could be.
-        return kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH);
+        return !resources::process_lives(pid);
     }
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| {

@@ -97,6 +97,39 @@ pub struct Probe {
     pub file_bytes: u64,
 }
 
+/// Asks the system to fetch an image's files into its cache, without waiting for them. What cannot be opened is left to the
+/// reader to complain of.
+pub fn read_ahead(path: &Path) {
+    #[cfg(target_os = "linux")]
+    {
+        let Ok(files) = Files::of(path) else { return };
+        fetch(&files.header);
+        if !files.single()
+            && let Ok(voxels) = files.voxels()
+        {
+            fetch(&voxels);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = path;
+}
+
+#[cfg(target_os = "linux")]
+fn fetch(path: &Path) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    /// Linux fetches no more than its read-ahead window at a call.
+    const STEP: u64 = 128 << 10;
+    let Ok(opened) = Opened::open(path) else {
+        return;
+    };
+    for start in (0..opened.len).step_by(STEP as usize) {
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        if posix_fadvise(&opened.file, start as i64, STEP as i64, advice).is_err() {
+            return;
+        }
+    }
+}
+
 /// Reads an image's header: a few KiB of the file, whatever its size. Neither voxels nor checksums are looked at, but a
 /// file that is too short for what its header declares is found out where its size alone tells.
 ///

@@ -39,6 +39,16 @@ pub struct WriteSummary {
     pub crc32: u32,
 }
 
+impl From<Written> for WriteSummary {
+    fn from(written: Written) -> Self {
+        WriteSummary {
+            bytes_out: written.bytes_out,
+            raw_bytes: written.raw_bytes,
+            crc32: written.crc32,
+        }
+    }
+}
+
 /// What is kept from image to image.
 pub(super) struct Writer {
     encoder: Encoder,
@@ -58,7 +68,7 @@ impl Writer {
         path: &Path,
         image: &Image,
         options: &WriteOptions,
-    ) -> Result<WriteSummary, ImageError> {
+    ) -> Result<NamelessOutput, ImageError> {
         let suffix = suffix_of(path)?;
         let volume = &image.volume;
         let voxels = volume.voxels.as_bytes();
@@ -80,18 +90,11 @@ impl Writer {
         let encoder = suffix.gzip.then_some(encoder);
 
         if !suffix.is_pair() {
-            let part = Part::write(path, encoder, &[header, voxels], voxel_bytes, options)?;
-            let Written {
-                bytes_out,
-                raw_bytes,
-                crc32,
-            } = part.written;
-            part.publish(path)?;
-            sync_folder(path, options)?;
-            return Ok(WriteSummary {
-                bytes_out,
-                raw_bytes,
-                crc32,
+            let part = Part::write(path, encoder, &[header, voxels], voxel_bytes)?;
+            return Ok(NamelessOutput {
+                summary: part.written.into(),
+                parts: vec![(part.file, path.to_owned())],
+                sync: options.sync,
             });
         }
         let partner_name = path.file_name().and_then(file_name::pair_partner);
@@ -102,23 +105,62 @@ impl Writer {
             _ => (path, partner.as_path()),
         };
         let mut encoder = encoder;
-        let voxel_part = Part::write(
-            voxel_path,
-            encoder.as_deref_mut(),
-            &[voxels],
-            voxel_bytes,
-            options,
-        )?;
-        let header_part = Part::write(header_path, encoder, &[header], voxel_bytes, options)?;
+        let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], voxel_bytes)?;
+        let header_part = Part::write(header_path, encoder, &[header], voxel_bytes)?;
         let summary = WriteSummary {
             bytes_out: voxel_part.written.bytes_out + header_part.written.bytes_out,
             raw_bytes: voxel_part.written.raw_bytes + header_part.written.raw_bytes,
             crc32: voxel_part.written.crc32,
         };
         // Whoever waits for the header finds the voxels complete.
-        voxel_part.publish(voxel_path)?;
-        header_part.publish(header_path)?;
-        sync_folder(path, options)?;
+        Ok(NamelessOutput {
+            summary,
+            parts: vec![
+                (voxel_part.file, voxel_path.to_owned()),
+                (header_part.file, header_path.to_owned()),
+            ],
+            sync: options.sync,
+        })
+    }
+}
+
+/// An output that is complete but has no name yet. Dropped, nothing remains of it.
+pub struct NamelessOutput {
+    summary: WriteSummary,
+    /// The files in the order in which they are named, and their names.
+    parts: Vec<(PartFile, PathBuf)>,
+    sync: bool,
+}
+
+impl NamelessOutput {
+    /// Brings the output to the disk, where that was asked for, and gives it its name. The disk is waited for, the processor
+    /// hardly used.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn publish(self) -> Result<WriteSummary, ImageError> {
+        let NamelessOutput {
+            summary,
+            mut parts,
+            sync,
+        } = self;
+        let failed =
+            |action, path: &Path, error| Cause::writing(action, folder_of(path), error).at(path);
+        if sync {
+            for (file, path) in &mut parts {
+                file.file()
+                    .sync_all()
+                    .map_err(|error| failed("bringing the file to the disk", path, error))?;
+            }
+        }
+        let folder = parts.first().map(|(_, path)| path.clone());
+        for (file, path) in parts {
+            file.publish(&path)
+                .map_err(|error| failed("giving the file its name", &path, error))?;
+        }
+        if let Some(path) = folder.filter(|_| sync) {
+            sync_folder(&path)?;
+        }
         Ok(summary)
     }
 }
@@ -184,38 +226,18 @@ impl GrowingFile {
             .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
     }
 
-    /// Ends the file and gives it its name.
+    /// Ends the file.
     ///
     /// # Errors
     /// See [`Cause`].
-    pub fn finish(self) -> Result<WriteSummary, ImageError> {
-        let GrowingFile {
-            path,
-            mut file,
-            member,
-            sync,
-        } = self;
-        let path = path.as_path();
-        let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
-        let options = WriteOptions { sync };
-        let written = member.end(file.file()).map_err(failed("writing"))?;
-        if sync {
-            file.file()
-                .sync_all()
-                .map_err(failed("bringing the file to the disk"))?;
-        }
-        file.publish(path)
-            .map_err(failed("giving the file its name"))?;
-        sync_folder(path, &options)?;
-        let Written {
-            bytes_out,
-            raw_bytes,
-            crc32,
-        } = written;
-        Ok(WriteSummary {
-            bytes_out,
-            raw_bytes,
-            crc32,
+    pub fn finish(mut self) -> Result<NamelessOutput, ImageError> {
+        let written = self.member.end(self.file.file()).map_err(|error| {
+            Cause::writing("writing", folder_of(&self.path), error).at(&self.path)
+        })?;
+        Ok(NamelessOutput {
+            summary: written.into(),
+            parts: vec![(self.file, self.path)],
+            sync: self.sync,
         })
     }
 }
@@ -233,7 +255,6 @@ impl Part {
         encoder: Option<&mut Encoder>,
         parts: &[&[u8]],
         voxel_bytes: usize,
-        options: &WriteOptions,
     ) -> Result<Self, ImageError> {
         let folder = folder_of(path);
         let failed = |action| move |error| Cause::writing(action, folder, error).at(path);
@@ -245,18 +266,7 @@ impl Part {
         }
         .map_err(failed("writing"))?;
         sink.flush().map_err(failed("writing"))?;
-        if options.sync {
-            sink.sync_all()
-                .map_err(failed("bringing the file to the disk"))?;
-        }
         Ok(Part { file, written })
-    }
-
-    /// Gives the file its name.
-    fn publish(self, path: &Path) -> Result<(), ImageError> {
-        self.file.publish(path).map_err(|error| {
-            Cause::writing("giving the file its name", folder_of(path), error).at(path)
-        })
     }
 }
 
@@ -283,9 +293,9 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Makes a file's new name last.
-fn sync_folder(path: &Path, options: &WriteOptions) -> Result<(), ImageError> {
+fn sync_folder(path: &Path) -> Result<(), ImageError> {
     #[cfg(unix)]
-    if options.sync {
+    {
         let folder = folder_of(path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())

@@ -66,11 +66,11 @@ impl RankStatus {
         for line in journal.lines {
             let unix_s = match line {
                 Line::Begin(begin) => {
-                    running.insert(begin.worker, (begin.output, begin.unix_s));
+                    running.insert(begin.index, (begin.output, begin.unix_s));
                     begin.unix_s
                 }
                 Line::End(end) => {
-                    running.remove(&end.worker);
+                    running.remove(&end.index);
                     match end.state {
                         EndState::Done => status.done += 1,
                         EndState::Failed => status.failed += 1,
@@ -124,10 +124,7 @@ impl Status {
         let journals = super::past::read_all(&super::past::journal_paths(output)?, threads)?;
         let host = crate::resources::host_name();
         let alive = |run: &RunLine| {
-            (run.host == host).then(|| {
-                let pid = nix::unistd::Pid::from_raw(run.pid as i32);
-                nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH)
-            })
+            (run.host == host).then(|| crate::resources::process_lives(run.pid as i32))
         };
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }

@@ -15,8 +15,8 @@ use super::progress::{Counts, ProgressDisplay};
 use super::sampler::Sampler;
 use super::stop::Pace;
 use super::worker::{self, Event, TaskQueue, WorkerContext};
-use super::{Config, EXIT_PANIC};
-use crate::comm::{self, Communicator, ROOT, Tag};
+use super::{Config, EXIT_PANIC, read_ahead};
+use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
 use crate::image_job::FailureKind;
 use crate::journal::Journal;
 use crate::partition::Strategy;
@@ -115,6 +115,7 @@ pub(super) fn work(
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
+        write_behind: config.job.sync,
     };
     std::thread::scope(|scope| {
         let (sender, events) = channel();
@@ -130,6 +131,13 @@ pub(super) fn work(
                 });
         }
         drop(sender);
+        let ahead = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
+        let started = ahead.spawn_scoped(scope, || {
+            read_ahead::read_ahead(&queue, &plan.entries, workers);
+        });
+        if let Err(error) = started {
+            tracing::debug!("files are not read ahead: {error}");
+        }
         let mut own = Own {
             comm,
             queue: &queue,

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use crate::image_io::NamelessOutput;
 use crate::image_job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
 use crate::image_list::ImageEntry;
 use crate::report::Stage;
@@ -74,16 +75,16 @@ impl<'a> RankMemory<'a> {
     ///
     /// # Errors
     /// The image's [`Failure`]; of one that does not fit, with the figures.
-    pub(super) fn process(
+    pub(super) fn make(
         &self,
         worker: usize,
         entry: &ImageEntry,
         taken: &mut Taken,
-    ) -> Result<(), Failure> {
+    ) -> Result<NamelessOutput, Failure> {
         let first = {
             let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
             self.buffers(worker)
-                .process(&entry.input, &entry.output, taken)
+                .make(&entry.input, &entry.output, taken)
         };
         let (Some(limit), Err(failure)) = (&self.limit, &first) else {
             return first;
@@ -112,7 +113,7 @@ impl<'a> RankMemory<'a> {
         let mut buffers = self.buffers(worker);
         buffers.set_memory_limit(Some(limit.bytes));
         *taken = Taken::default();
-        let result = buffers.process(&entry.input, &entry.output, taken);
+        let result = buffers.make(&entry.input, &entry.output, taken);
         buffers.release_memory();
         buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
         result

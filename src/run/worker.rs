@@ -1,20 +1,20 @@
 //! Workers: threads that each carry one image after another its whole way.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::Clock;
 use super::memory::RankMemory;
 use super::stop::Pace;
 use crate::fault::Fault;
-use crate::image_io;
-use crate::image_job::{Failure, FailureKind, Taken};
+use crate::image_io::{self, NamelessOutput};
+use crate::image_job::{self, Failure, FailureKind, Taken};
 use crate::image_list::ImageEntry;
 use crate::journal::{
     self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,
@@ -91,6 +91,9 @@ impl TaskQueue {
         let mut state = self.state();
         loop {
             if let Some(place) = state.places.pop_front() {
+                drop(state);
+                // Read-ahead goes on by one.
+                self.changed.notify_all();
                 return Some(place);
             }
             if state.closed {
@@ -104,6 +107,27 @@ impl TaskQueue {
                 .wait(state)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             state.waiting -= 1;
+        }
+    }
+}
+
+impl TaskQueue {
+    /// The first of the next `images` queued images that is not among those `asked` for, waiting for one; `None` when there
+    /// will be none.
+    pub(super) fn upcoming(&self, images: usize, asked: &HashSet<usize>) -> Option<usize> {
+        let mut state = self.state();
+        loop {
+            let next = state.places.iter().take(images);
+            if let Some(&place) = next.into_iter().find(|place| !asked.contains(place)) {
+                return Some(place);
+            }
+            if state.closed && state.places.is_empty() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -126,6 +150,8 @@ pub(super) struct WorkerContext<'a> {
     pub(super) fault: Option<Fault>,
     /// Images that the rank has begun.
     pub(super) begun: AtomicUsize,
+    /// Whether the disk is waited for beside the work on the next images.
+    pub(super) write_behind: bool,
 }
 
 thread_local! {
@@ -133,23 +159,55 @@ thread_local! {
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// Threads of a worker that wait for the disk while it goes on. They hold files, no images.
+const PUBLISHERS: usize = 4;
+
+/// How long a worker waits after a full disk: it gets no better within milliseconds, and the root's word to stop needs time.
+const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
+
 /// Does images until there are none; the worker's thread runs this.
+///
+/// Results that must reach the disk before they are named are left to threads that wait for it (write-behind).
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
-        while let Some(place) = context.queue.next(events) {
-            let entry = &context.entries[place];
-            let cost_s = context.costs_s[place];
-            if context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s {
-                let _ = events.send(Event::Late(entry.index));
-                continue;
+        std::thread::scope(|scope| {
+            // Ends the publishers when it is dropped, however this ends.
+            let (to_publish, made) = sync_channel::<MadeImage<'_>>(PUBLISHERS);
+            if context.write_behind {
+                let made = Arc::new(Mutex::new(made));
+                let span = tracing::Span::current();
+                for _ in 0..PUBLISHERS {
+                    let (made, events, span) = (Arc::clone(&made), events.clone(), span.clone());
+                    // A panic there goes on in this thread, when it waits for the scope's end.
+                    let name = std::thread::current().name().unwrap_or_default().to_owned();
+                    let publisher = std::thread::Builder::new().name(name);
+                    let started = publisher.spawn_scoped(scope, move || {
+                        span.in_scope(|| publish_all(context, &made, &events));
+                    });
+                    if let Err(error) = started {
+                        tracing::debug!(
+                            "a thread that would wait for the disk cannot be started: {error}"
+                        );
+                        break;
+                    }
+                }
             }
-            let (record, kind) = carry(context, worker, entry);
-            if record.status == Status::Done {
-                let taken_s = record.read_s + record.filter_s + record.write_s;
-                context.pace.learn(cost_s, taken_s);
+            while let Some(place) = context.queue.next(events) {
+                let entry = &context.entries[place];
+                let cost_s = context.costs_s[place];
+                if context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s {
+                    let _ = events.send(Event::Late(entry.index));
+                    continue;
+                }
+                let image = carry(context, worker, entry, cost_s);
+                if !context.write_behind || image.made.is_err() {
+                    image.publish(context, events);
+                } else if let Err(SendError(image)) = to_publish.send(image) {
+                    // No publisher could be started.
+                    image.publish(context, events);
+                }
             }
-            let _ = events.send(Event::Record(record, kind));
-        }
+        });
     }));
     if let Err(panic) = done {
         let message = panic
@@ -162,11 +220,87 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
     }
 }
 
-fn carry(
+/// Publishes what the worker has made until it ends.
+fn publish_all<'a>(
     context: &WorkerContext<'_>,
+    made: &Mutex<Receiver<MadeImage<'a>>>,
+    events: &Sender<Event>,
+) {
+    loop {
+        let next = made.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match next {
+            Ok(image) => image.publish(context, events),
+            Err(_) => return,
+        }
+    }
+}
+
+/// An image whose result is complete but for its name, or that was given up.
+struct MadeImage<'a> {
+    entry: &'a ImageEntry,
     worker: usize,
-    entry: &ImageEntry,
-) -> (ImageRecord, FailureKind) {
+    begin: BeginLine,
+    start_s: f64,
+    cost_s: f64,
+    taken: Taken,
+    made: Result<NamelessOutput, Failure>,
+}
+
+impl MadeImage<'_> {
+    /// Gives the result its name, and tells the journal and the main thread what became of the image.
+    fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>) {
+        let MadeImage {
+            entry,
+            worker,
+            begin,
+            start_s,
+            cost_s,
+            mut taken,
+            made,
+        } = self;
+        let result = made.and_then(|made| image_job::publish(made, &mut taken));
+        let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
+        context.journal.write(&Line::End(Box::new(end)));
+        if result.is_ok() {
+            let taken_s = taken.read_s + taken.filter_s + taken.write_s;
+            context.pace.learn(cost_s, taken_s);
+        }
+        let kind = result.as_ref().err().map(|failure| failure.kind);
+        let (status, stage, error) = match result {
+            Ok(()) => (Status::Done, None, None),
+            Err(failure) => (Status::Failed, Some(failure.stage), Some(failure.error)),
+        };
+        let record = ImageRecord {
+            index: entry.index,
+            rank: context.rank,
+            worker,
+            status,
+            stage,
+            error,
+            start_s,
+            read_s: taken.read_s,
+            filter_s: taken.filter_s,
+            write_s: taken.write_s,
+            voxels: taken.voxels,
+            nonfinite_voxels: taken.nonfinite_voxels,
+            datatype: taken.datatype,
+            scaled: taken.scaled,
+            bytes_in: taken.bytes_in,
+            bytes_out: taken.bytes_out,
+        };
+        let _ = events.send(Event::Record(record, kind.unwrap_or_default()));
+        if kind == Some(FailureKind::NoSpace) {
+            std::thread::sleep(NO_SPACE_PAUSE);
+        }
+    }
+}
+
+fn carry<'a>(
+    context: &WorkerContext<'a>,
+    worker: usize,
+    entry: &'a ImageEntry,
+    cost_s: f64,
+) -> MadeImage<'a> {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
     if let Some(Fault::Slow { rank, wait_ms }) = context.fault
@@ -196,34 +330,17 @@ fn carry(
     context.journal.write(&Line::Begin(begin.clone()));
     let mut taken = Taken::default();
     let start_s = context.clock.now_s();
-    let result = context.memory.process(worker, entry, &mut taken);
+    let made = context.memory.make(worker, entry, &mut taken);
     IMAGE_IN_HAND.set(None);
-    let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
-    context.journal.write(&Line::End(Box::new(end)));
-    let kind = result.as_ref().err().map(|failure| failure.kind);
-    let (status, stage, error) = match result {
-        Ok(()) => (Status::Done, None, None),
-        Err(failure) => (Status::Failed, Some(failure.stage), Some(failure.error)),
-    };
-    let record = ImageRecord {
-        index: entry.index,
-        rank: context.rank,
+    MadeImage {
+        entry,
         worker,
-        status,
-        stage,
-        error,
+        begin,
         start_s,
-        read_s: taken.read_s,
-        filter_s: taken.filter_s,
-        write_s: taken.write_s,
-        voxels: taken.voxels,
-        nonfinite_voxels: taken.nonfinite_voxels,
-        datatype: taken.datatype,
-        scaled: taken.scaled,
-        bytes_in: taken.bytes_in,
-        bytes_out: taken.bytes_out,
-    };
-    (record, kind.unwrap_or_default())
+        cost_s,
+        taken,
+        made,
+    }
 }
 
 /// What the journal says when an image is ended.

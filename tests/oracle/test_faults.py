@@ -347,10 +347,14 @@ def wait_for(running, out, ranks, ended):
     raise AssertionError("no image after 60 s")
 
 
+KILLS = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
+
+
 @pytest.mark.ranks
+@pytest.mark.timeout(120 + 30 * KILLS)
 def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
     """kill -9 of one of three ranks at random moments; the job ends within seconds and a resumed run completes it."""
-    rounds = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
+    rounds = KILLS
     rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "1"))
     source = tmp_path / "in"
     images.series(source, 40, shape=(48, 48, 48))
