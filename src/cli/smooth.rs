@@ -122,11 +122,12 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: SmoothArgs) -> u8 {
     let log = args.log.clone();
     let config = config(args);
+    // Before the ranks find each other, which may take seconds: a signal at that time ends the run in order, too.
+    let stop = run::on_signals();
     let (world, span) = match super::start_ranks(&log) {
         Ok(started) => started,
         Err(exit_code) => return exit_code,
     };
-    let stop = run::on_signals();
     let exit_code = span.in_scope(|| run::smooth(&world, &config, &stop));
     comm::finish(world, exit_code)
 }

@@ -117,7 +117,8 @@ impl Run {
                 .and_then(|job| job.max_rss_bytes)
                 .unwrap_or(0)
                 .max(totals.max_rss_bytes) as f64,
-            time_s: self.record.wall_s.unwrap_or(report.elapsed_s),
+            // Slurm counts whole seconds: a job of less than one took 0.
+            time_s: self.record.wall_s.unwrap_or(0.0).max(report.elapsed_s),
             elapsed_s: report.elapsed_s,
             read_s: totals.read_s,
             filter_s: totals.filter_s,
@@ -143,5 +144,12 @@ mod tests {
             assert_eq!(state_of(how), state);
         }
         assert!(!RunRecord::default().is_final());
+    }
+
+    #[test]
+    fn a_job_of_less_than_a_second_took_as_long_as_its_report_says() {
+        let mut run = crate::scaling::tables::tests::run(1, 1, 10, 1, 0.75);
+        run.record.wall_s = Some(0.0);
+        assert_eq!(run.figures().unwrap().time_s, 0.25);
     }
 }
