@@ -207,17 +207,39 @@ pub struct VoxelBuffer {
 
 const ALIGNMENT: usize = 64;
 
+/// Memory that the system does not give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} MiB of memory are not to be had", len_bytes.div_ceil(1 << 20))]
+pub struct NoMemory {
+    /// How much was asked for, in bytes.
+    pub len_bytes: usize,
+}
+
 impl VoxelBuffer {
     /// Makes the buffer `len_bytes` long. What it holds afterwards is unspecified: the caller overwrites it.
+    ///
+    /// # Panics
+    /// When there is not so much memory to be had.
     pub fn resize_for_overwrite(&mut self, len_bytes: usize) {
+        self.try_resize_for_overwrite(len_bytes)
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// [`VoxelBuffer::resize_for_overwrite`] where the size is the user's choice.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; the buffer is then empty.
+    pub fn try_resize_for_overwrite(&mut self, len_bytes: usize) -> Result<(), NoMemory> {
         if self.start + len_bytes > size_of_val(&self.words[..]) {
             // A fresh zeroed allocation takes its pages from the kernel when they are first touched, not here.
-            self.words = Vec::new();
-            self.words = bytemuck::zeroed_vec((len_bytes + ALIGNMENT).div_ceil(size_of::<u128>()));
+            *self = VoxelBuffer::default();
+            let words = (len_bytes + ALIGNMENT).div_ceil(size_of::<u128>());
+            self.words = bytemuck::try_zeroed_vec(words).map_err(|()| NoMemory { len_bytes })?;
             let bytes: &[u8] = bytemuck::cast_slice(&self.words);
             self.start = bytes.as_ptr().align_offset(ALIGNMENT);
         }
         self.len_bytes = len_bytes;
+        Ok(())
     }
 
     /// The bytes.
@@ -343,6 +365,23 @@ mod tests {
             *voxel = number;
         }
         volume
+    }
+
+    #[test]
+    fn memory_that_is_not_to_be_had_is_an_error_with_figures() {
+        let mut buffer = VoxelBuffer::default();
+        buffer.resize_for_overwrite(100);
+        let result = buffer.try_resize_for_overwrite(1 << 60);
+        // Memory that nobody looks at is not even asked for.
+        std::hint::black_box(&mut buffer);
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "1099511627776 MiB of memory are not to be had"
+        );
+        assert!(buffer.as_bytes().is_empty());
+        buffer.try_resize_for_overwrite(200).unwrap();
+        assert_eq!(buffer.as_bytes().len(), 200);
     }
 
     #[test]
