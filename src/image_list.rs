@@ -422,7 +422,10 @@ fn named(path: &Path) -> Result<Found, ListError> {
 /// The bytes of a line, beyond which it is no path: far more than systems allow.
 const LONGEST_LINE: u64 = 1 << 16;
 
-/// The images of a list file: one path a line, empty lines left out.
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The images of a list file: one path a line, empty lines and a byte order mark left out.
 fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     let unreadable = |source| ListError::Unreadable {
         path: list_file.to_owned(),
@@ -435,6 +438,7 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
     };
     let mut reader = std::io::BufReader::new(reader);
     let mut paths = Vec::new();
+    let mut is_first = true;
     loop {
         let mut line = Vec::new();
         let mut limited = (&mut reader).take(LONGEST_LINE);
@@ -445,6 +449,10 @@ fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
         if cut || line.contains(&0) {
             let path = list_file.to_owned();
             return Err(ListError::NoList { path });
+        }
+        // Editors of Windows begin a file with it; no path does.
+        if std::mem::take(&mut is_first) && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
         }
         for end in [b'\n', b'\r'] {
             if line.last() == Some(&end) {
@@ -889,5 +897,8 @@ mod tests {
         }
         std::fs::write(&list, b"a.nii\r\n\nb.nii").unwrap();
         assert_eq!(listed().unwrap().len(), 2);
+        std::fs::write(&list, b"\xef\xbb\xbfa.nii\r\nb.nii\r\n").unwrap();
+        let inputs: Vec<PathBuf> = listed().unwrap().into_iter().map(|e| e.input).collect();
+        assert_eq!(inputs, ["a.nii", "b.nii"].map(PathBuf::from));
     }
 }

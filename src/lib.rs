@@ -2,28 +2,28 @@
 //!
 //! | module | what it holds | knows of |
 //! |---|---|---|
-//! | [`units`] | sigma in voxels, FWHM in mm, seconds and bytes for people | nothing |
+//! | [`units`] | sigma in voxels and FWHM in mm, one from the other | nothing |
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
-//! | [`comm`] | what ranks say to each other: serial, threads, MPI | nothing |
+//! | [`console`] | what a command says on standard output and standard error | nothing |
+//! | [`comm`] | what ranks say to each other: serial, threads, MPI | `console` |
 //! | [`slurm`] | what a job's environment and its accounts say; results never depend on it | nothing |
 //! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
-//! | [`console`] | what a command says on standard output and standard error | nothing |
 //! | [`logging`] | where log lines go, with rank and host on each | nothing |
 //! | [`fault`] | faults that tests ask for | nothing |
 //! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
 //! | [`filter`] | the separable Gaussian, bit for bit scipy's | `volume`, `units` |
-//! | [`image_io`] | NIfTI headers, the gzip codec, reading, atomic writing | `volume` |
+//! | [`image_io`] | NIfTI headers, the gzip codec, reading, atomic writing | `volume`, `resources` |
 //! | [`phantom`] | deterministic brain-like test images | `volume` |
-//! | [`image_list`] | inputs → an ordered list of images with output names | `image_io` |
-//! | [`image_job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io` |
-//! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `slurm` |
-//! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `report` |
+//! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `partition`, `slurm`, `volume` |
+//! | [`image_list`] | inputs → an ordered list of images with output names | `image_io`, `report` |
+//! | [`image_job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
+//! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `partition`, `report`, `resources`, `console` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
 //! | [`statistics`] | means, spreads, Student's quantiles, lines, Amdahl's law | nothing |
 //! | [`chart`] | curves and bars as SVG | nothing |
 //! | [`launch`] | starting runs of this program as children: which mpirun, time limits | `comm` |
-//! | [`scaling`] | the same work on more images, ranks and threads: a study's runs, tables, plots | `launch`, `report`, `slurm`, `chart` |
-//! | [`planning`] | measurements → fits → predictions → the request, and the check afterwards | `scaling`, `run`, `report`, `slurm`, `chart` |
+//! | [`scaling`] | the same work on more images, ranks and threads: a study's runs, tables, plots | `launch`, `report`, `slurm`, `chart`, `statistics` |
+//! | [`planning`] | measurements → fits → predictions → the request, and the check afterwards | `scaling`, `launch`, `run`, `report`, `slurm`, `chart`, `statistics` |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
 pub mod chart;

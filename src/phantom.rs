@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ndarray::{ArrayViewMut3, Ix3};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::volume::{Datatype, Volume};
+use crate::volume::{Datatype, Volume, VoxelType};
 
 /// The longest axis that a NIfTI-1 header can state.
 const MAX_AXIS: usize = i16::MAX as usize;
@@ -171,20 +172,17 @@ pub fn white_matter(datatype: Datatype) -> f64 {
 impl Phantom {
     /// Fills `volume` with image `index`: shape, voxel size, datatype and voxels, no scaling. Its memory is reused.
     pub fn fill(&self, index: u64, volume: &mut Volume) {
-        let len: usize = self.shape.iter().product();
         volume.shape.clear();
         volume.shape.extend_from_slice(&self.shape);
         volume.voxel_size_mm = self.voxel_size_mm;
         volume.datatype = self.datatype;
         volume.scaling = None;
-        volume
-            .voxels
-            .resize_for_overwrite(len * self.datatype.size_bytes());
+        volume.voxels.resize_for_overwrite(self.size_bytes());
 
         // Intensities are 0 or more, so adding a half and truncating rounds; `as` saturates.
         macro_rules! fill {
             ($type:ty, $half:expr) => {
-                self.fill_voxels(index, volume.voxels.as_mut_slice::<$type>(), |intensity| {
+                self.fill_voxels(index, array(volume), |intensity| {
                     (intensity + $half) as $type
                 })
             };
@@ -203,25 +201,38 @@ impl Phantom {
         }
     }
 
-    fn fill_voxels<T>(&self, index: u64, voxels: &mut [T], from_intensity: impl Fn(f32) -> T) {
+    /// Bytes of an image's voxels.
+    pub fn size_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.datatype.size_bytes()
+    }
+
+    fn fill_voxels<T: VoxelType>(
+        &self,
+        index: u64,
+        voxels: ArrayViewMut3<'_, T>,
+        from_intensity: impl Fn(f32) -> T,
+    ) {
         let mut rng = self.rng(index);
         let head = Head::new(self.shape, &mut rng);
         let scale = white_matter(self.datatype);
         let sigma = self.noise * scale;
 
-        let [nx, ny, _] = self.shape;
-        let mut signal = vec![0.0; nx];
-        for (row, voxels) in voxels.chunks_exact_mut(nx).enumerate() {
-            head.draw_row(row % ny, row / ny, &mut signal);
-            if sigma == 0.0 {
-                for (voxel, &s) in voxels.iter_mut().zip(&signal) {
-                    *voxel = from_intensity((s * scale) as f32);
-                }
-            } else {
-                for (voxel, &s) in voxels.iter_mut().zip(&signal) {
-                    let real = s * scale + sigma * normal(&mut rng);
-                    let imaginary = sigma * normal(&mut rng);
-                    *voxel = from_intensity((real * real + imaginary * imaginary).sqrt() as f32);
+        let mut signal = vec![0.0; self.shape[0]];
+        // In the order of memory, which is that of the random numbers: rows of x, along y and then along z.
+        for (z, mut slice) in voxels.reversed_axes().outer_iter_mut().enumerate() {
+            for (y, mut row) in slice.outer_iter_mut().enumerate() {
+                head.draw_row(y, z, &mut signal);
+                if sigma == 0.0 {
+                    for (voxel, &s) in row.iter_mut().zip(&signal) {
+                        *voxel = from_intensity((s * scale) as f32);
+                    }
+                } else {
+                    for (voxel, &s) in row.iter_mut().zip(&signal) {
+                        let real = s * scale + sigma * normal(&mut rng);
+                        let imaginary = sigma * normal(&mut rng);
+                        let magnitude = (real * real + imaginary * imaginary).sqrt();
+                        *voxel = from_intensity(magnitude as f32);
+                    }
                 }
             }
         }
@@ -234,6 +245,13 @@ impl Phantom {
         seed[8..16].copy_from_slice(&index.to_le_bytes());
         ChaCha8Rng::from_seed(seed)
     }
+}
+
+/// The voxels by x, y and z, of a volume that has just been given three axes, type and room.
+fn array<T: VoxelType>(volume: &mut Volume) -> ArrayViewMut3<'_, T> {
+    let view = volume.view_mut().expect("the volume was given this type");
+    view.into_dimensionality::<Ix3>()
+        .expect("a phantom has three axes")
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -449,6 +467,8 @@ impl Ellipsoid {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::s;
+
     use super::*;
 
     /// FNV-1a over the voxels' bytes.
@@ -561,12 +581,15 @@ mod tests {
     /// σ·√(π/2) and standard deviation σ·√(2 − π/2).
     #[test]
     fn background_is_rayleigh_noise() {
-        let phantom = Phantom::default();
-        let [nx, ny, nz] = phantom.shape;
-        let voxels = as_f64(&phantom, 3);
-        let corner: Vec<f64> = (0..nz)
-            .flat_map(|z| (0..10).flat_map(move |y| (0..10).map(move |x| (z * ny + y) * nx + x)))
-            .map(|i| voxels[i])
+        let phantom = Phantom {
+            datatype: Datatype::Float64,
+            ..Phantom::default()
+        };
+        let mut volume = filled(&phantom, 3);
+        let corner: Vec<f64> = array(&mut volume)
+            .slice(s![..10, ..10, ..])
+            .iter()
+            .copied()
             .collect();
         let (mean, deviation) = moments(&corner);
         let sigma = phantom.noise * white_matter(Datatype::Float64);

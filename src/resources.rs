@@ -1,5 +1,6 @@
 //! Resources: what this process was given (CPUs, host) and what it has used (CPU time, memory), from the kernel.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -172,18 +173,21 @@ fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
     least.min().filter(|&bytes| bytes < 1 << 62)
 }
 
-/// CPUs for one of several ranks of a host: `masks` are the affinity masks of the host's ranks. CPUs that several ranks
-/// may use (an unbound `mpirun -n 4`) are divided among them; at least 1.
-pub fn fair_cpus(own: &[usize], masks: &[&[usize]]) -> usize {
+/// Counts for each CPU of a host the ranks that may use it: `masks` are the affinity masks of the host's ranks.
+pub fn ranks_on_cpus<'a>(masks: impl IntoIterator<Item = &'a [usize]>) -> HashMap<usize, usize> {
+    let mut ranks_on = HashMap::new();
+    for &cpu in masks.into_iter().flatten() {
+        *ranks_on.entry(cpu).or_default() += 1;
+    }
+    ranks_on
+}
+
+/// CPUs for one of several ranks of a host, by its affinity mask and what [`ranks_on_cpus`] says of the host. CPUs that several
+/// ranks may use (an unbound `mpirun -n 4`) are divided among them; at least 1.
+pub fn fair_cpus(own: &[usize], ranks_on: &HashMap<usize, usize>) -> usize {
     let share: f64 = own
         .iter()
-        .map(|cpu| {
-            1.0 / masks
-                .iter()
-                .filter(|mask| mask.contains(cpu))
-                .count()
-                .max(1) as f64
-        })
+        .map(|cpu| 1.0 / ranks_on.get(cpu).copied().unwrap_or(1) as f64)
         .sum();
     // The sum of thirds is not quite whole.
     ((share + 1e-9) as usize).max(1)
@@ -257,9 +261,10 @@ mod tests {
     #[test]
     fn shared_cpus_are_divided_and_bound_ones_kept() {
         let all = [0, 1, 2, 3, 4, 5];
-        assert_eq!(fair_cpus(&all, &[all.as_slice(); 3]), 2);
-        assert_eq!(fair_cpus(&all, &[all.as_slice(); 12]), 1);
-        assert_eq!(fair_cpus(&[0, 1], &[&[0, 1], &[2, 3]]), 2);
-        assert_eq!(fair_cpus(&[], &[]), 1);
+        assert_eq!(fair_cpus(&all, &ranks_on_cpus([all.as_slice(); 3])), 2);
+        assert_eq!(fair_cpus(&all, &ranks_on_cpus([all.as_slice(); 12])), 1);
+        let bound = ranks_on_cpus([&[0, 1][..], &[2, 3]]);
+        assert_eq!(fair_cpus(&[0, 1], &bound), 2);
+        assert_eq!(fair_cpus(&[], &ranks_on_cpus([])), 1);
     }
 }

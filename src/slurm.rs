@@ -1,10 +1,11 @@
 //! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
 //!
-//! [`accounting`] asks what became of a job, [`steps`] what its steps used, [`limits`] what a partition gives, [`batch`]
-//! writes and submits scripts.
+//! [`steps`] asks what a job and its steps used, [`accounting`] makes one whole of that, [`limits`] asks what a partition
+//! gives, [`batch`] writes and submits scripts, and [`figures`] reads Slurm's sizes and times.
 
 pub mod accounting;
 pub mod batch;
+pub mod figures;
 pub mod limits;
 pub mod steps;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytemuck::Pod;
+use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use nifti::NiftiType;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,46 @@ impl TryFrom<NiftiType> for Datatype {
     }
 }
 
+/// A number type that voxels are stored as.
+pub trait VoxelType: Pod + Send + Sync {
+    /// Its name in a header and on the command line.
+    const DATATYPE: Datatype;
+}
+
+macro_rules! voxel_types {
+    ($($type:ty => $datatype:ident),*) => {
+        $(impl VoxelType for $type {
+            const DATATYPE: Datatype = Datatype::$datatype;
+        })*
+    };
+}
+
+voxel_types!(
+    u8 => Uint8, i8 => Int8, u16 => Uint16, i16 => Int16, u32 => Uint32, i32 => Int32, u64 => Uint64, i64 => Int64,
+    f32 => Float32, f64 => Float64
+);
+
+/// Why a volume cannot be seen as an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// Its voxels are of another type.
+    #[error("the voxels are {stored}, not {asked}")]
+    Datatype {
+        /// The volume's.
+        stored: Datatype,
+        /// The one that was asked for.
+        asked: Datatype,
+    },
+    /// Shape and buffer contradict each other.
+    #[error("{voxels} voxels are stored where the shape has {needed}")]
+    Length {
+        /// Voxels in the buffer.
+        voxels: usize,
+        /// Voxels by the shape.
+        needed: usize,
+    },
+}
+
 /// How stored numbers become intensities: `slope · stored + intercept`, in double.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scaling {
@@ -166,17 +207,39 @@ pub struct VoxelBuffer {
 
 const ALIGNMENT: usize = 64;
 
+/// Memory that the system does not give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} MiB of memory are not to be had", len_bytes.div_ceil(1 << 20))]
+pub struct NoMemory {
+    /// How much was asked for, in bytes.
+    pub len_bytes: usize,
+}
+
 impl VoxelBuffer {
     /// Makes the buffer `len_bytes` long. What it holds afterwards is unspecified: the caller overwrites it.
+    ///
+    /// # Panics
+    /// When there is not so much memory to be had.
     pub fn resize_for_overwrite(&mut self, len_bytes: usize) {
+        self.try_resize_for_overwrite(len_bytes)
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// [`VoxelBuffer::resize_for_overwrite`] where the size is the user's choice.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; the buffer is then empty.
+    pub fn try_resize_for_overwrite(&mut self, len_bytes: usize) -> Result<(), NoMemory> {
         if self.start + len_bytes > size_of_val(&self.words[..]) {
             // A fresh zeroed allocation takes its pages from the kernel when they are first touched, not here.
-            self.words = Vec::new();
-            self.words = bytemuck::zeroed_vec((len_bytes + ALIGNMENT).div_ceil(size_of::<u128>()));
+            *self = VoxelBuffer::default();
+            let words = (len_bytes + ALIGNMENT).div_ceil(size_of::<u128>());
+            self.words = bytemuck::try_zeroed_vec(words).map_err(|()| NoMemory { len_bytes })?;
             let bytes: &[u8] = bytemuck::cast_slice(&self.words);
             self.start = bytes.as_ptr().align_offset(ALIGNMENT);
         }
         self.len_bytes = len_bytes;
+        Ok(())
     }
 
     /// The bytes.
@@ -235,6 +298,47 @@ impl Volume {
         self.shape.is_empty() || self.len() == 0
     }
 
+    /// The stored numbers as an array: axes and their order as in the header, so `view[[x, y, z]]` of a 3-D image, x fastest in
+    /// memory. Nothing is copied. Whoever walks it fast walks the last axis outermost; `reversed_axes` makes it a C-order
+    /// array of z, y, x.
+    ///
+    /// # Errors
+    /// [`ViewError`] when the voxels are not of type `T`, or fewer or more than the shape says.
+    pub fn view<T: VoxelType>(&self) -> Result<ArrayViewD<'_, T>, ViewError> {
+        let length = self.check_view::<T>()?;
+        let voxels = self.voxels.as_slice();
+        ArrayViewD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
+    }
+
+    /// [`Volume::view`], to be written.
+    ///
+    /// # Errors
+    /// As [`Volume::view`].
+    pub fn view_mut<T: VoxelType>(&mut self) -> Result<ArrayViewMutD<'_, T>, ViewError> {
+        let length = self.check_view::<T>()?;
+        let voxels = self.voxels.as_mut_slice();
+        ArrayViewMutD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
+    }
+
+    /// Whether shape and voxels are those of an array of `T`; what to say if it cannot be made all the same.
+    fn check_view<T: VoxelType>(&self) -> Result<ViewError, ViewError> {
+        let voxels = self.voxels.as_slice::<T>().len();
+        let length = ViewError::Length {
+            voxels,
+            needed: self.len(),
+        };
+        if T::DATATYPE != self.datatype {
+            Err(ViewError::Datatype {
+                stored: self.datatype,
+                asked: T::DATATYPE,
+            })
+        } else if voxels != self.len() {
+            Err(length)
+        } else {
+            Ok(length)
+        }
+    }
+
     /// Lengths of x, y and z, 1 where the image has fewer axes.
     pub fn spatial_shape(&self) -> [usize; 3] {
         std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
@@ -243,5 +347,68 @@ impl Volume {
     /// Number of spatial axes that the image has: 1, 2 or 3. An axis that it lacks is not filtered.
     pub fn spatial_axes(&self) -> usize {
         self.shape.len().min(3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(shape: &[usize]) -> Volume {
+        let mut volume = Volume {
+            shape: shape.to_vec(),
+            datatype: Datatype::Int16,
+            ..Volume::default()
+        };
+        volume.voxels.resize_for_overwrite(2 * volume.len());
+        for (number, voxel) in (0..).zip(volume.voxels.as_mut_slice::<i16>()) {
+            *voxel = number;
+        }
+        volume
+    }
+
+    #[test]
+    fn memory_that_is_not_to_be_had_is_an_error_with_figures() {
+        let mut buffer = VoxelBuffer::default();
+        buffer.resize_for_overwrite(100);
+        let result = buffer.try_resize_for_overwrite(1 << 60);
+        // Memory that nobody looks at is not even asked for.
+        std::hint::black_box(&mut buffer);
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "1099511627776 MiB of memory are not to be had"
+        );
+        assert!(buffer.as_bytes().is_empty());
+        buffer.try_resize_for_overwrite(200).unwrap();
+        assert_eq!(buffer.as_bytes().len(), 200);
+    }
+
+    #[test]
+    fn a_view_has_the_headers_axes_and_x_is_fastest() {
+        let mut volume = volume(&[4, 3, 2, 2]);
+        let view = volume.view::<i16>().unwrap();
+        assert_eq!(view.shape(), [4, 3, 2, 2]);
+        assert_eq!(view[[1, 0, 0, 0]], 1);
+        assert_eq!(view[[3, 2, 1, 1]], 3 + 4 * (2 + 3 * (1 + 2)));
+        assert!(view.reversed_axes().is_standard_layout());
+        volume.view_mut::<i16>().unwrap()[[0, 1, 0, 0]] = -5;
+        assert_eq!(volume.voxels.as_slice::<i16>()[4], -5);
+    }
+
+    #[test]
+    fn a_view_of_another_type_or_of_too_few_voxels_is_refused() {
+        let mut volume = volume(&[4, 3]);
+        assert_eq!(
+            volume.view::<u16>().unwrap_err().to_string(),
+            "the voxels are int16, not uint16"
+        );
+        volume.shape.push(2);
+        let length = ViewError::Length {
+            voxels: 12,
+            needed: 24,
+        };
+        assert_eq!(volume.view::<i16>().unwrap_err(), length);
+        assert_eq!(volume.view_mut::<i16>().unwrap_err(), length);
     }
 }

@@ -184,7 +184,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 fn parse_time(text: &str) -> Result<f64, String> {
     let say = || "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned();
     let seconds = if text.contains(':') || text.contains('-') {
-        crate::slurm::accounting::clock_s(text).ok_or_else(say)?
+        crate::slurm::figures::clock_s(text).ok_or_else(say)?
     } else {
         text.parse::<f64>().map_err(|_| say())? * 60.0
     };

@@ -1,6 +1,6 @@
 //! `niimpi report`: its arguments, and what they do: show a report in another form, or merge several.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -63,7 +63,7 @@ struct MergeArgs {
     #[arg(value_name = "FILE.json", required = true)]
     files: Vec<PathBuf>,
 
-    /// Where the joined report goes
+    /// Where the joined report goes; an earlier report there is replaced, any other file is not
     #[arg(short, long, value_name = "FILE.json")]
     output: PathBuf,
 
@@ -207,7 +207,41 @@ struct Json<'a> {
     series: Option<Option<&'a [Sample]>>,
 }
 
+/// Refuses to put the joined report in the place of anything but a report.
+fn check_output(output: &Path) -> Result<(), String> {
+    let shown = output.display();
+    match std::fs::metadata(output) {
+        Ok(metadata) if metadata.is_dir() => Err(format!(
+            "--output {shown}: is a folder; give a file name in it, such as {}",
+            output.join("all.json").display()
+        )),
+        Ok(metadata) if metadata.is_file() && merge::read(output).is_err() => Err(format!(
+            "--output {shown}: is there already and is no report of niimpi, so it is not replaced; give another name, or \
+             remove it first"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Ranges of places for people: `3, 7-9`.
+fn places(ranges: &[(usize, usize)]) -> String {
+    const MOST: usize = 20;
+    let mut texts: Vec<String> = ranges
+        .iter()
+        .take(MOST)
+        .map(|&(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    if ranges.len() > MOST {
+        texts.push("…".to_owned());
+    }
+    texts.join(", ")
+}
+
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
+    check_output(&args.output)?;
     // A second merge into the same folder must not take the first one's result for a share.
     let same = |path: &PathBuf| match (path.canonicalize(), args.output.canonicalize()) {
         (Ok(path), Ok(output)) => path == output,
@@ -235,6 +269,7 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         .shard
         .as_ref()
         .map(|shares| (shares.missing(), shares.count));
+    let gaps = merge::gaps(&report.images);
     if let Some((missing, count)) = missing.filter(|(missing, _)| !missing.is_empty()) {
         let numbers: Vec<String> = missing.iter().map(usize::to_string).collect();
         eprintln!(
@@ -242,10 +277,48 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
             missing.len(),
             numbers.join(", ")
         );
+    } else if !gaps.is_empty() {
+        eprintln!(
+            "niimpi: no report has the images {} of the list: it was another one for some of the runs; run all of them again \
+             with --resume, then merge the new reports",
+            places(&gaps)
+        );
     } else if report.state == State::Interrupted {
         eprintln!(
             "niimpi: some images are not done: run the same command with --resume, then merge all reports"
         );
     }
     Ok(exit_code_of(report.state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_report_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all.json");
+        assert_eq!(check_output(&path), Ok(()));
+        std::fs::write(&path, b"an image").unwrap();
+        let error = check_output(&path).unwrap_err();
+        assert!(
+            error.contains("is no report of niimpi, so it is not replaced"),
+            "{error}"
+        );
+        assert!(
+            check_output(folder.path())
+                .unwrap_err()
+                .contains("is a folder")
+        );
+        std::fs::remove_file(&path).unwrap();
+        crate::report::tests::report().write_json(&path).unwrap();
+        assert_eq!(check_output(&path), Ok(()));
+        assert_eq!(check_output(Path::new("/dev/null")), Ok(()));
+    }
+
+    #[test]
+    fn places_of_the_list_are_short() {
+        assert_eq!(places(&[(3, 3), (7, 9)]), "3, 7-9");
+    }
 }

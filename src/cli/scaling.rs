@@ -135,6 +135,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
                     "--nodes: this machine is one node; several need --via slurm".to_owned(),
                 );
             }
+            check_workers(args, resources::available_cpus())?;
             let machine = LocalMachine::new(
                 args.mpirun.as_deref(),
                 args.ranks.iter().any(|&ranks| ranks > 1),
@@ -176,6 +177,22 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
         }
     };
     finish(&ended.0, ended.1, args.quiet)
+}
+
+/// Refuses far more workers than CPUs: what thousands of them measure is how a machine grinds to a halt.
+fn check_workers(args: &ScalingArgs, cpus: usize) -> Result<(), String> {
+    const WORKERS_A_CPU: usize = 16;
+    let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
+    let (ranks, threads) = (most(&args.ranks), most(&args.threads));
+    let workers = ranks.saturating_mul(threads);
+    if workers <= cpus.saturating_mul(WORKERS_A_CPU) {
+        return Ok(());
+    }
+    Err(format!(
+        "--ranks {ranks} with --threads {threads} are {workers} workers, and there are {cpus} CPUs here, on which at most {} \
+         are measured ({WORKERS_A_CPU} a CPU); give smaller --ranks or --threads, or measure on a cluster with --via slurm",
+        cpus * WORKERS_A_CPU
+    ))
 }
 
 fn say(text: &str) -> Result<(), String> {

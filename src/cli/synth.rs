@@ -34,7 +34,7 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
         resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| write_some(&phantom, args, &next)))
+            .map(|_| scope.spawn(|| write_some(&phantom, args, threads, &next)))
             .collect();
         workers.into_iter().try_for_each(|worker| {
             worker
@@ -44,7 +44,12 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
     })
 }
 
-fn write_some(phantom: &Phantom, args: &SynthArgs, next: &AtomicU64) -> Result<(), String> {
+fn write_some(
+    phantom: &Phantom,
+    args: &SynthArgs,
+    threads: usize,
+    next: &AtomicU64,
+) -> Result<(), String> {
     let mut workspace = Workspace::new(CompressionLevel::default());
     let mut image = Image {
         header: Header::new(
@@ -55,6 +60,19 @@ fn write_some(phantom: &Phantom, args: &SynthArgs, next: &AtomicU64) -> Result<(
         ),
         ..Image::default()
     };
+    // The shape is the user's: it may ask for more memory than there is.
+    let room = &mut image.volume.voxels;
+    room.try_resize_for_overwrite(phantom.size_bytes())
+        .map_err(|error| {
+            let [x, y, z] = phantom.shape;
+            format!(
+                "--shape {x},{y},{z}: an image of {} takes {} MiB, and {} of them are made at once: {error}; give a smaller \
+                 --shape or a narrower --datatype",
+                phantom.datatype,
+                phantom.size_bytes().div_ceil(1 << 20),
+                threads
+            )
+        })?;
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index > args.count {

@@ -3,13 +3,10 @@
 use bytemuck::Pod;
 
 use super::simd::Vector;
-use crate::volume::Datatype;
+use crate::volume::VoxelType;
 
 /// A voxel type: how it becomes a double, and the two ways back.
-pub(super) trait Voxel: Pod + Send + Sync {
-    /// The type's name in the rest of the program.
-    const DATATYPE: Datatype;
-
+pub(super) trait Voxel: VoxelType {
     /// The nearest double.
     fn to_f64(self) -> f64;
 
@@ -128,10 +125,8 @@ unsafe fn lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [f64; LANES]
 }
 
 macro_rules! integer_voxel {
-    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr, |$value:ident| $cast:expr, |$values:ident| $cast_lanes:expr) => {
+    ($type:ty, |$voxels:ident| $load_lanes:expr, |$value:ident| $cast:expr, |$values:ident| $cast_lanes:expr) => {
         impl Voxel for $type {
-            const DATATYPE: Datatype = Datatype::$datatype;
-
             #[inline(always)]
             fn to_f64(self) -> f64 {
                 self as f64
@@ -179,66 +174,56 @@ macro_rules! integer_voxel {
 
 integer_voxel!(
     u8,
-    Uint8,
     |voxels| V::load_u8(voxels),
     |value| cast_i32(value),
     |values| map_lanes(values.cast_i8(), |value| value as u8)
 );
 integer_voxel!(
     i8,
-    Int8,
     |voxels| V::load_i8(voxels),
     |value| cast_i32(value),
     |values| values.cast_i8()
 );
 integer_voxel!(
     u16,
-    Uint16,
     |voxels| V::load_u16(voxels),
     |value| cast_i32(value),
     |values| map_lanes(values.cast_i16(), |value| value as u16)
 );
 integer_voxel!(
     i16,
-    Int16,
     |voxels| V::load_i16(voxels),
     |value| cast_i32(value),
     |values| values.cast_i16()
 );
 integer_voxel!(
     u32,
-    Uint32,
     |voxels| V::load_u32(voxels),
     |value| cast_i64(value),
     |values| map_lanes(values.cast_i64(), |value| value as u32)
 );
 integer_voxel!(
     i32,
-    Int32,
     |voxels| V::load_i32(voxels),
     |value| cast_i32(value),
     |values| values.cast_i32()
 );
 integer_voxel!(
     u64,
-    Uint64,
     |voxels| load_converted(voxels),
     |value| cast_u64(value),
     |values| map_lanes(lanes(values), cast_u64)
 );
 integer_voxel!(
     i64,
-    Int64,
     |voxels| load_converted(voxels),
     |value| cast_i64(value),
     |values| values.cast_i64()
 );
 
 macro_rules! float_voxel {
-    ($type:ty, $datatype:ident, |$voxels:ident| $load_lanes:expr, |$values:ident| $cast_lanes:expr) => {
+    ($type:ty, |$voxels:ident| $load_lanes:expr, |$values:ident| $cast_lanes:expr) => {
         impl Voxel for $type {
-            const DATATYPE: Datatype = Datatype::$datatype;
-
             #[inline(always)]
             fn to_f64(self) -> f64 {
                 self as f64
@@ -283,11 +268,9 @@ macro_rules! float_voxel {
     };
 }
 
-float_voxel!(f32, Float32, |voxels| V::load_f32(voxels), |values| values
+float_voxel!(f32, |voxels| V::load_f32(voxels), |values| values
     .cast_f32());
-float_voxel!(f64, Float64, |voxels| V::load(voxels), |values| lanes(
-    values
-));
+float_voxel!(f64, |voxels| V::load(voxels), |values| lanes(values));
 
 /// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {

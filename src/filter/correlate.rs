@@ -50,6 +50,12 @@ impl VoxelPointer {
         }
     }
 
+    /// The same place, taken as another type: a result that replaces its source is written by what the source is read by,
+    /// since a second borrow of the buffer would end the first.
+    pub(super) fn retyped(self, datatype: Datatype) -> Self {
+        VoxelPointer { datatype, ..self }
+    }
+
     /// The voxel `count` voxels further on.
     pub(super) fn offset(self, count: usize) -> Self {
         VoxelPointer {

@@ -187,7 +187,7 @@ pub fn apply(
     let in_place = types.last.size_bytes() == volume.datatype.size_bytes() && !skipped;
     let source = VoxelPointer::new(volume.datatype, stored.as_bytes_mut());
     let target = if in_place {
-        VoxelPointer::new(types.last, stored.as_bytes_mut())
+        source.retyped(types.last)
     } else {
         spare.resize_for_overwrite(voxels * types.last.size_bytes());
         VoxelPointer::new(types.last, spare.as_bytes_mut())

@@ -64,12 +64,12 @@ impl Stream {
         volume
             .spare
             .resize_for_overwrite(voxels * types.last.size_bytes());
-        let stored = volume.voxels.as_bytes_mut();
+        let source = VoxelPointer::new(volume.datatype, volume.voxels.as_bytes_mut());
         Ok(Some(Stream {
             shape,
             slices: voxels / (shape[0] * shape[1]),
-            source: VoxelPointer::new(volume.datatype, stored),
-            between: VoxelPointer::new(types.between, stored),
+            source,
+            between: source.retyped(types.between),
             target: VoxelPointer::new(types.last, volume.spare.as_bytes_mut()),
             last: types.last,
             passes: Passes {

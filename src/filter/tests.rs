@@ -1,6 +1,6 @@
 //! Tests of the whole filter: every instruction set and number of threads against the plain reference.
 
-use ndarray::{ArrayD, IxDyn, ShapeBuilder};
+use ndarray::ArrayD;
 use proptest::prelude::*;
 
 use super::boundary::Boundary;
@@ -8,6 +8,7 @@ use super::convert::{Voxel, with_voxel_type};
 use super::gaussian::{Gaussian, PerAxis};
 use super::simd::Isa;
 use super::*;
+use crate::volume::VoxelType;
 
 const BOUNDARIES: [Boundary; 5] = [
     Boundary::Reflect,
@@ -52,10 +53,9 @@ fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Option<u64>) -> 
 
 /// The volume's intensities, x being axis 0.
 fn intensities(volume: &Volume) -> ArrayD<f64> {
-    let numbers: Vec<f64> = with_voxel_type!(volume.datatype, T => {
-        volume.voxels.as_slice::<T>().iter().map(|&voxel| recast_one(voxel, volume.scaling, Conversion::Cast)).collect()
-    });
-    ArrayD::from_shape_vec(IxDyn(&volume.shape).f(), numbers).unwrap()
+    with_voxel_type!(volume.datatype, T => {
+        volume.view::<T>().unwrap().mapv(|voxel| recast_one(voxel, volume.scaling, Conversion::Cast))
+    })
 }
 
 /// What the filter should make of `volume`, as bytes.

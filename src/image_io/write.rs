@@ -297,11 +297,46 @@ fn sync_folder(path: &Path) -> Result<(), ImageError> {
     #[cfg(unix)]
     {
         let folder = folder_of(path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| {
-                Cause::writing("bringing the folder to the disk", folder, error).at(path)
-            })?;
+        let opened = File::open(folder);
+        let synced = opened.and_then(|folder| unless_unsupported(folder.sync_all()));
+        synced.map_err(|error| {
+            Cause::writing("bringing the folder to the disk", folder, error).at(path)
+        })?;
     }
     Ok(())
+}
+
+/// Some network and FUSE file systems cannot sync a folder and say so. There is nothing more to be done then, and the file
+/// itself is on the disk; any other error is one.
+#[cfg(unix)]
+fn unless_unsupported(synced: io::Result<()>) -> io::Result<()> {
+    use nix::libc::{EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP};
+    match synced {
+        Err(error) => match error.raw_os_error() {
+            Some(code) if [EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP].contains(&code) => Ok(()),
+            _ => Err(error),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use nix::libc::{EINVAL, EIO, ENOSPC, ENOSYS, EOPNOTSUPP};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_synced_is_no_error_but_one_that_fails_is() {
+        let said = |code| unless_unsupported(Err(io::Error::from_raw_os_error(code)));
+        for code in [EINVAL, ENOSYS, EOPNOTSUPP] {
+            assert!(said(code).is_ok(), "{code}");
+        }
+        for code in [EIO, ENOSPC] {
+            assert_eq!(said(code).unwrap_err().raw_os_error(), Some(code));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        sync_folder(&folder.path().join("a.nii")).unwrap();
+        assert!(sync_folder(&folder.path().join("gone/a.nii")).is_err());
+    }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine};
+use crate::console;
+use crate::report::printable;
 
 /// The last word on a result.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,21 +79,34 @@ impl JournalFile {
 /// # Errors
 /// The file system's.
 pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
-    let folder = match std::fs::read_dir(output.join(FOLDER)) {
-        Ok(folder) => folder,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+    match journals_in(&output.join(FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        paths => paths,
+    }
+}
+
+/// The paths of all journals in their folder. What has the name of one and is no regular file is left out, with a word on
+/// standard error: whoever opens a pipe waits for its writer for ever.
+///
+/// # Errors
+/// The file system's.
+pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for item in folder {
+    for item in std::fs::read_dir(folder)? {
         let path = item?.path();
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or("");
-        if name.starts_with("journal-") && name.ends_with(".jsonl") {
-            paths.push(path);
+        if !(name.starts_with("journal-") && name.ends_with(".jsonl")) {
+            continue;
         }
+        if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            let shown = printable(&path.display().to_string());
+            console::complain(format!("{shown}: is left out: a journal is a regular file"));
+            continue;
+        }
+        paths.push(path);
     }
     paths.sort();
     Ok(paths)
@@ -205,6 +220,21 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_with_a_journals_name_is_left_out() {
+        let output = tempfile::tempdir().unwrap();
+        assert_eq!(journal_paths(output.path()).unwrap(), Vec::<PathBuf>::new());
+        let folder = output.path().join(FOLDER);
+        std::fs::create_dir(&folder).unwrap();
+        let journal = folder.join("journal-r-00000.jsonl");
+        std::fs::write(&journal, b"").unwrap();
+        std::fs::create_dir(folder.join("journal-r-00001.jsonl")).unwrap();
+        let pipe = folder.join("journal-r-00002.jsonl");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(journal_paths(output.path()).unwrap(), [journal]);
+        assert_eq!(Past::load(output.path(), 2).unwrap().journals, 1);
+    }
 
     fn journal(run: &str, unix_s: f64, lines: &[&str]) -> JournalFile {
         let first = format!(

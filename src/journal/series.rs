@@ -8,7 +8,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::Line;
-use super::past::JournalFile;
+use super::past::{self, JournalFile};
 use crate::report::table::Style;
 use crate::report::{Journals, printable};
 
@@ -65,17 +65,18 @@ pub struct Sample {
 pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
     let journals = journals.ok_or(SeriesError::NoJournals)?;
     let mut samples: Vec<Sample> = Vec::new();
+    let folder = PathBuf::from(&journals.folder);
+    let paths = past::journals_in(&folder).map_err(|error| SeriesError::Unreadable {
+        path: folder,
+        error,
+    })?;
     for run in &journals.runs {
         let mut of_run = Vec::new();
-        let folder = PathBuf::from(&journals.folder);
-        let entries = std::fs::read_dir(&folder).map_err(|error| SeriesError::Unreadable {
-            path: folder.clone(),
-            error,
-        })?;
         let prefix = format!("journal-{run}-");
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                let path = entry.path();
+        for path in &paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(&prefix) {
+                let path = path.clone();
                 let text = std::fs::read(&path)
                     .map_err(|error| SeriesError::Unreadable { path, error })?;
                 of_run.extend(of_journal(&text));

@@ -68,19 +68,20 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     let oom_kills = oom_kills();
     let busy_before_s = others_busy_s();
     let begun = Instant::now();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| {
-            format!(
-                "{}: cannot be started: {error}",
-                Path::new(program).display()
-            )
-        })?;
+        .process_group(0);
+    end_with_this_process(&mut command);
+    let mut child = command.spawn().map_err(|error| {
+        format!(
+            "{}: cannot be started: {error}",
+            Path::new(program).display()
+        )
+    })?;
     let group = Pid::from_raw(child.id() as i32);
     let mut told: Option<(How, Instant)> = None;
     loop {
@@ -130,6 +131,27 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Lets the system tell the child to end when this process is gone, however that came about: one that is killed can tell
+/// nobody. The launcher then ends its ranks. The system goes by the thread that starts the child, which waits for it here.
+fn end_with_this_process(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    {
+        let parent = nix::unistd::getpid();
+        let ask = move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+            // It may be gone already, and then nobody tells.
+            if nix::unistd::getppid() != parent {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only two system calls are made, and no memory is allocated.
+        unsafe { command.pre_exec(ask) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 /// CPU seconds that the machine has been busy for others than this process and its children that have ended.

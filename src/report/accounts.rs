@@ -65,6 +65,8 @@ mod tests {
             max_rss_bytes,
             requested_memory: "2G".to_owned(),
             node_list: "n[1-3]".to_owned(),
+            nodes: 3,
+            time_limit_s: None,
             name: "a\nb".to_owned(),
         };
         let text = render(

@@ -1,7 +1,7 @@
 //! Merging: the reports of several runs over one list (the tasks of an array, the runs of a requeued job) become one, as
 //! if one run had done it all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -43,6 +43,16 @@ pub enum MergeError {
         second: PathBuf,
         /// In what.
         what: &'static str,
+    },
+    /// Two reports of the same run.
+    #[error(
+        "{first} and {second} hold the same run, whose ranks would be counted twice; leave one of the two out"
+    )]
+    Twice {
+        /// A report.
+        first: PathBuf,
+        /// The one that holds the same run.
+        second: PathBuf,
     },
     /// Two reports that have another image in the same place.
     #[error(
@@ -104,10 +114,11 @@ pub fn read(path: &Path) -> Result<Source, MergeError> {
 /// - The run began with the first and ended with the last of the runs; `start_s` of images counts from that beginning.
 /// - An image that several runs had (one was interrupted, another resumed) counts once: done before failed before skipped.
 /// - Totals are computed anew from ranks and images, as for one run.
-/// - The state is "interrupted" when shares are missing or images are left over, "failed" when images failed.
+/// - The state is "interrupted" when shares are missing, the list has gaps or images are left over, "failed" when images
+///   failed.
 ///
 /// # Errors
-/// When the reports are of different work or lists, or there is none.
+/// When the reports are of different work or lists or of the same run, or there is none.
 pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     let began = |source: &Source| began(&source.report);
     sources.sort_by_key(|source| {
@@ -119,6 +130,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     for other in &sources[1..] {
         same_work(first, other)?;
     }
+    each_run_once(&sources)?;
     let shard = first.report.shard.as_ref().map(|shares| {
         let numbers: BTreeSet<usize> = sources
             .iter()
@@ -170,7 +182,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     let missing = shard
         .as_ref()
         .is_some_and(|shares| !shares.missing().is_empty());
-    let state = if missing || left_over {
+    let state = if missing || left_over || !gaps(&images).is_empty() {
         State::Interrupted
     } else if totals.failed > 0 {
         State::Failed
@@ -282,6 +294,52 @@ fn same_work(first: &Source, second: &Source) -> Result<(), MergeError> {
         second: second.path.clone(),
         what,
     })
+}
+
+/// Refuses reports that hold the same run, by the run's own name and, where a report has none, by all that it says.
+fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
+    let twice = |first: &Source, second: &Source| MergeError::Twice {
+        first: first.path.clone(),
+        second: second.path.clone(),
+    };
+    let mut by_name: HashMap<&str, &Source> = HashMap::new();
+    let mut by_start: HashMap<&str, Vec<&Source>> = HashMap::new();
+    for source in sources {
+        let report = &source.report;
+        let runs = report.journals.as_ref().map_or(&[][..], |all| &all.runs);
+        for run in runs {
+            if let Some(first) = by_name.insert(run, source) {
+                return Err(twice(first, source));
+            }
+        }
+        let others = by_start.entry(&report.started).or_default();
+        let same = others.iter().find(|other| {
+            let other = &other.report;
+            other.command == report.command
+                && other.shard == report.shard
+                && other.ranks == report.ranks
+                && other.images == report.images
+        });
+        if let Some(first) = same {
+            return Err(twice(first, source));
+        }
+        others.push(source);
+    }
+    Ok(())
+}
+
+/// The places of the list, from 1 to the last that is known, of which a report has no image: ranges of first and last. A run
+/// over the list as it was, or all its shares together, leave none.
+pub fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
+    let mut next = 1;
+    let mut gaps = Vec::new();
+    for image in images {
+        if image.index > next {
+            gaps.push((next, image.index - 1));
+        }
+        next = next.max(image.index.saturating_add(1));
+    }
+    gaps
 }
 
 /// The journals of all runs. Those of one list lie in one folder; of another folder's, none are known.
@@ -406,6 +464,45 @@ mod tests {
         // A result that was there before the first run ever began.
         let there = run(0, State::Completed, &[Skipped, Done]);
         assert_eq!(merge(vec![there]).unwrap().state, State::Completed);
+    }
+
+    #[test]
+    fn a_list_with_gaps_is_not_done() {
+        use Status::Done;
+        let mut source = run(0, State::Completed, &[Done; 9]);
+        let images = &mut source.report.images;
+        images.retain(|image| ![1, 4, 5, 8].contains(&image.index));
+        let merged = merge(vec![source]).unwrap();
+        assert_eq!(gaps(&merged.images), [(1, 1), (4, 5), (8, 8)]);
+        assert_eq!(merged.state, State::Interrupted);
+    }
+
+    #[test]
+    fn a_run_is_not_counted_twice() {
+        let copy = |mut source: Source| {
+            source.path = "copy.json".into();
+            source
+        };
+        let message = |sources| merge(sources).unwrap_err().to_string();
+        let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of the two out";
+        assert_eq!(
+            message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]),
+            said
+        );
+        // A merged report holds its runs, too.
+        let named = |number, run: &str| {
+            let mut source = share(number, 0);
+            source.report.journals = Some(Journals {
+                folder: "/out/.niimpi".to_owned(),
+                runs: vec![run.to_owned()],
+            });
+            source
+        };
+        let mut whole = copy(share(1, 0));
+        whole.report = merge(vec![named(1, "a"), named(2, "b")]).unwrap();
+        assert_eq!(message(vec![named(1, "a"), whole]), said);
+        // The same share done again, and another share that began at the same time, are runs of their own.
+        assert!(merge(vec![share(1, 0), share(1, 5), share(2, 0)]).is_ok());
     }
 
     #[test]

@@ -636,15 +636,19 @@ fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
 /// among the ranks of a host that may use the same ones.
 fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
     let slurm_cpus = slurm::cpus_per_task();
+    let mut masks: HashMap<&str, Vec<&[usize]>> = HashMap::new();
+    for hello in hellos {
+        masks.entry(&hello.host).or_default().push(&hello.affinity);
+    }
+    let ranks_on: HashMap<&str, HashMap<usize, usize>> = masks
+        .into_iter()
+        .map(|(host, masks)| (host, resources::ranks_on_cpus(masks)))
+        .collect();
     hellos
         .iter()
         .map(|hello| {
-            let masks: Vec<&[usize]> = hellos
-                .iter()
-                .filter(|other| other.host == hello.host)
-                .map(|other| other.affinity.as_slice())
-                .collect();
-            let fair = resources::fair_cpus(&hello.affinity, &masks).min(hello.available_cpus);
+            let ranks_on = &ranks_on[hello.host.as_str()];
+            let fair = resources::fair_cpus(&hello.affinity, ranks_on).min(hello.available_cpus);
             slurm_cpus
                 .map_or(fair, |cpus| cpus.min(hello.available_cpus))
                 .max(1)
@@ -685,6 +689,17 @@ mod tests {
             ..ImageFacts::default()
         };
         assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+    }
+
+    #[test]
+    fn cpus_of_one_host_are_not_divided_with_another() {
+        let hello = |host: &str| Hello {
+            host: host.to_owned(),
+            affinity: vec![0, 1, 2, 3],
+            available_cpus: 4,
+        };
+        let cpus = cpus_of_ranks(&[hello("a"), hello("b"), hello("a")]);
+        assert_eq!(cpus, [2, 4, 2]);
     }
 
     #[test]

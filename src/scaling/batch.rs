@@ -98,7 +98,9 @@ pub fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usi
         }
         match &record.job_id {
             Some(job_id) => {
-                let accounting = Accounting::of_job(job_id)?;
+                let accounting = Accounting::of_job(job_id).map_err(|error| {
+                    format!("how job {job_id} of the study ended cannot be told: {error}")
+                })?;
                 match accounting.filter(Accounting::is_final) {
                     Some(accounting) => {
                         folder.write_record(&ended(record.clone(), accounting))?;

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use super::accounting::clock_s;
 use super::batch::Request;
+use super::figures::clock_s;
 
 /// What a partition gives at most.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,15 +1,14 @@
-//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran.
+//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran. Here alone it is asked.
 
 use std::process::Command;
 
 use serde::Serialize;
 use thiserror::Error;
 
-use super::accounting::{clock_s, size_bytes};
+use super::figures::{clock_s, size_bytes};
 
 /// The fields asked for. The job's name may hold anything, so it is the last.
-const FIELDS: &str =
-    "JobID,State,ExitCode,Elapsed,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,JobName";
+const FIELDS: &str = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
 
 /// Why accounting says nothing, and what to do about it.
 #[derive(Debug, Error)]
@@ -28,6 +27,9 @@ pub enum AccountingError {
     /// Another complaint of `sacct`.
     #[error("sacct: {0}")]
     Refused(String),
+    /// It answered, but not with rows.
+    #[error("sacct says something that niimpi cannot read: {0}")]
+    Unreadable(String),
     /// It answered, but knows no such job.
     #[error(
         "the accounts have nothing on job {0}: is this the cluster that ran it, and was it longer ago than they reach?"
@@ -44,7 +46,7 @@ pub struct Account {
     pub state: String,
     /// `ExitCode`: the code, and the signal if one ended it (`1:0`, `0:9`).
     pub exit_code: String,
-    /// `Elapsed`, seconds.
+    /// `ElapsedRaw`, seconds.
     pub elapsed_s: f64,
     /// `TotalCPU`, seconds of all its processes.
     pub cpu_s: f64,
@@ -54,10 +56,16 @@ pub struct Account {
     pub cpus: u64,
     /// `MaxRSS` of the largest task, bytes; `None` for a job as a whole and where no sample was taken.
     pub max_rss_bytes: Option<u64>,
-    /// `ReqMem`, as Slurm writes it.
+    /// `ReqMem`, as Slurm writes it in KiB (`2097152K`).
     pub requested_memory: String,
     /// `NodeList`, as Slurm writes it.
     pub node_list: String,
+    /// `NNodes`.
+    #[serde(skip)]
+    pub nodes: usize,
+    /// `TimelimitRaw`, in seconds; `None` for no limit, and of a step.
+    #[serde(skip)]
+    pub time_limit_s: Option<f64>,
     /// `JobName`.
     pub name: String,
 }
@@ -74,6 +82,8 @@ pub fn of_job(job_id: &str) -> Result<Vec<Account>, AccountingError> {
             "--duplicates",
             "--parsable2",
             "--noheader",
+            // Slurm would round 20512K to megabytes.
+            "--units=K",
         ])
         .arg(format!("--format={FIELDS}"))
         .output()
@@ -99,21 +109,34 @@ fn answer(
     if !success {
         return Err(AccountingError::Refused(complaint.to_owned()));
     }
-    let accounts: Vec<Account> = text.lines().filter_map(parse).collect();
+    let accounts = rows(text)?;
     if accounts.is_empty() {
         return Err(AccountingError::Unknown(job_id.to_owned()));
     }
     Ok(accounts)
 }
 
+/// The rows of what `sacct` printed. A line that is none is left out, since a job's name may hold a line break; text without
+/// any row is an error.
+pub(super) fn rows(text: &str) -> Result<Vec<Account>, AccountingError> {
+    let accounts: Vec<Account> = text.lines().filter_map(parse).collect();
+    match text.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) if accounts.is_empty() => Err(AccountingError::Unreadable(line.to_owned())),
+        _ => Ok(accounts),
+    }
+}
+
 fn parse(line: &str) -> Option<Account> {
     let mut fields = line.splitn(FIELDS.split(',').count(), '|');
     let mut next = || fields.next();
     let (job_id, state, exit_code) = (next()?, next()?, next()?);
-    let (elapsed_s, cpu_s) = (clock_s(next()?)?, clock_s(next()?).unwrap_or(0.0));
+    let (elapsed_s, cpu_s): (f64, f64) = (next()?.parse().ok()?, clock_s(next()?).unwrap_or(0.0));
     let cpus = next()?.parse().unwrap_or(0);
     let max_rss_bytes = size_bytes(next()?);
-    let (requested_memory, node_list, name) = (next()?, next()?, next()?);
+    let (requested_memory, node_list) = (next()?, next()?);
+    let nodes = next()?.parse().unwrap_or(0);
+    let time_limit_s = next()?.parse().ok().map(|minutes: f64| minutes * 60.0);
+    let name = next()?;
     let given_s = elapsed_s * cpus as f64;
     Some(Account {
         job_id: job_id.to_owned(),
@@ -127,6 +150,8 @@ fn parse(line: &str) -> Option<Account> {
         max_rss_bytes,
         requested_memory: requested_memory.to_owned(),
         node_list: node_list.to_owned(),
+        nodes,
+        time_limit_s,
         name: name.to_owned(),
     })
 }
@@ -137,15 +162,17 @@ mod tests {
 
     #[test]
     fn rows_are_read() {
-        let text = "7|COMPLETED|0:0|00:01:40|02:30.500|4||2G|n[1-2]|a|b\n\
-                    7.batch|COMPLETED|0:0|00:01:40|00:00.100|2|3000K||n1|batch\n\
-                    7.0|OUT_OF_MEMORY|0:125|1-00:00:01|00:00:00|4|1.5G||n[1-2]|niimpi\n";
+        let text = "7|COMPLETED|0:0|100|02:30.500|4||2G|n[1-2]|2|10|a|b\n\
+                    7.batch|COMPLETED|0:0|100|00:00.100|2|3000K||n1|1||batch\n\
+                    7.0|OUT_OF_MEMORY|0:125|86401|00:00:00|4|1.5G||n[1-2]|2||niimpi\n";
         let accounts = answer("7", true, text, "").unwrap();
         assert_eq!(accounts.len(), 3);
         let job = &accounts[0];
         assert_eq!((job.elapsed_s, job.cpu_s, job.cpus), (100.0, 150.5, 4));
         assert_eq!(job.cpu_efficiency, Some(150.5 / 400.0));
         assert_eq!((job.max_rss_bytes, job.name.as_str()), (None, "a|b"));
+        assert_eq!((job.nodes, job.time_limit_s), (2, Some(600.0)));
+        assert_eq!(accounts[1].time_limit_s, None);
         assert_eq!(accounts[1].max_rss_bytes, Some(3000 * 1024));
         assert_eq!(accounts[2].elapsed_s, 86_401.0);
         assert_eq!(accounts[2].max_rss_bytes, Some(3 << 29));
@@ -161,5 +188,10 @@ mod tests {
         assert!(message(false, off).contains("keeps no accounts"));
         assert_eq!(message(false, "bad field"), "sacct: bad field");
         assert!(message(true, "").contains("nothing on job 7"));
+        let error = answer("7", true, "error: no such thing\n", "").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "sacct says something that niimpi cannot read: error: no such thing"
+        );
     }
 }

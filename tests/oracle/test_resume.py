@@ -225,6 +225,18 @@ def test_many_images_are_checked_in_seconds(tmp_path):
     assert seconds < 20, f"{seconds:.1f} s for {count} images"
 
 
+def test_a_pipe_among_the_journals_is_named_and_nobody_waits_for_it(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 2)
+    smooth(source, out, "--sigma=1")
+    pipe = out / ".niimpi" / "journal-pipe-00000.jsonl"
+    os.mkfifo(pipe)
+    words = [str(word) for word in ("smooth", source, "--output", out, "--sigma=1", "--resume")]
+    for command in (["status", out], ["verify", out, "--against", "journal"], words):
+        finished = run(command, timeout=30)
+        assert finished.code == 0 and f"{pipe}: is left out" in finished.stderr, finished
+
+
 def test_status_and_verify(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 8)

@@ -8,6 +8,7 @@ import signal
 import stat
 import time
 import xml.etree.ElementTree as xml
+from pathlib import Path
 
 import pytest
 
@@ -173,12 +174,44 @@ def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
     assert rows(study / "serial.csv")[0]["repeats"] == str(len(records))
 
 
+@pytest.mark.ranks
+def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
+    """SIGKILL leaves a study no time to end its run; the system tells the launcher."""
+    study = tmp_path / "study"
+    words = ["scaling", data, "--output", study, "--sizes", "40", "--ranks", "2", "--threads", "1", "--repeat", "1", *OPTIONS]
+
+    def alive():
+        # Ranks have the study's folder in their command line, and so has their launcher.
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line, state = path.read_bytes(), (path.parent / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if os.fsencode(study) in line and state != "Z":
+                found.append(line)
+        return found
+
+    # Ten seconds an image: nothing ends by itself here.
+    with start([str(word) for word in words], env={"NIIMPI_TEST_FAULT": "slow@0:10000"}) as running:
+        deadline = time.monotonic() + 60
+        while len(alive()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(alive()) >= 4, alive()
+        os.kill(running.process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 40
+        while alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive()
+
+
 def test_mistakes_are_said(data, tmp_path):
     study = tmp_path / "study"
     for words, text in [
         (["--sizes", "1000"], "there are 40 images only"),
         (["--sizes", "0"], "whole numbers from 1"),
         (["--sizes", "1", "--nodes", "2"], "--via slurm"),
+        (["--sizes", "1", "--ranks", "1,50000", "--threads", "3"], "are 150000 workers"),
     ]:
         finished = run([str(word) for word in ["scaling", data, "--output", study, *OPTIONS, *words]])
         assert finished.code == 2 and text in finished.stderr, finished
