@@ -46,7 +46,7 @@ impl MpiWorld {
     /// MPICH over UCX (4.0.2 over TCP) waits for ever there in every second run over several nodes: a rank flushes its
     /// connections, and makes those that it never used, with the help of others that have stopped listening. So all pairs
     /// say farewell first, which makes it rare; and since nothing depends on it any more, a rank that is not through after
-    /// [`FINALISE_LIMIT`] ends as it stands, with its exit code, instead of holding the job's nodes until the time limit.
+    /// `FINALISE_LIMIT` ends as it stands, with its exit code, instead of holding the job's nodes until the time limit.
     pub fn finish(self, exit_code: u8) {
         if library().starts_with("MPICH") {
             let watch = move || {
