@@ -687,7 +687,12 @@ mod tests {
         for nodes in [1_usize, 2, 4] {
             let mut source = machine.source(40, nodes * 2, &SIZES, 1);
             let slower = 1.0 + 0.1 * (nodes * 2 - 2) as f64;
+            // Each image still begins where its worker's last one ended.
+            let mut later_s = vec![0.0; nodes * 2];
             for image in &mut source.report.images {
+                let files_s = image.read_s + image.write_s;
+                image.start_s += later_s[image.rank];
+                later_s[image.rank] += files_s * (slower - 1.0);
                 image.read_s *= slower;
                 image.write_s *= slower;
             }
