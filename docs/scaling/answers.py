@@ -84,7 +84,7 @@ def answers():
         whole_ups.append(f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} with {threads}")
     yield f"Each worker filters an image of its own, so the convolution of {images} images is {' and '.join(filter_ups)} as fast as "
     yield f"with one, and the whole run {' and '.join(whole_ups)}. Beyond the {study['cpus']} CPUs, threads only share them: each "
-    yield "image takes as much longer as there are more of them. A single image is not filtered by several threads.\n\n"
+    yield "image takes as much longer as there are more of them. Only a rank with more threads than images shares one among them.\n\n"
 
     # Ranks
     yield "**And more ranks?** "
