@@ -177,7 +177,8 @@ def main():
             for row in study(Path(scratch)):
                 measured.append(row)
                 print(f"{row['grows']:24} {row['size']:>10} {row['figure']:28} {row['value']:10.3f}", flush=True)
-    write_csv(args.out / "growth.csv", measured)
+        # After each study, so that one that fails costs only its own figures.
+        write_csv(args.out / "growth.csv", measured)
 
 
 if __name__ == "__main__":
