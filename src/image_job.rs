@@ -321,7 +321,8 @@ impl<'a> ImageWorker<'a> {
                 ..
             } = self;
             let read = workspace.read_with(input, image, &mut |header, volume, next| {
-                let begun = begin_together(job, header, volume, scratch, output, folder_made);
+                let begun =
+                    begin_together(job, header, volume, scratch, count, output, folder_made);
                 let Some((stream, file)) = begun else {
                     return next(volume.voxels.as_bytes_mut());
                 };
@@ -468,6 +469,7 @@ fn begin_together(
     header: &Header,
     volume: &mut Volume,
     scratch: &mut filter::Scratch,
+    threads: usize,
     output: &Path,
     folder_made: &mut PathBuf,
 ) -> Option<(Stream, GrowingFile)> {
@@ -476,19 +478,20 @@ fn begin_together(
     if header.is_big_endian() || treated {
         return None;
     }
-    let stream = Stream::begin(&job.filter, &job.output, volume, scratch).ok()??;
-    make_folder(output, folder_made).ok()?;
+    let stream = Stream::begin(&job.filter, &job.output, volume, scratch, threads).ok()??;
     let stored = (volume.datatype, volume.scaling);
     (volume.datatype, volume.scaling) = (stream.result_type(), None);
-    let file = GrowingFile::begin(
-        output,
-        header,
-        volume,
-        job.compression,
-        &job.write_options(),
-    );
+    let options = job.write_options();
+    let file = make_folder(output, folder_made)
+        .ok()
+        .and_then(|()| GrowingFile::begin(output, header, volume, job.compression, &options).ok())
+        .flatten();
     (volume.datatype, volume.scaling) = stored;
-    Some((stream, file.ok()??))
+    let Some(file) = file else {
+        stream.abandon(volume);
+        return None;
+    };
+    Some((stream, file))
 }
 
 /// Makes the folder of an output, unless it is the one that was made last.

@@ -242,6 +242,11 @@ impl VoxelBuffer {
         Ok(())
     }
 
+    /// Leaves the first `len_bytes`; nothing where there are no more.
+    pub fn truncate(&mut self, len_bytes: usize) {
+        self.len_bytes = self.len_bytes.min(len_bytes);
+    }
+
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         let bytes: &[u8] = bytemuck::cast_slice(&self.words);

@@ -14,7 +14,11 @@ use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 /// A slice is filled with the file's voxels ([`Stream::unread`]), smoothed along x and y ([`Stream::in_plane`]), then along z
 /// into the result ([`Stream::through_planes`]), which can then be read ([`Stream::result`]). The buffers are the volume's
 /// own: it must neither be touched nor moved in memory until the last of these calls has returned, and
-/// [`Stream::finish`] gives it its result.
+/// [`Stream::finish`] or [`Stream::abandon`] gives it back.
+///
+/// Where voxels of the result are as long as those of the input, the result takes the input's place, a few slices further to
+/// the front: a slice is written where one lies that is no longer needed. The memory of a second volume would cost more page
+/// faults than some of the passes cost time.
 pub(crate) struct Stream {
     shape: [usize; 3],
     slices: usize,
@@ -23,7 +27,13 @@ pub(crate) struct Stream {
     between: VoxelPointer,
     target: VoxelPointer,
     last: Datatype,
+    slabs: Vec<Range<usize>>,
+    /// By how many slices the result lies before the input in the same buffer; `None` where it has a buffer of its own.
+    lead: Option<usize>,
 }
+
+/// A slab has at least about so many bytes, so that taking the next one costs little beside doing it.
+const SLAB_BYTES: usize = 1 << 20;
 
 /// What the passes are made of; a [`Pass`] borrows its kernel, so that it is made where it is used.
 struct Passes {
@@ -37,8 +47,9 @@ struct Passes {
 
 impl Stream {
     /// Prepares `volume`, whose shape, type, scaling and buffer are set while its voxels are still to come, and makes room
-    /// for the result. `None` where slices cannot be done one after the other: without smoothing along z, with the boundary
-    /// `wrap`, and where what lies between the axes does not fit into the place of the input.
+    /// for the result, on which so many `threads` work. `None` where slices cannot be done one after the other: without
+    /// smoothing along z, with the boundary `wrap`, where what lies between the axes does not fit into the place of the
+    /// input, and without memory for the result.
     ///
     /// # Errors
     /// Those of [`super::apply`].
@@ -47,6 +58,19 @@ impl Stream {
         output: &OutputSpec,
         volume: &mut Volume,
         scratch: &mut Scratch,
+        threads: usize,
+    ) -> Result<Option<Self>, FilterError> {
+        Self::begin_with_slabs_of(SLAB_BYTES, filter, output, volume, scratch, threads)
+    }
+
+    /// [`Stream::begin`] with slabs of at least about so many bytes.
+    pub(super) fn begin_with_slabs_of(
+        slab_bytes: usize,
+        filter: &Filter,
+        output: &OutputSpec,
+        volume: &mut Volume,
+        scratch: &mut Scratch,
+        threads: usize,
     ) -> Result<Option<Self>, FilterError> {
         let Filter::Gaussian(gaussian) = filter;
         gaussian.kernels(volume.voxel_size_mm, &mut scratch.kernels)?;
@@ -61,17 +85,47 @@ impl Stream {
         }
         let voxels = volume.len();
         let shape = volume.spatial_shape();
-        volume
-            .spare
-            .resize_for_overwrite(voxels * types.last.size_bytes());
-        let source = VoxelPointer::new(volume.datatype, volume.voxels.as_bytes_mut());
+        let plane = shape[0] * shape[1];
+        let slices = voxels / plane;
+        let radius = scratch.kernels[2].len() - 1;
+        let least_thick = slab_bytes.div_ceil(plane * volume.datatype.size_bytes());
+        let slabs = slabs(slices, shape[2], least_thick.max(2 * radius));
+        let thickest = slabs.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        // As many slabs as there are threads can be on their way at once.
+        let lead = Some(radius + threads * thickest).filter(|&lead| {
+            types.last.size_bytes() == volume.datatype.size_bytes() && lead < slices
+        });
+        let (source, target) = match lead {
+            Some(lead) => {
+                let len = (lead * plane + voxels) * types.last.size_bytes();
+                if volume.voxels.try_resize_for_overwrite(len).is_err() {
+                    let alone = voxels * volume.datatype.size_bytes();
+                    volume.voxels.resize_for_overwrite(alone);
+                    return Ok(None);
+                }
+                let target = VoxelPointer::new(types.last, volume.voxels.as_bytes_mut());
+                let source = target.retyped(volume.datatype).offset(lead * plane);
+                (source, target)
+            }
+            None => {
+                let len = voxels * types.last.size_bytes();
+                if volume.spare.try_resize_for_overwrite(len).is_err() {
+                    return Ok(None);
+                }
+                let target = VoxelPointer::new(types.last, volume.spare.as_bytes_mut());
+                let source = VoxelPointer::new(volume.datatype, volume.voxels.as_bytes_mut());
+                (source, target)
+            }
+        };
         Ok(Some(Stream {
             shape,
-            slices: voxels / (shape[0] * shape[1]),
+            slices,
             source,
             between: source.retyped(types.between),
-            target: VoxelPointer::new(types.last, volume.spare.as_bytes_mut()),
+            target,
             last: types.last,
+            slabs,
+            lead,
             passes: Passes {
                 kernels: scratch.kernels.clone(),
                 isa: scratch.isa,
@@ -88,19 +142,14 @@ impl Stream {
         self.slices
     }
 
-    /// Slices of one 3-D volume.
-    pub(crate) fn slices_of_volume(&self) -> usize {
-        self.shape[2]
-    }
-
-    /// The radius along z, in slices.
-    pub(crate) fn radius(&self) -> usize {
-        self.passes.kernels[2].len() - 1
+    /// The parts that threads take one at a time, in the order of the slices; each lies in one 3-D volume.
+    pub(crate) fn slabs(&self) -> &[Range<usize>] {
+        &self.slabs
     }
 
     /// Bytes of a slice as it is read.
-    pub(crate) fn unread_slice_bytes(&self) -> usize {
-        self.shape[0] * self.shape[1] * self.source.datatype.size_bytes()
+    fn unread_slice_bytes(&self) -> usize {
+        self.plane() * self.source.datatype.size_bytes()
     }
 
     /// Bytes of a slice of the result.
@@ -119,6 +168,21 @@ impl Stream {
         let nz = self.shape[2];
         let first = slices.start / nz * nz;
         (slices.end + self.radius()).min(first + nz)
+    }
+
+    /// Whether the result of `slab` has a place when all slabs before the one at `unfinished` are through
+    /// [`Stream::through_planes`]: it must not fall on slices that those from there on still need. There is room for as many
+    /// slabs as there are threads, from `unfinished` on.
+    ///
+    /// # Panics
+    /// If there is no slab at `unfinished`.
+    pub(crate) fn has_room(&self, slab: &Range<usize>, unfinished: usize) -> bool {
+        let start = self.slabs[unfinished].start;
+        // The pass along z reads a radius further back, but not beyond its own 3-D volume.
+        let needed_from = start
+            .saturating_sub(self.radius())
+            .max(start / self.shape[2] * self.shape[2]);
+        self.lead.is_none_or(|lead| slab.end <= needed_from + lead)
     }
 
     /// The place of `slices` as they are read.
@@ -147,7 +211,7 @@ impl Stream {
     ///
     /// # Safety
     /// The volume is as [`Stream::begin`] left it, the first [`Stream::needed_for`] slices are through
-    /// [`Stream::in_plane`], and nobody else uses these slices of the result meanwhile.
+    /// [`Stream::in_plane`], the result [has room](Stream::has_room), and nobody else uses these slices of it meanwhile.
     pub(crate) unsafe fn through_planes(&self, slices: Range<usize>, tile: &mut VoxelBuffer) {
         let nz = self.shape[2];
         let first = slices.start / nz * nz;
@@ -161,7 +225,7 @@ impl Stream {
             count: plane,
             apart: 1,
         };
-        // SAFETY: the caller's; source and target are different buffers.
+        // SAFETY: the caller's; source and target are different buffers, or so far apart that these slices do not overlap.
         unsafe {
             pass.run_part(
                 source.offset(first * plane),
@@ -185,9 +249,25 @@ impl Stream {
 
     /// Gives the volume its result.
     pub(crate) fn finish(self, volume: &mut Volume) {
-        std::mem::swap(&mut volume.voxels, &mut volume.spare);
+        match self.lead {
+            Some(_) => volume
+                .voxels
+                .truncate(volume.len() * self.last.size_bytes()),
+            None => std::mem::swap(&mut volume.voxels, &mut volume.spare),
+        }
         volume.datatype = self.last;
         volume.scaling = None;
+    }
+
+    /// Leaves the volume as it was before [`Stream::begin`], its voxels still to come.
+    pub(crate) fn abandon(self, volume: &mut Volume) {
+        let len = volume.len() * volume.datatype.size_bytes();
+        volume.voxels.truncate(len);
+    }
+
+    /// The radius along z, in slices.
+    fn radius(&self) -> usize {
+        self.passes.kernels[2].len() - 1
     }
 
     fn plane(&self) -> usize {
@@ -203,6 +283,18 @@ impl Stream {
             target: self.target,
         }
     }
+}
+
+/// Nearly equal parts of each 3-D volume of `nz` slices, about `thick` where the volume is; several radii, since a slab's pass
+/// along z reads a radius beyond both its sides.
+fn slabs(slices: usize, nz: usize, thick: usize) -> Vec<Range<usize>> {
+    let count = nz.div_ceil(thick.clamp(1, nz));
+    (0..slices)
+        .step_by(nz)
+        .flat_map(|first| {
+            (0..count).map(move |slab| first + nz * slab / count..first + nz * (slab + 1) / count)
+        })
+        .collect()
 }
 
 impl Passes {
@@ -221,5 +313,78 @@ impl Passes {
                 Conversion::Cast
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::gaussian::Gaussian;
+
+    /// Checks, for every slab that is the first unfinished one, that it has room itself, that as many slabs as there are
+    /// threads have room at once, and that a slab has room exactly if its result lies on no slice that is still read.
+    /// Returns whether the result takes the input's place at all.
+    fn places_are_free(shape: &[usize], sigma: f64, threads: usize) -> bool {
+        let mut volume = Volume {
+            shape: shape.to_vec(),
+            voxel_size_mm: [1.0; 3],
+            datatype: Datatype::Int16,
+            ..Volume::default()
+        };
+        let bytes = volume.len() * volume.datatype.size_bytes();
+        volume.voxels.resize_for_overwrite(bytes);
+        let filter = Filter::Gaussian(Gaussian::from_sigma_vox(sigma));
+        let output = OutputSpec::default();
+        let mut scratch = Scratch::default();
+        let stream = Stream::begin(&filter, &output, &mut volume, &mut scratch, threads)
+            .unwrap()
+            .unwrap();
+        let slabs = stream.slabs();
+        assert!(slabs.iter().flat_map(Clone::clone).eq(0..stream.slices()));
+        let Some(lead) = stream.lead else {
+            return false;
+        };
+        let read_by = |slab: &Range<usize>| {
+            let volume_start = slab.start / shape[2] * shape[2];
+            let from = slab.start.saturating_sub(stream.radius());
+            from.max(volume_start)..stream.needed_for(slab)
+        };
+        for unfinished in 0..slabs.len() {
+            let rest = &slabs[unfinished..];
+            let still_read: Vec<usize> = rest.iter().flat_map(read_by).map(|k| lead + k).collect();
+            let room: Vec<bool> = rest
+                .iter()
+                .map(|slab| stream.has_room(slab, unfinished))
+                .collect();
+            for (slab, &has_room) in rest.iter().zip(&room) {
+                let before_all = still_read.iter().all(|&place| slab.end <= place);
+                assert_eq!(has_room, before_all, "{slab:?} of {slabs:?}");
+                assert!(!has_room || !still_read.iter().any(|place| slab.contains(place)));
+            }
+            let at_once = room.iter().take_while(|&&has_room| has_room).count();
+            assert!(at_once >= threads.min(rest.len()), "{at_once} at once");
+        }
+        stream.finish(&mut volume);
+        assert_eq!(volume.voxels.as_bytes().len(), bytes);
+        true
+    }
+
+    #[test]
+    fn a_result_in_the_inputs_place_falls_on_nothing_that_is_still_read() {
+        for (shape, sigma) in [
+            (&[128, 128, 200][..], 2.0),
+            (&[64, 64, 100, 5], 2.0),
+            (&[300, 200, 90, 2], 0.5),
+            (&[512, 512, 150], 4.0),
+        ] {
+            for threads in 1..4 {
+                assert!(
+                    places_are_free(shape, sigma, threads),
+                    "{shape:?} {threads}"
+                );
+            }
+        }
+        // So thin that the result would lie a whole volume ahead.
+        assert!(!places_are_free(&[512, 512, 20], 2.0, 2));
     }
 }

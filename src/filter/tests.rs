@@ -126,17 +126,17 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
                 volume.scaling,
             );
         }
-        for thick in [1, 3] {
+        for threads in [1, 2, 3] {
             let mut scratch = Scratch {
                 isa,
                 ..Scratch::default()
             };
             let mut streamed = copy(volume);
-            if stream(gaussian, output, &mut streamed, &mut scratch, thick) {
+            if stream(gaussian, output, &mut streamed, &mut scratch, threads) {
                 assert_eq!(streamed.datatype, output.resolve(volume));
                 assert!(
                     streamed.voxels.as_bytes() == expected,
-                    "{isa:?}, slabs of {thick}, {:?} {} {:?}, {output:?}, {gaussian:?}",
+                    "{isa:?}, slabs for {threads} threads, {:?} {} {:?}, {output:?}, {gaussian:?}",
                     volume.shape,
                     volume.datatype,
                     volume.scaling,
@@ -146,37 +146,44 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     }
 }
 
-/// Filters slab by slab, each as soon as it can be done; false where that is not offered.
+/// Filters in slabs as thin as they may be, as so many threads would: all is read first, and of the slabs whose result has
+/// room the last one goes first. False where that is not offered.
 fn stream(
     gaussian: &Gaussian,
     output: &OutputSpec,
     volume: &mut Volume,
     scratch: &mut Scratch,
-    thick: usize,
+    threads: usize,
 ) -> bool {
     let filter = Filter::Gaussian(gaussian.clone());
-    let Some(stream) = Stream::begin(&filter, output, volume, scratch).unwrap() else {
+    let stored = volume.voxels.as_bytes().to_vec();
+    let begun = Stream::begin_with_slabs_of(1, &filter, output, volume, scratch, threads);
+    let Some(stream) = begun.unwrap() else {
         return false;
     };
+    // SAFETY: one thread, and the volume stays as it is; so too below.
+    unsafe { stream.unread(0..stream.slices()) }.copy_from_slice(&stored);
     let mut tile = VoxelBuffer::default();
-    let nz = stream.slices_of_volume();
-    let slabs = |first: usize| {
-        (0..nz)
-            .step_by(thick)
-            .map(move |z| first + z..first + nz.min(z + thick))
-    };
-    for first in (0..stream.slices()).step_by(nz) {
-        let mut waiting = slabs(first).peekable();
-        for slab in slabs(first) {
-            let flat = slab.end;
-            // SAFETY: one thread, in order, and the volume stays as it is.
-            unsafe { stream.in_plane(slab, &mut tile) };
-            while let Some(next) = waiting.next_if(|next| stream.needed_for(next) <= flat) {
-                // SAFETY: as above, and what it needs is flat.
-                unsafe { stream.through_planes(next, &mut tile) };
-            }
+    let slabs = stream.slabs();
+    let (mut flat, mut unfinished) = (0, 0);
+    while unfinished < slabs.len() {
+        let have_room = slabs[unfinished..]
+            .iter()
+            .take_while(|slab| stream.has_room(slab, unfinished))
+            .count();
+        assert!(have_room >= threads.min(slabs.len() - unfinished));
+        let now = unfinished..unfinished + have_room;
+        let needed = stream.needed_for(&slabs[now.end - 1]);
+        while flat < slabs.len() && slabs[flat].start < needed {
+            // SAFETY: as above, all slices are read.
+            unsafe { stream.in_plane(slabs[flat].clone(), &mut tile) };
+            flat += 1;
         }
-        assert_eq!(waiting.next(), None);
+        for slab in slabs[now.clone()].iter().rev() {
+            // SAFETY: as above, what it needs is flat, and it has room.
+            unsafe { stream.through_planes(slab.clone(), &mut tile) };
+        }
+        unfinished = now.end;
     }
     stream.finish(volume);
     true

@@ -2,9 +2,9 @@
 //! compressed.
 //!
 //! One thread, the leader, reads the file; inflating cannot be shared. The others follow it slab by slab: smooth along x and
-//! y, then along z into a second buffer, then compress whole chunks of the result. What is nearest to the end goes first.
-//! The leader joins them when it has read everything. Chunks are the same whoever compresses them, so the file has the bytes
-//! that one thread gives it.
+//! y, then along z to where the result belongs, then compress whole chunks of it. What is nearest to the end goes first. The
+//! leader joins them when it has read everything. Chunks are the same whoever compresses them, so the file has the bytes that
+//! one thread gives it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,9 +15,6 @@ use std::time::Instant;
 use crate::filter::Stream;
 use crate::image_io::{Chunk, ChunkEncoder, CompressionLevel, GrowingFile, ImageError};
 use crate::volume::VoxelBuffer;
-
-/// A slab has at least about so many bytes, so that taking the next one costs little beside doing it.
-const SLAB_BYTES: usize = 1 << 20;
 
 /// What one thread needs of its own; kept from image to image.
 pub(super) struct Member {
@@ -38,7 +35,7 @@ impl Member {
 /// Where the result's bytes are.
 enum Content<'a> {
     /// They come out of the filter.
-    Stream(Stream),
+    Stream(Box<Stream>),
     /// They are all there.
     Ready(&'a [u8]),
 }
@@ -46,7 +43,6 @@ enum Content<'a> {
 /// What is to be done.
 struct Work<'a> {
     content: Content<'a>,
-    slabs: Vec<Range<usize>>,
     result_bytes: usize,
     /// Bytes of a voxel of the result.
     voxel_bytes: usize,
@@ -137,8 +133,7 @@ impl<'a> Board<'a> {
         let result_bytes = stream.slices() * stream.result_slice_bytes();
         let voxel_bytes = stream.result_type().size_bytes();
         let work = Work::new(
-            slabs(&stream),
-            Content::Stream(stream),
+            Content::Stream(Box::new(stream)),
             result_bytes,
             voxel_bytes,
             members,
@@ -157,20 +152,14 @@ impl<'a> Board<'a> {
         file: GrowingFile,
         members: usize,
     ) {
-        let work = Work::new(
-            Vec::new(),
-            Content::Ready(result),
-            result.len(),
-            voxel_bytes,
-            members,
-        );
+        let work = Work::new(Content::Ready(result), result.len(), voxel_bytes, members);
         self.begin(work, file);
     }
 
     fn begin(&self, work: Work<'a>, file: GrowingFile) {
         let mut progress = self.progress();
-        progress.in_plane.done = vec![false; work.slabs.len()];
-        progress.through_planes.done = vec![false; work.slabs.len()];
+        progress.in_plane.done = vec![false; work.slabs().len()];
+        progress.through_planes.done = vec![false; work.slabs().len()];
         progress.file = Some(file);
         assert!(self.work.set(work).is_ok(), "a board is for one image");
         drop(progress);
@@ -185,9 +174,8 @@ impl<'a> Board<'a> {
         match self.work.get() {
             Some(Work {
                 content: Content::Stream(stream),
-                slabs,
                 ..
-            }) => (slabs, stream),
+            }) => (stream.slabs(), stream),
             _ => panic!("only a stream is read"),
         }
     }
@@ -218,7 +206,7 @@ impl<'a> Board<'a> {
                 Task::InPlane(slab) => {
                     if let Content::Stream(stream) = &work.content {
                         // SAFETY: the slab was read, as `next` saw, and it is given to nobody else.
-                        unsafe { stream.in_plane(work.slabs[slab].clone(), &mut member.tile) };
+                        unsafe { stream.in_plane(stream.slabs()[slab].clone(), &mut member.tile) };
                     }
                     self.filtered(begun, |progress| progress.in_plane.finish(slab));
                 }
@@ -226,7 +214,7 @@ impl<'a> Board<'a> {
                     if let Content::Stream(stream) = &work.content {
                         // SAFETY: all that it needs is through `in_plane`, as `next` saw, and it is given to nobody else.
                         unsafe {
-                            stream.through_planes(work.slabs[slab].clone(), &mut member.tile);
+                            stream.through_planes(stream.slabs()[slab].clone(), &mut member.tile);
                         }
                     }
                     self.filtered(begun, |progress| progress.through_planes.finish(slab));
@@ -327,7 +315,7 @@ impl<'a> Board<'a> {
                 (None, file) => Ok(file.expect("work begins with a file")),
             },
             stream: match content {
-                Some(Content::Stream(stream)) => Some(stream),
+                Some(Content::Stream(stream)) => Some(*stream),
                 _ => None,
             },
             spent: progress.spent,
@@ -366,16 +354,9 @@ pub(super) fn start<'scope, 'board: 'scope>(
 }
 
 impl<'a> Work<'a> {
-    fn new(
-        slabs: Vec<Range<usize>>,
-        content: Content<'a>,
-        result_bytes: usize,
-        voxel_bytes: usize,
-        members: usize,
-    ) -> Self {
+    fn new(content: Content<'a>, result_bytes: usize, voxel_bytes: usize, members: usize) -> Self {
         Work {
             content,
-            slabs,
             result_bytes,
             voxel_bytes,
             chunks: result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES),
@@ -383,11 +364,19 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The parts of a stream.
+    fn slabs(&self) -> &[Range<usize>] {
+        match &self.content {
+            Content::Stream(stream) => stream.slabs(),
+            Content::Ready(_) => &[],
+        }
+    }
+
     /// The task that is nearest to the end of those that can be done now.
     fn next(&self, progress: &mut Progress) -> Option<Task> {
         let slices_until = |steps: &Steps| match steps.until {
             0 => 0,
-            slab => self.slabs[slab - 1].end,
+            slab => self.slabs()[slab - 1].end,
         };
         let (bytes_ready, stream) = match &self.content {
             Content::Ready(result) => (result.len(), None),
@@ -410,14 +399,15 @@ impl<'a> Work<'a> {
         }
         let stream = stream?;
         let through = progress.through_planes.taken;
-        if let Some(slab) = self.slabs.get(through)
+        if let Some(slab) = stream.slabs().get(through)
             && stream.needed_for(slab) <= slices_until(&progress.in_plane)
+            && stream.has_room(slab, progress.through_planes.until)
         {
             progress.through_planes.taken += 1;
             return Some(Task::ThroughPlanes(through));
         }
         let flat = progress.in_plane.taken;
-        if let Some(slab) = self.slabs.get(flat)
+        if let Some(slab) = stream.slabs().get(flat)
             && slab.end <= progress.read
         {
             progress.in_plane.taken += 1;
@@ -425,20 +415,4 @@ impl<'a> Work<'a> {
         }
         None
     }
-}
-
-/// The slabs of a stream: nearly equal parts of each 3-D volume, several radii thick where the volume is, since a slab's pass
-/// along z reads a radius beyond both its sides.
-fn slabs(stream: &Stream) -> Vec<Range<usize>> {
-    let nz = stream.slices_of_volume();
-    let thick = (2 * stream.radius())
-        .max(SLAB_BYTES.div_ceil(stream.unread_slice_bytes()))
-        .clamp(1, nz);
-    let count = nz.div_ceil(thick);
-    (0..stream.slices())
-        .step_by(nz)
-        .flat_map(|first| {
-            (0..count).map(move |slab| first + nz * slab / count..first + nz * (slab + 1) / count)
-        })
-        .collect()
 }
