@@ -1,8 +1,11 @@
 """Measures what commands cost, in CPU seconds and wall seconds, pinned; and says what machine this is."""
 
+import mmap
 import os
 import platform
+import shutil
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 
@@ -11,6 +14,13 @@ ONE_THREAD = {
     name: "1"
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 }
+
+
+# More memory than any of the programs takes.
+MEMORY_BYTES = 1 << 30
+# A file system in memory, and the room that a study's files need there beside that memory.
+IN_MEMORY = "/dev/shm"
+ROOM_BYTES = 6 << 30
 
 
 @dataclass
@@ -52,6 +62,27 @@ def cost(commands, cpus=None, env=None):
         total.system_s += usage.ru_stime
         total.wall_s += time.perf_counter() - begun
     return total
+
+
+def scratch(prefix):
+    """A temporary folder in memory where that has room; elsewhere with `TMPDIR`, or where memory is scarce.
+
+    A disk's interrupts, when it writes back what a program left to it, are charged to whichever program runs then."""
+    free = shutil.disk_usage(IN_MEMORY).free if os.access(IN_MEMORY, os.W_OK) else 0
+    with open("/proc/meminfo") as file:
+        available = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
+    chosen = IN_MEMORY if "TMPDIR" not in os.environ and min(free, available - MEMORY_BYTES) > ROOM_BYTES else None
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=chosen)
+
+
+def touch_memory():
+    """Uses as much memory as a program may take and frees it, so that each program finds the same.
+
+    A virtual machine may give free memory back to its host; then whoever takes it next pays for getting it again, which is
+    several times what the program itself costs the system, and falls on one program or the other by chance."""
+    with mmap.mmap(-1, MEMORY_BYTES) as memory:
+        for start in range(0, MEMORY_BYTES, mmap.PAGESIZE):
+            memory[start] = 1
 
 
 def machine():

@@ -5,7 +5,8 @@ usage: side_by_side.py OUTPUT_FOLDER [--quick]    writes side_by_side.csv and si
 Each program smooths 2 images and then 12 at a sigma of 2 voxels; a tenth of the difference is what a further image costs, so
 starting up drops out (but of programs that take one image a call). All programs take turns in every round, so that
 a busy moment of the machine meets all of them; ratios are made within a round. The floor is gzip's work alone, by the
-fastest codec there is: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes.
+fastest codec there is: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes. Files lie in
+memory where there is room, so that no disk is measured; the environment variable TMPDIR says another place.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,8 +159,9 @@ def main():
     cpu = max(os.sched_getaffinity(0))
     rows, sizes = [], {}
     about = measure.machine()
-    with tempfile.TemporaryDirectory(prefix="niimpi-bench-") as scratch:
+    with measure.scratch("niimpi-bench-") as scratch:
         scratch = Path(scratch)
+        about["files"] = "in memory" if scratch.is_relative_to(measure.IN_MEMORY) else "on a disk"
         for case in CASES:
             images, raw = make_images(scratch, case)
             for turn in range(rounds):
@@ -174,6 +175,7 @@ def main():
                     for count in (FEW, MANY):
                         shutil.rmtree(out, ignore_errors=True)
                         out.mkdir()
+                        measure.touch_memory()
                         costs.append(measure.cost(program.commands(images[:count], out, raw), {cpu}, measure.ONE_THREAD))
                     few, many = costs
                     row = {
