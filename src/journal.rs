@@ -189,7 +189,7 @@ fn is_zero(count: &u64) -> bool {
 pub struct SampleLine {
     /// When, seconds since 1970.
     pub unix_s: f64,
-    /// CPU seconds of all its threads.
+    /// CPU seconds of all its threads since the run's start.
     pub cpu_s: f64,
     /// Bytes of memory that it holds now.
     pub rss_bytes: u64,

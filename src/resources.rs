@@ -45,6 +45,26 @@ pub fn cpu_seconds() -> f64 {
     })
 }
 
+/// CPU seconds from a moment on.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuMeter {
+    before_s: f64,
+}
+
+impl CpuMeter {
+    /// Counts from now on.
+    pub fn start() -> Self {
+        CpuMeter {
+            before_s: cpu_seconds(),
+        }
+    }
+
+    /// CPU seconds that all threads of this process have used since then, user and system.
+    pub fn seconds(&self) -> f64 {
+        cpu_seconds() - self.before_s
+    }
+}
+
 /// The most memory that this process has held at any moment (resident set, high-water mark), in bytes.
 ///
 /// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is inherited from the
@@ -211,6 +231,24 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert!(!affinity().is_empty());
+    }
+
+    #[test]
+    fn a_meter_leaves_out_what_was_used_before_it() {
+        let use_up = |from: f64| {
+            while cpu_seconds() - from < 0.02 {
+                std::hint::black_box(0_u64);
+            }
+        };
+        use_up(cpu_seconds());
+        let before = cpu_seconds();
+        let meter = CpuMeter::start();
+        let after = cpu_seconds();
+        use_up(after);
+        let counted = meter.seconds();
+        let all = cpu_seconds();
+        assert!(counted >= 0.02 - 1e-9, "{counted}");
+        assert!(counted <= all - before, "{counted} {before} {all}");
     }
 
     #[test]

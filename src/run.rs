@@ -37,6 +37,7 @@ use crate::image_list::ListRequest;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
+use crate::resources::CpuMeter;
 use crate::{comm, console, slurm};
 
 /// Exit code: every image is done.
@@ -124,6 +125,7 @@ impl Clock {
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     let started = SystemTime::now();
     let begun = Instant::now();
+    let cpu = CpuMeter::start();
     let is_root = comm.rank() == ROOT;
 
     let plan = match plan::agree(comm, config, begun) {
@@ -156,7 +158,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     if plan.earlier_run {
         remove_stale_parts(comm.rank(), &plan);
     }
-    let records = coordinate::work(comm, config, &plan, &journal, stop);
+    let records = coordinate::work(comm, config, &plan, &journal, stop, cpu);
     let exit_code = records.map(|work| {
         let facts = RunFacts {
             command: config.command.clone(),

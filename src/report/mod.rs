@@ -152,7 +152,7 @@ pub struct RankRecord {
     pub cpus: usize,
     /// From the run's start until its last image was done, seconds.
     pub elapsed_s: f64,
-    /// CPU seconds of all its threads.
+    /// CPU seconds of all its threads since the run's start.
     pub cpu_s: f64,
     /// Its highest resident memory.
     pub max_rss_bytes: u64,
@@ -274,7 +274,7 @@ pub struct RankRow {
     pub idle_s: f64,
     /// From the run's start until its last image was done.
     pub elapsed_s: f64,
-    /// CPU seconds of all its threads.
+    /// CPU seconds of all its threads since the run's start.
     pub cpu_s: f64,
     /// CPU seconds / (elapsed × CPUs of the rank).
     pub cpu_efficiency: f64,

@@ -21,7 +21,7 @@ use crate::image_job::FailureKind;
 use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};
-use crate::resources;
+use crate::resources::{self, CpuMeter};
 
 /// How long the main thread waits for its workers between two looks at messages while requests may come.
 const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
@@ -78,6 +78,7 @@ pub(super) fn work(
     plan: &Plan,
     journal: &Journal,
     stop: &AtomicBool,
+    cpu: CpuMeter,
 ) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
@@ -142,7 +143,8 @@ pub(super) fn work(
             comm,
             queue: &queue,
             journal,
-            sampler: Sampler::new(journal, config.sample_s),
+            sampler: Sampler::new(journal, cpu, config.sample_s),
+            cpu,
             events,
             stop,
             images: Vec::new(),
@@ -175,6 +177,7 @@ struct Own<'a, C: Communicator> {
     queue: &'a TaskQueue,
     journal: &'a Journal,
     sampler: Sampler<'a>,
+    cpu: CpuMeter,
     events: Receiver<Event>,
     stop: &'a AtomicBool,
     images: Vec<ImageRecord>,
@@ -296,7 +299,7 @@ impl<C: Communicator> Own<'_, C> {
             threads: plan.threads[rank],
             cpus: plan.cpus[rank],
             elapsed_s: plan.clock().now_s(),
-            cpu_s: resources::cpu_seconds(),
+            cpu_s: self.cpu.seconds(),
             max_rss_bytes: resources::peak_rss_bytes(),
             images: std::mem::take(&mut self.images),
         }

@@ -4,20 +4,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::journal::{Journal, Line, SampleLine, short, unix_s};
 use crate::report::{ImageRecord, Status};
-use crate::resources;
+use crate::resources::{self, CpuMeter};
 
 /// A rank's sampler. It has no thread: the main thread asks it each time around.
 pub(super) struct Sampler<'a> {
     journal: &'a Journal,
+    cpu: CpuMeter,
     every: Option<Duration>,
     next: Instant,
 }
 
 impl<'a> Sampler<'a> {
-    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`.
-    pub(super) fn new(journal: &'a Journal, every_s: Option<f64>) -> Self {
+    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`. `cpu` counts from the run's start.
+    pub(super) fn new(journal: &'a Journal, cpu: CpuMeter, every_s: Option<f64>) -> Self {
         Self {
             journal,
+            cpu,
             // What is too long for a duration never comes round again.
             every: every_s.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)),
             next: Instant::now(),
@@ -53,7 +55,7 @@ impl<'a> Sampler<'a> {
         let count = |status| images.iter().filter(|image| image.status == status).count();
         self.journal.write(&Line::Sample(SampleLine {
             unix_s: unix_s(SystemTime::now()),
-            cpu_s: short(resources::cpu_seconds()),
+            cpu_s: short(self.cpu.seconds()),
             rss_bytes: resources::rss_bytes(),
             done: count(Status::Done),
             failed: count(Status::Failed),

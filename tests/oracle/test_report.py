@@ -71,6 +71,15 @@ def test_every_key_has_its_type(finished):
         check(record, IMAGE, "images[]")
 
 
+def test_no_more_cpu_time_than_the_cpus_have(tmp_path):
+    """Starting MPI takes more of it than a few small images, and is no part of the run."""
+    images.series(tmp_path / "in", 1, shape=(40, 41, 42))
+    report = smooth(tmp_path / "in", tmp_path / "out", "--sigma=2", ranks=RANKS, threads=1).report
+    for row in [report["totals"], *report["ranks"]]:
+        # Both clocks are read one after the other, and the run is only milliseconds long.
+        assert 0 < row["cpu_efficiency"] <= 1.2, row
+
+
 def test_what_was_run(finished):
     report = finished.report
     assert report["schema"] == "niimpi-report/1"
