@@ -269,10 +269,10 @@ impl<S: Voxel> Job for Load<'_, S> {
         // The row of a position; the boundary's positions below 0 have rows too.
         let row_of = |position: usize| position + radius - start;
         let groups = lines.count.div_ceil(LANES);
-        for group in self.work.tile.chunks_exact_mut(rows * LANES).take(groups) {
-            let (rows, _) = group.as_chunks_mut::<LANES>();
-            let inner = rows[row_of(window.start)..][..window.len()].as_flattened_mut();
-            if let Some(Scaling { slope, intercept }) = pass.scaling {
+        if let Some(Scaling { slope, intercept }) = pass.scaling {
+            for group in self.work.tile.chunks_exact_mut(rows * LANES).take(groups) {
+                let (rows, _) = group.as_chunks_mut::<LANES>();
+                let inner = rows[row_of(window.start)..][..window.len()].as_flattened_mut();
                 if slope != 1.0 {
                     inner.iter_mut().for_each(|number| *number *= slope);
                 }
@@ -280,14 +280,29 @@ impl<S: Voxel> Job for Load<'_, S> {
                     inner.iter_mut().for_each(|number| *number += intercept);
                 }
             }
-            for row in (0..row_of(window.start)).chain(row_of(window.end)..len + 2 * radius) {
-                let position = (row + start) as isize - radius as isize;
-                rows[row] = match pass.boundary.source(position, lines.len) {
-                    Some(source) => rows[row_of(source)],
-                    None => [pass.cval; LANES],
-                };
-            }
         }
+        let (tile, _) = self.work.tile.as_chunks_mut::<LANES>();
+        let tile = &mut tile[..groups * rows];
+        // Where a row comes from takes longer to find out than to copy it, so all groups are done at once.
+        let mut fill = |beyond: Range<usize>| {
+            for row in beyond {
+                let position = (row + start) as isize - radius as isize;
+                match pass.boundary.source(position, lines.len).map(row_of) {
+                    Some(from) => {
+                        for group in 0..groups {
+                            tile[group * rows + row] = tile[group * rows + from];
+                        }
+                    }
+                    None => {
+                        for group in 0..groups {
+                            tile[group * rows + row] = [pass.cval; LANES];
+                        }
+                    }
+                }
+            }
+        };
+        fill(0..row_of(window.start));
+        fill(row_of(window.end)..len + 2 * radius);
     }
 }
 
