@@ -3,12 +3,14 @@ machine that does nothing else; what it prints goes into docs/scaling."""
 
 import json
 import os
+import shutil
+import statistics
 
 import pytest
 
 import program
 from conftest import synth
-from program import HAS_RANKS, run, smooth
+from program import HAS_RANKS, run
 
 pytestmark = [pytest.mark.validation, pytest.mark.timeout(7200)]
 
@@ -28,9 +30,31 @@ def images(request, tmp_path_factory):
     return request.param, folder
 
 
-def test_a_pilot_of_20_predicts_400(images, tmp_path, record_property):
+# A machine is steady when no run of 400 differs by more than this from the one before it. On one that is not, nothing predicts
+# each run within 15 %, not even the run before, whose figures are printed beside; there half of the predictions must.
+STEADY = 0.10
+
+
+def full_run(folder, tmp_path, ranks):
+    """All 400 images, synced as the pilot's are: the report."""
+    report = tmp_path / "r.json"
+    out = tmp_path / f"out_{ranks}"
+    words = ["smooth", folder, "--output", out, "--sigma", "2", "--threads", "1", "--report", report]
+    finished = run([str(word) for word in words], ranks, timeout=600)
+    assert finished.code == 0, finished
+    shutil.rmtree(out)
+    return json.loads(report.read_text())
+
+
+def within(turns, what):
+    """In how many turns a time lay within 15 %."""
+    return sum(abs(turn[what]) <= 0.15 for turn in turns)
+
+
+def test_a_pilot_of_20_predicts_400(images, tmp_path):
     name, folder = images
-    lines, held, far, memory = [], {r: 0 for r in RANKS}, {r: [] for r in RANKS}, {r: [] for r in RANKS}
+    lines, turns = [], {ranks: [] for ranks in RANKS}
+    before = {ranks: full_run(folder, tmp_path, ranks)["elapsed_s"] for ranks in RANKS}
     for turn in range(TIMES):
         words = ["plan", folder, "--sigma", "2", "--pilot", "20", "--ranks", ",".join(map(str, RANKS))]
         words += ["--cpus-per-node", "2", "--json", tmp_path / "p.json", "--output", tmp_path / "pilot", "--quiet"]
@@ -39,31 +63,33 @@ def test_a_pilot_of_20_predicts_400(images, tmp_path, record_property):
         configurations = json.loads((tmp_path / "p.json").read_text())["configurations"]
         for ranks in RANKS:
             predicted = next(c for c in configurations if c["ranks"] == ranks)
-            # With --no-sync left out, as the pilot did.
-            words = ["smooth", folder, "--output", tmp_path / f"out_{turn}_{ranks}", "--sigma", "2", "--threads", "1"]
-            report = tmp_path / "r.json"
-            finished = run([str(word) for word in [*words, "--report", report]], ranks, timeout=600)
-            assert finished.code == 0, finished
-            actual = json.loads(report.read_text())
+            actual = full_run(folder, tmp_path, ranks)
             elapsed = actual["elapsed_s"]
-            held[ranks] += predicted["elapsed_low_s"] <= elapsed <= predicted["elapsed_high_s"]
-            far[ranks].append(predicted["elapsed_s"] / elapsed - 1)
-            memory[ranks].append(predicted["rss_per_rank_bytes"] / actual["totals"]["max_rss_bytes"] - 1)
+            turns[ranks].append({
+                "held": predicted["elapsed_low_s"] <= elapsed <= predicted["elapsed_high_s"],
+                "off": predicted["elapsed_s"] / elapsed - 1,
+                "machine": before[ranks] / elapsed - 1,
+                "memory": predicted["rss_per_rank_bytes"] / actual["totals"]["max_rss_bytes"] - 1,
+            })  # fmt: skip
+            last = turns[ranks][-1]
             lines.append(
                 f"{name}, {ranks} ranks, turn {turn + 1}: predicted {predicted['elapsed_s']:.2f} s "
-                f"({predicted['elapsed_low_s']:.2f} to {predicted['elapsed_high_s']:.2f}), took {elapsed:.2f} s; memory "
-                f"{memory[ranks][-1]:+.1%}"
+                f"({predicted['elapsed_low_s']:.2f} to {predicted['elapsed_high_s']:.2f}), took {elapsed:.2f} s, and "
+                f"{before[ranks]:.2f} s before the pilot; memory {last['memory']:+.1%}"
             )
-            for path in (tmp_path / f"out_{turn}_{ranks}").rglob("*.nii.gz"):
-                path.unlink()
+            before[ranks] = elapsed
     print("\n".join(lines))
-    for ranks in RANKS:
-        within = sum(abs(value) <= 0.15 for value in far[ranks])
+    for ranks, told in turns.items():
         print(
-            f"{name}, {ranks} ranks: the interval held {held[ranks]} of {TIMES}; {within} of {TIMES} within 15 %, the furthest "
-            f"{max(far[ranks], key=abs):+.1%}; memory {min(memory[ranks]):+.1%} to {max(memory[ranks]):+.1%}"
+            f"{name}, {ranks} ranks: the interval held {sum(turn['held'] for turn in told)} of {TIMES}; {within(told, 'off')} of "
+            f"{TIMES} predictions within 15 % (median {statistics.median(turn['off'] for turn in told):+.1%}, furthest "
+            f"{max((turn['off'] for turn in told), key=abs):+.1%}); the run before the pilot was within 15 % in "
+            f"{within(told, 'machine')} (furthest {max((turn['machine'] for turn in told), key=abs):+.1%}); "
+            f"memory {min(turn['memory'] for turn in told):+.1%} to {max(turn['memory'] for turn in told):+.1%}"
         )
-    for ranks in RANKS:
-        assert min(memory[ranks]) >= 0 and max(memory[ranks]) <= 0.10
-        assert held[ranks] >= 0.85 * TIMES
-        assert all(abs(value) <= 0.15 for value in far[ranks])
+    for told in turns.values():
+        assert all(0 <= turn["memory"] <= 0.10 for turn in told)
+        assert sum(turn["held"] for turn in told) >= 0.85 * TIMES
+        is_steady = all(abs(turn["machine"]) <= STEADY for turn in told)
+        assert within(told, "off") >= (TIMES if is_steady else TIMES / 2)
+        assert abs(statistics.median(turn["off"] for turn in told)) <= 0.10
