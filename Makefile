@@ -122,11 +122,11 @@ docs-check: build ## links, commands and docs/usage.md say what is so
 	@.ci/install lint
 	@$(with) python3 .ci/docs_check.py
 
-bench: ## niimpi beside other programs, and how its cost grows; writes docs/benchmarks/<date> (quarter of an hour)
+bench: ## niimpi beside other programs, and how its cost grows; writes docs/benchmarks/<date> (half an hour)
 	@.ci/install build && .ci/install bench
 	@$(with) $(limit) 20m cargo build --release --locked
-	@$(with) $(limit) 20m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
-	@$(with) $(limit) 20m .venv-bench/bin/python benches/growth.py $(BENCH)
+	@$(with) $(limit) 40m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
+	@$(with) $(limit) 40m .venv-bench/bin/python benches/growth.py $(BENCH)
 	@.venv-bench/bin/python benches/page.py $(BENCH)
 	@echo 'Figures, tables and plot are in $(BENCH).'
 

@@ -13,8 +13,8 @@ use crate::filter::gaussian::PerAxis;
 use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
-    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, ReadSummary,
-    Workspace, WriteOptions, WriteSummary,
+    Cause, CompressionLevel, Fetched, GrowingFile, Header, Image, ImageError, NamelessOutput,
+    ReadSummary, Workspace, WriteOptions, WriteSummary,
 };
 use crate::report::{FilterDescription, Stage, printable};
 use crate::volume::{Datatype, Volume};
@@ -238,24 +238,25 @@ impl<'a> ImageWorker<'a> {
         output: &Path,
         taken: &mut Taken,
     ) -> Result<(), Failure> {
-        let made = self.make(input, output, taken)?;
+        let made = self.make(input, None, output, taken)?;
         publish(made, taken)
     }
 
     /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
-    /// one, in another thread perhaps, since that waits for the disk.
+    /// one, in another thread perhaps, since that waits for the disk. `fetched` is the input's opened file, where there is one.
     ///
     /// # Errors
     /// Those of [`ImageWorker::process`].
     pub fn make(
         &mut self,
         input: &Path,
+        mut fetched: Option<Fetched>,
         output: &Path,
         taken: &mut Taken,
     ) -> Result<NamelessOutput, Failure> {
         if !self.members.is_empty() {
             self.need_memory(true);
-            let done = self.process_together(input, output, taken);
+            let done = self.process_together(input, fetched.take(), output, taken);
             self.need_memory(false);
             match done {
                 // It may still fit when the result takes the input's place.
@@ -269,7 +270,7 @@ impl<'a> ImageWorker<'a> {
             }
         }
         let begun = Instant::now();
-        let read = self.workspace.read(input, &mut self.image);
+        let read = self.workspace.read_fetched(input, fetched, &mut self.image);
         taken.read_s = begun.elapsed().as_secs_f64();
         self.was_read(input, read, taken)?;
         self.filter_and_write(input, output, taken)
@@ -298,6 +299,7 @@ impl<'a> ImageWorker<'a> {
     fn process_together(
         &mut self,
         input: &Path,
+        fetched: Option<Fetched>,
         output: &Path,
         taken: &mut Taken,
     ) -> Result<Option<NamelessOutput>, Failure> {
@@ -309,7 +311,7 @@ impl<'a> ImageWorker<'a> {
         let read = std::thread::scope(|scope| {
             let _end = EndOnDrop(&board);
             let Some((own, others)) = members.split_first_mut() else {
-                return self.workspace.read(input, &mut self.image);
+                return self.workspace.read_fetched(input, fetched, &mut self.image);
             };
             team::start(scope, &board, others);
             let Self {
@@ -320,7 +322,7 @@ impl<'a> ImageWorker<'a> {
                 job,
                 ..
             } = self;
-            let read = workspace.read_with(input, image, &mut |header, volume, next| {
+            let read = workspace.read_with(input, fetched, image, &mut |header, volume, next| {
                 let begun =
                     begin_together(job, header, volume, scratch, count, output, folder_made);
                 let Some((stream, file)) = begun else {

@@ -7,6 +7,7 @@ mod dry_run;
 mod memory;
 mod plan;
 mod progress;
+mod queue;
 mod read_ahead;
 mod request;
 mod resume;

@@ -1,6 +1,6 @@
 //! Statistics: means and spreads, Student's quantiles, straight lines, and Amdahl's law fitted to speed-ups.
 
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 /// Mean and spread of repeated measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,6 +49,11 @@ pub fn student_factor(coverage: f64, degrees: usize) -> f64 {
     StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |student| {
         student.inverse_cdf(0.5 + coverage / 2.0)
     })
+}
+
+/// How many standard deviations above the mean of a normal distribution a part of `below` (0 to 1) of it ends.
+pub fn normal_quantile(below: f64) -> f64 {
+    Normal::standard().inverse_cdf(below)
 }
 
 /// A straight line y = intercept + slope · x.

@@ -45,7 +45,10 @@ impl Boundary {
         if (0..=last).contains(&position) {
             return Some(position as usize);
         }
+        // Less than a line's length away, as nearly always, no division is needed.
         let index = match self {
+            Boundary::Reflect if (-last - 1..0).contains(&position) => -1 - position,
+            Boundary::Reflect if (0..2 * last + 2).contains(&position) => 2 * last + 1 - position,
             Boundary::Reflect => {
                 let phase = position.rem_euclid(2 * (last + 1));
                 phase.min(2 * last + 1 - phase)
@@ -53,6 +56,8 @@ impl Boundary {
             Boundary::Nearest => position.clamp(0, last),
             // A line of one voxel has no centre to mirror about but its own: the voxel repeats.
             Boundary::Mirror if last == 0 => 0,
+            Boundary::Mirror if (-last..0).contains(&position) => -position,
+            Boundary::Mirror if (0..2 * last).contains(&position) => 2 * last - position,
             Boundary::Mirror => {
                 let phase = position.rem_euclid(2 * last);
                 phase.min(2 * last - phase)

@@ -359,25 +359,25 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn load_u8(from: *const u8) -> Self {
-            F64x8(unsafe { _mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) })
+            F64x8(unsafe { _mm512_cvtepi64_pd(_mm512_cvtepu8_epi64(_mm_loadl_epi64(from.cast()))) })
         }
 
         #[inline(always)]
         unsafe fn load_i8(from: *const i8) -> Self {
-            F64x8(unsafe { _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) })
+            F64x8(unsafe { _mm512_cvtepi64_pd(_mm512_cvtepi8_epi64(_mm_loadl_epi64(from.cast()))) })
         }
 
         #[inline(always)]
         unsafe fn load_u16(from: *const u16) -> Self {
             F64x8(unsafe {
-                _mm512_cvtepi32_pd(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))
+                _mm512_cvtepi64_pd(_mm512_cvtepu16_epi64(_mm_loadu_si128(from.cast())))
             })
         }
 
         #[inline(always)]
         unsafe fn load_i16(from: *const i16) -> Self {
             F64x8(unsafe {
-                _mm512_cvtepi32_pd(_mm256_cvtepi16_epi32(_mm_loadu_si128(from.cast())))
+                _mm512_cvtepi64_pd(_mm512_cvtepi16_epi64(_mm_loadu_si128(from.cast())))
             })
         }
 

@@ -43,7 +43,7 @@ pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
 pub use header::{Header, Version, VoxelSizeDisagreement};
 pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use read::{
-    FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
+    Fetched, FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
     uncompressed_mtime_ns,
 };
 pub use verify::{Verifier, seems_intact};
@@ -92,12 +92,25 @@ impl Workspace {
     /// # Errors
     /// See [`Cause`]. What `image` then holds is unspecified; it can be read into again.
     pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
-        self.read_with(path, image, &mut |_header, volume, next| {
+        self.read_fetched(path, None, image)
+    }
+
+    /// [`Workspace::read`] from a file that [`read_ahead`] has opened at the same path.
+    ///
+    /// # Errors
+    /// Those of [`Workspace::read`].
+    pub fn read_fetched(
+        &mut self,
+        path: &Path,
+        fetched: Option<Fetched>,
+        image: &mut Image,
+    ) -> Result<ReadSummary, ImageError> {
+        self.read_with(path, fetched, image, &mut |_header, volume, next| {
             next(volume.voxels.as_bytes_mut())
         })
     }
 
-    /// [`Workspace::read`], but `take` fetches the voxels, and may do something with the first while the last are still to
+    /// [`Workspace::read_fetched`], but `take` fetches the voxels, and may do something with the first while the last are still to
     /// come. They are known to be sound when this returns, not earlier.
     ///
     /// # Errors
@@ -105,10 +118,11 @@ impl Workspace {
     pub fn read_with(
         &mut self,
         path: &Path,
+        fetched: Option<Fetched>,
         image: &mut Image,
         take: &mut TakeVoxels<'_>,
     ) -> Result<ReadSummary, ImageError> {
-        self.reader.read(path, image, take)
+        self.reader.read(path, fetched, image, take)
     }
 
     /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.

@@ -97,37 +97,25 @@ pub struct Probe {
     pub file_bytes: u64,
 }
 
-/// Asks the system to fetch an image's files into its cache, without waiting for them. What cannot be opened is left to the
-/// reader to complain of.
-pub fn read_ahead(path: &Path) {
-    #[cfg(target_os = "linux")]
-    {
-        let Ok(files) = Files::of(path) else { return };
-        fetch(&files.header);
-        if !files.single()
-            && let Ok(voxels) = files.voxels()
-        {
-            fetch(&voxels);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = path;
+/// An image's file, or of a pair the header's, opened before it is needed and being fetched by the system.
+pub struct Fetched {
+    file: File,
 }
 
-#[cfg(target_os = "linux")]
-fn fetch(path: &Path) {
-    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    /// Linux fetches no more than its read-ahead window at a call.
-    const STEP: u64 = 128 << 10;
-    let Ok(opened) = Opened::open(path) else {
-        return;
-    };
-    for start in (0..opened.len).step_by(STEP as usize) {
-        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-        if posix_fadvise(&opened.file, start as i64, STEP as i64, advice).is_err() {
-            return;
+/// Opens an image's file and asks the system to fetch it, or both halves of a pair, into its cache, without waiting for the
+/// content. `None` where it cannot be opened, of which the reader complains when it comes to it.
+pub fn read_ahead(path: &Path) -> Option<Fetched> {
+    let files = Files::of(path).ok()?;
+    let opened = Opened::open(&files.header).ok()?;
+    opened.fetch();
+    if !files.single() {
+        let voxels = files.voxels().and_then(|path| Opened::open(&path));
+        // What is wrong with it is said when it is read.
+        if let Ok(voxels) = voxels {
+            voxels.fetch();
         }
     }
+    Some(Fetched { file: opened.file })
 }
 
 /// Reads an image's header: a few KiB of the file, whatever its size. Neither voxels nor checksums are looked at, but a
@@ -214,12 +202,16 @@ impl Reader {
     pub fn read(
         &mut self,
         path: &Path,
+        fetched: Option<Fetched>,
         image: &mut Image,
         take: &mut TakeVoxels<'_>,
     ) -> Result<ReadSummary, ImageError> {
         let files = Files::of(path)?;
         let Image { header, volume } = image;
-        let opened = Opened::open(&files.header)?;
+        let opened = match fetched {
+            Some(fetched) => Opened::of(fetched.file, &files.header)?,
+            None => Opened::open(&files.header)?,
+        };
         let mut identity = opened.identity;
         let mut content = opened.content(&mut self.decoder);
         let at_header = |cause: Cause| cause.at(&files.header);
@@ -354,7 +346,7 @@ pub(super) struct Opened {
 
 impl Opened {
     pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let gzip = suffix_of(path)?.gzip;
+        suffix_of(path)?;
         let mut options = OpenOptions::new();
         options.read(true);
         #[cfg(unix)]
@@ -363,10 +355,14 @@ impl Opened {
             use std::os::unix::fs::OpenOptionsExt;
             options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
         }
+        let file = options.open(path);
+        Self::of(file.map_err(|error| Cause::reading(error).at(path))?, path)
+    }
+
+    /// A file that was opened at `path`, as it is now.
+    fn of(file: File, path: &Path) -> Result<Self, ImageError> {
+        let gzip = suffix_of(path)?.gzip;
         let at = |cause: Cause| cause.at(path);
-        let file = options
-            .open(path)
-            .map_err(|error| at(Cause::reading(error)))?;
         let metadata = file.metadata().map_err(|error| at(Cause::reading(error)))?;
         if metadata.is_dir() {
             return Err(at(Cause::IsDirectory));
@@ -387,6 +383,22 @@ impl Opened {
 
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Asks the system to fetch the content, without waiting for it.
+    fn fetch(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+            /// Linux fetches no more than its read-ahead window at a call.
+            const STEP: u64 = 128 << 10;
+            for start in (0..self.len).step_by(STEP as usize) {
+                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+                if posix_fadvise(&self.file, start as i64, STEP as i64, advice).is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     pub fn content(self, decoder: &mut Decoder) -> Content<'_> {

@@ -60,6 +60,8 @@ pub struct ImageSample {
     pub stage_s: [f64; 3],
     /// Which run.
     pub run: usize,
+    /// Which worker of the run: its rank, and its number there.
+    pub worker: (usize, usize),
     /// Whether it was the first of its worker, whose buffers were still empty.
     pub is_first: bool,
 }
@@ -332,7 +334,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
     }
     let (mut gaps, mut largest_bytes, mut images) = (Vec::new(), 0, 0);
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
-    for mut rows in by_worker.into_values() {
+    for (worker, mut rows) in by_worker {
         rows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
         let writing_s = writing_on_the_worker(&rows);
         let end = |place: usize| {
@@ -367,6 +369,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
                 },
                 stage_s: [image.read_s, image.filter_s, writing_s[place]],
                 run,
+                worker,
                 is_first: place == 0,
             });
         }

@@ -6,6 +6,9 @@
 //! file system can: reading and writing alone have it. With φ, W workers together come to at most 1/(c · φ) images a second.
 //! More workers than CPUs share them, so all stages take w/CPUs times as long.
 //!
+//! Workers of one run are not equally fast, since nodes and CPUs are not, or not at the same time: by how much is measured, and the
+//! slowest one ends the run.
+//!
 //! What remains after that differs between runs, and its spread is what makes the interval, by Student's t over the runs
 //! and wider the further w lies from what was measured, as of any line that is extended beyond its points.
 
@@ -66,6 +69,8 @@ pub struct Model {
     spread: Spread,
     /// Standard deviation of the logarithm of one image's time.
     pub image_sd: f64,
+    /// Standard deviation of the logarithm of a worker's time among those of its run, beyond what their images explain.
+    pub worker_sd: f64,
     /// Seconds between two images of a worker.
     pub gap_s: f64,
     /// Seconds that a worker's first image takes longer, since its buffers are still to be made.
@@ -198,6 +203,14 @@ impl Model {
         let of_runs = |value: fn(&RunSample) -> f64| -> Vec<f64> {
             measured.runs.iter().map(value).collect()
         };
+        let image_sd = Summary::of(&residuals).sd;
+        let settled = samples.iter().filter(|image| !image.is_first);
+        let over_expected = settled.filter_map(|image| {
+            let run = &measured.runs[image.run];
+            let expected = expected_s(&classes, &contention, &far_contention, &image.features, run);
+            Some((image, expected?))
+        });
+        let worker_sd = worker_spread(over_expected, image_sd);
         let launches: Vec<f64> = measured
             .runs
             .iter()
@@ -211,7 +224,8 @@ impl Model {
             far_contention_high,
             several_nodes_measured,
             spread,
-            image_sd: Summary::of(&residuals).sd,
+            image_sd,
+            worker_sd,
             gap_s: median(&of_runs(|run| run.gap_s)),
             warm_up_s: median(&first).max(0.0),
             setup_s: median(&of_runs(|run| run.setup_s)),
@@ -490,6 +504,48 @@ fn expected_s(
     (sum > 0.0).then_some(sum)
 }
 
+/// How much the workers of a run differ, over all runs: the standard deviation of the logarithm of what each took over what is
+/// expected of its images, less what the images' own noise of `image_sd` makes of it. 0 where too few runs had several.
+fn worker_spread<'a>(
+    images: impl Iterator<Item = (&'a &'a ImageSample, f64)>,
+    image_sd: f64,
+) -> f64 {
+    /// Differences between workers that are the least to tell by.
+    const FEWEST: usize = 2;
+    let mut runs: BTreeMap<usize, BTreeMap<(usize, usize), (f64, f64, f64)>> = BTreeMap::new();
+    for (image, expected_s) in images {
+        let sums = runs
+            .entry(image.run)
+            .or_default()
+            .entry(image.worker)
+            .or_default();
+        sums.0 += image.stage_s.iter().sum::<f64>();
+        sums.1 += expected_s;
+        sums.2 += 1.0;
+    }
+    let (mut squares, mut degrees) = (0.0, 0);
+    for workers in runs.values() {
+        let over: Vec<f64> = workers
+            .values()
+            .map(|(taken, expected, _)| (taken / expected).ln())
+            .filter(|over| over.is_finite())
+            .collect();
+        let count = over.len();
+        if count < 2 {
+            continue;
+        }
+        let mean = over.iter().sum::<f64>() / count as f64;
+        squares += over.iter().map(|over| (over - mean).powi(2)).sum::<f64>();
+        let of_images: f64 = workers.values().map(|(_, _, images)| 1.0 / images).sum();
+        squares -= image_sd.powi(2) * of_images * (1.0 - 1.0 / count as f64);
+        degrees += count - 1;
+    }
+    if degrees < FEWEST {
+        return 0.0;
+    }
+    (squares / degrees as f64).max(0.0).sqrt()
+}
+
 fn fit_spread(
     samples: &[&ImageSample],
     measured: &Measurements,
@@ -673,6 +729,41 @@ mod tests {
             width(thin.uncertainty(4.0, 1.0, &[features(900_000)]))
                 > width(thin.uncertainty(1.0, 1.0, &[features(900_000)]))
         );
+    }
+
+    #[test]
+    fn workers_that_are_not_equally_fast_are_seen() {
+        let with_factors = |image_spread: f64, factors: [f64; 4]| {
+            let machine = Machine {
+                image_spread,
+                run_spread: 0.0,
+                contention: 0.0,
+                ..Machine::default()
+            };
+            let mut sources = Vec::new();
+            for seed in 0..8 {
+                let mut source = machine.source(80, 4, &SIZES, seed);
+                let mut later_s = [0.0; 4];
+                for image in &mut source.report.images {
+                    let factor = factors[image.rank];
+                    image.start_s += later_s[image.rank];
+                    later_s[image.rank] +=
+                        (image.read_s + image.filter_s + image.write_s) * (factor - 1.0);
+                    image.read_s *= factor;
+                    image.filter_s *= factor;
+                    image.write_s *= factor;
+                }
+                sources.push(source);
+            }
+            Model::fit(&gather(&sources, &wanted()).unwrap())
+                .unwrap()
+                .worker_sd
+        };
+        // The standard deviation of these logarithms.
+        let apart = with_factors(0.05, [0.9, 1.0, 1.0, 1.1]);
+        assert!((apart - 0.082).abs() < 0.015, "{apart}");
+        let alike = with_factors(0.1, [1.0; 4]);
+        assert!(alike < 0.02, "{alike}");
     }
 
     #[test]

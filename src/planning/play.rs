@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use crate::partition::{Strategy, largest_first, partition};
+use crate::statistics::normal_quantile;
 
 /// How long a worker waits for an answer of the dynamic strategy: both sides look every 0.3 ms.
 const REQUEST_WAIT_S: f64 = 6e-4;
@@ -32,6 +34,31 @@ pub struct Players {
     pub strategy: Strategy,
     /// Rank 0's time for a request (dynamic).
     pub request_s: f64,
+    /// How much workers differ in speed: the standard deviation of the logarithm of what one takes.
+    pub worker_sd: f64,
+}
+
+impl Players {
+    fn workers(&self) -> usize {
+        self.ranks * self.threads
+    }
+
+    /// How many times as long as the mean each worker takes: as far apart as so many draws from a normal distribution are
+    /// expected to lie (Blom, Statistical Estimates and Transformed Beta-Variables, 1958), in an order that has nothing to do
+    /// with the list's and is always the same.
+    fn slowness(&self) -> Vec<f64> {
+        let count = self.workers();
+        let mut slowness: Vec<f64> = (0..count)
+            .map(|place| {
+                let quantile = (place as f64 + 0.625) / (count as f64 + 0.25);
+                (self.worker_sd * normal_quantile(quantile)).exp()
+            })
+            .collect();
+        let mean = slowness.iter().sum::<f64>() / count.max(1) as f64;
+        slowness.iter_mut().for_each(|worker| *worker /= mean);
+        slowness.shuffle(&mut ChaCha8Rng::seed_from_u64(2));
+        slowness
+    }
 }
 
 /// How it went.
@@ -70,24 +97,32 @@ impl Score {
 
     /// Plays it. `slow_down` makes every image longer, `gap_s` lies between images.
     pub fn play(&self, players: &Players, slow_down: f64, gap_s: f64) -> Played {
-        let image_s = |place: usize| self.seconds[place] * slow_down + gap_s;
-        let mut loads: Vec<f64> = Vec::with_capacity(players.ranks * players.threads);
+        let slowness = players.slowness();
+        let image_s = |place: usize, worker: usize| {
+            self.seconds[place] * slow_down * slowness[worker] + gap_s
+        };
+        let mut loads: Vec<f64> = Vec::with_capacity(players.workers());
         if players.strategy == Strategy::Dynamic {
-            let mut workers = Workers::new(players.ranks * players.threads);
+            let mut workers = Workers::new(players.workers());
             let mut root_free_s = 0.0_f64;
             for place in largest_first(&self.costs) {
                 let (free_s, worker) = workers.next();
                 // Rank 0 answers one request after the other.
                 root_free_s = root_free_s.max(free_s) + players.request_s;
-                workers.give_back(root_free_s + REQUEST_WAIT_S + image_s(place), worker);
+                workers.give_back(
+                    root_free_s + REQUEST_WAIT_S + image_s(place, worker),
+                    worker,
+                );
             }
             loads.extend(workers.loads());
         } else {
-            for share in partition(players.strategy, &self.costs, players.ranks) {
+            let shares = partition(players.strategy, &self.costs, players.ranks);
+            for (rank, share) in shares.into_iter().enumerate() {
                 let mut workers = Workers::new(players.threads);
                 for place in share {
                     let (free_s, worker) = workers.next();
-                    workers.give_back(free_s + image_s(place), worker);
+                    let taken_s = image_s(place, rank * players.threads + worker);
+                    workers.give_back(free_s + taken_s, worker);
                 }
                 loads.extend(workers.loads());
             }
@@ -157,6 +192,7 @@ mod tests {
             threads,
             strategy,
             request_s: 0.0,
+            worker_sd: 0.0,
         }
     }
 
@@ -185,6 +221,24 @@ mod tests {
             ..players(100, 1, Strategy::Dynamic)
         };
         assert!(list.play(&busy, 1.0, 0.0).longest_s >= 10.0);
+    }
+
+    #[test]
+    fn the_slowest_worker_ends_the_run_unless_the_others_take_its_work() {
+        let list = score(&[0.01; 4000]);
+        let ratio = |ranks, strategy| {
+            let even = players(ranks, 1, strategy);
+            let uneven = Players {
+                worker_sd: 0.1,
+                ..even
+            };
+            list.play(&uneven, 1.0, 0.0).longest_s / list.play(&even, 1.0, 0.0).longest_s
+        };
+        // The expected largest of 2 and of 10 draws lies 0.56 and 1.54 standard deviations above the mean.
+        assert!((ratio(2, Strategy::Size) - 1.056).abs() < 0.01);
+        assert!((ratio(10, Strategy::Size) - 1.16).abs() < 0.02);
+        assert!((ratio(10, Strategy::Dynamic) - 1.0).abs() < 0.02);
+        assert_eq!(ratio(1, Strategy::Size), 1.0);
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl<'a> Predictor<'a> {
             threads: setting.threads,
             strategy: self.strategy,
             request_s: self.root.request_s,
+            worker_sd: self.model.worker_sd,
         };
         self.score
             .play(&players, self.mean_slow_down(slow), self.model.gap_s)

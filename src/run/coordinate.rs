@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::memory::RankMemory;
 use super::plan::Plan;
 use super::progress::{Counts, ProgressDisplay};
+use super::queue::TaskQueue;
+use super::read_ahead::ReadAhead;
 use super::sampler::Sampler;
 use super::stop::Pace;
-use super::worker::{self, Event, TaskQueue, WorkerContext};
-use super::{Config, EXIT_PANIC, read_ahead};
+use super::worker::{self, Event, WorkerContext};
+use super::{Config, EXIT_PANIC};
 use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
 use crate::image_job::FailureKind;
 use crate::journal::Journal;
@@ -103,6 +105,7 @@ pub(super) fn work(
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
     let memory = RankMemory::new(&config.job, &threads, limit);
+    let ahead = ReadAhead::new(&queue, &plan.entries, &plan.costs, workers);
     let context = WorkerContext {
         memory: &memory,
         entries: &plan.entries,
@@ -112,6 +115,7 @@ pub(super) fn work(
         journal,
         output: &config.list.output,
         queue: &queue,
+        ahead: &ahead,
         clock: plan.clock(),
         rank,
         fault: config.fault,
@@ -132,12 +136,12 @@ pub(super) fn work(
                 });
         }
         drop(sender);
-        let ahead = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
-        let started = ahead.spawn_scoped(scope, || {
-            read_ahead::read_ahead(&queue, &plan.entries, workers);
-        });
-        if let Err(error) = started {
-            tracing::debug!("files are not read ahead: {error}");
+        for _ in 0..ahead.threads(images) {
+            let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
+            if let Err(error) = thread.spawn_scoped(scope, || ahead.run()) {
+                tracing::debug!("a thread that would read ahead cannot be started: {error}");
+                break;
+            }
         }
         let mut own = Own {
             comm,

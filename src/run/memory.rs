@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::image_io::NamelessOutput;
+use crate::image_io::{Fetched, NamelessOutput};
 use crate::image_job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
 use crate::image_list::ImageEntry;
 use crate::report::Stage;
@@ -71,7 +71,8 @@ impl<'a> RankMemory<'a> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries an image its whole way on this worker's buffers. Waits for the others where it needs their memory.
+    /// Carries an image its whole way on this worker's buffers, from its opened file where there is one. Waits for the others
+    /// where it needs their memory.
     ///
     /// # Errors
     /// The image's [`Failure`]; of one that does not fit, with the figures.
@@ -79,12 +80,13 @@ impl<'a> RankMemory<'a> {
         &self,
         worker: usize,
         entry: &ImageEntry,
+        fetched: Option<Fetched>,
         taken: &mut Taken,
     ) -> Result<NamelessOutput, Failure> {
         let first = {
             let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
             self.buffers(worker)
-                .make(&entry.input, &entry.output, taken)
+                .make(&entry.input, fetched, &entry.output, taken)
         };
         let (Some(limit), Err(failure)) = (&self.limit, &first) else {
             return first;
@@ -113,7 +115,7 @@ impl<'a> RankMemory<'a> {
         let mut buffers = self.buffers(worker);
         buffers.set_memory_limit(Some(limit.bytes));
         *taken = Taken::default();
-        let result = buffers.make(&entry.input, &entry.output, taken);
+        let result = buffers.make(&entry.input, None, &entry.output, taken);
         buffers.release_memory();
         buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
         result

@@ -1,19 +1,20 @@
 //! Workers: threads that each carry one image after another its whole way.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Clock;
 use super::memory::RankMemory;
+use super::queue::TaskQueue;
+use super::read_ahead::ReadAhead;
 use super::stop::Pace;
 use crate::fault::Fault;
-use crate::image_io::{self, NamelessOutput};
+use crate::image_io::{self, Fetched, NamelessOutput};
 use crate::image_job::{self, Failure, FailureKind, Taken};
 use crate::image_list::ImageEntry;
 use crate::journal::{
@@ -33,105 +34,6 @@ pub(super) enum Event {
     Panicked(String),
 }
 
-/// The images that a rank still has to begin: places in the plan's list, in the order in which they are done.
-#[derive(Default)]
-pub(super) struct TaskQueue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    places: VecDeque<usize>,
-    waiting: usize,
-    closed: bool,
-}
-
-impl TaskQueue {
-    fn state(&self) -> MutexGuard<'_, QueueState> {
-        // A panic never happens with the lock held: no code that can panic runs there.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Adds images.
-    pub(super) fn add(&self, places: impl IntoIterator<Item = usize>) {
-        self.state().places.extend(places);
-        self.changed.notify_all();
-    }
-
-    /// Says that no image will be added.
-    pub(super) fn close(&self) {
-        self.state().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Takes back what was not begun, and closes.
-    pub(super) fn drain(&self) {
-        let mut state = self.state();
-        state.places.clear();
-        state.closed = true;
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it is closed.
-    pub(super) fn wanted(&self, ahead: usize) -> usize {
-        let state = self.state();
-        if state.closed {
-            0
-        } else {
-            (state.waiting + ahead).saturating_sub(state.places.len())
-        }
-    }
-
-    /// The next image, waiting for one; `None` when there will be none.
-    fn next(&self, events: &Sender<Event>) -> Option<usize> {
-        let mut state = self.state();
-        loop {
-            if let Some(place) = state.places.pop_front() {
-                drop(state);
-                // Read-ahead goes on by one.
-                self.changed.notify_all();
-                return Some(place);
-            }
-            if state.closed {
-                return None;
-            }
-            state.waiting += 1;
-            // The main thread may be gone only after it has closed the queue.
-            let _ = events.send(Event::Idle);
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            state.waiting -= 1;
-        }
-    }
-}
-
-impl TaskQueue {
-    /// The first of the next `images` queued images that is not among those `asked` for, waiting for one; `None` when there
-    /// will be none.
-    pub(super) fn upcoming(&self, images: usize, asked: &HashSet<usize>) -> Option<usize> {
-        let mut state = self.state();
-        loop {
-            let next = state.places.iter().take(images);
-            if let Some(&place) = next.into_iter().find(|place| !asked.contains(place)) {
-                return Some(place);
-            }
-            if state.closed && state.places.is_empty() {
-                return None;
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
 /// What the workers of a rank share.
 pub(super) struct WorkerContext<'a> {
     pub(super) memory: &'a RankMemory<'a>,
@@ -145,6 +47,7 @@ pub(super) struct WorkerContext<'a> {
     /// The output folder.
     pub(super) output: &'a Path,
     pub(super) queue: &'a TaskQueue,
+    pub(super) ahead: &'a ReadAhead<'a>,
     pub(super) clock: Clock,
     pub(super) rank: usize,
     pub(super) fault: Option<Fault>,
@@ -192,14 +95,15 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     }
                 }
             }
-            while let Some(place) = context.queue.next(events) {
+            while let Some(place) = context.queue.next(|| drop(events.send(Event::Idle))) {
+                let fetched = context.ahead.take(place);
                 let entry = &context.entries[place];
                 let cost_s = context.costs_s[place];
                 if context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s {
                     let _ = events.send(Event::Late(entry.index));
                     continue;
                 }
-                let image = carry(context, worker, entry, cost_s);
+                let image = carry(context, worker, entry, fetched, cost_s);
                 if !context.write_behind || image.made.is_err() {
                     image.publish(context, events);
                 } else if let Err(SendError(image)) = to_publish.send(image) {
@@ -299,6 +203,7 @@ fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
     entry: &'a ImageEntry,
+    fetched: Option<Fetched>,
     cost_s: f64,
 ) -> MadeImage<'a> {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
@@ -330,7 +235,7 @@ fn carry<'a>(
     context.journal.write(&Line::Begin(begin.clone()));
     let mut taken = Taken::default();
     let start_s = context.clock.now_s();
-    let made = context.memory.make(worker, entry, &mut taken);
+    let made = context.memory.make(worker, entry, fetched, &mut taken);
     IMAGE_IN_HAND.set(None);
     MadeImage {
         entry,
