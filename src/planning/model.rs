@@ -512,22 +512,26 @@ fn worker_spread<'a>(
 ) -> f64 {
     /// Differences between workers that are the least to tell by.
     const FEWEST: usize = 2;
-    let mut runs: BTreeMap<usize, BTreeMap<(usize, usize), (f64, f64, f64)>> = BTreeMap::new();
+    /// What one worker's images took together, and should have taken.
+    #[derive(Default)]
+    struct Sums {
+        taken_s: f64,
+        expected_s: f64,
+        images: f64,
+    }
+    let mut runs: BTreeMap<usize, BTreeMap<(usize, usize), Sums>> = BTreeMap::new();
     for (image, expected_s) in images {
-        let sums = runs
-            .entry(image.run)
-            .or_default()
-            .entry(image.worker)
-            .or_default();
-        sums.0 += image.stage_s.iter().sum::<f64>();
-        sums.1 += expected_s;
-        sums.2 += 1.0;
+        let workers = runs.entry(image.run).or_default();
+        let sums = workers.entry(image.worker).or_default();
+        sums.taken_s += image.stage_s.iter().sum::<f64>();
+        sums.expected_s += expected_s;
+        sums.images += 1.0;
     }
     let (mut squares, mut degrees) = (0.0, 0);
     for workers in runs.values() {
         let over: Vec<f64> = workers
             .values()
-            .map(|(taken, expected, _)| (taken / expected).ln())
+            .map(|sums| (sums.taken_s / sums.expected_s).ln())
             .filter(|over| over.is_finite())
             .collect();
         let count = over.len();
@@ -536,7 +540,7 @@ fn worker_spread<'a>(
         }
         let mean = over.iter().sum::<f64>() / count as f64;
         squares += over.iter().map(|over| (over - mean).powi(2)).sum::<f64>();
-        let of_images: f64 = workers.values().map(|(_, _, images)| 1.0 / images).sum();
+        let of_images: f64 = workers.values().map(|sums| 1.0 / sums.images).sum();
         squares -= image_sd.powi(2) * of_images * (1.0 - 1.0 / count as f64);
         degrees += count - 1;
     }
