@@ -18,7 +18,7 @@ use super::simd::{Isa, Job, Vector};
 use crate::volume::{Datatype, Scaling, VoxelBuffer};
 
 /// Bytes of each row of the image that a tile takes, and at least a vector. Narrow tiles stay in the first-level cache between
-/// being filled and being summed, which makes passes a fifth faster than tiles of whole cache lines.
+/// being filled and being summed, which makes passes of 16-bit voxels a tenth faster than tiles of whole cache lines did.
 const ROW_BYTES: usize = 16;
 
 /// Bytes that a processor fetches at once.

@@ -1,5 +1,7 @@
 """How good the predictions are: pilots of 20 images against runs of 400, many times. `make validate-plan` runs this, on a
-machine that does nothing else; what it prints goes into docs/scaling."""
+machine that does nothing else; what it prints goes into docs/scaling.
+
+Beside each prediction stands what the machine itself repeats: the run of 400 before the pilot against the one after it."""
 
 import json
 import os
@@ -28,11 +30,6 @@ def images(request, tmp_path_factory):
         for datatype in ("uint8", "int16"):
             synth(folder / f"{datatype}_{place}", count, shape, datatype, seed=place)
     return request.param, folder
-
-
-# A machine is steady when no run of 400 differs by more than this from the one before it. On one that is not, nothing predicts
-# each run within 15 %, not even the run before, whose figures are printed beside; there half of the predictions must.
-STEADY = 0.10
 
 
 def full_run(folder, tmp_path, ranks):
@@ -90,6 +87,4 @@ def test_a_pilot_of_20_predicts_400(images, tmp_path):
     for told in turns.values():
         assert all(0 <= turn["memory"] <= 0.10 for turn in told)
         assert sum(turn["held"] for turn in told) >= 0.85 * TIMES
-        is_steady = all(abs(turn["machine"]) <= STEADY for turn in told)
-        assert within(told, "off") >= (TIMES if is_steady else TIMES / 2)
-        assert abs(statistics.median(turn["off"] for turn in told)) <= 0.10
+        assert within(told, "off") == TIMES
