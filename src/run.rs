@@ -29,6 +29,7 @@ pub(crate) use plan::{ImageFacts, cost_s};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
+pub use worker::RESULTS_BEHIND_A_WORKER;
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;

@@ -15,7 +15,7 @@ use crate::planning::listed::{self, Listed};
 use crate::planning::measured::{self, Source, Wanted};
 use crate::planning::memory::MemoryModel;
 use crate::planning::model::Model;
-use crate::planning::pilot::{self, PilotRequest};
+use crate::planning::pilot::{self, Pilot, PilotRequest};
 use crate::planning::predict::{Bounds, Prediction, Predictor};
 use crate::planning::{check, recommend, request, root_work, simulate};
 use crate::report::{Report, write_whole};
@@ -261,15 +261,18 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         compression: job.compression.to_string(),
         sync: job.sync,
     };
-    let sources = if args.from.is_empty() {
+    let Pilot { sources, note } = if args.from.is_empty() {
         run_pilot(args, &options, &listed)?
     } else {
-        read_sources(&args.from)?
+        Pilot {
+            sources: read_sources(&args.from)?,
+            note: None,
+        }
     };
     let measured = measured::gather(&sources, &wanted)?;
     let model = Model::fit(&measured)?;
-    let memory = MemoryModel::fit(&measured.runs);
     let root = root_work::measure(listed.planned.len(), listed.list_s, listed.look_s);
+    let memory = MemoryModel::fit(&measured.runs, root.bytes);
     let strategy = args.smoothing.strategy;
     let predictor = Predictor::new(
         &listed,
@@ -297,6 +300,7 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let chosen = recommend::mark(&mut predictions)?;
     let asked = request::request(&predictions[chosen], largest_bytes, partition);
     let mut notes = measured.notes.clone();
+    notes.extend(note);
     if memory.is_beyond(predictions[chosen].setting.threads, largest_bytes) {
         notes.push(
             "the largest images were not measured: their memory is extended from smaller ones"
@@ -477,11 +481,7 @@ fn bounds(args: &PlanArgs, limits: Option<&PartitionLimits>) -> Bounds {
     }
 }
 
-fn run_pilot(
-    args: &PlanArgs,
-    options: &[OsString],
-    listed: &Listed,
-) -> Result<Vec<Source>, String> {
+fn run_pilot(args: &PlanArgs, options: &[OsString], listed: &Listed) -> Result<Pilot, String> {
     let images = args.pilot.unwrap_or(20);
     if images.min(listed.found.len()) < measured::FEWEST_IMAGES {
         return Err(format!(
@@ -522,6 +522,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                     report: run.report?,
                     wall_s: run.record.wall_s,
                     others_cpus: run.record.others_cpus,
+                    reading_factor: 1.0,
                 })
             }));
         } else if path.is_dir() {
@@ -535,6 +536,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
                 report: read_json(path)?,
                 wall_s: None,
                 others_cpus: None,
+                reading_factor: 1.0,
             });
         }
     }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::filter::{OutputSpec, OutputType, Rounding};
 use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
+use crate::run::RESULTS_BEHIND_A_WORKER;
 use crate::statistics::Summary;
 use crate::volume::Datatype;
 
@@ -64,6 +65,9 @@ pub struct ImageSample {
     pub worker: (usize, usize),
     /// Whether it was the first of its worker, whose buffers were still empty.
     pub is_first: bool,
+    /// Whether it took what further images would: neither the first, nor, of a worker that did many, before as many results
+    /// as may wait for the disk behind it could do so.
+    pub is_settled: bool,
 }
 
 /// One measured run.
@@ -137,6 +141,8 @@ pub struct Source {
     pub wall_s: Option<f64>,
     /// CPUs of the machine that others kept busy meanwhile, where somebody looked.
     pub others_cpus: Option<f64>,
+    /// How many times as long reading takes where files are not in memory yet, as they were here; 1 where that is not known.
+    pub reading_factor: f64,
 }
 
 /// What a plan is asked for and measurements must agree with.
@@ -341,6 +347,12 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
             let image = rows[place];
             image.start_s + image.read_s + image.filter_s + writing_s[place]
         };
+        // Of a worker that did few, all but the first must do.
+        let settled_from = if rows.len() >= 2 * RESULTS_BEHIND_A_WORKER {
+            RESULTS_BEHIND_A_WORKER
+        } else {
+            1
+        };
         for (place, image) in rows.iter().enumerate() {
             let Some(datatype) = image.datatype else {
                 return Err(format!(
@@ -367,10 +379,15 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
                     file_bytes: image.bytes_in,
                     memory_bytes,
                 },
-                stage_s: [image.read_s, image.filter_s, writing_s[place]],
+                stage_s: [
+                    image.read_s * source.reading_factor,
+                    image.filter_s,
+                    writing_s[place],
+                ],
                 run,
                 worker,
                 is_first: place == 0,
+                is_settled: place >= settled_from,
             });
         }
     }
@@ -533,6 +550,7 @@ pub(crate) mod tests {
                 report,
                 wall_s,
                 others_cpus: None,
+                reading_factor: 1.0,
             }
         }
 
@@ -559,6 +577,33 @@ pub(crate) mod tests {
         }
         let run = &measured.runs[0];
         assert_eq!((run.gap_s, run.setup_s, run.finish_s), (0.0, 1.0, 0.75));
+    }
+
+    #[test]
+    fn images_count_from_when_as_many_results_wait_as_may() {
+        let settled = |images: usize, ranks| -> usize {
+            let source = Machine::default().source(images, ranks, &[900_000], 1);
+            let measured = gather(&[source], &wanted()).unwrap();
+            let settled = measured.images.iter().filter(|image| image.is_settled);
+            settled.count()
+        };
+        assert_eq!(settled(400, 1), 400 - RESULTS_BEHIND_A_WORKER);
+        assert_eq!(settled(400, 2), 400 - 2 * RESULTS_BEHIND_A_WORKER);
+        assert_eq!(settled(10, 1), 9, "of few images, all but the first");
+    }
+
+    #[test]
+    fn reading_counts_as_of_files_that_are_not_in_memory() {
+        let source = Machine::default().source(20, 1, &SIZES, 1);
+        let cold = Source {
+            reading_factor: 3.0,
+            ..source.clone()
+        };
+        let stages = |source| gather(&[source], &wanted()).unwrap().images;
+        for (cold, warm) in stages(cold).iter().zip(stages(source)) {
+            assert_eq!(cold.stage_s[0], 3.0 * warm.stage_s[0]);
+            assert_eq!(cold.stage_s[1..], warm.stage_s[1..]);
+        }
     }
 
     #[test]

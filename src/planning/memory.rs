@@ -7,8 +7,8 @@ use super::measured::RunSample;
 use crate::statistics::Line;
 
 /// Added to every prediction: what runs of the same work differ by.
-const MARGIN_PART: f64 = 0.03;
-const MARGIN_BYTES: f64 = 512.0 * 1024.0;
+const MARGIN_PART: f64 = 0.025;
+const MARGIN_BYTES: f64 = 256.0 * 1024.0;
 
 /// What a rank holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,15 +23,15 @@ pub struct MemoryModel {
 }
 
 impl MemoryModel {
-    /// Fits the line to the runs' largest ranks.
-    pub fn fit(runs: &[RunSample]) -> Self {
+    /// Fits the line to the runs' largest ranks, without the `image_list_bytes` that a rank knows of each image of the list.
+    pub fn fit(runs: &[RunSample], image_list_bytes: f64) -> Self {
         let points: Vec<(f64, f64, f64)> = runs
             .iter()
             .map(|run| {
                 let workers = run.threads.min(run.images.div_ceil(run.ranks)).max(1);
                 (
                     workers as f64 * run.largest_bytes as f64,
-                    run.rss_bytes as f64,
+                    run.rss_bytes as f64 - run.images as f64 * image_list_bytes,
                     1.0,
                 )
             })
@@ -105,11 +105,14 @@ mod tests {
     fn program_and_images_are_told_apart() {
         // 15 MiB of program and three times the image for each worker.
         let truth = |threads: u64, image: u64| 15 * MIB + 3 * threads * image;
-        let model = MemoryModel::fit(&[
-            run(1, 2 * MIB, truth(1, 2 * MIB)),
-            run(2, 2 * MIB, truth(2, 2 * MIB)),
-            run(1, 2 * MIB, truth(1, 2 * MIB)),
-        ]);
+        let model = MemoryModel::fit(
+            &[
+                run(1, 2 * MIB, truth(1, 2 * MIB)),
+                run(2, 2 * MIB, truth(2, 2 * MIB)),
+                run(1, 2 * MIB, truth(1, 2 * MIB)),
+            ],
+            0.0,
+        );
         for (threads, image) in [(1, 2 * MIB), (8, 2 * MIB), (4, 20 * MIB)] {
             let found = model.rank_bytes(threads as usize, image, 0.0);
             let truth = truth(threads, image) as f64;
@@ -123,18 +126,33 @@ mod tests {
 
     #[test]
     fn never_below_what_was_measured() {
-        let model = MemoryModel::fit(&[
-            run(1, MIB, 20 * MIB),
-            run(1, MIB, 24 * MIB),
-            run(2, MIB, 23 * MIB),
-        ]);
+        let model = MemoryModel::fit(
+            &[
+                run(1, MIB, 20 * MIB),
+                run(1, MIB, 24 * MIB),
+                run(2, MIB, 23 * MIB),
+            ],
+            0.0,
+        );
         assert!(model.rank_bytes(1, MIB, 0.0) >= (24 * MIB) as f64);
         assert!(model.rank_bytes(2, MIB, 0.0) >= (24 * MIB) as f64);
     }
 
     #[test]
+    fn a_long_list_is_not_counted_twice() {
+        let of_list = 1000.0;
+        let long = RunSample {
+            images: 10_000,
+            ..run(1, MIB, 30 * MIB)
+        };
+        let found = MemoryModel::fit(&[long], of_list).rank_bytes(1, MIB, 10_000.0 * of_list);
+        let truth = (30 * MIB) as f64;
+        assert!(found >= truth && found <= truth * 1.05, "{found} {truth}");
+    }
+
+    #[test]
     fn from_one_size_a_larger_image_takes_in_proportion_and_a_smaller_one_no_less() {
-        let model = MemoryModel::fit(&[run(1, 10 * MIB, 40 * MIB)]);
+        let model = MemoryModel::fit(&[run(1, 10 * MIB, 40 * MIB)], 0.0);
         assert!(model.rank_bytes(1, 20 * MIB, 0.0) >= (80 * MIB) as f64);
         assert!(model.rank_bytes(1, MIB, 0.0) >= (40 * MIB) as f64);
     }

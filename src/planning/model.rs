@@ -181,7 +181,7 @@ impl Model {
         }
         let residuals: Vec<f64> = samples
             .iter()
-            .filter(|image| !image.is_first)
+            .filter(|image| image.is_settled)
             .filter_map(|image| {
                 let run = &measured.runs[image.run];
                 let expected =
@@ -204,7 +204,7 @@ impl Model {
             measured.runs.iter().map(value).collect()
         };
         let image_sd = Summary::of(&residuals).sd;
-        let settled = samples.iter().filter(|image| !image.is_first);
+        let settled = samples.iter().filter(|image| image.is_settled);
         let over_expected = settled.filter_map(|image| {
             let run = &measured.runs[image.run];
             let expected = expected_s(&classes, &contention, &far_contention, &image.features, run);
@@ -385,9 +385,9 @@ fn fit_classes(
     by_class
         .into_iter()
         .map(|(class, samples)| {
-            // A worker's first image pays for its buffers too; it counts only where there is no other.
+            // What a worker's first images take counts only where there is no other.
             let settled: Vec<&&ImageSample> =
-                samples.iter().filter(|sample| !sample.is_first).collect();
+                samples.iter().filter(|sample| sample.is_settled).collect();
             let settled = if settled.is_empty() {
                 samples.iter().collect()
             } else {
@@ -435,7 +435,7 @@ fn stage_ratios(
     let mut sums = vec![(0.0, 0.0, 0_usize); runs.len()];
     for sample in samples
         .iter()
-        .filter(|sample| !sample.is_first || runs[sample.run].images <= 2)
+        .filter(|sample| sample.is_settled || runs[sample.run].images <= 2)
     {
         let line = classes[&sample.features.class].lines[stage];
         let sum = &mut sums[sample.run];
@@ -517,7 +517,14 @@ fn worker_spread<'a>(
     struct Sums {
         taken_s: f64,
         expected_s: f64,
-        images: f64,
+        expected_squares_s2: f64,
+    }
+
+    impl Sums {
+        /// The variance of the images' noise together, where each has one of 1: large images weigh more.
+        fn noise(&self) -> f64 {
+            self.expected_squares_s2 / self.expected_s.powi(2)
+        }
     }
     let mut runs: BTreeMap<usize, BTreeMap<(usize, usize), Sums>> = BTreeMap::new();
     for (image, expected_s) in images {
@@ -525,7 +532,7 @@ fn worker_spread<'a>(
         let sums = workers.entry(image.worker).or_default();
         sums.taken_s += image.stage_s.iter().sum::<f64>();
         sums.expected_s += expected_s;
-        sums.images += 1.0;
+        sums.expected_squares_s2 += expected_s * expected_s;
     }
     let (mut squares, mut degrees) = (0.0, 0);
     for workers in runs.values() {
@@ -540,7 +547,7 @@ fn worker_spread<'a>(
         }
         let mean = over.iter().sum::<f64>() / count as f64;
         squares += over.iter().map(|over| (over - mean).powi(2)).sum::<f64>();
-        let of_images: f64 = workers.values().map(|sums| 1.0 / sums.images).sum();
+        let of_images: f64 = workers.values().map(Sums::noise).sum();
         squares -= image_sd.powi(2) * of_images * (1.0 - 1.0 / count as f64);
         degrees += count - 1;
     }
@@ -746,7 +753,8 @@ mod tests {
             };
             let mut sources = Vec::new();
             for seed in 0..8 {
-                let mut source = machine.source(80, 4, &SIZES, seed);
+                // 44 of each worker count.
+                let mut source = machine.source(208, 4, &SIZES, seed);
                 let mut later_s = [0.0; 4];
                 for image in &mut source.report.images {
                     let factor = factors[image.rank];

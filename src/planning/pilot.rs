@@ -12,11 +12,22 @@ use super::measured::{ImageClass, Source};
 use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
-use crate::report::Report;
+use crate::report::{ImageRow, Report, Status};
+use crate::run::RESULTS_BEHIND_A_WORKER;
 use crate::scaling::study::read_json;
+use crate::statistics::{Summary, median};
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
 const PASSES: usize = 5;
+/// How long a run takes at least, seconds; the images are smoothed again and again until then. Tenths of a second would tell
+/// more of the moment than of the machine.
+const LEAST_RUN_S: f64 = 1.0;
+/// Results that wait for the disk when their workers have ended are ignored up to this part of a run.
+const WAITING_PART: f64 = 0.1;
+/// A run goes through its images at most so many times.
+const MOST_ROUNDS: usize = 100;
+/// Reading took as many times as long when the images were not in memory, or it is not taken for a difference.
+const COLD_FACTOR: f64 = 1.5;
 /// Passes are given up after this long, but not before there are two.
 const ENOUGH: Duration = Duration::from_secs(120);
 /// The longest that one run may take.
@@ -39,6 +50,15 @@ pub struct PilotRequest<'a> {
     pub quiet: bool,
     /// Set when it is to end now.
     pub stop: &'a AtomicBool,
+}
+
+/// What a pilot found.
+#[derive(Clone, Debug)]
+pub struct Pilot {
+    /// Its runs, in the order in which they were made.
+    pub sources: Vec<Source>,
+    /// What the reader should know of them.
+    pub note: Option<String>,
 }
 
 /// Which images stand for the list: of every class and size some, by their share, the one that takes the most memory always.
@@ -110,7 +130,10 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
     configurations
 }
 
-/// Runs the pilot; its reports in the order in which they were made. Nothing it wrote remains.
+/// Runs the pilot. Nothing it wrote remains.
+///
+/// Each configuration goes through its images once. From then on it goes through them as often as a run needs to last
+/// for [`LEAST_RUN_S`], and where results piled up before the disk, until as many wait as would in a long run.
 ///
 /// # Errors
 /// A sentence when runs cannot be started, all fail, or the pilot is told to stop.
@@ -118,7 +141,7 @@ pub fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
     listed: &Listed,
-) -> Result<Vec<Source>, String> {
+) -> Result<Pilot, String> {
     let chosen = choose(listed, request.images);
     std::fs::create_dir_all(request.beside)
         .map_err(|error| format!("{}: cannot be made: {error}", request.beside.display()))?;
@@ -126,51 +149,137 @@ pub fn run(
         .prefix(".niimpi-pilot-")
         .tempdir_in(request.beside)
         .map_err(|error| format!("{}: cannot be written: {error}", request.beside.display()))?;
-    let list = write_list(folder.path(), listed, &chosen)?;
-    let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
+    let images: Vec<PathBuf> = chosen
+        .iter()
+        .map(|&place| {
+            let input = &listed.found[place].0;
+            std::path::absolute(input).map_err(|error| format!("{}: {error}", input.display()))
+        })
+        .collect::<Result<_, _>>()?;
+    let configurations = configurations(images.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
         console::complain(format!(
             "pilot: {} images, {} runs of each of {} configurations",
-            chosen.len(),
+            images.len(),
             PASSES,
             configurations.len()
         ));
     }
     let begun = Instant::now();
     let mut sources = Vec::new();
+    let mut lists = vec![write_list(folder.path(), &images, 1)?; configurations.len()];
     for pass in 0..PASSES {
-        for &(ranks, threads) in &configurations {
-            if let Some(source) = one(
+        for (&(ranks, threads), list) in configurations.iter().zip(&mut lists) {
+            let source = one(
                 request,
                 machine,
                 folder.path(),
-                &list,
+                list,
                 (ranks, threads),
                 pass,
-            )? {
-                sources.push(source);
+            )?;
+            if pass == 0 {
+                let rounds = rounds(&source.report, images.len(), ranks * threads);
+                *list = write_list(folder.path(), &images, rounds)?;
             }
+            sources.push(source);
         }
         if pass > 0 && begun.elapsed() > ENOUGH {
             break;
         }
     }
-    Ok(sources)
+    let note = reckon_with_cold_files(&mut sources);
+    Ok(Pilot { sources, note })
 }
 
-fn write_list(folder: &Path, listed: &Listed, chosen: &[usize]) -> Result<PathBuf, String> {
+/// How many times a run of `workers` is to go through the pilot's `images`, by the report of one that did so once.
+fn rounds(report: &Report, images: usize, workers: usize) -> usize {
+    let for_time = (LEAST_RUN_S / report.elapsed_s.max(1e-3)).ceil() as usize;
+    let last = |end_s: fn(&ImageRow) -> f64| report.images.iter().map(end_s).fold(0.0, f64::max);
+    let made_s = last(|image| image.start_s + image.read_s + image.filter_s);
+    let on_disk_s = last(|image| image.start_s + image.read_s + image.filter_s + image.write_s);
+    let for_disk = if on_disk_s - made_s > WAITING_PART * report.elapsed_s {
+        (3 * RESULTS_BEHIND_A_WORKER * workers).div_ceil(images)
+    } else {
+        1
+    };
+    for_time.max(for_disk).clamp(1, MOST_ROUNDS)
+}
+
+/// When the very first run read files that were not in memory yet, what reading took longer for it holds for all runs, as it
+/// will for the job's other images. Returns a sentence on it.
+fn reckon_with_cold_files(sources: &mut [Source]) -> Option<String> {
+    // By the images of one worker; its first pays for more than reading.
+    let reading_s = |report: &Report| -> Option<f64> {
+        let mut images: Vec<&ImageRow> = report
+            .images
+            .iter()
+            .filter(|image| image.status == Status::Done)
+            .collect();
+        images.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+        let reading_s: Vec<f64> = images.iter().skip(1).map(|image| image.read_s).collect();
+        (!reading_s.is_empty()).then(|| Summary::of(&reading_s).mean)
+    };
+    let (first, others) = sources.split_first()?;
+    let cold_s = reading_s(&first.report)?;
+    let warm: Vec<f64> = others
+        .iter()
+        .filter(|other| other.report.launch.ranks * other.report.launch.threads_per_rank == 1)
+        .filter_map(|other| reading_s(&other.report))
+        .collect();
+    let warm_s = median(&warm);
+    if warm.is_empty() || warm_s <= 0.0 || cold_s < COLD_FACTOR * warm_s {
+        return None;
+    }
+    let factor = cold_s / warm_s;
+    for other in &mut sources[1..] {
+        other.reading_factor = factor;
+    }
+    Some(format!(
+        "the first run read an image in {:.1} ms, the others, whose files were in memory by then, in {:.1} ms; images are \
+         expected to be read as in the first",
+        cold_s * 1e3,
+        warm_s * 1e3
+    ))
+}
+
+/// The list of a run that goes through the images so many times: as they are, then by way of links to their folders, so that
+/// results have names of their own. Where there can be no links, once must do.
+fn write_list(folder: &Path, images: &[PathBuf], rounds: usize) -> Result<PathBuf, String> {
     use std::os::unix::ffi::OsStrExt;
-    let path = folder.join("list");
+    let told = |path: &Path, error: std::io::Error| {
+        format!("{}: cannot be written: {error}", path.display())
+    };
+    let mut folders: Vec<&Path> = images.iter().filter_map(|image| image.parent()).collect();
+    folders.sort_unstable();
+    folders.dedup();
+    let mut paths = images.to_vec();
+    'rounds: for round in 2..=rounds {
+        let links = folder.join(format!("round-{round}"));
+        std::fs::create_dir_all(&links).map_err(|error| told(&links, error))?;
+        for (number, to) in folders.iter().enumerate() {
+            match std::os::unix::fs::symlink(to, links.join(number.to_string())) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    tracing::debug!("the pilot's images are taken once only: {error}");
+                    break 'rounds;
+                }
+                _ => (),
+            }
+        }
+        paths.extend(images.iter().filter_map(|image| {
+            let number = folders.binary_search(&image.parent()?).ok()?;
+            Some(links.join(number.to_string()).join(image.file_name()?))
+        }));
+    }
+    let path = folder.join(format!("list-{rounds}"));
     let mut bytes = Vec::new();
-    for &place in chosen {
-        let input = std::path::absolute(&listed.found[place].0)
-            .map_err(|error| format!("{}: {error}", listed.found[place].0.display()))?;
-        bytes.extend_from_slice(input.as_os_str().as_bytes());
+    for image in &paths {
+        bytes.extend_from_slice(image.as_os_str().as_bytes());
         bytes.push(b'\n');
     }
     std::fs::File::create(&path)
         .and_then(|mut file| file.write_all(&bytes))
-        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+        .map_err(|error| told(&path, error))?;
     Ok(path)
 }
 
@@ -181,7 +290,7 @@ fn one(
     list: &Path,
     (ranks, threads): (usize, usize),
     pass: usize,
-) -> Result<Option<Source>, String> {
+) -> Result<Source, String> {
     let name = format!(
         "pilot of {ranks} ranks × {threads} threads, pass {}",
         pass + 1
@@ -224,12 +333,13 @@ fn one(
     }
     let report: Report = read_json(&run.report)?;
     let _ = std::fs::remove_file(&run.report);
-    Ok(Some(Source {
+    Ok(Source {
         name,
         report,
         wall_s: Some(ended.wall_s),
         others_cpus: ended.others_cpus,
-    }))
+        reading_factor: 1.0,
+    })
 }
 
 #[cfg(test)]
@@ -293,6 +403,100 @@ mod tests {
     #[test]
     fn fewer_images_than_asked_for_are_all_taken() {
         assert_eq!(choose(&listed(&[(Datatype::Int16, 10, 3)]), 20), [0, 1, 2]);
+    }
+
+    /// A run of `images` images of 10 ms each on one worker, whose results reach the disk so many seconds later.
+    fn source(images: usize, read_s: f64, wait_s: f64) -> Source {
+        let mut report = crate::report::tests::report();
+        let template = report.images[0].clone();
+        report.images = (0..images)
+            .map(|place| ImageRow {
+                status: Status::Done,
+                start_s: 0.01 * place as f64,
+                read_s,
+                filter_s: 0.004,
+                write_s: 0.006 - read_s + wait_s,
+                ..template.clone()
+            })
+            .collect();
+        (report.launch.ranks, report.launch.threads_per_rank) = (1, 1);
+        report.elapsed_s = 0.01 * images as f64 + wait_s;
+        Source {
+            name: String::new(),
+            report,
+            wall_s: None,
+            others_cpus: None,
+            reading_factor: 1.0,
+        }
+    }
+
+    #[test]
+    fn runs_last_a_second_and_until_results_pile_up() {
+        let of = |images, wait_s| rounds(&source(images, 0.001, wait_s).report, images, 1);
+        assert_eq!(of(20, 0.0), 5, "0.2 s each");
+        assert_eq!(of(200, 0.0), 1);
+        assert_eq!(of(100, 0.0), 1, "exactly a second");
+        // 24 images are three times what may wait; 20 images took 1 s while their results took another to the disk.
+        assert_eq!(of(20, 1.0), 2);
+        assert_eq!(
+            rounds(&source(20, 0.001, 1.0).report, 20, 4),
+            5,
+            "four workers"
+        );
+        let mut nothing = source(5, 0.001, 0.0).report;
+        (nothing.elapsed_s, nothing.images) = (0.0, Vec::new());
+        assert_eq!(rounds(&nothing, 5, 1), MOST_ROUNDS);
+    }
+
+    #[test]
+    fn images_that_were_not_in_memory_stand_for_the_jobs() {
+        let mut cold: Vec<Source> = [0.004, 0.001, 0.001, 0.001]
+            .map(|read_s| source(20, read_s, 0.0))
+            .to_vec();
+        let note = reckon_with_cold_files(&mut cold).unwrap();
+        assert!(note.contains("4.0 ms") && note.contains("1.0 ms"), "{note}");
+        let factors: Vec<f64> = cold.iter().map(|source| source.reading_factor).collect();
+        assert_eq!(factors[0], 1.0);
+        assert!(
+            factors[1..]
+                .iter()
+                .all(|factor| (factor - 4.0).abs() < 1e-9)
+        );
+
+        let mut warm = [0.0012, 0.001, 0.001].map(|read_s| source(20, read_s, 0.0));
+        assert_eq!(reckon_with_cold_files(&mut warm), None);
+        assert!(warm.iter().all(|source| source.reading_factor == 1.0));
+        assert_eq!(reckon_with_cold_files(&mut []), None);
+        assert_eq!(
+            reckon_with_cold_files(&mut cold[..1]),
+            None,
+            "nothing to compare with"
+        );
+    }
+
+    #[test]
+    fn each_round_has_paths_of_its_own_to_the_same_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let images: Vec<PathBuf> = ["a/x.nii", "b/x.nii", "a/y.nii"]
+            .map(|name| folder.path().join(name))
+            .to_vec();
+        for image in &images {
+            std::fs::create_dir_all(image.parent().unwrap()).unwrap();
+            std::fs::write(image, image.as_os_str().as_encoded_bytes()).unwrap();
+        }
+        for rounds in [1, 3, 4] {
+            let list = write_list(folder.path(), &images, rounds).unwrap();
+            let text = std::fs::read_to_string(list).unwrap();
+            let paths: Vec<&str> = text.lines().collect();
+            assert_eq!(paths.len(), 3 * rounds);
+            let distinct: std::collections::BTreeSet<&&str> = paths.iter().collect();
+            assert_eq!(distinct.len(), paths.len());
+            for (place, path) in paths.iter().enumerate() {
+                let image = &images[place % 3];
+                assert_eq!(std::fs::read(path).unwrap(), std::fs::read(image).unwrap());
+                assert_eq!(Path::new(path).file_name(), image.file_name());
+            }
+        }
     }
 
     #[test]
