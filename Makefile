@@ -77,7 +77,7 @@ test-planning: ## scaling studies and plans, from end to end
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/planning -q $(PYTEST_ARGS)
 
-validate-plan: ## how good plans are: 20 pilots against runs of 400 images (an hour, on a machine that does nothing else)
+validate-plan: ## how good plans are: 20 pilots against runs of 400 images (a quarter of an hour, on a machine that does nothing else)
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 240m .venv/bin/python -m pytest tests/planning -q -s -m validation $(PYTEST_ARGS)
