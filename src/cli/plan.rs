@@ -272,7 +272,7 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let measured = measured::gather(&sources, &wanted)?;
     let model = Model::fit(&measured)?;
     let root = root_work::measure(listed.planned.len(), listed.list_s, listed.look_s);
-    let memory = MemoryModel::fit(&measured.runs, root.bytes);
+    let memory = MemoryModel::fit(&measured.runs, root.bytes, listed.planned.len());
     let strategy = args.smoothing.strategy;
     let predictor = Predictor::new(
         &listed,
@@ -308,8 +308,9 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         );
     }
     let mut text = format!(
-        "{} images planned for, {} measured in {} runs on {} (runs differ by {:.0} %)\n{}\n{}",
+        "{} images planned for, {} measured {} times in {} runs on {} (runs differ by {:.0} %)\n{}\n{}",
         listed.planned.len(),
+        measured.distinct_images,
         measured.images.len(),
         measured.runs.len(),
         measured.hosts.join(", "),

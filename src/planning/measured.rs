@@ -124,6 +124,8 @@ pub struct Measurements {
     pub images: Vec<ImageSample>,
     /// The filter that they were measured with.
     pub filter: FilterDescription,
+    /// How many images were measured, each as often as it may be.
+    pub distinct_images: usize,
     /// The hosts.
     pub hosts: Vec<String>,
     /// What the reader should know of them.
@@ -192,6 +194,7 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         runs: Vec::new(),
         images: Vec::new(),
         filter: wanted.filter.clone(),
+        distinct_images: 0,
         hosts: BTreeSet::from_iter(
             sources
                 .iter()
@@ -218,6 +221,7 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         .filter(|image| image.status == Status::Done)
         .map(|image| image.input.as_str())
         .collect();
+    measurements.distinct_images = distinct.len();
     if distinct.len() < FEWEST_IMAGES {
         return Err(format!(
             "{} measured image{} cannot tell how much images differ; measure {FEWEST_IMAGES} or more (--pilot 20)",
@@ -324,24 +328,13 @@ fn in_words(filter: &FilterDescription) -> String {
 fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Result<(), String> {
     let report = &source.report;
     let run = into.runs.len();
-    let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
-    for image in report
-        .images
-        .iter()
-        .filter(|image| image.status == Status::Done)
-    {
-        by_worker
-            .entry((image.rank, image.worker))
-            .or_default()
-            .push(image);
-    }
+    let by_worker = done_by_worker(report);
     if by_worker.is_empty() {
         return Ok(());
     }
     let (mut gaps, mut largest_bytes, mut images) = (Vec::new(), 0, 0);
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
-    for (worker, mut rows) in by_worker {
-        rows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    for (worker, rows) in by_worker {
         let writing_s = writing_on_the_worker(&rows);
         let end = |place: usize| {
             let image = rows[place];
@@ -407,6 +400,38 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         largest_bytes,
     });
     Ok(())
+}
+
+/// The images that were done, of each worker by their start.
+fn done_by_worker(report: &Report) -> BTreeMap<(usize, usize), Vec<&ImageRow>> {
+    let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
+    for image in report
+        .images
+        .iter()
+        .filter(|image| image.status == Status::Done)
+    {
+        by_worker
+            .entry((image.rank, image.worker))
+            .or_default()
+            .push(image);
+    }
+    for rows in by_worker.values_mut() {
+        rows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    }
+    by_worker
+}
+
+/// Seconds from when the last worker had made its last result until the last one was on the disk.
+pub(super) fn waiting_for_disk_s(report: &Report) -> f64 {
+    let (mut made_s, mut on_disk_s) = (0.0_f64, 0.0_f64);
+    for rows in done_by_worker(report).values() {
+        for (image, writing_s) in rows.iter().zip(writing_on_the_worker(rows)) {
+            let filtered_s = image.start_s + image.read_s + image.filter_s;
+            made_s = made_s.max(filtered_s + writing_s);
+            on_disk_s = on_disk_s.max(filtered_s + image.write_s);
+        }
+    }
+    on_disk_s - made_s
 }
 
 /// Seconds of writing for which a worker's images kept it; `rows` by start. A result waits for the disk while its worker is

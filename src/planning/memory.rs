@@ -23,15 +23,16 @@ pub struct MemoryModel {
 }
 
 impl MemoryModel {
-    /// Fits the line to the runs' largest ranks, without the `image_list_bytes` that a rank knows of each image of the list.
-    pub fn fit(runs: &[RunSample], image_list_bytes: f64) -> Self {
+    /// Fits the line to the runs' largest ranks, without what [`Self::rank_bytes`] adds for the list: `image_list_bytes` for
+    /// each of the `planned` images, or of those of the run where they are fewer.
+    pub fn fit(runs: &[RunSample], image_list_bytes: f64, planned: usize) -> Self {
         let points: Vec<(f64, f64, f64)> = runs
             .iter()
             .map(|run| {
                 let workers = run.threads.min(run.images.div_ceil(run.ranks)).max(1);
                 (
                     workers as f64 * run.largest_bytes as f64,
-                    run.rss_bytes as f64 - run.images as f64 * image_list_bytes,
+                    run.rss_bytes as f64 - run.images.min(planned) as f64 * image_list_bytes,
                     1.0,
                 )
             })
@@ -112,6 +113,7 @@ mod tests {
                 run(1, 2 * MIB, truth(1, 2 * MIB)),
             ],
             0.0,
+            0,
         );
         for (threads, image) in [(1, 2 * MIB), (8, 2 * MIB), (4, 20 * MIB)] {
             let found = model.rank_bytes(threads as usize, image, 0.0);
@@ -133,6 +135,7 @@ mod tests {
                 run(2, MIB, 23 * MIB),
             ],
             0.0,
+            0,
         );
         assert!(model.rank_bytes(1, MIB, 0.0) >= (24 * MIB) as f64);
         assert!(model.rank_bytes(2, MIB, 0.0) >= (24 * MIB) as f64);
@@ -145,14 +148,22 @@ mod tests {
             images: 10_000,
             ..run(1, MIB, 30 * MIB)
         };
-        let found = MemoryModel::fit(&[long], of_list).rank_bytes(1, MIB, 10_000.0 * of_list);
-        let truth = (30 * MIB) as f64;
-        assert!(found >= truth && found <= truth * 1.05, "{found} {truth}");
+        let measured = (30 * MIB) as f64;
+        for planned in [100, 10_000, 1_000_000] {
+            let list_bytes = planned as f64 * of_list;
+            let model = MemoryModel::fit(std::slice::from_ref(&long), of_list, planned);
+            let found = model.rank_bytes(1, MIB, list_bytes);
+            let truth = measured + (list_bytes - 10_000.0 * of_list).max(0.0);
+            assert!(
+                found >= truth && found <= truth * 1.05,
+                "{planned}: {found} {truth}"
+            );
+        }
     }
 
     #[test]
     fn from_one_size_a_larger_image_takes_in_proportion_and_a_smaller_one_no_less() {
-        let model = MemoryModel::fit(&[run(1, 10 * MIB, 40 * MIB)], 0.0);
+        let model = MemoryModel::fit(&[run(1, 10 * MIB, 40 * MIB)], 0.0, 0);
         assert!(model.rank_bytes(1, 20 * MIB, 0.0) >= (80 * MIB) as f64);
         assert!(model.rank_bytes(1, MIB, 0.0) >= (40 * MIB) as f64);
     }

@@ -12,7 +12,7 @@
 //! What remains after that differs between runs, and its spread is what makes the interval, by Student's t over the runs
 //! and wider the further w lies from what was measured, as of any line that is extended beyond its points.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::COVERAGE;
 use super::measured::{ImageClass, ImageFeatures, ImageSample, Measurements, RunSample};
@@ -385,9 +385,18 @@ fn fit_classes(
     by_class
         .into_iter()
         .map(|(class, samples)| {
-            // What a worker's first images take counts only where there is no other.
-            let settled: Vec<&&ImageSample> =
-                samples.iter().filter(|sample| sample.is_settled).collect();
+            // What a worker's first images take counts only where there is no other of the size: with the largest first,
+            // those of a rare size may all be among them.
+            let sizes_settled: BTreeSet<u64> = samples
+                .iter()
+                .filter(|sample| sample.is_settled)
+                .map(|sample| sample.features.voxels)
+                .collect();
+            let counted = |sample: &&&ImageSample| {
+                sample.is_settled
+                    || !sample.is_first && !sizes_settled.contains(&sample.features.voxels)
+            };
+            let settled: Vec<&&ImageSample> = samples.iter().filter(counted).collect();
             let settled = if settled.is_empty() {
                 samples.iter().collect()
             } else {
@@ -405,7 +414,7 @@ fn fit_classes(
                     .collect();
                 Line::fit_nonnegative(&points)
             });
-            let voxels = settled.iter().map(|sample| sample.features.voxels);
+            let voxels = samples.iter().map(|sample| sample.features.voxels);
             let measured_voxels = (voxels.clone().min().unwrap_or(0), voxels.max().unwrap_or(0));
             (
                 class,

@@ -8,14 +8,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::listed::Listed;
-use super::measured::{ImageClass, Source};
+use super::measured::{ImageClass, Source, waiting_for_disk_s};
 use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
 use crate::report::{ImageRow, Report, Status};
 use crate::run::RESULTS_BEHIND_A_WORKER;
 use crate::scaling::study::read_json;
-use crate::statistics::{Summary, median};
+use crate::statistics::median;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
 const PASSES: usize = 5;
@@ -24,6 +24,8 @@ const PASSES: usize = 5;
 const LEAST_RUN_S: f64 = 1.0;
 /// Results that wait for the disk when their workers have ended are ignored up to this part of a run.
 const WAITING_PART: f64 = 0.1;
+/// How long a run may take, seconds, for more results to wait for the disk.
+const LONG_RUN_S: f64 = 20.0;
 /// A run goes through its images at most so many times.
 const MOST_ROUNDS: usize = 100;
 /// Reading took as many times as long when the images were not in memory, or it is not taken for a difference.
@@ -132,8 +134,8 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
 
 /// Runs the pilot. Nothing it wrote remains.
 ///
-/// Each configuration goes through its images once. From then on it goes through them as often as a run needs to last
-/// for [`LEAST_RUN_S`], and where results piled up before the disk, until as many wait as would in a long run.
+/// Each configuration goes through its images once. From then on it goes through them as often as it needs to work for
+/// [`LEAST_RUN_S`], and where results piled up before the disk, until as many wait as would in a long run.
 ///
 /// # Errors
 /// A sentence when runs cannot be started, all fail, or the pilot is told to stop.
@@ -143,18 +145,17 @@ pub fn run(
     listed: &Listed,
 ) -> Result<Pilot, String> {
     let chosen = choose(listed, request.images);
-    std::fs::create_dir_all(request.beside)
+    // Without `..` and links on the way: all paths of a list need a folder that holds them.
+    let beside = std::fs::create_dir_all(request.beside)
+        .and_then(|()| request.beside.canonicalize())
         .map_err(|error| format!("{}: cannot be made: {error}", request.beside.display()))?;
     let folder = tempfile::Builder::new()
         .prefix(".niimpi-pilot-")
-        .tempdir_in(request.beside)
-        .map_err(|error| format!("{}: cannot be written: {error}", request.beside.display()))?;
+        .tempdir_in(&beside)
+        .map_err(|error| format!("{}: cannot be written: {error}", beside.display()))?;
     let images: Vec<PathBuf> = chosen
         .iter()
-        .map(|&place| {
-            let input = &listed.found[place].0;
-            std::path::absolute(input).map_err(|error| format!("{}: {error}", input.display()))
-        })
+        .map(|&place| in_its_real_folder(&listed.found[place].0))
         .collect::<Result<_, _>>()?;
     let configurations = configurations(images.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
@@ -167,10 +168,11 @@ pub fn run(
     }
     let begun = Instant::now();
     let mut sources = Vec::new();
-    let mut lists = vec![write_list(folder.path(), &images, 1)?; configurations.len()];
+    let once = write_list(folder.path(), &images, 1)?;
+    let mut lists = vec![(1, once); configurations.len()];
     for pass in 0..PASSES {
-        for (&(ranks, threads), list) in configurations.iter().zip(&mut lists) {
-            let source = one(
+        for (&(ranks, threads), (rounds, list)) in configurations.iter().zip(&mut lists) {
+            let mut source = one(
                 request,
                 machine,
                 folder.path(),
@@ -178,10 +180,12 @@ pub fn run(
                 (ranks, threads),
                 pass,
             )?;
-            if pass == 0 {
-                let rounds = rounds(&source.report, images.len(), ranks * threads);
-                *list = write_list(folder.path(), &images, rounds)?;
+            // The first run may have waited for files that are in memory now, so later ones may still be too short.
+            let needed = rounds_needed(&source.report, images.len(), ranks * threads);
+            if needed > *rounds {
+                (*rounds, *list) = (needed, write_list(folder.path(), &images, needed)?);
             }
+            name_by_image(&mut source.report, &images);
             sources.push(source);
         }
         if pass > 0 && begun.elapsed() > ENOUGH {
@@ -192,54 +196,86 @@ pub fn run(
     Ok(Pilot { sources, note })
 }
 
-/// How many times a run of `workers` is to go through the pilot's `images`, by the report of one that did so once.
-fn rounds(report: &Report, images: usize, workers: usize) -> usize {
-    let for_time = (LEAST_RUN_S / report.elapsed_s.max(1e-3)).ceil() as usize;
-    let last = |end_s: fn(&ImageRow) -> f64| report.images.iter().map(end_s).fold(0.0, f64::max);
-    let made_s = last(|image| image.start_s + image.read_s + image.filter_s);
-    let on_disk_s = last(|image| image.start_s + image.read_s + image.filter_s + image.write_s);
-    let for_disk = if on_disk_s - made_s > WAITING_PART * report.elapsed_s {
-        (3 * RESULTS_BEHIND_A_WORKER * workers).div_ceil(images)
+/// The path of an image with its folder's links and `..` resolved.
+fn in_its_real_folder(image: &Path) -> Result<PathBuf, String> {
+    let absolute = std::path::absolute(image);
+    let resolved = absolute.and_then(|path| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => Ok(folder.canonicalize()?.join(name)),
+        _ => Ok(path),
+    });
+    resolved.map_err(|error| format!("{}: {error}", image.display()))
+}
+
+/// How many times a run of `workers` needs to go through the pilot's `images`, by the report of one that did so some times.
+fn rounds_needed(report: &Report, images: usize, workers: usize) -> usize {
+    let starts = report
+        .images
+        .iter()
+        .filter(|image| image.status == Status::Done)
+        .map(|image| image.start_s);
+    let began_s = starts.fold(f64::INFINITY, f64::min);
+    if began_s.is_infinite() {
+        return 1;
+    }
+    let worked_s = (report.elapsed_s - began_s).max(1e-3);
+    let round_s = worked_s / (report.images.len() as f64 / images as f64);
+    let for_time = (LEAST_RUN_S / round_s).ceil() as usize;
+    let for_disk = if waiting_for_disk_s(report) > WAITING_PART * worked_s {
+        let all_waiting = (3 * RESULTS_BEHIND_A_WORKER * workers).div_ceil(images);
+        all_waiting.min((LONG_RUN_S / round_s) as usize)
     } else {
         1
     };
     for_time.max(for_disk).clamp(1, MOST_ROUNDS)
 }
 
+/// Gives a report's images, of however many rounds, the names of what they are.
+fn name_by_image(report: &mut Report, images: &[PathBuf]) {
+    for row in &mut report.images {
+        let image = &images[row.index.saturating_sub(1) % images.len()];
+        if image.file_name() == Path::new(&row.input).file_name() {
+            row.input = image.display().to_string();
+        }
+    }
+}
+
 /// When the very first run read files that were not in memory yet, what reading took longer for it holds for all runs, as it
 /// will for the job's other images. Returns a sentence on it.
 fn reckon_with_cold_files(sources: &mut [Source]) -> Option<String> {
-    // By the images of one worker; its first pays for more than reading.
-    let reading_s = |report: &Report| -> Option<f64> {
-        let mut images: Vec<&ImageRow> = report
-            .images
-            .iter()
-            .filter(|image| image.status == Status::Done)
-            .collect();
-        images.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
-        let reading_s: Vec<f64> = images.iter().skip(1).map(|image| image.read_s).collect();
-        (!reading_s.is_empty()).then(|| Summary::of(&reading_s).mean)
-    };
     let (first, others) = sources.split_first()?;
-    let cold_s = reading_s(&first.report)?;
-    let warm: Vec<f64> = others
+    // Of each image, what the later runs of one worker took to read it.
+    let mut warm: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let of_one_worker = others
         .iter()
-        .filter(|other| other.report.launch.ranks * other.report.launch.threads_per_rank == 1)
-        .filter_map(|other| reading_s(&other.report))
+        .filter(|other| other.report.launch.ranks * other.report.launch.threads_per_rank == 1);
+    for row in of_one_worker.flat_map(|other| &other.report.images) {
+        if row.status == Status::Done {
+            warm.entry(&row.input).or_default().push(row.read_s);
+        }
+    }
+    let mut rows: Vec<&ImageRow> = first.report.images.iter().collect();
+    rows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    // The worker's first image pays for more than reading.
+    let pairs: Vec<(f64, f64)> = rows
+        .iter()
+        .filter(|row| row.status == Status::Done)
+        .skip(1)
+        .filter_map(|row| Some((row.read_s, median(warm.get(row.input.as_str())?))))
         .collect();
-    let warm_s = median(&warm);
-    if warm.is_empty() || warm_s <= 0.0 || cold_s < COLD_FACTOR * warm_s {
+    let cold_s: f64 = pairs.iter().map(|pair| pair.0).sum();
+    let warm_s: f64 = pairs.iter().map(|pair| pair.1).sum();
+    if warm_s <= 0.0 || cold_s < COLD_FACTOR * warm_s {
         return None;
     }
-    let factor = cold_s / warm_s;
+    let (factor, count) = (cold_s / warm_s, pairs.len() as f64);
     for other in &mut sources[1..] {
         other.reading_factor = factor;
     }
     Some(format!(
         "the first run read an image in {:.1} ms, the others, whose files were in memory by then, in {:.1} ms; images are \
          expected to be read as in the first",
-        cold_s * 1e3,
-        warm_s * 1e3
+        cold_s * 1e3 / count,
+        warm_s * 1e3 / count
     ))
 }
 
@@ -411,8 +447,10 @@ mod tests {
         let template = report.images[0].clone();
         report.images = (0..images)
             .map(|place| ImageRow {
+                index: place + 1,
+                input: format!("in/{}.nii", place % 20),
                 status: Status::Done,
-                start_s: 0.01 * place as f64,
+                start_s: 0.5 + 0.01 * place as f64,
                 read_s,
                 filter_s: 0.004,
                 write_s: 0.006 - read_s + wait_s,
@@ -420,7 +458,8 @@ mod tests {
             })
             .collect();
         (report.launch.ranks, report.launch.threads_per_rank) = (1, 1);
-        report.elapsed_s = 0.01 * images as f64 + wait_s;
+        // Half a second of setting up is no work.
+        report.elapsed_s = 0.5 + 0.01 * images as f64 + wait_s;
         Source {
             name: String::new(),
             report,
@@ -432,26 +471,47 @@ mod tests {
 
     #[test]
     fn runs_last_a_second_and_until_results_pile_up() {
-        let of = |images, wait_s| rounds(&source(images, 0.001, wait_s).report, images, 1);
-        assert_eq!(of(20, 0.0), 5, "0.2 s each");
-        assert_eq!(of(200, 0.0), 1);
-        assert_eq!(of(100, 0.0), 1, "exactly a second");
-        // 24 images are three times what may wait; 20 images took 1 s while their results took another to the disk.
-        assert_eq!(of(20, 1.0), 2);
-        assert_eq!(
-            rounds(&source(20, 0.001, 1.0).report, 20, 4),
-            5,
-            "four workers"
-        );
-        let mut nothing = source(5, 0.001, 0.0).report;
-        (nothing.elapsed_s, nothing.images) = (0.0, Vec::new());
-        assert_eq!(rounds(&nothing, 5, 1), MOST_ROUNDS);
+        let of = |report: &Report, images, workers| rounds_needed(report, images, workers);
+        let run = |images, wait_s| source(images, 0.001, wait_s).report;
+        assert_eq!(of(&run(24, 0.0), 24, 1), 5, "0.24 s each");
+        assert_eq!(of(&run(48, 0.0), 24, 1), 5, "after two rounds too");
+        assert_eq!(of(&run(200, 0.0), 200, 1), 1);
+        // 24 images are three times what may wait; 20 images took 0.2 s while their results took two more to the disk.
+        assert_eq!(of(&run(20, 2.0), 20, 1), 2);
+        assert_eq!(of(&run(20, 2.0), 20, 4), 5, "four workers");
+        assert_eq!(of(&run(20, 20.0), 20, 4), 1, "that would take too long");
+        let mut failed = run(20, 0.0);
+        failed
+            .images
+            .iter_mut()
+            .for_each(|image| image.status = Status::Failed);
+        assert_eq!(of(&failed, 20, 1), 1);
+        failed.images.clear();
+        assert_eq!(of(&failed, 20, 1), 1);
+    }
+
+    #[test]
+    fn images_of_all_rounds_have_one_name() {
+        let images = [PathBuf::from("/a/0.nii"), PathBuf::from("/a/1.nii")];
+        let mut report = source(4, 0.001, 0.0).report;
+        for (row, name) in
+            report
+                .images
+                .iter_mut()
+                .zip(["/a/0.nii", "/a/1.nii", "/l/0/0.nii", "/l/0/1.nii"])
+        {
+            row.input = name.to_owned();
+        }
+        name_by_image(&mut report, &images);
+        let names: Vec<&str> = report.images.iter().map(|row| row.input.as_str()).collect();
+        assert_eq!(names, ["/a/0.nii", "/a/1.nii", "/a/0.nii", "/a/1.nii"]);
     }
 
     #[test]
     fn images_that_were_not_in_memory_stand_for_the_jobs() {
-        let mut cold: Vec<Source> = [0.004, 0.001, 0.001, 0.001]
-            .map(|read_s| source(20, read_s, 0.0))
+        // The later runs go through the images several times.
+        let mut cold: Vec<Source> = [(20, 0.004), (100, 0.001), (100, 0.001)]
+            .map(|(images, read_s)| source(images, read_s, 0.0))
             .to_vec();
         let note = reckon_with_cold_files(&mut cold).unwrap();
         assert!(note.contains("4.0 ms") && note.contains("1.0 ms"), "{note}");

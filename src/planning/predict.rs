@@ -362,7 +362,7 @@ pub(crate) mod tests {
     ) -> Vec<Prediction> {
         let measured = gather(&machine.pilot(&SIZES, seed), &wanted()).unwrap();
         let model = Model::fit(&measured).unwrap();
-        let memory = MemoryModel::fit(&measured.runs, 0.0);
+        let memory = MemoryModel::fit(&measured.runs, 0.0, 0);
         let listed = listed(images, &SIZES);
         let root = RootWork::default();
         let predictor =
@@ -457,7 +457,7 @@ pub(crate) mod tests {
         let model = Model::fit(&measured).unwrap();
         let mut list = listed(10, &SIZES);
         list.planned[3].class.datatype = Datatype::Float32;
-        let memory = MemoryModel::fit(&measured.runs, 0.0);
+        let memory = MemoryModel::fit(&measured.runs, 0.0, 0);
         let root = RootWork::default();
         let refused = Predictor::new(&list, &model, &memory, &root, Strategy::Size, 51.0)
             .err()

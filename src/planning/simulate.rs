@@ -224,7 +224,7 @@ mod tests {
     fn speed_up_ends_where_images_run_out() {
         let measured = gather(&Machine::default().pilot(&SIZES, 1), &wanted()).unwrap();
         let model = Model::fit(&measured).unwrap();
-        let memory = MemoryModel::fit(&measured.runs, 0.0);
+        let memory = MemoryModel::fit(&measured.runs, 0.0, 0);
         let listed = listed(500, &SIZES);
         let root = RootWork::default();
         let predictor =

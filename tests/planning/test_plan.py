@@ -130,6 +130,20 @@ def test_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path):
     assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
 
 
+def test_a_pilot_goes_through_its_images_by_any_path(data, tmp_path):
+    """Small images are smoothed again and again under names of their own; where they and the results are must not matter."""
+    work = tmp_path / "work" / "deeper"
+    work.mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(data)
+    for images, output in [("../../linked", "../smoothed"), (data, "out")]:
+        finished = plan(images, *OPTIONS, "--pilot", "8", "--ranks", RANKS, "--cpus-per-node", "2", "--output", output, cwd=work)
+        measured = re.search(r"(\d+) measured (\d+) times in (\d+) runs", finished.stdout)
+        distinct, times, runs = map(int, measured.groups())
+        assert distinct == 8
+        # In the first runs once, then for many rounds.
+        assert times > 3 * distinct * runs
+
+
 def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
     one = smooth(data, tmp_path / "one", "--sigma=1", "--limit=1").report_path
     other = smooth(data, tmp_path / "other", "--sigma=2", "--limit=10").report_path
