@@ -134,8 +134,8 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
 
 /// Runs the pilot. Nothing it wrote remains.
 ///
-/// Each configuration goes through its images once. From then on it goes through them as often as it needs to work for
-/// [`LEAST_RUN_S`], and where results piled up before the disk, until as many wait as would in a long run.
+/// Each configuration goes through its images once. From then on it goes through them as often as it needs to work for a
+/// second, and where results piled up before the disk, until as many wait as would in a long run.
 ///
 /// # Errors
 /// A sentence when runs cannot be started, all fail, or the pilot is told to stop.
