@@ -1,6 +1,6 @@
 """What a file system and a virtual machine remember of earlier runs, in milliseconds a file: for readers whose runs differ.
 
-    benches/file_system.py FOLDER        writes and removes files below FOLDER (1 GB at most at a time), in three minutes
+    benches/file_system.py FOLDER        writes and removes files below FOLDER (0.4 GB at most at a time), in three minutes
 
 Making a file may take longer for a while after others were removed, and writing may when its memory lay free for some seconds
 and the host has taken it back. Each line is a turn: the means over its files."""
