@@ -10,7 +10,7 @@ import pytest
 
 import images
 from program import HAS_RANKS, MPI, ranks_alive, run, smooth, start
-from test_faults import journal_lines, parts
+from test_faults import faulty, journal_lines, parts  # noqa: F401
 from test_ranks import sums
 from test_resume import lines, resume
 
@@ -32,9 +32,10 @@ def slow(tmp_path_factory):
     return source, sums(place / "whole")
 
 
-OPTIONS = ("--sigma=25",)
-# Many times as long: some seconds for all.
-SLOW_OPTIONS = ("--sigma=400",)
+# Thirty milliseconds an image: what happens to a run happens while most of its images are left.
+OPTIONS = ("--sigma=200",)
+# Four times as long: seconds for all, and still far less than a second for one.
+SLOW_OPTIONS = ("--sigma=800",)
 
 
 def begun_at_least(running, out, count, ranks):
@@ -116,14 +117,29 @@ def test_a_signal_to_mpirun(tmp_path, slow):
     check_interrupted(finished, out, whole, 2)
 
 
+def part_held(out, process):
+    """Waits for a part that the process began and does not go on with."""
+    until = time.monotonic() + 60
+    while True:
+        before = {path for path in parts(out) if f"-{process}-" in path.name}
+        time.sleep(0.3)
+        if before.intersection(parts(out)):
+            return
+        assert time.monotonic() < until, "no part was held"
+
+
 @pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
-def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, ranks):
+def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, faulty, ranks):
+    """Writing is held from some image on, so that the first interrupt alone would not end the run in time."""
     source, whole = slow
-    out = tmp_path / "out"
+    out, go = tmp_path / "out", tmp_path / "go"
     args, _ = arguments(source, out)
-    with start(args, ranks=ranks) as running:
+    go.touch()
+    with start(args, ranks=ranks, env=faulty("write:wait:0:/out/.niimpi-", go=go)) as running:
         begun_at_least(running, out, 2, ranks)
         victim = ranks_alive(running.mark)[0]
+        go.unlink()
+        part_held(out, victim)
         os.kill(victim, signal.SIGINT)
         os.kill(victim, signal.SIGINT)
         # Two signals of a kind at the same moment are one.
@@ -162,13 +178,13 @@ def test_the_end_of_the_slurm_job_is_known(tmp_path, slow):
     """Five seconds are left for the report."""
     source, _ = slow
     out = tmp_path / "out"
-    args, report = arguments(source, out, width=("--sigma=600",))
+    args, report = arguments(source, out, width=("--sigma=1200",))
     end = int(time.time()) + 8
     finished = run(args, report_path=report, env={"SLURM_JOB_END_TIME": end})
     done = check_interrupted(finished, out, None, None)
     assert time.time() < end
     # What was asked for goes before what Slurm says.
-    args, report = arguments(source, out, "--resume", "--stop-before=1000", width=("--sigma=600",))
+    args, report = arguments(source, out, "--resume", "--stop-before=1000", width=("--sigma=1200",))
     finished = run(args, report_path=report, env={"SLURM_JOB_END_TIME": "1"})
     assert finished.code == 0 and finished.report["totals"]["done"] == 40 - done, finished
 
