@@ -261,12 +261,15 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         compression: job.compression.to_string(),
         sync: job.sync,
     };
-    let Pilot { sources, note } = if args.from.is_empty() {
+    let Pilot {
+        sources,
+        notes: notes_of_pilot,
+    } = if args.from.is_empty() {
         run_pilot(args, &options, &listed)?
     } else {
         Pilot {
             sources: read_sources(&args.from)?,
-            note: None,
+            notes: Vec::new(),
         }
     };
     let measured = measured::gather(&sources, &wanted)?;
@@ -300,7 +303,7 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let chosen = recommend::mark(&mut predictions)?;
     let asked = request::request(&predictions[chosen], largest_bytes, partition);
     let mut notes = measured.notes.clone();
-    notes.extend(note);
+    notes.extend(notes_of_pilot);
     if memory.is_beyond(predictions[chosen].setting.threads, largest_bytes) {
         notes.push(
             "the largest images were not measured: their memory is extended from smaller ones"

@@ -6,6 +6,7 @@
 //! | `pilot` | a few images of the list, smoothed here to measure |
 //! | `listed` | the images that are planned for, by their headers alone |
 //! | `model` | what an image costs, how workers slow each other, how far all that is uncertain |
+//! | `spread` | how far measured times differ from what is expected: images, workers, runs |
 //! | `memory` | what a rank holds |
 //! | `root_work` | what rank 0 does for every image besides its own share, measured |
 //! | `play` | the list played through a strategy |
@@ -33,6 +34,7 @@ pub mod recommend;
 pub mod request;
 pub mod root_work;
 pub mod simulate;
+mod spread;
 
 /// How often the truth is to lie in an interval.
 pub const COVERAGE: f64 = 0.9;

@@ -16,10 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::COVERAGE;
 use super::measured::{ImageClass, ImageFeatures, ImageSample, Measurements, RunSample};
+use super::spread::{RunSpread, image_spread, run_spread, weight, worker_spread};
 use crate::statistics::{Line, Summary, median, student_factor};
 
-/// No machine repeats itself better than this: the least spread between runs that is reckoned with.
-const LEAST_RUN_SPREAD: f64 = 0.03;
 /// How uncertain (as a standard deviation of the logarithm) each doubling of the workers is where only one number of
 /// workers was measured.
 const UNMEASURED_DOUBLING: f64 = 0.25;
@@ -38,23 +37,6 @@ struct ClassCosts {
     measured_voxels: (u64, u64),
 }
 
-/// What was learnt of how runs differ, to be extended to other numbers of workers.
-#[derive(Clone, Debug)]
-struct Spread {
-    /// Standard deviation of the logarithm of a run's time.
-    run_sd: f64,
-    /// Runs beyond those that the fit used up.
-    degrees: usize,
-    /// Sum of the runs' weights.
-    weight: f64,
-    /// Weighted mean of their workers per node.
-    mean_workers: f64,
-    /// Weighted sum of squares of their workers about the mean.
-    spread_workers: f64,
-    /// Most workers per node that were measured, within the CPUs.
-    most_workers: f64,
-}
-
 /// Everything that a prediction needs besides the list.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -66,8 +48,8 @@ pub struct Model {
     far_contention_high: [f64; 3],
     /// Whether runs on several nodes were measured.
     pub several_nodes_measured: bool,
-    spread: Spread,
-    /// Standard deviation of the logarithm of one image's time.
+    spread: RunSpread,
+    /// Standard deviation of the logarithm of one image's time, as far as it does not even out among a worker's next ones.
     pub image_sd: f64,
     /// Standard deviation of the logarithm of a worker's time among those of its run, beyond what their images explain.
     pub worker_sd: f64,
@@ -157,14 +139,20 @@ impl Model {
                 }
             }
         }
-        let spread = fit_spread(
-            &samples,
-            measured,
-            &classes,
-            &contention,
-            &far_contention,
-            is_used,
-        );
+        let expected: Vec<(&ImageSample, f64)> = samples
+            .iter()
+            .filter_map(|image| {
+                let (run, features) = (&measured.runs[image.run], &image.features);
+                let expected = expected_s(&classes, &contention, &far_contention, features, run);
+                Some((*image, expected?))
+            })
+            .collect();
+        let settled: Vec<(&ImageSample, f64)> = expected
+            .iter()
+            .filter(|(image, _)| image.is_settled)
+            .copied()
+            .collect();
+        let spread = run_spread(&expected, measured);
         let factor = student_factor(COVERAGE, spread.degrees);
         for stage in (0..3).filter(|&stage| TOUCHES_FILES[stage]) {
             far_contention_high[stage] = if several_nodes_measured {
@@ -179,38 +167,16 @@ impl Model {
                 contention[stage].max(factor * spread.run_sd / spread.most_workers.max(2.0))
             };
         }
-        let residuals: Vec<f64> = samples
+        let first: Vec<f64> = expected
             .iter()
-            .filter(|image| image.is_settled)
-            .filter_map(|image| {
-                let run = &measured.runs[image.run];
-                let expected =
-                    expected_s(&classes, &contention, &far_contention, &image.features, run)?;
-                Some((image.stage_s.iter().sum::<f64>() / expected).ln())
-            })
-            .filter(|residual| residual.is_finite())
-            .collect();
-        let first: Vec<f64> = samples
-            .iter()
-            .filter(|image| image.is_first)
-            .filter_map(|image| {
-                let run = &measured.runs[image.run];
-                let expected =
-                    expected_s(&classes, &contention, &far_contention, &image.features, run)?;
-                Some(image.stage_s.iter().sum::<f64>() - expected)
-            })
+            .filter(|(image, _)| image.is_first)
+            .map(|(image, expected_s)| image.stage_s.iter().sum::<f64>() - expected_s)
             .collect();
         let of_runs = |value: fn(&RunSample) -> f64| -> Vec<f64> {
             measured.runs.iter().map(value).collect()
         };
-        let image_sd = Summary::of(&residuals).sd;
-        let settled = samples.iter().filter(|image| image.is_settled);
-        let over_expected = settled.filter_map(|image| {
-            let run = &measured.runs[image.run];
-            let expected = expected_s(&classes, &contention, &far_contention, &image.features, run);
-            Some((image, expected?))
-        });
-        let worker_sd = worker_spread(over_expected, image_sd);
+        let image_sd = image_spread(&settled);
+        let worker_sd = worker_spread(&settled, image_sd);
         let launches: Vec<f64> = measured
             .runs
             .iter()
@@ -464,11 +430,6 @@ fn stage_ratios(
         .collect()
 }
 
-/// What a run of so many images counts: few images tell little, many do not tell more than one run can.
-fn weight(images: usize) -> f64 {
-    images as f64 / (images as f64 + 10.0)
-}
-
 /// The slope of a line over its intercept, not negative: how much each step of x adds to what there is at x = 0. 0 where all
 /// x are the same.
 fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
@@ -511,126 +472,6 @@ fn expected_s(
         .map(|stage| costs.lines[stage].at(size_of(stage, image)) * factors[stage])
         .sum();
     (sum > 0.0).then_some(sum)
-}
-
-/// How much the workers of a run differ, over all runs: the standard deviation of the logarithm of what each took over what is
-/// expected of its images, less what the images' own noise of `image_sd` makes of it. 0 where too few runs had several.
-fn worker_spread<'a>(
-    images: impl Iterator<Item = (&'a &'a ImageSample, f64)>,
-    image_sd: f64,
-) -> f64 {
-    /// Differences between workers that are the least to tell by.
-    const FEWEST: usize = 2;
-    /// What one worker's images took together, and should have taken.
-    #[derive(Default)]
-    struct Sums {
-        taken_s: f64,
-        expected_s: f64,
-        expected_squares_s2: f64,
-    }
-
-    impl Sums {
-        /// The variance of the images' noise together, where each has one of 1: large images weigh more.
-        fn noise(&self) -> f64 {
-            self.expected_squares_s2 / self.expected_s.powi(2)
-        }
-    }
-    let mut runs: BTreeMap<usize, BTreeMap<(usize, usize), Sums>> = BTreeMap::new();
-    for (image, expected_s) in images {
-        let workers = runs.entry(image.run).or_default();
-        let sums = workers.entry(image.worker).or_default();
-        sums.taken_s += image.stage_s.iter().sum::<f64>();
-        sums.expected_s += expected_s;
-        sums.expected_squares_s2 += expected_s * expected_s;
-    }
-    let (mut squares, mut degrees) = (0.0, 0);
-    for workers in runs.values() {
-        let over: Vec<f64> = workers
-            .values()
-            .map(|sums| (sums.taken_s / sums.expected_s).ln())
-            .filter(|over| over.is_finite())
-            .collect();
-        let count = over.len();
-        if count < 2 {
-            continue;
-        }
-        let mean = over.iter().sum::<f64>() / count as f64;
-        squares += over.iter().map(|over| (over - mean).powi(2)).sum::<f64>();
-        let of_images: f64 = workers.values().map(Sums::noise).sum();
-        squares -= image_sd.powi(2) * of_images * (1.0 - 1.0 / count as f64);
-        degrees += count - 1;
-    }
-    if degrees < FEWEST {
-        return 0.0;
-    }
-    (squares / degrees as f64).max(0.0).sqrt()
-}
-
-fn fit_spread(
-    samples: &[&ImageSample],
-    measured: &Measurements,
-    classes: &BTreeMap<ImageClass, ClassCosts>,
-    near: &[f64; 3],
-    far: &[f64; 3],
-    is_used: impl Fn(usize) -> bool,
-) -> Spread {
-    let mut sums = vec![(0.0, 0.0, 0_usize); measured.runs.len()];
-    for sample in samples {
-        let run = &measured.runs[sample.run];
-        if let Some(expected) = expected_s(classes, near, far, &sample.features, run) {
-            let sum = &mut sums[sample.run];
-            sum.0 += sample.stage_s.iter().sum::<f64>();
-            sum.1 += expected;
-            sum.2 += 1;
-        }
-    }
-    let runs: Vec<(f64, f64, f64)> = sums
-        .iter()
-        .enumerate()
-        .filter(|(run, (taken, expected, _))| is_used(*run) && *taken > 0.0 && *expected > 0.0)
-        .map(|(run, (taken, expected, count))| {
-            (
-                measured.runs[run].workers_per_node(),
-                (taken / expected).ln(),
-                weight(*count),
-            )
-        })
-        .collect();
-    let all: f64 = runs
-        .iter()
-        .map(|run| run.2)
-        .sum::<f64>()
-        .max(f64::MIN_POSITIVE);
-    let mean_workers = runs.iter().map(|(workers, _, w)| w * workers).sum::<f64>() / all;
-    let mean = runs
-        .iter()
-        .map(|(_, residual, w)| w * residual)
-        .sum::<f64>()
-        / all;
-    let spread_workers: f64 = runs
-        .iter()
-        .map(|(workers, _, w)| w * (workers - mean_workers).powi(2))
-        .sum();
-    let fitted = if spread_workers > 0.05 * all { 2 } else { 1 };
-    let squares: f64 = runs
-        .iter()
-        .map(|(_, residual, w)| w * (residual - mean).powi(2))
-        .sum();
-    let degrees = runs.len().saturating_sub(fitted);
-    let run_sd = if degrees > 0 {
-        (squares / all * runs.len() as f64 / degrees as f64).sqrt()
-    } else {
-        // One run says nothing of how runs differ. Its images do, a little.
-        0.1
-    };
-    Spread {
-        run_sd: run_sd.max(LEAST_RUN_SPREAD),
-        degrees,
-        weight: all,
-        mean_workers,
-        spread_workers,
-        most_workers: runs.iter().map(|run| run.0).fold(1.0, f64::max),
-    }
 }
 
 #[cfg(test)]

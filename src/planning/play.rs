@@ -83,15 +83,19 @@ impl Played {
 
 impl Score {
     /// A list whose images differ from their mean by `spread` (standard deviation of the logarithm), always in the same
-    /// way for the same list.
+    /// way for the same list, and together take what their means come to.
     pub fn new(means_s: &[f64], costs: Vec<f64>, spread: f64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         // So that the mean of exp(noise) is 1.
         let noise = Normal::new(-spread * spread / 2.0, spread.max(0.0)).ok();
-        let seconds = means_s
+        let mut seconds: Vec<f64> = means_s
             .iter()
             .map(|mean| mean * noise.map_or(1.0, |noise| noise.sample(&mut random).exp()))
             .collect();
+        let whole = means_s.iter().sum::<f64>() / seconds.iter().sum::<f64>();
+        if whole.is_finite() {
+            seconds.iter_mut().for_each(|image| *image *= whole);
+        }
         Self { seconds, costs }
     }
 

@@ -2,7 +2,7 @@
  * Faults of a file system, on request, for one program: loaded with LD_PRELOAD, it makes calls on some files fail.
  *
  * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
- *   CALL   read, write, fsync, rename or open
+ *   CALL   read, write, fsync, rename, symlink or open
  *   ERROR  a number of errno, or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists
  *   AFTER  how many bytes of a file pass first (read and write), 0 for none
  *   PART   what the file's path contains
@@ -105,6 +105,12 @@ int rename(const char *from, const char *to) {
     REAL(rename);
     struct fault *fault = find("rename", to);
     return fault && strike(fault) ? -1 : real(from, to);
+}
+
+int symlink(const char *target, const char *path) {
+    REAL(symlink);
+    struct fault *fault = find("symlink", path);
+    return fault && strike(fault) ? -1 : real(target, path);
 }
 
 int open64(const char *path, int flags, ...) {

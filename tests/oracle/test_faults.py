@@ -16,6 +16,7 @@ import pytest
 
 import images
 import program
+from faulty import faulty  # noqa: F401
 from program import HAS_RANKS, ranks_alive, run, smooth, start
 from test_failures import as_ordinary, ordinary, smooth_as  # noqa: F401
 from test_ranks import sums
@@ -24,24 +25,6 @@ from test_resume import resume
 pytestmark = pytest.mark.timeout(240)
 
 RANKS = 2 if HAS_RANKS else None
-
-
-@pytest.fixture(scope="session")
-def faulty(tmp_path_factory):
-    """The environment in which the C library makes calls fail as `faults` says."""
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("no C compiler for the library of faults")
-    library = tmp_path_factory.mktemp("faulty") / "faulty.so"
-    source = Path(__file__).with_name("faulty.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-
-    def environment(*faults, go=None):
-        env = {"LD_PRELOAD": library, "NIIMPI_FAULTS": ",".join(faults)}
-        # The run's own environment keeps no other NIIMPI_ variable; these are the library's.
-        return env | ({"NIIMPI_FAULT_GO": go} if go else {})
-
-    return environment
 
 
 def parts(folder):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import images
+from faulty import faulty  # noqa: F401
 from program import HAS_RANKS, MPI, ranks_alive, run, smooth, start
-from test_faults import faulty, journal_lines, parts  # noqa: F401
+from test_faults import journal_lines, parts
 from test_ranks import sums
 from test_resume import lines, resume
 

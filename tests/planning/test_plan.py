@@ -1,5 +1,6 @@
 """`niimpi plan` from end to end: pilot, reports and studies; the JSON; the script; refusals; the check."""
 
+import errno
 import json
 import re
 import subprocess
@@ -7,14 +8,15 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
+from faulty import faulty  # noqa: F401
 from program import HAS_RANKS, run, smooth
 
 OPTIONS = ["--sigma", "1", "--no-sync"]
 RANKS = "1,2" if HAS_RANKS else "1"
 
 
-def plan(*words, expect=0, timeout=120, cwd=None):
-    finished = run([str(word) for word in ["plan", *words]], timeout=timeout, cwd=cwd)
+def plan(*words, expect=0, timeout=120, cwd=None, env=None):
+    finished = run([str(word) for word in ["plan", *words]], timeout=timeout, cwd=cwd, env=env)
     assert finished.code == expect, finished
     return finished
 
@@ -142,6 +144,14 @@ def test_a_pilot_goes_through_its_images_by_any_path(data, tmp_path):
         assert distinct == 8
         # In the first runs once, then for many rounds.
         assert times > 3 * distinct * runs
+
+
+def test_a_pilot_says_that_there_can_be_no_links(data, faulty, tmp_path):
+    env = faulty(f"symlink:{errno.EPERM}:0:.niimpi-pilot-")
+    words = ["--pilot", "8", "--ranks", "1", "--cpus-per-node", "1", "--json", tmp_path / "p.json"]
+    finished = plan(data, *OPTIONS, *words, cwd=tmp_path, env=env)
+    assert "takes no symbolic links" in finished.stdout and "more images with --pilot" in finished.stdout, finished
+    assert any("takes no symbolic links" in note for note in json.loads((tmp_path / "p.json").read_text())["notes"])
 
 
 def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
