@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::filter::{OutputSpec, OutputType, Rounding};
 use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
 use crate::run::RESULTS_BEHIND_A_WORKER;
-use crate::statistics::Summary;
+use crate::statistics::{Summary, median};
 use crate::volume::Datatype;
 
 /// Fewer images than this say nothing of how much they differ.
@@ -70,6 +70,13 @@ pub struct ImageSample {
     pub is_settled: bool,
 }
 
+impl ImageSample {
+    /// Seconds that the image kept its worker.
+    pub fn taken_s(&self) -> f64 {
+        self.stage_s.iter().sum()
+    }
+}
+
 /// One measured run.
 #[derive(Clone, Debug)]
 pub struct RunSample {
@@ -83,6 +90,8 @@ pub struct RunSample {
     pub nodes: usize,
     /// CPUs of all nodes together; `None` where the report does not tell.
     pub cpus: Option<usize>,
+    /// Results of a worker that were on their way to the disk behind it at the same time: the mean.
+    pub results_behind: f64,
     /// From MPI's start until the first image was begun, seconds.
     pub setup_s: f64,
     /// Between two images of a worker, seconds: the mean.
@@ -130,6 +139,18 @@ pub struct Measurements {
     pub hosts: Vec<String>,
     /// What the reader should know of them.
     pub notes: Vec<String>,
+}
+
+/// Where so many results of a worker are on their way to the disk at the same time, half as many as publishers can hold, the
+/// disk holds the worker up.
+const DISK_RULES: f64 = RESULTS_BEHIND_A_WORKER as f64 / 4.0;
+
+impl Measurements {
+    /// Whether the disk held the workers up: what they took was then ruled by how fast results reach it.
+    pub fn disk_rules(&self) -> bool {
+        let behind: Vec<f64> = self.runs.iter().map(|run| run.results_behind).collect();
+        median(&behind) >= DISK_RULES
+    }
 }
 
 /// A report with what is known of it besides.
@@ -333,6 +354,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         return Ok(());
     }
     let (mut gaps, mut largest_bytes, mut images) = (Vec::new(), 0, 0);
+    let (mut behind_s, mut working_s) = (0.0, 0.0);
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
     for (worker, rows) in by_worker {
         let writing_s = writing_on_the_worker(&rows);
@@ -362,6 +384,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
             images += 1;
             first_start_s = first_start_s.min(image.start_s);
             last_end_s = last_end_s.max(end(place));
+            behind_s += image.write_s - writing_s[place];
             if place > 0 {
                 gaps.push((image.start_s - end(place - 1)).max(0.0));
             }
@@ -383,6 +406,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
                 is_settled: place >= settled_from,
             });
         }
+        working_s += end(rows.len() - 1) - rows[0].start_s;
     }
     into.runs.push(RunSample {
         images,
@@ -390,6 +414,12 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         threads: report.launch.threads_per_rank,
         nodes: report.launch.nodes.len().max(1),
         cpus: report.launch.cpus,
+        // Little's law.
+        results_behind: if working_s > 0.0 {
+            behind_s / working_s
+        } else {
+            0.0
+        },
         setup_s: first_start_s,
         gap_s: Summary::of(&gaps).mean,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),

@@ -91,6 +91,7 @@ mod tests {
             threads,
             nodes: 1,
             cpus: Some(4),
+            results_behind: 0.0,
             setup_s: 0.0,
             gap_s: 0.0,
             finish_s: 0.0,

@@ -2,6 +2,7 @@
 //!
 //! An image's stage takes c(x) · (1 + κ · (w − 1) + φ · (W − w)) seconds: c is a line through the measured images of its
 //! class, x the bytes of its file (read) or its voxels (filter, write); w are the workers on its node, W those on all nodes.
+//! c does not fall with the size, except for writing where the disk holds the workers up: who had less to do waits longer.
 //! κ is what a further worker on the node costs the others, φ what one on another node costs them, which only a shared
 //! file system can: reading and writing alone have it. With φ, W workers together come to at most 1/(c · φ) images a second.
 //! More workers than CPUs share them, so all stages take w/CPUs times as long.
@@ -25,6 +26,8 @@ const UNMEASURED_DOUBLING: f64 = 0.25;
 /// How uncertain the cost of an image is for each doubling of its size beyond those measured.
 const UNMEASURED_SIZE: f64 = 0.2;
 
+/// Writing among the stages.
+const WRITE: usize = 2;
 /// The stages that touch files.
 const TOUCHES_FILES: [bool; 3] = [true, false, true];
 
@@ -35,6 +38,19 @@ struct ClassCosts {
     lines: [Line; 3],
     /// Smallest and largest voxels that were measured.
     measured_voxels: (u64, u64),
+}
+
+impl ClassCosts {
+    /// Seconds of an image's stage, alone. A line that falls does not go on beyond the images that were measured.
+    fn stage_s(&self, stage: usize, image: &ImageFeatures) -> f64 {
+        let line = self.lines[stage];
+        let mut size = size_of(stage, image);
+        if line.slope < 0.0 {
+            let (smallest, largest) = self.measured_voxels;
+            size = size.clamp(smallest as f64, largest as f64);
+        }
+        line.at(size)
+    }
 }
 
 /// Everything that a prediction needs besides the list.
@@ -112,9 +128,16 @@ impl Model {
         let mut far_contention_high = [0.0; 3];
         let mut classes = BTreeMap::new();
         let several_nodes_measured = measured.runs.iter().any(|run| run.nodes > 1);
+        let disk_rules = measured.disk_rules();
         // Costs and contention depend on each other; a few turns settle both.
         for _ in 0..6 {
-            classes = fit_classes(&samples, &measured.runs, &contention, &far_contention);
+            classes = fit_classes(
+                &samples,
+                &measured.runs,
+                &contention,
+                &far_contention,
+                disk_rules,
+            );
             for stage in 0..3 {
                 let ratios = stage_ratios(&samples, &measured.runs, &classes, stage);
                 let near: Vec<(f64, f64, f64)> = ratios
@@ -170,12 +193,12 @@ impl Model {
         let first: Vec<f64> = expected
             .iter()
             .filter(|(image, _)| image.is_first)
-            .map(|(image, expected_s)| image.stage_s.iter().sum::<f64>() - expected_s)
+            .map(|(image, expected_s)| image.taken_s() - expected_s)
             .collect();
         let of_runs = |value: fn(&RunSample) -> f64| -> Vec<f64> {
             measured.runs.iter().map(value).collect()
         };
-        let image_sd = image_spread(&settled);
+        let image_sd = image_spread(&settled, disk_rules);
         let worker_sd = worker_spread(&settled, image_sd);
         let launches: Vec<f64> = measured
             .runs
@@ -215,7 +238,7 @@ impl Model {
     /// Seconds of an image's stages, alone on its node. `None` for a class that was not measured.
     pub fn stages_s(&self, image: &ImageFeatures) -> Option<[f64; 3]> {
         let costs = self.classes.get(&image.class)?;
-        Some([0, 1, 2].map(|stage| costs.lines[stage].at(size_of(stage, image))))
+        Some([0, 1, 2].map(|stage| costs.stage_s(stage, image)))
     }
 
     /// By how much each stage is slower with so many workers on a node and on all nodes, and on so many CPUs a node.
@@ -340,6 +363,7 @@ fn fit_classes(
     runs: &[RunSample],
     near: &[f64; 3],
     far: &[f64; 3],
+    disk_rules: bool,
 ) -> BTreeMap<ImageClass, ClassCosts> {
     let mut by_class: BTreeMap<ImageClass, Vec<&ImageSample>> = BTreeMap::new();
     for sample in samples {
@@ -378,7 +402,10 @@ fn fit_classes(
                         (x, sample.stage_s[stage] / factor, 1.0 / (x * x))
                     })
                     .collect();
-                Line::fit_nonnegative(&points)
+                // Where the disk rules, small images wait for it as long as large ones are worked on.
+                let falling = Line::fit(&points)
+                    .filter(|line| stage == WRITE && disk_rules && line.slope < 0.0);
+                falling.unwrap_or_else(|| Line::fit_nonnegative(&points))
             });
             let voxels = samples.iter().map(|sample| sample.features.voxels);
             let measured_voxels = (voxels.clone().min().unwrap_or(0), voxels.max().unwrap_or(0));
@@ -412,10 +439,10 @@ fn stage_ratios(
         .iter()
         .filter(|sample| sample.is_settled || runs[sample.run].images <= 2)
     {
-        let line = classes[&sample.features.class].lines[stage];
+        let costs = &classes[&sample.features.class];
         let sum = &mut sums[sample.run];
         sum.0 += sample.stage_s[stage];
-        sum.1 += line.at(size_of(stage, &sample.features));
+        sum.1 += costs.stage_s(stage, &sample.features);
         sum.2 += 1;
     }
     sums.iter()
@@ -469,7 +496,7 @@ fn expected_s(
     let costs = classes.get(&image.class)?;
     let factors = factors_of_run(near, far, run);
     let sum: f64 = (0..3)
-        .map(|stage| costs.lines[stage].at(size_of(stage, image)) * factors[stage])
+        .map(|stage| costs.stage_s(stage, image) * factors[stage])
         .sum();
     (sum > 0.0).then_some(sum)
 }
@@ -662,5 +689,42 @@ mod tests {
         );
         let ceiling = model.ceiling(&[0.1, 5.0, 0.1]).0.unwrap();
         assert!((ceiling - 1.0 / (0.2 * 0.1)).abs() < 2.0, "{ceiling}");
+    }
+
+    #[test]
+    fn where_the_disk_rules_small_images_wait_longer() {
+        const IMAGE_S: f64 = 0.05;
+        let machine = Machine {
+            image_spread: 0.0,
+            run_spread: 0.0,
+            contention: 0.0,
+            ..Machine::default()
+        };
+        let sources = [1, 2].map(|ranks| machine.source(80, ranks, &SIZES, 1));
+        let total_s = |results_behind: f64, voxels: u64| {
+            let mut measured = gather(&sources, &wanted()).unwrap();
+            for image in &mut measured.images {
+                let [read_s, filter_s, _] = image.stage_s;
+                image.stage_s[WRITE] = IMAGE_S - read_s - filter_s;
+            }
+            for run in &mut measured.runs {
+                run.results_behind = results_behind;
+            }
+            let model = Model::fit(&measured).unwrap();
+            let image = ImageFeatures {
+                voxels,
+                file_bytes: voxels / 2,
+                ..measured.images[0].features
+            };
+            model.stages_s(&image).unwrap().iter().sum::<f64>()
+        };
+        for voxels in SIZES {
+            let found_s = total_s(4.0, voxels);
+            assert!((found_s - IMAGE_S).abs() < 1e-3, "{voxels}: {found_s}");
+        }
+        let largest = SIZES.into_iter().max().unwrap();
+        assert!(total_s(0.5, largest) > 1.1 * IMAGE_S);
+        // Of a larger one, reading and filtering take longer and the wait is no shorter.
+        assert!(total_s(4.0, 2 * largest) > 1.1 * IMAGE_S);
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use self::choose::choose;
 use self::cold_files::reckon_with_cold_files;
-use self::rounds::{ImageListFile, in_its_real_folder, name_by_image, rounds_needed, write_list};
+use self::rounds::{RunList, in_its_real_folder, longer};
 use super::listed::Listed;
 use super::measured::Source;
 use crate::console;
@@ -50,7 +50,7 @@ pub struct PilotRequest<'a> {
 /// What a pilot found.
 #[derive(Clone, Debug)]
 pub struct Pilot {
-    /// Its runs, in the order in which they were made.
+    /// Its runs in the order in which they were made, without those that were too short.
     pub sources: Vec<Source>,
     /// What the reader should know of them.
     pub notes: Vec<String>,
@@ -73,18 +73,19 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
 struct Setting {
     /// Ranks × threads.
     workers: (usize, usize),
-    list: ImageListFile,
-    /// Runs that were long enough.
+    list: RunList,
+    /// Runs that were long enough, or as long as can be.
     runs: usize,
 }
 
 /// Runs the pilot. Nothing it wrote remains.
 ///
 /// Each configuration goes through its images once. If that is too short, it only tells how often they must be gone through
-/// to work for a second, and where results piled up before the disk, until as many wait as would in a long run.
+/// to work for a second, and where results piled up before the disk, until many times as many are made as may wait there. The
+/// longer runs are what is measured; of them, too, one that proves too short is left out.
 ///
 /// # Errors
-/// A sentence when runs cannot be started, all fail, or the pilot is told to stop.
+/// A sentence when runs cannot be started or leave images undone, or the pilot is told to stop.
 pub fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
@@ -113,7 +114,7 @@ pub fn run(
         ));
     }
     let begun = Instant::now();
-    let once = write_list(folder.path(), &images, 1)?;
+    let once = RunList::write(folder.path(), &images, 1)?;
     let mut settings: Vec<Setting> = configurations
         .into_iter()
         .map(|workers| Setting {
@@ -124,32 +125,27 @@ pub fn run(
         .collect();
     let mut sources: Vec<Source> = Vec::new();
     let mut first_trial: Option<Source> = None;
-    let mut too_short_s: Option<f64> = None;
     for pass in 0.. {
         for setting in settings.iter_mut().filter(|setting| setting.runs < PASSES) {
-            let workers = setting.workers;
-            let mut source = one(
-                request,
-                machine,
-                folder.path(),
-                &setting.list.path,
-                workers,
-                pass,
-            )?;
-            name_by_image(&mut source.report, &images);
-            let made = setting.list.rounds;
+            let Setting { workers, list, .. } = setting;
+            let source = one(request, machine, folder.path(), list, *workers, pass)?;
             // The first run may have waited for files that are in memory now, so later ones may still be too short.
-            let needed = rounds_needed(&source.report, images.len(), workers.0 * workers.1);
-            if needed > made + made / 2 {
-                setting.list = write_list(folder.path(), &images, needed)?;
-                if setting.list.rounds > made {
+            let rounds = longer(
+                &source.report,
+                images.len(),
+                workers.0 * workers.1,
+                list.rounds,
+            )
+            .filter(|_| list.shortened.is_none());
+            if let Some(rounds) = rounds {
+                let made = list.rounds;
+                *list = RunList::write(folder.path(), &images, rounds)?;
+                if list.rounds > made {
                     if sources.is_empty() && first_trial.is_none() {
                         first_trial = Some(source);
                     }
                     continue;
                 }
-                let run_s = source.report.elapsed_s;
-                too_short_s = Some(too_short_s.map_or(run_s, |shortest| shortest.min(run_s)));
             }
             setting.runs += 1;
             sources.push(source);
@@ -170,10 +166,14 @@ pub fn run(
             .and_then(|(first, others)| reckon_with_cold_files(first, others)),
     };
     let mut notes: Vec<String> = of_cold_files.into_iter().collect();
-    notes.extend(too_short_s.map(|run_s| {
+    let shortened = settings.iter().find_map(|setting| {
+        let error = setting.list.shortened.as_ref()?;
+        Some((setting.list.rounds, error))
+    });
+    notes.extend(shortened.map(|(rounds, error)| {
         format!(
-            "{} takes no symbolic links, so the pilot's runs went through their images once, in {run_s:.2} s, which tells little; \
-             more images with --pilot tell more",
+            "runs of the pilot went through their images no more than {rounds} times, which is short and tells little, since no \
+             more symbolic links could be made below {} ({error}); more images with --pilot tell more",
             beside.display()
         )
     }));
@@ -184,7 +184,7 @@ fn one(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
     folder: &Path,
-    list: &Path,
+    list: &RunList,
     (ranks, threads): (usize, usize),
     pass: usize,
 ) -> Result<Source, String> {
@@ -196,7 +196,7 @@ fn one(
     let mut words = request.options.to_vec();
     words.extend([
         "--list".into(),
-        list.into(),
+        list.path.clone().into(),
         "--overwrite".into(),
         "--output".into(),
     ]);
@@ -228,8 +228,22 @@ fn one(
             last.join("\n  ")
         ));
     }
-    let report: Report = read_json(&run.report)?;
+    let mut report: Report = read_json(&run.report)?;
     let _ = std::fs::remove_file(&run.report);
+    if report.totals.skipped > 0 {
+        let errors = report
+            .images
+            .iter()
+            .find_map(|image| image.error.as_deref());
+        return Err(format!(
+            "the {name} left {} of {} images undone ({}); a pilot needs room for the results of a second's work below {}",
+            report.totals.skipped,
+            report.images.len(),
+            errors.unwrap_or("its report does not say why"),
+            folder.display()
+        ));
+    }
+    list.name_by_image(&mut report);
     Ok(Source {
         name,
         report,

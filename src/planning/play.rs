@@ -255,5 +255,9 @@ mod tests {
             noisy.seconds,
             Score::new(&means, means.clone(), 0.5).seconds
         );
+        // Of few images, too, nothing is lost or gained by the noise.
+        let few = Score::new(&[1.0, 2.0, 4.0], vec![1.0; 3], 0.5);
+        assert!((few.seconds.iter().sum::<f64>() - 7.0).abs() < 1e-9);
+        assert_ne!(few.seconds, [1.0, 2.0, 4.0]);
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn weight(images: usize) -> f64 {
 /// What images of one worker took together, and should have taken.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
+    images: usize,
     taken_s: f64,
     expected_s: f64,
     expected_squares_s2: f64,
@@ -41,7 +42,8 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, image: &ImageSample, expected_s: f64) {
-        self.taken_s += image.stage_s.iter().sum::<f64>();
+        self.images += 1;
+        self.taken_s += image.taken_s();
         self.expected_s += expected_s;
         self.expected_squares_s2 += expected_s * expected_s;
     }
@@ -78,20 +80,27 @@ fn squares_about_mean(groups: &[Sums]) -> (f64, f64, usize) {
 /// How much images differ from what is expected of them: the standard deviation of the logarithm, for images with what is
 /// expected of them, each worker's in order.
 ///
-/// A worker that waits for its results to reach the disk waits long for one image and not at all for the next ones. Such
-/// noise does not add up over a share of the list as that of independent images would, so the spread is the lower of what
-/// single images show and of what batches of a worker's successive images do (method of batch means; Law, Simulation Modeling
-/// and Analysis).
-pub(super) fn image_spread(images: &[(&ImageSample, f64)]) -> f64 {
-    /// Differences between batches that are the least to tell by.
-    const FEWEST: usize = 8;
+/// A worker that the disk holds up (`disk_rules`) waits long for one image and not at all for the next ones. Such noise does not add up over a
+/// share of the list as that of independent images would, so there the spread is what batches of a worker's successive images
+/// show, if that is less than what single images do (method of batch means; Law, Simulation Modeling and Analysis).
+pub(super) fn image_spread(images: &[(&ImageSample, f64)], disk_rules: bool) -> f64 {
     let residuals: Vec<f64> = images
         .iter()
-        .map(|(image, expected_s)| (image.stage_s.iter().sum::<f64>() / expected_s).ln())
+        .map(|(image, expected_s)| (image.taken_s() / expected_s).ln())
         .filter(|residual| residual.is_finite())
         .collect();
     let of_one = Summary::of(&residuals).sd;
-    let mut workers: BTreeMap<(usize, (usize, usize)), Vec<(&ImageSample, f64)>> = BTreeMap::new();
+    if !disk_rules {
+        return of_one;
+    }
+    batch_spread(images).map_or(of_one, |of_batches| of_batches.min(of_one))
+}
+
+/// What batches of each worker's successive images show of the images' noise; `None` where there are too few.
+fn batch_spread(images: &[(&ImageSample, f64)]) -> Option<f64> {
+    /// Differences between batches that are the least to tell by.
+    const FEWEST: usize = 8;
+    let mut workers = BTreeMap::<_, Vec<_>>::new();
     for &(image, expected_s) in images {
         let key = (image.run, image.worker);
         workers.entry(key).or_default().push((image, expected_s));
@@ -113,10 +122,7 @@ pub(super) fn image_spread(images: &[(&ImageSample, f64)]) -> f64 {
         of_images += found.1;
         degrees += found.2;
     }
-    if degrees < FEWEST {
-        return of_one;
-    }
-    (squares / of_images).sqrt().min(of_one)
+    (degrees >= FEWEST).then(|| (squares / of_images).sqrt())
 }
 
 /// How much the workers of a run differ, over all runs: the standard deviation of the logarithm of what each took over what is
@@ -149,28 +155,18 @@ pub(super) fn run_spread(images: &[(&ImageSample, f64)], measured: &Measurements
     for (image, _) in images {
         has_settled[image.run] |= image.is_settled;
     }
-    let mut sums = vec![(0.0, 0.0, 0_usize); measured.runs.len()];
+    let mut sums = vec![Sums::default(); measured.runs.len()];
     for (image, expected_s) in images {
         // A worker's first images meet an empty queue before the disk, which is no difference between runs.
-        if has_settled[image.run] && !image.is_settled {
-            continue;
+        if image.is_settled || !has_settled[image.run] {
+            sums[image.run].add(image, *expected_s);
         }
-        let sum = &mut sums[image.run];
-        sum.0 += image.stage_s.iter().sum::<f64>();
-        sum.1 += expected_s;
-        sum.2 += 1;
     }
     let runs: Vec<(f64, f64, f64)> = sums
         .iter()
-        .enumerate()
-        .filter(|(_, (taken, expected, _))| *taken > 0.0 && *expected > 0.0)
-        .map(|(run, (taken, expected, count))| {
-            (
-                measured.runs[run].workers_per_node(),
-                (taken / expected).ln(),
-                weight(*count),
-            )
-        })
+        .zip(&measured.runs)
+        .filter(|(sums, _)| sums.taken_s > 0.0 && sums.expected_s > 0.0)
+        .map(|(sums, run)| (run.workers_per_node(), sums.over(), weight(sums.images)))
         .collect();
     let all: f64 = runs
         .iter()
@@ -215,7 +211,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Normal};
 
-    use super::super::measured::{ImageClass, ImageFeatures};
+    use super::super::measured::tests::{Machine, SIZES, wanted};
+    use super::super::measured::{ImageClass, ImageFeatures, gather};
     use super::*;
     use crate::volume::Datatype;
 
@@ -240,34 +237,40 @@ mod tests {
         over.enumerate().map(image).collect()
     }
 
-    fn spread_of(images: &[ImageSample]) -> f64 {
+    fn spread_of(images: &[ImageSample], disk_rules: bool) -> f64 {
         let expected: Vec<(&ImageSample, f64)> = images.iter().map(|image| (image, 0.01)).collect();
-        image_spread(&expected)
+        image_spread(&expected, disk_rules)
     }
 
     #[test]
     fn independent_noise_is_found_again() {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let noise = Normal::new(0.0_f64, 0.2).unwrap();
-        let found = spread_of(&images((0..800).map(|_| noise.sample(&mut random).exp())));
-        assert!((0.16..0.21).contains(&found), "{found}");
+        let noisy = images((0..800).map(|_| noise.sample(&mut random).exp()));
+        for (disk_rules, least) in [(false, 0.19), (true, 0.16)] {
+            let found = spread_of(&noisy, disk_rules);
+            assert!((least..0.21).contains(&found), "{found}");
+        }
     }
 
     #[test]
     fn waits_that_even_out_are_no_noise_of_a_share() {
         // Of each worker, every fourth image waits for the disk.
         let waits = |place: usize| if place / 2 % 4 == 3 { 3.4 } else { 0.2 };
-        let found = spread_of(&images((0..400).map(waits)));
+        let found = spread_of(&images((0..400).map(waits)), true);
         assert!(found < 0.01, "{found}");
         // Too few to tell: what single images show stands.
-        let found = spread_of(&images((0..40).map(waits)));
+        let found = spread_of(&images((0..40).map(waits)), true);
+        assert!(found > 1.0, "{found}");
+        // Without a disk that holds the worker up, it is the images that differ, and the same ones come again and again.
+        let found = spread_of(&images((0..400).map(waits)), false);
         assert!(found > 1.0, "{found}");
     }
 
     #[test]
     fn a_slow_worker_is_not_taken_for_noise_of_its_images() {
         let slow = images((0..400).map(|place| if place % 2 == 0 { 1.0 } else { 1.2 }));
-        assert!(spread_of(&slow) < 1e-6);
+        assert!(spread_of(&slow, true) < 1e-6);
         let expected: Vec<(&ImageSample, f64)> = slow.iter().map(|image| (image, 0.01)).collect();
         // One difference alone is too little to tell by; two runs have two.
         assert_eq!(worker_spread(&expected, 0.0), 0.0);
@@ -280,5 +283,27 @@ mod tests {
             .collect();
         let sd = worker_spread(&both, 0.0);
         assert!((sd - 1.2_f64.ln() / 2.0_f64.sqrt()).abs() < 1e-6, "{sd}");
+    }
+
+    #[test]
+    fn runs_are_compared_without_the_first_images_of_their_workers() {
+        let machine = Machine::default();
+        let sources = [40, 80].map(|count| machine.source(count, 1, &SIZES, 1));
+        let as_expected = gather(&sources, &wanted()).unwrap();
+        // One of two runs has images that took another time than is expected.
+        let spread = |settled: bool, over: f64| {
+            let mut measured = as_expected.clone();
+            for image in &mut measured.images {
+                if image.run == 0 && image.is_settled == settled {
+                    image.stage_s = image.stage_s.map(|stage_s| stage_s * over);
+                }
+            }
+            let expected = as_expected.images.iter().map(ImageSample::taken_s);
+            let images: Vec<(&ImageSample, f64)> = measured.images.iter().zip(expected).collect();
+            run_spread(&images, &measured).run_sd
+        };
+        assert_eq!(spread(true, 1.0), LEAST_RUN_SPREAD);
+        assert_eq!(spread(false, 0.1), LEAST_RUN_SPREAD);
+        assert!(spread(true, 1.5) > 0.15);
     }
 }

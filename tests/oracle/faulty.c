@@ -3,7 +3,8 @@
  *
  * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
  *   CALL   read, write, fsync, rename, symlink or open
- *   ERROR  a number of errno, or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists
+ *   ERROR  a number of errno; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists; or as `60ms`: it
+ *          takes so long longer
  *   AFTER  how many bytes of a file pass first (read and write), 0 for none
  *   PART   what the file's path contains
  * A write that crosses the limit is shortened to it, as on a disk that becomes full.
@@ -62,6 +63,10 @@ static struct fault *find_open(const char *call, int file) {
 
 /* Fails with the fault's error, or waits and lets the call pass. */
 static int strike(const struct fault *fault) {
+    if (strstr(fault->error, "ms")) {
+        usleep((useconds_t)atoi(fault->error) * 1000);
+        return 0;
+    }
     if (strcmp(fault->error, "wait")) {
         errno = atoi(fault->error);
         return 1;

@@ -28,8 +28,9 @@ def slow(tmp_path_factory):
     source = place / "in"
     array = images.random_array(np.random.default_rng(9), (64, 64, 64), "float32")
     first = images.write(source / "sample_1.nii", array)
+    (source / "then").mkdir()
     for number in range(2, 41):
-        os.link(first, source / f"sample_{number}.nii")
+        os.link(first, source / ("then" if number > 20 else "") / f"sample_{number}.nii")
     smooth(source, place / "whole", *OPTIONS, ranks=RANKS)
     return source, sums(place / "whole")
 
@@ -119,29 +120,25 @@ def test_a_signal_to_mpirun(tmp_path, slow):
     check_interrupted(finished, out, whole, 2)
 
 
-def part_held(out, process):
-    """Waits for a part that the process began and does not go on with."""
+def part_held(folder, process):
+    """Waits for a part of the process."""
     until = time.monotonic() + 60
-    while True:
-        before = {path for path in parts(out) if f"-{process}-" in path.name}
-        time.sleep(0.3)
-        if before.intersection(parts(out)):
-            return
+    while not any(f"-{process}-" in path.name for path in parts(folder)):
         assert time.monotonic() < until, "no part was held"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
 def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, faulty, ranks):
-    """Writing is held from some image on, so that the first interrupt alone would not end the run in time."""
+    """Writing is held in the second half of the images, so that the first interrupt alone would not end the run in time."""
     source, whole = slow
-    out, go = tmp_path / "out", tmp_path / "go"
-    args, _ = arguments(source, out)
-    go.touch()
-    with start(args, ranks=ranks, env=faulty("write:wait:0:/out/.niimpi-", go=go)) as running:
+    out = tmp_path / "out"
+    args, _ = arguments(source, out, "--strategy=cyclic")
+    held = faulty("write:wait:0:/out/then/.niimpi-", go=tmp_path / "never")
+    with start(args, ranks=ranks, env=held) as running:
         begun_at_least(running, out, 2, ranks)
         victim = ranks_alive(running.mark)[0]
-        go.unlink()
-        part_held(out, victim)
+        part_held(out / "then", victim)
         os.kill(victim, signal.SIGINT)
         os.kill(victim, signal.SIGINT)
         # Two signals of a kind at the same moment are one.

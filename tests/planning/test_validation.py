@@ -4,7 +4,8 @@ machine that does nothing else; what it prints goes into docs/scaling.
 Beside each prediction stands what the machine itself repeats: the run of 400 before the pilot against the one after it.
 
 Files lie in memory, as those of the benchmarks do, where the disk is never waited for; or in the folder that
-NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before (benches/file_system.py)."""
+NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before (benches/file_system.py).
+NIIMPI_VALIDATION_SYNC_MS makes fsync take so many milliseconds longer, as on a file system that is slow to answer."""
 
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 import program
 from conftest import synth
+from faulty import faulty  # noqa: F401
 from program import HAS_RANKS, run
 
 pytestmark = [pytest.mark.validation, pytest.mark.timeout(7200)]
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.validation, pytest.mark.timeout(7200)]
 ROOM_BYTES = 3 << 30
 IN_MEMORY = "/dev/shm"
 TIMES = int(os.environ.get("NIIMPI_VALIDATION_TIMES", "20"))
+SYNC_MS = int(os.environ.get("NIIMPI_VALIDATION_SYNC_MS", "0"))
 RANKS = [1, 2] if HAS_RANKS else [1]
 
 
@@ -50,12 +53,18 @@ def images(request, scratch):
     return request.param, folder
 
 
-def full_run(folder, scratch, ranks):
+@pytest.fixture(scope="module")
+def disk(faulty):
+    """The environment that makes the disk as slow as asked for."""
+    return faulty(f"fsync:{SYNC_MS}ms:0:/") if SYNC_MS else {}
+
+
+def full_run(folder, scratch, ranks, disk):
     """All 400 images, synced as the pilot's are: the report."""
     report = scratch / "r.json"
     out = scratch / f"out_{ranks}"
     words = ["smooth", folder, "--output", out, "--sigma", "2", "--threads", "1", "--report", report]
-    finished = run([str(word) for word in words], ranks, timeout=600)
+    finished = run([str(word) for word in words], ranks, timeout=600, env=disk)
     assert finished.code == 0, finished
     shutil.rmtree(out)
     return json.loads(report.read_text())
@@ -66,19 +75,19 @@ def within(turns, what):
     return sum(abs(turn[what]) <= 0.15 for turn in turns)
 
 
-def test_a_pilot_of_20_predicts_400(images, scratch):
+def test_a_pilot_of_20_predicts_400(images, scratch, disk):
     name, folder = images
     lines, turns = [], {ranks: [] for ranks in RANKS}
-    before = {ranks: full_run(folder, scratch, ranks)["elapsed_s"] for ranks in RANKS}
+    before = {ranks: full_run(folder, scratch, ranks, disk)["elapsed_s"] for ranks in RANKS}
     for turn in range(TIMES):
         words = ["plan", folder, "--sigma", "2", "--pilot", "20", "--ranks", ",".join(map(str, RANKS))]
         words += ["--cpus-per-node", "2", "--json", scratch / "p.json", "--output", scratch / "pilot", "--quiet"]
-        finished = run([str(word) for word in words], timeout=600)
+        finished = run([str(word) for word in words], timeout=600, env=disk)
         assert finished.code == 0, finished
         configurations = json.loads((scratch / "p.json").read_text())["configurations"]
         for ranks in RANKS:
             predicted = next(c for c in configurations if c["ranks"] == ranks)
-            actual = full_run(folder, scratch, ranks)
+            actual = full_run(folder, scratch, ranks, disk)
             elapsed = actual["elapsed_s"]
             turns[ranks].append({
                 "held": predicted["elapsed_low_s"] <= elapsed <= predicted["elapsed_high_s"],

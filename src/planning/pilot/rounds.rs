@@ -1,6 +1,6 @@
 //! How often a run of the pilot goes through its images, and by which paths.
 
-use std::io::Write;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::super::measured::waiting_for_disk_s;
@@ -30,8 +30,20 @@ pub(super) fn in_its_real_folder(image: &Path) -> Result<PathBuf, String> {
     resolved.map_err(|error| format!("{}: {error}", image.display()))
 }
 
+/// How many times a run needs to go through the pilot's `images`, where one on so many `workers` that went through them
+/// `rounds` times was too short by its report; `None` where that was long enough, or nearly.
+pub(super) fn longer(
+    report: &Report,
+    images: usize,
+    workers: usize,
+    rounds: usize,
+) -> Option<usize> {
+    let needed = rounds_needed(report, images, workers);
+    (needed > rounds + rounds / 2).then_some(needed)
+}
+
 /// How many times a run of `workers` needs to go through the pilot's `images`, by the report of one that did so some times.
-pub(super) fn rounds_needed(report: &Report, images: usize, workers: usize) -> usize {
+fn rounds_needed(report: &Report, images: usize, workers: usize) -> usize {
     let starts = report
         .images
         .iter()
@@ -53,69 +65,81 @@ pub(super) fn rounds_needed(report: &Report, images: usize, workers: usize) -> u
     for_time.max(for_disk).clamp(1, MOST_ROUNDS)
 }
 
-/// Gives a report's images, of however many rounds, the names of what they are.
-pub(super) fn name_by_image(report: &mut Report, images: &[PathBuf]) {
-    for row in &mut report.images {
-        let image = &images[row.index.saturating_sub(1) % images.len()];
-        if image.file_name() == Path::new(&row.input).file_name() {
-            row.input = image.display().to_string();
-        }
-    }
-}
-
-/// A list of images on the disk.
+/// A list of the pilot's images on the disk, for one run.
 #[derive(Clone, Debug)]
-pub(super) struct ImageListFile {
+pub(super) struct RunList {
     /// Where it is.
     pub path: PathBuf,
     /// How many times it goes through the images.
     pub rounds: usize,
+    /// Why it does not do so as often as asked for.
+    pub shortened: Option<String>,
+    /// Of each path in it, as reports say it, the image.
+    images: HashMap<String, PathBuf>,
 }
 
-/// Writes the list of a run that goes through the images so many times: as they are, then by way of links to their folders,
-/// so that results have names of their own. Where there can be no links, it goes through them once.
-pub(super) fn write_list(
-    folder: &Path,
-    images: &[PathBuf],
-    rounds: usize,
-) -> Result<ImageListFile, String> {
-    use std::os::unix::ffi::OsStrExt;
-    let told = |path: &Path, error: std::io::Error| {
-        format!("{}: cannot be written: {error}", path.display())
-    };
-    let mut folders: Vec<&Path> = images.iter().filter_map(|image| image.parent()).collect();
-    folders.sort_unstable();
-    folders.dedup();
-    let mut paths = images.to_vec();
-    let mut made = 1;
-    'rounds: for round in 2..=rounds {
-        let links = folder.join(format!("round-{round}"));
-        std::fs::create_dir_all(&links).map_err(|error| told(&links, error))?;
-        for (number, to) in folders.iter().enumerate() {
-            match std::os::unix::fs::symlink(to, links.join(number.to_string())) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                    tracing::debug!("{}: no links: {error}", links.display());
-                    break 'rounds;
-                }
-                _ => (),
+impl RunList {
+    /// Writes the list of a run that goes through the images so many times into `folder`: as they are, then by way of links
+    /// to their folders, so that results have names of their own. Where links cannot be made, fewer times.
+    ///
+    /// # Errors
+    /// A sentence when the list cannot be written.
+    pub fn write(folder: &Path, images: &[PathBuf], rounds: usize) -> Result<Self, String> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut folders: Vec<&Path> = images.iter().filter_map(|image| image.parent()).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        let mut paths = images.to_vec();
+        let (mut made, mut shortened) = (1, None);
+        for round in 2..=rounds {
+            let links = folder.join(format!("round-{round}"));
+            if let Err(error) = link_all(&links, &folders) {
+                shortened = Some(error.to_string());
+                break;
+            }
+            paths.extend(images.iter().filter_map(|image| {
+                let number = folders.binary_search(&image.parent()?).ok()?;
+                Some(links.join(number.to_string()).join(image.file_name()?))
+            }));
+            made = round;
+        }
+        let path = folder.join(format!("list-{made}"));
+        let mut bytes = Vec::new();
+        for image in &paths {
+            bytes.extend_from_slice(image.as_os_str().as_bytes());
+            bytes.push(b'\n');
+        }
+        std::fs::write(&path, &bytes)
+            .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+        let names = paths.iter().map(|path| path.display().to_string());
+        Ok(Self {
+            path,
+            rounds: made,
+            shortened,
+            images: names.zip(images.iter().cycle().cloned()).collect(),
+        })
+    }
+
+    /// Gives a report's images, of however many rounds, the names of what they are.
+    pub fn name_by_image(&self, report: &mut Report) {
+        for row in &mut report.images {
+            if let Some(image) = self.images.get(&row.input) {
+                row.input = image.display().to_string();
             }
         }
-        paths.extend(images.iter().filter_map(|image| {
-            let number = folders.binary_search(&image.parent()?).ok()?;
-            Some(links.join(number.to_string()).join(image.file_name()?))
-        }));
-        made = round;
     }
-    let path = folder.join(format!("list-{rounds}"));
-    let mut bytes = Vec::new();
-    for image in &paths {
-        bytes.extend_from_slice(image.as_os_str().as_bytes());
-        bytes.push(b'\n');
+}
+
+/// Makes a folder of links to these folders, called by their places.
+fn link_all(links: &Path, folders: &[&Path]) -> std::io::Result<()> {
+    std::fs::create_dir_all(links)?;
+    for (number, to) in folders.iter().enumerate() {
+        match std::os::unix::fs::symlink(to, links.join(number.to_string())) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => (),
+        }
     }
-    std::fs::File::create(&path)
-        .and_then(|mut file| file.write_all(&bytes))
-        .map_err(|error| told(&path, error))?;
-    Ok(ImageListFile { path, rounds: made })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,20 +169,50 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_is_nearly_long_enough_is_kept() {
+        let run = |images| source(images, 0.001, 0.0).report;
+        assert_eq!(longer(&run(24), 24, 1, 1), Some(5));
+        assert_eq!(longer(&run(96), 24, 1, 4), None);
+        assert_eq!(longer(&run(48), 24, 1, 2), Some(5));
+        assert_eq!(longer(&run(240), 24, 1, 10), None);
+    }
+
+    #[test]
     fn images_of_all_rounds_have_one_name() {
-        let images = [PathBuf::from("/a/0.nii"), PathBuf::from("/a/1.nii")];
-        let mut report = source(4, 0.001, 0.0).report;
-        for (row, name) in
-            report
-                .images
-                .iter_mut()
-                .zip(["/a/0.nii", "/a/1.nii", "/l/0/0.nii", "/l/0/1.nii"])
-        {
-            row.input = name.to_owned();
+        // Reports have the images in the order of their names, in which 2 is before 10; folders are linked in another.
+        let folder = tempfile::tempdir().unwrap();
+        let images: Vec<PathBuf> = [1, 2, 10]
+            .map(|number| folder.path().join(format!("sub-{number}/T1.nii")))
+            .to_vec();
+        for image in &images {
+            std::fs::create_dir_all(image.parent().unwrap()).unwrap();
         }
-        name_by_image(&mut report, &images);
-        let names: Vec<&str> = report.images.iter().map(|row| row.input.as_str()).collect();
-        assert_eq!(names, ["/a/0.nii", "/a/1.nii", "/a/0.nii", "/a/1.nii"]);
+        let list = RunList::write(folder.path(), &images, 3).unwrap();
+        let text = std::fs::read_to_string(&list.path).unwrap();
+        let mut paths: Vec<&str> = text.lines().collect();
+        paths.reverse();
+        let mut report = source(paths.len(), 0.001, 0.0).report;
+        for (row, path) in report.images.iter_mut().zip(&paths) {
+            row.input = (*path).to_owned();
+        }
+        list.name_by_image(&mut report);
+        for (row, path) in report.images.iter().zip(&paths) {
+            let folder = Path::new(path).parent().unwrap().canonicalize().unwrap();
+            assert_eq!(Path::new(&row.input).parent().unwrap(), folder);
+        }
+    }
+
+    #[test]
+    fn without_links_there_are_fewer_rounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = [folder.path().join("a.nii"), folder.path().join("b.nii")];
+        // A file has the name that the third round's folder would have.
+        std::fs::write(folder.path().join("round-3"), "").unwrap();
+        let list = RunList::write(folder.path(), &images, 9).unwrap();
+        assert_eq!(list.rounds, 2);
+        assert!(list.shortened.is_some());
+        let text = std::fs::read_to_string(&list.path).unwrap();
+        assert_eq!(text.lines().count(), 4);
     }
 
     #[test]
@@ -172,7 +226,7 @@ mod tests {
             std::fs::write(image, image.as_os_str().as_encoded_bytes()).unwrap();
         }
         for rounds in [1, 3, 4] {
-            let list = write_list(folder.path(), &images, rounds).unwrap();
+            let list = RunList::write(folder.path(), &images, rounds).unwrap();
             assert_eq!(list.rounds, rounds);
             let text = std::fs::read_to_string(list.path).unwrap();
             let paths: Vec<&str> = text.lines().collect();
