@@ -71,20 +71,37 @@ impl Line {
         self.intercept + self.slope * x
     }
 
-    /// Weighted least squares through `points` (x, y, weight). `None` where all x are nearly the same (within 2 %) or nothing
-    /// has weight.
-    pub fn fit(points: &[(f64, f64, f64)]) -> Option<Self> {
+    /// Weighted least squares through `points` (x, y, weight), with neither part negative: costs and memory are not.
+    ///
+    /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean: nothing is
+    /// then known of the intercept, and this way the line never promises that a larger x is cheap.
+    pub fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
         let weight: f64 = points.iter().map(|point| point.2).sum();
+        if weight <= 0.0 {
+            return Self::default();
+        }
+        let mean_x = points.iter().map(|(x, _, w)| w * x).sum::<f64>() / weight;
+        let mean_y = points.iter().map(|(_, y, w)| w * y).sum::<f64>() / weight;
+        let through_origin = || {
+            let squares: f64 = points.iter().map(|(x, _, w)| w * x * x).sum();
+            let products: f64 = points.iter().map(|(x, y, w)| w * x * y).sum();
+            Self {
+                intercept: 0.0,
+                slope: if squares > 0.0 {
+                    (products / squares).max(0.0)
+                } else {
+                    0.0
+                },
+            }
+        };
         let (low, high) = points
             .iter()
             .fold((f64::INFINITY, 0.0_f64), |(low, high), (x, _, _)| {
                 (low.min(*x), high.max(*x))
             });
-        if weight <= 0.0 || high <= low * 1.02 {
-            return None;
+        if high <= low * 1.02 {
+            return through_origin();
         }
-        let mean_x = points.iter().map(|(x, _, w)| w * x).sum::<f64>() / weight;
-        let mean_y = points.iter().map(|(_, y, w)| w * y).sum::<f64>() / weight;
         let spread: f64 = points
             .iter()
             .map(|(x, _, w)| w * (x - mean_x).powi(2))
@@ -94,35 +111,16 @@ impl Line {
             .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))
             .sum();
         let slope = product / spread;
-        Some(Self {
-            intercept: mean_y - slope * mean_x,
-            slope,
-        })
-    }
-
-    /// Weighted least squares through `points` (x, y, weight), with neither part negative: costs and memory are not.
-    ///
-    /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean: nothing is
-    /// then known of the intercept, and this way the line never promises that a larger x is cheap.
-    pub fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
-        let sum = |of: fn(&(f64, f64, f64)) -> f64| points.iter().map(of).sum::<f64>();
-        let over = |products: f64, squares: f64| {
-            if squares > 0.0 {
-                (products / squares).max(0.0)
-            } else {
-                0.0
-            }
-        };
-        match Self::fit(points) {
-            Some(line) if line.slope < 0.0 => Self {
-                intercept: over(sum(|(_, y, w)| w * y), sum(|(_, _, w)| *w)),
+        let intercept = mean_y - slope * mean_x;
+        if slope < 0.0 {
+            Self {
+                intercept: mean_y,
                 slope: 0.0,
-            },
-            Some(line) if line.intercept >= 0.0 => line,
-            _ => Self {
-                intercept: 0.0,
-                slope: over(sum(|(x, y, w)| w * x * y), sum(|(x, _, w)| w * x * x)),
-            },
+            }
+        } else if intercept < 0.0 {
+            through_origin()
+        } else {
+            Self { intercept, slope }
         }
     }
 }

@@ -141,9 +141,9 @@ pub struct Measurements {
     pub notes: Vec<String>,
 }
 
-/// Where so many results of a worker are on their way to the disk at the same time, half as many as publishers can hold, the
-/// disk holds the worker up.
-const DISK_RULES: f64 = RESULTS_BEHIND_A_WORKER as f64 / 4.0;
+/// Where a worker's publishers, half of what may wait behind it, have all but one a result in hand all the time, less a little
+/// for a run's beginning, the disk holds the worker up: the one that it waits for is then still its own.
+const DISK_RULES: f64 = 0.7 * RESULTS_BEHIND_A_WORKER as f64 / 2.0;
 
 impl Measurements {
     /// Whether the disk held the workers up: what they took was then ruled by how fast results reach it.
@@ -659,6 +659,29 @@ pub(crate) mod tests {
             assert_eq!(cold.stage_s[0], 3.0 * warm.stage_s[0]);
             assert_eq!(cold.stage_s[1..], warm.stage_s[1..]);
         }
+    }
+
+    #[test]
+    fn a_disk_rules_where_workers_wait_for_it() {
+        // Syncing that takes so many times as long as the work on an image.
+        let rules = |over: f64| {
+            let mut source = Machine::default().source(100, 1, &[900_000], 1);
+            let rows = &mut source.report.images;
+            let interval_s = (rows[99].start_s - rows[0].start_s) / 99.0;
+            for row in rows {
+                row.write_s += over * interval_s;
+            }
+            let measured = gather(&[source], &wanted()).unwrap();
+            let behind = measured.runs[0].results_behind;
+            assert!((behind - over).abs() < 0.1, "{behind}");
+            measured.disk_rules()
+        };
+        assert!(!rules(0.0));
+        assert!(
+            !rules(2.5),
+            "four publishers bring results away faster than they come"
+        );
+        assert!(rules(3.3));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::measured::Source;
 use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
-use crate::report::Report;
+use crate::report::{Report, Stage};
 use crate::scaling::study::read_json;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
@@ -85,7 +85,7 @@ struct Setting {
 /// longer runs are what is measured; of them, too, one that proves too short is left out.
 ///
 /// # Errors
-/// A sentence when runs cannot be started or leave images undone, or the pilot is told to stop.
+/// A sentence when runs cannot be started or leave results unwritten, or the pilot is told to stop.
 pub fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
@@ -230,16 +230,19 @@ fn one(
     }
     let mut report: Report = read_json(&run.report)?;
     let _ = std::fs::remove_file(&run.report);
-    if report.totals.skipped > 0 {
-        let errors = report
-            .images
-            .iter()
-            .find_map(|image| image.error.as_deref());
+    // Without the room for its results a run measures nothing; images that cannot be read are no reason for that.
+    let not_written = report
+        .images
+        .iter()
+        .find(|image| image.stage == Some(Stage::Write));
+    if report.totals.skipped > 0 || not_written.is_some() {
         return Err(format!(
-            "the {name} left {} of {} images undone ({}); a pilot needs room for the results of a second's work below {}",
-            report.totals.skipped,
+            "the {name} made {} of {} results ({}); it needs room for all of them below {}",
+            report.totals.done,
             report.images.len(),
-            errors.unwrap_or("its report does not say why"),
+            not_written
+                .and_then(|image| image.error.as_deref())
+                .unwrap_or("its report does not say why"),
             folder.display()
         ));
     }

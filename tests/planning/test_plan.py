@@ -167,7 +167,7 @@ def test_a_pilot_counts_each_image_once_wherever_it_lies(tmp_path):
 def test_a_pilot_without_room_is_refused(data, faulty, tmp_path):
     env = faulty(f"write:{errno.ENOSPC}:0:/out/.niimpi-")
     finished = plan(data, *OPTIONS, "--pilot", "30", "--ranks", "1", "--cpus-per-node", "1", cwd=tmp_path, env=env, expect=2)
-    assert re.search(r"left \d+ of 30 images undone \(.*the disk is full", finished.stderr), finished
+    assert re.search(r"made 0 of 30 results \(.*the disk is full", finished.stderr), finished
 
 
 def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
