@@ -145,8 +145,10 @@ def planned_and_used(images, folder):
 def test_a_mixture_of_sizes_and_types_is_planned(mixed, in_memory, tmp_path):
     predicted, actual = planned_and_used(mixed, in_memory)
     assert predicted["elapsed_s"] == pytest.approx(actual["elapsed_s"], rel=1.0)
+    # What a rank holds differs from run to run by some hundred KiB; a request must do for the largest.
     predicted, actual = planned_and_used(mixed, tmp_path)
-    rss = actual["totals"]["max_rss_bytes"]
+    others = [smooth(mixed, tmp_path / f"out_{number}", "--sigma=1").report for number in range(9)]
+    rss = max(report["totals"]["max_rss_bytes"] for report in [actual, *others])
     assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
 
 
