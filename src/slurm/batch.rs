@@ -73,6 +73,11 @@ impl BatchScript {
             }
         }
         text.push_str("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
+        // Slurm's default lets ranks of several nodes leave MPI's start before the others are through, now and then
+        // (docs/slurm.md).
+        if self.mpi_type == "pmix" && request.nodes > 1 {
+            text.push_str("export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}\n");
+        }
         let _ = write!(text, "srun --mpi={} --kill-on-bad-exit=1", self.mpi_type);
         for word in &self.command {
             let _ = write!(text, " {}", quoted(word)?);
@@ -209,6 +214,7 @@ mod tests {
 # first
 # second
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
 srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth 'it'\\''s here' --sigma=2
 ";
         assert_eq!(text, expected);

@@ -79,6 +79,15 @@ def test_hybrid(user, data, expected):
     assert report["strategy"] == "dynamic"
 
 
+@pytest.mark.parametrize("script", ["mpi.sbatch", "hybrid.sbatch", "requeue.sbatch"])
+@pytest.mark.parametrize("chosen, found", [({}, "ring"), ({"SLURM_PMIX_FENCE": "tree"}, "tree")])
+def test_ranks_of_several_nodes_are_held_together_in_a_ring(user, data, script, chosen, found):
+    """docs/slurm.md tells why. Who has chosen another way keeps it."""
+    user.edit(script, '"${step[@]}" niimpi smooth', '"${step[@]}" printenv SLURM_PMIX_FENCE; exit; niimpi smooth')
+    job = user.submit(script, "--nodes=2", "--ntasks-per-node=1", DATA=data, **chosen).ends("COMPLETED")
+    assert job.output().split()[-2:] == [found] * 2, job.output()
+
+
 def test_variables_at_the_top_are_exported_ones(user, data, cluster):
     """SIGMA and OUT, as the scripts' heads say."""
     job = user.submit("serial.sbatch", DATA=data, SIGMA=1.5, OUT="elsewhere").ends("COMPLETED")
