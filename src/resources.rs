@@ -75,6 +75,22 @@ pub fn peak_rss_bytes() -> u64 {
     })
 }
 
+/// Gives memory that was freed back to the system, so that what is taken next is seen in [`rss_bytes`]. Does nothing where the
+/// C library is another than GNU's.
+pub fn release_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim(3) takes no pointer and may be called at any time by any thread.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
+/// Lets [`peak_rss_bytes`] count from now on. Whether the kernel did so.
+pub fn forget_peak_rss() -> bool {
+    // proc_pid_clear_refs(5): 5 resets the high-water mark, since Linux 4.0.
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// A field of /proc/self/status that the kernel gives in KiB; `None` where it does not.
 fn status_bytes(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -220,6 +236,7 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         assert!(peak_rss_bytes() > 100_000);
+        assert!(peak_rss_bytes() >= rss_bytes());
         #[cfg(target_os = "linux")]
         assert!(rss_bytes() > 100_000 && address_space_bytes() > rss_bytes());
         assert!(!host_name().is_empty());

@@ -25,7 +25,7 @@ use thiserror::Error;
 use plan::Plan;
 
 pub use plan::{Existing, Shard};
-pub(crate) use plan::{ImageFacts, cost_s};
+pub(crate) use plan::{ImageFacts, cost_s, interleave};
 pub use progress::ProgressStyle;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
@@ -130,7 +130,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     let cpu = CpuMeter::start();
     let is_root = comm.rank() == ROOT;
 
-    let plan = match plan::agree(comm, config, begun) {
+    let mut plan = match plan::agree(comm, config, begun) {
         Ok(plan) => plan,
         Err(error) => {
             if is_root {
@@ -148,6 +148,8 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         }
         return EXIT_DONE;
     }
+    // Of a long list they take as much memory as the rest of the plan, and nobody asks for them any more.
+    plan.facts = Vec::new();
     let journal = match open_journal(comm, config, &plan) {
         Ok(journal) => journal,
         Err(error) => {
@@ -189,7 +191,9 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
                 entry.output.display().to_string(),
             )
         });
-        let report = Report::assemble(facts, names, work.records);
+        let mut report = Report::assemble(facts, names, work.records);
+        // Of a long list this rank holds the most now that the report is together.
+        report.rank_has_held(ROOT, crate::resources::peak_rss_bytes());
         tell(&report, config)
     });
     let exit_code = comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))));

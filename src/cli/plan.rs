@@ -274,7 +274,12 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     };
     let measured = measured::gather(&sources, &wanted)?;
     let model = Model::fit(&measured)?;
-    let root = root_work::measure(listed.planned.len(), listed.list_s, listed.look_s);
+    let root = root_work::measure(
+        listed.planned.len(),
+        listed.name_bytes,
+        listed.list_s,
+        listed.look_s,
+    );
     let memory = MemoryModel::fit(&measured.runs, root.bytes, listed.planned.len());
     let strategy = args.smoothing.strategy;
     let predictor = Predictor::new(

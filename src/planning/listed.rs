@@ -20,6 +20,8 @@ pub struct Listed {
     pub listed: usize,
     /// The images planned for: those found, from the beginning, again and again until there are enough.
     pub planned: Vec<ImageFeatures>,
+    /// Mean bytes of the names of the listed images' inputs and outputs, from the root folder.
+    pub name_bytes: [usize; 2],
     /// Seconds that listing took for each image.
     pub list_s: f64,
     /// Seconds that one thread took to look at each image.
@@ -42,6 +44,10 @@ pub fn look(
     let entries = image_list::collect(request).map_err(|error| error.to_string())?;
     let listed = entries.len();
     let list_s = begun.elapsed().as_secs_f64() / listed as f64;
+    let name_bytes = [
+        mean_length(entries.iter().map(|entry| &entry.input)),
+        mean_length(entries.iter().map(|entry| &entry.output)),
+    ];
 
     let begun = Instant::now();
     let threads = resources::available_cpus()
@@ -103,9 +109,19 @@ pub fn look(
         found,
         listed,
         planned,
+        name_bytes,
         list_s,
         look_s,
     })
+}
+
+/// Mean length of paths from the root folder, rounded up; 0 of none.
+fn mean_length<'a>(paths: impl ExactSizeIterator<Item = &'a PathBuf>) -> usize {
+    let count = paths.len().max(1);
+    let whole = |path: &PathBuf| {
+        std::path::absolute(path).map_or(path.as_os_str().len(), |path| path.as_os_str().len())
+    };
+    paths.map(whole).sum::<usize>().div_ceil(count)
 }
 
 impl Listed {

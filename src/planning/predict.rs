@@ -348,6 +348,7 @@ pub(crate) mod tests {
                 .collect(),
             listed: images,
             planned,
+            name_bytes: [60, 60],
             list_s: 1e-6,
             look_s: 1e-5,
         }

@@ -9,6 +9,7 @@ use crate::image_list::ImageEntry;
 use crate::partition::{Strategy, partition};
 use crate::report::{FilterDescription, ImageRecord, RankRecord, Report, RunFacts, Status};
 use crate::resources;
+use crate::run::{ImageFacts, interleave};
 use crate::volume::Datatype;
 
 /// What rank 0 does for every image of the list, in seconds and bytes an image.
@@ -24,7 +25,8 @@ pub struct RootWork {
     pub report_s: f64,
     /// Answering one request of the dynamic strategy.
     pub request_s: f64,
-    /// Bytes that rank 0 holds for an image's entry and record.
+    /// Bytes that rank 0 holds for an image when it holds the most: what it knows of the image before the run, or its entry,
+    /// its record and its row of the report after it.
     pub bytes: f64,
 }
 
@@ -33,26 +35,29 @@ const MEASURED_ON: std::ops::RangeInclusive<usize> = 20_000..=1_000_000;
 /// Ranks among which they are shared out.
 const RANKS: usize = 64;
 
-/// Measures on about as many images as are planned for. `list_s` and `look_s` are what listing and looking at a header
-/// took, which depend on the disk.
-pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
+/// Measures on about as many images as are planned for, whose files' names with their folders take `name_bytes`. `list_s` and
+/// `look_s` are what listing and looking at a header took, which depend on the disk.
+pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) -> RootWork {
     let count = images.clamp(*MEASURED_ON.start(), *MEASURED_ON.end());
     let each = |begun: Instant| begun.elapsed().as_secs_f64() / count as f64;
+    resources::release_freed_memory();
+    // Where the kernel does not let the peak be counted anew, it is the process's and can only be larger.
+    resources::forget_peak_rss();
     let held_before = resources::rss_bytes();
 
     let begun = Instant::now();
     let entries: Vec<ImageEntry> = (1..=count)
         .map(|index| ImageEntry {
             index,
-            input: PathBuf::from(format!(
-                "/project/study/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
-            )),
-            output: PathBuf::from(format!(
-                "/project/smoothed/sub-{index:07}/anat/sub-{index:07}_T1w.nii.gz"
-            )),
+            input: name_of_length(index, name_bytes[0]),
+            output: name_of_length(index, name_bytes[1]),
         })
         .collect();
+    let looked_at = vec![ImageFacts::default(); count];
     let making_s = each(begun);
+    let gathered = vec![comm::encode(&looked_at)];
+    drop(looked_at);
+    drop(interleave(gathered));
     let begun = Instant::now();
     let costs: Vec<f64> = (0..count)
         .map(|place| 1.0 + (place % 7) as f64 * 0.1)
@@ -69,10 +74,15 @@ pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
         .map(|(rank, share)| comm::encode(&record(rank, share)))
         .collect();
     let begun = Instant::now();
-    let records: Vec<RankRecord> = records.iter().map(|bytes| comm::decode(bytes)).collect();
+    // Each message goes as soon as it is read, as in a run.
+    let records: Vec<RankRecord> = records
+        .into_iter()
+        .map(|bytes| comm::decode(&bytes))
+        .collect();
     let gather_s = each(begun);
 
     let begun = Instant::now();
+    drop((costs, shares));
     let names = entries.iter().map(|entry| {
         (
             entry.index,
@@ -81,7 +91,7 @@ pub fn measure(images: usize, list_s: f64, look_s: f64) -> RootWork {
         )
     });
     let report = Report::assemble(facts(), names, records);
-    let bytes = resources::rss_bytes().saturating_sub(held_before) as f64 / count as f64;
+    let bytes = resources::peak_rss_bytes().saturating_sub(held_before) as f64 / count as f64;
     let written = serde_json::to_writer_pretty(std::io::BufWriter::new(std::io::sink()), &report);
     debug_assert!(written.is_ok());
     let report_s = each(begun);
@@ -117,6 +127,11 @@ impl RootWork {
     pub fn finish_s(&self, images: usize) -> f64 {
         images as f64 * self.gather_s
     }
+}
+
+/// A path of so many bytes, different for every image as far as that leaves room.
+fn name_of_length(index: usize, bytes: usize) -> PathBuf {
+    PathBuf::from(format!("{index:0>bytes$}"))
 }
 
 fn record(rank: usize, share: &[usize]) -> RankRecord {
@@ -187,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_part_is_measured_and_small() {
-        let work = measure(1, 1e-6, 1e-5);
+        let work = measure(1, [60, 60], 1e-6, 1e-5);
         for (name, seconds) in [
             ("before", work.before_s),
             ("gather", work.gather_s),

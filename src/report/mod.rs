@@ -414,8 +414,8 @@ pub struct RunFacts {
 }
 
 impl Report {
-    /// Puts the ranks' records together. `names` are the images' index, input and output in the list's order; an image
-    /// of which no rank has a record (the run was stopped first) is listed as skipped.
+    /// Puts the ranks' records together. `names` are the images' index, input and output in the list's order, which is that
+    /// of the indices; an image of which no rank has a record (the run was stopped first) is listed as skipped.
     pub fn assemble(
         facts: RunFacts,
         names: impl IntoIterator<Item = (usize, String, String)>,
@@ -444,15 +444,23 @@ impl Report {
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
-        let mut by_index: std::collections::HashMap<usize, ImageRecord> = records
-            .into_iter()
-            .flat_map(|record| record.images)
-            .map(|image| (image.index, image))
-            .collect();
+        // A list may have a million images: the records are moved and sorted, not put into a second place.
+        let mut found: Vec<ImageRecord> = Vec::new();
+        for mut record in records {
+            if found.is_empty() {
+                found = record.images;
+            } else {
+                found.append(&mut record.images);
+            }
+        }
+        found.sort_unstable_by_key(|image| image.index);
+        let mut found = found.into_iter().peekable();
         let images: Vec<ImageRow> = names
             .into_iter()
             .map(|(index, input, output)| {
-                ImageRow::new(by_index.remove(&index), index, input, output)
+                while found.next_if(|image| image.index < index).is_some() {}
+                let record = found.next_if(|image| image.index == index);
+                ImageRow::new(record, index, input, output)
             })
             .collect();
         let totals = Totals::new(&ranks, &images, facts.elapsed_s);
@@ -479,6 +487,15 @@ impl Report {
             totals,
             ranks,
             images,
+        }
+    }
+
+    /// Counts memory that a rank has held since its record was made, in bytes. A rank that the report does not know is left
+    /// alone.
+    pub fn rank_has_held(&mut self, rank: usize, rss_bytes: u64) {
+        if let Some(row) = self.ranks.iter_mut().find(|row| row.rank == rank) {
+            row.max_rss_bytes = row.max_rss_bytes.max(rss_bytes);
+            self.totals.max_rss_bytes = self.totals.max_rss_bytes.max(rss_bytes);
         }
     }
 
@@ -786,6 +803,17 @@ pub(crate) mod tests {
         assert_eq!(report.state, State::Failed);
         assert_eq!(report.started, "1970-01-01T00:00:00.000Z");
         assert_eq!(report.images[3].status, Status::Skipped);
+    }
+
+    #[test]
+    fn memory_is_counted_to_the_end() {
+        let mut report = report();
+        report.rank_has_held(0, 11 << 20);
+        report.rank_has_held(1, 9 << 20);
+        report.rank_has_held(7, 99 << 20);
+        let held: Vec<u64> = report.ranks.iter().map(|rank| rank.max_rss_bytes).collect();
+        assert_eq!(held, [11 << 20, 10 << 20]);
+        assert_eq!(report.totals.max_rss_bytes, 11 << 20);
     }
 
     #[test]

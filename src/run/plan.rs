@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -210,15 +210,16 @@ pub(super) fn agree(
         config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let header_for = needs_headers.then_some(&config.job.output);
     let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
-    let gathered = comm.gather(comm::encode(&facts));
+    let encoded = comm::encode(&facts);
+    drop(facts);
+    let gathered = comm.gather(encoded);
     let looked_s = begun.elapsed().as_secs_f64();
     let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
             let hellos = hellos.iter().map(|bytes| comm::decode(bytes)).collect();
-            share_out(config, entries, interleave(&gathered), hellos, begun)
-                .map_err(|error| error.0)
+            share_out(config, entries, interleave(gathered), hellos, begun).map_err(|error| error.0)
         }
         // Ranks besides the root send nothing; what they pass is not read.
         _ => Err(String::new()),
@@ -228,7 +229,9 @@ pub(super) fn agree(
             Ok(plan) => Ok(plan),
             Err(message) => Err(message),
         };
-        comm.broadcast(comm::encode(&sent));
+        if comm.size() > 1 {
+            comm.broadcast(comm::encode(&sent));
+        }
         tracing::debug!(
             "{count} images: listed after {listed_s:.3} s, the list sent after {sent_s:.3} s, all looked at after \
              {looked_s:.3} s, shared out and sent after {:.3} s",
@@ -247,7 +250,9 @@ fn now_received(mut plan: Plan) -> Plan {
 
 /// Gives the root's value to every rank. Collective.
 fn from_root<T: Serialize + for<'de> Deserialize<'de>>(comm: &impl Communicator, value: T) -> T {
-    if comm.rank() == ROOT {
+    if comm.size() == 1 {
+        value
+    } else if comm.rank() == ROOT {
         comm.broadcast(comm::encode(&value));
         value
     } else {
@@ -357,40 +362,40 @@ fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
     })
 }
 
+/// Images that a thread takes at a time to look at.
+const LOOKED_AT_TOGETHER: usize = 16;
+
 /// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
 fn look_at(
     entries: &[(&ImageEntry, Option<&Claim>)],
     header_for: Option<&OutputSpec>,
     threads: usize,
 ) -> Vec<ImageFacts> {
-    let next = AtomicUsize::new(0);
+    let mut facts = vec![ImageFacts::default(); entries.len()];
+    let batches = entries
+        .chunks(LOOKED_AT_TOGETHER)
+        .zip(facts.chunks_mut(LOOKED_AT_TOGETHER));
+    let threads = threads.clamp(1, batches.len().max(1));
+    let batches = Mutex::new(batches);
+    let next = || {
+        batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next()
+    };
     let look = || {
-        let mut seen = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&(entry, claim)) = entries.get(place) else {
-                return seen;
-            };
-            seen.push((place, look_at_one(entry, claim, header_for)));
+        while let Some((entries, facts)) = next() {
+            for (&(entry, claim), facts) in entries.iter().zip(facts) {
+                *facts = look_at_one(entry, claim, header_for);
+            }
         }
     };
-    let threads = threads.clamp(1, entries.len().div_ceil(16).max(1));
-    let mut facts = vec![ImageFacts::default(); entries.len()];
-    let seen: Vec<_> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(look)).collect();
-        let mut seen = look();
-        for other in others {
-            seen.extend(
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(look);
         }
-        seen
+        look();
     });
-    for (place, fact) in seen {
-        facts[place] = fact;
-    }
     facts
 }
 
@@ -451,8 +456,15 @@ fn only_names(files: &[Metadata]) -> Vec<FileId> {
 }
 
 /// Undoes the dealing-out of the look: rank r looked at images r, r + ranks, …
-fn interleave(gathered: &[Vec<u8>]) -> Vec<ImageFacts> {
-    let parts: Vec<Vec<ImageFacts>> = gathered.iter().map(|bytes| comm::decode(bytes)).collect();
+pub(crate) fn interleave(gathered: Vec<Vec<u8>>) -> Vec<ImageFacts> {
+    // Each message goes as soon as it is read: a list may have a million images.
+    let mut parts: Vec<Vec<ImageFacts>> = gathered
+        .into_iter()
+        .map(|bytes| comm::decode(&bytes))
+        .collect();
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
     let count = parts.iter().map(Vec::len).sum();
     let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
     let ranks = parts.len();
@@ -726,7 +738,7 @@ mod tests {
             vec![facts(2)],
         ];
         let encoded: Vec<Vec<u8>> = gathered.iter().map(comm::encode).collect();
-        let sizes: Vec<u64> = interleave(&encoded)
+        let sizes: Vec<u64> = interleave(encoded)
             .iter()
             .map(|facts| facts.file_bytes)
             .collect();

@@ -94,6 +94,7 @@ mod tests {
             listed: found.len(),
             planned: found.iter().map(|image| image.1).collect(),
             found,
+            name_bytes: [60, 60],
             list_s: 0.0,
             look_s: 0.0,
         }
