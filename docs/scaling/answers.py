@@ -57,7 +57,7 @@ def answers():
     yield "**How much memory do 40,000 images need?** "
     yield f"{alone['rss_per_rank_bytes'] / MIB:.0f} MiB for each rank of one worker. A rank held {one:.1f} MiB with 1 image and "
     yield f"{four_hundred:.1f} MiB with {images}: an image's memory is used again for the next, and what grows is the list alone "
-    yield f"({(alone['report_bytes'] / 40000):.0f} bytes an image, on rank 0 twice while it writes the report).\n\n"
+    yield f"({(alone['list_bytes'] / 40000):.0f} bytes an image, on rank 0 when it writes the report).\n\n"
 
     # Time
     yield "**How long do they take?** "

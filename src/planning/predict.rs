@@ -55,8 +55,8 @@ pub struct Prediction {
     pub launch_s: f64,
     /// The most that one rank will hold.
     pub rss_per_rank_bytes: u64,
-    /// What rank 0 takes on top while it puts the report together.
-    pub report_bytes: u64,
+    /// Of that, what rank 0 holds for the list of images when it puts the report together.
+    pub list_bytes: u64,
     /// All ranks of a node together.
     pub rss_per_node_bytes: u64,
     /// CPUs × elapsed time, in hours.
@@ -240,8 +240,7 @@ impl<'a> Predictor<'a> {
             elapsed_high_s: elapsed_s + above,
             launch_s,
             rss_per_rank_bytes: rss_per_rank as u64,
-            // Rows are made of records, and both are there for a while.
-            report_bytes: list_bytes as u64,
+            list_bytes: list_bytes as u64,
             rss_per_node_bytes: (rss_per_rank * setting.ranks_per_node() as f64) as u64,
             core_hours: cpus * elapsed_s / 3600.0,
             efficiency: self.serial_s() / (cpus * elapsed_s),

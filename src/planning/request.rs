@@ -20,8 +20,7 @@ pub fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&s
     let threads = setting.threads as u64;
     // A rank admits an image only if it fits beside a reserve for each worker.
     let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_RESERVE_BYTES + largest_bytes);
-    let held =
-        (prediction.rss_per_rank_bytes + prediction.report_bytes) as f64 * (1.0 + MEMORY_MARGIN);
+    let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
     let rank_bytes = (held as u64).max(admitted);
     let seconds =
         prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
@@ -72,10 +71,10 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
             "Memory: {:.0} MiB a rank expected{}; asked for are {asked_mib} MiB a rank: {:.0} % more, or what a rank sets aside \
              to admit its largest images, whichever is more.",
             mib(prediction.rss_per_rank_bytes),
-            if prediction.report_bytes >> 20 > 0 {
+            if prediction.list_bytes >> 20 > 0 {
                 format!(
-                    ", {:.0} MiB more on rank 0 for the report",
-                    mib(prediction.report_bytes)
+                    ", of which {:.0} MiB for rank 0's list and report",
+                    mib(prediction.list_bytes)
                 )
             } else {
                 String::new()
@@ -114,7 +113,7 @@ mod tests {
         prediction.elapsed_high_s = 1000.0;
         prediction.launch_s = 10.0;
         prediction.rss_per_rank_bytes = 1 << 30;
-        prediction.report_bytes = 0;
+        prediction.list_bytes = 0;
         let request = request(&prediction, 100 << 20, Some("cpu24"));
         assert_eq!(
             (request.nodes, request.tasks_per_node, request.cpus_per_task),
