@@ -555,10 +555,14 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
             name
         }
     };
+    let (mut input, mut output) = (image.input, request.output.join(name));
+    // Every rank holds the whole list, and joining leaves up to as much room again.
+    input.shrink_to_fit();
+    output.shrink_to_fit();
     Ok(ImageEntry {
         index,
-        input: image.input,
-        output: request.output.join(name),
+        input,
+        output,
     })
 }
 

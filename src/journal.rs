@@ -74,6 +74,14 @@ pub enum Line {
     Unknown,
 }
 
+impl Line {
+    /// The line of these bytes, with or without its end; `None` for an empty one.
+    fn parse(bytes: &[u8]) -> Option<serde_json::Result<Self>> {
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        (!bytes.is_empty()).then(|| serde_json::from_slice(bytes))
+    }
+}
+
 /// What a run is, and which rank of it writes here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunLine {

@@ -65,7 +65,8 @@ impl CpuMeter {
     }
 }
 
-/// The most memory that this process has held at any moment (resident set, high-water mark), in bytes.
+/// The most memory that this process has held at any moment since it began, or since [`forget_peak_rss`] (resident set,
+/// high-water mark), in bytes.
 ///
 /// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is inherited from the
 /// process that started it.
@@ -85,7 +86,8 @@ pub fn release_freed_memory() {
     }
 }
 
-/// Lets [`peak_rss_bytes`] count from now on. Whether the kernel did so.
+/// Lets [`peak_rss_bytes`] count from now on. Returns whether the kernel does so, which it does on Linux where /proc may be
+/// written to.
 pub fn forget_peak_rss() -> bool {
     // proc_pid_clear_refs(5): 5 resets the high-water mark, since Linux 4.0.
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
@@ -236,7 +238,8 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         assert!(peak_rss_bytes() > 100_000);
-        assert!(peak_rss_bytes() >= rss_bytes());
+        let now = rss_bytes();
+        assert!(peak_rss_bytes() >= now);
         #[cfg(target_os = "linux")]
         assert!(rss_bytes() > 100_000 && address_space_bytes() > rss_bytes());
         assert!(!host_name().is_empty());

@@ -40,7 +40,7 @@ use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
 use crate::resources::CpuMeter;
-use crate::{comm, console, slurm};
+use crate::{comm, console, resources, slurm};
 
 /// Exit code: every image is done.
 pub const EXIT_DONE: u8 = 0;
@@ -148,8 +148,10 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         }
         return EXIT_DONE;
     }
-    // Of a long list they take as much memory as the rest of the plan, and nobody asks for them any more.
+    // Of a long list they take more than half as much memory as the rest of the plan, and nobody asks for them any more.
     plan.facts = Vec::new();
+    // What agreeing on a long list took is not needed again; left in the heap, it would come on top of what the images take.
+    resources::release_freed_memory();
     let journal = match open_journal(comm, config, &plan) {
         Ok(journal) => journal,
         Err(error) => {
@@ -163,6 +165,10 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         remove_stale_parts(comm.rank(), &plan);
     }
     let records = coordinate::work(comm, config, &plan, &journal, stop, cpu);
+    // Nor for these from here on, when rank 0 comes to hold the most.
+    plan.costs = Vec::new();
+    plan.shares = Vec::new();
+    resources::release_freed_memory();
     let exit_code = records.map(|work| {
         let facts = RunFacts {
             command: config.command.clone(),
@@ -192,8 +198,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
             )
         });
         let mut report = Report::assemble(facts, names, work.records);
-        // Of a long list this rank holds the most now that the report is together.
-        report.rank_has_held(ROOT, crate::resources::peak_rss_bytes());
+        report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
         tell(&report, config)
     });
     let exit_code = comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))));

@@ -1,7 +1,8 @@
 //! The past: what the journals below an output folder say of every result, whatever wrote them and however it ended.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,8 +38,8 @@ pub struct DoneRecord {
 /// What the journals say.
 #[derive(Debug, Default)]
 pub struct Past {
-    /// The last record of every result, by its path below the output folder.
-    pub records: HashMap<PathBuf, Record>,
+    /// The last record of every result.
+    pub records: Records,
     /// Journals that were read.
     pub journals: usize,
     /// Lines that are no lines, as a rank leaves one when it is killed.
@@ -61,13 +62,11 @@ impl JournalFile {
     pub fn parse(bytes: &[u8]) -> Self {
         let mut journal = Self::default();
         for line in bytes.split(|&byte| byte == b'\n') {
-            if line.is_empty() {
-                continue;
-            }
-            match serde_json::from_slice(line) {
-                Ok(Line::Run(run)) if run.format == FORMAT => journal.run = Some(run),
-                Ok(line) => journal.lines.push(line),
-                Err(_) => journal.torn_lines += 1,
+            match Line::parse(line) {
+                None => {}
+                Some(Ok(Line::Run(run))) if run.format == FORMAT => journal.run = Some(run),
+                Some(Ok(line)) => journal.lines.push(line),
+                Some(Err(_)) => journal.torn_lines += 1,
             }
         }
         journal
@@ -117,36 +116,95 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// The file system's, with the path in its text.
 pub fn read_all(paths: &[PathBuf], threads: usize) -> io::Result<Vec<JournalFile>> {
+    read_each(paths, threads, |path| {
+        Ok(JournalFile::parse(&std::fs::read(path)?))
+    })
+}
+
+/// Reads each file on one of `threads` threads; in the order of `paths`. An error's text begins with the path.
+fn read_each<T: Send>(
+    paths: &[PathBuf],
+    threads: usize,
+    read_one: impl Fn(&Path) -> io::Result<T> + Sync,
+) -> io::Result<Vec<T>> {
     let next = AtomicUsize::new(0);
-    let read = || -> io::Result<Vec<(usize, JournalFile)>> {
+    let read = || -> io::Result<Vec<(usize, T)>> {
         let mut read = Vec::new();
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(path) = paths.get(place) else {
                 return Ok(read);
             };
-            let bytes = std::fs::read(path).map_err(|error| {
+            let file = read_one(path).map_err(|error| {
                 io::Error::new(error.kind(), format!("{}: {error}", path.display()))
             })?;
-            read.push((place, JournalFile::parse(&bytes)));
+            read.push((place, file));
         }
     };
-    let mut journals: Vec<(usize, JournalFile)> = std::thread::scope(|scope| {
+    let mut files: Vec<(usize, T)> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads.min(paths.len()))
             .map(|_| scope.spawn(read))
             .collect();
-        let mut journals: Vec<_> = read()?;
+        let mut files: Vec<_> = read()?;
         for other in others {
-            journals.extend(
+            files.extend(
                 other
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
             );
         }
-        Ok::<_, io::Error>(journals)
+        Ok::<_, io::Error>(files)
     })?;
-    journals.sort_by_key(|(place, _)| *place);
-    Ok(journals.into_iter().map(|(_, journal)| journal).collect())
+    files.sort_by_key(|(place, _)| *place);
+    Ok(files.into_iter().map(|(_, file)| file).collect())
+}
+
+/// What one journal says in the end: its lines are not kept, since a list may have a million images.
+#[derive(Default)]
+struct Chapter {
+    run: Option<RunLine>,
+    records: Records,
+    torn_lines: usize,
+}
+
+/// The last record of each result, by its path below the output folder.
+pub type Records = HashMap<PathBuf, Record>;
+
+impl Chapter {
+    fn read(mut journal: impl BufRead) -> io::Result<Self> {
+        let mut chapter = Self::default();
+        let mut options = Arc::default();
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            if journal.read_until(b'\n', &mut bytes)? == 0 {
+                return Ok(chapter);
+            }
+            match Line::parse(&bytes) {
+                None => {}
+                Some(Ok(Line::Run(run))) if run.format == FORMAT => {
+                    options = Arc::new(run.options.clone());
+                    chapter.run = Some(run);
+                }
+                Some(Ok(line)) => take(&mut chapter.records, line, &options),
+                Some(Err(_)) => chapter.torn_lines += 1,
+            }
+        }
+    }
+
+    fn of(journal: JournalFile) -> Self {
+        let options = journal.run.as_ref().map(|run| run.options.clone());
+        let options = Arc::new(options.unwrap_or_default());
+        let mut records = Records::new();
+        for line in journal.lines {
+            take(&mut records, line, &options);
+        }
+        Self {
+            run: journal.run,
+            records,
+            torn_lines: journal.torn_lines,
+        }
+    }
 }
 
 impl Past {
@@ -155,20 +213,26 @@ impl Past {
     /// # Errors
     /// The file system's. What is in the journals is never an error.
     pub fn load(output: &Path, threads: usize) -> io::Result<Self> {
-        Ok(Self::of(read_all(&journal_paths(output)?, threads)?))
+        let paths = journal_paths(output)?;
+        let read = |path: &Path| Chapter::read(BufReader::new(File::open(path)?));
+        Ok(Self::told_by(read_each(&paths, threads, read)?))
     }
 
     /// What these journals say together. Later runs have the last word; within a run a result belongs to one rank.
-    pub fn of(mut journals: Vec<JournalFile>) -> Self {
+    pub fn of(journals: Vec<JournalFile>) -> Self {
+        Self::told_by(journals.into_iter().map(Chapter::of).collect())
+    }
+
+    fn told_by(mut chapters: Vec<Chapter>) -> Self {
         let mut past = Self {
-            journals: journals.len(),
-            torn_lines: journals.iter().map(|journal| journal.torn_lines).sum(),
+            journals: chapters.len(),
+            torn_lines: chapters.iter().map(|chapter| chapter.torn_lines).sum(),
             ..Self::default()
         };
-        journals.retain(|journal| journal.run.is_some());
-        journals.sort_by(|a, b| {
-            let key = |journal: &JournalFile| {
-                journal
+        chapters.retain(|chapter| chapter.run.is_some());
+        chapters.sort_by(|a, b| {
+            let key = |chapter: &Chapter| {
+                chapter
                     .run
                     .as_ref()
                     .map(|run| (run.unix_s, run.run.clone(), run.rank))
@@ -177,43 +241,44 @@ impl Past {
                 .partial_cmp(&key(b))
                 .unwrap_or(std::cmp::Ordering::Equal)
         });
-        for journal in journals {
-            let Some(run) = journal.run else { continue };
-            let options = Arc::new(run.options);
-            for line in journal.lines {
-                past.take(line, &options);
+        for chapter in chapters {
+            if past.records.is_empty() {
+                past.records = chapter.records;
+            } else {
+                past.records.extend(chapter.records);
             }
         }
         past
     }
+}
 
-    fn take(&mut self, line: Line, options: &Arc<serde_json::Value>) {
-        match line {
-            Line::Begin(begin) => {
-                self.records.insert(begin.output, Record::Begun);
-            }
-            Line::End(end) => {
-                let record = match (end.state, end.input_identity, end.result) {
-                    (EndState::Done, Some(input_identity), Some(result)) => {
-                        Record::Done(Box::new(DoneRecord {
-                            input: end.input,
-                            input_identity,
-                            result,
-                            options: Arc::clone(options),
-                        }))
-                    }
-                    (EndState::Failed, ..) => Record::Failed,
-                    // Half a record vouches for nothing.
-                    (EndState::Done, ..) => Record::Begun,
-                };
-                self.records.insert(end.output, record);
-            }
-            Line::Run(_)
-            | Line::Alive { .. }
-            | Line::Sample(_)
-            | Line::Close { .. }
-            | Line::Unknown => {}
+/// Takes a line of a run with these options.
+fn take(records: &mut Records, line: Line, options: &Arc<serde_json::Value>) {
+    match line {
+        Line::Begin(begin) => {
+            records.insert(begin.output, Record::Begun);
         }
+        Line::End(end) => {
+            let record = match (end.state, end.input_identity, end.result) {
+                (EndState::Done, Some(input_identity), Some(result)) => {
+                    Record::Done(Box::new(DoneRecord {
+                        input: end.input,
+                        input_identity,
+                        result,
+                        options: Arc::clone(options),
+                    }))
+                }
+                (EndState::Failed, ..) => Record::Failed,
+                // Half a record vouches for nothing.
+                (EndState::Done, ..) => Record::Begun,
+            };
+            records.insert(end.output, record);
+        }
+        Line::Run(_)
+        | Line::Alive { .. }
+        | Line::Sample(_)
+        | Line::Close { .. }
+        | Line::Unknown => {}
     }
 }
 

@@ -115,7 +115,7 @@ pub fn look(
     })
 }
 
-/// Mean length of paths from the root folder, rounded up; 0 of none.
+/// Mean length of paths from the root folder in bytes, rounded up; 0 of none.
 fn mean_length<'a>(paths: impl ExactSizeIterator<Item = &'a PathBuf>) -> usize {
     let count = paths.len().max(1);
     let whole = |path: &PathBuf| {

@@ -10,6 +10,10 @@ use crate::statistics::Line;
 const MARGIN_PART: f64 = 0.025;
 const MARGIN_BYTES: f64 = 256.0 * 1024.0;
 
+/// How much of what rank 0 holds of an image at the most it surely held beside the images' buffers: entry and record, while the
+/// report's row comes when these are free.
+const SURELY_HELD: f64 = 0.5;
+
 /// What a rank holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryModel {
@@ -24,12 +28,14 @@ pub struct MemoryModel {
 
 impl MemoryModel {
     /// Fits the line to the runs' largest ranks, without what their lists took: `image_list_bytes` an image up to the `planned`
-    /// ones, for which [`Self::rank_bytes`] adds it again, and half of it for those beyond. A pilot of small images goes through
-    /// more of them than a short list has; that the first thousands fit into memory that is free anyway must not make the
-    /// prediction too low.
+    /// ones, for which [`Self::rank_bytes`] adds it again, and half of it for those beyond, as a pilot that goes
+    /// through small images again and again has them. A run is never taken to have held less than half of what it did.
     pub fn fit(runs: &[RunSample], image_list_bytes: f64, planned: usize) -> Self {
-        let listed = |images: usize| {
-            images.min(planned) as f64 + 0.5 * images.saturating_sub(planned) as f64
+        let without_list = |run: &RunSample| {
+            let beyond = run.images.saturating_sub(planned) as f64;
+            let listed = run.images.min(planned) as f64 + SURELY_HELD * beyond;
+            let rss_bytes = run.rss_bytes as f64;
+            (rss_bytes - image_list_bytes * listed).max(0.5 * rss_bytes)
         };
         let points: Vec<(f64, f64, f64)> = runs
             .iter()
@@ -37,7 +43,7 @@ impl MemoryModel {
                 let workers = run.threads.min(run.images.div_ceil(run.ranks)).max(1);
                 (
                     workers as f64 * run.largest_bytes as f64,
-                    run.rss_bytes as f64 - image_list_bytes * listed(run.images),
+                    without_list(run),
                     1.0,
                 )
             })
@@ -147,28 +153,50 @@ mod tests {
         assert!(model.rank_bytes(2, MIB, 0.0) >= (24 * MIB) as f64);
     }
 
-    #[test]
-    fn a_long_list_is_not_counted_twice() {
-        let of_list = 1000.0;
+    /// What is promised for `planned` images after a run of 10,000, whose list took 1000 bytes an image beside the images'
+    /// buffers, or as much less as it found room in these.
+    fn after_a_long_run(planned: usize, room_in_buffers: u64) -> f64 {
         let long = RunSample {
             images: 10_000,
-            ..run(1, MIB, 30 * MIB)
+            ..run(1, MIB, 30 * MIB + 10_000_000 - room_in_buffers)
         };
-        let measured = (30 * MIB) as f64;
-        for planned in [100, 10_000, 1_000_000] {
-            let list_bytes = planned as f64 * of_list;
-            let model = MemoryModel::fit(std::slice::from_ref(&long), of_list, planned);
-            let found = model.rank_bytes(1, MIB, list_bytes);
-            let truth = if planned < 10_000 {
-                measured - 0.5 * (10_000.0 * of_list - list_bytes)
-            } else {
-                measured + list_bytes - 10_000.0 * of_list
-            };
+        let model = MemoryModel::fit(std::slice::from_ref(&long), 1000.0, planned);
+        model.rank_bytes(1, MIB, planned as f64 * 1000.0)
+    }
+
+    #[test]
+    fn a_long_list_is_not_counted_twice() {
+        for planned in [10_000, 1_000_000] {
+            let truth = (30 * MIB) as f64 + planned as f64 * 1000.0;
+            let found = after_a_long_run(planned, 0);
             assert!(
                 found >= truth && found <= truth * 1.05,
                 "{planned}: {found} {truth}"
             );
         }
+    }
+
+    #[test]
+    fn a_short_list_takes_less_than_the_long_one_that_was_measured_and_never_too_little() {
+        let truth = (30 * MIB) as f64 + 100_000.0;
+        for room_in_buffers in [0, 3_000_000, 5_000_000] {
+            let found = after_a_long_run(100, room_in_buffers);
+            assert!(found >= truth, "{room_in_buffers}: {found} {truth}");
+            assert!(
+                found <= truth + 7_000_000.0,
+                "{room_in_buffers}: {found} {truth}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_absurd_measure_of_the_list_leaves_the_program() {
+        let long = RunSample {
+            images: 10_000,
+            ..run(1, MIB, 30 * MIB)
+        };
+        let model = MemoryModel::fit(&[long], 1e6, 100);
+        assert!(model.rank_bytes(1, MIB, 0.0) >= (15 * MIB) as f64);
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub struct Prediction {
     pub launch_s: f64,
     /// The most that one rank will hold.
     pub rss_per_rank_bytes: u64,
-    /// Of that, what rank 0 holds for the list of images when it puts the report together.
+    /// Of that, what rank 0 holds for the list of images when it puts the report together; 0 in a plan of an earlier version.
+    #[serde(default)]
     pub list_bytes: u64,
     /// All ranks of a node together.
     pub rss_per_node_bytes: u64,

@@ -73,7 +73,7 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
             mib(prediction.rss_per_rank_bytes),
             if prediction.list_bytes >> 20 > 0 {
                 format!(
-                    ", of which {:.0} MiB for rank 0's list and report",
+                    ", {:.0} MiB of it for the list of images as rank 0 holds it when it writes the report",
                     mib(prediction.list_bytes)
                 )
             } else {

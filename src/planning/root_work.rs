@@ -1,6 +1,7 @@
 //! Rank 0's own work: listing, sharing out, gathering and reporting grow with the list, not with anyone's share. They are
 //! measured here with the program's own functions on made-up records, so that 10⁶ images need not be on a disk for it.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -31,19 +32,18 @@ pub struct RootWork {
 }
 
 /// Fewest and most images that are made up to measure on.
-const MEASURED_ON: std::ops::RangeInclusive<usize> = 20_000..=1_000_000;
+const MEASURED_ON: std::ops::RangeInclusive<usize> = 50_000..=1_000_000;
 /// Ranks among which they are shared out.
 const RANKS: usize = 64;
 
-/// Measures on about as many images as are planned for, whose files' names with their folders take `name_bytes`. `list_s` and
-/// `look_s` are what listing and looking at a header took, which depend on the disk.
+/// Measures on as many images as are planned for, but 50,000 at least and a million at most. `name_bytes` are the bytes of an
+/// input's and of an output's name with their folders; `list_s` and `look_s` what listing and looking at a header took, in
+/// seconds an image, which depend on the disk. Gives freed memory back to the system and lets the process's peak be counted
+/// anew.
 pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) -> RootWork {
     let count = images.clamp(*MEASURED_ON.start(), *MEASURED_ON.end());
     let each = |begun: Instant| begun.elapsed().as_secs_f64() / count as f64;
-    resources::release_freed_memory();
-    // Where the kernel does not let the peak be counted anew, it is the process's and can only be larger.
-    resources::forget_peak_rss();
-    let held_before = resources::rss_bytes();
+    let mut memory = MemoryMeter::start();
 
     let begun = Instant::now();
     let entries: Vec<ImageEntry> = (1..=count)
@@ -55,10 +55,15 @@ pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) 
         .collect();
     let looked_at = vec![ImageFacts::default(); count];
     let making_s = each(begun);
-    let gathered = vec![comm::encode(&looked_at)];
-    drop(looked_at);
-    drop(interleave(gathered));
     let begun = Instant::now();
+    let gathered = looked_at
+        .chunks(count.div_ceil(RANKS))
+        .map(comm::encode)
+        .collect();
+    drop(looked_at);
+    let looked_at = interleave(gathered);
+    memory.look();
+    drop(looked_at);
     let costs: Vec<f64> = (0..count)
         .map(|place| 1.0 + (place % 7) as f64 * 0.1)
         .collect();
@@ -66,6 +71,7 @@ pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) 
     let message = comm::encode(&(&entries, &shares));
     let received: (Vec<ImageEntry>, Vec<Vec<usize>>) = comm::decode(&message);
     let before_s = each(begun) + list_s;
+    memory.look();
     drop((message, received));
 
     let records: Vec<Vec<u8>> = shares
@@ -81,8 +87,8 @@ pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) 
         .collect();
     let gather_s = each(begun);
 
-    let begun = Instant::now();
     drop((costs, shares));
+    let begun = Instant::now();
     let names = entries.iter().map(|entry| {
         (
             entry.index,
@@ -91,7 +97,8 @@ pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) 
         )
     });
     let report = Report::assemble(facts(), names, records);
-    let bytes = resources::peak_rss_bytes().saturating_sub(held_before) as f64 / count as f64;
+    memory.look();
+    let bytes = memory.most_bytes as f64 / count as f64;
     let written = serde_json::to_writer_pretty(std::io::BufWriter::new(std::io::sink()), &report);
     debug_assert!(written.is_ok());
     let report_s = each(begun);
@@ -129,9 +136,42 @@ impl RootWork {
     }
 }
 
-/// A path of so many bytes, different for every image as far as that leaves room.
+/// Tells the most memory that the process held beyond what it held at first.
+struct MemoryMeter {
+    at_first_bytes: u64,
+    /// Whether the kernel tells the peak since then; if not, what is held at each look stands for it.
+    peak_is_told: bool,
+    most_bytes: u64,
+}
+
+impl MemoryMeter {
+    fn start() -> Self {
+        resources::release_freed_memory();
+        let peak_is_told = resources::forget_peak_rss();
+        Self {
+            at_first_bytes: resources::rss_bytes(),
+            peak_is_told,
+            most_bytes: 0,
+        }
+    }
+
+    fn look(&mut self) {
+        let held = if self.peak_is_told {
+            resources::peak_rss_bytes()
+        } else {
+            resources::rss_bytes()
+        };
+        let more = held.saturating_sub(self.at_first_bytes);
+        self.most_bytes = self.most_bytes.max(more);
+    }
+}
+
+/// A path of so many bytes, or of the index's digits where these are more, in as much memory as that takes.
 fn name_of_length(index: usize, bytes: usize) -> PathBuf {
-    PathBuf::from(format!("{index:0>bytes$}"))
+    let mut name = String::with_capacity(bytes);
+    // Writing to a string does not fail.
+    let _ = write!(name, "{index:0>bytes$}");
+    PathBuf::from(name)
 }
 
 fn record(rank: usize, share: &[usize]) -> RankRecord {
@@ -211,7 +251,12 @@ mod tests {
         ] {
             assert!(seconds > 1e-9 && seconds < 1e-3, "{name}: {seconds}");
         }
-        assert!(work.bytes < 1e5, "{}", work.bytes);
+        // Both names stand in the entry and in the report's row.
+        assert!(
+            (240.0..5000.0).contains(&work.bytes),
+            "{} bytes an image",
+            work.bytes
+        );
         // Looking is shared among ranks, the rest is not.
         let one = work.setup_s(1000, 1, 1);
         let many = work.setup_s(1000, 10, 1);

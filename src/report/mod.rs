@@ -8,6 +8,8 @@ pub mod csv;
 pub mod merge;
 pub mod table;
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::Write;
 use std::ops::Add;
 use std::path::Path;
@@ -278,7 +280,7 @@ pub struct RankRow {
     pub cpu_s: f64,
     /// CPU seconds / (elapsed × CPUs of the rank).
     pub cpu_efficiency: f64,
-    /// Highest resident memory.
+    /// Highest resident memory until its last image was done; of rank 0 until the report was together.
     pub max_rss_bytes: u64,
     /// Bytes of its input files.
     pub bytes_in: u64,
@@ -414,8 +416,8 @@ pub struct RunFacts {
 }
 
 impl Report {
-    /// Puts the ranks' records together. `names` are the images' index, input and output in the list's order, which is that
-    /// of the indices; an image of which no rank has a record (the run was stopped first) is listed as skipped.
+    /// Puts the ranks' records together. `names` are the images' index, input and output, and must ascend by index; an image of
+    /// which no rank has a record (the run was stopped first) is listed as skipped, a record without a name is left out.
     pub fn assemble(
         facts: RunFacts,
         names: impl IntoIterator<Item = (usize, String, String)>,
@@ -444,22 +446,14 @@ impl Report {
             mpi: facts.mpi,
             slurm: facts.slurm,
         };
-        // A list may have a million images: the records are moved and sorted, not put into a second place.
-        let mut found: Vec<ImageRecord> = Vec::new();
-        for mut record in records {
-            if found.is_empty() {
-                found = record.images;
-            } else {
-                found.append(&mut record.images);
-            }
-        }
-        found.sort_unstable_by_key(|image| image.index);
-        let mut found = found.into_iter().peekable();
+        let mut records = ByIndex::new(records);
+        let mut before = 0;
         let images: Vec<ImageRow> = names
             .into_iter()
             .map(|(index, input, output)| {
-                while found.next_if(|image| image.index < index).is_some() {}
-                let record = found.next_if(|image| image.index == index);
+                debug_assert!(index > before, "{index} comes after {before}");
+                before = index;
+                let record = records.take(index);
                 ImageRow::new(record, index, input, output)
             })
             .collect();
@@ -490,9 +484,9 @@ impl Report {
         }
     }
 
-    /// Counts memory that a rank has held since its record was made, in bytes. A rank that the report does not know is left
-    /// alone.
-    pub fn rank_has_held(&mut self, rank: usize, rss_bytes: u64) {
+    /// Raises a rank's `max_rss_bytes`, and that of all, to what it has held since its record was made. A rank that the report
+    /// does not know is left alone.
+    pub fn raise_rank_peak(&mut self, rank: usize, rss_bytes: u64) {
         if let Some(row) = self.ranks.iter_mut().find(|row| row.rank == rank) {
             row.max_rss_bytes = row.max_rss_bytes.max(rss_bytes);
             self.totals.max_rss_bytes = self.totals.max_rss_bytes.max(rss_bytes);
@@ -635,6 +629,51 @@ impl ImageRow {
     }
 }
 
+/// The records of all ranks by their index, ascending. A list may have a million images: each rank's records stay where they are
+/// until they are taken.
+struct ByIndex {
+    ranks: Vec<std::vec::IntoIter<ImageRecord>>,
+    /// The index of each rank's next record, and the rank's place.
+    next: BinaryHeap<Reverse<(usize, usize)>>,
+}
+
+impl ByIndex {
+    fn new(records: Vec<RankRecord>) -> Self {
+        let sorted = records.into_iter().map(|mut record| {
+            record.images.sort_unstable_by_key(|image| image.index);
+            record.images.into_iter()
+        });
+        let ranks: Vec<_> = sorted.collect();
+        let first = ranks
+            .iter()
+            .enumerate()
+            .filter_map(|(place, images)| Some(Reverse((images.as_slice().first()?.index, place))));
+        Self {
+            next: first.collect(),
+            ranks,
+        }
+    }
+
+    /// The record with this index, if there is one; those before it are dropped.
+    fn take(&mut self, index: usize) -> Option<ImageRecord> {
+        loop {
+            let &Reverse((found, place)) = self.next.peek()?;
+            if found > index {
+                return None;
+            }
+            self.next.pop();
+            let images = &mut self.ranks[place];
+            let record = images.next();
+            if let Some(after) = images.as_slice().first() {
+                self.next.push(Reverse((after.index, place)));
+            }
+            if found == index {
+                return record;
+            }
+        }
+    }
+}
+
 impl Totals {
     fn new(ranks: &[RankRow], images: &[ImageRow], elapsed_s: f64) -> Self {
         let count = |status| images.iter().filter(|image| image.status == status).count();
@@ -725,8 +764,8 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn report() -> Report {
-        let rank = |rank, host: &str, elapsed_s, images| RankRecord {
+    fn rank(rank: usize, host: &str, elapsed_s: f64, images: Vec<ImageRecord>) -> RankRecord {
+        RankRecord {
             rank,
             host: host.to_owned(),
             threads: 2,
@@ -735,8 +774,11 @@ pub(crate) mod tests {
             cpu_s: elapsed_s,
             max_rss_bytes: 10 << 20,
             images,
-        };
-        let facts = RunFacts {
+        }
+    }
+
+    fn facts() -> RunFacts {
+        RunFacts {
             command: vec!["niimpi".to_owned(), "smooth".to_owned()],
             interrupted: false,
             started: std::time::UNIX_EPOCH,
@@ -760,7 +802,10 @@ pub(crate) mod tests {
             shard: None,
             journals: None,
             resume: None,
-        };
+        }
+    }
+
+    pub(crate) fn report() -> Report {
         let names =
             (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
         let records = vec![
@@ -772,7 +817,7 @@ pub(crate) mod tests {
                 vec![image(1, 0, Status::Done), image(2, 0, Status::Failed)],
             ),
         ];
-        Report::assemble(facts, names, records)
+        Report::assemble(facts(), names, records)
     }
 
     #[test]
@@ -806,11 +851,38 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn records_find_their_images_whatever_their_order() {
+        // A share of a list: it neither begins at 1 nor goes on without gaps.
+        let names = [3, 7, 8, 20].map(|index| (index, format!("{index}.nii"), String::new()));
+        let images = |indices: &[usize]| {
+            let made = indices.iter().map(|&index| image(index, 0, Status::Done));
+            made.collect()
+        };
+        let records = vec![
+            rank(1, "n", 1.0, images(&[20, 3, 9])),
+            rank(0, "n", 1.0, images(&[8])),
+        ];
+        let report = Report::assemble(facts(), names, records);
+        let found: Vec<_> = report
+            .images
+            .iter()
+            .map(|row| (row.index, row.status, row.input.as_str()))
+            .collect();
+        let expected = [
+            (3, Status::Done, "3.nii"),
+            (7, Status::Skipped, "7.nii"),
+            (8, Status::Done, "8.nii"),
+            (20, Status::Done, "20.nii"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn memory_is_counted_to_the_end() {
         let mut report = report();
-        report.rank_has_held(0, 11 << 20);
-        report.rank_has_held(1, 9 << 20);
-        report.rank_has_held(7, 99 << 20);
+        report.raise_rank_peak(0, 11 << 20);
+        report.raise_rank_peak(1, 9 << 20);
+        report.raise_rank_peak(7, 99 << 20);
         let held: Vec<u64> = report.ranks.iter().map(|rank| rank.max_rss_bytes).collect();
         assert_eq!(held, [11 << 20, 10 << 20]);
         assert_eq!(report.totals.max_rss_bytes, 11 << 20);

@@ -151,7 +151,7 @@ pub(super) fn work(
             cpu,
             events,
             stop,
-            images: Vec::new(),
+            images: Vec::with_capacity(images),
             workers,
             news: News::default(),
             late: 0,
@@ -417,8 +417,10 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
                 News {
                     stopping, no_space, ..
                 },
-                record,
+                mut record,
             ): (News, RankRecord) = comm::decode(&message);
+            // It was decoded into up to twice the room, and a list may be long.
+            record.images.shrink_to_fit();
             let count = |status| {
                 record
                     .images

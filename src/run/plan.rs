@@ -210,19 +210,24 @@ pub(super) fn agree(
         config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let header_for = needs_headers.then_some(&config.job.output);
     let facts = look_at(&mine, header_for, hello.available_cpus.min(8));
+    let count = entries.len();
+    drop(mine);
+    drop(claims);
     let encoded = comm::encode(&facts);
     drop(facts);
     let gathered = comm.gather(encoded);
     let looked_s = begun.elapsed().as_secs_f64();
-    let count = entries.len();
 
     let plan = match (hellos, gathered) {
         (Some(hellos), Some(gathered)) => {
             let hellos = hellos.iter().map(|bytes| comm::decode(bytes)).collect();
             share_out(config, entries, interleave(gathered), hellos, begun).map_err(|error| error.0)
         }
-        // Ranks besides the root send nothing; what they pass is not read.
-        _ => Err(String::new()),
+        // Ranks besides the root send nothing; what they pass is not read. Their list comes again with the plan.
+        _ => {
+            drop(entries);
+            Err(String::new())
+        }
     };
     if is_root {
         let sent = match &plan {
@@ -295,6 +300,8 @@ fn list(config: &Config, threads: usize) -> Result<Listed, SetupError> {
         }
         claims = resume::claims(&past, &entries, output, &config.job.options());
     }
+    // What sorting names and reading journals took would otherwise stay in the heap beside all that comes.
+    resources::release_freed_memory();
     Ok(Listed { entries, claims })
 }
 
@@ -362,7 +369,7 @@ fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
     })
 }
 
-/// Images that a thread takes at a time to look at.
+/// Most images that a thread takes at a time to look at.
 const LOOKED_AT_TOGETHER: usize = 16;
 
 /// Looks at images on a few threads: sizes, headers where they are needed, results that are there.
@@ -372,9 +379,11 @@ fn look_at(
     threads: usize,
 ) -> Vec<ImageFacts> {
     let mut facts = vec![ImageFacts::default(); entries.len()];
-    let batches = entries
-        .chunks(LOOKED_AT_TOGETHER)
-        .zip(facts.chunks_mut(LOOKED_AT_TOGETHER));
+    let together = entries
+        .len()
+        .div_ceil(threads.max(1))
+        .clamp(1, LOOKED_AT_TOGETHER);
+    let batches = entries.chunks(together).zip(facts.chunks_mut(together));
     let threads = threads.clamp(1, batches.len().max(1));
     let batches = Mutex::new(batches);
     let next = || {
@@ -465,12 +474,13 @@ pub(crate) fn interleave(gathered: Vec<Vec<u8>>) -> Vec<ImageFacts> {
     if parts.len() == 1 {
         return parts.remove(0);
     }
-    let count = parts.iter().map(Vec::len).sum();
+    let mut facts = Vec::with_capacity(parts.iter().map(Vec::len).sum());
     let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
     let ranks = parts.len();
-    (0..count)
-        .filter_map(|place| parts[place % ranks].next())
-        .collect()
+    while let Some(next) = parts[facts.len() % ranks].next() {
+        facts.push(next);
+    }
+    facts
 }
 
 fn share_out(
@@ -724,6 +734,37 @@ mod tests {
         let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
         assert_eq!(distinct_cpus(&shared), Some(3));
         assert_eq!(distinct_cpus(&[hello("a", &[])]), None);
+    }
+
+    #[test]
+    fn looks_of_several_threads_are_those_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries: Vec<ImageEntry> = (1..=50)
+            .map(|index| {
+                let input = dir.path().join(format!("{index}.nii"));
+                std::fs::write(&input, vec![0; index]).unwrap();
+                ImageEntry {
+                    index,
+                    input,
+                    output: dir.path().join(format!("out_{index}.nii")),
+                }
+            })
+            .collect();
+        for count in [0, 1, 3, 17, 50] {
+            let some: Vec<_> = entries[..count].iter().map(|entry| (entry, None)).collect();
+            let alone: Vec<ImageFacts> = some
+                .iter()
+                .map(|(entry, _)| look_at_one(entry, None, None))
+                .collect();
+            for threads in [1, 4, 100] {
+                let sizes = |facts: &[ImageFacts]| -> Vec<u64> {
+                    facts.iter().map(|facts| facts.file_bytes).collect()
+                };
+                let together = look_at(&some, None, threads);
+                assert_eq!(together, alone, "{count} images on {threads} threads");
+                assert_eq!(sizes(&together), (1..=count as u64).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl BatchScript {
         text.push_str("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
         // Slurm's default lets ranks of several nodes leave MPI's start before the others are through, now and then
         // (docs/slurm.md).
-        if self.mpi_type == "pmix" && request.nodes > 1 {
+        if self.mpi_type.starts_with("pmix") && request.nodes > 1 {
             text.push_str("export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}\n");
         }
         let _ = write!(text, "srun --mpi={} --kill-on-bad-exit=1", self.mpi_type);
@@ -218,6 +218,30 @@ export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
 srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth 'it'\\''s here' --sigma=2
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn only_ranks_of_several_nodes_that_pmix_starts_need_its_ring() {
+        for (mpi_type, nodes, expected) in [
+            ("pmix", 2, true),
+            ("pmix_v4", 2, true),
+            ("pmix", 1, false),
+            ("pmi2", 2, false),
+        ] {
+            let script = BatchScript {
+                name: "niimpi".to_owned(),
+                request: Request {
+                    nodes,
+                    ..Request::default()
+                },
+                log: "log".into(),
+                remarks: Vec::new(),
+                mpi_type: mpi_type.to_owned(),
+                command: vec!["niimpi".into()],
+            };
+            let text = script.render().unwrap();
+            assert_eq!(text.contains("SLURM_PMIX_FENCE"), expected, "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import xml.etree.ElementTree as xml
@@ -130,7 +131,8 @@ def test_a_study_serves_as_measurements(data, tmp_path):
 @pytest.fixture
 def in_memory(tmp_path):
     """A folder where files are made as fast after thousands were removed as before (benches/file_system.py)."""
-    below = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 1 << 29
+    below = "/dev/shm" if roomy else tmp_path
     with tempfile.TemporaryDirectory(prefix="niimpi-test-", dir=below) as folder:
         yield Path(folder)
 
@@ -152,12 +154,23 @@ def test_a_mixture_of_sizes_and_types_is_planned(mixed, in_memory, tmp_path):
 
 
 def test_what_rank_0_holds_of_a_long_list_is_planned(in_memory):
-    """Of many small images the list is most of it, and it holds the most when the report is put together."""
-    images = synth(in_memory / "images", 20_000, "6,6,6")
-    predicted, actual = planned_and_used(images, in_memory)
-    rss = actual["totals"]["max_rss_bytes"]
-    assert actual["totals"]["done"] == 20_000
-    assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.2
+    """Of many small images the list is most of it, and rank 0 holds the most when it puts the report together. Several ranks hold
+    MPI's buffers besides while the list travels, and a resumed run its journals: these fit into the margin of the request."""
+    count = 20_000
+    images = synth(in_memory / "images", count, "6,6,6")
+    plan(images, *OPTIONS, "--pilot", "20", "--ranks", RANKS, "--json", in_memory / "p.json", cwd=in_memory)
+    document = json.loads((in_memory / "p.json").read_text())
+    for predicted in document["configurations"]:
+        ranks, rss = predicted["ranks"], predicted["rss_per_rank_bytes"]
+        out = in_memory / f"out_{ranks}"
+        options = {"ranks": ranks if HAS_RANKS else None, "timeout": 120}
+        first = smooth(images, out, "--sigma=1", **options).report["totals"]
+        again = smooth(images, out, "--sigma=1", "--resume", **options).report["totals"]
+        assert (first["done"], again["skipped"]) == (count, count)
+        if ranks == 1:
+            assert first["max_rss_bytes"] <= rss <= first["max_rss_bytes"] * 1.2
+        assert max(first["max_rss_bytes"], again["max_rss_bytes"]) <= rss * 1.2, predicted
+        assert 0.2 * rss < predicted["list_bytes"] < 0.6 * rss
 
 
 def test_a_pilot_goes_through_its_images_by_any_path(data, tmp_path):
