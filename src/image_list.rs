@@ -555,14 +555,11 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
             name
         }
     };
-    let (mut input, mut output) = (image.input, request.output.join(name));
-    // Every rank holds the whole list, and joining leaves up to as much room again.
-    input.shrink_to_fit();
-    output.shrink_to_fit();
+    // Every rank holds the whole list: copies take as much room as they need, where joining leaves up to as much again.
     Ok(ImageEntry {
         index,
-        input,
-        output,
+        input: image.input.as_path().to_owned(),
+        output: request.output.join(name).as_path().to_owned(),
     })
 }
 

@@ -9,6 +9,8 @@ use crate::statistics::Line;
 /// Added to every prediction: what runs of the same work differ by.
 const MARGIN_PART: f64 = 0.025;
 const MARGIN_BYTES: f64 = 256.0 * 1024.0;
+/// Added to what the list takes: several ranks hold MPI's buffers besides while it travels, up to so much as measured.
+const LIST_MARGIN_PART: f64 = 0.05;
 
 /// How much of what rank 0 holds of an image at the most it surely held beside the images' buffers: entry and record, while the
 /// report's row comes when these are free.
@@ -82,6 +84,7 @@ impl MemoryModel {
             // One size alone was measured: what a smaller one would save is not known.
             bytes = self.at_least;
         }
+        let list_bytes = list_bytes * (1.0 + LIST_MARGIN_PART);
         (bytes + list_bytes) * (1.0 + MARGIN_PART) + MARGIN_BYTES
     }
 
@@ -170,7 +173,7 @@ mod tests {
             let truth = (30 * MIB) as f64 + planned as f64 * 1000.0;
             let found = after_a_long_run(planned, 0);
             assert!(
-                found >= truth && found <= truth * 1.05,
+                found >= truth && found <= truth * 1.09,
                 "{planned}: {found} {truth}"
             );
         }
