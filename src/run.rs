@@ -165,7 +165,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         remove_stale_parts(comm.rank(), &plan);
     }
     let records = coordinate::work(comm, config, &plan, &journal, stop, cpu);
-    // Nor for these from here on, when rank 0 comes to hold the most.
+    // Nobody asks for these any more either, and rank 0 comes to hold the most when it puts the report together.
     plan.costs = Vec::new();
     plan.shares = Vec::new();
     resources::release_freed_memory();
