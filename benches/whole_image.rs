@@ -4,7 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{Filter, OutputSpec};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::image_job::{ImageJob, ImageWorker, Taken};
+use niimpi::job::{ImageJob, ImageWorker, Taken};
 use niimpi::volume::Datatype;
 
 /// A ramp with noise in its low bits.

@@ -16,7 +16,7 @@
 //! | [`phantom`] | deterministic brain-like test images | `volume` |
 //! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `partition`, `slurm`, `volume` |
 //! | [`image_list`] | inputs → an ordered list of images with output names | `image_io`, `report` |
-//! | [`image_job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
+//! | [`job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
 //! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `partition`, `report`, `resources`, `console` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
 //! | [`statistics`] | means, spreads, Student's quantiles, lines, Amdahl's law | nothing |
@@ -33,8 +33,8 @@ pub mod console;
 pub mod fault;
 pub mod filter;
 pub mod image_io;
-pub mod image_job;
 pub mod image_list;
+pub mod job;
 pub mod journal;
 pub mod launch;
 pub mod logging;

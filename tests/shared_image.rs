@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{Filter, OutputSpec, OutputType, Rounding};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::image_job::{ImageJob, ImageWorker, Taken};
+use niimpi::job::{ImageJob, ImageWorker, Taken};
 use niimpi::report::Stage;
 use niimpi::volume::{Datatype, Scaling};
 

@@ -8,7 +8,7 @@ use crate::filter::gaussian::Gaussian;
 use crate::filter::nonfinite::NonFiniteArgs;
 use crate::filter::{Filter, OutputSpec};
 use crate::image_io::CompressionArgs;
-use crate::image_job::ImageJob;
+use crate::job::ImageJob;
 use crate::partition::Strategy;
 
 /// The options that decide what a run costs and what it writes, besides which images it has.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FilterError;
 use super::boundary::Boundary;
-use super::exp::exp_of_nonpositive;
+use super::kernels::exp::exp_of_nonpositive;
 use crate::units;
 
 /// An axis whose sigma is not above this many voxels is left as it is, as scipy leaves it.

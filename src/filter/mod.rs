@@ -6,33 +6,27 @@
 //! | `boundary` | what lies beyond the ends of a line |
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
-//! | `correlate` | one axis correlated, tile by tile |
-//! | `convert` | voxels of every type to double and back |
 //! | `stream` | a volume smoothed slice by slice while it is read |
-//! | `simd` | the widest vectors that the processor has |
-//! | `exp` | the exponential, the same bits everywhere |
+//! | `kernels` | the hot loops: one axis correlated, conversions, vectors |
 
 pub mod boundary;
-mod convert;
-mod correlate;
-mod exp;
 pub mod gaussian;
+mod kernels;
 pub mod nonfinite;
 mod output;
 #[cfg(test)]
 mod reference;
-mod simd;
 mod stream;
 
 pub use output::{OutputSpec, OutputType, Rounding};
 
 use std::ops::Range;
 
-use convert::{Voxel, with_voxel_type};
-use correlate::{Conversion, Lines, Pass, VoxelPointer};
 use gaussian::Gaussian;
+use kernels::convert::{Voxel, with_voxel_type};
+use kernels::correlate::{Conversion, Lines, Pass, VoxelPointer};
+use kernels::simd::Isa;
 use serde::{Deserialize, Serialize};
-use simd::Isa;
 pub(crate) use stream::Stream;
 
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::correlate::Conversion;
+use super::kernels::correlate::Conversion;
 use crate::volume::{Datatype, Volume};
 
 /// The type of the voxels that are written.

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, Axis};
 
 use super::boundary::Boundary;
-use super::convert::Voxel;
+use super::kernels::convert::Voxel;
 
 /// Correlates one axis with a symmetric kernel of weights at 0, 1 … radius.
 fn correlate(

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::boundary::Boundary;
-use super::correlate::{Lines, Pass, VoxelPointer};
+use super::kernels::correlate::{Lines, Pass, VoxelPointer};
 use super::{Conversion, Filter, FilterError, OutputSpec, Scratch, Smoothing};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 

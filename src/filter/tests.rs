@@ -4,9 +4,9 @@ use ndarray::ArrayD;
 use proptest::prelude::*;
 
 use super::boundary::Boundary;
-use super::convert::{Voxel, with_voxel_type};
 use super::gaussian::{Gaussian, PerAxis};
-use super::simd::Isa;
+use super::kernels::convert::{Voxel, with_voxel_type};
+use super::kernels::simd::Isa;
 use super::*;
 use crate::volume::VoxelType;
 

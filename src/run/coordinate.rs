@@ -19,7 +19,7 @@ use super::stop::Pace;
 use super::worker::{self, Event, WorkerContext};
 use super::{Config, EXIT_PANIC};
 use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
-use crate::image_job::FailureKind;
+use crate::job::FailureKind;
 use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};

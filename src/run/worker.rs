@@ -15,8 +15,8 @@ use super::read_ahead::ReadAhead;
 use super::stop::Pace;
 use crate::fault::Fault;
 use crate::image_io::{self, Fetched, NamelessOutput};
-use crate::image_job::{self, Failure, FailureKind, Taken};
 use crate::image_list::ImageEntry;
+use crate::job::{self, Failure, FailureKind, Taken};
 use crate::journal::{
     self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,
 };
@@ -165,7 +165,7 @@ impl MadeImage<'_> {
             mut taken,
             made,
         } = self;
-        let result = made.and_then(|made| image_job::publish(made, &mut taken));
+        let result = made.and_then(|made| job::publish(made, &mut taken));
         let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
         context.journal.write(&Line::End(Box::new(end)));
         if result.is_ok() {

@@ -3,10 +3,10 @@
 //! Every width does the same operations in the same order on each number, so the bits do not depend on the processor. There
 //! is deliberately no fused multiply-add among the operations.
 
-use super::convert::{cast_i32, cast_i64, load_converted, map_lanes};
+use super::scalar::{cast_i32, cast_i64, map_lanes};
 
 /// Work that is written once over [`Vector`] and compiled for each instruction set.
-pub(super) trait Job {
+pub(in crate::filter) trait Job {
     /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled with the caller's instructions.
     ///
     /// # Safety
@@ -19,50 +19,50 @@ pub(super) trait Job {
 /// # Safety
 /// Every method may be called only where the processor has the vector's instructions; pointers are valid for `LANES`
 /// doubles and need no alignment.
-pub(super) trait Vector<const LANES: usize>: Copy {
+pub(in crate::filter) trait Vector<const LANES: usize>: Copy {
     /// Reads a vector.
     unsafe fn load(from: *const f64) -> Self;
     /// Reads voxels of type u8 as doubles.
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type i8 as doubles.
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type u16 as doubles.
     #[inline(always)]
     unsafe fn load_u16(from: *const u16) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type i16 as doubles.
     #[inline(always)]
     unsafe fn load_i16(from: *const i16) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type u32 as doubles.
     #[inline(always)]
     unsafe fn load_u32(from: *const u32) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type i32 as doubles.
     #[inline(always)]
     unsafe fn load_i32(from: *const i32) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Reads voxels of type f32 as doubles.
     #[inline(always)]
     unsafe fn load_f32(from: *const f32) -> Self {
         // SAFETY: the caller's.
-        unsafe { load_converted(from) }
+        unsafe { load_each(from, f64::from) }
     }
     /// Writes a vector.
     unsafe fn store(self, to: *mut f64);
@@ -96,9 +96,28 @@ pub(super) trait Vector<const LANES: usize>: Copy {
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES];
 }
 
+/// As many voxels as a vector has lanes, converted one by one.
+///
+/// # Safety
+/// The processor has `V`'s instructions and so many voxels are valid.
+#[inline(always)]
+pub(in crate::filter) unsafe fn load_each<S: Copy, V: Vector<LANES>, const LANES: usize>(
+    voxels: *const S,
+    to_f64: impl Fn(S) -> f64,
+) -> V {
+    let mut numbers = [0.0; LANES];
+    // SAFETY: the caller's.
+    unsafe {
+        for (i, number) in numbers.iter_mut().enumerate() {
+            *number = to_f64(voxels.add(i).read());
+        }
+        V::load(numbers.as_ptr())
+    }
+}
+
 /// An instruction set that the passes are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
+pub(in crate::filter) enum Isa {
     /// What every processor of the target has: SSE2 on x86-64, NEON on aarch64.
     Baseline,
     /// 256-bit vectors.
@@ -111,7 +130,7 @@ pub(super) enum Isa {
 
 impl Isa {
     /// Every instruction set that this processor has, widest first.
-    pub(super) fn available() -> impl Iterator<Item = Isa> {
+    pub(in crate::filter) fn available() -> impl Iterator<Item = Isa> {
         [
             #[cfg(target_arch = "x86_64")]
             (is_x86_feature_detected!("avx512f")
@@ -128,12 +147,12 @@ impl Isa {
     }
 
     /// The widest instruction set that this processor has.
-    pub(super) fn detect() -> Isa {
+    pub(in crate::filter) fn detect() -> Isa {
         Isa::available().next().unwrap_or(Isa::Baseline)
     }
 
     /// Does `job` with this instruction set, which must be one of [`Isa::available`].
-    pub(super) fn run(self, job: impl Job) {
+    pub(in crate::filter) fn run(self, job: impl Job) {
         match self {
             // SAFETY: these vectors are of the target's baseline.
             Isa::Baseline => unsafe { job.run::<baseline::F64x4, 4>() },
@@ -221,13 +240,13 @@ mod x86 {
     use super::{Job, Vector, cast_i64, map_lanes};
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn run_avx2(job: impl Job) {
+    pub(in crate::filter) fn run_avx2(job: impl Job) {
         // SAFETY: this function is compiled for, and only called on, processors with AVX2.
         unsafe { job.run::<F64x4, 4>() }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn run_avx512(job: impl Job) {
+    pub(in crate::filter) fn run_avx512(job: impl Job) {
         // SAFETY: this function is compiled for, and only called on, processors with these parts of AVX-512.
         unsafe { job.run::<F64x8, 8>() }
     }

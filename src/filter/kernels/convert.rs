@@ -1,12 +1,11 @@
 //! Convert: numbers of every voxel type to double and back, with the roundings that scipy's compiled code has.
 
-use bytemuck::Pod;
-
-use super::simd::Vector;
+use super::scalar::{cast_i32, cast_i64, cast_u64, map_lanes};
+use super::simd::{Vector, load_each};
 use crate::volume::VoxelType;
 
 /// A voxel type: how it becomes a double, and the two ways back.
-pub(super) trait Voxel: VoxelType {
+pub(in crate::filter) trait Voxel: VoxelType {
     /// The nearest double.
     fn to_f64(self) -> f64;
 
@@ -47,69 +46,6 @@ pub(super) trait Voxel: VoxelType {
 
     /// The integer, saturated at the ends of the type.
     fn saturated(value: i128) -> Self;
-}
-
-/// Conversion to 32 bits as x86-64 does it: out of range and NaN give the most negative number.
-#[inline(always)]
-pub(super) fn cast_i32(value: f64) -> i32 {
-    if value < 2_147_483_648.0 {
-        value as i32
-    } else {
-        i32::MIN
-    }
-}
-
-/// Conversion to 64 bits as x86-64 does it: out of range and NaN give the most negative number.
-#[inline(always)]
-pub(super) fn cast_i64(value: f64) -> i64 {
-    if value < TWO_TO_63 {
-        value as i64
-    } else {
-        i64::MIN
-    }
-}
-
-const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
-
-#[inline(always)]
-fn cast_u64(value: f64) -> u64 {
-    if value >= TWO_TO_63 {
-        (cast_i64(value - TWO_TO_63) ^ i64::MIN) as u64
-    } else {
-        cast_i64(value) as u64
-    }
-}
-
-/// As many voxels as a vector has lanes, converted one by one.
-///
-/// # Safety
-/// The processor has `V`'s instructions and so many voxels are valid.
-#[inline(always)]
-pub(super) unsafe fn load_converted<S: Voxel, V: Vector<LANES>, const LANES: usize>(
-    voxels: *const S,
-) -> V {
-    let mut numbers = [0.0; LANES];
-    // SAFETY: the caller's.
-    unsafe {
-        for (i, number) in numbers.iter_mut().enumerate() {
-            *number = voxels.add(i).read().to_f64();
-        }
-        V::load(numbers.as_ptr())
-    }
-}
-
-/// `from.map(convert)`, always in line: the standard library's `map` may be left out of line, compiled without the caller's
-/// vector instructions.
-#[inline(always)]
-pub(super) fn map_lanes<A: Copy, B: Pod, const LANES: usize>(
-    from: [A; LANES],
-    convert: impl Fn(A) -> B,
-) -> [B; LANES] {
-    let mut to = [B::zeroed(); LANES];
-    for lane in 0..LANES {
-        to[lane] = convert(from[lane]);
-    }
-    to
 }
 
 /// The numbers in a vector.
@@ -210,13 +146,13 @@ integer_voxel!(
 );
 integer_voxel!(
     u64,
-    |voxels| load_converted(voxels),
+    |voxels| load_each(voxels, |voxel: Self| voxel as f64),
     |value| cast_u64(value),
     |values| map_lanes(lanes(values), cast_u64)
 );
 integer_voxel!(
     i64,
-    |voxels| load_converted(voxels),
+    |voxels| load_each(voxels, |voxel: Self| voxel as f64),
     |value| cast_i64(value),
     |values| values.cast_i64()
 );
@@ -320,4 +256,4 @@ macro_rules! with_voxel_type {
         }
     }};
 }
-pub(super) use with_voxel_type;
+pub(in crate::filter) use with_voxel_type;

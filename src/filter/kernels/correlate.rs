@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::boundary::Boundary;
+use super::super::boundary::Boundary;
 use super::convert::{Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
 use crate::volume::{Datatype, Scaling, VoxelBuffer};
@@ -29,8 +29,8 @@ const MAX_LANES: usize = 8;
 
 /// Voxels of any type at an address: what a pass reads or writes.
 #[derive(Clone, Copy)]
-pub(super) struct VoxelPointer {
-    pub(super) datatype: Datatype,
+pub(in crate::filter) struct VoxelPointer {
+    pub(in crate::filter) datatype: Datatype,
     address: *mut u8,
 }
 
@@ -41,7 +41,7 @@ unsafe impl Sync for VoxelPointer {}
 
 impl VoxelPointer {
     /// The voxels of `bytes`, taken as `datatype`.
-    pub(super) fn new(datatype: Datatype, bytes: &mut [u8]) -> Self {
+    pub(in crate::filter) fn new(datatype: Datatype, bytes: &mut [u8]) -> Self {
         VoxelPointer {
             datatype,
             address: bytes.as_mut_ptr(),
@@ -50,12 +50,12 @@ impl VoxelPointer {
 
     /// The same place, taken as another type: a result that replaces its source is written by what the source is read by,
     /// since a second borrow of the buffer would end the first.
-    pub(super) fn retyped(self, datatype: Datatype) -> Self {
+    pub(in crate::filter) fn retyped(self, datatype: Datatype) -> Self {
         VoxelPointer { datatype, ..self }
     }
 
     /// The voxel `count` voxels further on.
-    pub(super) fn offset(self, count: usize) -> Self {
+    pub(in crate::filter) fn offset(self, count: usize) -> Self {
         VoxelPointer {
             address: self
                 .address
@@ -70,7 +70,7 @@ impl VoxelPointer {
     ///
     /// # Safety
     /// The pointer is valid for them, and nobody else uses them while the slice lives.
-    pub(super) unsafe fn as_bytes_mut<'a>(self, len: usize) -> &'a mut [u8] {
+    pub(in crate::filter) unsafe fn as_bytes_mut<'a>(self, len: usize) -> &'a mut [u8] {
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts_mut(self.address, len) }
     }
@@ -79,7 +79,7 @@ impl VoxelPointer {
     ///
     /// # Safety
     /// The pointer is valid for them, and nobody writes them while the slice lives.
-    pub(super) unsafe fn as_bytes<'a>(self, bytes: Range<usize>) -> &'a [u8] {
+    pub(in crate::filter) unsafe fn as_bytes<'a>(self, bytes: Range<usize>) -> &'a [u8] {
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts(self.address.wrapping_add(bytes.start), bytes.len()) }
     }
@@ -88,7 +88,7 @@ impl VoxelPointer {
     ///
     /// # Safety
     /// `T` is the pointer's type, it is valid for `len` voxels, and nobody writes them while the slice lives.
-    pub(super) unsafe fn as_slice<'a, T: Voxel>(self, len: usize) -> &'a [T] {
+    pub(in crate::filter) unsafe fn as_slice<'a, T: Voxel>(self, len: usize) -> &'a [T] {
         debug_assert_eq!(T::DATATYPE, self.datatype);
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts(self.address.cast(), len) }
@@ -98,7 +98,7 @@ impl VoxelPointer {
     ///
     /// # Safety
     /// `T` is the pointer's type, it is valid for `len` voxels, and nobody else uses them while the slice lives.
-    pub(super) unsafe fn as_mut_slice<'a, T: Voxel>(self, len: usize) -> &'a mut [T] {
+    pub(in crate::filter) unsafe fn as_mut_slice<'a, T: Voxel>(self, len: usize) -> &'a mut [T] {
         debug_assert_eq!(T::DATATYPE, self.datatype);
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts_mut(self.address.cast(), len) }
@@ -107,7 +107,7 @@ impl VoxelPointer {
 
 /// How doubles become voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conversion {
+pub(in crate::filter) enum Conversion {
     /// A C cast: what scipy does.
     Cast,
     /// Rounded to nearest and saturated.
@@ -116,32 +116,32 @@ pub(super) enum Conversion {
 
 /// Lines of voxels that are correlated alike.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
+pub(in crate::filter) struct Lines {
     /// Voxels of a line.
-    pub(super) len: usize,
+    pub(in crate::filter) len: usize,
     /// Voxels from one position on a line to the next.
-    pub(super) step: usize,
+    pub(in crate::filter) step: usize,
     /// Number of lines.
-    pub(super) count: usize,
+    pub(in crate::filter) count: usize,
     /// Voxels from one line to the next; this or `step` is 1.
-    pub(super) apart: usize,
+    pub(in crate::filter) apart: usize,
 }
 
 /// A correlation of lines, but for the voxels themselves.
 #[derive(Clone, Copy)]
-pub(super) struct Pass<'a> {
+pub(in crate::filter) struct Pass<'a> {
     /// Instructions to use.
-    pub(super) isa: Isa,
+    pub(in crate::filter) isa: Isa,
     /// Weights at 0, 1 … radius.
-    pub(super) half_kernel: &'a [f64],
+    pub(in crate::filter) half_kernel: &'a [f64],
     /// What lies beyond the ends of a line.
-    pub(super) boundary: Boundary,
+    pub(in crate::filter) boundary: Boundary,
     /// Intensity beyond the ends with [`Boundary::Constant`].
-    pub(super) cval: f64,
+    pub(in crate::filter) cval: f64,
     /// From the source's numbers to intensities.
-    pub(super) scaling: Option<Scaling>,
+    pub(in crate::filter) scaling: Option<Scaling>,
     /// From sums to the target's numbers.
-    pub(super) conversion: Conversion,
+    pub(in crate::filter) conversion: Conversion,
 }
 
 impl Pass<'_> {
@@ -149,7 +149,7 @@ impl Pass<'_> {
     ///
     /// # Safety
     /// That of [`Pass::run_part`].
-    pub(super) unsafe fn run(
+    pub(in crate::filter) unsafe fn run(
         &self,
         source: VoxelPointer,
         target: VoxelPointer,
@@ -170,7 +170,7 @@ impl Pass<'_> {
     /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and `part` is all, or
     /// the voxels do not overlap. Nobody writes meanwhile what is read (`part` and the radius before and behind it) or uses
     /// what is written.
-    pub(super) unsafe fn run_part(
+    pub(in crate::filter) unsafe fn run_part(
         &self,
         source: VoxelPointer,
         target: VoxelPointer,

@@ -54,7 +54,7 @@ const TABLE: [(u64, u64); STEPS] = [
 /// 144–157); step, coefficients and the order of operations are those of the vector mathematics library that numpy's
 /// wheels link (the SVML routine for exp of eight doubles, high accuracy). Below −707.7, where that library turns to another
 /// routine, the last bit can differ: such a weight is under 5·10⁻³⁰⁸ and needs a kernel of more than 37 sigmas.
-pub(super) fn exp_of_nonpositive(x: f64) -> f64 {
+pub(in crate::filter) fn exp_of_nonpositive(x: f64) -> f64 {
     debug_assert!(x <= 0.0, "{x} is not a kernel's exponent");
     if x < UNDERFLOW {
         return 0.0;

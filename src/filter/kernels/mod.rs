@@ -1,0 +1,15 @@
+//! Kernels: the loops in which a filter spends its time, and what they are compiled for.
+//!
+//! | file | role |
+//! |---|---|
+//! | `correlate` | one axis correlated, tile by tile |
+//! | `convert` | voxels of every type to double and back |
+//! | `simd` | the widest vectors that the processor has |
+//! | `scalar` | conversions of one number, as x86-64 does them |
+//! | `exp` | the exponential, the same bits everywhere |
+
+pub(super) mod convert;
+pub(super) mod correlate;
+pub(super) mod exp;
+mod scalar;
+pub(super) mod simd;
