@@ -19,14 +19,10 @@
 //! | [`job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
 //! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `partition`, `report`, `resources`, `console` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
-//! | [`statistics`] | means, spreads, Student's quantiles, lines, Amdahl's law | nothing |
-//! | [`chart`] | curves and bars as SVG | nothing |
 //! | [`launch`] | starting runs of this program as children: which mpirun, time limits | `comm` |
-//! | [`scaling`] | the same work on more images, ranks and threads: a study's runs, tables, plots | `launch`, `report`, `slurm`, `chart`, `statistics` |
-//! | [`planning`] | measurements → fits → predictions → the request, and the check afterwards | `scaling`, `launch`, `run`, `report`, `slurm`, `chart`, `statistics` |
+//! | [`study`] | scaling studies and plans: measurements → tables, plots, predictions, requests | `launch`, `run`, `report`, `slurm` |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
-pub mod chart;
 pub mod cli;
 pub mod comm;
 pub mod console;
@@ -40,12 +36,10 @@ pub mod launch;
 pub mod logging;
 pub mod partition;
 pub mod phantom;
-pub mod planning;
 pub mod report;
 pub mod resources;
 pub mod run;
-pub mod scaling;
 pub mod slurm;
-pub mod statistics;
+pub mod study;
 pub mod units;
 pub mod volume;

@@ -3,8 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
-use niimpi::planning::root_work;
 use niimpi::resources::{forget_peak_rss, peak_rss_bytes, release_freed_memory, rss_bytes};
+use niimpi::study::plan::root_work;
 
 /// One after the other: both look at the process as a whole.
 #[test]

@@ -9,9 +9,9 @@ use super::smoothing::SmoothingArgs;
 use crate::image_list::{self, ListRequest};
 use crate::launch::LocalMachine;
 use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
-use crate::scaling::study::{SCHEMA, StudyFolder, StudySpec, Via};
-use crate::scaling::{self, batch, local};
 use crate::slurm::batch::mpi_type_of;
+use crate::study::scaling::folder::{SCHEMA, StudyFolder, StudySpec, Via};
+use crate::study::scaling::{self, batch, local};
 use crate::{comm, console, resources};
 
 /// Measure how time and memory grow with images, ranks and threads

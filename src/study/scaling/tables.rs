@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use super::folder::StudySpec;
 use super::record::{Figures, Run};
-use super::study::StudySpec;
-use crate::statistics::Summary;
+use crate::study::statistics::Summary;
 
 /// Which table a run belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,8 +156,8 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
 
 fn head(spec: &StudySpec, runs: &[Run]) -> String {
     let via = match spec.via {
-        super::study::Via::Local => format!("{}, {} CPUs", spec.host, spec.cpus),
-        super::study::Via::Slurm => "Slurm jobs".to_owned(),
+        super::folder::Via::Local => format!("{}, {} CPUs", spec.host, spec.cpus),
+        super::folder::Via::Slurm => "Slurm jobs".to_owned(),
     };
     format!(
         "# Scaling study\n\nniimpi {} on {via}; {}; options: `{}`.\n\n\
@@ -386,9 +386,9 @@ pub fn human_bytes(bytes: f64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::folder::Configuration;
+    use super::super::folder::tests::spec;
     use super::super::record::{COMPLETED, RunRecord};
-    use super::super::study::Configuration;
-    use super::super::study::tests::spec;
     use super::*;
     use crate::report::tests::report;
 

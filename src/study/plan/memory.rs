@@ -4,7 +4,7 @@
 //! that it has met: the intercept is the program, MPI and a worker's codec.
 
 use super::measured::RunSample;
-use crate::statistics::Line;
+use crate::study::statistics::Line;
 
 /// Added to every prediction: what runs of the same work differ by.
 const MARGIN_PART: f64 = 0.025;

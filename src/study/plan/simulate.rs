@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::predict::{Predictor, Setting};
-use crate::chart::{Chart, Mark, Series};
+use crate::study::chart::{Chart, Mark, Series};
 
 /// The most ranks that are played.
 const MOST_RANKS: usize = 4096;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::folder::{Configuration, StudyFolder, StudySpec};
 use super::record::{self, RunRecord};
-use super::study::{Configuration, StudyFolder, StudySpec};
 use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::measured::{ImageSample, Measurements};
 use crate::run::RESULTS_BEHIND_A_WORKER;
-use crate::statistics::Summary;
+use crate::study::statistics::Summary;
 
 /// No machine repeats itself better than this: the least spread between runs that is reckoned with.
 const LEAST_RUN_SPREAD: f64 = 0.03;

@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `study` | what is varied, the configurations that follow, and the study's folder |
+//! | `folder` | what is varied, the configurations that follow, and the study's folder |
 //! | `record` | what became of one configuration's run |
 //! | `local` | runs every configuration on this machine |
 //! | `batch` | submits every configuration to Slurm, and collects what has ended |
@@ -12,16 +12,16 @@
 //! A study is its folder: each run leaves a record there at once, and a study that is begun again does what is missing.
 
 pub mod batch;
+pub mod folder;
 pub mod local;
 pub mod plots;
 pub mod record;
-pub mod study;
 pub mod tables;
 
 use std::path::Path;
 
+use folder::StudyFolder;
 use record::Run;
-use study::StudyFolder;
 
 /// Writes tables and plots of all runs that the folder holds; returns the text of the Markdown tables.
 ///

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::measured::Source;
 use crate::report::{ImageRow, Status};
-use crate::statistics::median;
+use crate::study::statistics::median;
 
 /// Reading took as many times as long when the images were not in memory, or it is not taken for a difference.
 const COLD_FACTOR: f64 = 1.5;

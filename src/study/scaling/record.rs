@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::study::Configuration;
+use super::folder::Configuration;
 use crate::launch::child::How;
 use crate::report::Report;
 use crate::slurm::accounting::Accounting;
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_job_of_less_than_a_second_took_as_long_as_its_report_says() {
-        let mut run = crate::scaling::tables::tests::run(1, 1, 10, 1, 0.75);
+        let mut run = crate::study::scaling::tables::tests::run(1, 1, 10, 1, 0.75);
         run.record.wall_s = Some(0.0);
         assert_eq!(run.figures().unwrap().time_s, 0.25);
     }

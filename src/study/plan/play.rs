@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use crate::partition::{Strategy, largest_first, partition};
-use crate::statistics::normal_quantile;
+use crate::study::statistics::normal_quantile;
 
 /// How long a worker waits for an answer of the dynamic strategy: both sides look every 0.3 ms.
 const REQUEST_WAIT_S: f64 = 6e-4;

@@ -18,7 +18,7 @@ use crate::console;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
 use crate::report::{Report, Stage};
-use crate::scaling::study::read_json;
+use crate::study::scaling::folder::read_json;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
 const PASSES: usize = 5;

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
+use super::folder::{Configuration, StudyFolder, StudySpec};
 use super::record::{COMPLETED, RunRecord};
-use super::study::{Configuration, StudyFolder, StudySpec};
 use crate::console;
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::{self, BatchScript, Request};

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use super::folder::StudySpec;
 use super::record::{Figures, Run};
-use super::study::StudySpec;
 use super::tables::{Row, rows};
-use crate::chart::{Bar, Chart, Mark, Series, stacked_bars_svg};
-use crate::statistics::{amdahl_serial_part, amdahl_speed_up};
+use crate::study::chart::{Bar, Chart, Mark, Series, stacked_bars_svg};
+use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 
 /// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`, as far as there is something to draw.
 ///
@@ -236,7 +236,7 @@ fn efficiency(at_largest: &[&Row], images: usize) -> Option<Chart> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::study::tests::spec;
+    use super::super::folder::tests::spec;
     use super::super::tables::tests::run;
     use super::*;
 

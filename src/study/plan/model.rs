@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::COVERAGE;
 use super::measured::{ImageClass, ImageFeatures, ImageSample, Measurements, RunSample};
 use super::spread::{RunSpread, image_spread, run_spread, weight, worker_spread};
-use crate::statistics::{Line, Summary, median, student_factor};
+use crate::study::statistics::{Line, Summary, median, student_factor};
 
 /// How uncertain (as a standard deviation of the logarithm) each doubling of the workers is where only one number of
 /// workers was measured.

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::filter::{OutputSpec, OutputType, Rounding};
 use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
 use crate::run::RESULTS_BEHIND_A_WORKER;
-use crate::statistics::{Summary, median};
+use crate::study::statistics::{Summary, median};
 use crate::volume::Datatype;
 
 /// Fewer images than this say nothing of how much they differ.
