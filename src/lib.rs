@@ -15,7 +15,7 @@
 //! | [`image_io`] | NIfTI headers, the gzip codec, reading, atomic writing | `volume`, `resources` |
 //! | [`phantom`] | deterministic brain-like test images | `volume` |
 //! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `partition`, `slurm`, `volume` |
-//! | [`image_list`] | inputs → an ordered list of images with output names | `image_io`, `report` |
+//! | [`images`] | inputs → an ordered list of images with output names | `image_io`, `report` |
 //! | [`job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
 //! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `partition`, `report`, `resources`, `console` |
 //! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
@@ -29,7 +29,7 @@ pub mod console;
 pub mod fault;
 pub mod filter;
 pub mod image_io;
-pub mod image_list;
+pub mod images;
 pub mod job;
 pub mod journal;
 pub mod launch;

@@ -34,7 +34,7 @@ pub use worker::RESULTS_BEHIND_A_WORKER;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
 use crate::image_io;
-use crate::image_list::ListRequest;
+use crate::images::ListRequest;
 use crate::job::ImageJob;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;

@@ -10,7 +10,7 @@ use niimpi::comm::threads::run_on_threads;
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{Filter, OutputSpec};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::image_list::ListRequest;
+use niimpi::images::ListRequest;
 use niimpi::job::ImageJob;
 use niimpi::partition::Strategy;
 use niimpi::phantom::Phantom;

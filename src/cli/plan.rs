@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::scaling::positive;
 use super::smoothing::SmoothingArgs;
-use crate::image_list::{ListRequest, NameTemplate};
+use crate::images::{ListRequest, NameTemplate};
 use crate::launch::LocalMachine;
 use crate::report::{Report, write_whole};
 use crate::run::{self, EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::smoothing::SmoothingArgs;
-use crate::image_list::{self, ListRequest};
+use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
 use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::slurm::batch::mpi_type_of;
@@ -224,7 +224,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
             std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
         })
         .collect::<Result<_, _>>()?;
-    let listed = image_list::collect(&ListRequest {
+    let listed = images::collect(&ListRequest {
         inputs: inputs.clone(),
         output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()

@@ -7,7 +7,7 @@ use clap::Args;
 use super::smoothing::SmoothingArgs;
 use crate::comm;
 use crate::fault::Fault;
-use crate::image_list::{ListRequest, NameTemplate};
+use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 

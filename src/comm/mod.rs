@@ -6,6 +6,7 @@
 pub mod launcher;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod path_bytes;
 pub mod serial;
 pub mod threads;
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::image_io::{Fetched, NamelessOutput};
-use crate::image_list::ImageEntry;
+use crate::images::ImageEntry;
 use crate::job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
 use crate::report::Stage;
 use crate::resources::{self, MemoryLimit};

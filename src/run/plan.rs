@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::image_io::file_name::{is_image_name, pair_partner};
-use crate::image_list::{self, ImageEntry, ListError};
+use crate::images::{self, ImageEntry, ListError};
 use crate::journal::past::Past;
 use crate::partition::{self, Strategy};
 use crate::report::{self, ResumeCounts};
@@ -280,7 +280,7 @@ fn list(config: &Config, threads: usize) -> Result<Listed, SetupError> {
     }
     check_folders(config)?;
     let mut entries =
-        image_list::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
+        images::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::queue::TaskQueue;
 use crate::image_io::{self, Fetched};
-use crate::image_list::ImageEntry;
+use crate::images::ImageEntry;
 
 /// Threads that wait for files, as many as there are workers but within these bounds.
 const THREADS: RangeInclusive<usize> = 4..=16;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::image_io::{self, WriteSummary};
-use crate::image_list::ImageEntry;
+use crate::images::ImageEntry;
 use crate::journal::past::{Past, Record};
 use crate::report::ResumeCounts;
 

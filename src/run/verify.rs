@@ -10,10 +10,10 @@ use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
-use crate::comm::{self, Communicator, ROOT};
+use crate::comm::{self, Communicator, ROOT, path_bytes};
 use crate::console;
 use crate::image_io::{Verifier, WriteSummary};
-use crate::image_list::{self, natural_order, path_bytes};
+use crate::images::{self, natural_order};
 use crate::journal::past::{Past, Record};
 use crate::report::printable;
 use crate::resources;
@@ -114,7 +114,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
 
 fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
     let output = &request.output;
-    let files = image_list::images_below(output).map_err(|error| error.to_string())?;
+    let files = images::images_below(output).map_err(|error| error.to_string())?;
     let mut known: BTreeMap<PathBuf, Known> =
         files.into_iter().map(|file| (file, Known::File)).collect();
     if request.against_journal {

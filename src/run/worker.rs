@@ -15,7 +15,7 @@ use super::read_ahead::ReadAhead;
 use super::stop::Pace;
 use crate::fault::Fault;
 use crate::image_io::{self, Fetched, NamelessOutput};
-use crate::image_list::ImageEntry;
+use crate::images::ImageEntry;
 use crate::job::{self, Failure, FailureKind, Taken};
 use crate::journal::{
     self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::measured::{ImageClass, ImageFeatures};
 use crate::filter::OutputSpec;
 use crate::image_io;
-use crate::image_list::{self, ListRequest};
+use crate::images::{self, ListRequest};
 use crate::resources;
 
 /// The images on the disk, and those planned for.
@@ -41,7 +41,7 @@ pub fn look(
     wanted: Option<usize>,
 ) -> Result<Listed, String> {
     let begun = Instant::now();
-    let entries = image_list::collect(request).map_err(|error| error.to_string())?;
+    let entries = images::collect(request).map_err(|error| error.to_string())?;
     let listed = entries.len();
     let list_s = begun.elapsed().as_secs_f64() / listed as f64;
     let name_bytes = [

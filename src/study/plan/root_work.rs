@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::comm;
-use crate::image_list::ImageEntry;
+use crate::images::ImageEntry;
 use crate::partition::{Strategy, partition};
 use crate::report::{FilterDescription, ImageRecord, RankRecord, Report, RunFacts, Status};
 use crate::resources;

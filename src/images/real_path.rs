@@ -1,0 +1,41 @@
+//! Paths without links and dots, also of files and folders that do not exist yet.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::error::ListError;
+
+/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be seen, neither
+/// results nor inputs, and all of it would be replaced once `a` is made.
+pub(super) fn refuse_climbing(output: &Path) -> Result<(), ListError> {
+    let mut walked = PathBuf::new();
+    for part in output.components() {
+        if part == Component::ParentDir && !walked.as_os_str().is_empty() && !walked.is_dir() {
+            return Err(ListError::OutputClimbs {
+                output: output.to_owned(),
+                missing: walked,
+            });
+        }
+        walked.push(part);
+    }
+    Ok(())
+}
+
+/// The absolute path without links, also of a path whose last parts do not exist yet.
+pub(super) fn resolve(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    let mut existing = absolute.as_path();
+    loop {
+        if let Ok(mut real) = existing.canonicalize() {
+            real.extend(missing.iter().rev());
+            return real;
+        }
+        match (existing.parent(), existing.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name);
+                existing = parent;
+            }
+            _ => return absolute,
+        }
+    }
+}
