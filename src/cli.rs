@@ -86,22 +86,16 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     })?;
     let started = logging::start(log, world.rank(), &resources::host_name());
     // One rank's trouble with its log file is everyone's: all end before anything is written.
-    let troubles = world.gather(comm::encode(&started.as_ref().err()));
-    let trouble = troubles.and_then(|all| {
-        all.iter()
-            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
-    });
-    let trouble: Option<String> = comm::decode(&world.broadcast(comm::encode(&trouble)));
-    match (started, trouble) {
-        (Ok(span), None) => {
+    match comm::agree(&world, started) {
+        Ok(span) => {
             if let Some(warning) = warning {
                 span.in_scope(|| tracing::warn!("{warning}"));
             }
             Ok((world, span))
         }
-        (_, trouble) => {
+        Err(error) => {
             if world.rank() == ROOT {
-                eprintln!("niimpi: error: {}", trouble.unwrap_or_default());
+                eprintln!("niimpi: error: {error}");
             }
             Err(EXIT_USAGE)
         }

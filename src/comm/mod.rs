@@ -3,12 +3,15 @@
 //! Messages are bytes; [`encode`] and [`decode`] put values into them. Waiting is done by polling with a sleep between,
 //! so that a rank that waits leaves its CPU to the workers.
 
+mod collective;
 pub mod launcher;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod path_bytes;
 pub mod serial;
 pub mod threads;
+
+pub(crate) use collective::{agree, all_gather, from_root, gather};
 
 use std::time::Duration;
 
@@ -63,6 +66,9 @@ pub trait Communicator {
     /// Takes one message of this kind from any rank, if there is one: the sender and the bytes. Local, does not wait.
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)>;
 
+    /// Takes one message of this kind from this rank, if there is one. Local, does not wait.
+    fn try_receive_from(&self, from: usize, tag: Tag) -> Option<Vec<u8>>;
+
     /// Ends every rank at once, without any cleaning up.
     fn abort(&self, exit_code: i32) -> !;
 
@@ -77,7 +83,7 @@ pub trait Communicator {
             }
             message
         } else {
-            self.receive(Tag::Broadcast).1
+            self.receive_from(ROOT, Tag::Broadcast)
         }
     }
 
@@ -87,23 +93,32 @@ pub trait Communicator {
             self.send(ROOT, Tag::Gather, &message);
             return None;
         }
-        let mut parts: Vec<Option<Vec<u8>>> = (0..self.size()).map(|_| None).collect();
-        parts[ROOT] = Some(message);
-        for _ in 1..self.size() {
-            let (from, part) = self.receive(Tag::Gather);
-            parts[from] = Some(part);
-        }
-        Some(parts.into_iter().flatten().collect())
+        // Each rank's next message, not the next message of any rank: a fast rank may be in the gather after this one.
+        let mut own = Some(message);
+        let part = |rank| match rank {
+            ROOT => own.take().unwrap_or_default(),
+            rank => self.receive_from(rank, Tag::Gather),
+        };
+        Some((0..self.size()).map(part).collect())
     }
 
     /// Takes one message of this kind from any rank, waiting for it with the CPU left to others.
     fn receive(&self, tag: Tag) -> (usize, Vec<u8>) {
-        loop {
-            if let Some(received) = self.try_receive(tag) {
-                return received;
-            }
-            std::thread::sleep(WAIT);
+        wait_for(|| self.try_receive(tag))
+    }
+
+    /// Takes one message of this kind from this rank, waiting for it with the CPU left to others.
+    fn receive_from(&self, from: usize, tag: Tag) -> Vec<u8> {
+        wait_for(|| self.try_receive_from(from, tag))
+    }
+}
+
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look() {
+            return found;
         }
+        std::thread::sleep(WAIT);
     }
 }
 

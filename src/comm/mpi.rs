@@ -41,6 +41,18 @@ impl MpiWorld {
 }
 
 impl MpiWorld {
+    /// Takes a message whose first piece is matched; waits for the other pieces.
+    fn take_message(&self, matched: (Message, Status), from: i32, tag: Tag) -> Vec<u8> {
+        let (mut bytes, mut more) = take_piece(matched);
+        while more {
+            let sender = self.world.process_at_rank(from);
+            let (piece, another) = take_piece(sender.matched_probe_with_tag(tag_number(tag)));
+            bytes.extend_from_slice(&piece);
+            more = another;
+        }
+        bytes
+    }
+
     /// Finalises MPI, after all work is done. Collective.
     ///
     /// MPICH over UCX (4.0.2 over TCP) waits for ever there in every second run over several nodes: a rank flushes its
@@ -141,19 +153,17 @@ impl Communicator for MpiWorld {
     }
 
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)> {
-        let matched = self
-            .world
-            .any_process()
-            .immediate_matched_probe_with_tag(tag_number(tag))?;
+        let any = self.world.any_process();
+        let matched = any.immediate_matched_probe_with_tag(tag_number(tag))?;
         let from = matched.1.source_rank();
-        let (mut bytes, mut more) = take_piece(matched);
-        while more {
-            let sender = self.world.process_at_rank(from);
-            let (piece, another) = take_piece(sender.matched_probe_with_tag(tag_number(tag)));
-            bytes.extend_from_slice(&piece);
-            more = another;
-        }
-        Some((from as usize, bytes))
+        Some((from as usize, self.take_message(matched, from, tag)))
+    }
+
+    fn try_receive_from(&self, from: usize, tag: Tag) -> Option<Vec<u8>> {
+        let from = from as i32;
+        let sender = self.world.process_at_rank(from);
+        let matched = sender.immediate_matched_probe_with_tag(tag_number(tag))?;
+        Some(self.take_message(matched, from, tag))
     }
 
     fn abort(&self, exit_code: i32) -> ! {
@@ -174,7 +184,7 @@ impl Communicator for MpiWorld {
                 self.send(to, Tag::Broadcast, &bytes.len().to_le_bytes());
             }
         } else {
-            let (_root, length) = self.receive(Tag::Broadcast);
+            let length = self.receive_from(ROOT, Tag::Broadcast);
             let length = length
                 .try_into()
                 .expect("a broadcast begins with its length");

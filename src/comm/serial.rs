@@ -22,6 +22,10 @@ impl Communicator for Serial {
         None
     }
 
+    fn try_receive_from(&self, _from: usize, _tag: Tag) -> Option<Vec<u8>> {
+        None
+    }
+
     fn abort(&self, exit_code: i32) -> ! {
         std::process::exit(exit_code)
     }

@@ -64,6 +64,15 @@ impl Communicator for ThreadRank {
         mailbox.get_mut(&tag)?.pop_front()
     }
 
+    fn try_receive_from(&self, from: usize, tag: Tag) -> Option<Vec<u8>> {
+        let mut mailbox = self.mailboxes[self.rank]
+            .lock()
+            .expect("no rank panics with a mailbox open");
+        let messages = mailbox.get_mut(&tag)?;
+        let place = messages.iter().position(|(sender, _)| *sender == from)?;
+        messages.remove(place).map(|(_, message)| message)
+    }
+
     fn abort(&self, exit_code: i32) -> ! {
         panic!(
             "rank {} aborts the run with exit code {exit_code}",
@@ -115,5 +124,27 @@ mod tests {
                 assert_eq!(comm.try_receive(Tag::Progress), None);
             }
         });
+    }
+
+    #[test]
+    fn a_fast_ranks_second_gather_is_not_taken_for_its_first() {
+        let gathered = run_on_threads(3, |comm| {
+            if comm.rank() == 1 {
+                // Both of rank 1's messages are there before rank 2 sends its first.
+                let gathered = [comm.gather(b"1a".to_vec()), comm.gather(b"1b".to_vec())];
+                comm.send(2, Tag::Progress, b"go");
+                return gathered;
+            }
+            if comm.rank() == 2 {
+                comm.receive(Tag::Progress);
+            }
+            let message = |gather: char| format!("{}{gather}", comm.rank()).into_bytes();
+            [comm.gather(message('a')), comm.gather(message('b'))]
+        });
+        let expected = |gather: char| {
+            let parts = (0..3).map(|rank| format!("{rank}{gather}").into_bytes());
+            Some(parts.collect::<Vec<_>>())
+        };
+        assert_eq!(gathered[0], [expected('a'), expected('b')]);
     }
 }
