@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::console;
 use crate::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use crate::parallel::par_map;
 use crate::phantom::Phantom;
 pub(super) use crate::phantom::SynthArgs;
 use crate::resources;
 use crate::run::{EXIT_DONE, EXIT_USAGE};
+use crate::text::mib;
 
 /// Writes the images; an image that is there already is replaced with the same bytes.
 pub(super) fn run(args: &SynthArgs) -> u8 {
@@ -19,7 +21,7 @@ pub(super) fn run(args: &SynthArgs) -> u8 {
             EXIT_DONE
         }
         Err(message) => {
-            eprintln!("niimpi: error: {message}");
+            console::error(message);
             EXIT_USAGE
         }
     }
@@ -32,16 +34,12 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
     let next = AtomicU64::new(1);
     let threads =
         resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| write_some(&phantom, args, threads, &next)))
-            .collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    let workers = vec![(); threads];
+    par_map(&workers, threads, |()| {
+        write_some(&phantom, args, threads, &next)
     })
+    .into_iter()
+    .collect()
 }
 
 fn write_some(
@@ -69,7 +67,7 @@ fn write_some(
                 "--shape {x},{y},{z}: an image of {} takes {} MiB, and {} of them are made at once: {error}; give a smaller \
                  --shape or a narrower --datatype",
                 phantom.datatype,
-                phantom.size_bytes().div_ceil(1 << 20),
+                mib(phantom.size_bytes() as u64),
                 threads
             )
         })?;
