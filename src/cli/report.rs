@@ -9,7 +9,7 @@ use crate::console;
 use crate::journal::series::{self, Sample};
 use crate::report::merge::{self, MergeError, Source};
 use crate::report::table::{self, Style};
-use crate::report::{Report, State, accounts, csv};
+use crate::report::{Report, State, accounts, csv, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
 use crate::slurm::steps::{self, Account};
 
@@ -215,11 +215,7 @@ fn check_output(output: &Path) -> Result<(), String> {
             "--output {shown}: is a folder; give a file name in it, such as {}",
             output.join("all.json").display()
         )),
-        Ok(metadata) if metadata.is_file() && merge::read(output).is_err() => Err(format!(
-            "--output {shown}: is there already and is no report of niimpi, so it is not replaced; give another name, or \
-             remove it first"
-        )),
-        _ => Ok(()),
+        _ => destination::check("--output", output, destination::REPORT),
     }
 }
 
@@ -302,10 +298,7 @@ mod tests {
         assert_eq!(check_output(&path), Ok(()));
         std::fs::write(&path, b"an image").unwrap();
         let error = check_output(&path).unwrap_err();
-        assert!(
-            error.contains("is no report of niimpi, so it is not replaced"),
-            "{error}"
-        );
+        assert!(error.contains("so it is not replaced"), "{error}");
         assert!(
             check_output(folder.path())
                 .unwrap_err()

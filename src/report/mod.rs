@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod csv;
+pub(crate) mod destination;
 pub mod merge;
 pub mod table;
 
