@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::volume::Datatype;
-
 /// A failure to read or write one image: the file concerned and the cause.
 #[derive(Debug, Error)]
 #[error("{}: {cause}", path.display())]
@@ -57,6 +55,11 @@ pub enum Cause {
     #[error("is a CIFTI file (grayordinates, not a grid of voxels); smooth it with a CIFTI tool")]
     Cifti,
     #[error(
+        "is a FreeSurfer surface overlay ({vertices} vertices, not a grid of voxels); \
+         smooth it with a surface tool, such as mri_surf2surf or wb_command -metric-smoothing"
+    )]
+    SurfaceOverlay { vertices: i64 },
+    #[error(
         "its NIfTI-2 signature was changed by a transfer in text mode; copy the file again in binary mode"
     )]
     MangledByTextMode,
@@ -76,24 +79,24 @@ pub enum Cause {
         "holds {name} voxels (datatype {code}); only real integers and floats of up to 64 bits can be read"
     )]
     UnsupportedDatatype { code: i16, name: String },
-    #[error(
-        "its header says {bitpix} bits a voxel and datatype {datatype}, which has {expected}; the header is damaged"
-    )]
-    BitpixMismatch {
-        bitpix: i16,
-        datatype: Datatype,
-        expected: usize,
-    },
     #[error("its header says {ndim} dimensions, where NIfTI has 1 to 7; the header is damaged")]
     BadDimensionCount { ndim: i64 },
-    #[error(
-        "its header says that axis {axis} is {length} long; an image has at least one voxel along every axis"
-    )]
+    #[error("its header says that axis {axis} is {length} voxels long; the header is damaged")]
     BadDimension { axis: usize, length: i64 },
     #[error(
-        "its header says that the voxels start at byte {offset}, which is no offset; the header is damaged"
+        "its header says that the voxels start at byte {offset} (vox_offset), which no file has; the header is damaged"
     )]
     BadVoxOffset { offset: f64 },
+    #[error(
+        "its header says that the voxels start at byte {offset} (vox_offset), inside the header, which needs {least}; \
+         set vox_offset to where they do start"
+    )]
+    OffsetInHeader { offset: u64, least: u64 },
+    #[error(
+        "its header says that the voxels start at byte {offset} (vox_offset), but the .img has only {found} bytes, \
+         which are the voxels alone; set vox_offset to 0"
+    )]
+    OffsetInPair { offset: u64, found: u64 },
     #[error(
         "its header has the valid slope {slope} with the intercept {intercept}; set scl_inter to a number"
     )]

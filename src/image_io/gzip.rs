@@ -227,9 +227,9 @@ impl<'a, R: Read> GzipReader<'a, R> {
         result
     }
 
-    /// Reads and checks all that is left.
-    pub fn finish(&mut self) -> Result<(), Cause> {
-        self.skip(u64::MAX).map(drop)
+    /// Reads and checks all that is left, and returns how much that was.
+    pub fn finish(&mut self) -> Result<u64, Cause> {
+        self.skip(u64::MAX)
     }
 
     /// One step within a member's stream; more input is fetched when the codec asks for it.

@@ -6,7 +6,8 @@
 use nifti::NiftiHeader;
 
 use super::error::{Cause, beginning};
-use super::header_bytes::{HeaderBytes, LEN_1, LEN_2};
+use super::header_layout::{HeaderLayout, LEN_1, LEN_2, Layout, Version};
+use super::warning::Warning;
 use crate::volume::{Datatype, Scaling, Volume};
 
 /// Bytes of the flag that says whether extensions follow.
@@ -16,26 +17,6 @@ pub(super) const EXTENSIONS_LIMIT: u64 = 64 << 20;
 
 /// Relative difference from which on two voxel sizes disagree. Affines written in single precision are within 1e-6.
 const VOXEL_SIZE_TOLERANCE: f64 = 1e-3;
-
-/// Which NIfTI a header is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Version {
-    /// 348 bytes, axes up to 32767.
-    #[default]
-    Nifti1,
-    /// 540 bytes, axes of 64 bits.
-    Nifti2,
-}
-
-impl Version {
-    /// Bytes of such a header, without the extension flag.
-    pub fn header_len(self) -> usize {
-        match self {
-            Version::Nifti1 => LEN_1,
-            Version::Nifti2 => LEN_2,
-        }
-    }
-}
 
 /// A voxel size that pixdim and the affine tell differently.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,10 +30,10 @@ pub struct VoxelSizeDisagreement {
 /// The header of a NIfTI image with its extensions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
-    raw: HeaderBytes,
+    raw: HeaderLayout,
     /// The extensions one after another, sizes and codes little-endian, contents as they were.
     extensions: Vec<u8>,
-    extensions_void: bool,
+    warnings: Vec<Warning>,
     shape: Vec<usize>,
     datatype: Datatype,
     scaling: Option<Scaling>,
@@ -69,8 +50,22 @@ impl Default for Header {
     }
 }
 
+/// Whether this is the shape of a FreeSurfer overlay: one value per vertex of a surface. NIfTI-1 axes end at 32767, so
+/// FreeSurfer folds n vertices into n/6 × 1 × 6 voxels, or into another small factor of n.
+fn is_folded_surface([x, y, z]: [usize; 3]) -> bool {
+    /// Icosahedra of order 3 to 7, to which FreeSurfer maps subjects.
+    const ICOSAHEDRA: [usize; 5] = [642, 2562, 10_242, 40_962, 163_842];
+    const LARGEST_FACTOR: usize = 16;
+    const LONGER_THAN_ANY_GRID: usize = 4096;
+    let folded = y == 1 && (2..=LARGEST_FACTOR).contains(&z);
+    folded && (x > LONGER_THAN_ANY_GRID || (z == 6 && ICOSAHEDRA.contains(&x.saturating_mul(z))))
+}
+
 /// The fields that the program computes with, as a header of either version gives them.
 struct Fields {
+    sizeof_hdr: i32,
+    /// What FreeSurfer puts into `glmin` of a NIfTI-1 header that has -1 for `dim[1]`.
+    freesurfer_vertices: i64,
     dim: [i64; 8],
     datatype: i16,
     bitpix: i16,
@@ -94,11 +89,11 @@ impl Header {
     ) -> Self {
         const MM_AND_SECONDS: u8 = 2 | 8;
         const SCANNER: i16 = 1;
-        let mut raw = HeaderBytes::zeroed(version);
+        let mut raw = HeaderLayout::zeroed(version);
         raw.put_dim(shape);
         raw.put_datatype(datatype.code(), bits(datatype));
         raw.put_scaling(1.0, 0.0);
-        raw.put_layout(true, version.header_len() + EXTENDER_LEN);
+        raw.put_layout(Layout::SingleFile, version.header_len() + EXTENDER_LEN);
         let mut pixdim = [1.0; 8];
         pixdim[1..4].copy_from_slice(&voxel_size_mm);
         raw.put_pixdim(&pixdim);
@@ -111,7 +106,7 @@ impl Header {
         Header {
             raw,
             extensions: Vec::new(),
-            extensions_void: false,
+            warnings: Vec::new(),
             shape: shape.to_vec(),
             datatype,
             scaling: None,
@@ -185,9 +180,13 @@ impl Header {
         &self.extensions
     }
 
-    /// Whether the file announced extensions that overrun their room and are therefore not carried over.
-    pub fn extensions_void(&self) -> bool {
-        self.extensions_void
+    /// What is odd about the file. Reading found all of it; probing finds what the header and the sizes show.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    pub(super) fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
     }
 
     /// Bytes of all voxels, or None when they do not fit 64 bits.
@@ -207,14 +206,9 @@ impl Header {
             })
     }
 
-    /// Where the voxels begin in the file that holds them. `single`: whether header and voxels share it.
-    pub(super) fn voxel_offset(&self, single: bool) -> u64 {
-        if single {
-            self.vox_offset
-                .max((self.raw.version.header_len() + EXTENDER_LEN) as u64)
-        } else {
-            self.vox_offset
-        }
+    /// Where the voxels begin in the file that holds them.
+    pub(super) fn voxel_offset(&self) -> u64 {
+        self.vox_offset
     }
 
     /// Bytes needed to know which header this is and, then, to parse it: asks for more until it is content.
@@ -233,6 +227,9 @@ impl Header {
             }
             return Ok(Version::Nifti2);
         }
+        if matches!(bytes.get(344..LEN_1), Some(b"n+1\0" | b"ni1\0")) {
+            return Ok(Version::Nifti1);
+        }
         if begins_with_size(LEN_2) {
             return match bytes.get(4..8) {
                 Some(magic) => Err(Cause::BadMagic {
@@ -245,7 +242,6 @@ impl Header {
             };
         }
         match bytes.get(344..LEN_1) {
-            Some(b"n+1\0" | b"ni1\0") => Ok(Version::Nifti1),
             Some([0, 0, 0, 0]) if begins_with_size(LEN_1) => Err(Cause::Analyze),
             Some(magic) if begins_with_size(LEN_1) => Err(Cause::BadMagic {
                 found: beginning(magic),
@@ -262,7 +258,12 @@ impl Header {
 
     /// Takes over the header in `bytes`, which [`Header::recognise`] has found to be of `version`, and checks it. The
     /// extensions are emptied; their memory and that of the shape are reused.
-    pub(super) fn parse(&mut self, version: Version, bytes: &[u8]) -> Result<(), Cause> {
+    pub(super) fn parse(
+        &mut self,
+        version: Version,
+        layout: Layout,
+        bytes: &[u8],
+    ) -> Result<(), Cause> {
         let len = version.header_len();
         if bytes.len() < len {
             return Err(Cause::HeaderTruncated {
@@ -270,9 +271,9 @@ impl Header {
                 needed: len as u64,
             });
         }
-        (self.raw, self.big_endian) = HeaderBytes::from_file(version, bytes);
+        (self.raw, self.big_endian) = HeaderLayout::from_file(version, bytes);
         self.extensions.clear();
-        self.extensions_void = false;
+        self.warnings.clear();
         let ndim = self.raw.ndim();
         if !(1..=7).contains(&ndim) {
             return Err(Cause::BadDimensionCount { ndim });
@@ -281,42 +282,83 @@ impl Header {
             Version::Nifti1 => self.fields_1()?,
             Version::Nifti2 => self.fields_2(),
         };
-        self.take(&fields, ndim as usize)
+        self.take(&fields, ndim as usize, layout)
     }
 
-    fn take(&mut self, fields: &Fields, ndim: usize) -> Result<(), Cause> {
+    fn take(&mut self, fields: &Fields, ndim: usize, layout: Layout) -> Result<(), Cause> {
         const CIFTI_INTENTS: std::ops::Range<i32> = 3000..3100;
         if CIFTI_INTENTS.contains(&fields.intent_code) {
             return Err(Cause::Cifti);
         }
-        self.shape.clear();
-        for axis in 1..=ndim {
-            let length = fields.dim[axis];
-            if length <= 0 {
-                return Err(Cause::BadDimension { axis, length });
-            }
-            self.shape.push(length as usize);
+        let expected = self.raw.version.header_len() as i32;
+        if fields.sizeof_hdr != expected {
+            self.warn(Warning::HeaderSize {
+                found: fields.sizeof_hdr,
+                expected,
+            });
         }
+        self.take_shape(fields, ndim)?;
         self.datatype = datatype(fields.datatype)?;
-        let expected = self.datatype.size_bytes() * 8;
-        if usize::try_from(fields.bitpix) != Ok(expected) {
-            return Err(Cause::BitpixMismatch {
+        let expected = bits(self.datatype);
+        if fields.bitpix != expected {
+            self.warn(Warning::Bitpix {
                 bitpix: fields.bitpix,
                 datatype: self.datatype,
                 expected,
             });
         }
-        if !(fields.vox_offset >= 0.0
-            && fields.vox_offset.fract() == 0.0
-            && fields.vox_offset < (1_u64 << 52) as f64)
-        {
-            return Err(Cause::BadVoxOffset {
-                offset: fields.vox_offset,
-            });
-        }
-        self.vox_offset = fields.vox_offset as u64;
+        self.take_voxel_offset(fields.vox_offset, layout)?;
         self.scaling = scaling(fields.scl_slope, fields.scl_inter)?;
         self.take_voxel_size(fields);
+        Ok(())
+    }
+
+    fn take_shape(&mut self, fields: &Fields, ndim: usize) -> Result<(), Cause> {
+        self.shape.clear();
+        let vertices = fields.freesurfer_vertices;
+        if fields.dim[1] == -1 && vertices > 0 {
+            return Err(Cause::SurfaceOverlay { vertices });
+        }
+        for axis in 1..=ndim {
+            let length = fields.dim[axis];
+            if length < 0 {
+                return Err(Cause::BadDimension { axis, length });
+            }
+            if length == 0 {
+                self.raw.put_length(axis, 1);
+                self.warn(Warning::ZeroAxis { axis });
+            }
+            self.shape.push(length.max(1) as usize);
+        }
+        let [x, y, z] = std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1));
+        if is_folded_surface([x, y, z]) {
+            let vertices = x.saturating_mul(z) as i64;
+            return Err(Cause::SurfaceOverlay { vertices });
+        }
+        if [x, y, z].iter().filter(|&&length| length > 1).count() == 1 {
+            self.warn(Warning::OneLine { x, y, z });
+        }
+        Ok(())
+    }
+
+    /// In a single file, voxels that overlap the header would be the header's bytes: nibabel refuses such offsets too.
+    fn take_voxel_offset(&mut self, offset: f64, layout: Layout) -> Result<(), Cause> {
+        let whole = offset.fract() == 0.0 && (0.0..(1_u64 << 52) as f64).contains(&offset);
+        if !whole {
+            return Err(Cause::BadVoxOffset { offset });
+        }
+        self.vox_offset = offset as u64;
+        let least = (self.raw.version.header_len() + EXTENDER_LEN) as u64;
+        if layout == Layout::SingleFile && self.vox_offset < least {
+            if self.vox_offset > 0 {
+                return Err(Cause::OffsetInHeader {
+                    offset: self.vox_offset,
+                    least,
+                });
+            }
+            self.vox_offset = least;
+            self.warn(Warning::ZeroOffset { used: least });
+        }
         Ok(())
     }
 
@@ -357,6 +399,8 @@ impl Header {
                 found: beginning(&self.raw.as_slice()[344..]),
             })?;
         Ok(Fields {
+            sizeof_hdr: header.sizeof_hdr,
+            freesurfer_vertices: i64::from(header.glmin),
             // The crate gives lengths as u16; the standard's are signed.
             dim: header.dim.map(|length| i64::from(length as i16)),
             datatype: header.datatype,
@@ -376,6 +420,8 @@ impl Header {
         let real = |start: usize| f64::from_le_bytes(self.raw.get(start));
         let offset = i64::from_le_bytes(self.raw.get(168));
         Fields {
+            sizeof_hdr: i32::from_le_bytes(self.raw.get(0)),
+            freesurfer_vertices: 0,
             dim: std::array::from_fn(|axis| i64::from_le_bytes(self.raw.get(16 + 8 * axis))),
             datatype: i16::from_le_bytes(self.raw.get(12)),
             bitpix: i16::from_le_bytes(self.raw.get(14)),
@@ -417,7 +463,7 @@ impl Header {
                 .filter(|extension| extension.len() >= HEAD)
             else {
                 self.extensions.clear();
-                self.extensions_void = true;
+                self.warn(Warning::ExtensionsDropped);
                 break;
             };
             if code == CIFTI_CODE && self.raw.version == Version::Nifti2 {
@@ -436,7 +482,7 @@ impl Header {
     pub(super) fn serialise(
         &self,
         volume: &Volume,
-        single: bool,
+        layout: Layout,
         out: &mut Vec<u8>,
     ) -> Result<(), Cause> {
         let mut raw = self.raw.clone();
@@ -454,18 +500,21 @@ impl Header {
             raw.put_dim(&volume.shape);
         }
         let end = raw.version.header_len() + EXTENDER_LEN + self.extensions.len();
-        let vox_offset = if single { end.next_multiple_of(16) } else { 0 };
+        let vox_offset = match layout {
+            Layout::SingleFile => end.next_multiple_of(16),
+            Layout::Pair => 0,
+        };
         let (slope, intercept) = volume
             .scaling
             .map_or((1.0, 0.0), |scaling| (scaling.slope, scaling.intercept));
         raw.put_datatype(volume.datatype.code(), bits(volume.datatype));
         raw.put_scaling(slope, intercept);
-        raw.put_layout(single, vox_offset);
+        raw.put_layout(layout, vox_offset);
         let start = out.len();
         out.extend_from_slice(raw.as_slice());
         out.extend_from_slice(&[u8::from(!self.extensions.is_empty()), 0, 0, 0]);
         out.extend_from_slice(&self.extensions);
-        if single {
+        if layout == Layout::SingleFile {
             out.resize(start + vox_offset, 0);
         }
         Ok(())

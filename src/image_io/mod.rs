@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
 //! | `header` | NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising; extensions |
-//! | `header_bytes` | where a header's fields lie, and their byte order |
+//! | `header_layout` | where a header's fields lie, and their byte order |
 //! | `gzip` | the gzip wrapper: members, trailers, chunks |
 //! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
 //! | `read`, `write` | one image's way in and out |
 //! | `part` | files on their way, and what dead processes left of theirs |
 //! | `verify` | whether what was written is still there |
-//! | `error` | every cause of failure, in words |
+//! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
 //! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
 //! themselves are inflated straight into [`Volume::voxels`] and deflated straight out of it, a piece at a time, so that an
@@ -28,10 +28,11 @@ mod gzip_flate2;
 #[cfg(any(feature = "isal", feature = "isal-bundled"))]
 mod gzip_isal;
 mod header;
-mod header_bytes;
+mod header_layout;
 mod part;
 mod read;
 mod verify;
+mod warning;
 mod write;
 
 use std::path::Path;
@@ -40,13 +41,15 @@ use crate::volume::Volume;
 
 pub use error::{Cause, ImageError};
 pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
-pub use header::{Header, Version, VoxelSizeDisagreement};
+pub use header::{Header, VoxelSizeDisagreement};
+pub use header_layout::Version;
 pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use read::{
     Fetched, FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
     uncompressed_mtime_ns,
 };
 pub use verify::{Verifier, seems_intact};
+pub use warning::Warning;
 pub use write::{GrowingFile, NamelessOutput, WriteOptions, WriteSummary};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.

@@ -9,8 +9,9 @@ use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role, Suffix};
 use super::gzip::{self, Decoder, GzipReader};
-use super::header::{EXTENDER_LEN, EXTENSIONS_LIMIT, Header, Version, VoxelSizeDisagreement};
-use super::header_bytes::{LEN_1, LEN_2};
+use super::header::{EXTENDER_LEN, EXTENSIONS_LIMIT, Header, VoxelSizeDisagreement};
+use super::header_layout::{LEN_1, LEN_2, Layout, Version};
+use super::warning::Warning;
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
 /// Bytes of a compressed file fetched at a time.
@@ -70,7 +71,7 @@ pub fn identify(path: &Path) -> Result<FileIdentity, ImageError> {
     };
     let files = Files::of(path)?;
     let identity = look(&files.header)?;
-    if files.single() {
+    if files.layout() == Layout::SingleFile {
         return Ok(identity);
     }
     Ok(identity.with(look(&files.voxels()?)?))
@@ -95,27 +96,32 @@ pub struct Probe {
     pub raw_bytes: u64,
     /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
     pub file_bytes: u64,
+    /// What is odd about the header, and where sizes alone show it, about the voxels.
+    pub warnings: Vec<Warning>,
 }
 
-/// An image's file, or of a pair the header's, opened before it is needed and being fetched by the system.
+/// The file of an image, or both files of a pair, opened before the image is read while the system fetches them.
 pub struct Fetched {
-    file: File,
+    header: File,
+    voxels: Option<File>,
 }
 
-/// Opens an image's file and asks the system to fetch it, or both halves of a pair, into its cache, without waiting for the
-/// content. `None` where it cannot be opened, of which the reader complains when it comes to it.
+/// Opens the file of an image, or both files of a pair, and asks the system to fetch them into its cache, without waiting
+/// for the content. `None` if that fails: reading the image reports the cause.
 pub fn read_ahead(path: &Path) -> Option<Fetched> {
     let files = Files::of(path).ok()?;
-    let opened = Opened::open(&files.header).ok()?;
-    opened.fetch();
-    if !files.single() {
-        let voxels = files.voxels().and_then(|path| Opened::open(&path));
-        // What is wrong with it is said when it is read.
-        if let Ok(voxels) = voxels {
-            voxels.fetch();
-        }
+    let header = Opened::open(&files.header).ok()?;
+    header.fetch();
+    let mut voxels = None;
+    if files.layout() == Layout::Pair {
+        let opened = Opened::open(&files.voxels().ok()?).ok()?;
+        opened.fetch();
+        voxels = Some(opened.file);
     }
-    Some(Fetched { file: opened.file })
+    Some(Fetched {
+        header: header.file,
+        voxels,
+    })
 }
 
 /// Reads an image's header: a few KiB of the file, whatever its size. Neither voxels nor checksums are looked at, but a
@@ -130,10 +136,11 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     let opened = Opened::open(&files.header)?;
     let mut file_bytes = opened.len;
     let mut content = opened.content(&mut decoder);
-    read_header(&mut content, &mut header).map_err(|cause| cause.at(&files.header))?;
-    let raw_bytes = if files.single() {
+    read_header(&mut content, &mut header, files.layout())
+        .map_err(|cause| cause.at(&files.header))?;
+    let raw_bytes = if files.layout() == Layout::SingleFile {
         content
-            .check_size(&header, true)
+            .check_size(&mut header, Layout::SingleFile)
             .map_err(|cause| cause.at(&files.header))?
     } else {
         drop(content);
@@ -142,7 +149,7 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
         file_bytes += opened.len;
         opened
             .content(&mut decoder)
-            .check_size(&header, false)
+            .check_size(&mut header, Layout::Pair)
             .map_err(|cause| cause.at(&voxels))?
     };
     Ok(Probe {
@@ -154,6 +161,7 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
         voxel_size_disagreement: header.voxel_size_disagreement(),
         raw_bytes,
         file_bytes,
+        warnings: header.warnings().to_vec(),
     })
 }
 
@@ -207,61 +215,159 @@ impl Reader {
         take: &mut TakeVoxels<'_>,
     ) -> Result<ReadSummary, ImageError> {
         let files = Files::of(path)?;
-        let Image { header, volume } = image;
+        match files.layout() {
+            Layout::SingleFile => self.read_single(&files.header, fetched, image, take),
+            Layout::Pair => self.read_pair(&files, fetched, image, take),
+        }
+    }
+
+    fn read_single(
+        &mut self,
+        path: &Path,
+        fetched: Option<Fetched>,
+        image: &mut Image,
+        take: &mut TakeVoxels<'_>,
+    ) -> Result<ReadSummary, ImageError> {
         let opened = match fetched {
-            Some(fetched) => Opened::of(fetched.file, &files.header)?,
-            None => Opened::open(&files.header)?,
+            Some(fetched) => Opened::of(fetched.header, path)?,
+            None => Opened::open(path)?,
         };
-        let mut identity = opened.identity;
-        let mut content = opened.content(&mut self.decoder);
-        let at_header = |cause: Cause| cause.at(&files.header);
-        let position = read_header(&mut content, header)
-            .map_err(at_header)?
-            .as_slice()
-            .len() as u64;
-        if files.single() {
+        let identity = opened.identity;
+        let content = &mut opened.content(&mut self.decoder);
+        let Image { header, volume } = image;
+        let mut read = || {
+            let position = read_header(content, header, Layout::SingleFile)?
+                .as_slice()
+                .len() as u64;
             // A header that lies about its size must not make its extensions be read either.
-            content.check_size(header, true).map_err(at_header)?;
-            let offset = header.voxel_offset(true);
+            content.check_size(header, Layout::SingleFile)?;
+            let offset = header.voxel_offset();
             let position = read_extensions(
-                &mut content,
+                content,
                 header,
                 position,
                 Some(offset),
                 &mut self.extensions,
-            )
-            .map_err(at_header)?;
-            content
-                .skip(offset.saturating_sub(position))
-                .map_err(at_header)?;
-            read_voxels(&mut content, header, true, &self.memory, volume, take)
-                .map_err(at_header)?;
-            content.still(identity).map_err(at_header)?;
-        } else {
-            read_extensions(&mut content, header, position, None, &mut self.extensions)
-                .map_err(at_header)?;
-            content.finish().map_err(at_header)?;
-            content.still(identity).map_err(at_header)?;
-            drop(content);
-            let voxels = files.voxels()?;
-            let at_voxels = |cause: Cause| cause.at(&voxels);
-            let opened = Opened::open(&voxels)?;
-            let voxel_identity = opened.identity;
-            identity = identity.with(voxel_identity);
-            let mut content = opened.content(&mut self.decoder);
-            content.check_size(header, false).map_err(at_voxels)?;
-            content
-                .skip(header.voxel_offset(false))
-                .map_err(at_voxels)?;
-            read_voxels(&mut content, header, false, &self.memory, volume, take)
-                .map_err(at_voxels)?;
-            content.still(voxel_identity).map_err(at_voxels)?;
+            )?;
+            let start = position + content.skip(offset - position)?;
+            read_voxels(
+                content,
+                start,
+                header,
+                Layout::SingleFile,
+                &self.memory,
+                volume,
+                take,
+            )?;
+            content.still(identity)
+        };
+        read().map_err(|cause| cause.at(path))?;
+        Ok(summary(identity, header))
+    }
+
+    /// Both halves are opened before either is read, and at the end both paths must still name what was opened: a pair that
+    /// is replaced meanwhile would otherwise give the old header with the new voxels.
+    fn read_pair<'a>(
+        &mut self,
+        files: &Files<'a>,
+        fetched: Option<Fetched>,
+        image: &mut Image,
+        take: &mut TakeVoxels<'_>,
+    ) -> Result<ReadSummary, ImageError> {
+        let header_path = &files.header;
+        let open_voxels = || {
+            let path = files.voxels()?;
+            Ok((Opened::open(&path)?, path))
+        };
+        let (mut header_file, mut voxel_file) = match fetched {
+            Some(Fetched {
+                header,
+                voxels: Some(voxels),
+            }) => {
+                let of_voxels = |path: Cow<'a, Path>| Ok((Opened::of(voxels, &path)?, path));
+                (
+                    Opened::of(header, header_path)?,
+                    files.voxels().and_then(of_voxels),
+                )
+            }
+            _ => (Opened::open(header_path)?, open_voxels()),
+        };
+        let is_current = |opened: &Opened, path: &Path| Stamp::of_path(path) == Some(opened.stamp);
+        let replaced = |(opened, path): &(Opened, Cow<'_, Path>)| !is_current(opened, path);
+        if !is_current(&header_file, header_path) || voxel_file.as_ref().is_ok_and(replaced) {
+            // They were opened ahead of this.
+            (header_file, voxel_file) = (Opened::open(header_path)?, open_voxels());
         }
-        Ok(ReadSummary {
-            bytes_in: identity.bytes,
-            mtime_ns: identity.mtime_ns,
-            voxel_bytes: header.voxel_bytes().unwrap_or_default(),
-        })
+        let (mut identity, header_stamp) = (header_file.identity, header_file.stamp);
+        let Image { header, volume } = image;
+        let content = &mut header_file.content(&mut self.decoder);
+        let mut read = || {
+            let position = read_header(content, header, Layout::Pair)?.as_slice().len() as u64;
+            read_extensions(content, header, position, None, &mut self.extensions)?;
+            content.finish().map(drop)
+        };
+        read().map_err(|cause| cause.at(header_path))?;
+        // What is wrong with the header is reported first.
+        let (voxel_file, voxel_path) = voxel_file?;
+        identity = identity.with(voxel_file.identity);
+        let voxel_stamp = voxel_file.stamp;
+        let content = &mut voxel_file.content(&mut self.decoder);
+        let mut read = || {
+            content.check_size(header, Layout::Pair)?;
+            let start = content.skip(header.voxel_offset())?;
+            read_voxels(
+                content,
+                start,
+                header,
+                Layout::Pair,
+                &self.memory,
+                volume,
+                take,
+            )
+        };
+        read().map_err(|cause| cause.at(&voxel_path))?;
+        let both = [(header_path, header_stamp), (&voxel_path, voxel_stamp)];
+        for (path, stamp) in both {
+            if Stamp::of_path(path) != Some(stamp) {
+                return Err(Cause::ChangedWhileRead.at(path));
+            }
+        }
+        Ok(summary(identity, header))
+    }
+}
+
+fn summary(identity: FileIdentity, header: &Header) -> ReadSummary {
+    ReadSummary {
+        bytes_in: identity.bytes,
+        mtime_ns: identity.mtime_ns,
+        voxel_bytes: header.voxel_bytes().unwrap_or_default(),
+    }
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    fn of_path(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Stamp::of)
     }
 }
 
@@ -287,8 +393,11 @@ impl<'a> Files<'a> {
         })
     }
 
-    pub fn single(&self) -> bool {
-        self.role == Role::Single
+    pub fn layout(&self) -> Layout {
+        match self.role {
+            Role::Single => Layout::SingleFile,
+            Role::Header | Role::Voxels => Layout::Pair,
+        }
     }
 
     /// The file with the voxels, of a pair. It is looked for once the header has been read, so that what is wrong with the
@@ -341,6 +450,7 @@ pub(super) struct Opened {
     file: File,
     len: u64,
     identity: FileIdentity,
+    stamp: Stamp,
     gzip: bool,
 }
 
@@ -377,6 +487,7 @@ impl Opened {
             file,
             len: metadata.len(),
             identity: FileIdentity::of(&metadata),
+            stamp: Stamp::of(&metadata),
             gzip,
         })
     }
@@ -447,17 +558,17 @@ impl Content<'_> {
         }
     }
 
-    /// Leaves out `bytes`, or what there is of them.
-    fn skip(&mut self, bytes: u64) -> Result<(), Cause> {
+    /// Leaves out `bytes`, or as many as there are, and returns how many.
+    fn skip(&mut self, bytes: u64) -> Result<u64, Cause> {
         match self {
-            _ if bytes == 0 => Ok(()),
-            Content::Gzip { reader, .. } => reader.skip(bytes).map(drop),
+            _ if bytes == 0 => Ok(0),
+            Content::Gzip { reader, .. } => reader.skip(bytes),
             Content::Plain { file, .. } => {
                 let distance = i64::try_from(bytes).map_err(|_| Cause::BadVoxOffset {
                     offset: bytes as f64,
                 })?;
                 file.seek(SeekFrom::Current(distance))
-                    .map(drop)
+                    .map(|_| bytes)
                     .map_err(Cause::reading)
             }
         }
@@ -477,50 +588,77 @@ impl Content<'_> {
         }
     }
 
-    /// Checks what can be checked of the rest.
-    pub fn finish(&mut self) -> Result<(), Cause> {
+    /// Checks what can be checked of the rest and returns how much there was; of a file without compression, 0.
+    pub fn finish(&mut self) -> Result<u64, Cause> {
         match self {
             Content::Gzip { reader, .. } => reader.finish(),
-            Content::Plain { .. } => Ok(()),
+            Content::Plain { .. } => Ok(0),
         }
     }
 
     /// Whether a file of this size can hold what its header declares, and how much that is: before anything is allocated.
-    fn check_size(&self, header: &Header, single: bool) -> Result<u64, Cause> {
+    pub fn check_size(&self, header: &mut Header, layout: Layout) -> Result<u64, Cause> {
         let declared = header
             .declared_voxel_bytes()
-            .saturating_add(u128::from(header.voxel_offset(single)));
+            .saturating_add(u128::from(header.voxel_offset()));
         match *self {
             Content::Plain { file_bytes, .. } if declared > u128::from(file_bytes) => {
-                Err(Cause::VoxelsTruncated {
-                    declared,
-                    found: file_bytes,
-                })
+                return Err(truncated(header, layout, file_bytes));
             }
             Content::Gzip { file_bytes, .. }
                 if declared > u128::from(file_bytes) * gzip::MAX_RATIO =>
             {
-                Err(Cause::ImpossibleSize {
+                return Err(Cause::ImpossibleSize {
                     declared,
                     file_bytes,
-                })
+                });
             }
-            // Both bounds are far below 2^64 times the ratio; what is left fits but for absurd file sizes.
-            _ => u64::try_from(declared).map_err(|_| Cause::ImpossibleSize {
-                declared,
-                file_bytes: u64::MAX,
-            }),
+            _ => {}
         }
+        // Both bounds are far below 2^64 times the ratio; what is left fits but for absurd file sizes.
+        let declared = u64::try_from(declared).map_err(|_| Cause::ImpossibleSize {
+            declared,
+            file_bytes: u64::MAX,
+        })?;
+        if let Content::Plain { file_bytes, .. } = *self {
+            warn_of_surplus(header, file_bytes - declared);
+        }
+        Ok(declared)
+    }
+}
+
+/// Why a file of `found` bytes (inflated) is too short for its header.
+pub(super) fn truncated(header: &Header, layout: Layout, found: u64) -> Cause {
+    let offset = header.voxel_offset();
+    let voxel_bytes = header.declared_voxel_bytes();
+    if layout == Layout::Pair && offset > 0 && u128::from(found) == voxel_bytes {
+        return Cause::OffsetInPair { offset, found };
+    }
+    Cause::VoxelsTruncated {
+        declared: voxel_bytes.saturating_add(u128::from(offset)),
+        found,
+    }
+}
+
+fn warn_of_surplus(header: &mut Header, bytes: u64) {
+    if bytes > 0 {
+        let shape = header.shape();
+        let voxels = shape.iter().take(3).product::<usize>();
+        let volume_bytes = (voxels * header.datatype().size_bytes()) as u64;
+        header.warn(Warning::SurplusData {
+            bytes,
+            volumes: bytes / volume_bytes,
+        });
     }
 }
 
 /// The bytes of a header, as they were read.
-pub(super) struct HeaderBytes {
+pub(super) struct RawHeader {
     bytes: [u8; LEN_2],
     len: usize,
 }
 
-impl HeaderBytes {
+impl RawHeader {
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -530,7 +668,8 @@ impl HeaderBytes {
 pub(super) fn read_header(
     content: &mut Content<'_>,
     header: &mut Header,
-) -> Result<HeaderBytes, Cause> {
+    layout: Layout,
+) -> Result<RawHeader, Cause> {
     let mut bytes = [0; LEN_2];
     let mut len = content.read(&mut bytes[..LEN_1])?;
     if matches!(content, Content::Plain { .. }) && bytes[..len].starts_with(&gzip::MAGIC) {
@@ -540,8 +679,8 @@ pub(super) fn read_header(
     if version == Version::Nifti2 {
         len += content.read(&mut bytes[len..])?;
     }
-    header.parse(version, &bytes[..len])?;
-    Ok(HeaderBytes { bytes, len })
+    header.parse(version, layout, &bytes[..len])?;
+    Ok(RawHeader { bytes, len })
 }
 
 /// Reads the extensions that follow the header, up to `end` or, of a pair, to the end of the file. Returns the new position.
@@ -588,17 +727,16 @@ fn read_extensions(
     Ok(start + section.len() as u64)
 }
 
-/// Reads the voxels, which are next, into `volume`'s buffer and brings them into native byte order.
+/// Reads the voxels, which are next at byte `start`, into `volume`'s buffer and brings them into native byte order.
 fn read_voxels(
     content: &mut Content<'_>,
-    header: &Header,
-    single: bool,
+    start: u64,
+    header: &mut Header,
+    layout: Layout,
     memory: &Memory,
     volume: &mut Volume,
     take: &mut TakeVoxels<'_>,
 ) -> Result<(), Cause> {
-    let offset = header.voxel_offset(single);
-    let declared = u128::from(offset) + header.declared_voxel_bytes();
     let needed = header
         .voxel_bytes()
         .ok_or(Cause::OutOfMemory { needed: u64::MAX })?;
@@ -624,12 +762,10 @@ fn read_voxels(
     volume.scaling = header.scaling();
     let found = take(header, volume, &mut |out| content.read(out))?;
     if found < len {
-        return Err(Cause::VoxelsTruncated {
-            declared,
-            found: offset + found as u64,
-        });
+        return Err(truncated(header, layout, start + found as u64));
     }
-    content.finish()?;
+    let surplus = content.finish()?;
+    warn_of_surplus(header, surplus);
     if header.is_big_endian() {
         swap_voxels(&mut volume.voxels, header.datatype().size_bytes());
     }

@@ -9,7 +9,8 @@ use crc32fast::Hasher;
 use super::error::{Cause, ImageError};
 use super::gzip::Decoder;
 use super::header::Header;
-use super::read::{Content, Files, Opened, identify, read_header};
+use super::header_layout::Layout;
+use super::read::{Content, Files, Opened, identify, read_header, truncated};
 use super::write::WriteSummary;
 
 /// Bytes of a gzip file's trailer: the checksum of the content and its length modulo 2³².
@@ -31,7 +32,7 @@ pub fn seems_intact(path: &Path, written: &WriteSummary, mtime_ns: Option<i64>) 
             return Some(mtime_ns == Some(identity.mtime_ns));
         };
         let (crc32, mut len) = trailer(&voxels)?;
-        if !files.single() {
+        if files.layout() == Layout::Pair {
             // Both halves are compressed, or neither.
             len = len.wrapping_add(trailer(&files.header)?.1);
         }
@@ -82,12 +83,12 @@ impl Verifier {
         let mut bytes_out = opened.len();
         let at_header = |cause: Cause| cause.at(&files.header);
         let mut content = opened.content(&mut self.decoder);
+        let layout = files.layout();
+        let header = Some((&mut self.header, layout));
         let (mut raw_bytes, mut crc32) =
-            Self::read_all(&mut content, Some(&mut self.header), &mut self.piece)
-                .map_err(at_header)?;
-        if files.single() {
-            let found = raw_bytes;
-            Self::complete(&self.header, true, found).map_err(at_header)?;
+            Self::read_all(&mut content, header, &mut self.piece).map_err(at_header)?;
+        if layout == Layout::SingleFile {
+            self.complete(layout, raw_bytes).map_err(at_header)?;
         } else {
             drop(content);
             let voxels = files.voxels()?;
@@ -97,7 +98,7 @@ impl Verifier {
             let mut content = opened.content(&mut self.decoder);
             let (found, voxels_crc32) =
                 Self::read_all(&mut content, None, &mut self.piece).map_err(at_voxels)?;
-            Self::complete(&self.header, false, found).map_err(at_voxels)?;
+            self.complete(layout, found).map_err(at_voxels)?;
             raw_bytes += found;
             crc32 = voxels_crc32;
         }
@@ -111,13 +112,13 @@ impl Verifier {
     /// The length of a file's content and its checksum; its header is parsed when one is asked for.
     fn read_all(
         content: &mut Content<'_>,
-        header: Option<&mut Header>,
+        header: Option<(&mut Header, Layout)>,
         piece: &mut [u8],
     ) -> Result<(u64, u32), Cause> {
         let mut crc = Hasher::new();
         let mut len = 0;
-        if let Some(header) = header {
-            let bytes = read_header(content, header)?;
+        if let Some((header, layout)) = header {
+            let bytes = read_header(content, header, layout)?;
             crc.update(bytes.as_slice());
             len += bytes.as_slice().len() as u64;
         }
@@ -133,11 +134,12 @@ impl Verifier {
         Ok((len, crc.finalize()))
     }
 
-    fn complete(header: &Header, single: bool, found: u64) -> Result<(), Cause> {
+    fn complete(&self, layout: Layout, found: u64) -> Result<(), Cause> {
+        let header = &self.header;
         let declared =
-            u128::from(header.voxel_offset(single)).saturating_add(header.declared_voxel_bytes());
+            u128::from(header.voxel_offset()).saturating_add(header.declared_voxel_bytes());
         match u128::from(found) < declared {
-            true => Err(Cause::VoxelsTruncated { declared, found }),
+            true => Err(truncated(header, layout, found)),
             false => Ok(()),
         }
     }

@@ -11,6 +11,7 @@ use super::error::{Cause, ImageError};
 use super::file_name::{self, Role};
 use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, Encoder, Member, Written};
 use super::header::Header;
+use super::header_layout::Layout;
 use super::part::PartFile;
 use super::read::suffix_of;
 use crate::volume::Volume;
@@ -83,9 +84,13 @@ impl Writer {
         }
         let Writer { encoder, header } = self;
         header.clear();
+        let layout = match suffix.is_pair() {
+            true => Layout::Pair,
+            false => Layout::SingleFile,
+        };
         image
             .header
-            .serialise(volume, !suffix.is_pair(), header)
+            .serialise(volume, layout, header)
             .map_err(|cause| cause.at(path))?;
         let encoder = suffix.gzip.then_some(encoder);
 
@@ -194,7 +199,7 @@ impl GrowingFile {
         }
         let mut bytes = Vec::new();
         header
-            .serialise(volume, true, &mut bytes)
+            .serialise(volume, Layout::SingleFile, &mut bytes)
             .map_err(|cause| cause.at(path))?;
         let mut chunk = Chunk::default();
         let mut encoder = ChunkEncoder::new(level);

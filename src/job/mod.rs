@@ -16,8 +16,7 @@ use crate::image_io::{
     Cause, CompressionLevel, Fetched, GrowingFile, Header, Image, ImageError, NamelessOutput,
     ReadSummary, Workspace, WriteOptions, WriteSummary,
 };
-use crate::report::{FilterDescription, Stage};
-use crate::text::printable;
+use crate::report::{FilterDescription, Stage, printable};
 use crate::volume::{Datatype, Volume};
 
 use team::{Board, EndOnDrop, Member, Outcome};
@@ -444,11 +443,9 @@ impl<'a> ImageWorker<'a> {
 
     /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.
     fn warn_of_header(&self, input: &Path) {
-        if self.image.header.extensions_void() {
-            tracing::warn!(
-                "{}: its header extensions overrun their section, so none of them is kept",
-                printable(&input.display().to_string())
-            );
+        for warning in self.image.header.warnings() {
+            let path = input.display().to_string();
+            tracing::warn!("{}: {warning}", printable(&path));
         }
         let Filter::Gaussian(gaussian) = &self.job.filter;
         if gaussian.fwhm.is_none() {

@@ -9,9 +9,8 @@ use thiserror::Error;
 
 use super::Line;
 use super::past::{self, JournalFile};
-use crate::report::Journals;
 use crate::report::table::Style;
-use crate::text::printable;
+use crate::report::{Journals, printable};
 
 /// Why there is no series.
 #[derive(Debug, Error)]

@@ -2,9 +2,8 @@
 
 use std::io::Write;
 
-use super::Report;
+use super::{Report, printable};
 use crate::slurm::steps::Account;
-use crate::text::printable;
 
 /// Writes one row a rank, with a head row. Seconds and bytes as in the JSON form.
 ///

@@ -1,6 +1,6 @@
 //! What is read: voxels, shape, scaling, voxel size, from every kind of file.
 
-use niimpi::image_io::{Version, probe};
+use niimpi::image_io::{Cause, Version, Warning, probe, read_ahead};
 use niimpi::volume::{Datatype, Scaling};
 
 use crate::fixture::{Bench, Nifti, gzip};
@@ -120,15 +120,19 @@ fn offsets_of_pairs_and_of_single_files() {
     bench.read_path(&bench.path("p.img")).unwrap();
     assert_eq!(bench.image.volume.voxels.as_bytes(), pair.voxels);
 
-    // Less than 352 in a single file means 352.
-    for offset in [0.0, 16.0, 348.0] {
+    // 0 in a single file means right after the header.
+    for (nifti, used) in [(Nifti::small(), 352), (Nifti::small().two(), 544)] {
         for name in ["a.nii", "a.nii.gz"] {
             let nifti = Nifti {
-                vox_offset: offset,
-                ..Nifti::small()
+                vox_offset: 0.0,
+                ..nifti.clone()
             };
             bench.read(name, &nifti.file()).unwrap();
             assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
+            assert_eq!(
+                bench.image.header.warnings(),
+                [Warning::ZeroOffset { used }]
+            );
         }
     }
     // More is a gap, with no extension in it.
@@ -304,7 +308,13 @@ fn extensions_are_kept_or_void() {
         for name in ["a.nii", "a.nii.gz"] {
             bench.read(name, &nifti.file()).unwrap();
             assert_eq!(bench.image.header.extensions(), expected);
-            assert!(!bench.image.header.extensions_void());
+            assert!(
+                !bench
+                    .image
+                    .header
+                    .warnings()
+                    .contains(&Warning::ExtensionsDropped)
+            );
             assert_eq!(bench.image.volume.voxels.as_bytes(), base.voxels);
         }
     }
@@ -334,7 +344,13 @@ fn extensions_are_kept_or_void() {
                 )
                 .unwrap();
             assert!(bench.image.header.extensions().is_empty(), "{esize}");
-            assert!(bench.image.header.extensions_void());
+            assert!(
+                bench
+                    .image
+                    .header
+                    .warnings()
+                    .contains(&Warning::ExtensionsDropped)
+            );
             assert_eq!(bench.image.volume.voxels.as_bytes(), base.voxels);
         }
     }
@@ -350,7 +366,14 @@ fn extensions_are_kept_or_void() {
     assert_eq!(bench.image.header.extensions(), expected);
     // The flag of the next image is its own.
     bench.read("a.nii", &Nifti::small().file()).unwrap();
-    assert!(bench.image.header.extensions().is_empty() && !bench.image.header.extensions_void());
+    assert!(
+        bench.image.header.extensions().is_empty()
+            && !bench
+                .image
+                .header
+                .warnings()
+                .contains(&Warning::ExtensionsDropped)
+    );
 }
 
 #[test]
@@ -425,5 +448,173 @@ fn a_wrong_header_size_beside_the_right_magic() {
         bytes[0..4].copy_from_slice(&[1, 2, 3, 4]);
         bench.read("a.nii", &bytes).unwrap();
         assert_eq!(bench.image.header.is_big_endian(), nifti.big);
+        assert_eq!(kinds(&bench), ["header_size"]);
+        assert_eq!(probe(&bench.path("a.nii")).unwrap().warnings.len(), 1);
+    }
+    // The size of a NIfTI-2 header, which is not what makes it one.
+    let mut bytes = Nifti::small().file();
+    bytes[0..4].copy_from_slice(&540_i32.to_le_bytes());
+    bench.read("a.nii.gz", &bytes).unwrap();
+    assert_eq!(bench.image.header.version(), Version::Nifti1);
+    let warnings = bench.image.header.warnings();
+    assert_eq!(
+        warnings[0].to_string(),
+        "sizeof_hdr is 540 in its header, where NIfTI has 348; ignored"
+    );
+}
+
+fn kinds(bench: &Bench) -> Vec<&'static str> {
+    let warnings = bench.image.header.warnings();
+    warnings.iter().map(Warning::kind).collect()
+}
+
+/// The datatype counts, as in nibabel, and the output's bitpix is right.
+#[test]
+fn a_bitpix_that_contradicts_the_datatype() {
+    let mut bench = Bench::new();
+    for base in [Nifti::of(Datatype::Int16, &[4, 3, 2]), Nifti::small().two()] {
+        for bitpix in [0, -1, 1, 24, 32, 64] {
+            let nifti = Nifti {
+                bitpix,
+                ..base.clone()
+            };
+            bench.read("a.nii", &nifti.file()).unwrap();
+            assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
+            assert_eq!(kinds(&bench), ["bitpix"]);
+            let output = bench.path("b.nii");
+            bench
+                .workspace
+                .write(&output, &bench.image, &Default::default())
+                .unwrap();
+            bench.read_path(&output).unwrap();
+            assert_eq!(kinds(&bench), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn an_axis_of_length_0_has_one_voxel() {
+    let mut bench = Bench::new();
+    for (shape, axes, read) in [
+        (vec![4, 3, 2, 0], vec![4], vec![4, 3, 2, 1]),
+        (vec![4, 0, 2, 0], vec![2, 4], vec![4, 1, 2, 1]),
+    ] {
+        for two in [false, true] {
+            let nifti = Nifti {
+                shape: shape.clone(),
+                ..Nifti::small()
+            };
+            let mut nifti = if two { nifti.two() } else { nifti };
+            nifti.voxels.truncate(read.iter().product());
+            bench.read("a.nii", &nifti.file()).unwrap();
+            assert_eq!(bench.image.volume.shape, read);
+            assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
+            let expected: Vec<_> = axes
+                .iter()
+                .map(|&axis| Warning::ZeroAxis { axis })
+                .collect();
+            assert_eq!(bench.image.header.warnings(), expected);
+            // The output says 1.
+            let output = bench.path("b.nii.gz");
+            bench
+                .workspace
+                .write(&output, &bench.image, &Default::default())
+                .unwrap();
+            bench.read_path(&output).unwrap();
+            assert_eq!(bench.image.volume.shape, read);
+            assert!(bench.image.header.warnings().is_empty());
+        }
+    }
+}
+
+#[test]
+fn data_that_the_header_does_not_declare_are_reported() {
+    let mut bench = Bench::new();
+    let nifti = Nifti::of(Datatype::Int16, &[4, 3, 2, 5]);
+    let called_one = Nifti {
+        shape: vec![4, 3, 2],
+        ..nifti.clone()
+    };
+    let surplus = [Warning::SurplusData {
+        bytes: 4 * 48,
+        volumes: 4,
+    }];
+    for name in ["a.nii", "a.nii.gz"] {
+        bench.read(name, &called_one.file()).unwrap();
+        assert_eq!(bench.image.header.warnings(), surplus);
+        assert_eq!(bench.image.volume.voxels.as_bytes(), &nifti.voxels[..48]);
+        bench.read(name, &nifti.file()).unwrap();
+        assert!(bench.image.header.warnings().is_empty());
+    }
+    let pair = called_one.pair();
+    bench.put("p.hdr", &pair.header());
+    bench.put("p.img", &pair.voxels);
+    bench.read_path(&bench.path("p.hdr")).unwrap();
+    assert_eq!(bench.image.header.warnings(), surplus);
+    assert_eq!(probe(&bench.path("p.img")).unwrap().warnings, surplus);
+}
+
+#[test]
+fn a_line_of_voxels_is_suspicious() {
+    let mut bench = Bench::new();
+    for (shape, suspicious) in [
+        (vec![40, 1, 1], true),
+        (vec![1, 40, 1], true),
+        (vec![1, 1, 40], true),
+        (vec![1, 1, 40, 3], true),
+        (vec![40], true),
+        (vec![40, 1, 2], false),
+        (vec![40, 2], false),
+        (vec![1, 1, 1, 40], false),
+        (vec![1], false),
+    ] {
+        let nifti = Nifti::of(Datatype::Uint8, &shape);
+        bench.read("a.nii", &nifti.file()).unwrap();
+        let expected: &[&str] = if suspicious { &["one_line"] } else { &[] };
+        assert_eq!(kinds(&bench), expected, "{shape:?}");
+    }
+}
+
+/// Files that are replaced while they are read, at every step of a read-ahead.
+#[test]
+fn a_pair_is_read_from_one_version_or_not_at_all() {
+    let mut bench = Bench::new();
+    let old = Nifti::small().pair();
+    let new = Nifti {
+        voxels: old.voxels.iter().map(|&voxel| voxel + 100).collect(),
+        ..old.clone()
+    };
+    let put = |bench: &Bench, nifti: &Nifti| {
+        for (name, bytes) in [("a.hdr", nifti.header()), ("a.img", nifti.voxels.clone())] {
+            let path = bench.put("new", &bytes);
+            std::fs::rename(path, bench.path(name)).unwrap();
+        }
+    };
+    let path = bench.path("a.hdr");
+    // Replaced after the read-ahead and before the read: the new ones are read.
+    put(&bench, &old);
+    let fetched = read_ahead(&path);
+    assert!(fetched.is_some());
+    put(&bench, &new);
+    bench
+        .workspace
+        .read_fetched(&path, fetched, &mut bench.image)
+        .unwrap();
+    assert_eq!(bench.image.volume.voxels.as_bytes(), new.voxels);
+    // Replaced while the voxels are read: whichever half is new, no image.
+    for replaced in ["a.hdr", "a.img"] {
+        put(&bench, &old);
+        let folder = bench.folder.path();
+        let error = bench
+            .workspace
+            .read_with(&path, None, &mut bench.image, &mut |_, volume, next| {
+                let copy = folder.join("copy");
+                std::fs::copy(folder.join(replaced), &copy).unwrap();
+                std::fs::rename(&copy, folder.join(replaced)).unwrap();
+                next(volume.voxels.as_bytes_mut())
+            })
+            .unwrap_err();
+        assert!(matches!(error.cause, Cause::ChangedWhileRead), "{error}");
+        assert!(error.path.ends_with(replaced), "{error}");
     }
 }

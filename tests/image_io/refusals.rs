@@ -46,6 +46,18 @@ fn patched(mut bytes: Vec<u8>, at: usize, patch: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// FreeSurfer's way around the limit of NIfTI-1: -1 for the first axis, and its length in `glmin`.
+fn with_glmin(nifti: Nifti) -> Vec<u8> {
+    let order = |mut bytes: Vec<u8>| {
+        if nifti.big {
+            bytes.reverse();
+        }
+        bytes
+    };
+    let bytes = patched(nifti.file(), 42, &order((-1_i16).to_le_bytes().to_vec()));
+    patched(bytes, 144, &order(40_000_i32.to_le_bytes().to_vec()))
+}
+
 refusal!(empty_file: "a.nii", [], "is empty (0 bytes)", Cause::Empty);
 refusal!(empty_gzip_file: "a.nii.gz", [], "is empty (0 bytes)", Cause::Empty);
 refusal!(empty_content: "a.nii.gz", gzip(b""), "is empty", Cause::Empty);
@@ -67,17 +79,23 @@ refusal!(complex: "a.nii", Nifti { datatype: 32, bitpix: 64, ..Nifti::small() }.
 refusal!(rgb: "a.nii", Nifti { datatype: 128, bitpix: 24, ..Nifti::small() }.file(), "rgb24 voxels (datatype 128)", Cause::UnsupportedDatatype { .. });
 refusal!(float128: "a.nii", Nifti { datatype: 1536, bitpix: 128, ..Nifti::small().two() }.file(), "float128 voxels", Cause::UnsupportedDatatype { .. });
 refusal!(unknown_type: "a.nii", Nifti { datatype: 3, ..Nifti::small() }.file(), "unknown voxels (datatype 3)", Cause::UnsupportedDatatype { .. });
-refusal!(bitpix: "a.nii", Nifti { bitpix: 16, ..Nifti::small() }.file(), "16 bits a voxel and datatype uint8, which has 8", Cause::BitpixMismatch { .. });
 refusal!(no_dimensions: "a.nii", Nifti { shape: vec![], ..Nifti::small() }.file(), "says 0 dimensions", Cause::BadDimensionCount { ndim: 0 });
 refusal!(many_dimensions: "a.nii", patched(Nifti::small().file(), 40, &[8, 0]), "says 8 dimensions", Cause::BadDimensionCount { ndim: 8 });
 refusal!(many_dimensions_2: "a.nii", patched(Nifti::small().two().file(), 16, &[9]), "says 9 dimensions", Cause::BadDimensionCount { ndim: 9 });
-refusal!(zero_length: "a.nii", Nifti { shape: vec![4, 0, 2], ..Nifti::small() }.file(), "axis 2 is 0 long", Cause::BadDimension { axis: 2, length: 0 });
-refusal!(negative_length: "a.nii", Nifti { shape: vec![4, 3, -2], ..Nifti::small() }.file(), "axis 3 is -2 long", Cause::BadDimension { .. });
-refusal!(length_over_32767: "a.nii", Nifti { shape: vec![40_000], ..Nifti::small() }.file(), "axis 1 is -25536 long", Cause::BadDimension { .. });
+refusal!(negative_length: "a.nii", Nifti { shape: vec![4, 3, -2], ..Nifti::small() }.file(), "axis 3 is -2 voxels long", Cause::BadDimension { .. });
+refusal!(length_over_32767: "a.nii", Nifti { shape: vec![40_000], ..Nifti::small() }.file(), "axis 1 is -25536 voxels long", Cause::BadDimension { .. });
 refusal!(fractional_offset: "a.nii", Nifti { vox_offset: 352.5, ..Nifti::small() }.file(), "start at byte 352.5", Cause::BadVoxOffset { .. });
 refusal!(negative_offset: "a.nii", patched(Nifti::small().file(), 108, &(-16_f32).to_le_bytes()), "start at byte -16", Cause::BadVoxOffset { .. });
-refusal!(huge_offset: "a.nii", patched(Nifti::small().file(), 108, &1e30_f32.to_le_bytes()), "which is no offset", Cause::BadVoxOffset { .. });
+refusal!(huge_offset: "a.nii", patched(Nifti::small().file(), 108, &1e30_f32.to_le_bytes()), "which no file has", Cause::BadVoxOffset { .. });
 refusal!(nan_offset: "a.nii", patched(Nifti::small().file(), 108, &f32::NAN.to_le_bytes()), "start at byte NaN", Cause::BadVoxOffset { .. });
+refusal!(offset_in_header: "a.nii", Nifti { vox_offset: 348.0, ..Nifti::small() }.file(), "start at byte 348 (vox_offset), inside the header, which needs 352", Cause::OffsetInHeader { .. });
+refusal!(offset_in_header_2: "a.nii.gz", gzip(&Nifti { vox_offset: 543.0, ..Nifti::small().two() }.file()), "start at byte 543 (vox_offset), inside the header, which needs 544", Cause::OffsetInHeader { .. });
+refusal!(surface_ico7: "a.nii.gz", gzip(&Nifti::of(Datatype::Float32, &[27307, 1, 6]).file()), "FreeSurfer surface overlay (163842 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_ico7_of_frames: "a.nii", Nifti::of(Datatype::Uint8, &[27307, 1, 6, 2]).big().file(), "mri_surf2surf", Cause::SurfaceOverlay { .. });
+refusal!(surface_ico5: "a.nii", Nifti::of(Datatype::Int16, &[1707, 1, 6]).two().file(), "FreeSurfer surface overlay (10242 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_of_a_subject: "a.nii", Nifti::of(Datatype::Uint8, &[18_347, 1, 7]).file(), "FreeSurfer surface overlay (128429 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_by_glmin: "a.nii", with_glmin(Nifti::small()), "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_by_glmin_big_endian: "a.nii", with_glmin(Nifti::small().big()), "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
 refusal!(nonfinite_intercept: "a.nii", Nifti { slope: 2.0, ..Nifti::small() }.file(), "valid slope 2 with the intercept NaN", Cause::NonFiniteIntercept { .. });
 refusal!(cut_voxels: "a.nii", Nifti::small().file()[..370], "declares 376 bytes but it holds 370", Cause::VoxelsTruncated { .. });
 refusal!(absurd_size: "a.nii", Nifti { shape: vec![30_000; 3], ..Nifti::small() }.file(), "declares 27000000000352 bytes but it holds 376", Cause::VoxelsTruncated { .. });
@@ -246,6 +264,58 @@ fn half_pairs() {
     let voxels = bench.put("a.img", &nifti.voxels);
     bench.put("a.hdr", b"text");
     assert_eq!(bench.read_path(&voxels).unwrap_err().path, header);
+}
+
+/// Every offset inside the header, in either version: none of them may shift the voxels.
+#[test]
+fn offsets_inside_the_header() {
+    let mut bench = Bench::new();
+    for (base, least) in [(Nifti::small(), 352), (Nifti::small().two(), 544)] {
+        for offset in 1..least {
+            let nifti = Nifti {
+                vox_offset: f64::from(offset),
+                ..base.clone()
+            };
+            for bytes in [nifti.file(), nifti.clone().big().file()] {
+                let error = bench.read("a.nii", &bytes).unwrap_err();
+                assert!(
+                    matches!(error.cause, Cause::OffsetInHeader { .. }),
+                    "{error}"
+                );
+                assert!(probe(&bench.path("a.nii")).is_err());
+            }
+        }
+    }
+}
+
+/// A pair by MRtrix3: the header has the offset of a single file, and the voxels have none.
+#[test]
+fn a_pair_whose_offset_is_not_in_its_voxels() {
+    let mut bench = Bench::new();
+    let nifti = Nifti {
+        vox_offset: 352.0,
+        ..Nifti::small().pair()
+    };
+    let text = "start at byte 352 (vox_offset), but the .img has only 24 bytes";
+    bench.put("a.hdr", &nifti.header());
+    bench.put("a.img", &nifti.voxels);
+    let path = bench.path("a.hdr");
+    let cause = refused(&mut bench, &path, text, true);
+    assert!(matches!(cause, Cause::OffsetInPair { .. }));
+    bench.put("b.hdr.gz", &gzip(&nifti.header()));
+    bench.put("b.img.gz", &gzip(&nifti.voxels));
+    let path = bench.path("b.img.gz");
+    let cause = refused(&mut bench, &path, text, false);
+    assert!(matches!(cause, Cause::OffsetInPair { .. }));
+    // One byte less is a cut file.
+    bench.put("a.img", &nifti.voxels[1..]);
+    let path = bench.path("a.hdr");
+    refused(
+        &mut bench,
+        &path,
+        "declares 376 bytes but it holds 23",
+        true,
+    );
 }
 
 #[test]

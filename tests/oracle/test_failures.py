@@ -71,9 +71,9 @@ def huge(path):
     path.write_bytes(packed(content))
 
 
-def bitpix(path):
+def offset(path):
     content = good_bytes(6)
-    struct.pack_into("<hh", content, 70, 2, 16)
+    struct.pack_into("<f", content, 108, 348)
     path.write_bytes(packed(content))
 
 
@@ -95,7 +95,7 @@ TEN_WAYS = {
     text: "not a gzip|not compressed|not a nifti",
     bad_magic: "magic|not a nifti",
     huge: "declares|cut short|bytes|memory",
-    bitpix: "bitpix|bits a voxel",
+    offset: "byte 348 \\(vox_offset\\), inside the header",
     folder: "folder|directory",
     no_permission: "permission",
 }

@@ -1,11 +1,38 @@
-//! The bytes of a header: where its fields lie, in which byte order, and how one is read and set.
-
-use super::header::Version;
+//! A header's bytes: where each field lies, in which byte order, and how to read and set it.
 
 /// Bytes of a NIfTI-1 header.
 pub(super) const LEN_1: usize = 348;
 /// Bytes of a NIfTI-2 header.
 pub(super) const LEN_2: usize = 540;
+
+/// Which NIfTI a header is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// 348 bytes, axes up to 32767.
+    #[default]
+    Nifti1,
+    /// 540 bytes, axes of 64 bits.
+    Nifti2,
+}
+
+impl Version {
+    /// Bytes of such a header, without the extension flag.
+    pub fn header_len(self) -> usize {
+        match self {
+            Version::Nifti1 => LEN_1,
+            Version::Nifti2 => LEN_2,
+        }
+    }
+}
+
+/// Which files hold an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Header and voxels share one.
+    SingleFile,
+    /// A `.hdr` and a `.img`.
+    Pair,
+}
 
 /// A run of numbers in a header: first byte, bytes of each, how many.
 type Run = (usize, usize, usize);
@@ -50,15 +77,15 @@ const NUMBERS_2: [Run; 14] = [
 
 /// A header's bytes in little-endian order; the first [`Version::header_len`] of them count.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct HeaderBytes {
+pub(super) struct HeaderLayout {
     pub version: Version,
     bytes: [u8; LEN_2],
 }
 
-impl HeaderBytes {
+impl HeaderLayout {
     /// A header of zeros.
     pub fn zeroed(version: Version) -> Self {
-        HeaderBytes {
+        HeaderLayout {
             version,
             bytes: [0; LEN_2],
         }
@@ -66,7 +93,7 @@ impl HeaderBytes {
 
     /// The header at the beginning of `file`, which holds at least so many bytes, and whether it was big-endian.
     pub fn from_file(version: Version, file: &[u8]) -> (Self, bool) {
-        let mut header = HeaderBytes::zeroed(version);
+        let mut header = HeaderLayout::zeroed(version);
         let len = version.header_len();
         header.bytes[..len].copy_from_slice(&file[..len]);
         let big_endian = header.is_big_endian();
@@ -137,16 +164,17 @@ impl HeaderBytes {
 
     /// Sets `dim` to `shape`, 1 for the axes that it lacks.
     pub fn put_dim(&mut self, shape: &[usize]) {
-        for index in 0..8 {
-            let length = if index == 0 {
-                shape.len()
-            } else {
-                shape.get(index - 1).copied().unwrap_or(1)
-            };
-            match self.version {
-                Version::Nifti1 => self.put(40 + 2 * index, (length as i16).to_le_bytes()),
-                Version::Nifti2 => self.put(16 + 8 * index, (length as i64).to_le_bytes()),
-            }
+        self.put_length(0, shape.len());
+        for axis in 1..8 {
+            self.put_length(axis, shape.get(axis - 1).copied().unwrap_or(1));
+        }
+    }
+
+    /// Sets the length of one axis, `dim[axis]`.
+    pub fn put_length(&mut self, axis: usize, length: usize) {
+        match self.version {
+            Version::Nifti1 => self.put(40 + 2 * axis, (length as i16).to_le_bytes()),
+            Version::Nifti2 => self.put(16 + 8 * axis, (length as i64).to_le_bytes()),
         }
     }
 
@@ -187,8 +215,9 @@ impl HeaderBytes {
         }
     }
 
-    /// Sets what says which kind of header this is and where in its file the voxels begin.
-    pub fn put_layout(&mut self, single: bool, vox_offset: usize) {
+    /// Sets the fields that depend on the files: size and magic of the header, and where the voxels begin.
+    pub fn put_layout(&mut self, layout: Layout, vox_offset: usize) {
+        let single = layout == Layout::SingleFile;
         self.put(0, (self.version.header_len() as u32).to_le_bytes());
         match self.version {
             Version::Nifti1 => {
@@ -197,14 +226,9 @@ impl HeaderBytes {
             }
             Version::Nifti2 => {
                 self.put(168, (vox_offset as i64).to_le_bytes());
-                self.put(
-                    4,
-                    if single {
-                        *b"n+2\0\r\n\x1a\n"
-                    } else {
-                        *b"ni2\0\r\n\x1a\n"
-                    },
-                );
+                let magic = if single { b"n+2\0" } else { b"ni2\0" };
+                self.put(4, *magic);
+                self.put(8, *b"\r\n\x1a\n");
             }
         }
     }

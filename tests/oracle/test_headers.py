@@ -1,0 +1,98 @@
+"""Headers that break the standard: read as nibabel reads them, with a warning, or refused where that would shift voxels."""
+
+import gzip
+import struct
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import images
+from program import smooth
+
+RNG = np.random.default_rng(13)
+ARRAY = images.random_array(RNG, (9, 8, 7), "int16")
+
+
+def patched(array, *changes, version=1):
+    """The bytes of a single-file image with other values in its header: (format, offset, values…)."""
+    content = bytearray(images.image_bytes(array, images.header_for(array, version=version)))
+    for form, at, *values in changes:
+        struct.pack_into(form, content, at, *values)
+    return bytes(content)
+
+
+# What nibabel reads as well: name, bytes, what the warning says.
+ODD = {
+    "bitpix_0": (patched(ARRAY, ("<h", 72, 0)), "0 bits per voxel"),
+    "bitpix_8": (patched(ARRAY, ("<h", 72, 8)), "8 bits per voxel"),
+    "bitpix_32": (patched(ARRAY, ("<h", 14, 32), version=2), "32 bits per voxel"),
+    "offset_0": (patched(ARRAY, ("<f", 108, 0)), "vox_offset is 0"),
+    "offset_0_nifti2": (patched(ARRAY, ("<q", 168, 0), version=2), "vox_offset is 0"),
+    "size_540": (patched(ARRAY, ("<i", 0, 540)), "sizeof_hdr is 540"),
+    "size_0": (patched(ARRAY, ("<i", 0, 0)), "sizeof_hdr is 0"),
+    "surplus": (patched(ARRAY) + bytes(2 * 1008), "2016 more bytes follow"),
+    "one_line": (patched(ARRAY.reshape(-1, 1, 1)), "504×1×1 is one line of voxels"),
+}
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending):
+    content, warning = ODD[name]
+    path = tmp_path / f"{name}{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    finished = smooth(path, tmp_path / "out", "--sigma=1")
+    assert warning in finished.stderr, finished
+    array = np.asarray(nibabel.load(path).dataobj)
+    expected = scipy.ndimage.gaussian_filter(array, 1)
+    result = nibabel.load(tmp_path / "out" / path.name)
+    np.testing.assert_array_equal(np.asarray(result.dataobj), expected)
+    # What niimpi writes is no longer odd, apart from the shape.
+    again = smooth(tmp_path / "out" / path.name, tmp_path / "again", "--sigma=1")
+    assert name == "one_line" or warning.split()[1] not in again.stderr, again
+
+
+def test_an_axis_of_length_0_is_read_as_1(tmp_path):
+    """nibabel makes an empty array of it; FSL, AFNI and ITK read one volume."""
+    path = tmp_path / "a.nii"
+    path.write_bytes(patched(ARRAY, ("<h", 40, 4), ("<h", 48, 0)))
+    finished = smooth(path, tmp_path / "out", "--sigma=1")
+    assert "dim[4] is 0" in finished.stderr, finished
+    result = nibabel.load(tmp_path / "out" / "a.nii")
+    assert result.shape == (9, 8, 7, 1)
+    np.testing.assert_array_equal(np.asarray(result.dataobj)[..., 0], scipy.ndimage.gaussian_filter(ARRAY, 1))
+
+
+def surface(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.arange(163842, dtype="f4").reshape(-1, 1, 1), np.eye(4)), tmp_path / "ico7.nii")
+    return (tmp_path / "ico7.nii").read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_offsets_inside_the_header_and_surfaces_are_refused(tmp_path, ending):
+    """Each cause names what is wrong; nibabel refuses the offsets as well."""
+    offsets = {f"at_{offset}": patched(ARRAY, ("<f", 108, offset)) for offset in (1, 16, 340, 348, 351)}
+    offsets["at_543"] = patched(ARRAY, ("<q", 168, 543), version=2)
+    vector = images.random_array(RNG, (40, 1, 1), "float32")
+    surfaces = {
+        "ico7": surface(tmp_path),
+        "glmin": patched(vector, ("<h", 42, -1), ("<i", 144, 40)),
+    }
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, content in {**offsets, **surfaces}.items():
+        (source / f"{name}{ending}").write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    images.series(source, 1)
+    finished = smooth(source, tmp_path / "out", "--sigma=1", expect=1)
+    failed = {r["input"]: r["error"] for r in finished.report["images"] if r["status"] == "failed"}
+    assert len(failed) == len(offsets) + len(surfaces), failed
+    for path, error in failed.items():
+        name = path.rpartition("/")[2].partition(".")[0]
+        if name in surfaces:
+            assert "FreeSurfer surface overlay" in error and "mri_surf2surf" in error
+        else:
+            assert f"byte {name[3:]} (vox_offset), inside the header" in error
+            with pytest.raises(nibabel.spatialimages.HeaderDataError):
+                nibabel.load(path)
