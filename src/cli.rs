@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::comm::launcher::Launch;
 use crate::comm::{self, Communicator, ROOT};
+use crate::console;
 use crate::logging::{self, LogArgs};
 use crate::resources;
 use crate::run::EXIT_USAGE;
@@ -51,7 +52,10 @@ impl Cli {
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
-            Launch::say_error(|| drop(error.print()));
+            Launch::say_error(|| match error.use_stderr() {
+                true => console::write_error(&format!("niimpi: {}", error.render())),
+                false => drop(error.print()),
+            });
             ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
         })
     }
@@ -81,7 +85,7 @@ impl Cli {
 /// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
 fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
     let (world, warning) = comm::start().map_err(|message| {
-        Launch::say_error(|| eprintln!("niimpi: error: {message}"));
+        Launch::say_error(|| console::error(&message));
         EXIT_USAGE
     })?;
     let started = logging::start(log, world.rank(), &resources::host_name());
@@ -95,7 +99,7 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
         }
         Err(error) => {
             if world.rank() == ROOT {
-                eprintln!("niimpi: error: {error}");
+                console::error(error);
             }
             Err(EXIT_USAGE)
         }

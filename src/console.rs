@@ -1,16 +1,18 @@
-//! Console: what a command itself says on standard output and standard error, beside its log.
+//! What a command itself prints to standard output and standard error; log lines go through `logging`.
 //!
-//! `print!` and `eprintln!` panic where nobody reads any more, and a panic ends every rank: `niimpi smooth … | head` would
-//! end the run before its report is written.
+//! `print!` and `eprintln!` panic when the reader has gone, and a panic ends every rank: `niimpi smooth … | head` would end
+//! the run before its report is written.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
-/// Writes text to standard output. A reader that has seen enough (`| head`) is no error.
+use crate::text::printable_lines;
+
+/// Writes text to standard output. A closed pipe (`| head`) is not an error.
 ///
 /// # Errors
 /// The stream's own, such as a full disk.
-pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
+pub(crate) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_ref())
@@ -21,7 +23,20 @@ pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     }
 }
 
-/// Writes a line to standard error, where there is still somebody to read it.
-pub fn complain(line: impl Display) {
-    let _ = writeln!(io::stderr(), "niimpi: {line}");
+/// Prints `niimpi: error: MESSAGE` to standard error, control characters escaped.
+pub(crate) fn error(message: impl Display) {
+    note(format_args!("error: {message}"));
+}
+
+/// Prints `niimpi: MESSAGE` to standard error, control characters escaped. A stream that cannot be written is ignored.
+pub(crate) fn note(message: impl Display) {
+    write_error(&format!(
+        "niimpi: {}\n",
+        printable_lines(&message.to_string())
+    ));
+}
+
+/// Writes text to standard error as it is. A stream that cannot be written is ignored.
+pub(crate) fn write_error(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }

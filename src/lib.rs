@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | [`units`] | sigma in voxels and FWHM in mm, one from the other | nothing |
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
-//! | [`console`] | what a command says on standard output and standard error | nothing |
+//! | `text` | figures and names as text, and back | nothing |
+//! | `parallel` | a parallel map on scoped threads | nothing |
+//! | [`console`] | what a command prints to standard output and standard error | `text` |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | `console` |
 //! | [`slurm`] | what a job's environment and its accounts say; results never depend on it | nothing |
 //! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
@@ -34,6 +36,7 @@ pub mod job;
 pub mod journal;
 pub mod launch;
 pub mod logging;
+pub(crate) mod parallel;
 pub mod partition;
 pub mod phantom;
 pub mod report;
@@ -41,5 +44,6 @@ pub mod resources;
 pub mod run;
 pub mod slurm;
 pub mod study;
+pub(crate) mod text;
 pub mod units;
 pub mod volume;

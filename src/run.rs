@@ -38,8 +38,9 @@ use crate::images::ListRequest;
 use crate::job::ImageJob;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
-use crate::report::{Journals, Report, RunFacts, Shares, State, csv, printable, table};
+use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
 use crate::resources::CpuMeter;
+use crate::text::printable;
 use crate::{comm, console, resources, slurm};
 
 /// Exit code: every image is done.
@@ -97,14 +98,6 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
-impl SetupError {
-    /// The message for a terminal: names in it are escaped, the indented lines that a message may have are kept.
-    fn shown(&self) -> String {
-        let lines: Vec<String> = self.0.split("\n  ").map(printable).collect();
-        lines.join("\n  ")
-    }
-}
-
 /// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -134,7 +127,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(plan) => plan,
         Err(error) => {
             if is_root {
-                console::complain(format_args!("error: {}", error.shown()));
+                console::error(error);
             }
             return EXIT_USAGE;
         }
@@ -156,7 +149,7 @@ pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
         Ok(journal) => journal,
         Err(error) => {
             if is_root {
-                console::complain(format_args!("error: {}", error.shown()));
+                console::error(error);
             }
             return EXIT_USAGE;
         }

@@ -1,11 +1,10 @@
 //! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
 //!
 //! [`steps`] asks what a job and its steps used, [`accounting`] makes one whole of that, [`limits`] asks what a partition
-//! gives, [`batch`] writes and submits scripts, and [`figures`] reads Slurm's sizes and times.
+//! gives, and [`batch`] writes and submits scripts.
 
 pub mod accounting;
 pub mod batch;
-pub mod figures;
 pub mod limits;
 pub mod steps;
 
@@ -61,6 +60,47 @@ impl Job {
             mem_per_node_mib: lookup("SLURM_MEM_PER_NODE"),
             restart_count: lookup("SLURM_RESTART_COUNT"),
         })
+    }
+}
+
+/// A job's state, in Slurm's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobState(String);
+
+impl JobState {
+    /// Reads a state as `sacct` and `squeue` print it: `CANCELLED by 1000` and `CANCELLED+` are `CANCELLED`.
+    pub(crate) fn parse(text: &str) -> Self {
+        let word = text.split_whitespace().next().unwrap_or_default();
+        Self(word.trim_end_matches('+').to_owned())
+    }
+
+    /// Whether the job has ended and is not queued again.
+    pub(crate) fn is_final(&self) -> bool {
+        !matches!(
+            self.0.as_str(),
+            "" | "CONFIGURING"
+                | "COMPLETING"
+                | "EXPEDITING"
+                | "PENDING"
+                | "POWER_UP_NODE"
+                | "REQUEUED"
+                | "REQUEUE_FED"
+                | "REQUEUE_HOLD"
+                | "RESIZING"
+                | "RESV_DEL_HOLD"
+                | "RUNNING"
+                | "SIGNALING"
+                | "SPECIAL_EXIT"
+                | "STAGE_OUT"
+                | "STOPPED"
+                | "SUSPENDED"
+                | "UPDATE_DB"
+        )
+    }
+
+    /// Slurm's word.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -186,6 +226,23 @@ mod tests {
             (job.job_id.as_str(), job.job_name.as_deref()),
             ("7", Some("smooth"))
         );
+    }
+
+    #[test]
+    fn a_job_that_may_run_again_has_not_ended() {
+        for state in [
+            "COMPLETED",
+            "PREEMPTED",
+            "REVOKED",
+            "CANCELLED by 7",
+            "NODE_FAIL+",
+        ] {
+            assert!(JobState::parse(state).is_final(), "{state}");
+        }
+        for state in ["", "PENDING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD"] {
+            assert!(!JobState::parse(state).is_final(), "{state}");
+        }
+        assert_eq!(JobState::parse("CANCELLED by 7").as_str(), "CANCELLED");
     }
 
     #[test]

@@ -51,3 +51,54 @@ fn a_reader_that_went_away_is_no_fault() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty());
 }
+
+/// Commands that fail, each with a file name that would clear the screen.
+fn failing_commands() -> Vec<Vec<&'static str>> {
+    const NAME: &str = "no\u{1b}[2J\nsuch";
+    vec![
+        vec!["status", NAME],
+        vec!["report", "show", NAME],
+        vec!["report", "merge", NAME, "-o", "all.json"],
+        vec!["plan", NAME, "--sigma", "1"],
+        vec!["plan", "--check", NAME],
+        vec!["scaling", NAME, "--sigma", "1", "-o", "study"],
+        vec!["smooth", NAME, "-o", "out", "--sigma", "1"],
+        vec![
+            "smooth",
+            NAME,
+            "-o",
+            "out",
+            "--sigma",
+            "1",
+            "--log-dir",
+            "/dev/null/a\u{1b}[2J",
+        ],
+        vec!["verify", NAME],
+        vec!["synth", "/dev/null/a\u{1b}[2J", "--count", "1"],
+    ]
+}
+
+#[test]
+fn an_error_that_cannot_be_written_is_still_an_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in failing_commands() {
+        let status = niimpi(dir.path(), &words)
+            .stdout(full())
+            .stderr(full())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(2), "{words:?}");
+    }
+}
+
+#[test]
+fn names_in_errors_cannot_drive_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in failing_commands() {
+        let output = niimpi(dir.path(), &words).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("niimpi: error: "), "{words:?}: {text}");
+        assert!(!text.contains('\u{1b}'), "{words:?}: {text}");
+        assert!(!text.contains("J\nsuch"), "{words:?}: {text}");
+    }
+}

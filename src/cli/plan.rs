@@ -24,6 +24,7 @@ use crate::study::plan::pilot::{self, Pilot, PilotRequest};
 use crate::study::plan::predict::{Bounds, Prediction, Predictor};
 use crate::study::plan::{check, recommend, request, root_work, simulate};
 use crate::study::scaling::folder::{StudyFolder, read_json};
+use crate::text::{parse_bytes, parse_clock_s};
 use crate::{comm, console, resources};
 
 /// Predict time and memory from a few images, and write the batch script that asks for the right amount
@@ -165,26 +166,16 @@ fn parse_numbers(text: &str) -> Result<Numbers, String> {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    let text = text.trim().trim_end_matches('B').trim_end_matches('i');
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let power = match text[digits.len()..].to_uppercase().as_str() {
-        // As Slurm: MiB where no unit is given.
-        "" | "M" => 2,
-        "K" => 1,
-        "G" => 3,
-        "T" => 4,
-        _ => return Err("give a size such as 180G or 4000M".to_owned()),
-    };
-    match digits.parse::<f64>() {
-        Ok(number) if number > 0.0 => Ok((number * 1024.0_f64.powi(power)) as u64),
-        _ => Err("give a size such as 180G or 4000M".to_owned()),
-    }
+    // As Slurm: MiB where no unit is given.
+    parse_bytes(text, 1 << 20)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "give a size such as 180G or 4000M".to_owned())
 }
 
 fn parse_time(text: &str) -> Result<f64, String> {
     let say = || "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned();
     let seconds = if text.contains(':') || text.contains('-') {
-        crate::slurm::figures::clock_s(text).ok_or_else(say)?
+        parse_clock_s(text).ok_or_else(say)?
     } else {
         text.parse::<f64>().map_err(|_| say())? * 60.0
     };
@@ -202,7 +193,7 @@ pub(super) fn run(args: &PlanArgs) -> u8 {
         None => plan(args).map(|()| EXIT_DONE),
     };
     done.unwrap_or_else(|message| {
-        console::complain(format!("error: {message}"));
+        console::error(message);
         EXIT_USAGE
     })
 }
@@ -218,7 +209,7 @@ fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     let accounting = match &report.launch.slurm {
         None => None,
         Some(job) => Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
-            console::complain(format!(
+            console::note(format!(
                 "what Slurm knows of job {} is left out: {error}",
                 job.job_id
             ));
@@ -466,7 +457,7 @@ fn partition_limits(args: &PlanArgs) -> Result<Option<PartitionLimits>, String> 
     match PartitionLimits::of(args.partition.as_deref()) {
         Err(message) if args.partition.is_none() => {
             if !args.quiet {
-                console::complain(format!("no partition's limits are known: {message}"));
+                console::note(format!("no partition's limits are known: {message}"));
             }
             Ok(None)
         }

@@ -9,7 +9,7 @@ use crate::console;
 use crate::journal::series::{self, Sample};
 use crate::report::merge::{self, MergeError, Source};
 use crate::report::table::{self, Style};
-use crate::report::{Report, State, accounts, csv};
+use crate::report::{Report, State, accounts, csv, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
 use crate::slurm::steps::{self, Account};
 
@@ -103,7 +103,7 @@ pub(super) fn run(args: &ReportArgs) -> u8 {
         Action::Merge(args) => merge_files(args),
     };
     result.unwrap_or_else(|message| {
-        eprintln!("niimpi: error: {message}");
+        console::error(message);
         EXIT_USAGE
     })
 }
@@ -138,7 +138,7 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     }
     console::print(&text).map_err(|error| error.to_string())?;
     for complaint in &complaints {
-        eprintln!("niimpi: {complaint}");
+        console::note(complaint);
     }
     Ok(if complaints.is_empty() {
         EXIT_DONE
@@ -215,11 +215,7 @@ fn check_output(output: &Path) -> Result<(), String> {
             "--output {shown}: is a folder; give a file name in it, such as {}",
             output.join("all.json").display()
         )),
-        Ok(metadata) if metadata.is_file() && merge::read(output).is_err() => Err(format!(
-            "--output {shown}: is there already and is no report of niimpi, so it is not replaced; give another name, or \
-             remove it first"
-        )),
-        _ => Ok(()),
+        _ => destination::check("--output", output, destination::REPORT),
     }
 }
 
@@ -272,21 +268,21 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     let gaps = merge::gaps(&report.images);
     if let Some((missing, count)) = missing.filter(|(missing, _)| !missing.is_empty()) {
         let numbers: Vec<String> = missing.iter().map(usize::to_string).collect();
-        eprintln!(
-            "niimpi: {} of {count} shares have no report: {}; do them with --shard K/{count} and merge again",
+        console::note(format_args!(
+            "{} of {count} shares have no report: {}; do them with --shard K/{count} and merge again",
             missing.len(),
             numbers.join(", ")
-        );
+        ));
     } else if !gaps.is_empty() {
-        eprintln!(
-            "niimpi: no report has the images {} of the list: it was another one for some of the runs; run all of them again \
+        console::note(format_args!(
+            "no report has the images {} of the list: it was another one for some of the runs; run all of them again \
              with --resume, then merge the new reports",
             places(&gaps)
-        );
+        ));
     } else if report.state == State::Interrupted {
-        eprintln!(
-            "niimpi: some images are not done: run the same command with --resume, then merge all reports"
-        );
+        console::note(format_args!(
+            "some images are not done: run the same command with --resume, then merge all reports"
+        ));
     }
     Ok(exit_code_of(report.state))
 }
@@ -302,10 +298,7 @@ mod tests {
         assert_eq!(check_output(&path), Ok(()));
         std::fs::write(&path, b"an image").unwrap();
         let error = check_output(&path).unwrap_err();
-        assert!(
-            error.contains("is no report of niimpi, so it is not replaced"),
-            "{error}"
-        );
+        assert!(error.contains("so it is not replaced"), "{error}");
         assert!(
             check_output(folder.path())
                 .unwrap_err()

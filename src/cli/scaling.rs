@@ -107,7 +107,7 @@ pub(super) fn run(args: &ScalingArgs) -> u8 {
     match study(args) {
         Ok(exit_code) => exit_code,
         Err(message) => {
-            console::complain(format!("error: {message}"));
+            console::error(message);
             EXIT_USAGE
         }
     }
@@ -119,7 +119,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
         let spec = folder.read_spec()?;
         let left = batch::collect(&folder, &spec, args.keep)?;
         if left > 0 && !args.quiet {
-            console::complain(format!("{left} jobs are waiting or running"));
+            console::note(format!("{left} jobs are waiting or running"));
         }
         return finish(&folder, left == 0, args.quiet);
     }

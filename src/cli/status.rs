@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::console;
 use crate::journal::status::Status;
-use crate::report::printable;
 use crate::run::{EXIT_DONE, EXIT_USAGE};
+use crate::text::printable;
 
 /// Show how far a run has come, also while it goes on
 ///
@@ -26,20 +26,20 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
     let folder = printable(&args.output.display().to_string());
     match Status::load(&args.output) {
         Ok(status) if status.runs.is_empty() => {
-            eprintln!(
-                "niimpi: error: {folder}: no journal of a run is there; give the folder that was --output"
-            );
+            console::error(format_args!(
+                "{folder}: contains no journal of a run; give the --output folder of a run"
+            ));
             EXIT_USAGE
         }
         Ok(status) => match console::print(status.render()) {
             Ok(()) => EXIT_DONE,
             Err(error) => {
-                eprintln!("niimpi: error: standard output cannot be written: {error}");
+                console::error(format_args!("cannot write to standard output: {error}"));
                 EXIT_USAGE
             }
         },
         Err(error) => {
-            eprintln!("niimpi: error: {folder}: its journals cannot be read: {error}");
+            console::error(format_args!("{folder}: cannot read the journals: {error}"));
             EXIT_USAGE
         }
     }

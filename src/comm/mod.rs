@@ -169,7 +169,7 @@ pub fn start() -> Result<(World, Option<String>), String> {
         launcher::Outlook::Good => {}
         launcher::Outlook::Doubtful(advice) => {
             if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {
-                eprintln!("niimpi: {advice}");
+                crate::console::note(advice);
             }
         }
         launcher::Outlook::Hopeless(message) => return Err(message),
@@ -204,7 +204,7 @@ pub const WORKER_THREAD: &str = "worker-";
 fn end_all_on_panic(rank: usize) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        crate::console::complain(format_args!(
+        crate::console::note(format_args!(
             "rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
         ));
         default_hook(panic);

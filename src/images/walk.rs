@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use super::error::{ListError, input_error};
 use super::found::{Found, merge_pairs, natural_order};
 use crate::image_io::file_name::is_image_name;
-use crate::report::printable;
+use crate::text::printable;
 
 /// The images below one folder, in natural order; a pair is one, named by its header.
 ///

@@ -16,7 +16,8 @@ use crate::image_io::{
     Cause, CompressionLevel, Fetched, GrowingFile, Header, Image, ImageError, NamelessOutput,
     ReadSummary, Workspace, WriteOptions, WriteSummary,
 };
-use crate::report::{FilterDescription, Stage, printable};
+use crate::report::{FilterDescription, Stage};
+use crate::text::printable;
 use crate::volume::{Datatype, Volume};
 
 use team::{Board, EndOnDrop, Member, Outcome};

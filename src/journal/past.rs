@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine};
 use crate::console;
-use crate::report::printable;
+use crate::parallel::par_map;
+use crate::text::printable;
 
 /// The last word on a result.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +102,7 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
         if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             let shown = printable(&path.display().to_string());
-            console::complain(format!("{shown}: is left out: a journal is a regular file"));
+            console::note(format!("{shown}: is left out: a journal is a regular file"));
             continue;
         }
         paths.push(path);
@@ -127,36 +127,11 @@ fn read_each<T: Send>(
     threads: usize,
     read_one: impl Fn(&Path) -> io::Result<T> + Sync,
 ) -> io::Result<Vec<T>> {
-    let next = AtomicUsize::new(0);
-    let read = || -> io::Result<Vec<(usize, T)>> {
-        let mut read = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = paths.get(place) else {
-                return Ok(read);
-            };
-            let file = read_one(path).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-            })?;
-            read.push((place, file));
-        }
-    };
-    let mut files: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(paths.len()))
-            .map(|_| scope.spawn(read))
-            .collect();
-        let mut files: Vec<_> = read()?;
-        for other in others {
-            files.extend(
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-            );
-        }
-        Ok::<_, io::Error>(files)
-    })?;
-    files.sort_by_key(|(place, _)| *place);
-    Ok(files.into_iter().map(|(_, file)| file).collect())
+    let read = par_map(paths, threads, |path| {
+        read_one(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    });
+    read.into_iter().collect()
 }
 
 /// What one journal says in the end: its lines are not kept, since a list may have a million images.

@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use super::Line;
 use super::past::{self, JournalFile};
+use crate::report::Journals;
 use crate::report::table::Style;
-use crate::report::{Journals, printable};
+use crate::text::printable;
 
 /// Why there is no series.
 #[derive(Debug, Error)]

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::past::{JournalFile, Past, Record};
 use super::{EndState, Line, RunLine, unix_s};
-use crate::report::{State, printable};
+use crate::report::State;
+use crate::text::{long_duration, printable};
 
 /// A rank that lives writes a line every half minute; after so long without one it is quiet.
 const QUIET_AFTER_S: f64 = 90.0;
@@ -205,7 +206,7 @@ impl Status {
                     format!(
                         "{} for {}",
                         printable(&name.display().to_string()),
-                        duration(self.now_unix_s - begun)
+                        long_duration(self.now_unix_s - begun)
                     )
                 }),
             ]);
@@ -231,13 +232,13 @@ impl Status {
             "{done} of {} images done, {failed} failed, {} kept from before, in {}: {} images/s",
             run.images,
             run.kept,
-            duration(elapsed_s),
+            long_duration(elapsed_s),
             rate_text(ended, elapsed_s),
         );
         let left = run.images.saturating_sub(ended);
         if runs && ended > 0 && left > 0 {
             let left_s = left as f64 * elapsed_s / ended as f64;
-            let _ = write!(text, ", {} left", duration(left_s.ceil()));
+            let _ = write!(text, ", {} left", long_duration(left_s.ceil()));
         }
         text.push('\n');
         for rank in ranks {
@@ -245,7 +246,7 @@ impl Status {
                 RankState::Quiet(silent_s) => {
                     format!(
                         "has been quiet for {}: killed, or hanging",
-                        duration(silent_s)
+                        long_duration(silent_s)
                     )
                 }
                 RankState::Dead => "has died".to_owned(),
@@ -267,7 +268,7 @@ impl Status {
     fn state(&self, rank: &RankStatus) -> String {
         match rank.state {
             RankState::Running => "running".to_owned(),
-            RankState::Quiet(silent_s) => format!("quiet for {}", duration(silent_s)),
+            RankState::Quiet(silent_s) => format!("quiet for {}", long_duration(silent_s)),
             RankState::Dead => "dead".to_owned(),
             RankState::Closed(State::Completed) => "completed".to_owned(),
             RankState::Closed(State::Failed) => "ended, some failed".to_owned(),
@@ -278,11 +279,6 @@ impl Status {
 
 fn rate_text(count: usize, seconds: f64) -> String {
     format!("{:.1}", count as f64 / seconds.max(1e-3))
-}
-
-fn duration(seconds: f64) -> String {
-    let whole = Duration::from_secs(seconds.clamp(0.0, 1e9) as u64);
-    humantime::format_duration(whole).to_string()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{FOLDER, Line, RunLine, file_of, unix_s};
-use crate::report::{State, is_plain};
+use crate::report::State;
+use crate::text::is_plain;
 
 /// After so long without a line a rank says that it lives.
 const SAY_ALIVE: Duration = Duration::from_secs(30);

@@ -2,9 +2,9 @@
 
 use comfy_table::{CellAlignment, Table};
 
-use super::printable;
 use super::table::Style;
 use crate::slurm::steps::Account;
+use crate::text::{clock, printable};
 
 /// One row a job, script or step, ending with a line break. Times as Slurm writes them, memory in MiB (2²⁰ bytes).
 pub fn render(accounts: &[Account], style: Style) -> String {
@@ -37,15 +37,6 @@ pub fn render(accounts: &[Account], style: Style) -> String {
         }
     }
     format!("{table}\n")
-}
-
-/// Seconds as hours:minutes:seconds, with a fraction below a minute.
-fn clock(seconds: f64) -> String {
-    if seconds < 60.0 {
-        return format!("{seconds:.1} s");
-    }
-    let whole = seconds.round() as u64;
-    format!("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use super::{Report, printable};
+use super::Report;
 use crate::slurm::steps::Account;
+use crate::text::printable;
 
 /// Writes one row a rank, with a head row. Seconds and bytes as in the JSON form.
 ///

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod csv;
+pub(crate) mod destination;
 pub mod merge;
 pub mod table;
 
@@ -708,37 +709,6 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// The text with everything made visible that could break a table or a log line, or show another text than there is.
-pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_plain(c) {
-            shown.push(c);
-        } else {
-            shown.extend(c.escape_default());
-        }
-    }
-    shown
-}
-
-/// Whether a character shows as itself: not a control character or a line break, nor a mark that changes the direction of
-/// writing or has no width.
-pub(crate) fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(
-            c,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -916,13 +886,6 @@ pub(crate) mod tests {
             ResumeCounts::default().sentence(),
             "resume: 0 kept, 0 to do"
         );
-    }
-
-    #[test]
-    fn names_cannot_break_lines() {
-        assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
-        assert_eq!(printable("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
-        assert_eq!(printable("sub-é_T1 w.nii"), "sub-é_T1 w.nii");
     }
 
     #[test]

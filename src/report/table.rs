@@ -5,7 +5,8 @@ use std::ops::Add;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{RankRow, Report, State, Status, printable};
+use super::{RankRow, Report, State, Status};
+use crate::text::{counted, printable};
 
 /// Failures that are named below the table; the report's file has them all.
 const FAILURES_SHOWN: usize = 20;
@@ -215,10 +216,6 @@ fn write_summary(text: &mut String, report: &Report) {
             failures.len() - FAILURES_SHOWN
         );
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

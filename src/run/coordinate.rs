@@ -22,8 +22,9 @@ use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
 use crate::job::FailureKind;
 use crate::journal::Journal;
 use crate::partition::Strategy;
-use crate::report::{ImageRecord, RankRecord, Stage, Status, printable};
+use crate::report::{ImageRecord, RankRecord, Stage, Status};
 use crate::resources::{self, CpuMeter};
+use crate::text::printable;
 
 /// How long the main thread waits for its workers between two looks at messages while requests may come.
 const LOOK_DYNAMIC: Duration = Duration::from_micros(300);

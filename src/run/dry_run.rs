@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::Config;
 use super::plan::Plan;
 use crate::partition::{self, Strategy};
-use crate::report::printable;
+use crate::text::printable;
 
 /// Memory of a rank besides its images: program, MPI and buffers, in bytes.
 const RANK_BYTES: u64 = 30 << 20;

@@ -21,7 +21,7 @@ use crate::image_io::file_name::{is_image_name, pair_partner};
 use crate::images::{self, ImageEntry, ListError};
 use crate::journal::past::Past;
 use crate::partition::{self, Strategy};
-use crate::report::{self, ResumeCounts};
+use crate::report::{self, ResumeCounts, destination};
 use crate::{journal, resources, slurm};
 
 /// What is done when a result is there already.
@@ -348,6 +348,17 @@ fn check_folders(config: &Config) -> Result<(), SetupError> {
                 report.display(),
                 folder.display()
             )));
+        }
+        let mut destinations = vec![(report.clone(), destination::REPORT)];
+        if config.report_table {
+            destinations.push((report.with_extension("txt"), destination::TABLE));
+        }
+        if config.report_csv {
+            destinations.push((report.with_extension("ranks.csv"), destination::RANKS_CSV));
+            destinations.push((report.with_extension("images.csv"), destination::IMAGES_CSV));
+        }
+        for (path, mark) in destinations {
+            destination::check("--report", &path, mark).map_err(SetupError)?;
         }
         let place = if report::is_device(report) {
             report

@@ -1,12 +1,12 @@
 //! Stopping before the end: by signals, and by the time that is left.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::console;
 use crate::image_io;
 
 /// Exit code after a second interrupt: 128 + the number of SIGINT, as of a program that it kills.
@@ -24,9 +24,8 @@ pub fn on_signals() -> Arc<AtomicBool> {
                 flag.store(true, Ordering::Relaxed);
                 if signal == SIGINT && std::mem::replace(&mut interrupted, true) {
                     image_io::remove_parts_in_hand();
-                    let _ = writeln!(
-                        std::io::stderr(),
-                        "niimpi: interrupted twice: ended at once; what is done is done, and --resume continues"
+                    console::note(
+                        "interrupted twice: stopping immediately. Finished images are kept; continue with --resume",
                     );
                     signal_hook::low_level::exit(EXIT_SECOND_INTERRUPT);
                 }

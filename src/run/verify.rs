@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use comfy_table::{Table, presets};
@@ -15,8 +14,9 @@ use crate::console;
 use crate::image_io::{Verifier, WriteSummary};
 use crate::images::{self, natural_order};
 use crate::journal::past::{Past, Record};
-use crate::report::printable;
+use crate::parallel::par_map_with;
 use crate::resources;
+use crate::text::printable;
 
 /// What is to be verified.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         Ok(items) => items,
         Err(message) => {
             if is_root {
-                console::complain(format_args!("error: {}", printable(&message)));
+                console::error(&message);
             }
             return EXIT_USAGE;
         }
@@ -151,32 +151,17 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
 
 /// Checks these items on some threads; the bytes that were read and what is wrong.
 fn check_all(items: &[Item], mine: &[usize], threads: usize) -> (u64, Vec<Wrong>) {
-    let next = AtomicUsize::new(0);
-    let check = || {
-        let mut verifier = Verifier::default();
-        let (mut bytes, mut wrong) = (0, Vec::new());
-        while let Some(&place) = mine.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match check_one(&mut verifier, &items[place]) {
-                Ok(read) => bytes += read,
-                Err(what) => wrong.push((place, what)),
-            }
+    let checked = par_map_with(mine, threads, Verifier::default, |verifier, &place| {
+        check_one(verifier, &items[place])
+    });
+    let (mut bytes, mut wrong) = (0, Vec::new());
+    for (&place, result) in mine.iter().zip(checked) {
+        match result {
+            Ok(read) => bytes += read,
+            Err(what) => wrong.push((place, what)),
         }
-        (bytes, wrong)
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(mine.len()))
-            .map(|_| scope.spawn(check))
-            .collect();
-        let (mut bytes, mut wrong) = check();
-        for other in others {
-            let (other_bytes, other_wrong) = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            bytes += other_bytes;
-            wrong.extend(other_wrong);
-        }
-        (bytes, wrong)
-    })
+    }
+    (bytes, wrong)
 }
 
 fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::size_bytes;
+use super::JobState;
 use super::steps::{self, Account, AccountingError};
+use crate::text::parse_bytes;
 
 /// A job, its steps taken together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,17 +34,7 @@ pub struct Accounting {
 impl Accounting {
     /// Whether nothing more will become of the job.
     pub fn is_final(&self) -> bool {
-        !matches!(
-            self.state.as_str(),
-            "PENDING"
-                | "RUNNING"
-                | "CONFIGURING"
-                | "COMPLETING"
-                | "REQUEUED"
-                | "RESIZING"
-                | "SUSPENDED"
-                | ""
-        )
+        JobState::parse(&self.state).is_final()
     }
 
     /// What the accounts say of a job. `None` while they do not know it yet.
@@ -73,12 +64,10 @@ impl Accounting {
             })
             .filter_map(|row| row.max_rss_bytes.filter(|&bytes| bytes > 0))
             .max();
-        // "CANCELLED by 1000"
-        let state = job.state.split_whitespace().next().unwrap_or_default();
         let alloc_cpus = job.cpus as usize;
         Some(Self {
             job_id: job_id.to_owned(),
-            state: state.trim_end_matches('+').to_owned(),
+            state: JobState::parse(&job.state).as_str().to_owned(),
             exit_code: job.exit_code.clone(),
             elapsed_s: job.elapsed_s,
             total_cpu_s: job.cpu_s,
@@ -100,7 +89,7 @@ fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
     } else {
         (text, 1)
     };
-    size_bytes(text)
+    parse_bytes(text, 1)
         .filter(|&bytes| bytes > 0)
         .map(|bytes| bytes * times as u64)
 }

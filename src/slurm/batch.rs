@@ -7,6 +7,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::JobState;
+
 /// What is asked of Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -161,19 +163,9 @@ pub fn is_queued(job_id: &str) -> Option<bool> {
             .then_some(false);
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let gone = [
-        "COMPLETED",
-        "FAILED",
-        "TIMEOUT",
-        "CANCELLED",
-        "OUT_OF_MEMORY",
-        "NODE_FAIL",
-        "BOOT_FAIL",
-        "DEADLINE",
-    ];
     Some(
         text.lines()
-            .any(|line| !gone.contains(&line.trim()) && !line.trim().is_empty()),
+            .any(|state| !state.trim().is_empty() && !JobState::parse(state).is_final()),
     )
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::batch::Request;
-use super::figures::clock_s;
+use crate::text::parse_clock_s;
 
 /// What a partition gives at most.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl PartitionLimits {
                 .and_then(|most| most.parse::<usize>().ok());
             let row = Self {
                 name: name.trim_end_matches('*').to_owned(),
-                time_s: clock_s(time),
+                time_s: parse_clock_s(time),
                 cpus_per_node: cpus as usize,
                 mem_per_node_bytes: memory_mib << 20,
                 nodes: nodes as usize,

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::figures::{clock_s, size_bytes};
+use crate::text::{parse_bytes, parse_clock_s};
 
 /// The fields asked for. The job's name may hold anything, so it is the last.
 const FIELDS: &str = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
@@ -130,9 +130,10 @@ fn parse(line: &str) -> Option<Account> {
     let mut fields = line.splitn(FIELDS.split(',').count(), '|');
     let mut next = || fields.next();
     let (job_id, state, exit_code) = (next()?, next()?, next()?);
-    let (elapsed_s, cpu_s): (f64, f64) = (next()?.parse().ok()?, clock_s(next()?).unwrap_or(0.0));
+    let (elapsed_s, cpu_s): (f64, f64) =
+        (next()?.parse().ok()?, parse_clock_s(next()?).unwrap_or(0.0));
     let cpus = next()?.parse().unwrap_or(0);
-    let max_rss_bytes = size_bytes(next()?);
+    let max_rss_bytes = parse_bytes(next()?, 1);
     let (requested_memory, node_list) = (next()?, next()?);
     let nodes = next()?.parse().unwrap_or(0);
     let time_limit_s = next()?.parse().ok().map(|minutes: f64| minutes * 60.0);

@@ -3,11 +3,11 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::document::PlanDocument;
-use super::recommend::duration;
 use super::request::{MEMORY_MARGIN, TIME_MARGIN};
 use crate::report::Report;
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::Request;
+use crate::text::duration;
 
 /// What a run has used.
 #[derive(Clone, Debug, PartialEq)]

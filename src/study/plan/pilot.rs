@@ -106,7 +106,7 @@ pub fn run(
         .collect::<Result<_, _>>()?;
     let configurations = configurations(images.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
-        console::complain(format!(
+        console::note(format!(
             "pilot: {} images, {} runs of each of {} configurations",
             images.len(),
             PASSES,

@@ -8,6 +8,7 @@ use super::COVERAGE;
 use super::listed::Listed;
 use super::model::Model;
 use super::predict::{Prediction, Predictor};
+use crate::text::{counted, duration};
 
 /// CPUs that do less than this part of their time are not worth asking for.
 const WORTH_ASKING: f64 = 0.7;
@@ -226,21 +227,6 @@ fn stops_paying(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)
     })
 }
 
-/// Seconds for people: tenths below a minute, else minutes or hours.
-pub fn duration(seconds: f64) -> String {
-    if seconds < 60.0 {
-        format!("{seconds:.1} s")
-    } else if seconds < 3600.0 {
-        format!("{:.1} min", seconds / 60.0)
-    } else {
-        format!("{:.2} h", seconds / 3600.0)
-    }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::measured::tests::Machine;
@@ -311,12 +297,5 @@ mod tests {
             error.contains("--max-time") && error.contains("needs too much"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn durations_are_readable() {
-        for (seconds, text) in [(3.21, "3.2 s"), (90.0, "1.5 min"), (9000.0, "2.50 h")] {
-            assert_eq!(duration(seconds), text);
-        }
     }
 }

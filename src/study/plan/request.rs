@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 
 use super::predict::Prediction;
-use super::recommend::duration;
 use crate::slurm::batch::{BatchScript, Request};
+use crate::text::duration;
 
 /// Time is asked for with this margin over the upper end of the interval, and a minute.
 pub const TIME_MARGIN: f64 = 0.25;

@@ -72,7 +72,7 @@ pub fn submit(
         super::write_text(&path, &script.render()?)?;
         let job_id = batch::submit(&path)?;
         if !quiet {
-            console::complain(format!("job {job_id}: {configuration}"));
+            console::note(format!("job {job_id}: {configuration}"));
         }
         folder.write_record(&RunRecord {
             configuration,
@@ -134,7 +134,7 @@ pub fn wait(
             return Ok(true);
         }
         if left != told && !quiet {
-            console::complain(format!("{left} jobs are waiting or running"));
+            console::note(format!("{left} jobs are waiting or running"));
         }
         told = left;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {

@@ -40,7 +40,7 @@ pub fn run(
         .copied()
         .collect();
     if !manner.quiet && missing.len() < all.len() {
-        console::complain(format!(
+        console::note(format!(
             "{} of {} runs are there already",
             all.len() - missing.len(),
             all.len()
@@ -49,7 +49,7 @@ pub fn run(
     let mut pace = Pace::new(spec.cpus);
     for (place, configuration) in missing.iter().enumerate() {
         if !manner.quiet {
-            console::complain(format!(
+            console::note(format!(
                 "run {} of {}: {configuration}; {}",
                 place + 1,
                 missing.len(),
@@ -81,7 +81,7 @@ pub fn run(
         let message = (state != record::COMPLETED)
             .then(|| format!("{:?}; its words are in {}", ended.how, run.log.display()));
         if let (Some(message), false) = (&message, manner.quiet) {
-            console::complain(format!("{state}: {message}"));
+            console::note(format!("{state}: {message}"));
         }
         folder.write_record(&RunRecord {
             configuration: *configuration,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::Configuration;
 use crate::launch::child::How;
 use crate::report::Report;
+use crate::slurm::JobState;
 use crate::slurm::accounting::Accounting;
 
 /// The state of a run that did all its images.
@@ -53,10 +54,7 @@ impl Default for RunRecord {
 impl RunRecord {
     /// Whether the run has ended.
     pub fn is_final(&self) -> bool {
-        !matches!(
-            self.state.as_str(),
-            "PENDING" | "RUNNING" | "COMPLETING" | "CONFIGURING" | "REQUEUED"
-        )
+        JobState::parse(&self.state).is_final()
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::folder::StudySpec;
 use super::record::{Figures, Run};
 use crate::study::statistics::Summary;
+use crate::text;
 
 /// Which table a run belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -265,7 +266,7 @@ fn csv(kind: Kind, rows: &[&Row]) -> Result<String, ::csv::Error> {
             fields.extend([
                 format!("{:.0}", memory.mean),
                 format!("{:.0}", memory.sd),
-                human_bytes(memory.mean),
+                text::bytes(memory.mean),
             ]);
             for summary in [time, read, filter, write] {
                 fields.extend([seconds(summary.mean), seconds(summary.sd)]);
@@ -354,7 +355,7 @@ fn markdown(kind: Kind, rows: &[&Row]) -> String {
             text,
             " {:.0}K | {} |",
             memory.mean / 1024.0,
-            human_bytes(memory.mean)
+            text::bytes(memory.mean)
         );
         let _ = write!(text, " {} |", spread(time, 2));
         for summary in [read, filter, write] {
@@ -370,18 +371,6 @@ fn markdown(kind: Kind, rows: &[&Row]) -> String {
         let _ = writeln!(text, " {:.2} | {} |", write.mean / filter.mean, row.state);
     }
     text
-}
-
-/// Bytes for people: `19.4M`, `1.2G`.
-pub fn human_bytes(bytes: f64) -> String {
-    const STEPS: [(&str, f64); 4] = [("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)];
-    let binary = |power: i32| 1024.0_f64.powi(power);
-    for ((unit, from), power) in STEPS.into_iter().zip([4, 3, 2, 1]) {
-        if bytes >= from {
-            return format!("{:.1}{unit}", bytes / binary(power));
-        }
-    }
-    format!("{bytes:.0}B")
 }
 
 #[cfg(test)]
@@ -496,8 +485,8 @@ pub(crate) mod tests {
 
     #[test]
     fn bytes_are_readable() {
-        assert_eq!(human_bytes(20.0 * 1024.0 * 1024.0), "20.0M");
-        assert_eq!(human_bytes(1.5 * 1024.0_f64.powi(3)), "1.5G");
-        assert_eq!(human_bytes(12.0), "12B");
+        assert_eq!(text::bytes(20.0 * 1024.0 * 1024.0), "20.0M");
+        assert_eq!(text::bytes(1.5 * 1024.0_f64.powi(3)), "1.5G");
+        assert_eq!(text::bytes(12.0), "12B");
     }
 }
