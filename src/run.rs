@@ -1,17 +1,19 @@
 //! The run: what every rank does, written once against [`Communicator`].
 //!
-//! Plan (together) → work (each for itself, asking the root with `dynamic`) → gather and report (the root).
+//! List (the root) → probe (all) → decide (the root) → work (all, asking the root with `dynamic`) → report (the root).
 
+mod agree;
+mod checks;
 mod coordinate;
 mod dry_run;
 mod memory;
-mod plan;
 mod progress;
 mod queue;
 mod read_ahead;
 mod request;
 mod resume;
 mod sampler;
+mod share;
 mod stop;
 mod verify;
 mod worker;
@@ -22,11 +24,11 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
-use plan::Plan;
+use agree::Ranks;
+use share::{Decision, Schedule};
 
-pub use plan::{Existing, Shard};
-pub(crate) use plan::{ImageFacts, cost_s, interleave};
 pub use progress::ProgressStyle;
+pub use share::{Existing, Shard};
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
 pub use worker::RESULTS_BEHIND_A_WORKER;
@@ -34,7 +36,7 @@ pub use worker::RESULTS_BEHIND_A_WORKER;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
 use crate::image_io;
-use crate::images::ListRequest;
+use crate::images::{ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
@@ -98,7 +100,7 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
-/// Seconds since the run's start, the same on every rank but for the time that a broadcast takes. Monotonic.
+/// Seconds since the run's start, the same on every rank except for the time that a broadcast takes. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     base: Instant,
@@ -106,111 +108,124 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    fn start_at(offset_s: f64) -> Self {
+        Self {
+            base: Instant::now(),
+            offset_s,
+        }
+    }
+
     pub(crate) fn now_s(&self) -> f64 {
         self.offset_s + self.base.elapsed().as_secs_f64()
     }
 }
 
+/// What every rank knows when the work starts.
+struct Setup {
+    /// The images of this run, in the list's order.
+    entries: Vec<ImageEntry>,
+    ranks: Ranks,
+    decision: Decision,
+    clock: Clock,
+}
+
 /// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank. Collective.
 ///
-/// `stop` may be set at any time (by a signal): images in hand are finished, no other is begun.
+/// `stop` may be set at any time (by a signal): images in progress are finished, no other is started.
 ///
 /// # Panics
-/// When ranks run different versions of the program. A worker's panic ends all ranks through [`Communicator::abort`].
+/// When a rank receives a message of another form. A worker's panic ends all ranks through [`Communicator::abort`].
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
-    let started = SystemTime::now();
-    let begun = Instant::now();
-    let cpu = CpuMeter::start();
-    let is_root = comm.rank() == ROOT;
+    run(comm, config, stop).unwrap_or_else(|error| {
+        if comm.rank() == ROOT {
+            console::error(error);
+        }
+        EXIT_USAGE
+    })
+}
 
-    let mut plan = match plan::agree(comm, config, begun) {
-        Ok(plan) => plan,
-        Err(error) => {
-            if is_root {
-                console::error(error);
-            }
-            return EXIT_USAGE;
-        }
+fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u8, SetupError> {
+    let started = SystemTime::now();
+    let cpu = CpuMeter::start();
+    let Some((setup, schedule)) = set_up(comm, config)? else {
+        return Ok(EXIT_DONE);
     };
-    if let (true, Some(counts)) = (is_root, &plan.resume) {
-        tracing::info!("{}", counts.sentence());
-    }
-    if config.dry_run {
-        if is_root {
-            say(&dry_run::render(&plan, config));
-        }
-        return EXIT_DONE;
-    }
-    // Of a long list they take more than half as much memory as the rest of the plan, and nobody asks for them any more.
-    plan.facts = Vec::new();
-    // What agreeing on a long list took is not needed again; left in the heap, it would come on top of what the images take.
+    // What the set-up of a long list took is not needed again. Left in the heap, it would add to what the images take.
     resources::release_freed_memory();
-    let journal = match open_journal(comm, config, &plan) {
-        Ok(journal) => journal,
-        Err(error) => {
-            if is_root {
-                console::error(error);
-            }
-            return EXIT_USAGE;
-        }
-    };
-    if plan.earlier_run {
-        remove_stale_parts(comm.rank(), &plan);
+    let journal = open_journal(comm, config, &setup, &schedule)?;
+    if setup.decision.earlier_run {
+        remove_stale_parts(comm.rank(), &setup);
     }
-    let records = coordinate::work(comm, config, &plan, &journal, stop, cpu);
-    // Nobody asks for these any more either, and rank 0 comes to hold the most when it puts the report together.
-    plan.costs = Vec::new();
-    plan.shares = Vec::new();
+    let work = coordinate::work(comm, config, &setup, schedule, &journal, stop, cpu);
+    // Rank 0 holds the most when it assembles the report.
     resources::release_freed_memory();
-    let exit_code = records.map(|work| {
-        let facts = RunFacts {
-            command: config.command.clone(),
-            interrupted: work.interrupted,
-            started,
-            elapsed_s: begun.elapsed().as_secs_f64(),
-            cpus: plan.distinct_cpus,
-            mpi: comm.description(),
-            slurm: slurm::Job::from_env(),
-            filter: config.job.describe(),
-            strategy: config.strategy,
-            journals: Some(Journals {
-                folder: absolute(&config.list.output.join(journal::FOLDER)),
-                runs: vec![plan.run.clone()],
-            }),
-            shard: config.shard.map(|shard| Shares {
-                numbers: vec![shard.number],
-                count: shard.count,
-            }),
-            resume: plan.resume,
-        };
-        let names = plan.entries.iter().map(|entry| {
-            (
-                entry.index,
-                entry.input.display().to_string(),
-                entry.output.display().to_string(),
-            )
-        });
-        let mut report = Report::assemble(facts, names, work.records);
-        report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
-        tell(&report, config)
-    });
-    let exit_code = comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))));
+    let exit_code = work.map(|work| report(comm, config, setup, work, started));
+    let exit_code = comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE));
     let state = match exit_code {
         EXIT_DONE => State::Completed,
         EXIT_INTERRUPTED => State::Interrupted,
         _ => State::Failed,
     };
     journal.close(state, config.job.sync);
-    exit_code
+    Ok(exit_code)
 }
 
-/// Removes what ranks that were killed left unfinished; the first rank of each host looks, since it can tell which of its
-/// host's processes live. Local.
-fn remove_stale_parts(rank: usize, plan: &Plan) {
-    if plan.hosts.iter().position(|host| *host == plan.hosts[rank]) != Some(rank) {
+/// Lists the images, looks at each on all ranks together, and decides who does which. Collective; `None` after a dry run.
+///
+/// # Errors
+/// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was written then.
+fn set_up(
+    comm: &impl Communicator,
+    config: &Config,
+) -> Result<Option<(Setup, Schedule)>, SetupError> {
+    let clock = Clock::start_at(0.0);
+    let ranks = agree::meet(comm, config);
+    let listed = agree::list(comm, config)?;
+    let listed_s = clock.now_s();
+    let looks = agree::look_at_images(comm, config, &listed);
+    let looked_s = clock.now_s();
+    let entries = listed.entries;
+    let decided = comm::from_root(comm, || {
+        let looks = looks.as_deref().unwrap_or_default();
+        share::decide(config, &entries, looks, &ranks, clock).map_err(|error| error.0)
+    });
+    let (decision, schedule) = decided.map_err(SetupError)?;
+    let setup = Setup {
+        entries: decision.of_shard(entries),
+        clock: match comm.rank() {
+            ROOT => clock,
+            _ => Clock::start_at(decision.sent_s),
+        },
+        ranks,
+        decision,
+    };
+    let Some(looks) = looks else {
+        return Ok((!config.dry_run).then_some((setup, schedule)));
+    };
+    tracing::debug!(
+        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, shared out after {:.3} s",
+        setup.entries.len(),
+        clock.now_s()
+    );
+    if let Some(counts) = &setup.decision.resume {
+        tracing::info!("{}", counts.sentence());
+    }
+    if config.dry_run {
+        let looks = setup.decision.of_shard(looks);
+        say(&dry_run::render(&setup, &schedule, &looks, config));
+        return Ok(None);
+    }
+    Ok(Some((setup, schedule)))
+}
+
+/// Removes what ranks that were killed left unfinished. The first rank of each host looks, because it can see which of
+/// its host's processes live. Local.
+fn remove_stale_parts(rank: usize, setup: &Setup) {
+    let hosts = &setup.ranks.hosts;
+    if hosts.iter().position(|host| *host == hosts[rank]) != Some(rank) {
         return;
     }
-    let folders: std::collections::BTreeSet<&Path> = plan
+    let folders: std::collections::BTreeSet<&Path> = setup
         .entries
         .iter()
         .filter_map(|entry| entry.output.parent())
@@ -221,53 +236,88 @@ fn remove_stale_parts(rank: usize, plan: &Plan) {
     }
 }
 
-/// Begins every rank's journal. Collective.
+/// Starts every rank's journal. Collective.
 ///
 /// # Errors
-/// The same on every rank, when one of them cannot write there. No image was begun then.
+/// The same on every rank, when one of them cannot write there. No image was started then.
 fn open_journal(
     comm: &impl Communicator,
     config: &Config,
-    plan: &Plan,
+    setup: &Setup,
+    schedule: &Schedule,
 ) -> Result<Journal, SetupError> {
     let rank = comm.rank();
+    let Setup {
+        ranks, decision, ..
+    } = setup;
     let fixed = config.strategy != Strategy::Dynamic;
     let opened = Journal::create(
         &config.list.output,
         RunLine {
             format: journal::FORMAT.to_owned(),
-            unix_s: plan.run_unix_s,
-            run: plan.run.clone(),
+            unix_s: decision.run_unix_s,
+            run: decision.run.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             rank,
             ranks: comm.size(),
-            host: plan.hosts[rank].clone(),
+            host: ranks.hosts[rank].clone(),
             pid: std::process::id(),
-            workers: plan.threads[rank],
-            images: plan.entries.len() - plan.skipped.len(),
-            kept: plan.skipped.len(),
-            share: fixed.then(|| plan.shares[rank].len()),
+            workers: ranks.threads[rank],
+            images: setup.entries.len() - decision.skipped.len(),
+            kept: decision.skipped.len(),
+            share: fixed.then(|| schedule.shares[rank].len()),
             strategy: config.strategy,
             slurm_job: slurm::Job::from_env().map(|job| job.job_id),
             options: config.job.options(),
         },
     );
-    let trouble = opened.as_ref().err().map(|error| {
+    let opened = opened.map_err(|error| {
         format!(
             "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
             config.list.output.join(journal::FOLDER).display()
         )
     });
-    let troubles = comm.gather(comm::encode(&trouble));
-    let first = troubles.and_then(|all| {
-        all.iter()
-            .find_map(|bytes| comm::decode::<Option<String>>(bytes))
+    comm::agree(comm, opened).map_err(SetupError)
+}
+
+/// Assembles, writes and prints the report on the root; returns the exit code.
+fn report(
+    comm: &impl Communicator,
+    config: &Config,
+    setup: Setup,
+    work: coordinate::Work,
+    started: SystemTime,
+) -> u8 {
+    let facts = RunFacts {
+        command: config.command.clone(),
+        interrupted: work.interrupted,
+        started,
+        elapsed_s: setup.clock.now_s(),
+        cpus: setup.ranks.distinct_cpus,
+        mpi: comm.description(),
+        slurm: slurm::Job::from_env(),
+        filter: config.job.describe(),
+        strategy: config.strategy,
+        journals: Some(Journals {
+            folder: absolute(&config.list.output.join(journal::FOLDER)),
+            runs: vec![setup.decision.run],
+        }),
+        shard: config.shard.map(|shard| Shares {
+            numbers: vec![shard.number],
+            count: shard.count,
+        }),
+        resume: setup.decision.resume,
+    };
+    let names = setup.entries.iter().map(|entry| {
+        (
+            entry.index,
+            entry.input.display().to_string(),
+            entry.output.display().to_string(),
+        )
     });
-    let first: Option<String> = comm::decode(&comm.broadcast(comm::encode(&first)));
-    match (opened, first) {
-        (Ok(journal), None) => Ok(journal),
-        (_, trouble) => Err(SetupError(trouble.unwrap_or_default())),
-    }
+    let mut report = Report::assemble(facts, names, work.records);
+    report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
+    write_report(&report, config)
 }
 
 /// The path from the root folder; as it is where that cannot be told.
@@ -297,7 +347,7 @@ fn say(text: &str) -> bool {
 }
 
 /// Writes and prints the report; returns the exit code.
-fn tell(report: &Report, config: &Config) -> u8 {
+fn write_report(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     let mut exit_code = exit_code_of(report.state);
     if let Some(path) = &config.report {

@@ -6,6 +6,7 @@ mod error;
 mod found;
 mod list_file;
 mod output_name;
+pub(crate) mod probe;
 mod real_path;
 mod walk;
 

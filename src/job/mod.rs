@@ -3,6 +3,7 @@
 //! One thread does one stage after the other. Several threads that share an image are a team (`team`): they smooth and
 //! compress its beginning while its end is still being read.
 
+pub(crate) mod cost;
 mod team;
 
 use std::io::ErrorKind;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::memory::RankMemory;
-use super::plan::Plan;
 use super::progress::{Counts, ProgressDisplay};
 use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
 use super::sampler::Sampler;
+use super::share::Schedule;
 use super::stop::Pace;
 use super::worker::{self, Event, WorkerContext};
-use super::{Config, EXIT_PANIC};
+use super::{Config, EXIT_PANIC, Setup};
 use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
 use crate::job::FailureKind;
 use crate::journal::Journal;
@@ -78,46 +78,49 @@ impl SpaceWatch {
 pub(super) fn work(
     comm: &impl Communicator,
     config: &Config,
-    plan: &Plan,
+    setup: &Setup,
+    schedule: Schedule,
     journal: &Journal,
     stop: &AtomicBool,
     cpu: CpuMeter,
 ) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
-    if config.strategy != Strategy::Dynamic {
-        queue.add(plan.shares[rank].iter().copied());
+    let Schedule {
+        costs_s,
+        mut shares,
+    } = schedule;
+    let (pending, images) = if config.strategy == Strategy::Dynamic {
+        let pending = VecDeque::from(shares.swap_remove(ROOT));
+        let images = pending.len().div_ceil(comm.size());
+        (pending, images)
+    } else {
+        let share = std::mem::take(&mut shares[rank]);
+        let images = share.len();
+        queue.add(share);
         queue.close();
-    }
-    let images = match config.strategy {
-        Strategy::Dynamic => plan.shares[ROOT].len().div_ceil(comm.size()),
-        _ => plan.shares[rank].len(),
+        (VecDeque::new(), images)
     };
-    let threads = threads_of_workers(plan.threads[rank], images);
+    let threads = threads_of_workers(setup.ranks.threads[rank], images);
     let workers = threads.len();
-    let ranks_on_host = plan
-        .hosts
-        .iter()
-        .filter(|&host| *host == plan.hosts[rank])
-        .count();
-    let limit = resources::memory_limit(ranks_on_host);
+    let limit = resources::memory_limit(setup.ranks.on_host_of(rank));
     if let Some(limit) = &limit {
         let mib = limit.bytes >> 20;
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
     let memory = RankMemory::new(&config.job, &threads, limit);
-    let ahead = ReadAhead::new(&queue, &plan.entries, &plan.costs, workers);
+    let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
     let context = WorkerContext {
         memory: &memory,
-        entries: &plan.entries,
-        costs_s: &plan.costs,
+        entries: &setup.entries,
+        costs_s: &costs_s,
         pace: Pace::default(),
-        finish_by_s: plan.finish_by_s.unwrap_or(f64::INFINITY),
+        finish_by_s: setup.decision.finish_by_s.unwrap_or(f64::INFINITY),
         journal,
         output: &config.list.output,
         queue: &queue,
         ahead: &ahead,
-        clock: plan.clock(),
+        clock: setup.clock,
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
@@ -159,9 +162,9 @@ pub(super) fn work(
             working: true,
         };
         if rank == ROOT {
-            Some(lead(&mut own, config, plan))
+            Some(lead(&mut own, config, setup, pending))
         } else {
-            follow(&mut own, config, plan);
+            follow(&mut own, config, setup);
             None
         }
     })
@@ -295,15 +298,15 @@ impl<C: Communicator> Own<'_, C> {
     }
 
     /// This rank's record, when its workers have ended.
-    fn record(&mut self, plan: &Plan) -> RankRecord {
+    fn record(&mut self, setup: &Setup) -> RankRecord {
         let rank = self.comm.rank();
         self.sampler.finish(&self.images);
         RankRecord {
             rank,
-            host: plan.hosts[rank].clone(),
-            threads: plan.threads[rank],
-            cpus: plan.cpus[rank],
-            elapsed_s: plan.clock().now_s(),
+            host: setup.ranks.hosts[rank].clone(),
+            threads: setup.ranks.threads[rank],
+            cpus: setup.ranks.cpus[rank],
+            elapsed_s: setup.clock.now_s(),
             cpu_s: self.cpu.seconds(),
             max_rss_bytes: resources::peak_rss_bytes(),
             images: std::mem::take(&mut self.images),
@@ -312,7 +315,7 @@ impl<C: Communicator> Own<'_, C> {
 }
 
 /// A rank that is not the root: works, asks for images with `dynamic`, tells of its progress, sends its records.
-fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
+fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, setup: &Setup) {
     let dynamic = config.strategy == Strategy::Dynamic;
     let mut asked = 0_usize;
     let mut told = News::default();
@@ -354,20 +357,20 @@ fn follow<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) {
         let (answered, _places): (usize, Vec<usize>) = comm::decode(&assignment);
         asked -= answered;
     }
-    let record = own.record(plan);
+    let record = own.record(setup);
     own.comm
         .send(ROOT, Tag::Records, &comm::encode(&(own.news, record)));
 }
 
 /// The root: works, answers requests, shows progress, and waits for everyone's records.
-fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> Work {
+fn lead<C: Communicator>(
+    own: &mut Own<'_, C>,
+    config: &Config,
+    setup: &Setup,
+    mut pending: VecDeque<usize>,
+) -> Work {
     let dynamic = config.strategy == Strategy::Dynamic;
     let ranks = own.comm.size();
-    let mut pending: VecDeque<usize> = if dynamic {
-        plan.shares[0].iter().copied().collect()
-    } else {
-        VecDeque::new()
-    };
     let mut news = vec![News::default(); ranks];
     let mut records: Vec<Option<RankRecord>> = (0..ranks).map(|_| None).collect();
     let mut display = ProgressDisplay::new(
@@ -376,13 +379,13 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
         } else {
             config.progress
         },
-        plan.entries.len() - plan.skipped.len(),
+        setup.entries.len() - setup.decision.skipped.len(),
     );
     let mut stop_sent = false;
     let mut space = SpaceWatch::default();
     let mut no_space = false;
     // Each worker may have met the full disk with one image while another was still written.
-    let enough = (2 * plan.threads.iter().sum::<usize>()).max(3);
+    let enough = (2 * setup.ranks.threads.iter().sum::<usize>()).max(3);
     while records.iter().any(Option::is_none) {
         let others_work = records.iter().skip(1).any(Option::is_none);
         own.listen(if dynamic && others_work {
@@ -458,7 +461,7 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
             failed: news.iter().map(|news| news.failed).sum(),
         });
         if !own.working && records[ROOT].is_none() {
-            records[ROOT] = Some(own.record(plan));
+            records[ROOT] = Some(own.record(setup));
         }
     }
     display.finish();
@@ -468,7 +471,7 @@ fn lead<C: Communicator>(own: &mut Own<'_, C>, config: &Config, plan: &Plan) -> 
     let begun: usize = records.iter().map(|record| record.images.len()).sum();
     // Told to stop when the last image was in hand: nothing was left out, so the run is complete. A full disk is no
     // interruption after which the same command may go on by itself: somebody has to make room first.
-    let interrupted = begun + plan.skipped.len() < plan.entries.len() && !no_space;
+    let interrupted = begun + setup.decision.skipped.len() < setup.entries.len() && !no_space;
     Work {
         records,
         interrupted,

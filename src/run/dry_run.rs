@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::Config;
-use super::plan::Plan;
+use super::agree::Look;
+use super::share::Schedule;
+use super::{Config, Setup};
 use crate::partition::{self, Strategy};
 use crate::text::printable;
 
@@ -13,19 +14,30 @@ use crate::text::printable;
 const RANK_BYTES: u64 = 30 << 20;
 
 /// The plan as text: a row a rank with images, bytes, voxels and memory, then what is wrong with headers.
-pub(super) fn render(plan: &Plan, config: &Config) -> String {
-    let ranks = plan.threads.len();
+pub(super) fn render(
+    setup: &Setup,
+    schedule: &Schedule,
+    looks: &[Look],
+    config: &Config,
+) -> String {
+    let Setup {
+        entries,
+        ranks,
+        decision,
+        ..
+    } = setup;
+    let Schedule { costs_s, shares } = schedule;
     // With `dynamic` nobody has a fixed share; the largest-first partition is what it comes close to.
     let shares: Vec<Vec<usize>> = if config.strategy == Strategy::Dynamic {
-        let order = &plan.shares[0];
-        let costs: Vec<f64> = order.iter().map(|&place| plan.costs[place]).collect();
-        let shares = partition::partition(Strategy::Size, &costs, ranks);
+        let order = &shares[0];
+        let costs: Vec<f64> = order.iter().map(|&place| costs_s[place]).collect();
+        let shares = partition::partition(Strategy::Size, &costs, ranks.hosts.len());
         shares
             .into_iter()
             .map(|share| share.into_iter().map(|item| order[item]).collect())
             .collect()
     } else {
-        plan.shares.clone()
+        shares.clone()
     };
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
@@ -41,29 +53,25 @@ pub(super) fn render(plan: &Plan, config: &Config) -> String {
         "memory MiB",
     ]);
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let all: f64 = shares
-        .iter()
-        .flatten()
-        .map(|&place| plan.costs[place])
-        .sum();
+    let all: f64 = shares.iter().flatten().map(|&place| costs_s[place]).sum();
     for (rank, share) in shares.iter().enumerate() {
         let sum =
             |value: &dyn Fn(usize) -> u64| share.iter().map(|&place| value(place)).sum::<u64>();
-        let raw = |place: usize| plan.facts[place].raw_bytes.unwrap_or(0);
-        let cost: f64 = share.iter().map(|&place| plan.costs[place]).sum();
+        let raw = |place: usize| looks[place].facts.raw_bytes.unwrap_or(0);
+        let cost: f64 = share.iter().map(|&place| costs_s[place]).sum();
         table.add_row([
             rank.to_string(),
-            printable(&plan.hosts[rank]),
-            plan.threads[rank].to_string(),
+            printable(&ranks.hosts[rank]),
+            ranks.threads[rank].to_string(),
             share.len().to_string(),
-            mib(sum(&|place| plan.facts[place].file_bytes)),
+            mib(sum(&|place| looks[place].facts.file_bytes)),
             mib(sum(&raw)),
             format!(
                 "{:.1}",
-                sum(&|place| plan.facts[place].voxels.unwrap_or(0)) as f64 * 1e-6
+                sum(&|place| looks[place].facts.voxels.unwrap_or(0)) as f64 * 1e-6
             ),
             format!("{:.1}", if all > 0.0 { 100.0 * cost / all } else { 0.0 }),
-            mib(memory_bytes(share, plan, plan.threads[rank])),
+            mib(memory_bytes(share, looks, ranks.threads[rank])),
         ]);
     }
     for (place, column) in table.column_iter_mut().enumerate() {
@@ -75,13 +83,13 @@ pub(super) fn render(plan: &Plan, config: &Config) -> String {
     }
     let loads = shares
         .iter()
-        .map(|share| share.iter().map(|&place| plan.costs[place]).sum::<f64>());
+        .map(|share| share.iter().map(|&place| costs_s[place]).sum::<f64>());
     let mut text = format!("{table}\n");
     let _ = writeln!(
         text,
         "dry run, nothing is written: {} images to do, {} skipped, strategy {}{}, expected imbalance {:.2}",
-        plan.entries.len() - plan.skipped.len(),
-        plan.skipped.len(),
+        entries.len() - decision.skipped.len(),
+        decision.skipped.len(),
         config.strategy.name(),
         if config.strategy == Strategy::Dynamic {
             " (shares are an estimate)"
@@ -90,11 +98,11 @@ pub(super) fn render(plan: &Plan, config: &Config) -> String {
         },
         partition::imbalance(loads),
     );
-    if let Some(counts) = &plan.resume {
+    if let Some(counts) = &decision.resume {
         let _ = writeln!(text, "{}", counts.sentence());
     }
-    for (entry, facts) in plan.entries.iter().zip(&plan.facts) {
-        if let Some(error) = &facts.error {
+    for (entry, look) in entries.iter().zip(looks) {
+        if let Some(error) = &look.facts.error {
             let _ = writeln!(
                 text,
                 "image {} will fail: {}",
@@ -108,10 +116,10 @@ pub(super) fn render(plan: &Plan, config: &Config) -> String {
 
 /// An upper estimate of a rank's memory: each worker holds one image twice at most (voxels and the compressed file), and
 /// the workers may meet the largest images at the same time.
-fn memory_bytes(share: &[usize], plan: &Plan, workers: usize) -> u64 {
+fn memory_bytes(share: &[usize], looks: &[Look], workers: usize) -> u64 {
     let mut raw: Vec<u64> = share
         .iter()
-        .filter_map(|&place| plan.facts[place].raw_bytes)
+        .filter_map(|&place| looks[place].facts.raw_bytes)
         .collect();
     raw.sort_unstable_by(|a, b| b.cmp(a));
     RANK_BYTES + raw.iter().take(workers).map(|bytes| 2 * bytes).sum::<u64>()

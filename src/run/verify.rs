@@ -59,12 +59,7 @@ type Wrong = (usize, String);
 pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
     let begun = Instant::now();
     let is_root = comm.rank() == ROOT;
-    let listed = comm.broadcast(if is_root {
-        comm::encode(&list(request))
-    } else {
-        Vec::new()
-    });
-    let items: Vec<Item> = match comm::decode::<Result<Vec<Item>, String>>(&listed) {
+    let items = match comm::from_root(comm, || list(request)) {
         Ok(items) => items,
         Err(message) => {
             if is_root {
@@ -73,16 +68,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
             return EXIT_USAGE;
         }
     };
-    let hosts = comm.gather(comm::encode(&resources::host_name()));
-    let hosts: Vec<String> = comm::decode(
-        &comm.broadcast(comm::encode(
-            &hosts
-                .unwrap_or_default()
-                .iter()
-                .map(|host| comm::decode(host))
-                .collect::<Vec<String>>(),
-        )),
-    );
+    let hosts = comm::all_gather(comm, resources::host_name());
     let beside = hosts
         .iter()
         .filter(|&host| *host == hosts[comm.rank()])
@@ -92,12 +78,10 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         .unwrap_or_else(|| (resources::available_cpus() / beside).max(1));
     let mine: Vec<usize> = (comm.rank()..items.len()).step_by(comm.size()).collect();
     let checked = check_all(&items, &mine, threads);
-    let gathered = comm.gather(comm::encode(&checked));
-    let exit_code = gathered.map(|parts| {
+    let exit_code = comm::gather(comm, checked).map(|parts| {
         let mut bytes = 0;
         let mut wrong: Vec<Wrong> = Vec::new();
-        for part in parts {
-            let (part_bytes, part_wrong): (u64, Vec<Wrong>) = comm::decode(&part);
+        for (part_bytes, part_wrong) in parts {
             bytes += part_bytes;
             wrong.extend(part_wrong);
         }
@@ -109,7 +93,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
             EXIT_SOME_FAILED
         }
     });
-    comm::decode(&comm.broadcast(comm::encode(&exit_code.unwrap_or(EXIT_DONE))))
+    comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE))
 }
 
 fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {

@@ -8,8 +8,9 @@ use super::memory::MemoryModel;
 use super::model::Model;
 use super::play::{Played, Players, Score};
 use super::root_work::RootWork;
+use crate::images::probe::ImageFacts;
+use crate::job::cost::cost_s;
 use crate::partition::Strategy;
-use crate::run::{ImageFacts, cost_s};
 
 /// How many nodes, ranks and threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

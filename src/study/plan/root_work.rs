@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use crate::comm;
 use crate::images::ImageEntry;
+use crate::images::probe::{ImageFacts, interleave};
 use crate::partition::{Strategy, partition};
 use crate::report::{FilterDescription, ImageRecord, RankRecord, Report, RunFacts, Status};
 use crate::resources;
-use crate::run::{ImageFacts, interleave};
 use crate::volume::Datatype;
 
 /// What rank 0 does for every image of the list, in seconds and bytes an image.
@@ -59,9 +59,10 @@ pub fn measure(images: usize, name_bytes: [usize; 2], list_s: f64, look_s: f64) 
     let gathered = looked_at
         .chunks(count.div_ceil(RANKS))
         .map(comm::encode)
-        .collect();
+        .collect::<Vec<_>>();
     drop(looked_at);
-    let looked_at = interleave(gathered);
+    let looked_at: Vec<ImageFacts> =
+        interleave(gathered.iter().map(|part| comm::decode(part)).collect());
     memory.look();
     drop(looked_at);
     let costs: Vec<f64> = (0..count)

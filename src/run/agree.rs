@@ -1,0 +1,214 @@
+//! Agreement: which ranks there are, which images the run has, and what all ranks together see of them.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::checks::check_folders;
+use super::resume::{self, Claim, Standing};
+use super::{Config, Existing, SetupError};
+use crate::comm::{self, Communicator, ROOT};
+use crate::fault::Fault;
+use crate::images::probe::{self, ImageFacts, MemoryOf};
+use crate::images::{self, ImageEntry};
+use crate::journal::past::Past;
+use crate::parallel::par_map;
+use crate::{resources, slurm};
+
+/// What each rank reports of itself first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    host: String,
+    affinity: Vec<usize>,
+    available_cpus: usize,
+}
+
+/// The ranks of the run: one entry per rank in each list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ranks {
+    pub(super) hosts: Vec<String>,
+    /// CPUs that each rank was given.
+    pub(super) cpus: Vec<usize>,
+    /// Threads of each rank.
+    pub(super) threads: Vec<usize>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not report them.
+    pub(super) distinct_cpus: Option<usize>,
+}
+
+impl Ranks {
+    /// How many ranks run on the host of this one.
+    pub(super) fn on_host_of(&self, rank: usize) -> usize {
+        let host = &self.hosts[rank];
+        self.hosts.iter().filter(|other| *other == host).count()
+    }
+}
+
+/// Lets the ranks meet. Collective.
+pub(super) fn meet(comm: &impl Communicator, config: &Config) -> Ranks {
+    let hello = Hello {
+        host: resources::host_name(),
+        affinity: resources::affinity(),
+        available_cpus: resources::available_cpus(),
+    };
+    let hellos = comm::gather(comm, hello).unwrap_or_default();
+    comm::from_root(comm, || {
+        let cpus = cpus_of_ranks(&hellos);
+        Ranks {
+            threads: cpus
+                .iter()
+                .map(|&cpus| config.threads.unwrap_or(cpus))
+                .collect(),
+            cpus,
+            distinct_cpus: distinct_cpus(&hellos),
+            hosts: hellos.into_iter().map(|hello| hello.host).collect(),
+        }
+    })
+}
+
+/// The images, and what the journals say of each when a run is resumed.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Listed {
+    pub(super) entries: Vec<ImageEntry>,
+    pub(super) claims: Vec<Claim>,
+}
+
+/// Lists the images on the root and gives every rank the list. Collective.
+///
+/// # Errors
+/// The same on every rank: what is wrong with the inputs, the output folder or the report.
+pub(super) fn list(comm: &impl Communicator, config: &Config) -> Result<Listed, SetupError> {
+    comm::from_root(comm, || list_on_root(config).map_err(|error| error.0)).map_err(SetupError)
+}
+
+fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
+    if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
+        return Err(SetupError(
+            "rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned(),
+        ));
+    }
+    check_folders(config)?;
+    let mut entries =
+        images::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
+    if let Some(limit) = config.limit {
+        entries.truncate(limit);
+    }
+    let mut claims = Vec::new();
+    if config.existing == Existing::Resume {
+        let output = &config.list.output;
+        let past = Past::load(output, resources::available_cpus()).map_err(|error| {
+            SetupError(format!(
+                "--resume: the journals of earlier runs cannot be read: {error}"
+            ))
+        })?;
+        if past.torn_lines > 0 {
+            tracing::info!(
+                "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are done again",
+                past.torn_lines
+            );
+        }
+        claims = resume::claims(&past, &entries, output, &config.job.options());
+    }
+    // What sorting names and reading journals took would otherwise stay in the heap beside all that comes.
+    resources::release_freed_memory();
+    Ok(Listed { entries, claims })
+}
+
+/// What one rank sees of an image before any image is read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Look {
+    pub(super) facts: ImageFacts,
+    /// How its result stands, when a run is resumed.
+    pub(super) standing: Standing,
+}
+
+/// Looks at all images, each on one of the ranks. Collective; the root gets the looks, in the list's order.
+pub(super) fn look_at_images(
+    comm: &impl Communicator,
+    config: &Config,
+    listed: &Listed,
+) -> Option<Vec<Look>> {
+    const MOST_THREADS: usize = 8;
+    let mine: Vec<(&ImageEntry, Option<&Claim>)> = listed
+        .entries
+        .iter()
+        .enumerate()
+        .map(|(place, entry)| (entry, listed.claims.get(place)))
+        .skip(comm.rank())
+        .step_by(comm.size())
+        .collect();
+    let needs_headers =
+        config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
+    let output = &config.job.output;
+    let memory_of: MemoryOf<'_> =
+        &|probe| output.memory_bytes(&probe.shape, probe.datatype, probe.scaled);
+    let threads = resources::available_cpus().min(MOST_THREADS);
+    let looks = par_map(&mine, threads, |&(entry, claim)| Look {
+        facts: probe::probe(entry, needs_headers.then_some(memory_of)),
+        standing: claim.map_or_else(Standing::default, |claim| resume::check(entry, claim)),
+    });
+    comm::gather(comm, looks).map(probe::interleave)
+}
+
+/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank knows of none.
+fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
+    let mut cpus = HashSet::new();
+    for hello in hellos {
+        if hello.affinity.is_empty() {
+            return None;
+        }
+        cpus.extend(hello.affinity.iter().map(|cpu| (&hello.host, cpu)));
+    }
+    Some(cpus.len())
+}
+
+/// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
+/// among the ranks of a host that may use the same ones.
+fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
+    let slurm_cpus = slurm::cpus_per_task();
+    let mut masks: HashMap<&str, Vec<&[usize]>> = HashMap::new();
+    for hello in hellos {
+        masks.entry(&hello.host).or_default().push(&hello.affinity);
+    }
+    let ranks_on: HashMap<&str, HashMap<usize, usize>> = masks
+        .into_iter()
+        .map(|(host, masks)| (host, resources::ranks_on_cpus(masks)))
+        .collect();
+    hellos
+        .iter()
+        .map(|hello| {
+            let ranks_on = &ranks_on[hello.host.as_str()];
+            let fair = resources::fair_cpus(&hello.affinity, ranks_on).min(hello.available_cpus);
+            slurm_cpus
+                .map_or(fair, |cpus| cpus.min(hello.available_cpus))
+                .max(1)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_of_one_host_are_not_divided_with_another() {
+        let hello = |host: &str| Hello {
+            host: host.to_owned(),
+            affinity: vec![0, 1, 2, 3],
+            available_cpus: 4,
+        };
+        let cpus = cpus_of_ranks(&[hello("a"), hello("b"), hello("a")]);
+        assert_eq!(cpus, [2, 4, 2]);
+    }
+
+    #[test]
+    fn cpus_that_ranks_share_are_counted_once() {
+        let hello = |host: &str, affinity: &[usize]| Hello {
+            host: host.to_owned(),
+            affinity: affinity.to_vec(),
+            available_cpus: affinity.len(),
+        };
+        let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
+        assert_eq!(distinct_cpus(&shared), Some(3));
+        assert_eq!(distinct_cpus(&[hello("a", &[])]), None);
+    }
+}

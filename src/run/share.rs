@@ -1,0 +1,242 @@
+//! Sharing out: the root's decision who does which images, made from what all ranks saw.
+
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::agree::{Look, Ranks};
+use super::resume::{self, Standing};
+use super::{Clock, Config, SetupError, request};
+use crate::images::{ImageEntry, probe};
+use crate::job::cost::cost_s;
+use crate::partition::{self, Strategy};
+use crate::report::ResumeCounts;
+use crate::{journal, slurm};
+
+/// What is done when a result is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// An error, before anything is written.
+    #[default]
+    Refuse,
+    /// It is left alone and its image skipped, if it is what the journal says and its input and options are the same.
+    Resume,
+    /// It is replaced.
+    Overwrite,
+}
+
+/// One of several shares of the list, each done by a run of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, from 1.
+    pub number: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl Shard {
+    /// Places of this share's images, in the list's order. Shares are made by the same strategy as among ranks.
+    fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
+        let mut places =
+            partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
+        places.sort_unstable();
+        places
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    /// # Errors
+    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Far more than any array has tasks; each share costs root some memory.
+        const MOST: usize = 1_000_000;
+        if text == "slurm" {
+            let (number, count) = slurm::array_shard()?;
+            return Ok(Self { number, count });
+        }
+        let parsed = text.split_once('/').and_then(|(number, count)| {
+            Some(Self {
+                number: number.parse().ok()?,
+                count: count.parse().ok()?,
+            })
+        });
+        parsed
+            .filter(|shard| shard.number >= 1 && shard.number <= shard.count && shard.count <= MOST)
+            .ok_or_else(|| {
+                format!(
+                    "give K/N with K from 1 to N and N up to {MOST}, such as 1/4, or slurm inside an array task"
+                )
+            })
+    }
+}
+
+/// What the root decides when all images are looked at. It is small; every rank has the list already.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Decision {
+    /// Places in the whole list of this run's images; `None` for all. All other places count among these.
+    pub(super) shard: Option<Vec<usize>>,
+    /// Places of images whose results are kept.
+    pub(super) skipped: Vec<usize>,
+    /// How the results of earlier runs stand, when one is resumed.
+    pub(super) resume: Option<ResumeCounts>,
+    /// Whether an earlier run wrote to the same output folder.
+    pub(super) earlier_run: bool,
+    /// The run's own name, in its journals' names.
+    pub(super) run: String,
+    /// When the run started, seconds since 1970.
+    pub(super) run_unix_s: f64,
+    /// When every image must be finished, seconds since the run's start.
+    pub(super) finish_by_s: Option<f64>,
+    /// The root's seconds since the run's start when it sent this.
+    pub(super) sent_s: f64,
+}
+
+impl Decision {
+    /// The values of this run's images, of the values of the whole list.
+    pub(super) fn of_shard<T>(&self, all: Vec<T>) -> Vec<T> {
+        let Some(places) = &self.shard else {
+            return all;
+        };
+        let mut places = places.iter().peekable();
+        all.into_iter()
+            .enumerate()
+            .filter(|(place, _)| places.next_if_eq(&place).is_some())
+            .map(|(_, value)| value)
+            .collect()
+    }
+}
+
+/// Who does which images, needed until the work is done.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Schedule {
+    /// Estimated seconds of each image.
+    pub(super) costs_s: Vec<f64>,
+    /// One share per rank: places in the order in which they are done. With `dynamic` one list of all, the root's.
+    pub(super) shares: Vec<Vec<usize>>,
+}
+
+/// Decides who does which images. Local to the root.
+pub(super) fn decide(
+    config: &Config,
+    entries: &[ImageEntry],
+    looks: &[Look],
+    ranks: &Ranks,
+    clock: Clock,
+) -> Result<(Decision, Schedule), SetupError> {
+    let width = config.job.kernel_width_vox();
+    let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
+    probe::refuse_replacing_inputs(entries, &all_facts)
+        .map_err(|error| SetupError(error.to_string()))?;
+    let costs_s: Vec<f64> = all_facts.iter().map(|facts| cost_s(facts, width)).collect();
+    let shard = config
+        .shard
+        .map(|shard| shard.places(config.strategy, &costs_s));
+    let in_run = |place: usize| shard.as_ref().map_or(place, |shard| shard[place]);
+    let images = shard.as_ref().map_or(entries.len(), Vec::len);
+    let costs_s: Vec<f64> = (0..images).map(|place| costs_s[in_run(place)]).collect();
+    let looks: Vec<&Look> = (0..images).map(|place| &looks[in_run(place)]).collect();
+    let entries: Vec<&ImageEntry> = (0..images).map(|place| &entries[in_run(place)]).collect();
+
+    refuse_existing(config, &entries, &looks)?;
+    let resume = (config.existing == Existing::Resume)
+        .then(|| resume::count(looks.iter().map(|look| look.standing)));
+    let (skipped, todo): (Vec<usize>, Vec<usize>) =
+        (0..images).partition(|&place| looks[place].standing == Standing::Kept);
+    let in_memory = todo.iter().filter_map(|&place| {
+        let bytes = looks[place].facts.memory_bytes?;
+        Some((entries[place].input.as_path(), bytes))
+    });
+    request::check(in_memory, ranks.on_host_of(0)).map_err(SetupError)?;
+    let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
+    let now = SystemTime::now();
+    let earlier_run = config.list.output.join(journal::FOLDER).exists();
+    if !config.dry_run {
+        let output = &config.list.output;
+        std::fs::create_dir_all(output).map_err(|error| {
+            SetupError(format!(
+                "--output {}: the folder cannot be made: {error}",
+                output.display()
+            ))
+        })?;
+    }
+    let decision = Decision {
+        shard,
+        skipped,
+        resume,
+        earlier_run,
+        run: journal::new_run_name(now),
+        run_unix_s: journal::unix_s(now),
+        finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, clock),
+        sent_s: clock.now_s(),
+    };
+    Ok((decision, Schedule { costs_s, shares }))
+}
+
+fn refuse_existing(
+    config: &Config,
+    entries: &[&ImageEntry],
+    looks: &[&Look],
+) -> Result<(), SetupError> {
+    let exists = |place: &usize| looks[*place].facts.output_exists;
+    let mut existing = (0..entries.len()).filter(exists);
+    match (config.existing, existing.next()) {
+        (Existing::Refuse, Some(first)) => Err(SetupError(format!(
+            "{} of {} results exist already, the first is {}; choose another --output, or say --resume to keep what is \
+             there and do the rest, or --overwrite to replace it",
+            1 + existing.count(),
+            entries.len(),
+            entries[first].output.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The ranks' shares of the images at these places.
+fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) -> Vec<Vec<usize>> {
+    let todo_costs_s: Vec<f64> = todo.iter().map(|&place| costs_s[place]).collect();
+    let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect();
+    match strategy {
+        Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs_s))],
+        fixed => partition::partition(fixed, &todo_costs_s, ranks)
+            .into_iter()
+            .map(places)
+            .collect(),
+    }
+}
+
+/// When every image must be finished, in seconds since the run's start: after what was asked for, or else before the job
+/// ends, with time left for the report.
+fn finish_by_s(
+    asked_s: Option<f64>,
+    job_end_unix_s: Option<f64>,
+    now: SystemTime,
+    clock: Clock,
+) -> Option<f64> {
+    const REPORT_S: f64 = 5.0;
+    asked_s.or_else(|| {
+        let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
+        Some(clock.now_s() + left_s)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_read() {
+        assert_eq!(
+            "2/4".parse(),
+            Ok(Shard {
+                number: 2,
+                count: 4
+            })
+        );
+        for wrong in ["0/4", "5/4", "4", "a/b", "1/0", "1/99999999999999", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+}
