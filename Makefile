@@ -21,20 +21,23 @@ limit := timeout --kill-after=20
 # tests quick while overflow checks and debug assertions, which release lacks, stay on.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
+# The files of tests/oracle that `make test` runs.
+core := scipy outputs ranks resume report setup_errors
+
 export MPI CLUSTER
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
-.PHONY: help demo build test test-rust test-no-mpi test-python test-planning test-cluster cluster cluster-down
-.PHONY: lint lint-format lint-rust lint-shell lint-rustdoc docs docs-check ci clean stress fuzz validate-plan scaling-study
-.PHONY: bench
+.PHONY: help demo build test test-all test-core test-rust test-no-mpi test-python test-planning test-cluster
+.PHONY: cluster cluster-down lint lint-format lint-rust lint-shell lint-rustdoc lint-shape lint-deny
+.PHONY: docs docs-check ci clean stress fuzz validate-plan scaling-study bench
 
-help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  variables: MPI=openmpi|mpich (now $(MPI))  RANKS=$(RANKS)  DATA=$(DATA)  OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS='
 
-demo: build ## build all, make 400 sample images, smooth them on every CPU, show the report
+demo: build ## build, create 400 sample images, smooth them on all CPUs, print the report
 	@$(with) .ci/demo '$(DATA)' '$(OUT)' '$(RANKS)' '$(COUNT)'
 
 build: ## install what is missing and build the release program
@@ -42,47 +45,56 @@ build: ## install what is missing and build the release program
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) bash -c 'echo "The program: $$NIIMPI_BIN"'
 
-test: test-rust test-no-mpi test-python test-planning test-cluster ## every test (MPI=mpich: with MPICH)
+test: test-rust test-core ## unit tests, results compared with SciPy, ranks, resume (6 minutes on 2 CPUs)
+	@echo 'The rest (faults, hostile files, scaling, plans, Slurm): make test-all'
+
+test-all: test-rust test-no-mpi test-python test-planning test-cluster ## every test (MPI=mpich: with MPICH)
+
+test-core: # the part of test-python that every change needs
+	@.ci/install test
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 10m .venv/bin/python -m pytest $(addprefix tests/oracle/test_,$(addsuffix .py,$(core))) \
+	  -q $(PYTEST_ARGS)
 
 test-rust: ## Rust's tests, as released
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) $(limit) 20m cargo test --release --locked
 
-test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L
+test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L (the quickest)
 	@.ci/install no-mpi
 	@$(bare) $(limit) 20m cargo test --locked --no-default-features
 
-test-python: ## the program compared with scipy and nibabel
+test-python: ## compare the program with SciPy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
 
-test-cluster: ## the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
+test-cluster: ## run the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
 	@.ci/install test
 	@.ci/install cluster
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 15m .ci/test-cluster $(PYTEST_ARGS)
 
-cluster: build ## start a Slurm cluster of three nodes to play with, on this machine
+cluster: build ## start a Slurm cluster of three nodes on this machine, to experiment with
 	@.ci/install cluster
 	@tests/cluster/cluster up
 	@echo 'Try: tests/cluster/cluster shell       (README.md and tests/cluster/README.md say what to do there)'
 
-cluster-down: ## end that cluster and remove all its files
+cluster-down: ## stop that cluster and remove its files
 	@tests/cluster/cluster down
 
-test-planning: ## scaling studies and plans, from end to end
+test-planning: ## scaling studies and plans from end to end
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/planning -q $(PYTEST_ARGS)
 
-validate-plan: ## how good plans are: 20 pilots against runs of 400 images (a quarter of an hour, on a machine that does nothing else)
+validate-plan: ## compare 20 plans with runs of 400 images (15 minutes on an idle machine)
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 240m .venv/bin/python -m pytest tests/planning -q -s -m validation $(PYTEST_ARGS)
 
-scaling-study: build ## the study of docs/scaling, on this machine (a quarter of an hour when nothing else runs)
+scaling-study: build ## repeat the study of docs/scaling on this machine (15 minutes on an idle machine)
 	@$(with) docs/scaling/study
 
 stress: ## the random tests at full length: 10,000 hostile files, 100 kills, 40,000 images (half an hour)
@@ -95,7 +107,7 @@ fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_E
 	@.ci/install test
 	@$(with) .ci/fuzz $(SECONDS_EACH)
 
-lint: lint-format lint-rust lint-shell lint-rustdoc ## format, clippy, shellcheck and rustdoc, warnings denied
+lint: lint-format lint-rust lint-shell lint-rustdoc lint-deny ## format, clippy, shellcheck, rustdoc, licences
 
 lint-format:
 	@.ci/install lint
@@ -114,15 +126,22 @@ lint-rustdoc:
 	@.ci/install lint
 	@RUSTDOCFLAGS='-D warnings' $(with) $(limit) 20m cargo doc --locked --no-deps --document-private-items
 
-docs: build ## write docs/usage.md anew from the program's own help
+lint-shape: # width of lines, length of files, cycles between modules
+	@python3 .ci/code_check.py
+
+lint-deny: # licences and sources of the dependencies; advisories need the network
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	  else echo 'lint-deny: skipped, cargo-deny is not installed (cargo install --locked cargo-deny)'; fi
+
+docs: build ## write docs/usage.md from the program's own help
 	@$(with) .ci/usage > docs/usage.md.new && mv docs/usage.md.new docs/usage.md
 	@echo 'docs/usage.md is written.'
 
-docs-check: build ## links, commands and docs/usage.md say what is so
+docs-check: build ## check links, commands and docs/usage.md
 	@.ci/install lint
 	@$(with) python3 .ci/docs_check.py
 
-bench: ## niimpi beside other programs, and how its cost grows; writes docs/benchmarks/<date> (half an hour)
+bench: ## compare niimpi with other programs; writes docs/benchmarks/<date> (half an hour)
 	@.ci/install build && .ci/install bench
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) $(limit) 40m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
@@ -130,8 +149,8 @@ bench: ## niimpi beside other programs, and how its cost grows; writes docs/benc
 	@.venv-bench/bin/python benches/page.py $(BENCH)
 	@echo 'Figures, tables and plot are in $(BENCH).'
 
-ci: ## what CI runs: every check on both MPIs
+ci: ## run what CI runs: every check on both MPIs
 	@.ci/run
 
-clean: ## remove what was built and .venv; images stay
+clean: ## remove build results and .venv; images stay
 	rm -rf target .venv .venv-bench
