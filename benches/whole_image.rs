@@ -4,7 +4,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{Filter, OutputSpec};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::job::{ImageJob, ImageWorker, Taken};
+use niimpi::job::outcome::Outcome;
+use niimpi::job::{ImageJob, ImageWorker};
 use niimpi::volume::Datatype;
 
 /// A ramp with noise in its low bits.
@@ -74,7 +75,7 @@ fn whole_image(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, threads), |bencher| {
                 bencher.iter(|| {
                     worker
-                        .process(&input, &output, &mut Taken::default())
+                        .process(&input, &output, &mut Outcome::default())
                         .expect("an image to be smoothed")
                 });
             });

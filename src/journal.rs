@@ -37,13 +37,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::image_io::path_text;
+use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
-use crate::report::{Stage, State};
+use crate::report::State;
 
 /// The folder of the journals, below the output folder. Hidden, so that it is never searched for images.
 pub const FOLDER: &str = ".niimpi";
 /// Name and version of the form.
-pub const FORMAT: &str = "niimpi-journal/1";
+pub const FORMAT: &str = "niimpi-journal/2";
+/// The form of versions before, which is read, too.
+const FORMAT_1: &str = "niimpi-journal/1";
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,67 +133,27 @@ pub struct BeginLine {
     /// The worker, from 0.
     pub worker: usize,
     /// The image file, absolute.
-    #[serde(with = "name")]
+    #[serde(with = "path_text")]
     pub input: PathBuf,
     /// Where its result goes, below the output folder.
-    #[serde(with = "name")]
+    #[serde(with = "path_text")]
     pub output: PathBuf,
 }
 
-/// What became of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EndState {
-    /// Its result has its name.
-    Done,
-    /// It was given up.
-    Failed,
-}
-
-/// An image has its result, or was given up. Sizes in bytes, times in seconds.
+/// The outcome of an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndLine {
     /// When, seconds since 1970.
     pub unix_s: f64,
-    /// The image's place in the whole list, from 1.
-    pub index: usize,
-    /// The worker, from 0.
-    pub worker: usize,
-    /// What became of it.
-    pub state: EndState,
-    /// The stage that failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<Stage>,
-    /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
     /// The image file, absolute.
-    #[serde(with = "name")]
+    #[serde(with = "path_text")]
     pub input: PathBuf,
-    /// What identified the input when it was read.
-    #[serde(flatten)]
-    pub input_identity: Option<InputIdentity>,
     /// Where its result is, below the output folder.
-    #[serde(with = "name")]
+    #[serde(with = "path_text")]
     pub output: PathBuf,
-    /// The result, when it is done.
+    /// The outcome.
     #[serde(flatten)]
-    pub result: Option<ResultIdentity>,
-    /// Reading.
-    pub read_s: f64,
-    /// Filtering.
-    pub filter_s: f64,
-    /// Writing.
-    pub write_s: f64,
-    /// Voxels of all its volumes.
-    pub voxels: u64,
-    /// Of these, NaN or infinite; absent when there is none.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub nonfinite_voxels: u64,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
+    pub outcome: Outcome,
 }
 
 /// What a rank has used and done since it began.
@@ -209,30 +173,6 @@ pub struct SampleLine {
     pub bytes_in: u64,
     /// Bytes of the results' files.
     pub bytes_out: u64,
-}
-
-/// What tells an input from a changed one: of a pair, the sum of the sizes and the later time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputIdentity {
-    /// Size of the file.
-    pub input_bytes: u64,
-    /// Time of its last change, nanoseconds since 1970.
-    pub input_mtime_ns: i64,
-}
-
-/// What tells a result from a damaged one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResultIdentity {
-    /// Size of the file, or of both halves of a pair.
-    pub output_bytes: u64,
-    /// Time of its last change, nanoseconds since 1970; only of a result without compression, which has no checksum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_mtime_ns: Option<i64>,
-    /// Size before compression.
-    pub raw_bytes: u64,
-    /// CRC-32 of the content before compression, of a pair of the `.img`'s.
-    #[serde(with = "hex")]
-    pub crc32: u32,
 }
 
 /// A name for a run that begins now: its time to the second, and what no other run has.
@@ -267,82 +207,20 @@ pub(crate) fn short(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }
 
-/// A name in JSON: text, or where it is not UTF-8 the list of its bytes.
-mod name {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::{Path, PathBuf};
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Name {
-        Text(String),
-        Bytes(Vec<u8>),
-    }
-
-    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        match path.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => path.as_os_str().as_bytes().serialize(serializer),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(match Name::deserialize(deserializer)? {
-            Name::Text(text) => text.into(),
-            Name::Bytes(bytes) => OsString::from_vec(bytes).into(),
-        })
-    }
-}
-
-/// A checksum in JSON: eight hexadecimal digits, as the usual tools print it.
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(value: &u32, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{value:08x}"))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        u32::from_str_radix(&text, 16).map_err(de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+    use crate::job::outcome;
 
     fn end() -> EndLine {
         EndLine {
             unix_s: 1.5,
-            index: 2,
-            worker: 1,
-            state: EndState::Done,
-            stage: None,
-            error: None,
             input: "/in/a\n\"b\".nii".into(),
-            input_identity: Some(InputIdentity {
-                input_bytes: 10,
-                input_mtime_ns: 1_795_420_000_123_456_789,
-            }),
             output: "a.nii.gz".into(),
-            result: Some(ResultIdentity {
-                output_bytes: 20,
-                output_mtime_ns: None,
-                raw_bytes: 400,
-                crc32: 0x0001_f00d,
-            }),
-            read_s: 0.25,
-            filter_s: 0.5,
-            write_s: 0.125,
-            voxels: 48,
-            nonfinite_voxels: 0,
+            outcome: outcome::tests::done(),
         }
     }
 
@@ -350,21 +228,22 @@ mod tests {
     fn an_end_is_one_line_and_reads_back() {
         let line = Line::End(Box::new(end()));
         let text = serde_json::to_string(&line).unwrap();
-        assert_eq!(
-            text,
-            r#"{"event":"end","unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a\n\"b\".nii","input_bytes":10,"input_mtime_ns":1795420000123456789,"output":"a.nii.gz","output_bytes":20,"raw_bytes":400,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#
-        );
+        let start = r#"{"event":"end","unix_s":1.5,"input":"/in/a\n\"b\".nii","output":"a.nii.gz","index":2,"rank":3,"#;
+        assert!(text.starts_with(start), "{text}");
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
-        let failed = Line::End(Box::new(EndLine {
-            state: EndState::Failed,
-            stage: Some(Stage::Read),
-            error: Some("cut".to_owned()),
-            input_identity: None,
-            result: None,
-            ..end()
-        }));
-        let text = serde_json::to_string(&failed).unwrap();
-        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), failed);
+    }
+
+    #[test]
+    fn a_line_of_version_1_reads_as_one_of_today() {
+        let text = r#"{"event":"end","unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","input_bytes":10,"input_mtime_ns":1795420000123456789,"output":"a.nii.gz","output_bytes":20,"raw_bytes":400,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#;
+        let Line::End(end) = serde_json::from_str(text).unwrap() else {
+            panic!("{text}")
+        };
+        assert_eq!(
+            end.outcome.input.files[0].mtime_ns,
+            Some(1_795_420_000_123_456_789)
+        );
+        assert_eq!(end.outcome.bytes_out, 20);
     }
 
     #[test]

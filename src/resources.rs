@@ -11,6 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::slurm;
 
+/// The model of this host's CPUs, as the system names it; empty where it does not.
+pub fn cpu_model() -> String {
+    cpu_model_in(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+fn cpu_model_in(cpuinfo: &str) -> String {
+    let value = |name: &str| {
+        let mut lines = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        let found = lines.find(|(key, _)| key.trim() == name);
+        found.map(|(_, value)| value.trim().to_owned())
+    };
+    // CPUs of the ARM family have numbers in place of a name.
+    let numbered = || {
+        Some(format!(
+            "{} {}",
+            value("CPU implementer")?,
+            value("CPU part")?
+        ))
+    };
+    value("model name").or_else(numbered).unwrap_or_default()
+}
+
 /// The host's name; "unknown" where the kernel does not tell.
 pub fn host_name() -> String {
     nix::unistd::gethostname().map_or_else(

@@ -297,6 +297,7 @@ fn report(
         mpi: comm.description(),
         slurm: slurm::Job::from_env(),
         filter: config.job.describe(),
+        options: config.job.options(),
         strategy: config.strategy,
         journals: Some(Journals {
             folder: absolute(&config.list.output.join(journal::FOLDER)),

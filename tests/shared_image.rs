@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{Filter, OutputSpec, OutputType, Rounding};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::job::{ImageJob, ImageWorker, Taken};
+use niimpi::job::outcome::Outcome;
+use niimpi::job::{ImageJob, ImageWorker};
 use niimpi::report::Stage;
 use niimpi::volume::{Datatype, Scaling};
 
@@ -78,17 +79,17 @@ fn the_file_is_the_same_for_any_number_of_threads() {
                     let job = job(sigma_vox, output);
                     let mut expected = None;
                     for threads in [1, 2, 5] {
-                        let mut taken = Taken::default();
+                        let mut outcome = Outcome::default();
                         let mut worker = ImageWorker::with_threads(&job, threads);
                         // Twice, with the memory of the first time.
-                        for _ in 0..2 {
-                            worker.process(&path, &result, &mut taken).unwrap();
-                        }
+                        let mut process = || worker.process(&path, &result, &mut outcome).unwrap();
+                        let [_, mut written] = [0, 1].map(|_| process());
+                        written[0].mtime_ns = None;
                         let bytes = fs::read(&result).unwrap();
-                        assert_eq!(taken.bytes_in, fs::metadata(&path).unwrap().len());
-                        assert_eq!(taken.datatype, Some(datatype));
-                        let written = taken.written.unwrap();
-                        let expected = expected.get_or_insert_with(|| (bytes.clone(), written));
+                        assert_eq!(outcome.input.bytes, fs::metadata(&path).unwrap().len());
+                        assert_eq!(outcome.input.datatype, Some(datatype));
+                        let expected =
+                            expected.get_or_insert_with(|| (bytes.clone(), written.clone()));
                         assert_eq!(written, expected.1);
                         assert!(
                             bytes == expected.0,
@@ -117,7 +118,7 @@ fn scaled_and_big_images_too() {
     let results = [1, 4].map(|threads| {
         let result = folder.path().join("r.nii.gz");
         ImageWorker::with_threads(&job, threads)
-            .process(&path, &result, &mut Taken::default())
+            .process(&path, &result, &mut Outcome::default())
             .unwrap();
         fs::read(result).unwrap()
     });
@@ -135,7 +136,7 @@ fn a_cut_or_damaged_file_leaves_nothing_behind() {
     for cut in [whole.len() - 1, whole.len() - 9, whole.len() / 2, 400] {
         fs::write(&path, &whole[..cut]).unwrap();
         let failure = worker
-            .process(&path, &out.join("r.nii.gz"), &mut Taken::default())
+            .process(&path, &out.join("r.nii.gz"), &mut Outcome::default())
             .unwrap_err();
         assert_eq!(failure.stage, Stage::Read);
         assert!(failure.error.contains("cut short"), "{}", failure.error);
@@ -146,14 +147,14 @@ fn a_cut_or_damaged_file_leaves_nothing_behind() {
     damaged[crc] ^= 1;
     fs::write(&path, &damaged).unwrap();
     let failure = worker
-        .process(&path, &out.join("r.nii.gz"), &mut Taken::default())
+        .process(&path, &out.join("r.nii.gz"), &mut Outcome::default())
         .unwrap_err();
     assert!(failure.error.contains("checksum"), "{}", failure.error);
     assert_eq!(files(&out), Vec::<String>::new());
     // And the worker is as good as before.
     fs::write(&path, &whole).unwrap();
     worker
-        .process(&path, &out.join("r.nii.gz"), &mut Taken::default())
+        .process(&path, &out.join("r.nii.gz"), &mut Outcome::default())
         .unwrap();
     assert_eq!(files(&out), ["r.nii.gz"]);
 }
@@ -170,14 +171,14 @@ fn a_limit_that_leaves_no_room_for_a_second_buffer_is_kept() {
         .process(
             &path,
             &folder.path().join("r.nii.gz"),
-            &mut Taken::default(),
+            &mut Outcome::default(),
         )
         .unwrap();
     worker.set_memory_limit(Some(voxel_bytes - 1));
     let refused = worker.process(
         &path,
         &folder.path().join("s.nii.gz"),
-        &mut Taken::default(),
+        &mut Outcome::default(),
     );
     assert!(refused.is_err());
 }

@@ -305,7 +305,7 @@ mod tests {
                 .contains("is a folder")
         );
         std::fs::remove_file(&path).unwrap();
-        crate::report::tests::report().write_json(&path).unwrap();
+        crate::report::sample::report().write_json(&path).unwrap();
         assert_eq!(check_output(&path), Ok(()));
         assert_eq!(check_output(Path::new("/dev/null")), Ok(()));
     }

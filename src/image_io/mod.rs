@@ -9,6 +9,7 @@
 //! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
 //! | `read`, `write` | one image's way in and out |
 //! | `part` | files on their way, and what dead processes left of theirs |
+//! | `identity` | what tells a file from a changed one |
 //! | `verify` | whether what was written is still there |
 //! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
@@ -29,6 +30,7 @@ mod gzip_flate2;
 mod gzip_isal;
 mod header;
 mod header_layout;
+mod identity;
 mod part;
 mod read;
 mod verify;
@@ -43,14 +45,13 @@ pub use error::{Cause, ImageError};
 pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
 pub use header::{Header, VoxelSizeDisagreement};
 pub use header_layout::Version;
+pub(crate) use identity::path_text;
+pub use identity::{Crc32, FileId, identify};
 pub use part::{remove_parts_in_hand, remove_stale_parts};
-pub use read::{
-    Fetched, FileIdentity, NextBytes, Probe, ReadSummary, TakeVoxels, identify, probe, read_ahead,
-    uncompressed_mtime_ns,
-};
-pub use verify::{Verifier, seems_intact};
+pub use read::{Fetched, NextBytes, Probe, ReadSummary, TakeVoxels, probe, read_ahead};
+pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
 pub use warning::Warning;
-pub use write::{GrowingFile, NamelessOutput, WriteOptions, WriteSummary};
+pub use write::{GrowingFile, NamelessOutput, WriteOptions};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.
 #[derive(Default)]
@@ -141,7 +142,7 @@ impl Workspace {
         path: &Path,
         image: &Image,
         options: &WriteOptions,
-    ) -> Result<WriteSummary, ImageError> {
+    ) -> Result<Vec<FileId>, ImageError> {
         self.write_nameless(path, image, options)?.publish()
     }
 

@@ -5,12 +5,15 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crc32fast::Hasher;
+
 use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role, Suffix};
 use super::gzip::{self, Decoder, GzipReader};
 use super::header::{EXTENDER_LEN, EXTENSIONS_LIMIT, Header, VoxelSizeDisagreement};
 use super::header_layout::{LEN_1, LEN_2, Layout, Version};
+use super::identity::{Crc32, FileId, gzip_trailer};
 use super::warning::Warning;
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
@@ -19,62 +22,18 @@ const INPUT_LEN: usize = 1 << 20;
 /// The same where only the header is wanted.
 const PROBE_INPUT_LEN: usize = 4 << 10;
 
+/// Bytes that do not belong to an image are read for the checksum up to this many, and passed over beyond.
+const PASSED_OVER: u64 = 64 << 20;
+
 /// What reading an image took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadSummary {
     /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
     pub bytes_in: u64,
-    /// When the file was last changed, nanoseconds since 1970; of a pair, the later of the two.
-    pub mtime_ns: i64,
+    /// The file, or both halves of a pair, the header first.
+    pub files: Vec<FileId>,
     /// Bytes of the voxels in memory.
     pub voxel_bytes: u64,
-}
-
-/// What tells an image file from a changed one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileIdentity {
-    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
-    pub bytes: u64,
-    /// When it was last changed, nanoseconds since 1970; of a pair, the later of the two.
-    pub mtime_ns: i64,
-}
-
-impl FileIdentity {
-    fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        FileIdentity {
-            bytes: metadata.len(),
-            mtime_ns: metadata
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(metadata.mtime_nsec()),
-        }
-    }
-
-    fn with(self, other: Self) -> Self {
-        FileIdentity {
-            bytes: self.bytes + other.bytes,
-            mtime_ns: self.mtime_ns.max(other.mtime_ns),
-        }
-    }
-}
-
-/// Looks at an image's file, or at both halves of a pair, without opening it.
-///
-/// # Errors
-/// See [`Cause`].
-pub fn identify(path: &Path) -> Result<FileIdentity, ImageError> {
-    let look = |path: &Path| {
-        std::fs::metadata(path)
-            .map(|metadata| FileIdentity::of(&metadata))
-            .map_err(|error| Cause::reading(error).at(path))
-    };
-    let files = Files::of(path)?;
-    let identity = look(&files.header)?;
-    if files.layout() == Layout::SingleFile {
-        return Ok(identity);
-    }
-    Ok(identity.with(look(&files.voxels()?)?))
 }
 
 /// What an image's header says.
@@ -165,15 +124,6 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     })
 }
 
-/// When a result without compression was last changed, nanoseconds since 1970: it has no checksum to know it by. `None` for
-/// a compressed one, and where it cannot be seen.
-pub fn uncompressed_mtime_ns(path: &Path) -> Option<i64> {
-    if suffix_of(path).ok()?.gzip {
-        return None;
-    }
-    identify(path).ok().map(|identity| identity.mtime_ns)
-}
-
 /// Fills a buffer with what comes next in a file and says how much there was: less than asked for only at the end.
 pub type NextBytes<'a> = dyn FnMut(&mut [u8]) -> Result<usize, Cause> + 'a;
 
@@ -232,7 +182,7 @@ impl Reader {
             Some(fetched) => Opened::of(fetched.header, path)?,
             None => Opened::open(path)?,
         };
-        let identity = opened.identity;
+        let mut identity = opened.identity.clone();
         let content = &mut opened.content(&mut self.decoder);
         let Image { header, volume } = image;
         let mut read = || {
@@ -259,10 +209,11 @@ impl Reader {
                 volume,
                 take,
             )?;
-            content.still(identity)
+            identity.crc32 = content.crc32()?;
+            content.still(&identity)
         };
         read().map_err(|cause| cause.at(path))?;
-        Ok(summary(identity, header))
+        Ok(summary(vec![identity], header))
     }
 
     /// Both halves are opened before either is read, and at the end both paths must still name what was opened: a pair that
@@ -298,18 +249,20 @@ impl Reader {
             // They were opened ahead of this.
             (header_file, voxel_file) = (Opened::open(header_path)?, open_voxels());
         }
-        let (mut identity, header_stamp) = (header_file.identity, header_file.stamp);
+        let (mut header_id, header_stamp) = (header_file.identity.clone(), header_file.stamp);
         let Image { header, volume } = image;
         let content = &mut header_file.content(&mut self.decoder);
         let mut read = || {
             let position = read_header(content, header, Layout::Pair)?.as_slice().len() as u64;
             read_extensions(content, header, position, None, &mut self.extensions)?;
-            content.finish().map(drop)
+            content.finish()?;
+            header_id.crc32 = content.crc32()?;
+            Ok(())
         };
-        read().map_err(|cause| cause.at(header_path))?;
+        read().map_err(|cause: Cause| cause.at(header_path))?;
         // What is wrong with the header is reported first.
         let (voxel_file, voxel_path) = voxel_file?;
-        identity = identity.with(voxel_file.identity);
+        let mut voxel_id = voxel_file.identity.clone();
         let voxel_stamp = voxel_file.stamp;
         let content = &mut voxel_file.content(&mut self.decoder);
         let mut read = || {
@@ -323,23 +276,25 @@ impl Reader {
                 &self.memory,
                 volume,
                 take,
-            )
+            )?;
+            voxel_id.crc32 = content.crc32()?;
+            Ok(())
         };
-        read().map_err(|cause| cause.at(&voxel_path))?;
+        read().map_err(|cause: Cause| cause.at(&voxel_path))?;
         let both = [(header_path, header_stamp), (&voxel_path, voxel_stamp)];
         for (path, stamp) in both {
             if Stamp::of_path(path) != Some(stamp) {
                 return Err(Cause::ChangedWhileRead.at(path));
             }
         }
-        Ok(summary(identity, header))
+        Ok(summary(vec![header_id, voxel_id], header))
     }
 }
 
-fn summary(identity: FileIdentity, header: &Header) -> ReadSummary {
+fn summary(files: Vec<FileId>, header: &Header) -> ReadSummary {
     ReadSummary {
-        bytes_in: identity.bytes,
-        mtime_ns: identity.mtime_ns,
+        bytes_in: files.iter().map(|file| file.bytes).sum(),
+        files,
         voxel_bytes: header.voxel_bytes().unwrap_or_default(),
     }
 }
@@ -409,12 +364,6 @@ impl<'a> Files<'a> {
             Ok(Cow::Borrowed(self.given))
         }
     }
-
-    /// The same when it is compressed.
-    pub fn compressed_voxels(&self) -> Result<Option<Cow<'a, Path>>, ImageError> {
-        let voxels = self.voxels()?;
-        Ok(suffix_of(&voxels)?.gzip.then_some(voxels))
-    }
 }
 
 /// What the path's name says about the file.
@@ -449,7 +398,7 @@ fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
 pub(super) struct Opened {
     file: File,
     len: u64,
-    identity: FileIdentity,
+    identity: FileId,
     stamp: Stamp,
     gzip: bool,
 }
@@ -486,14 +435,18 @@ impl Opened {
         Ok(Opened {
             file,
             len: metadata.len(),
-            identity: FileIdentity::of(&metadata),
+            identity: FileId::of(path, &metadata),
             stamp: Stamp::of(&metadata),
             gzip,
         })
     }
 
-    pub fn len(&self) -> u64 {
-        self.len
+    pub fn identity(&self) -> &FileId {
+        &self.identity
+    }
+
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// Asks the system to fetch the content, without waiting for it.
@@ -521,6 +474,7 @@ impl Opened {
             false => Content::Plain {
                 file: self.file,
                 file_bytes: self.len,
+                crc: Some(Hasher::new()),
             },
         }
     }
@@ -531,6 +485,8 @@ pub(super) enum Content<'a> {
     Plain {
         file: File,
         file_bytes: u64,
+        /// Of all that was read; `None` once something was passed over.
+        crc: Option<Hasher>,
     },
     Gzip {
         reader: GzipReader<'a, File>,
@@ -543,7 +499,7 @@ impl Content<'_> {
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
         match self {
             Content::Gzip { reader, .. } => reader.read(out),
-            Content::Plain { file, .. } => {
+            Content::Plain { file, crc, .. } => {
                 let mut filled = 0;
                 while filled < out.len() {
                     match file.read(&mut out[filled..]) {
@@ -552,6 +508,9 @@ impl Content<'_> {
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         Err(error) => return Err(Cause::reading(error)),
                     }
+                }
+                if let Some(crc) = crc {
+                    crc.update(&out[..filled]);
                 }
                 Ok(filled)
             }
@@ -563,7 +522,22 @@ impl Content<'_> {
         match self {
             _ if bytes == 0 => Ok(0),
             Content::Gzip { reader, .. } => reader.skip(bytes),
-            Content::Plain { file, .. } => {
+            // They count for the checksum.
+            Content::Plain { .. } if bytes <= PASSED_OVER => {
+                let mut skipped = 0;
+                let mut piece = [0; 4096];
+                while skipped < bytes {
+                    let step = (bytes - skipped).min(piece.len() as u64) as usize;
+                    let found = self.read(&mut piece[..step])?;
+                    skipped += found as u64;
+                    if found < step {
+                        break;
+                    }
+                }
+                Ok(skipped)
+            }
+            Content::Plain { file, crc, .. } => {
+                *crc = None;
                 let distance = i64::try_from(bytes).map_err(|_| Cause::BadVoxOffset {
                     offset: bytes as f64,
                 })?;
@@ -576,16 +550,40 @@ impl Content<'_> {
 
     /// Whether the file is still what it was when it was opened: a file that is written to meanwhile gives a mixture of
     /// two, which has no checksum to tell by where it is not compressed.
-    fn still(&self, identity: FileIdentity) -> Result<(), Cause> {
+    fn still(&self, identity: &FileId) -> Result<(), Cause> {
         let file = match self {
             Content::Plain { file, .. } => file,
             Content::Gzip { reader, .. } => reader.source(),
         };
-        let now = FileIdentity::of(&file.metadata().map_err(Cause::reading)?);
-        match now == identity {
+        let now = FileId::of(&identity.path, &file.metadata().map_err(Cause::reading)?);
+        match now.seems_same(identity) {
             true => Ok(()),
             false => Err(Cause::ChangedWhileRead),
         }
+    }
+
+    /// The file's checksum, when all that matters was read. A gzip file has it in its trailer. Of any other file the rest is
+    /// read, unless it is long.
+    fn crc32(&mut self) -> Result<Option<Crc32>, Cause> {
+        if let Content::Gzip { reader, .. } = self {
+            return Ok(gzip_trailer(reader.source()).map(|(crc32, _)| crc32));
+        }
+        let mut left = PASSED_OVER;
+        let mut piece = [0; 4096];
+        loop {
+            let found = self.read(&mut piece)? as u64;
+            if found < piece.len() as u64 {
+                break;
+            }
+            left = left.saturating_sub(found);
+            if left == 0 {
+                return Ok(None);
+            }
+        }
+        let Content::Plain { crc, .. } = self else {
+            return Ok(None);
+        };
+        Ok(crc.take().map(|crc| Crc32(crc.finalize())))
     }
 
     /// Checks what can be checked of the rest and returns how much there was; of a file without compression, 0.

@@ -1,7 +1,7 @@
 //! Checking files that were written: at a glance by size and trailer, or thoroughly by reading all of them.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 use std::path::Path;
 
 use crc32fast::Hasher;
@@ -10,46 +10,77 @@ use super::error::{Cause, ImageError};
 use super::gzip::Decoder;
 use super::header::Header;
 use super::header_layout::Layout;
-use super::read::{Content, Files, Opened, identify, read_header, truncated};
-use super::write::WriteSummary;
+use super::identity::{Crc32, FileId, gzip_trailer, identify};
+use super::read::{Content, Files, Opened, read_header, suffix_of, truncated};
 
-/// Bytes of a gzip file's trailer: the checksum of the content and its length modulo 2³².
-const TRAILER_LEN: u64 = 8;
-
-/// Whether the file at `path` is what `written` says, as far as a look can tell that reads no more than its last eight
-/// bytes: its size, and the checksum and length of a compressed file or, where there are none, the time of its last
-/// change. Of a pair the sizes and the lengths count together, and the `.img`'s checksum.
+/// Whether the file is what the record says, by no more than a look where that is enough: its size, and of a gzip file the
+/// checksum and the length that its last eight bytes hold. Any other file is what it was when the time of its last change
+/// is the same; else all of it is read for its checksum.
 ///
-/// A file that was damaged in its middle and kept its size passes; [`Verifier::verify`] finds it.
-pub fn seems_intact(path: &Path, written: &WriteSummary, mtime_ns: Option<i64>) -> bool {
+/// A gzip file that was damaged in its middle and kept its size passes; [`Verifier::verify`] finds it.
+pub fn seems_intact(recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
-        let files = Files::of(path).ok()?;
-        let identity = identify(path).ok()?;
-        if identity.bytes != written.bytes_out {
+        let path = &recorded.path;
+        let file = Opened::open(path).ok()?.into_file();
+        let found = FileId::of(path, &file.metadata().ok()?);
+        if found.bytes != recorded.bytes {
             return Some(false);
         }
-        let Some(voxels) = files.compressed_voxels().ok()? else {
-            return Some(mtime_ns == Some(identity.mtime_ns));
-        };
-        let (crc32, mut len) = trailer(&voxels)?;
-        if files.layout() == Layout::Pair {
-            // Both halves are compressed, or neither.
-            len = len.wrapping_add(trailer(&files.header)?.1);
+        if suffix_of(path).ok()?.gzip {
+            let (crc32, len) = gzip_trailer(&file)?;
+            return Some(Some(crc32) == recorded.crc32 && len == recorded.raw_bytes as u32);
         }
-        Some((crc32, len) == (written.crc32, written.raw_bytes as u32))
+        if found.mtime_ns == recorded.mtime_ns {
+            return Some(true);
+        }
+        Some(recorded.crc32.is_some() && content_crc32(file) == recorded.crc32)
     };
     look().unwrap_or(false)
 }
 
-/// The checksum and the length modulo 2³² at the end of a gzip file.
-fn trailer(path: &Path) -> Option<(u32, u32)> {
-    let file = File::open(path).ok()?;
-    let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
-    let mut bytes = [0; TRAILER_LEN as usize];
-    file.read_exact_at(&mut bytes, at).ok()?;
-    let [crc32, len] = [0, 4]
-        .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
-    Some((crc32, len))
+/// Whether a pair is what a record of niimpi-journal/1 says, which holds the sums of sizes and lengths, the later of the times
+/// and the `.img`'s checksum.
+pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
+    let look = || -> Option<bool> {
+        let found = identify(path).ok()?;
+        let [header, voxels] = found.as_slice() else {
+            return None;
+        };
+        if header.bytes + voxels.bytes != recorded.bytes {
+            return Some(false);
+        }
+        if !suffix_of(&voxels.path).ok()?.gzip {
+            return Some(header.mtime_ns.max(voxels.mtime_ns) == recorded.mtime_ns);
+        }
+        let trailer = |path: &Path| gzip_trailer(&File::open(path).ok()?);
+        let (crc32, len) = trailer(&voxels.path)?;
+        // Both halves are compressed, or neither.
+        let len = len.wrapping_add(trailer(&header.path)?.1);
+        Some(Some(crc32) == recorded.crc32 && len == recorded.raw_bytes as u32)
+    };
+    look().unwrap_or(false)
+}
+
+/// The checksum of an input as it is now: of a gzip file the one in its trailer, of any other all of it is read.
+pub fn input_crc32(path: &Path) -> Option<Crc32> {
+    let file = Opened::open(path).ok()?.into_file();
+    match suffix_of(path).ok()?.gzip {
+        true => gzip_trailer(&file).map(|(crc32, _)| crc32),
+        false => content_crc32(file),
+    }
+}
+
+fn content_crc32(mut file: File) -> Option<Crc32> {
+    let mut crc = Hasher::new();
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Some(Crc32(crc.finalize())),
+            Ok(found) => crc.update(&piece[..found]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Reads files to their ends without keeping them; its buffers are reused from file to file.
@@ -72,41 +103,43 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Reads all of the image at `path` and says what is there, in the words with which [`super::Workspace::write`] said
-    /// what it wrote. The header must be valid, the voxels complete, and gzip's checksum and length right.
+    /// Reads all of the image at `path` and identifies its file, or both halves of a pair, the header first. The header must
+    /// be valid, the voxels complete, and gzip's checksum and length right.
     ///
     /// # Errors
     /// See [`Cause`].
-    pub fn verify(&mut self, path: &Path) -> Result<WriteSummary, ImageError> {
+    pub fn verify(&mut self, path: &Path) -> Result<Vec<FileId>, ImageError> {
         let files = Files::of(path)?;
-        let opened = Opened::open(&files.header)?;
-        let mut bytes_out = opened.len();
-        let at_header = |cause: Cause| cause.at(&files.header);
-        let mut content = opened.content(&mut self.decoder);
         let layout = files.layout();
-        let header = Some((&mut self.header, layout));
-        let (mut raw_bytes, mut crc32) =
-            Self::read_all(&mut content, header, &mut self.piece).map_err(at_header)?;
-        if layout == Layout::SingleFile {
-            self.complete(layout, raw_bytes).map_err(at_header)?;
-        } else {
-            drop(content);
-            let voxels = files.voxels()?;
-            let at_voxels = |cause: Cause| cause.at(&voxels);
-            let opened = Opened::open(&voxels)?;
-            bytes_out += opened.len();
-            let mut content = opened.content(&mut self.decoder);
-            let (found, voxels_crc32) =
-                Self::read_all(&mut content, None, &mut self.piece).map_err(at_voxels)?;
-            self.complete(layout, found).map_err(at_voxels)?;
-            raw_bytes += found;
-            crc32 = voxels_crc32;
+        let single = layout == Layout::SingleFile;
+        let mut all = vec![self.verify_file(&files.header, layout, true, single)?];
+        if !single {
+            all.push(self.verify_file(&files.voxels()?, layout, false, true)?);
         }
-        Ok(WriteSummary {
-            bytes_out,
-            raw_bytes,
-            crc32,
-        })
+        Ok(all)
+    }
+
+    /// Reads a file that has a header, voxels, or both.
+    fn verify_file(
+        &mut self,
+        path: &Path,
+        layout: Layout,
+        has_header: bool,
+        has_voxels: bool,
+    ) -> Result<FileId, ImageError> {
+        let opened = Opened::open(path)?;
+        let mut id = opened.identity().clone();
+        let mut content = opened.content(&mut self.decoder);
+        let header = has_header.then_some((&mut self.header, layout));
+        let read = Self::read_all(&mut content, header, &mut self.piece);
+        let (raw_bytes, crc32) = read.map_err(|cause| cause.at(path))?;
+        if has_voxels {
+            self.complete(layout, raw_bytes)
+                .map_err(|cause| cause.at(path))?;
+        }
+        id.raw_bytes = raw_bytes;
+        id.crc32 = Some(Crc32(crc32));
+        Ok(id)
     }
 
     /// The length of a file's content and its checksum; its header is parsed when one is asked for.

@@ -12,6 +12,7 @@ use super::file_name::{self, Role};
 use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, Encoder, Member, Written};
 use super::header::Header;
 use super::header_layout::Layout;
+use super::identity::{Crc32, FileId};
 use super::part::PartFile;
 use super::read::suffix_of;
 use crate::volume::Volume;
@@ -26,27 +27,6 @@ pub struct WriteOptions {
 impl Default for WriteOptions {
     fn default() -> Self {
         WriteOptions { sync: true }
-    }
-}
-
-/// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteSummary {
-    /// Bytes of the file, or of both halves of a pair, as they lie on the disk.
-    pub bytes_out: u64,
-    /// The same before compression.
-    pub raw_bytes: u64,
-    /// CRC-32 of the file's content before compression, of a pair that of the `.img`.
-    pub crc32: u32,
-}
-
-impl From<Written> for WriteSummary {
-    fn from(written: Written) -> Self {
-        WriteSummary {
-            bytes_out: written.bytes_out,
-            raw_bytes: written.raw_bytes,
-            crc32: written.crc32,
-        }
     }
 }
 
@@ -97,8 +77,7 @@ impl Writer {
         if !suffix.is_pair() {
             let part = Part::write(path, encoder, &[header, voxels], voxel_bytes)?;
             return Ok(NamelessOutput {
-                summary: part.written.into(),
-                parts: vec![(part.file, path.to_owned())],
+                parts: vec![part],
                 sync: options.sync,
             });
         }
@@ -112,18 +91,9 @@ impl Writer {
         let mut encoder = encoder;
         let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], voxel_bytes)?;
         let header_part = Part::write(header_path, encoder, &[header], voxel_bytes)?;
-        let summary = WriteSummary {
-            bytes_out: voxel_part.written.bytes_out + header_part.written.bytes_out,
-            raw_bytes: voxel_part.written.raw_bytes + header_part.written.raw_bytes,
-            crc32: voxel_part.written.crc32,
-        };
         // Whoever waits for the header finds the voxels complete.
         Ok(NamelessOutput {
-            summary,
-            parts: vec![
-                (voxel_part.file, voxel_path.to_owned()),
-                (header_part.file, header_path.to_owned()),
-            ],
+            parts: vec![voxel_part, header_part],
             sync: options.sync,
         })
     }
@@ -131,9 +101,8 @@ impl Writer {
 
 /// An output that is complete but has no name yet. Dropped, nothing remains of it.
 pub struct NamelessOutput {
-    summary: WriteSummary,
-    /// The files in the order in which they are named, and their names.
-    parts: Vec<(PartFile, PathBuf)>,
+    /// The files in the order in which they are named.
+    parts: Vec<Part>,
     sync: bool,
 }
 
@@ -143,30 +112,27 @@ impl NamelessOutput {
     ///
     /// # Errors
     /// See [`Cause`].
-    pub fn publish(self) -> Result<WriteSummary, ImageError> {
-        let NamelessOutput {
-            summary,
-            mut parts,
-            sync,
-        } = self;
+    pub fn publish(self) -> Result<Vec<FileId>, ImageError> {
+        let NamelessOutput { mut parts, sync } = self;
         let failed =
             |action, path: &Path, error| Cause::writing(action, folder_of(path), error).at(path);
         if sync {
-            for (file, path) in &mut parts {
+            for Part { file, id } in &mut parts {
                 file.file()
                     .sync_all()
-                    .map_err(|error| failed("bringing the file to the disk", path, error))?;
+                    .map_err(|error| failed("bringing the file to the disk", &id.path, error))?;
             }
         }
-        let folder = parts.first().map(|(_, path)| path.clone());
-        for (file, path) in parts {
-            file.publish(&path)
-                .map_err(|error| failed("giving the file its name", &path, error))?;
+        let mut files = Vec::with_capacity(parts.len());
+        for Part { file, id } in parts {
+            file.publish(&id.path)
+                .map_err(|error| failed("giving the file its name", &id.path, error))?;
+            files.push(id);
         }
-        if let Some(path) = folder.filter(|_| sync) {
-            sync_folder(&path)?;
+        if let Some(file) = files.first().filter(|_| sync) {
+            sync_folder(&file.path)?;
         }
-        Ok(summary)
+        Ok(files)
     }
 }
 
@@ -240,8 +206,7 @@ impl GrowingFile {
             Cause::writing("writing", folder_of(&self.path), error).at(&self.path)
         })?;
         Ok(NamelessOutput {
-            summary: written.into(),
-            parts: vec![(self.file, self.path)],
+            parts: vec![Part::complete(self.file, &self.path, &written)?],
             sync: self.sync,
         })
     }
@@ -250,7 +215,7 @@ impl GrowingFile {
 /// A complete file that does not have its name yet. Dropped, it is removed.
 struct Part {
     file: PartFile,
-    written: Written,
+    id: FileId,
 }
 
 impl Part {
@@ -271,7 +236,22 @@ impl Part {
         }
         .map_err(failed("writing"))?;
         sink.flush().map_err(failed("writing"))?;
-        Ok(Part { file, written })
+        Part::complete(file, path, &written)
+    }
+}
+
+impl Part {
+    /// A file that is written to its end, for this path.
+    fn complete(mut file: PartFile, path: &Path, written: &Written) -> Result<Self, ImageError> {
+        let metadata = file.file().metadata().map_err(|error| {
+            Cause::writing("looking at the file", folder_of(path), error).at(path)
+        })?;
+        let id = FileId {
+            crc32: Some(Crc32(written.crc32)),
+            raw_bytes: written.raw_bytes,
+            ..FileId::of(path, &metadata)
+        };
+        Ok(Part { file, id })
     }
 }
 

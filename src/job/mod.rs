@@ -4,6 +4,7 @@
 //! compress its beginning while its end is still being read.
 
 pub(crate) mod cost;
+pub mod outcome;
 mod team;
 
 use std::io::ErrorKind;
@@ -15,13 +16,14 @@ use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
     Cause, CompressionLevel, Fetched, GrowingFile, Header, Image, ImageError, NamelessOutput,
-    ReadSummary, Workspace, WriteOptions, WriteSummary,
+    ReadSummary, Workspace, WriteOptions,
 };
-use crate::report::{FilterDescription, Stage};
+use crate::report::FilterDescription;
 use crate::text::printable;
-use crate::volume::{Datatype, Volume};
+use crate::volume::Volume;
 
-use team::{Board, EndOnDrop, Member, Outcome};
+use outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use team::{Board, EndOnDrop, Made, Member};
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -93,72 +95,18 @@ impl ImageJob {
     }
 }
 
-/// What an image took. Of a failed one, what it took until then.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Taken {
-    /// Seconds of each stage.
-    pub read_s: f64,
-    /// Filtering.
-    pub filter_s: f64,
-    /// Writing.
-    pub write_s: f64,
-    /// Voxels of all volumes.
-    pub voxels: u64,
-    /// Of these, NaN or infinite.
-    pub nonfinite_voxels: u64,
-    /// The type of a voxel in the input file; `None` when it was not read.
-    pub datatype: Option<Datatype>,
-    /// Whether the voxels have a slope or an intercept that counts.
-    pub scaled: bool,
-    /// Bytes of the input file.
-    pub bytes_in: u64,
-    /// When the input was last changed, nanoseconds since 1970; `None` when it was not read.
-    pub input_mtime_ns: Option<i64>,
-    /// Bytes of the result's file.
-    pub bytes_out: u64,
-    /// The result's file; `None` when it was not written.
-    pub written: Option<WriteSummary>,
-}
-
-/// Brings a result to the disk, where that was asked for, and gives it its name; notes in `taken` what was written and adds
-/// the time that it took.
+/// Brings a result to the disk, where that was asked for, and gives it its name; notes in `outcome` how long that took and
+/// what was written.
 ///
 /// # Errors
 /// [`Failure`] with the cause; nothing that looks like a result is left behind.
-pub fn publish(made: NamelessOutput, taken: &mut Taken) -> Result<(), Failure> {
-    let begun = Instant::now();
-    let written = made.publish();
-    taken.write_s += begun.elapsed().as_secs_f64();
-    let written = written.map_err(|error| failure(Stage::Write, &error))?;
-    taken.bytes_out = written.bytes_out;
-    taken.written = Some(written);
-    Ok(())
-}
-
-/// Where and why an image was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The stage.
-    pub stage: Stage,
-    /// The cause with the path, in one sentence.
-    pub error: String,
-    /// What the cause means for the other images.
-    pub kind: FailureKind,
-}
-
-/// What a failure means for the other images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FailureKind {
-    /// It is this image's alone.
-    #[default]
-    Own,
-    /// The disk is full or the quota used up: no other will fare better.
-    NoSpace,
-    /// It needs so many bytes, more than it may take beside others.
-    NeedsMemory {
-        /// All that it needs.
-        needed_bytes: u64,
-    },
+pub fn publish(made: NamelessOutput, outcome: &mut Outcome) -> Result<Vec<FileId>, Failure> {
+    let started = Instant::now();
+    let published = made.publish();
+    outcome.timings.publish_s = started.elapsed().as_secs_f64();
+    let files = published.map_err(|error| failure(Stage::Write, &error))?;
+    outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
+    Ok(files)
 }
 
 /// A worker's own buffers, reused from image to image.
@@ -229,7 +177,7 @@ impl<'a> ImageWorker<'a> {
         self.non_finite = NonFiniteScratch::default();
     }
 
-    /// Carries one image its whole way. `taken` is filled stage by stage, also when one fails; where several threads share
+    /// Carries one image its whole way. `outcome` is filled stage by stage, also when one fails; where several threads share
     /// the image, a stage's seconds are those of all of them.
     ///
     /// # Errors
@@ -238,10 +186,10 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         input: &Path,
         output: &Path,
-        taken: &mut Taken,
-    ) -> Result<(), Failure> {
-        let made = self.make(input, None, output, taken)?;
-        publish(made, taken)
+        outcome: &mut Outcome,
+    ) -> Result<Vec<FileId>, Failure> {
+        let made = self.make(input, None, output, outcome)?;
+        publish(made, outcome)
     }
 
     /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
@@ -254,28 +202,28 @@ impl<'a> ImageWorker<'a> {
         input: &Path,
         mut fetched: Option<Fetched>,
         output: &Path,
-        taken: &mut Taken,
+        outcome: &mut Outcome,
     ) -> Result<NamelessOutput, Failure> {
         if !self.members.is_empty() {
             self.need_memory(true);
-            let done = self.process_together(input, fetched.take(), output, taken);
+            let done = self.process_together(input, fetched.take(), output, outcome);
             self.need_memory(false);
             match done {
                 // It may still fit when the result takes the input's place.
                 Err(Failure {
                     kind: FailureKind::NeedsMemory { .. },
                     ..
-                }) => *taken = Taken::default(),
+                }) => (outcome.timings, outcome.input) = Default::default(),
                 Err(failure) => return Err(failure),
-                Ok(None) => return self.filter_and_write(input, output, taken),
+                Ok(None) => return self.filter_and_write(input, output, outcome),
                 Ok(Some(made)) => return Ok(made),
             }
         }
         let begun = Instant::now();
         let read = self.workspace.read_fetched(input, fetched, &mut self.image);
-        taken.read_s = begun.elapsed().as_secs_f64();
-        self.was_read(input, read, taken)?;
-        self.filter_and_write(input, output, taken)
+        outcome.timings.read_s = begun.elapsed().as_secs_f64();
+        self.was_read(input, read, outcome)?;
+        self.filter_and_write(input, output, outcome)
     }
 
     /// Notes what was read.
@@ -283,15 +231,20 @@ impl<'a> ImageWorker<'a> {
         &self,
         input: &Path,
         read: Result<ReadSummary, ImageError>,
-        taken: &mut Taken,
+        outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         let header = &self.image.header;
-        taken.bytes_in = read.bytes_in;
-        taken.input_mtime_ns = Some(read.mtime_ns);
-        taken.voxels = self.image.volume.len() as u64;
-        taken.datatype = Some(header.datatype());
-        taken.scaled = header.scaling().is_some();
+        let facts = &mut outcome.input;
+        facts.bytes = read.bytes_in;
+        facts.files = read.files;
+        facts.voxels = self.image.volume.len() as u64;
+        facts.datatype = Some(header.datatype());
+        facts.scaled = header.scaling().is_some();
+        let voxel_size_mm = header.voxel_size_mm();
+        facts.voxel_size_mm = Some(voxel_size_mm);
+        let Filter::Gaussian(gaussian) = &self.job.filter;
+        facts.sigma_vox = gaussian.sigma_vox(voxel_size_mm).ok();
         self.warn_of_header(input);
         Ok(())
     }
@@ -303,7 +256,7 @@ impl<'a> ImageWorker<'a> {
         input: &Path,
         fetched: Option<Fetched>,
         output: &Path,
-        taken: &mut Taken,
+        outcome: &mut Outcome,
     ) -> Result<Option<NamelessOutput>, Failure> {
         let mut members = std::mem::take(&mut self.members);
         let count = members.len();
@@ -347,28 +300,28 @@ impl<'a> ImageWorker<'a> {
                 }
                 Ok(found)
             });
-            taken.read_s = begun.elapsed().as_secs_f64();
+            outcome.timings.read_s = begun.elapsed().as_secs_f64();
             if read.is_ok() && board.has_begun() {
                 board.work(own);
             }
             read
         });
         self.members = members;
-        self.was_read(input, read, taken)?;
+        self.was_read(input, read, outcome)?;
         if !board.has_begun() {
             return Ok(None);
         }
-        taken.nonfinite_voxels = nonfinite_voxels;
-        let Outcome {
+        outcome.input.nonfinite_voxels = nonfinite_voxels;
+        let Made {
             file,
             stream,
             spent,
-        } = board.outcome();
+        } = board.made();
         if let Some(stream) = stream {
             stream.finish(&mut self.image.volume);
         }
-        taken.filter_s = spent.filter_s;
-        taken.write_s = spent.write_s;
+        outcome.timings.filter_s = spent.filter_s;
+        outcome.timings.write_s = spent.write_s;
         let made = file.and_then(GrowingFile::finish);
         made.map(Some)
             .map_err(|error| failure(Stage::Write, &error))
@@ -378,7 +331,7 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         input: &Path,
         output: &Path,
-        taken: &mut Taken,
+        outcome: &mut Outcome,
     ) -> Result<NamelessOutput, Failure> {
         let begun = Instant::now();
         let filtered = nonfinite::apply_with(
@@ -389,8 +342,8 @@ impl<'a> ImageWorker<'a> {
             &mut self.scratch,
             &mut self.non_finite,
         );
-        taken.filter_s = begun.elapsed().as_secs_f64();
-        taken.nonfinite_voxels = filtered.map_err(|error| Failure {
+        outcome.timings.filter_s = begun.elapsed().as_secs_f64();
+        outcome.input.nonfinite_voxels = filtered.map_err(|error| Failure {
             stage: Stage::Filter,
             error: format!("{}: {error}", input.display()),
             kind: FailureKind::Own,
@@ -398,7 +351,7 @@ impl<'a> ImageWorker<'a> {
 
         let begun = Instant::now();
         let made = self.write(output);
-        taken.write_s = begun.elapsed().as_secs_f64();
+        outcome.timings.write_s = begun.elapsed().as_secs_f64();
         made
     }
 
@@ -439,8 +392,7 @@ impl<'a> ImageWorker<'a> {
                 board.work(own);
             }
         });
-        let outcome = board.outcome();
-        outcome.file.and_then(GrowingFile::finish)
+        board.made().file.and_then(GrowingFile::finish)
     }
 
     /// Says what is odd in a header and was decided one way. Two voxel sizes matter only where one of them is used.

@@ -82,7 +82,7 @@ pub(super) struct Spent {
 }
 
 /// What became of an image's work.
-pub(super) struct Outcome {
+pub(super) struct Made {
     /// The complete file, which has no name yet; or why it could not be written.
     pub(super) file: Result<GrowingFile, ImageError>,
     /// What has the result for the volume.
@@ -303,13 +303,13 @@ impl<'a> Board<'a> {
     ///
     /// # Panics
     /// When no work was begun.
-    pub(super) fn outcome(self) -> Outcome {
+    pub(super) fn made(self) -> Made {
         let progress = self
             .progress
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         let content = self.work.into_inner().map(|work| work.content);
-        Outcome {
+        Made {
             file: match (progress.error, progress.file) {
                 (Some(error), _) => Err(error),
                 (None, file) => Ok(file.expect("work begins with a file")),

@@ -6,8 +6,9 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{EndState, FOLDER, FORMAT, InputIdentity, Line, ResultIdentity, RunLine};
+use super::{FOLDER, FORMAT, FORMAT_1, Line, RunLine};
 use crate::console;
+use crate::job::outcome::{End, FileId};
 use crate::parallel::par_map;
 use crate::text::printable;
 
@@ -27,10 +28,10 @@ pub enum Record {
 pub struct DoneRecord {
     /// The image file, absolute.
     pub input: PathBuf,
-    /// What identified it.
-    pub input_identity: InputIdentity,
-    /// What identifies the result.
-    pub result: ResultIdentity,
+    /// What identified its files.
+    pub files_in: Vec<FileId>,
+    /// What identifies the result's files.
+    pub files_out: Vec<FileId>,
     /// What shaped it.
     pub options: Arc<serde_json::Value>,
 }
@@ -44,6 +45,11 @@ pub struct Past {
     pub journals: usize,
     /// Lines that are no lines, as a rank leaves one when it is killed.
     pub torn_lines: usize,
+}
+
+/// Whether the run's journal has a form that this version reads.
+fn is_known(run: &RunLine) -> bool {
+    [FORMAT, FORMAT_1].contains(&run.format.as_str())
 }
 
 /// One journal, line by line.
@@ -64,7 +70,7 @@ impl JournalFile {
         for line in bytes.split(|&byte| byte == b'\n') {
             match Line::parse(line) {
                 None => {}
-                Some(Ok(Line::Run(run))) if run.format == FORMAT => journal.run = Some(run),
+                Some(Ok(Line::Run(run))) if is_known(&run) => journal.run = Some(run),
                 Some(Ok(line)) => journal.lines.push(line),
                 Some(Err(_)) => journal.torn_lines += 1,
             }
@@ -157,7 +163,7 @@ impl Chapter {
             }
             match Line::parse(&bytes) {
                 None => {}
-                Some(Ok(Line::Run(run))) if run.format == FORMAT => {
+                Some(Ok(Line::Run(run))) if is_known(&run) => {
                     options = Arc::new(run.options.clone());
                     chapter.run = Some(run);
                 }
@@ -234,18 +240,20 @@ fn take(records: &mut Records, line: Line, options: &Arc<serde_json::Value>) {
             records.insert(begin.output, Record::Begun);
         }
         Line::End(end) => {
-            let record = match (end.state, end.input_identity, end.result) {
-                (EndState::Done, Some(input_identity), Some(result)) => {
+            let record = match end.outcome.end {
+                // Half a record vouches for nothing.
+                End::Done(files_out)
+                    if !files_out.is_empty() && !end.outcome.input.files.is_empty() =>
+                {
                     Record::Done(Box::new(DoneRecord {
                         input: end.input,
-                        input_identity,
-                        result,
+                        files_in: end.outcome.input.files,
+                        files_out,
                         options: Arc::clone(options),
                     }))
                 }
-                (EndState::Failed, ..) => Record::Failed,
-                // Half a record vouches for nothing.
-                (EndState::Done, ..) => Record::Begun,
+                End::Failed(_) => Record::Failed,
+                End::Done(_) | End::Skipped(_) => Record::Begun,
             };
             records.insert(end.output, record);
         }
@@ -308,7 +316,10 @@ mod tests {
         let Record::Done(record) = last(vec![done(), earlier]) else {
             panic!("the later run's record is lost");
         };
-        assert_eq!(record.result.crc32, 0xff);
+        assert_eq!(
+            record.files_out[0].crc32,
+            Some(crate::image_io::Crc32(0xff))
+        );
         assert_eq!(*record.options, serde_json::json!({"sigma": 20.0}));
     }
 

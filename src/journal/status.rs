@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::past::{JournalFile, Past, Record};
-use super::{EndState, Line, RunLine, unix_s};
+use super::{Line, RunLine, unix_s};
+use crate::job::outcome::Status as Ended;
 use crate::report::State;
 use crate::text::{long_duration, printable};
 
@@ -71,10 +72,11 @@ impl RankStatus {
                     begin.unix_s
                 }
                 Line::End(end) => {
-                    running.remove(&end.index);
-                    match end.state {
-                        EndState::Done => status.done += 1,
-                        EndState::Failed => status.failed += 1,
+                    running.remove(&end.outcome.index);
+                    match end.outcome.status() {
+                        Ended::Done => status.done += 1,
+                        Ended::Failed => status.failed += 1,
+                        Ended::Skipped => {}
                     }
                     end.unix_s
                 }

@@ -39,7 +39,7 @@ fn begins_with(path: &Path, mark: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{csv, table, tests::report};
+    use crate::report::{csv, sample::report, table};
 
     #[test]
     fn each_kind_of_file_is_known_again_and_no_other_is_replaced() {

@@ -16,22 +16,9 @@ pub enum MergeError {
     /// There is none.
     #[error("there is no report to merge")]
     Nothing,
-    /// A file that cannot be read.
-    #[error("{path}: {error}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
     /// A file that is no report.
-    #[error("{path}: is not a report of niimpi ({SCHEMA}): {reason}")]
-    NoReport {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] super::ReadError),
     /// Two reports of runs that did not do the same thing.
     #[error(
         "{first} and {second} are not of one piece of work: {what} differs; merge reports of the same command alone"
@@ -81,30 +68,14 @@ pub struct Source {
     pub report: Report,
 }
 
-/// Reads a report.
+/// Reads a report, with its file for messages.
 ///
 /// # Errors
-/// When the file cannot be read or is no report of this schema.
+/// When the file cannot be read or is no report.
 pub fn read(path: &Path) -> Result<Source, MergeError> {
-    let bytes = std::fs::read(path).map_err(|error| MergeError::Unreadable {
-        path: path.to_owned(),
-        error,
-    })?;
-    let no_report = |reason: String| MergeError::NoReport {
-        path: path.to_owned(),
-        reason,
-    };
-    let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| no_report(error.to_string()))?;
-    match value.get("schema").and_then(serde_json::Value::as_str) {
-        Some(SCHEMA) => {}
-        Some(other) => return Err(no_report(format!("its schema is {other}"))),
-        None => return Err(no_report("it has no schema".to_owned())),
-    }
-    let report = serde_json::from_value(value).map_err(|error| no_report(error.to_string()))?;
     Ok(Source {
         path: path.to_owned(),
-        report,
+        report: super::read(path)?,
     })
 }
 
@@ -166,17 +137,15 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         }));
         let whole = source.report.state != State::Interrupted;
         for image in &source.report.images {
-            let row = ImageRow {
-                rank: first_rank + image.rank,
-                start_s: image.start_s + offset_s,
-                ..image.clone()
-            };
+            let mut row = image.clone();
+            row.rank += first_rank;
+            row.start_s += offset_s;
             add_image(&mut images, row, whole, source)?;
         }
     }
     let left_over = images
         .values()
-        .any(|found| found.row.status == Status::Skipped && !found.settled);
+        .any(|found| found.row.status() == Status::Skipped && !found.settled);
     let images: Vec<ImageRow> = images.into_values().map(|found| found.row).collect();
     let totals = Totals::new(&ranks, &images, elapsed_s);
     let missing = shard
@@ -215,6 +184,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         elapsed_s,
         launch,
         filter: first.report.filter.clone(),
+        options: first.report.options.clone(),
         strategy: first.report.strategy,
         shard,
         resume: None,
@@ -266,7 +236,7 @@ fn add_image<'a>(
         Status::Failed => 1,
         Status::Skipped => 0,
     };
-    if rank(row.status) >= rank(found.row.status) {
+    if rank(row.status()) >= rank(found.row.status()) {
         found.row = row;
         found.source = source;
     }
@@ -380,7 +350,7 @@ fn common_job(sources: &[Source]) -> Option<Job> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::report;
+    use crate::report::sample::report;
 
     /// Share `number` of two: the fixture's report with every second image, begun `after_s` seconds later.
     fn share(number: usize, after_s: u64) -> Source {
@@ -437,9 +407,8 @@ mod tests {
         report.images = (1..)
             .zip(statuses)
             .map(|(index, &status)| ImageRow {
-                index,
                 input: format!("in/{index}.nii"),
-                status,
+                outcome: crate::report::sample::image(index, 0, status),
                 ..row.clone()
             })
             .collect();
@@ -535,10 +504,9 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             read(&path).unwrap_err().to_string()
         };
-        assert!(
-            message("{}")
-                .ends_with("is not a report of niimpi (niimpi-report/1): it has no schema")
-        );
+        assert!(message("{}").ends_with(
+            "is not a report of niimpi (niimpi-report/2 or niimpi-report/1): it has no schema"
+        ));
         assert!(
             message("{\"schema\":\"niimpi-report/9\"}").ends_with("its schema is niimpi-report/9")
         );

@@ -5,7 +5,7 @@ use std::ops::Add;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{RankRow, Report, State, Status};
+use super::{RankRow, Report, State};
 use crate::text::{counted, printable};
 
 /// Failures that are named below the table; the report's file has them all.
@@ -179,13 +179,13 @@ fn write_summary(text: &mut String, report: &Report) {
     let with_nonfinite = report
         .images
         .iter()
-        .filter(|image| image.nonfinite_voxels > 0)
+        .filter(|image| image.outcome.input.nonfinite_voxels > 0)
         .count();
     if with_nonfinite > 0 {
         let voxels: u64 = report
             .images
             .iter()
-            .map(|image| image.nonfinite_voxels)
+            .map(|image| image.outcome.input.nonfinite_voxels)
             .sum();
         let _ = writeln!(
             text,
@@ -197,16 +197,14 @@ fn write_summary(text: &mut String, report: &Report) {
     let failures: Vec<_> = report
         .images
         .iter()
-        .filter(|image| image.status == Status::Failed)
+        .filter_map(|image| Some((image.rank, image.failure()?)))
         .collect();
-    for image in failures.iter().take(FAILURES_SHOWN) {
-        let stage = image.stage.map_or("", super::Stage::name);
-        let error = image.error.as_deref().unwrap_or("unknown");
+    for (rank, failure) in failures.iter().take(FAILURES_SHOWN) {
         let _ = writeln!(
             text,
-            "failed ({stage}, rank {}): {}",
-            image.rank,
-            printable(error)
+            "failed ({}, rank {rank}): {}",
+            failure.stage.name(),
+            printable(&failure.error)
         );
     }
     if failures.len() > FAILURES_SHOWN {
@@ -224,10 +222,10 @@ mod tests {
 
     #[test]
     fn voxels_that_are_not_finite_are_told() {
-        let mut report = super::super::tests::report();
+        let mut report = crate::report::sample::report();
         assert!(!render(&report).contains("NaN"));
-        report.images[0].nonfinite_voxels = 7;
-        report.images[2].nonfinite_voxels = 5;
+        report.images[0].outcome.input.nonfinite_voxels = 7;
+        report.images[2].outcome.input.nonfinite_voxels = 5;
         let text = render(&report);
         let line = "2 images with 12 voxels that are NaN or infinite (--nan propagate)\n";
         assert!(text.contains(line), "{text}");
@@ -235,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_a_rank_sums_and_the_failures() {
-        let text = render(&super::super::tests::report());
+        let text = render(&crate::report::sample::report());
         let lines: Vec<&str> = text.lines().collect();
         let row = |name: &str| {
             let line = lines
@@ -277,7 +275,7 @@ mod tests {
 
     #[test]
     fn markdown_has_a_head_rule_and_paragraphs() {
-        let text = render_as(&super::super::tests::report(), Style::Markdown);
+        let text = render_as(&crate::report::sample::report(), Style::Markdown);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("| rank | host"), "{text}");
         assert!(lines[1].chars().all(|c| "|-:".contains(c)), "{text}");

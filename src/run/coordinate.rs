@@ -19,10 +19,10 @@ use super::stop::Pace;
 use super::worker::{self, Event, WorkerContext};
 use super::{Config, EXIT_PANIC, Setup};
 use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
-use crate::job::FailureKind;
+use crate::job::outcome::{FailureKind, Outcome, Status};
 use crate::journal::Journal;
 use crate::partition::Strategy;
-use crate::report::{ImageRecord, RankRecord, Stage, Status};
+use crate::report::RankRecord;
 use crate::resources::{self, CpuMeter};
 use crate::text::printable;
 
@@ -188,7 +188,7 @@ struct Own<'a, C: Communicator> {
     cpu: CpuMeter,
     events: Receiver<Event>,
     stop: &'a AtomicBool,
-    images: Vec<ImageRecord>,
+    images: Vec<Outcome>,
     workers: usize,
     news: News,
     late: usize,
@@ -218,7 +218,7 @@ impl<C: Communicator> Own<'_, C> {
         let mut received = self.events.recv_timeout(wait);
         loop {
             match received {
-                Ok(Event::Record(record, kind)) => self.take(record, kind),
+                Ok(Event::Ended(outcome)) => self.take(outcome),
                 Ok(Event::Late(index)) => {
                     if self.late == 0 {
                         tracing::warn!(
@@ -251,9 +251,10 @@ impl<C: Communicator> Own<'_, C> {
 
     /// How many images to ask for before they are needed: one a worker, if the last image was quick.
     fn ahead(&self) -> usize {
-        let quick = self.images.last().is_some_and(|image| {
-            image.read_s + image.filter_s + image.write_s < QUICK_IMAGE.as_secs_f64()
-        });
+        let quick = self
+            .images
+            .last()
+            .is_some_and(|image| image.timings.worker_s() < QUICK_IMAGE.as_secs_f64());
         if quick { self.workers } else { 0 }
     }
 
@@ -262,39 +263,32 @@ impl<C: Communicator> Own<'_, C> {
         self.queue.drain();
     }
 
-    fn take(&mut self, record: ImageRecord, kind: FailureKind) {
-        if kind == FailureKind::NoSpace {
-            self.news.no_space += 1;
-        }
-        match (&record.error, record.status) {
+    fn take(&mut self, outcome: Outcome) {
+        let index = outcome.index;
+        if let Some(failure) = outcome.failure() {
+            let error = printable(&failure.error);
+            self.news.failed += 1;
+            if failure.kind == FailureKind::NoSpace {
+                self.news.no_space += 1;
+            }
             // The first one says it for all.
-            (Some(error), Status::Failed)
-                if self.news.no_space > 1 && kind == FailureKind::NoSpace =>
-            {
-                tracing::debug!("image {} failed: {}", record.index, printable(error));
-                self.news.failed += 1;
+            if self.news.no_space > 1 && failure.kind == FailureKind::NoSpace {
+                tracing::debug!("image {index} failed: {error}");
+            } else {
+                tracing::error!("image {index} failed ({}): {error}", failure.stage.name());
             }
-            (Some(error), Status::Failed) => {
-                let stage = record.stage.map_or("", Stage::name);
-                tracing::error!(
-                    "image {} failed ({stage}): {}",
-                    record.index,
-                    printable(error)
-                );
-                self.news.failed += 1;
-            }
-            _ => {
-                tracing::debug!(
-                    "image {} done: read {:.3} s, filter {:.3} s, write {:.3} s",
-                    record.index,
-                    record.read_s,
-                    record.filter_s,
-                    record.write_s
-                );
-                self.news.done += 1;
-            }
+        } else {
+            let timings = outcome.timings;
+            tracing::debug!(
+                "image {index} done: read {:.3} s, filter {:.3} s, write {:.3} s, publish {:.3} s",
+                timings.read_s,
+                timings.filter_s,
+                timings.write_s,
+                timings.publish_s
+            );
+            self.news.done += 1;
         }
-        self.images.push(record);
+        self.images.push(outcome);
     }
 
     /// This rank's record, when its workers have ended.
@@ -309,6 +303,8 @@ impl<C: Communicator> Own<'_, C> {
             elapsed_s: setup.clock.now_s(),
             cpu_s: self.cpu.seconds(),
             max_rss_bytes: resources::peak_rss_bytes(),
+            idle_s: None,
+            cpu_model: resources::cpu_model(),
             images: std::mem::take(&mut self.images),
         }
     }
@@ -429,7 +425,7 @@ fn lead<C: Communicator>(
                 record
                     .images
                     .iter()
-                    .filter(|image| image.status == status)
+                    .filter(|image| image.status() == status)
                     .count()
             };
             news[from] = News {

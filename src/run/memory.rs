@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::image_io::{Fetched, NamelessOutput};
 use crate::images::ImageEntry;
-use crate::job::{Failure, FailureKind, ImageJob, ImageWorker, Taken};
-use crate::report::Stage;
+use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
+use crate::job::{ImageJob, ImageWorker};
 use crate::resources::{self, MemoryLimit};
 
 /// What a worker takes besides its images: codec, tiles, stack.
@@ -81,12 +81,12 @@ impl<'a> RankMemory<'a> {
         worker: usize,
         entry: &ImageEntry,
         fetched: Option<Fetched>,
-        taken: &mut Taken,
+        outcome: &mut Outcome,
     ) -> Result<NamelessOutput, Failure> {
         let first = {
             let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
             self.buffers(worker)
-                .make(&entry.input, fetched, &entry.output, taken)
+                .make(&entry.input, fetched, &entry.output, outcome)
         };
         let (Some(limit), Err(failure)) = (&self.limit, &first) else {
             return first;
@@ -114,8 +114,8 @@ impl<'a> RankMemory<'a> {
         }
         let mut buffers = self.buffers(worker);
         buffers.set_memory_limit(Some(limit.bytes));
-        *taken = Taken::default();
-        let result = buffers.make(&entry.input, None, &entry.output, taken);
+        (outcome.timings, outcome.input) = Default::default();
+        let result = buffers.make(&entry.input, None, &entry.output, outcome);
         buffers.release_memory();
         buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
         result

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image_io::{self, WriteSummary};
+use crate::image_io::file_name::pair_partner;
+use crate::image_io::{self, FileId};
 use crate::images::ImageEntry;
 use crate::journal::past::{Past, Record};
 use crate::report::ResumeCounts;
@@ -23,14 +24,10 @@ pub(super) enum Claim {
     OtherInput,
     /// It was made with other options.
     OtherOptions,
-    /// It was written, of an input of this size and time, and is this.
+    /// It was written, of these input files, and is these.
     Done {
-        input_bytes: u64,
-        input_mtime_ns: i64,
-        output_bytes: u64,
-        output_mtime_ns: Option<i64>,
-        raw_bytes: u64,
-        crc32: u32,
+        files_in: Vec<FileId>,
+        files_out: Vec<FileId>,
     },
 }
 
@@ -77,12 +74,8 @@ pub(super) fn claims(
                     Claim::OtherOptions
                 } else {
                     Claim::Done {
-                        input_bytes: done.input_identity.input_bytes,
-                        input_mtime_ns: done.input_identity.input_mtime_ns,
-                        output_bytes: done.result.output_bytes,
-                        output_mtime_ns: done.result.output_mtime_ns,
-                        raw_bytes: done.result.raw_bytes,
-                        crc32: done.result.crc32,
+                        files_in: done.files_in.clone(),
+                        files_out: done.files_out.clone(),
                     }
                 }
             }
@@ -99,36 +92,58 @@ pub(super) fn check(entry: &ImageEntry, claim: &Claim) -> Standing {
     if std::fs::symlink_metadata(&entry.output).is_err() {
         return Standing::Missing;
     }
-    match *claim {
+    match claim {
         Claim::None => Standing::Unrecorded,
         Claim::Begun => Standing::Unfinished,
         Claim::Failed => Standing::FailedBefore,
         Claim::OtherInput => Standing::InputChanged,
         Claim::OtherOptions => Standing::OptionsChanged,
         Claim::Done {
-            input_bytes,
-            input_mtime_ns,
-            output_bytes,
-            output_mtime_ns,
-            raw_bytes,
-            crc32,
+            files_in,
+            files_out,
         } => {
-            let same = |now: image_io::FileIdentity| {
-                (now.bytes, now.mtime_ns) == (input_bytes, input_mtime_ns)
-            };
-            let written = WriteSummary {
-                bytes_out: output_bytes,
-                raw_bytes,
-                crc32,
-            };
-            if !image_io::identify(&entry.input).is_ok_and(same) {
+            if !input_is_same(&entry.input, files_in) {
                 Standing::InputChanged
-            } else if image_io::seems_intact(&entry.output, &written, output_mtime_ns) {
+            } else if result_is_same(&entry.output, files_out) {
                 Standing::Kept
             } else {
                 Standing::Mismatched
             }
         }
+    }
+}
+
+fn input_is_same(input: &Path, recorded: &[FileId]) -> bool {
+    let Ok(now) = image_io::identify(input) else {
+        return false;
+    };
+    match recorded {
+        // One identity for both halves: a record of niimpi-journal/1.
+        [both] if now.len() == 2 => {
+            let bytes: u64 = now.iter().map(|file| file.bytes).sum();
+            let mtime_ns = now.iter().map(|file| file.mtime_ns).max().flatten();
+            (bytes, mtime_ns) == (both.bytes, both.mtime_ns)
+        }
+        each => {
+            each.len() == now.len() && each.iter().zip(&now).all(|(one, now)| one.seems_same(now))
+        }
+    }
+}
+
+fn result_is_same(output: &Path, recorded: &[FileId]) -> bool {
+    let is_pair = output.file_name().and_then(pair_partner).is_some();
+    match recorded {
+        [both] if is_pair => image_io::pair_seems_intact(output, both),
+        each => each.iter().all(|file| {
+            let path = match file.path.as_os_str().is_empty() {
+                true => output.to_owned(),
+                false => output.with_file_name(&file.path),
+            };
+            image_io::seems_intact(&FileId {
+                path,
+                ..file.clone()
+            })
+        }),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::job::outcome::{Outcome, Status};
 use crate::journal::{Journal, Line, SampleLine, short, unix_s};
-use crate::report::{ImageRecord, Status};
 use crate::resources::{self, CpuMeter};
 
 /// A rank's sampler. It has no thread: the main thread asks it each time around.
@@ -27,7 +27,7 @@ impl<'a> Sampler<'a> {
     }
 
     /// Notes a sample if one is due. `images` are the rank's records so far.
-    pub(super) fn look(&mut self, images: &[ImageRecord]) {
+    pub(super) fn look(&mut self, images: &[Outcome]) {
         let Some(every) = self.every else { return };
         let now = Instant::now();
         if now < self.next {
@@ -45,21 +45,26 @@ impl<'a> Sampler<'a> {
     }
 
     /// Notes the last sample, when the rank has done its work.
-    pub(super) fn finish(&self, images: &[ImageRecord]) {
+    pub(super) fn finish(&self, images: &[Outcome]) {
         if self.every.is_some() {
             self.note(images);
         }
     }
 
-    fn note(&self, images: &[ImageRecord]) {
-        let count = |status| images.iter().filter(|image| image.status == status).count();
+    fn note(&self, images: &[Outcome]) {
+        let count = |status| {
+            images
+                .iter()
+                .filter(|image| image.status() == status)
+                .count()
+        };
         self.journal.write(&Line::Sample(SampleLine {
             unix_s: unix_s(SystemTime::now()),
             cpu_s: short(self.cpu.seconds()),
             rss_bytes: resources::rss_bytes(),
             done: count(Status::Done),
             failed: count(Status::Failed),
-            bytes_in: images.iter().map(|image| image.bytes_in).sum(),
+            bytes_in: images.iter().map(|image| image.input.bytes).sum(),
             bytes_out: images.iter().map(|image| image.bytes_out).sum(),
         }));
     }

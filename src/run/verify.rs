@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::comm::{self, Communicator, ROOT, path_bytes};
 use crate::console;
-use crate::image_io::{Verifier, WriteSummary};
+use crate::image_io::{FileId, Verifier};
 use crate::images::{self, natural_order};
 use crate::journal::past::{Past, Record};
 use crate::parallel::par_map_with;
@@ -40,8 +40,8 @@ enum Known {
     Failed,
     /// It was begun and not ended.
     Begun,
-    /// It was written, and is this: bytes, bytes before compression, checksum.
-    Written(u64, u64, u32),
+    /// It was written, and is these files.
+    Written(Vec<FileId>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,10 +114,7 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
             let is = match record {
                 Record::Begun => Known::Begun,
                 Record::Failed => Known::Failed,
-                Record::Done(done) => {
-                    let result = done.result;
-                    Known::Written(result.output_bytes, result.raw_bytes, result.crc32)
-                }
+                Record::Done(done) => Known::Written(done.files_out),
             };
             known.insert(output.join(below), is);
         }
@@ -149,7 +146,7 @@ fn check_all(items: &[Item], mine: &[usize], threads: usize) -> (u64, Vec<Wrong>
 }
 
 fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
-    match item.known {
+    match &item.known {
         Known::Failed => return Err("failed in the last run; --resume tries it again".to_owned()),
         Known::Begun => {
             return Err("was in hand when a run broke off; --resume does it again".to_owned());
@@ -162,31 +159,59 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
             true => error.cause.to_string(),
             false => error.to_string(),
         })?;
-    if let Known::Written(bytes_out, raw_bytes, crc32) = item.known {
-        let written = WriteSummary {
-            bytes_out,
-            raw_bytes,
-            crc32,
-        };
-        let differs = |what: &str, recorded: String, found: String| {
-            Err(format!(
+    if let Known::Written(recorded) = &item.known {
+        compare(&item.path, recorded, &found)?;
+    }
+    Ok(found.iter().map(|file| file.bytes).sum())
+}
+
+/// Compares the files of a result with their record.
+fn compare(result: &Path, recorded: &[FileId], found: &[FileId]) -> Result<(), String> {
+    let all =
+        |files: &[FileId], value: fn(&FileId) -> u64| -> u64 { files.iter().map(value).sum() };
+    match (recorded, found) {
+        // One identity for both halves, of niimpi-journal/1.
+        ([both], [_header, voxels]) => differs(
+            both,
+            &FileId {
+                bytes: all(found, |file| file.bytes),
+                raw_bytes: all(found, |file| file.raw_bytes),
+                ..voxels.clone()
+            },
+        ),
+        _ => recorded.iter().try_for_each(|file| {
+            let path = match file.path.as_os_str().is_empty() {
+                true => result.to_owned(),
+                false => result.with_file_name(&file.path),
+            };
+            match found.iter().find(|found| found.path == path) {
+                Some(found) => differs(file, found),
+                None => Err(format!("{} is missing", path.display())),
+            }
+        }),
+    }
+}
+
+/// What differs between a file and its record, if anything does.
+fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
+    let text = |file: &FileId| {
+        [
+            file.crc32
+                .map(|crc32| crc32.to_string())
+                .unwrap_or_default(),
+            file.raw_bytes.to_string(),
+            file.bytes.to_string(),
+        ]
+    };
+    let names = ["content's checksum", "length before compression", "length"];
+    for ((what, recorded), found) in names.iter().zip(text(recorded)).zip(text(found)) {
+        if recorded != found {
+            return Err(format!(
                 "its {what} is {found} where {recorded} was recorded"
-            ))
-        };
-        if found.crc32 != written.crc32 {
-            let [recorded, found] = [written, found].map(|is| format!("{:08x}", is.crc32));
-            return differs("content's checksum", recorded, found);
-        }
-        if found.raw_bytes != written.raw_bytes {
-            let [recorded, found] = [written, found].map(|is| is.raw_bytes.to_string());
-            return differs("length before compression", recorded, found);
-        }
-        if found.bytes_out != written.bytes_out {
-            let [recorded, found] = [written, found].map(|is| is.bytes_out.to_string());
-            return differs("length", recorded, found);
+            ));
         }
     }
-    Ok(found.bytes_out)
+    Ok(())
 }
 
 /// Prints what was found; whether that could be done.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,18 +14,16 @@ use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
 use super::stop::Pace;
 use crate::fault::Fault;
-use crate::image_io::{self, Fetched, NamelessOutput};
+use crate::image_io::{Fetched, NamelessOutput};
 use crate::images::ImageEntry;
-use crate::job::{self, Failure, FailureKind, Taken};
-use crate::journal::{
-    self, BeginLine, EndLine, EndState, InputIdentity, Journal, Line, ResultIdentity,
-};
-use crate::report::{ImageRecord, Status};
+use crate::job;
+use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
+use crate::journal::{self, BeginLine, EndLine, Journal, Line};
 
 /// What a worker tells its rank's main thread.
 pub(super) enum Event {
-    /// An image is done or given up; a failure's meaning for the others.
-    Record(ImageRecord, FailureKind),
+    /// An image is done or failed.
+    Ended(Outcome),
     /// An image (its place in the list, from 1) was not begun, since it would not be finished in time.
     Late(usize),
     /// A worker waits for work.
@@ -142,63 +140,64 @@ fn publish_all<'a>(
     }
 }
 
-/// An image whose result is complete but for its name, or that was given up.
+/// An image whose result is complete but for its name, or that failed.
 struct MadeImage<'a> {
     entry: &'a ImageEntry,
-    worker: usize,
     begin: BeginLine,
-    start_s: f64,
     cost_s: f64,
-    taken: Taken,
+    outcome: Outcome,
     made: Result<NamelessOutput, Failure>,
 }
 
 impl MadeImage<'_> {
-    /// Gives the result its name, and tells the journal and the main thread what became of the image.
+    /// Gives the result its name, and passes the outcome to the journal and the main thread.
     fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>) {
         let MadeImage {
             entry,
-            worker,
             begin,
-            start_s,
             cost_s,
-            mut taken,
+            mut outcome,
             made,
         } = self;
-        let result = made.and_then(|made| job::publish(made, &mut taken));
-        let end = end_line(begin, &entry.output, &taken, result.as_ref().err());
-        context.journal.write(&Line::End(Box::new(end)));
-        if result.is_ok() {
-            let taken_s = taken.read_s + taken.filter_s + taken.write_s;
-            context.pace.learn(cost_s, taken_s);
-        }
-        let kind = result.as_ref().err().map(|failure| failure.kind);
-        let (status, stage, error) = match result {
-            Ok(()) => (Status::Done, None, None),
-            Err(failure) => (Status::Failed, Some(failure.stage), Some(failure.error)),
+        let result = made.and_then(|made| job::publish(made, &mut outcome));
+        outcome.timings = outcome.timings.rounded();
+        let mut kind = FailureKind::Own;
+        outcome.end = match result {
+            Ok(mut files) => {
+                name_beside(&mut files, &entry.output);
+                context.pace.learn(cost_s, outcome.timings.worker_s());
+                End::Done(files)
+            }
+            Err(failure) => {
+                kind = failure.kind;
+                End::Failed(failure)
+            }
         };
-        let record = ImageRecord {
-            index: entry.index,
-            rank: context.rank,
-            worker,
-            status,
-            stage,
-            error,
-            start_s,
-            read_s: taken.read_s,
-            filter_s: taken.filter_s,
-            write_s: taken.write_s,
-            voxels: taken.voxels,
-            nonfinite_voxels: taken.nonfinite_voxels,
-            datatype: taken.datatype,
-            scaled: taken.scaled,
-            bytes_in: taken.bytes_in,
-            bytes_out: taken.bytes_out,
-        };
-        let _ = events.send(Event::Record(record, kind.unwrap_or_default()));
-        if kind == Some(FailureKind::NoSpace) {
+        name_beside(&mut outcome.input.files, &entry.input);
+        let line = Line::End(Box::new(EndLine {
+            unix_s: journal::unix_s(SystemTime::now()),
+            input: begin.input,
+            output: begin.output,
+            outcome,
+        }));
+        context.journal.write(&line);
+        let Line::End(line) = line else { return };
+        let mut outcome = line.outcome;
+        outcome.forget_files();
+        let _ = events.send(Event::Ended(outcome));
+        if kind == FailureKind::NoSpace {
             std::thread::sleep(NO_SPACE_PAUSE);
         }
+    }
+}
+
+/// Names an image's files as records do: not at all the image's own, others by their names in its folder.
+fn name_beside(files: &mut [FileId], image: &Path) {
+    for file in files {
+        file.path = match file.path.file_name() {
+            Some(name) if file.path != image => name.into(),
+            _ => PathBuf::new(),
+        };
     }
 }
 
@@ -236,50 +235,20 @@ fn carry<'a>(
             .to_owned(),
     };
     context.journal.write(&Line::Begin(begin.clone()));
-    let mut taken = Taken::default();
-    let start_s = context.clock.now_s();
-    let made = context.memory.make(worker, entry, fetched, &mut taken);
+    let mut outcome = Outcome {
+        index: entry.index,
+        rank: context.rank,
+        worker,
+        start_s: context.clock.now_s(),
+        ..Outcome::default()
+    };
+    let made = context.memory.make(worker, entry, fetched, &mut outcome);
     IMAGE_IN_HAND.set(None);
     MadeImage {
         entry,
-        worker,
         begin,
-        start_s,
         cost_s,
-        taken,
+        outcome,
         made,
-    }
-}
-
-/// What the journal says when an image is ended.
-fn end_line(begin: BeginLine, output: &Path, taken: &Taken, failure: Option<&Failure>) -> EndLine {
-    let result = taken.written.map(|written| ResultIdentity {
-        output_bytes: written.bytes_out,
-        output_mtime_ns: image_io::uncompressed_mtime_ns(output),
-        raw_bytes: written.raw_bytes,
-        crc32: written.crc32,
-    });
-    EndLine {
-        unix_s: journal::unix_s(SystemTime::now()),
-        index: begin.index,
-        worker: begin.worker,
-        state: match failure {
-            None => EndState::Done,
-            Some(_) => EndState::Failed,
-        },
-        stage: failure.map(|failure| failure.stage),
-        error: failure.map(|failure| failure.error.clone()),
-        input: begin.input,
-        input_identity: taken.input_mtime_ns.map(|input_mtime_ns| InputIdentity {
-            input_bytes: taken.bytes_in,
-            input_mtime_ns,
-        }),
-        output: begin.output,
-        result,
-        read_s: journal::short(taken.read_s),
-        filter_s: journal::short(taken.filter_s),
-        write_s: journal::short(taken.write_s),
-        voxels: taken.voxels,
-        nonfinite_voxels: taken.nonfinite_voxels,
     }
 }

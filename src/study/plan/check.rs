@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_was_used_is_held_against_what_was_asked() {
-        let report = crate::report::tests::report();
+        let report = crate::report::sample::report();
         let found = check(&report, None, Some(&accounting()));
         assert!(found.inside, "{}", found.text);
         for words in [
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn without_slurm_the_report_speaks() {
-        let found = check(&crate::report::tests::report(), None, None);
+        let found = check(&crate::report::sample::report(), None, None);
         assert!(
             found
                 .text

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::ValueEnum;
 
 use crate::filter::{OutputSpec, OutputType, Rounding};
-use crate::report::{FilterDescription, ImageRow, Report, SCHEMA, Status};
+use crate::report::{FilterDescription, ImageRow, Report, Status};
 use crate::run::RESULTS_BEHIND_A_WORKER;
 use crate::study::statistics::{Summary, median};
 use crate::volume::Datatype;
@@ -239,7 +239,7 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
     let distinct: BTreeSet<&str> = sources
         .iter()
         .flat_map(|source| source.report.images.iter())
-        .filter(|image| image.status == Status::Done)
+        .filter(|image| image.status() == Status::Done)
         .map(|image| image.input.as_str())
         .collect();
     measurements.distinct_images = distinct.len();
@@ -285,12 +285,6 @@ fn kind_of_host(host: &str) -> &str {
 /// Whether the report was measured with what is planned for.
 fn agree(source: &Source, wanted: &Wanted) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
-    if report.schema != SCHEMA {
-        return Err(format!(
-            "{name}: its form is {}, this niimpi reads {SCHEMA}",
-            report.schema
-        ));
-    }
     if report.filter != wanted.filter {
         return Err(format!(
             "{name}: was measured with another filter ({}) than the one that is planned for ({}); measure that one, or \
@@ -360,7 +354,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
         let writing_s = writing_on_the_worker(&rows);
         let end = |place: usize| {
             let image = rows[place];
-            image.start_s + image.read_s + image.filter_s + writing_s[place]
+            image.start_s + image.timings.read_s + image.timings.filter_s + writing_s[place]
         };
         // Of a worker that did few, all but the first must do.
         let settled_from = if rows.len() >= 2 * RESULTS_BEHIND_A_WORKER {
@@ -369,7 +363,7 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
             1
         };
         for (place, image) in rows.iter().enumerate() {
-            let Some(datatype) = image.datatype else {
+            let Some(datatype) = image.outcome.input.datatype else {
                 return Err(format!(
                     "{}: does not say the datatypes of its images, as reports of older versions do not; measure again",
                     source.name
@@ -377,27 +371,31 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
             };
             let class = ImageClass {
                 datatype,
-                scaled: image.scaled,
+                scaled: image.outcome.input.scaled,
             };
-            let memory_bytes = spec.memory_bytes(&[image.voxels as usize], datatype, image.scaled);
+            let memory_bytes = spec.memory_bytes(
+                &[image.outcome.input.voxels as usize],
+                datatype,
+                image.outcome.input.scaled,
+            );
             largest_bytes = largest_bytes.max(memory_bytes);
             images += 1;
             first_start_s = first_start_s.min(image.start_s);
             last_end_s = last_end_s.max(end(place));
-            behind_s += image.write_s - writing_s[place];
+            behind_s += written_s(image) - writing_s[place];
             if place > 0 {
                 gaps.push((image.start_s - end(place - 1)).max(0.0));
             }
             into.images.push(ImageSample {
                 features: ImageFeatures {
                     class,
-                    voxels: image.voxels,
-                    file_bytes: image.bytes_in,
+                    voxels: image.outcome.input.voxels,
+                    file_bytes: image.outcome.input.bytes,
                     memory_bytes,
                 },
                 stage_s: [
-                    image.read_s * source.reading_factor,
-                    image.filter_s,
+                    image.timings.read_s * source.reading_factor,
+                    image.timings.filter_s,
                     writing_s[place],
                 ],
                 run,
@@ -432,13 +430,18 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
     Ok(())
 }
 
+/// Seconds of writing and of waiting for the disk.
+fn written_s(image: &ImageRow) -> f64 {
+    image.timings.write_s + image.timings.publish_s
+}
+
 /// The images that were done, of each worker by their start.
 fn done_by_worker(report: &Report) -> BTreeMap<(usize, usize), Vec<&ImageRow>> {
     let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
     for image in report
         .images
         .iter()
-        .filter(|image| image.status == Status::Done)
+        .filter(|image| image.status() == Status::Done)
     {
         by_worker
             .entry((image.rank, image.worker))
@@ -456,9 +459,9 @@ pub(super) fn waiting_for_disk_s(report: &Report) -> f64 {
     let (mut made_s, mut on_disk_s) = (0.0_f64, 0.0_f64);
     for rows in done_by_worker(report).values() {
         for (image, writing_s) in rows.iter().zip(writing_on_the_worker(rows)) {
-            let filtered_s = image.start_s + image.read_s + image.filter_s;
+            let filtered_s = image.start_s + image.timings.read_s + image.timings.filter_s;
             made_s = made_s.max(filtered_s + writing_s);
-            on_disk_s = on_disk_s.max(filtered_s + image.write_s);
+            on_disk_s = on_disk_s.max(filtered_s + written_s(image));
         }
     }
     on_disk_s - made_s
@@ -471,14 +474,18 @@ fn writing_on_the_worker(rows: &[&ImageRow]) -> Vec<f64> {
         .windows(2)
         .map(|pair| {
             let [image, next] = [pair[0], pair[1]];
-            let until_next_s = next.start_s - image.start_s - image.read_s - image.filter_s;
-            until_next_s.clamp(0.0, image.write_s)
+            let until_next_s =
+                next.start_s - image.start_s - image.timings.read_s - image.timings.filter_s;
+            until_next_s.clamp(0.0, written_s(image))
         })
         .collect();
     if let Some(last) = rows.last() {
-        let all: f64 = rows[..rows.len() - 1].iter().map(|row| row.write_s).sum();
+        let all: f64 = rows[..rows.len() - 1]
+            .iter()
+            .map(|row| written_s(row))
+            .sum();
         let part = on_worker.iter().sum::<f64>() / all;
-        on_worker.push(last.write_s * if part.is_finite() { part } else { 1.0 });
+        on_worker.push(written_s(last) * if part.is_finite() { part } else { 1.0 });
     }
     on_worker
 }
@@ -486,6 +493,7 @@ fn writing_on_the_worker(rows: &[&ImageRow]) -> Vec<f64> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::job::outcome::{End, Timings};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Normal};
@@ -520,9 +528,13 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn failed_end() -> End {
+        crate::report::sample::image(1, 0, Status::Failed).end
+    }
+
     pub(crate) fn wanted() -> Wanted {
         Wanted {
-            filter: crate::report::tests::report().filter,
+            filter: crate::report::sample::report().filter,
             compression: "1".to_owned(),
             sync: true,
         }
@@ -557,7 +569,7 @@ pub(crate) mod tests {
                 .sample(&mut random)
                 .exp();
             let crowd = 1.0 + self.contention * (ranks.min(images) - 1) as f64;
-            let mut report = crate::report::tests::report();
+            let mut report = crate::report::sample::report();
             let template = report.images[0].clone();
             let mut clocks: Vec<f64> = vec![0.05; ranks];
             report.images = (0..images)
@@ -574,21 +586,18 @@ pub(crate) mod tests {
                         .map(|seconds| seconds * crowd * run_factor * noise);
                     let start_s = *clock;
                     *clock += read_s + filter_s + write_s + 1e-5;
-                    ImageRow {
-                        index: place + 1,
-                        input: format!("in/{place}.nii.gz"),
-                        rank,
-                        worker: 0,
-                        status: Status::Done,
-                        start_s,
+                    let mut row = template.clone();
+                    row.input = format!("in/{place}.nii.gz");
+                    (row.index, row.rank, row.start_s) = (place + 1, rank, start_s);
+                    row.timings = Timings {
                         read_s,
                         filter_s,
                         write_s,
-                        voxels,
-                        datatype: Some(Datatype::Uint8),
-                        bytes_in: voxels / 2,
-                        ..template.clone()
-                    }
+                        publish_s: 0.0,
+                    };
+                    row.outcome.input.voxels = voxels;
+                    row.outcome.input.bytes = voxels / 2;
+                    row
                 })
                 .collect();
             report.launch.ranks = ranks;
@@ -622,8 +631,8 @@ pub(crate) mod tests {
     fn writing_behind_the_worker_costs_it_nothing() {
         let mut source = Machine::default().source(10, 1, &SIZES, 1);
         for (place, image) in source.report.images.iter_mut().enumerate() {
-            (image.start_s, image.read_s) = (1.0 + 0.5 * place as f64, 0.125);
-            (image.filter_s, image.write_s) = (0.125, 1.0);
+            (image.start_s, image.timings.read_s) = (1.0 + 0.5 * place as f64, 0.125);
+            (image.timings.filter_s, image.timings.write_s) = (0.125, 1.0);
         }
         source.report.elapsed_s = 6.75;
         let measured = gather(&[source], &wanted()).unwrap();
@@ -669,7 +678,7 @@ pub(crate) mod tests {
             let rows = &mut source.report.images;
             let interval_s = (rows[99].start_s - rows[0].start_s) / 99.0;
             for row in rows {
-                row.write_s += over * interval_s;
+                row.timings.write_s += over * interval_s;
             }
             let measured = gather(&[source], &wanted()).unwrap();
             let behind = measured.runs[0].results_behind;
@@ -728,7 +737,7 @@ pub(crate) mod tests {
             .report
             .images
             .iter_mut()
-            .for_each(|image| image.status = Status::Failed);
+            .for_each(|image| image.end = failed_end());
         (failed.report.totals.done, failed.report.totals.failed) = (0, 20);
         assert!(refusal(&[failed], &wanted()).contains("all 20 images of the measurements failed"));
 
@@ -761,7 +770,7 @@ pub(crate) mod tests {
         old.report
             .images
             .iter_mut()
-            .for_each(|image| image.datatype = None);
+            .for_each(|image| image.outcome.input.datatype = None);
         assert!(refusal(&[old], &wanted()).contains("datatypes"));
 
         let mut mostly_failed = good;

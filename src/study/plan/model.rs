@@ -633,7 +633,7 @@ mod tests {
                 .report
                 .images
                 .iter()
-                .map(|image| image.read_s + image.filter_s + image.write_s);
+                .map(|image| image.timings.worker_s());
             let actual = taken.sum::<f64>() / 400.0;
             assert!((actual / truth - 1.0).abs() < 0.4);
             if (alone * range.low..=alone * range.high).contains(&actual) {
@@ -679,11 +679,10 @@ mod tests {
                 for image in &mut source.report.images {
                     let factor = factors[image.rank];
                     image.start_s += later_s[image.rank];
-                    later_s[image.rank] +=
-                        (image.read_s + image.filter_s + image.write_s) * (factor - 1.0);
-                    image.read_s *= factor;
-                    image.filter_s *= factor;
-                    image.write_s *= factor;
+                    later_s[image.rank] += image.timings.worker_s() * (factor - 1.0);
+                    image.timings.read_s *= factor;
+                    image.timings.filter_s *= factor;
+                    image.timings.write_s *= factor;
                 }
                 sources.push(source);
             }
@@ -713,11 +712,11 @@ mod tests {
             // Each image still begins where its worker's last one ended.
             let mut later_s = vec![0.0; nodes * 2];
             for image in &mut source.report.images {
-                let files_s = image.read_s + image.write_s;
+                let files_s = image.timings.read_s + image.timings.write_s;
                 image.start_s += later_s[image.rank];
                 later_s[image.rank] += files_s * (slower - 1.0);
-                image.read_s *= slower;
-                image.write_s *= slower;
+                image.timings.read_s *= slower;
+                image.timings.write_s *= slower;
             }
             source.report.launch.nodes = (1..=nodes).map(|node| format!("node{node}")).collect();
             source.report.launch.cpus = Some(8 * nodes);

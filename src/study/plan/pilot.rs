@@ -234,15 +234,14 @@ fn one(
     let not_written = report
         .images
         .iter()
-        .find(|image| image.stage == Some(Stage::Write));
+        .filter_map(|image| image.failure())
+        .find(|failure| failure.stage == Stage::Write);
     if report.totals.skipped > 0 || not_written.is_some() {
         return Err(format!(
             "the {name} made {} of {} results ({}); it needs room for all of them below {}",
             report.totals.done,
             report.images.len(),
-            not_written
-                .and_then(|image| image.error.as_deref())
-                .unwrap_or("its report does not say why"),
+            not_written.map_or("its report does not say why", |failure| &failure.error),
             folder.display()
         ));
     }
@@ -259,7 +258,7 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ImageRow, Status};
+    use crate::job::outcome::Timings;
 
     #[test]
     fn workers_never_outnumber_cpus() {
@@ -271,18 +270,21 @@ mod tests {
 
     /// A run of `images` images of 10 ms each on one worker, whose results reach the disk so many seconds later.
     pub(super) fn source(images: usize, read_s: f64, wait_s: f64) -> Source {
-        let mut report = crate::report::tests::report();
+        let mut report = crate::report::sample::report();
         let template = report.images[0].clone();
         report.images = (0..images)
-            .map(|place| ImageRow {
-                index: place + 1,
-                input: format!("in/{}.nii", place % 20),
-                status: Status::Done,
-                start_s: 0.5 + 0.01 * place as f64,
-                read_s,
-                filter_s: 0.004,
-                write_s: 0.006 - read_s + wait_s,
-                ..template.clone()
+            .map(|place| {
+                let mut row = template.clone();
+                row.input = format!("in/{}.nii", place % 20);
+                row.index = place + 1;
+                row.start_s = 0.5 + 0.01 * place as f64;
+                row.timings = Timings {
+                    read_s,
+                    filter_s: 0.004,
+                    write_s: 0.006 - read_s + wait_s,
+                    publish_s: 0.0,
+                };
+                row
             })
             .collect();
         (report.launch.ranks, report.launch.threads_per_rank) = (1, 1);

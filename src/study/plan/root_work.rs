@@ -8,8 +8,9 @@ use std::time::Instant;
 use crate::comm;
 use crate::images::ImageEntry;
 use crate::images::probe::{ImageFacts, interleave};
+use crate::job::outcome::{End, InputFacts, Outcome};
 use crate::partition::{Strategy, partition};
-use crate::report::{FilterDescription, ImageRecord, RankRecord, Report, RunFacts, Status};
+use crate::report::{FilterDescription, RankRecord, Report, RunFacts};
 use crate::resources;
 use crate::volume::Datatype;
 
@@ -178,23 +179,19 @@ fn name_of_length(index: usize, bytes: usize) -> PathBuf {
 fn record(rank: usize, share: &[usize]) -> RankRecord {
     let images = share
         .iter()
-        .map(|&place| ImageRecord {
+        .map(|&place| Outcome {
             index: place + 1,
             rank,
-            worker: 0,
-            status: Status::Done,
-            stage: None,
-            error: None,
             start_s: place as f64,
-            read_s: 0.01,
-            filter_s: 0.01,
-            write_s: 0.01,
-            voxels: 900_000,
-            nonfinite_voxels: 0,
-            datatype: Some(Datatype::Int16),
-            scaled: false,
-            bytes_in: 1_000_000,
+            input: InputFacts {
+                bytes: 1_000_000,
+                datatype: Some(Datatype::Int16),
+                voxels: 900_000,
+                ..InputFacts::default()
+            },
             bytes_out: 1_000_000,
+            end: End::Done(Vec::new()),
+            ..Outcome::default()
         })
         .collect();
     RankRecord {
@@ -205,6 +202,8 @@ fn record(rank: usize, share: &[usize]) -> RankRecord {
         elapsed_s: 1.0,
         cpu_s: 1.0,
         max_rss_bytes: 20 << 20,
+        idle_s: None,
+        cpu_model: String::new(),
         images,
     }
 }
@@ -230,6 +229,7 @@ fn facts() -> RunFacts {
             round: "truncate".to_owned(),
             nan: "propagate".to_owned(),
         },
+        options: serde_json::Value::Null,
         strategy: Strategy::Size,
         shard: None,
         journals: None,

@@ -379,7 +379,7 @@ pub(crate) mod tests {
     use super::super::folder::tests::spec;
     use super::super::record::{COMPLETED, RunRecord};
     use super::*;
-    use crate::report::tests::report;
+    use crate::report::sample::report;
 
     pub(crate) fn run(
         ranks: usize,

@@ -18,8 +18,8 @@ pub(super) fn reckon_with_cold_files(first: &Source, others: &mut [Source]) -> O
         .iter()
         .filter(|other| other.report.launch.ranks * other.report.launch.threads_per_rank == 1);
     for row in of_one_worker.flat_map(|other| &other.report.images) {
-        if row.status == Status::Done {
-            warm.entry(&row.input).or_default().push(row.read_s);
+        if row.status() == Status::Done {
+            warm.entry(&row.input).or_default().push(row.timings.read_s);
         }
     }
     let mut rows: Vec<&ImageRow> = first.report.images.iter().collect();
@@ -27,9 +27,9 @@ pub(super) fn reckon_with_cold_files(first: &Source, others: &mut [Source]) -> O
     // The worker's first image pays for more than reading.
     let pairs: Vec<(f64, f64)> = rows
         .iter()
-        .filter(|row| row.status == Status::Done)
+        .filter(|row| row.status() == Status::Done)
         .skip(1)
-        .filter_map(|row| Some((row.read_s, median(warm.get(row.input.as_str())?))))
+        .filter_map(|row| Some((row.timings.read_s, median(warm.get(row.input.as_str())?))))
         .collect();
     let cold_s: f64 = pairs.iter().map(|pair| pair.0).sum();
     let warm_s: f64 = pairs.iter().map(|pair| pair.1).sum();

@@ -47,7 +47,7 @@ fn rounds_needed(report: &Report, images: usize, workers: usize) -> usize {
     let starts = report
         .images
         .iter()
-        .filter(|image| image.status == Status::Done)
+        .filter(|image| image.status() == Status::Done)
         .map(|image| image.start_s);
     let began_s = starts.fold(f64::INFINITY, f64::min);
     if began_s.is_infinite() {
@@ -162,7 +162,7 @@ mod tests {
         failed
             .images
             .iter_mut()
-            .for_each(|image| image.status = Status::Failed);
+            .for_each(|image| image.end = crate::study::plan::measured::tests::failed_end());
         assert_eq!(of(&failed, 20, 1), 1);
         failed.images.clear();
         assert_eq!(of(&failed, 20, 1), 1);

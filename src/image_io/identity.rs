@@ -1,0 +1,194 @@
+//! Identity: what tells a file from a changed one.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::error::{Cause, ImageError};
+use super::header_layout::Layout;
+use super::read::Files;
+
+/// Bytes of a gzip file's trailer: the checksum of the content and its length modulo 2³².
+const TRAILER_LEN: u64 = 8;
+
+/// A CRC-32; written as eight hexadecimal digits, as the usual tools print it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Crc32(pub u32);
+
+impl fmt::Display for Crc32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for Crc32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Crc32 {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u32::from_str_radix(text, 16).map(Self)
+    }
+}
+
+impl Serialize for Crc32 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Crc32 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u32::deserialize(deserializer).map(Self);
+        }
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// What identifies a file: one that was read, or one that was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct FileId {
+    /// Its path. Empty in a record where it is the image's own.
+    #[serde(default, with = "path_text")]
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last changed, nanoseconds since 1970.
+    #[serde(default)]
+    pub mtime_ns: Option<i64>,
+    /// CRC-32 of its content before compression; of a gzip file, the one that its last eight bytes hold.
+    #[serde(default)]
+    pub crc32: Option<Crc32>,
+    /// Size before compression; 0 where that is not recorded.
+    #[serde(default)]
+    pub raw_bytes: u64,
+}
+
+impl Serialize for FileId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Text<'a>(&'a Path);
+        impl Serialize for Text<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                path_text::serialize(self.0, serializer)
+            }
+        }
+        // Other forms than text have no names for their fields, so none may be missing.
+        let all = !serializer.is_human_readable();
+        let mut fields = serializer.serialize_struct("FileId", 5)?;
+        if all || !self.path.as_os_str().is_empty() {
+            fields.serialize_field("path", &Text(&self.path))?;
+        }
+        fields.serialize_field("bytes", &self.bytes)?;
+        if all || self.mtime_ns.is_some() {
+            fields.serialize_field("mtime_ns", &self.mtime_ns)?;
+        }
+        if all || self.crc32.is_some() {
+            fields.serialize_field("crc32", &self.crc32)?;
+        }
+        if all || self.raw_bytes > 0 {
+            fields.serialize_field("raw_bytes", &self.raw_bytes)?;
+        }
+        fields.end()
+    }
+}
+
+impl FileId {
+    /// What the file system says of a file.
+    pub(super) fn of(path: &Path, metadata: &Metadata) -> Self {
+        FileId {
+            path: path.to_owned(),
+            bytes: metadata.len(),
+            mtime_ns: Some(
+                metadata
+                    .mtime()
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(metadata.mtime_nsec()),
+            ),
+            ..FileId::default()
+        }
+    }
+
+    /// Whether size and time of the last change are the same.
+    pub fn seems_same(&self, other: &Self) -> bool {
+        (self.bytes, self.mtime_ns) == (other.bytes, other.mtime_ns)
+    }
+}
+
+/// Looks at an image's file, or at both halves of a pair (the header first), without opening it.
+///
+/// # Errors
+/// See [`Cause`].
+pub fn identify(path: &Path) -> Result<Vec<FileId>, ImageError> {
+    let look = |path: &Path| {
+        std::fs::metadata(path)
+            .map(|metadata| FileId::of(path, &metadata))
+            .map_err(|error| Cause::reading(error).at(path))
+    };
+    let files = Files::of(path)?;
+    let mut all = vec![look(&files.header)?];
+    if files.layout() == Layout::Pair {
+        all.push(look(&files.voxels()?)?);
+    }
+    Ok(all)
+}
+
+/// The checksum and the length modulo 2³² at the end of a gzip file. `None` where there are none or both are 0, as where
+/// zeros or an empty member follow the content: they then identify nothing.
+pub(super) fn gzip_trailer(file: &File) -> Option<(Crc32, u32)> {
+    let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
+    let mut bytes = [0; TRAILER_LEN as usize];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    let [crc32, len] = [0, 4]
+        .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+    (bytes != [0; TRAILER_LEN as usize]).then_some((Crc32(crc32), len))
+}
+
+/// A path as text, or where it is not UTF-8 as the list of its bytes.
+pub(crate) mod path_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) if serializer.is_human_readable() => serializer.serialize_str(text),
+            _ => path.as_os_str().as_bytes().serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<PathBuf, D::Error> {
+        if !deserializer.is_human_readable() {
+            return Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into());
+        }
+        Ok(match Text::deserialize(deserializer)? {
+            Text::Text(text) => text.into(),
+            Text::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
+}

@@ -1,0 +1,503 @@
+//! The outcome of an image: where it was done, when, what each stage took, what its input was, and how it ended.
+//!
+//! A worker makes it once. A journal's line and a report's row are this type in JSON. Versions before niimpi-journal/2 and
+//! niimpi-report/2 used other names for some fields; [`Row`] is the one place where those are read.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use crate::image_io::{Crc32, FileId};
+use crate::volume::Datatype;
+
+/// What happened to an image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The image's place in the whole list, from 1.
+    pub index: usize,
+    /// The rank that had it.
+    pub rank: usize,
+    /// The worker of that rank, from 0.
+    pub worker: usize,
+    /// When work on it started, seconds since the run's start.
+    pub start_s: f64,
+    /// The time that each stage took.
+    pub timings: Timings,
+    /// What was read.
+    pub input: InputFacts,
+    /// Bytes of all files that were written.
+    pub bytes_out: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// Seconds of each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Reading, inflating included.
+    pub read_s: f64,
+    /// Filtering.
+    pub filter_s: f64,
+    /// Compressing and writing, as far as the worker did it.
+    pub write_s: f64,
+    /// Waiting for the disk and naming the result. The worker is at the next images meanwhile.
+    pub publish_s: f64,
+}
+
+impl Timings {
+    /// Seconds that the worker spent on the image.
+    pub fn worker_s(&self) -> f64 {
+        self.read_s + self.filter_s + self.write_s
+    }
+
+    /// The same, rounded to microseconds, so that records stay short.
+    pub(crate) fn rounded(self) -> Self {
+        let round = |seconds: f64| (seconds * 1e6).round() / 1e6;
+        Self {
+            read_s: round(self.read_s),
+            filter_s: round(self.filter_s),
+            write_s: round(self.write_s),
+            publish_s: round(self.publish_s),
+        }
+    }
+}
+
+/// What is known of an image once it was read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InputFacts {
+    /// Its files. Only journals have them, reports leave them out.
+    pub files: Vec<FileId>,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// The type of a voxel; `None` when the image was not read.
+    pub datatype: Option<Datatype>,
+    /// Whether it has an intensity scale.
+    pub scaled: bool,
+    /// Voxels of all its volumes.
+    pub voxels: u64,
+    /// Of these, NaN or infinite.
+    pub nonfinite_voxels: u64,
+    /// Distance between voxel centres along x, y and z.
+    pub voxel_size_mm: Option<[f64; 3]>,
+    /// The kernel's sigma along x, y and z, in voxels of this image.
+    pub sigma_vox: Option<[f64; 3]>,
+}
+
+/// How an image ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum End {
+    /// Its result is written: these files, in the order in which they got their names. Reports leave the files out.
+    Done(Vec<FileId>),
+    /// It failed.
+    Failed(Failure),
+    /// It was not processed.
+    Skipped(Reason),
+}
+
+impl Default for End {
+    fn default() -> Self {
+        End::Skipped(Reason::NotStarted)
+    }
+}
+
+/// Why an image was skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The result of an earlier run is kept.
+    #[serde(rename = "kept")]
+    Kept,
+    /// The run ended before its turn.
+    #[serde(rename = "not started")]
+    NotStarted,
+}
+
+/// Where and why an image failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The stage.
+    pub stage: Stage,
+    /// The cause with the path, in one sentence.
+    pub error: String,
+    /// What the cause means for the other images; known only to the rank that had the image.
+    #[serde(skip)]
+    pub kind: FailureKind,
+}
+
+/// What a failure means for the other images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It concerns this image only.
+    #[default]
+    Own,
+    /// The disk is full or the quota is used up, which the other images meet too.
+    NoSpace,
+    /// It needs so many bytes, more than it may take while other images are in progress.
+    NeedsMemory {
+        /// All that it needs.
+        needed_bytes: u64,
+    },
+}
+
+/// A stage of the work on an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading and inflating the file.
+    Read,
+    /// Filtering the voxels.
+    Filter,
+    /// Compressing and writing the result.
+    Write,
+}
+
+impl Stage {
+    /// The stage's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Read => "read",
+            Stage::Filter => "filter",
+            Stage::Write => "write",
+        }
+    }
+}
+
+/// How an image ended, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its result is written.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was not processed.
+    Skipped,
+}
+
+impl Outcome {
+    /// The outcome of an image that was skipped.
+    pub fn skipped(index: usize, reason: Reason) -> Self {
+        Self {
+            index,
+            end: End::Skipped(reason),
+            ..Self::default()
+        }
+    }
+
+    /// How it ended, in one word.
+    pub fn status(&self) -> Status {
+        match self.end {
+            End::Done(_) => Status::Done,
+            End::Failed(_) => Status::Failed,
+            End::Skipped(_) => Status::Skipped,
+        }
+    }
+
+    /// Where and why it failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.end {
+            End::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Forgets the files' identities, which only journals record: the report of a long list would take twice the memory.
+    pub(crate) fn forget_files(&mut self) {
+        self.input.files = Vec::new();
+        if let End::Done(files) = &mut self.end {
+            *files = Vec::new();
+        }
+    }
+}
+
+/// An outcome as JSON has it: one flat object. Fields of version 1 that have another name or place now are read, too.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    index: usize,
+    #[serde(default)]
+    rank: usize,
+    worker: usize,
+    #[serde(alias = "state")]
+    status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(default)]
+    stage: Option<Stage>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    start_s: f64,
+    read_s: f64,
+    filter_s: f64,
+    write_s: f64,
+    #[serde(default)]
+    publish_s: f64,
+    voxels: u64,
+    #[serde(default)]
+    nonfinite_voxels: u64,
+    #[serde(default)]
+    datatype: Option<Datatype>,
+    #[serde(default)]
+    scaled: bool,
+    #[serde(default)]
+    voxel_size_mm: Option<[f64; 3]>,
+    #[serde(default)]
+    sigma_vox: Option<[f64; 3]>,
+    #[serde(default, alias = "input_bytes")]
+    bytes_in: u64,
+    #[serde(default, alias = "output_bytes")]
+    bytes_out: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files_in: Vec<FileId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files_out: Vec<FileId>,
+    /// Of niimpi-journal/1, which has one identity for both halves of a pair.
+    #[serde(default, skip_serializing)]
+    input_mtime_ns: Option<i64>,
+    #[serde(default, skip_serializing)]
+    output_mtime_ns: Option<i64>,
+    #[serde(default, skip_serializing)]
+    raw_bytes: u64,
+    #[serde(default, skip_serializing)]
+    crc32: Option<Crc32>,
+}
+
+impl From<&Outcome> for Row {
+    fn from(outcome: &Outcome) -> Self {
+        let (mut files_out, mut reason) = (Vec::new(), None);
+        match &outcome.end {
+            End::Done(files) => files_out.clone_from(files),
+            End::Skipped(why) => reason = Some(*why),
+            End::Failed(_) => {}
+        }
+        let failure = outcome.failure();
+        let Timings {
+            read_s,
+            filter_s,
+            write_s,
+            publish_s,
+        } = outcome.timings;
+        let input = &outcome.input;
+        // JSON has no numbers that are not finite.
+        let finite = |values: Option<[f64; 3]>| {
+            values.filter(|values| values.iter().all(|value| value.is_finite()))
+        };
+        Row {
+            index: outcome.index,
+            rank: outcome.rank,
+            worker: outcome.worker,
+            status: outcome.status(),
+            reason,
+            stage: failure.map(|failure| failure.stage),
+            error: failure.map(|failure| failure.error.clone()),
+            start_s: outcome.start_s,
+            read_s,
+            filter_s,
+            write_s,
+            publish_s,
+            voxels: input.voxels,
+            nonfinite_voxels: input.nonfinite_voxels,
+            datatype: input.datatype,
+            scaled: input.scaled,
+            voxel_size_mm: finite(input.voxel_size_mm),
+            sigma_vox: finite(input.sigma_vox),
+            bytes_in: input.bytes,
+            bytes_out: outcome.bytes_out,
+            files_in: input.files.clone(),
+            files_out,
+            input_mtime_ns: None,
+            output_mtime_ns: None,
+            raw_bytes: 0,
+            crc32: None,
+        }
+    }
+}
+
+impl From<Row> for Outcome {
+    fn from(row: Row) -> Self {
+        let (mut files_in, mut files_out) = (row.files_in, row.files_out);
+        if let Some(mtime_ns) = row.input_mtime_ns {
+            files_in.push(FileId {
+                bytes: row.bytes_in,
+                mtime_ns: Some(mtime_ns),
+                ..FileId::default()
+            });
+        }
+        if row.crc32.is_some() {
+            files_out.push(FileId {
+                path: PathBuf::new(),
+                bytes: row.bytes_out,
+                mtime_ns: row.output_mtime_ns,
+                crc32: row.crc32,
+                raw_bytes: row.raw_bytes,
+            });
+        }
+        Outcome {
+            index: row.index,
+            rank: row.rank,
+            worker: row.worker,
+            start_s: row.start_s,
+            timings: Timings {
+                read_s: row.read_s,
+                filter_s: row.filter_s,
+                write_s: row.write_s,
+                publish_s: row.publish_s,
+            },
+            input: InputFacts {
+                files: files_in,
+                bytes: row.bytes_in,
+                datatype: row.datatype,
+                scaled: row.scaled,
+                voxels: row.voxels,
+                nonfinite_voxels: row.nonfinite_voxels,
+                voxel_size_mm: row.voxel_size_mm,
+                sigma_vox: row.sigma_vox,
+            },
+            bytes_out: row.bytes_out,
+            end: match row.status {
+                Status::Done => End::Done(files_out),
+                Status::Failed => End::Failed(Failure {
+                    stage: row.stage.unwrap_or(Stage::Read),
+                    error: row.error.unwrap_or_default(),
+                    kind: FailureKind::Own,
+                }),
+                Status::Skipped => End::Skipped(row.reason.unwrap_or(Reason::NotStarted)),
+            },
+        }
+    }
+}
+
+/// An outcome as ranks send it, field after field without names.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Outcome")]
+struct Message {
+    index: usize,
+    rank: usize,
+    worker: usize,
+    start_s: f64,
+    timings: Timings,
+    input: InputFacts,
+    bytes_out: u64,
+    end: End,
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => Row::from(self).serialize(serializer),
+            false => Message::serialize(self, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.is_human_readable() {
+            true => Row::deserialize(deserializer).map(Self::from),
+            false => Message::deserialize(deserializer),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn done() -> Outcome {
+        Outcome {
+            index: 2,
+            rank: 3,
+            worker: 1,
+            start_s: 0.5,
+            timings: Timings {
+                read_s: 0.25,
+                filter_s: 0.5,
+                write_s: 0.125,
+                publish_s: 2.0,
+            },
+            input: InputFacts {
+                files: vec![FileId {
+                    path: PathBuf::new(),
+                    bytes: 10,
+                    mtime_ns: Some(1_795_420_000_123_456_789),
+                    crc32: Some(Crc32(0xfeed)),
+                    raw_bytes: 0,
+                }],
+                bytes: 10,
+                datatype: Some(Datatype::Int16),
+                scaled: false,
+                voxels: 48,
+                nonfinite_voxels: 0,
+                voxel_size_mm: Some([1.0, 1.0, 2.0]),
+                sigma_vox: Some([2.0, 2.0, 1.0]),
+            },
+            bytes_out: 20,
+            end: End::Done(vec![FileId {
+                path: PathBuf::new(),
+                bytes: 20,
+                mtime_ns: Some(7),
+                crc32: Some(Crc32(0x0001_f00d)),
+                raw_bytes: 400,
+            }]),
+        }
+    }
+
+    fn failed() -> Outcome {
+        Outcome {
+            end: End::Failed(Failure {
+                stage: Stage::Write,
+                error: "full".to_owned(),
+                kind: FailureKind::Own,
+            }),
+            ..done()
+        }
+    }
+
+    #[test]
+    fn json_is_one_flat_object_and_reads_back() {
+        let text = serde_json::to_string(&done()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"index":2,"rank":3,"worker":1,"status":"done","stage":null,"error":null,"start_s":0.5,"read_s":0.25,"filter_s":0.5,"write_s":0.125,"publish_s":2.0,"voxels":48,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[1.0,1.0,2.0],"sigma_vox":[2.0,2.0,1.0],"bytes_in":10,"bytes_out":20,"files_in":[{"bytes":10,"mtime_ns":1795420000123456789,"crc32":"0000feed"}],"files_out":[{"bytes":20,"mtime_ns":7,"crc32":"0001f00d","raw_bytes":400}]}"#
+        );
+        for outcome in [
+            done(),
+            failed(),
+            Outcome::skipped(1, Reason::Kept),
+            Outcome::skipped(1, Reason::NotStarted),
+        ] {
+            let text = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome);
+            let bytes = crate::comm::encode(&outcome);
+            assert_eq!(crate::comm::decode::<Outcome>(&bytes), outcome);
+        }
+    }
+
+    #[test]
+    fn what_json_cannot_hold_is_left_out() {
+        let mut outcome = done();
+        outcome.input.voxel_size_mm = Some([1.0, f64::NAN, 1.0]);
+        let text = serde_json::to_string(&outcome).unwrap();
+        let read: Outcome = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.input.voxel_size_mm, None);
+    }
+
+    #[test]
+    fn a_line_of_version_1_is_read() {
+        let line = r#"{"unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","input_bytes":10,"input_mtime_ns":99,"output":"a.nii","output_bytes":20,"output_mtime_ns":77,"raw_bytes":20,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#;
+        let outcome: Outcome = serde_json::from_str(line).unwrap();
+        assert_eq!(outcome.input.bytes, 10);
+        let input = &outcome.input.files[0];
+        assert_eq!(
+            (input.bytes, input.mtime_ns, input.crc32),
+            (10, Some(99), None)
+        );
+        let End::Done(files) = &outcome.end else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(files[0].mtime_ns, Some(77));
+        assert_eq!(
+            (files[0].raw_bytes, files[0].crc32),
+            (20, Some(Crc32(0x0001_f00d)))
+        );
+    }
+}

@@ -1,0 +1,502 @@
+//! Assembling: the ranks' outcomes become one report.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Add;
+
+use serde::{Deserialize, Serialize};
+
+use super::schema::{
+    FilterDescription, ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shares,
+    State, Totals,
+};
+use crate::job::outcome::{Outcome, Reason, Status};
+use crate::partition::{Strategy, imbalance};
+
+/// What one rank brings to the report.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RankRecord {
+    /// Its number.
+    pub rank: usize,
+    /// The host that it ran on.
+    pub host: String,
+    /// Its workers.
+    pub threads: usize,
+    /// The CPUs that it was given, by which its efficiency is measured.
+    pub cpus: usize,
+    /// From the run's start until its last image was done, seconds.
+    pub elapsed_s: f64,
+    /// CPU seconds of all its threads since the run's start.
+    pub cpu_s: f64,
+    /// Its highest resident memory.
+    pub max_rss_bytes: u64,
+    /// Seconds that its workers waited for images; `None` where nobody measured it.
+    pub idle_s: Option<f64>,
+    /// The model of its host's CPUs.
+    pub cpu_model: String,
+    /// Its images, in the order in which they were done.
+    pub images: Vec<Outcome>,
+}
+
+/// What is known of a run besides its ranks' records.
+#[derive(Clone, Debug)]
+pub struct RunFacts {
+    /// The command line.
+    pub command: Vec<String>,
+    /// Whether it was told to stop before its end.
+    pub interrupted: bool,
+    /// When it began.
+    pub started: std::time::SystemTime,
+    /// How long it took, seconds.
+    pub elapsed_s: f64,
+    /// The CPUs that all ranks together may run on, each counted once.
+    pub cpus: Option<usize>,
+    /// The MPI library.
+    pub mpi: String,
+    /// What Slurm says of the job.
+    pub slurm: Option<crate::slurm::Job>,
+    /// The filter.
+    pub filter: FilterDescription,
+    /// All that shapes the results besides their inputs.
+    pub options: serde_json::Value,
+    /// How the images were shared out.
+    pub strategy: Strategy,
+    /// The share of the list that the run had.
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are.
+    pub journals: Option<Journals>,
+    /// What was found of earlier runs, when the run was resumed.
+    pub resume: Option<ResumeCounts>,
+}
+
+impl Report {
+    /// Puts the ranks' records together. `names` are the images' index, input and output, and must ascend by index; an image of
+    /// which no rank has a record (the run was stopped first) is listed as skipped, a record without a name is left out.
+    pub fn assemble(
+        facts: RunFacts,
+        names: impl IntoIterator<Item = (usize, String, String)>,
+        mut records: Vec<RankRecord>,
+    ) -> Self {
+        records.sort_by_key(|record| record.rank);
+        let ranks: Vec<RankRow> = records
+            .iter()
+            .map(|record| RankRow::new(record, facts.elapsed_s))
+            .collect();
+        let mut nodes: Vec<String> = Vec::new();
+        for rank in &ranks {
+            if !nodes.contains(&rank.host) {
+                nodes.push(rank.host.clone());
+            }
+        }
+        let launch = Launch {
+            ranks: ranks.len(),
+            threads_per_rank: records
+                .iter()
+                .map(|record| record.threads)
+                .max()
+                .unwrap_or(0),
+            nodes,
+            cpus: facts.cpus,
+            mpi: facts.mpi,
+            slurm: facts.slurm,
+        };
+        let mut records = ByIndex::new(records);
+        let mut before = 0;
+        let images: Vec<ImageRow> = names
+            .into_iter()
+            .map(|(index, input, output)| {
+                debug_assert!(index > before, "{index} comes after {before}");
+                before = index;
+                let outcome = records.take(index);
+                ImageRow {
+                    input,
+                    output,
+                    outcome: outcome.unwrap_or_else(|| Outcome::skipped(index, Reason::NotStarted)),
+                }
+            })
+            .collect();
+        let totals = Totals::new(&ranks, &images, facts.elapsed_s);
+        let state = if facts.interrupted {
+            State::Interrupted
+        } else if totals.failed > 0 {
+            State::Failed
+        } else {
+            State::Completed
+        };
+        Report {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: facts.command,
+            state,
+            started: humantime::format_rfc3339_millis(facts.started).to_string(),
+            elapsed_s: facts.elapsed_s,
+            launch,
+            filter: facts.filter,
+            options: facts.options,
+            strategy: facts.strategy,
+            shard: facts.shard,
+            journals: facts.journals,
+            resume: facts.resume,
+            totals,
+            ranks,
+            images,
+        }
+    }
+
+    /// Raises a rank's `max_rss_bytes`, and that of all, to what it has held since its record was made. A rank that the report
+    /// does not know is left alone.
+    pub fn raise_rank_peak(&mut self, rank: usize, rss_bytes: u64) {
+        if let Some(row) = self.ranks.iter_mut().find(|row| row.rank == rank) {
+            row.max_rss_bytes = row.max_rss_bytes.max(rss_bytes);
+            self.totals.max_rss_bytes = self.totals.max_rss_bytes.max(rss_bytes);
+        }
+    }
+}
+
+impl RankRow {
+    fn new(record: &RankRecord, run_elapsed_s: f64) -> Self {
+        let count = |status| {
+            record
+                .images
+                .iter()
+                .filter(|image| image.status() == status)
+                .count()
+        };
+        let sum =
+            |seconds: fn(&Outcome) -> f64| record.images.iter().map(seconds).fold(0.0, f64::add);
+        let (read_s, filter_s, write_s) = (
+            sum(|image| image.timings.read_s),
+            sum(|image| image.timings.filter_s),
+            sum(|image| image.timings.write_s),
+        );
+        let busy_s = read_s + filter_s + write_s;
+        let all_s = run_elapsed_s * record.threads as f64;
+        let idle_s = record.idle_s.unwrap_or((all_s - busy_s).max(0.0));
+        RankRow {
+            rank: record.rank,
+            host: record.host.clone(),
+            images: record.images.len(),
+            done: count(Status::Done),
+            failed: count(Status::Failed),
+            skipped: count(Status::Skipped),
+            read_s,
+            filter_s,
+            write_s,
+            publish_s: sum(|image| image.timings.publish_s),
+            idle_s,
+            other_s: record.idle_s.map_or(0.0, |_| all_s - busy_s - idle_s),
+            elapsed_s: record.elapsed_s,
+            cpu_s: record.cpu_s,
+            cpu_efficiency: ratio(record.cpu_s, record.elapsed_s * record.cpus as f64),
+            max_rss_bytes: record.max_rss_bytes,
+            bytes_in: record.images.iter().map(|image| image.input.bytes).sum(),
+            bytes_out: record.images.iter().map(|image| image.bytes_out).sum(),
+            threads: record.threads,
+            cpus: record.cpus,
+            cpu_model: record.cpu_model.clone(),
+        }
+    }
+
+    /// CPU seconds that it could have used.
+    fn cpu_time_given_s(&self) -> f64 {
+        self.elapsed_s * self.cpus as f64
+    }
+}
+
+/// The records of all ranks by their index, ascending. A list may have a million images: each rank's records stay where they are
+/// until they are taken.
+struct ByIndex {
+    ranks: Vec<std::vec::IntoIter<Outcome>>,
+    /// The index of each rank's next record, and the rank's place.
+    next: BinaryHeap<Reverse<(usize, usize)>>,
+}
+
+impl ByIndex {
+    fn new(records: Vec<RankRecord>) -> Self {
+        let sorted = records.into_iter().map(|mut record| {
+            record.images.sort_unstable_by_key(|image| image.index);
+            record.images.into_iter()
+        });
+        let ranks: Vec<_> = sorted.collect();
+        let first = ranks
+            .iter()
+            .enumerate()
+            .filter_map(|(place, images)| Some(Reverse((images.as_slice().first()?.index, place))));
+        Self {
+            next: first.collect(),
+            ranks,
+        }
+    }
+
+    /// The record with this index, if there is one; those before it are dropped.
+    fn take(&mut self, index: usize) -> Option<Outcome> {
+        loop {
+            let &Reverse((found, place)) = self.next.peek()?;
+            if found > index {
+                return None;
+            }
+            self.next.pop();
+            let images = &mut self.ranks[place];
+            let record = images.next();
+            if let Some(after) = images.as_slice().first() {
+                self.next.push(Reverse((after.index, place)));
+            }
+            if found == index {
+                return record;
+            }
+        }
+    }
+}
+
+impl Totals {
+    pub(super) fn new(ranks: &[RankRow], images: &[ImageRow], elapsed_s: f64) -> Self {
+        let count = |status| {
+            images
+                .iter()
+                .filter(|image| image.outcome.status() == status)
+                .count()
+        };
+        let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).fold(0.0, f64::add);
+        let done = count(Status::Done);
+        let cpu_s = sum(|rank| rank.cpu_s);
+        Totals {
+            images: images.len(),
+            done,
+            failed: count(Status::Failed),
+            skipped: count(Status::Skipped),
+            read_s: sum(|rank| rank.read_s),
+            filter_s: sum(|rank| rank.filter_s),
+            write_s: sum(|rank| rank.write_s),
+            publish_s: sum(|rank| rank.publish_s),
+            cpu_s,
+            cpu_efficiency: ratio(cpu_s, sum(RankRow::cpu_time_given_s)),
+            max_rss_bytes: ranks
+                .iter()
+                .map(|rank| rank.max_rss_bytes)
+                .max()
+                .unwrap_or(0),
+            bytes_in: ranks.iter().map(|rank| rank.bytes_in).sum(),
+            bytes_out: ranks.iter().map(|rank| rank.bytes_out).sum(),
+            voxels: images.iter().map(|image| image.outcome.input.voxels).sum(),
+            imbalance: imbalance(ranks.iter().map(|rank| rank.elapsed_s)),
+            images_per_s: ratio(done as f64, elapsed_s),
+        }
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::job::outcome::{End, Failure, FailureKind, InputFacts, Stage, Timings};
+    use crate::volume::Datatype;
+
+    pub(crate) fn image(index: usize, rank: usize, status: Status) -> Outcome {
+        Outcome {
+            index,
+            rank,
+            timings: Timings {
+                read_s: 1.0,
+                filter_s: 2.0,
+                write_s: 3.0,
+                publish_s: 0.5,
+            },
+            input: InputFacts {
+                bytes: 500,
+                voxels: 1000,
+                datatype: Some(Datatype::Uint8),
+                ..InputFacts::default()
+            },
+            bytes_out: 400,
+            end: match status {
+                Status::Done => End::Done(Vec::new()),
+                Status::Failed => End::Failed(Failure {
+                    stage: Stage::Read,
+                    error: "the file is empty".to_owned(),
+                    kind: FailureKind::Own,
+                }),
+                Status::Skipped => End::Skipped(Reason::NotStarted),
+            },
+            ..Outcome::default()
+        }
+    }
+
+    fn rank(rank: usize, host: &str, elapsed_s: f64, images: Vec<Outcome>) -> RankRecord {
+        RankRecord {
+            rank,
+            host: host.to_owned(),
+            threads: 2,
+            cpus: 2,
+            elapsed_s,
+            cpu_s: elapsed_s,
+            max_rss_bytes: 10 << 20,
+            idle_s: None,
+            cpu_model: String::new(),
+            images,
+        }
+    }
+
+    fn facts() -> RunFacts {
+        RunFacts {
+            command: vec!["niimpi".to_owned(), "smooth".to_owned()],
+            interrupted: false,
+            started: std::time::UNIX_EPOCH,
+            elapsed_s: 12.0,
+            cpus: Some(4),
+            mpi: "none".to_owned(),
+            slurm: None,
+            filter: FilterDescription {
+                name: "gaussian".to_owned(),
+                sigma_vox: vec![2.0; 3],
+                fwhm_mm: vec![],
+                boundary: "reflect".to_owned(),
+                cval: 0.0,
+                truncate: 4.0,
+                radius_vox: vec![8; 3],
+                output_type: "same".to_owned(),
+                round: "truncate".to_owned(),
+                nan: "propagate".to_owned(),
+            },
+            options: serde_json::json!({"filter": {"name": "gaussian"}}),
+            strategy: Strategy::Size,
+            shard: None,
+            journals: None,
+            resume: None,
+        }
+    }
+
+    pub(crate) fn report() -> Report {
+        let names =
+            (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
+        let records = vec![
+            rank(1, "n2", 6.0, vec![image(3, 1, Status::Done)]),
+            rank(
+                0,
+                "n1",
+                12.0,
+                vec![image(1, 0, Status::Done), image(2, 0, Status::Failed)],
+            ),
+        ];
+        Report::assemble(facts(), names, records)
+    }
+
+    #[test]
+    fn records_add_up_and_an_image_without_one_is_listed() {
+        let report = report();
+        assert_eq!(
+            report
+                .ranks
+                .iter()
+                .map(|rank| rank.rank)
+                .collect::<Vec<_>>(),
+            [0, 1]
+        );
+        assert_eq!(report.launch.nodes, ["n1", "n2"]);
+        let totals = &report.totals;
+        assert_eq!(
+            (totals.images, totals.done, totals.failed, totals.skipped),
+            (4, 2, 1, 1)
+        );
+        assert_eq!(
+            (totals.read_s, totals.filter_s, totals.write_s),
+            (3.0, 6.0, 9.0)
+        );
+        assert_eq!(totals.imbalance, 12.0 / 9.0);
+        assert_eq!(totals.cpu_efficiency, 18.0 / 36.0);
+        assert_eq!(totals.images_per_s, 2.0 / 12.0);
+        assert_eq!(report.ranks[0].idle_s, 12.0 * 2.0 - 12.0);
+        assert_eq!(report.state, State::Failed);
+        assert_eq!(report.started, "1970-01-01T00:00:00.000Z");
+        assert_eq!(report.images[3].outcome.status(), Status::Skipped);
+    }
+
+    #[test]
+    fn records_find_their_images_whatever_their_order() {
+        // A share of a list: it neither begins at 1 nor goes on without gaps.
+        let names = [3, 7, 8, 20].map(|index| (index, format!("{index}.nii"), String::new()));
+        let images = |indices: &[usize]| {
+            let made = indices.iter().map(|&index| image(index, 0, Status::Done));
+            made.collect()
+        };
+        let records = vec![
+            rank(1, "n", 1.0, images(&[20, 3, 9])),
+            rank(0, "n", 1.0, images(&[8])),
+        ];
+        let report = Report::assemble(facts(), names, records);
+        let found: Vec<_> = report
+            .images
+            .iter()
+            .map(|row| (row.outcome.index, row.outcome.status(), row.input.as_str()))
+            .collect();
+        let expected = [
+            (3, Status::Done, "3.nii"),
+            (7, Status::Skipped, "7.nii"),
+            (8, Status::Done, "8.nii"),
+            (20, Status::Done, "20.nii"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn memory_is_counted_to_the_end() {
+        let mut report = report();
+        report.raise_rank_peak(0, 11 << 20);
+        report.raise_rank_peak(1, 9 << 20);
+        report.raise_rank_peak(7, 99 << 20);
+        let held: Vec<u64> = report.ranks.iter().map(|rank| rank.max_rss_bytes).collect();
+        assert_eq!(held, [11 << 20, 10 << 20]);
+        assert_eq!(report.totals.max_rss_bytes, 11 << 20);
+    }
+
+    #[test]
+    fn the_json_form_reads_back() {
+        let report = report();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        report.write_json(&path).unwrap();
+        assert_eq!(crate::report::read(&path).unwrap(), report);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_resumed_run_found_is_one_sentence() {
+        let counts = ResumeCounts {
+            kept: 380,
+            missing: 15,
+            failed_before: 3,
+            input_changed: 2,
+            ..ResumeCounts::default()
+        };
+        assert_eq!(
+            counts.sentence(),
+            "resume: 380 kept, 20 to do: 15 missing, 3 failed before, 2 with a changed input"
+        );
+        assert_eq!(
+            ResumeCounts::default().sentence(),
+            "resume: 0 kept, 0 to do"
+        );
+    }
+
+    #[test]
+    fn a_rank_without_images_took_no_time_of_either_sign() {
+        let mut idle = report();
+        let record = RankRecord {
+            rank: 0,
+            host: "a".to_owned(),
+            threads: 1,
+            cpus: 1,
+            elapsed_s: 1.0,
+            cpu_s: 0.0,
+            max_rss_bytes: 0,
+            idle_s: None,
+            cpu_model: String::new(),
+            images: Vec::new(),
+        };
+        idle.ranks = vec![RankRow::new(&record, 1.0)];
+        assert!(idle.ranks[0].read_s.is_sign_positive());
+        assert!(!crate::report::table::render(&idle).contains("-0.00"));
+    }
+}

@@ -1,0 +1,298 @@
+//! The report's schema: what its JSON form holds, niimpi-report/2.
+//!
+//! Fields are only ever added within a version. Reports of niimpi-report/1 are read, too; [`super::read`] does it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::outcome::Outcome;
+use crate::partition::Strategy;
+
+/// Name and version of the JSON form.
+pub const SCHEMA: &str = "niimpi-report/2";
+/// The form of versions before, which is read, too.
+pub const SCHEMA_1: &str = "niimpi-report/1";
+
+/// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeCounts {
+    /// Results that are what their records say.
+    pub kept: usize,
+    /// No result.
+    pub missing: usize,
+    /// Failed the last time.
+    pub failed_before: usize,
+    /// In hand when a run broke off.
+    pub unfinished: usize,
+    /// Made of another input, or of one that was changed since.
+    pub input_changed: usize,
+    /// Made with other options.
+    pub options_changed: usize,
+    /// Not what their records say.
+    pub mismatched: usize,
+    /// Files of which no journal knows.
+    pub unrecorded: usize,
+}
+
+impl ResumeCounts {
+    /// The counts as a sentence for people; what there is none of is left out.
+    pub fn sentence(&self) -> String {
+        let todo = [
+            (self.missing, "missing"),
+            (self.failed_before, "failed before"),
+            (self.unfinished, "left unfinished"),
+            (self.input_changed, "with a changed input"),
+            (self.options_changed, "made with other options"),
+            (self.mismatched, "no longer matching their record"),
+            (self.unrecorded, "without a record"),
+        ];
+        let all: usize = todo.iter().map(|(count, _)| count).sum();
+        let mut text = format!("resume: {} kept, {all} to do", self.kept);
+        let parts: Vec<String> = todo
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if !parts.is_empty() {
+            text = format!("{text}: {}", parts.join(", "));
+        }
+        text
+    }
+}
+
+/// How the run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every image was done.
+    Completed,
+    /// Some images failed; all others were done.
+    Failed,
+    /// The run was told to stop before its end.
+    Interrupted,
+}
+
+/// How the run was started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Number of ranks.
+    pub ranks: usize,
+    /// Workers of a rank; the largest number where ranks differ.
+    pub threads_per_rank: usize,
+    /// The hosts, in the order of their first rank.
+    pub nodes: Vec<String>,
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    #[serde(default)]
+    pub cpus: Option<usize>,
+    /// The MPI library.
+    pub mpi: String,
+    /// What Slurm says of the job; `None` outside one.
+    pub slurm: Option<crate::slurm::Job>,
+}
+
+/// The filter, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilterDescription {
+    /// Its name.
+    pub name: String,
+    /// Sigma along x, y, z in voxels; empty when FWHM was given, since it then depends on each image's voxel size.
+    pub sigma_vox: Vec<f64>,
+    /// FWHM along x, y, z in mm; empty when sigma was given.
+    pub fwhm_mm: Vec<f64>,
+    /// What lies beyond the image's edge.
+    pub boundary: String,
+    /// The value beyond the edge with the boundary `constant`.
+    pub cval: f64,
+    /// The kernel ends at this many sigmas.
+    pub truncate: f64,
+    /// Half widths of the kernels; empty when FWHM was given.
+    pub radius_vox: Vec<usize>,
+    /// `same` or the type of the results.
+    pub output_type: String,
+    /// How results become integers.
+    pub round: String,
+    /// What becomes of voxels that are NaN or infinite.
+    #[serde(default = "propagate")]
+    pub nan: String,
+}
+
+/// What reports of versions without the choice did.
+fn propagate() -> String {
+    "propagate".to_owned()
+}
+
+/// Sums and figures over all ranks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "the names are the report's, explained on RankRow and ImageRecord"
+)]
+pub struct Totals {
+    pub images: usize,
+    pub done: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    pub read_s: f64,
+    pub filter_s: f64,
+    pub write_s: f64,
+    #[serde(default)]
+    pub publish_s: f64,
+    pub cpu_s: f64,
+    /// CPU seconds / Σ (elapsed × CPUs) over the ranks.
+    pub cpu_efficiency: f64,
+    /// Of the rank that held the most.
+    pub max_rss_bytes: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub voxels: u64,
+    /// Longest over mean elapsed time of the ranks.
+    pub imbalance: f64,
+    /// Images done / elapsed seconds of the run.
+    pub images_per_s: f64,
+}
+
+/// A rank's row. Times in seconds, sums over its images; sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankRow {
+    /// Its number.
+    pub rank: usize,
+    /// The host that it ran on.
+    pub host: String,
+    /// Images that it had.
+    pub images: usize,
+    /// Of these, done.
+    pub done: usize,
+    /// Of these, failed.
+    pub failed: usize,
+    /// Of these, left alone.
+    pub skipped: usize,
+    /// Reading.
+    pub read_s: f64,
+    /// Filtering.
+    pub filter_s: f64,
+    /// Compressing and writing.
+    pub write_s: f64,
+    /// Worker seconds without an image.
+    pub idle_s: f64,
+    /// From the run's start until its last image was done.
+    pub elapsed_s: f64,
+    /// CPU seconds of all its threads since the run's start.
+    pub cpu_s: f64,
+    /// CPU seconds / (elapsed × CPUs of the rank).
+    pub cpu_efficiency: f64,
+    /// Highest resident memory until its last image was done; of rank 0 until the report was together.
+    pub max_rss_bytes: u64,
+    /// Bytes of its input files.
+    pub bytes_in: u64,
+    /// Bytes of its results' files.
+    pub bytes_out: u64,
+    /// Its workers; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub threads: usize,
+    /// The CPUs that it was given; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub cpus: usize,
+    /// Waiting for the disk and naming results, while its workers are at the next images; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub publish_s: f64,
+    /// Worker seconds that are neither idle nor in a stage; 0 in a report of an earlier version.
+    #[serde(default)]
+    pub other_s: f64,
+    /// The model of its host's CPUs; empty in a report of an earlier version and where the system does not name it.
+    #[serde(default)]
+    pub cpu_model: String,
+}
+
+/// An image's outcome with the names of its files. A name that is not UTF-8 has U+FFFD in place of its odd bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// The image file.
+    pub input: String,
+    /// Its result.
+    pub output: String,
+    /// What happened to it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl std::ops::Deref for ImageRow {
+    type Target = Outcome;
+
+    fn deref(&self) -> &Outcome {
+        &self.outcome
+    }
+}
+
+impl std::ops::DerefMut for ImageRow {
+    fn deref_mut(&mut self) -> &mut Outcome {
+        &mut self.outcome
+    }
+}
+
+/// Which shares of the list a report is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Their numbers, from 1, ascending.
+    pub numbers: Vec<usize>,
+    /// How many shares the list was cut into.
+    pub count: usize,
+}
+
+impl Shares {
+    /// The numbers of the shares that the report knows nothing of.
+    pub fn missing(&self) -> Vec<usize> {
+        (1..=self.count)
+            .filter(|number| !self.numbers.contains(number))
+            .collect()
+    }
+}
+
+/// Where the journals of the ranks lie, which hold what a report has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journals {
+    /// Their folder, absolute.
+    pub folder: String,
+    /// The names of the runs, as in the journals' file names.
+    pub runs: Vec<String>,
+}
+
+/// The whole report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The program's version.
+    pub version: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// How the run ended.
+    pub state: State,
+    /// When it began, RFC 3339, UTC.
+    pub started: String,
+    /// How long it took, from MPI's start to the last record, seconds.
+    pub elapsed_s: f64,
+    /// How it was started.
+    pub launch: Launch,
+    /// The filter.
+    pub filter: FilterDescription,
+    /// All that shapes the results besides their inputs; `null` in a report of an earlier version. Equal for runs whose
+    /// results are equal.
+    #[serde(default)]
+    pub options: serde_json::Value,
+    /// How the images were shared out.
+    pub strategy: Strategy,
+    /// The shares that it covers; `None` when the run had the whole list.
+    #[serde(default)]
+    pub shard: Option<Shares>,
+    /// Where the ranks' journals are; `None` in a report of an earlier version.
+    #[serde(default)]
+    pub journals: Option<Journals>,
+    /// What was found of earlier runs; `null` unless the run was resumed.
+    #[serde(default)]
+    pub resume: Option<ResumeCounts>,
+    /// Sums over all ranks.
+    pub totals: Totals,
+    /// A row a rank.
+    pub ranks: Vec<RankRow>,
+    /// A row an image, in the list's order.
+    pub images: Vec<ImageRow>,
+}
