@@ -1,4 +1,4 @@
-//! The command line: arguments → a validated configuration → the command. One file a subcommand.
+//! The command line: arguments → a validated configuration → the command. One file per subcommand.
 
 mod plan;
 mod report;
@@ -8,10 +8,11 @@ mod smoothing;
 mod status;
 mod synth;
 mod verify;
+mod version;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::comm::launcher::Launch;
 use crate::comm::{self, Communicator, ROOT};
@@ -20,26 +21,49 @@ use crate::logging::{self, LogArgs};
 use crate::resources;
 use crate::run::EXIT_USAGE;
 
-/// Smooths thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
+/// Smooth thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
 ///
-/// Start it with srun or mpirun for many ranks, or by itself for one. Exit codes, the same from every rank: 0 every image
-/// is done, 1 some images failed and the rest is done, 2 wrong usage or set-up and nothing written, 75 interrupted
-/// (--resume continues).
+/// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0 every image
+/// is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was written; 75 interrupted,
+/// --resume continues.
 #[derive(Debug, Parser)]
-#[command(name = "niimpi", version, max_term_width = 100)]
+#[command(
+    name = "niimpi",
+    version,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
+#[command(after_help = "Example: mpirun -n 2 niimpi smooth images --output smoothed --fwhm 6")]
 pub struct Cli {
+    /// Print the version; with -v also MPI, gzip codec, devices, CPU features and commit
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(
+        after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
+    )]
     Smooth(Box<smooth::SmoothArgs>),
+    #[command(
+        after_help = "Example: niimpi plan images --output smoothed --fwhm 6 --write job.sbatch"
+    )]
     Plan(Box<plan::PlanArgs>),
+    #[command(
+        after_help = "Example: niimpi scaling images --sigma 2 --sizes 10,100 --ranks 1,2 --output study"
+    )]
     Scaling(Box<scaling::ScalingArgs>),
+    #[command(after_help = "Example: niimpi synth images --count 20 --datatype int16")]
     Synth(synth::SynthArgs),
+    #[command(after_help = "Example: niimpi report show run.json --format markdown")]
     Report(report::ReportArgs),
+    #[command(after_help = "Example: niimpi status smoothed")]
     Status(status::StatusArgs),
+    #[command(after_help = "Example: mpirun -n 4 niimpi verify smoothed --against journal")]
     Verify(verify::VerifyArgs),
 }
 
@@ -50,6 +74,14 @@ impl Cli {
     /// # Errors
     /// The exit code with which to end at once.
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
+        let args: Vec<String> = std::env::args_os()
+            .skip(1)
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        if version::details_wanted(&args) {
+            let _ = console::print(version::details());
+            return Err(ExitCode::SUCCESS);
+        }
         Self::try_parse().map_err(|error| {
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
             Launch::say_error(|| match error.use_stderr() {
@@ -71,11 +103,6 @@ impl Cli {
             Command::Status(args) => status::run(&args),
             Command::Verify(args) => verify::run(args),
         })
-    }
-
-    /// The whole command line's definition, for documentation.
-    pub fn definition() -> clap::Command {
-        Self::command()
     }
 }
 
@@ -103,5 +130,41 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
             }
             Err(EXIT_USAGE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_help_ends_with_an_example_that_parses() {
+        let mut left = vec![Cli::command()];
+        left[0].build();
+        while let Some(command) = left.pop() {
+            let name = command.get_name().to_owned();
+            if name == "help" {
+                continue;
+            }
+            let example = command
+                .get_after_help()
+                .unwrap_or_else(|| panic!("{name} has no example"));
+            let example = example.to_string();
+            let line = example
+                .strip_prefix("Example: ")
+                .expect("an example begins with its name");
+            let words = line.split_whitespace().skip_while(|word| *word != "niimpi");
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+            left.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

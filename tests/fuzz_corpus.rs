@@ -5,6 +5,7 @@ mod targets;
 
 use std::path::Path;
 
+#[allow(clippy::print_stdout, reason = "a failing test shows the last name")]
 /// Tries the files of both folders of a target; there must be at least `least`.
 fn replay(name: &str, target: fn(&[u8]), least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");

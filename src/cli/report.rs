@@ -22,7 +22,11 @@ pub(super) struct ReportArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    #[command(after_help = "Example: niimpi report show run.json --format csv --rows images")]
     Show(ShowArgs),
+    #[command(
+        after_help = "Example: niimpi report merge logs/shards/4711-*.json --output all.json"
+    )]
     Merge(MergeArgs),
 }
 

@@ -22,7 +22,6 @@ const MAX_AXIS: usize = i16::MAX as usize;
 ///
 /// Each image is a head of nested ellipsoids with Rician noise. The same options give the same bytes on every machine.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example: niimpi synth images --count 20 --datatype int16")]
 pub(super) struct SynthArgs {
     /// Folder for the images DIR/sample_1.nii.gz, DIR/sample_2.nii.gz, …; created if missing
     #[arg(value_name = "DIR")]
