@@ -156,6 +156,8 @@ pub enum Cause {
         "something that is not gzip follows its gzip stream; copy it again, or take the surplus away"
     )]
     TrailingGarbage,
+    #[error("more than {limit} zero bytes follow its gzip stream; cut them off")]
+    PaddingTooLong { limit: u64 },
 
     // Writing.
     #[error(

@@ -25,9 +25,6 @@ compile_error!(
 mod error;
 pub mod file_name;
 mod gzip;
-mod gzip_flate2;
-#[cfg(any(feature = "isal", feature = "isal-bundled"))]
-mod gzip_isal;
 mod header;
 mod header_layout;
 mod identity;
@@ -42,7 +39,8 @@ use std::path::Path;
 use crate::volume::Volume;
 
 pub use error::{Cause, ImageError};
-pub use gzip::{Chunk, ChunkEncoder, CompressionArgs, CompressionLevel};
+pub use gzip::CompressionLevel;
+pub(crate) use gzip::{Chunk, ChunkEncoder};
 pub use header::{Header, VoxelSizeDisagreement};
 pub use header_layout::Version;
 pub(crate) use identity::path_text;
@@ -51,7 +49,8 @@ pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use read::{Fetched, NextBytes, Probe, ReadSummary, TakeVoxels, probe, read_ahead};
 pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
 pub use warning::Warning;
-pub use write::{GrowingFile, NamelessOutput, WriteOptions};
+pub(crate) use write::GrowingFile;
+pub use write::{NamelessOutput, WriteOptions};
 
 /// One image: its header and its voxels. A worker keeps one and reads image after image into it.
 #[derive(Default)]

@@ -52,7 +52,7 @@ pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
         if !suffix_of(&voxels.path).ok()?.gzip {
             return Some(header.mtime_ns.max(voxels.mtime_ns) == recorded.mtime_ns);
         }
-        let trailer = |path: &Path| gzip_trailer(&File::open(path).ok()?);
+        let trailer = |path: &Path| gzip_trailer(&Opened::open(path).ok()?.into_file());
         let (crc32, len) = trailer(&voxels.path)?;
         // Both halves are compressed, or neither.
         let len = len.wrapping_add(trailer(&header.path)?.1);

@@ -9,7 +9,7 @@ use crc32fast::Hasher;
 use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role};
-use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, Encoder, Member, Written};
+use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, GzipMember, Written};
 use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::{Crc32, FileId};
@@ -30,16 +30,25 @@ impl Default for WriteOptions {
     }
 }
 
+/// What one thread compresses with.
+struct Codec {
+    encoder: ChunkEncoder,
+    chunk: Chunk,
+}
+
 /// What is kept from image to image.
 pub(super) struct Writer {
-    encoder: Encoder,
+    codec: Codec,
     header: Vec<u8>,
 }
 
 impl Writer {
     pub fn new(level: CompressionLevel) -> Self {
         Writer {
-            encoder: Encoder::new(level),
+            codec: Codec {
+                encoder: ChunkEncoder::new(level),
+                chunk: Chunk::default(),
+            },
             header: Vec::new(),
         }
     }
@@ -62,7 +71,7 @@ impl Writer {
             }
             .at(path));
         }
-        let Writer { encoder, header } = self;
+        let Writer { codec, header } = self;
         header.clear();
         let layout = match suffix.is_pair() {
             true => Layout::Pair,
@@ -72,10 +81,10 @@ impl Writer {
             .header
             .serialise(volume, layout, header)
             .map_err(|cause| cause.at(path))?;
-        let encoder = suffix.gzip.then_some(encoder);
+        let codec = suffix.gzip.then_some(codec);
 
         if !suffix.is_pair() {
-            let part = Part::write(path, encoder, &[header, voxels], voxel_bytes)?;
+            let part = Part::write(path, codec, &[header, voxels], voxel_bytes)?;
             return Ok(NamelessOutput {
                 parts: vec![part],
                 sync: options.sync,
@@ -88,9 +97,9 @@ impl Writer {
             Role::Voxels => (partner.as_path(), path),
             _ => (path, partner.as_path()),
         };
-        let mut encoder = encoder;
-        let voxel_part = Part::write(voxel_path, encoder.as_deref_mut(), &[voxels], voxel_bytes)?;
-        let header_part = Part::write(header_path, encoder, &[header], voxel_bytes)?;
+        let mut codec = codec;
+        let voxel_part = Part::write(voxel_path, codec.as_deref_mut(), &[voxels], voxel_bytes)?;
+        let header_part = Part::write(header_path, codec, &[header], voxel_bytes)?;
         // Whoever waits for the header finds the voxels complete.
         Ok(NamelessOutput {
             parts: vec![voxel_part, header_part],
@@ -137,10 +146,10 @@ impl NamelessOutput {
 }
 
 /// A `.nii.gz` file that is put together of chunks while its image is still being made. Dropped, nothing remains of it.
-pub struct GrowingFile {
+pub(crate) struct GrowingFile {
     path: PathBuf,
     file: PartFile,
-    member: Member,
+    member: GzipMember,
     sync: bool,
 }
 
@@ -171,14 +180,11 @@ impl GrowingFile {
         let mut encoder = ChunkEncoder::new(level);
         let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
         let mut file = PartFile::create(folder_of(path)).map_err(failed("creating a file"))?;
-        let mut member = Member::begin(file.file()).map_err(failed("writing"))?;
-        // Whole chunks of it, as `Encoder::write` cuts them.
-        for content in bytes.chunks(ChunkEncoder::CHUNK_BYTES) {
-            encoder.encode(content, volume.datatype.size_bytes(), &mut chunk);
-            member
-                .append(file.file(), &chunk)
-                .map_err(failed("writing"))?;
-        }
+        let mut member = GzipMember::start(file.file()).map_err(failed("writing"))?;
+        let voxel_bytes = volume.datatype.size_bytes();
+        member
+            .append_content(file.file(), &bytes, voxel_bytes, &mut encoder, &mut chunk)
+            .map_err(failed("writing"))?;
         Ok(Some(GrowingFile {
             path: path.to_owned(),
             file,
@@ -202,7 +208,7 @@ impl GrowingFile {
     /// # Errors
     /// See [`Cause`].
     pub fn finish(mut self) -> Result<NamelessOutput, ImageError> {
-        let written = self.member.end(self.file.file()).map_err(|error| {
+        let written = self.member.finish(self.file.file()).map_err(|error| {
             Cause::writing("writing", folder_of(&self.path), error).at(&self.path)
         })?;
         Ok(NamelessOutput {
@@ -219,10 +225,10 @@ struct Part {
 }
 
 impl Part {
-    /// Writes the concatenation of `parts` beside `path`, as gzip when there is an encoder.
+    /// Writes the concatenation of `parts` beside `path`, as gzip if there is a codec.
     fn write(
         path: &Path,
-        encoder: Option<&mut Encoder>,
+        codec: Option<&mut Codec>,
         parts: &[&[u8]],
         voxel_bytes: usize,
     ) -> Result<Self, ImageError> {
@@ -230,8 +236,8 @@ impl Part {
         let failed = |action| move |error| Cause::writing(action, folder, error).at(path);
         let mut file = PartFile::create(folder).map_err(failed("creating a file"))?;
         let sink = file.file();
-        let written = match encoder {
-            Some(encoder) => encoder.write(sink, parts, voxel_bytes),
+        let written = match codec {
+            Some(codec) => write_gzip(sink, codec, parts, voxel_bytes),
             None => write_plain(sink, parts),
         }
         .map_err(failed("writing"))?;
@@ -255,6 +261,20 @@ impl Part {
     }
 }
 
+fn write_gzip(
+    sink: &mut File,
+    codec: &mut Codec,
+    parts: &[&[u8]],
+    voxel_bytes: usize,
+) -> io::Result<Written> {
+    let Codec { encoder, chunk } = codec;
+    let mut member = GzipMember::start(sink)?;
+    for part in parts {
+        member.append_content(sink, part, voxel_bytes, encoder, chunk)?;
+    }
+    member.finish(sink)
+}
+
 fn write_plain(sink: &mut File, parts: &[&[u8]]) -> io::Result<Written> {
     let mut crc = Hasher::new();
     let mut len = 0;
@@ -264,7 +284,6 @@ fn write_plain(sink: &mut File, parts: &[&[u8]]) -> io::Result<Written> {
         len += part.len() as u64;
     }
     Ok(Written {
-        bytes_out: len,
         raw_bytes: len,
         crc32: crc.finalize(),
     })

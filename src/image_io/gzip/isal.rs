@@ -5,7 +5,7 @@ use std::ptr;
 
 use isal_sys::igzip_lib as isal;
 
-use super::gzip::{Damaged, Step};
+use super::codec::{Damaged, Step};
 
 /// The decompressing half.
 pub(super) struct Inflater {

@@ -40,10 +40,10 @@ pub(super) use inflate::Inflater;
 mod inflate {
     use flate2::{Decompress, FlushDecompress, Status};
 
-    use crate::image_io::gzip::{Damaged, Step};
+    use crate::image_io::gzip::codec::{Damaged, Step};
 
     /// The decompressing half.
-    pub(in crate::image_io) struct Inflater {
+    pub(in crate::image_io::gzip) struct Inflater {
         stream: Decompress,
     }
 

@@ -1,0 +1,23 @@
+//! gzip files: members, trailers and checksums around the raw deflate streams of a codec.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `codec` | what reader, writer and codecs agree on |
+//! | `isal`, `portable` | the two codecs, ISA-L and flate2; the build chooses one for reading and for levels 0 to 3 |
+//! | `level` | compression levels |
+//! | `reader` | any number of members, checked to the end of the file |
+//! | `writer` | one member, made of chunks that threads can compress independently |
+
+mod codec;
+#[cfg(any(feature = "isal", feature = "isal-bundled"))]
+mod isal;
+mod level;
+mod portable;
+mod reader;
+mod writer;
+
+pub(super) use codec::{MAGIC, MAX_RATIO};
+pub use level::CompressionLevel;
+pub(super) use reader::{Decoder, GzipReader};
+pub(crate) use writer::{Chunk, ChunkEncoder};
+pub(super) use writer::{GzipMember, Written};
