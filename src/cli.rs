@@ -106,18 +106,24 @@ impl Cli {
     }
 }
 
-/// Starts the ranks and their logging. Collective.
+/// Starts the ranks and their logging, and compares what they were asked to do. Collective.
 ///
 /// # Errors
-/// The exit code with which every rank ends, when MPI or one rank's log file cannot be had; the cause is told.
-fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
+/// The exit code with which every rank ends, when MPI does not start, when the requests differ, or when a rank cannot
+/// write its log file. The cause is printed.
+fn start_ranks(log: &LogArgs, request: &comm::Request) -> Result<(comm::World, tracing::Span), u8> {
     let (world, warning) = comm::start().map_err(|message| {
         Launch::say_error(|| console::error(&message));
         EXIT_USAGE
     })?;
-    let started = logging::start(log, world.rank(), &resources::host_name());
-    // One rank's trouble with its log file is everyone's: all end before anything is written.
-    match comm::agree(&world, started) {
+    let started = comm::refuse_differences(&world, request).and_then(|()| {
+        // One rank's trouble with its log file is everyone's: all end before anything is written.
+        comm::agree(
+            &world,
+            logging::start(log, world.rank(), &resources::host_name()),
+        )
+    });
+    match started {
         Ok(span) => {
             if let Some(warning) = warning {
                 span.in_scope(|| tracing::warn!("{warning}"));
@@ -128,7 +134,7 @@ fn start_ranks(log: &LogArgs) -> Result<(comm::World, tracing::Span), u8> {
             if world.rank() == ROOT {
                 console::error(error);
             }
-            Err(EXIT_USAGE)
+            Err(comm::finish(world, EXIT_USAGE))
         }
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
     let config = config(args);
     // Before the ranks find each other, which may take seconds: a signal at that time ends the run in order, too.
     let stop = run::on_signals();
-    let (world, span) = match super::start_ranks(&log) {
+    let (world, span) = match super::start_ranks(&log, &config.request()) {
         Ok(started) => started,
         Err(exit_code) => return exit_code,
     };

@@ -41,15 +41,16 @@ pub(super) struct VerifyArgs {
 
 /// Verifies on all ranks. The exit code is the same on every rank.
 pub(super) fn run(args: VerifyArgs) -> u8 {
-    let (world, span) = match super::start_ranks(&args.log) {
-        Ok(started) => started,
-        Err(exit_code) => return exit_code,
-    };
+    let log = args.log;
     let request = VerifyRequest {
         output: args.output,
         against_journal: args.against == Some(Against::Journal),
         threads: args.threads.map(usize::from),
-        quiet: args.log.quiet,
+        quiet: log.quiet,
+    };
+    let (world, span) = match super::start_ranks(&log, &request.values()) {
+        Ok(started) => started,
+        Err(exit_code) => return exit_code,
     };
     let exit_code = span.in_scope(|| run::verify(&world, &request));
     comm::finish(world, exit_code)

@@ -4,6 +4,7 @@
 //! so that a rank that waits leaves its CPU to the workers.
 
 mod collective;
+mod handshake;
 pub mod launcher;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -12,6 +13,7 @@ pub mod serial;
 pub mod threads;
 
 pub(crate) use collective::{agree, all_gather, from_root, gather};
+pub(crate) use handshake::{Request, refuse_differences, text_of_ranks};
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Agreement: which ranks there are, which images the run has, and what all ranks together see of them.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,63 @@ use crate::images::{self, ImageEntry};
 use crate::journal::past::Past;
 use crate::parallel::par_map;
 use crate::{resources, slurm};
+
+impl Config {
+    /// What must be the same on all ranks.
+    pub(crate) fn request(&self) -> comm::Request {
+        let list = &self.list;
+        let paths = |paths: &[PathBuf]| -> String {
+            let texts: Vec<_> = paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            texts.join(" ")
+        };
+        let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
+        let values = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("the command", "smooth".to_owned()),
+            ("--dry-run", self.dry_run.to_string()),
+            ("the input", paths(&list.inputs)),
+            ("--list", paths(list.list_file.as_slice())),
+            ("--output", paths(std::slice::from_ref(&list.output))),
+            (
+                "--name",
+                optional(list.name.as_ref().map(ToString::to_string)),
+            ),
+            (
+                "--limit",
+                optional(self.limit.map(|limit| limit.to_string())),
+            ),
+            (
+                "--shard",
+                optional(self.shard.map(|shard| shard.to_string())),
+            ),
+            (
+                "the treatment of existing results",
+                format!("{:?}", self.existing),
+            ),
+            ("--strategy", self.strategy.name().to_owned()),
+        ];
+        let mut request = values
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec();
+        push_leaves("", &self.job.options(), &mut request);
+        request
+    }
+}
+
+/// Adds each single value of options, by its own name.
+fn push_leaves(name: &str, value: &serde_json::Value, request: &mut comm::Request) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                push_leaves(name, value, request);
+            }
+        }
+        single => request.push((name.to_owned(), single.to_string())),
+    }
+}
 
 /// What each rank reports of itself first.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Sharing out: the root's decision who does which images, made from what all ranks saw.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -42,6 +43,12 @@ impl Shard {
             partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
         places.sort_unstable();
         places
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.count)
     }
 }
 

@@ -31,6 +31,19 @@ pub struct VerifyRequest {
     pub quiet: bool,
 }
 
+impl VerifyRequest {
+    /// What must be the same on all ranks.
+    pub(crate) fn values(&self) -> comm::Request {
+        let values = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("the command", "verify".to_owned()),
+            ("the folder", self.output.display().to_string()),
+            ("--against journal", self.against_journal.to_string()),
+        ];
+        values.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+}
+
 /// What is known of a result before it is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Known {
