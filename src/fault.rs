@@ -4,6 +4,8 @@
 //! set-up, after MPI has started; `slow@0:500` makes every image of rank 0 and those above it take 500 ms longer, so that there is
 //! time to break something. Without the variable nothing here does anything.
 
+use std::time::Duration;
+
 /// What is to go wrong, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -51,6 +53,13 @@ impl Fault {
             _ => None,
         }
     }
+}
+
+/// How long to wait where niimpi gives caches and heartbeats time: `default`, or what `NIIMPI_TEST_WAIT_MS` sets.
+pub(crate) fn wait_limit(default: Duration) -> Duration {
+    let asked = std::env::var("NIIMPI_TEST_WAIT_MS").ok();
+    let asked_ms = asked.and_then(|text| text.parse().ok());
+    asked_ms.map_or(default, Duration::from_millis)
 }
 
 #[cfg(test)]

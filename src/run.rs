@@ -236,10 +236,10 @@ fn remove_stale_parts(rank: usize, setup: &Setup) {
     }
 }
 
-/// Starts every rank's journal. Collective.
+/// Starts every rank's journal, the root's first, which all others must see. Collective.
 ///
 /// # Errors
-/// The same on every rank, when one of them cannot write there. No image was started then.
+/// The same on every rank, when one of them cannot write there or has another folder there. No image was started then.
 fn open_journal(
     comm: &impl Communicator,
     config: &Config,
@@ -247,37 +247,62 @@ fn open_journal(
     schedule: &Schedule,
 ) -> Result<Journal, SetupError> {
     let rank = comm.rank();
+    let output = &config.list.output;
+    let create = || {
+        Journal::create(output, run_line(rank, config, setup, schedule)).map_err(|error| {
+            format!(
+                "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
+                output.join(journal::FOLDER).display()
+            )
+        })
+    };
+    let roots = match rank {
+        ROOT => create().map(Some),
+        _ => Ok(None),
+    };
+    let roots = comm::agree(comm, roots).map_err(SetupError)?;
+    let opened = match roots {
+        Some(journal) => Ok(journal),
+        None => {
+            let host = &setup.ranks.hosts[rank];
+            checks::see_roots_journal(output, &setup.decision.run, rank, host)
+                .and_then(|()| create())
+        }
+    };
+    let all = opened.as_ref().map(|_| ()).map_err(String::clone);
+    let agreed = comm::agree(comm, all);
+    match (opened, agreed) {
+        (opened, Ok(())) => opened.map_err(SetupError),
+        (opened, Err(error)) => {
+            opened.into_iter().for_each(Journal::discard);
+            Err(SetupError(error))
+        }
+    }
+}
+
+/// The first line of a rank's journal.
+fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) -> RunLine {
     let Setup {
         ranks, decision, ..
     } = setup;
     let fixed = config.strategy != Strategy::Dynamic;
-    let opened = Journal::create(
-        &config.list.output,
-        RunLine {
-            format: journal::FORMAT.to_owned(),
-            unix_s: decision.run_unix_s,
-            run: decision.run.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            rank,
-            ranks: comm.size(),
-            host: ranks.hosts[rank].clone(),
-            pid: std::process::id(),
-            workers: ranks.threads[rank],
-            images: setup.entries.len() - decision.skipped.len(),
-            kept: decision.skipped.len(),
-            share: fixed.then(|| schedule.shares[rank].len()),
-            strategy: config.strategy,
-            slurm_job: slurm::Job::from_env().map(|job| job.job_id),
-            options: config.job.options(),
-        },
-    );
-    let opened = opened.map_err(|error| {
-        format!(
-            "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
-            config.list.output.join(journal::FOLDER).display()
-        )
-    });
-    comm::agree(comm, opened).map_err(SetupError)
+    RunLine {
+        format: journal::FORMAT.to_owned(),
+        unix_s: decision.run_unix_s,
+        run: decision.run.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        rank,
+        ranks: ranks.hosts.len(),
+        host: ranks.hosts[rank].clone(),
+        pid: std::process::id(),
+        workers: ranks.threads[rank],
+        images: setup.entries.len() - decision.skipped.len(),
+        kept: decision.skipped.len(),
+        share: fixed.then(|| schedule.shares[rank].len()),
+        strategy: config.strategy,
+        slurm_job: slurm::Job::from_env().map(|job| job.job_id),
+        options: config.job.options(),
+    }
 }
 
 /// Assembles, writes and prints the report on the root; returns the exit code.

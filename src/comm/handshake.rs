@@ -45,7 +45,7 @@ fn difference(requests: &[Request]) -> Option<String> {
 }
 
 /// `rank 3`, or `ranks 3, 5-7`.
-pub(crate) fn text_of_ranks(ranks: &[usize]) -> String {
+fn text_of_ranks(ranks: &[usize]) -> String {
     const MOST_RUNS: usize = 8;
     let runs: Vec<(usize, usize)> = ranks.iter().fold(Vec::new(), |mut runs, &rank| {
         match runs.last_mut() {

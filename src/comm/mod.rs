@@ -13,7 +13,7 @@ pub mod serial;
 pub mod threads;
 
 pub(crate) use collective::{agree, all_gather, from_root, gather};
-pub(crate) use handshake::{Request, refuse_differences, text_of_ranks};
+pub(crate) use handshake::{Request, refuse_differences};
 
 use std::time::Duration;
 

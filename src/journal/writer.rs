@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +26,7 @@ pub struct Journal {
 #[derive(Debug)]
 struct Sink {
     file: File,
+    path: PathBuf,
     line: Vec<u8>,
     /// The last write failed, perhaps in the middle of a line.
     torn: bool,
@@ -52,6 +53,7 @@ impl Journal {
             .open(&path)?;
         let mut sink = Sink {
             file,
+            path: path.clone(),
             line: Vec::new(),
             torn: false,
             complained: false,
@@ -90,6 +92,14 @@ impl Journal {
         if self.sink().written.elapsed() >= SAY_ALIVE {
             let unix_s = unix_s(SystemTime::now());
             self.write(&Line::Alive { unix_s });
+        }
+    }
+
+    /// Removes the journal of a run that is refused before its first image.
+    pub(crate) fn discard(self) {
+        let path = &self.sink().path;
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::debug!("{}: cannot be removed: {error}", path.display());
         }
     }
 

@@ -79,6 +79,8 @@ struct Hello {
     host: String,
     affinity: Vec<usize>,
     available_cpus: usize,
+    /// Threads that its command line asks for.
+    threads: Option<usize>,
 }
 
 /// The ranks of the run: one entry per rank in each list.
@@ -107,14 +109,16 @@ pub(super) fn meet(comm: &impl Communicator, config: &Config) -> Ranks {
         host: resources::host_name(),
         affinity: resources::affinity(),
         available_cpus: resources::available_cpus(),
+        threads: config.threads,
     };
     let hellos = comm::gather(comm, hello).unwrap_or_default();
     comm::from_root(comm, || {
         let cpus = cpus_of_ranks(&hellos);
         Ranks {
-            threads: cpus
+            threads: hellos
                 .iter()
-                .map(|&cpus| config.threads.unwrap_or(cpus))
+                .zip(&cpus)
+                .map(|(hello, &cpus)| hello.threads.unwrap_or(cpus))
                 .collect(),
             cpus,
             distinct_cpus: distinct_cpus(&hellos),
@@ -253,6 +257,7 @@ mod tests {
             host: host.to_owned(),
             affinity: vec![0, 1, 2, 3],
             available_cpus: 4,
+            threads: None,
         };
         let cpus = cpus_of_ranks(&[hello("a"), hello("b"), hello("a")]);
         assert_eq!(cpus, [2, 4, 2]);
@@ -264,6 +269,7 @@ mod tests {
             host: host.to_owned(),
             affinity: affinity.to_vec(),
             available_cpus: affinity.len(),
+            threads: None,
         };
         let shared = [hello("a", &[0, 1]), hello("a", &[0, 1]), hello("b", &[0])];
         assert_eq!(distinct_cpus(&shared), Some(3));

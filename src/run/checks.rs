@@ -1,11 +1,15 @@
 //! Checks of the folders that a run writes to, before it writes anything.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{Config, SetupError};
+use crate::comm::ROOT;
 use crate::image_io::file_name::is_image_name;
 use crate::report::{self, destination};
+use crate::{fault, journal};
 
 /// Refuses an output folder or a report that cannot be written.
 pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
@@ -68,6 +72,37 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
             folder
         };
         writable(place, "--report")?;
+    }
+    Ok(())
+}
+
+/// How long a rank waits for another rank's file: longer than network file systems keep attributes (NFS: up to 60 s).
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Waits until this rank sees the root's journal below its own --output. Local.
+///
+/// # Errors
+/// A text for the user when it does not: the rank writes to another folder than the root.
+pub(super) fn see_roots_journal(
+    output: &Path,
+    run: &str,
+    rank: usize,
+    host: &str,
+) -> Result<(), String> {
+    const LOOK_EVERY: Duration = Duration::from_millis(100);
+    let journal = journal::file_of(output, run, ROOT);
+    let limit = fault::wait_limit(VISIBLE_WITHIN);
+    let started = Instant::now();
+    // Opening asks the server again, where a look at the name alone may be taken from a cache.
+    while File::open(&journal).is_err() {
+        if started.elapsed() >= limit {
+            return Err(format!(
+                "--output {}: rank {rank} on {host} does not see there what rank {ROOT} wrote, so it is another folder, such \
+                 as a node's own disk. No image was written.\n  Choose a folder that all nodes share",
+                output.display()
+            ));
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
     Ok(())
 }
