@@ -24,7 +24,7 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
-use agree::Ranks;
+use agree::{Listed, Ranks};
 use share::{Decision, Schedule};
 
 pub use progress::ProgressStyle;
@@ -42,7 +42,7 @@ use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
 use crate::resources::CpuMeter;
-use crate::text::printable;
+use crate::text::{self, printable};
 use crate::{comm, console, resources, slurm};
 
 /// Exit code: every image is done.
@@ -124,6 +124,8 @@ impl Clock {
 struct Setup {
     /// The images of this run, in the list's order.
     entries: Vec<ImageEntry>,
+    /// Folders of the input that cannot be read: the run must not end as if all images were done.
+    unreadable_folders: usize,
     ranks: Ranks,
     decision: Decision,
     clock: Clock,
@@ -184,7 +186,11 @@ fn set_up(
     let listed_s = clock.now_s();
     let looks = agree::look_at_images(comm, config, &listed);
     let looked_s = clock.now_s();
-    let entries = listed.entries;
+    let Listed {
+        entries,
+        unreadable_folders,
+        ..
+    } = listed;
     let decided = comm::from_root(comm, || {
         let looks = looks.as_deref().unwrap_or_default();
         share::decide(config, &entries, looks, &ranks, clock).map_err(|error| error.0)
@@ -192,6 +198,7 @@ fn set_up(
     let (decision, schedule) = decided.map_err(SetupError)?;
     let setup = Setup {
         entries: decision.of_shard(entries),
+        unreadable_folders,
         clock: match comm.rank() {
             ROOT => clock,
             _ => Clock::start_at(decision.sent_s),
@@ -343,6 +350,15 @@ fn report(
     });
     let mut report = Report::assemble(facts, names, work.records);
     report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
+    if setup.unreadable_folders > 0 {
+        tracing::error!(
+            "the images of {} that cannot be read are missing",
+            text::counted(setup.unreadable_folders, "folder")
+        );
+        if report.state == State::Completed {
+            report.state = State::Failed;
+        }
+    }
     write_report(&report, config)
 }
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::inputs::InputArgs;
 use super::scaling::positive;
 use super::smoothing::SmoothingArgs;
-use crate::images::{ListRequest, NameTemplate};
+use crate::images::NameTemplate;
 use crate::launch::LocalMachine;
 use crate::report::{Report, write_whole};
 use crate::run::{self, EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
@@ -33,14 +34,10 @@ use crate::{comm, console, resources};
 /// Prints what each number of nodes, ranks and threads would take, with a 90 % interval, and recommends one.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("check")))]
+#[command(mut_arg("inputs", |arg| arg.required_unless_present("check")))]
 pub(super) struct PlanArgs {
-    /// Image files, or folders that are searched for images
-    #[arg(value_name = "DATA", required_unless_present_any = ["list", "check"])]
-    data: Vec<PathBuf>,
-
-    /// Read further image paths from FILE, one a line; - is standard input
-    #[arg(long, value_name = "FILE")]
-    list: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArgs,
 
     /// Folder of the job's results; a pilot writes beside it, on the same file system [default: smoothed]
     #[arg(
@@ -239,12 +236,7 @@ fn sibling(path: &Path, end: &str, other: &str) -> Option<PathBuf> {
 fn plan(args: &PlanArgs) -> Result<(), String> {
     let limits = partition_limits(args)?;
     let job = args.smoothing.job();
-    let request = ListRequest {
-        inputs: args.data.clone(),
-        list_file: args.list.clone(),
-        output: args.output.clone(),
-        name: args.name.clone(),
-    };
+    let request = args.inputs.request(args.output.clone(), args.name.clone());
     let listed = listed::look(&request, &args.smoothing.output_spec, args.images)?;
     let options = args.smoothing.words();
     let wanted = Wanted {
@@ -398,19 +390,13 @@ fn write_script(
         name.push(end);
         PathBuf::from(name)
     };
-    if args.list.as_deref() == Some(Path::new("-")) {
+    if args.inputs.list.as_deref() == Some(Path::new("-")) {
         return Err(
             "--write: a list on standard input is not there for the job; give it as a file"
                 .to_owned(),
         );
     }
-    let mut words: Vec<OsString> = Vec::new();
-    for input in &args.data {
-        words.push(absolute(input)?.into());
-    }
-    if let Some(list) = &args.list {
-        words.extend(["--list".into(), absolute(list)?.into()]);
-    }
+    let mut words = args.inputs.words()?;
     words.extend(options.iter().cloned());
     if let Some(name) = &args.name {
         words.extend(["--name".into(), name.to_string().into()]);

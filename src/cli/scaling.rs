@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::inputs::absolute_input;
 use super::smoothing::SmoothingArgs;
 use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
@@ -220,16 +221,15 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
     let inputs: Vec<PathBuf> = args
         .data
         .iter()
-        .map(|path| {
-            std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
-        })
+        .map(|path| absolute_input(path, false))
         .collect::<Result<_, _>>()?;
     let listed = images::collect(&ListRequest {
         inputs: inputs.clone(),
         output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()
     })
-    .map_err(|error| error.to_string())?;
+    .map_err(|error| error.to_string())?
+    .entries;
     let most = args.sizes.iter().copied().max().unwrap_or(0);
     if most > listed.len() {
         return Err(format!(

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::inputs::InputArgs;
 use super::smoothing::SmoothingArgs;
 use crate::comm;
 use crate::fault::Fault;
-use crate::images::{ListRequest, NameTemplate};
+use crate::images::NameTemplate;
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
@@ -17,13 +18,8 @@ use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 /// it with the same name below the output folder. Every image is done or named in the report with the reason.
 #[derive(Args, Debug)]
 pub(super) struct SmoothArgs {
-    /// Image files, or folders that are searched for images
-    #[arg(value_name = "INPUT", required_unless_present = "list")]
-    inputs: Vec<PathBuf>,
-
-    /// Read further image paths from FILE, one a line; - is standard input
-    #[arg(long, value_name = "FILE")]
-    list: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArgs,
 
     /// Folder of the results; made if it is missing
     #[arg(short, long, value_name = "DIR")]
@@ -32,7 +28,7 @@ pub(super) struct SmoothArgs {
     /// Name the results, for example 'denoised_{index}.nii.gz'; {stem}, {index} and {dir} are filled in
     ///
     /// {stem} is the input's name without its suffix, {index} its place in the list from 1, {dir} its folder below the
-    /// input folder. The suffix decides the format; without one the input's is kept.
+    /// base. The suffix decides the format; without one the input's is kept.
     #[arg(long, value_name = "TEMPLATE")]
     name: Option<NameTemplate>,
 
@@ -134,12 +130,7 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
 
 fn config(args: SmoothArgs) -> Config {
     Config {
-        list: ListRequest {
-            inputs: args.inputs,
-            list_file: args.list,
-            output: args.output,
-            name: args.name,
-        },
+        list: args.inputs.request(args.output, args.name),
         limit: args.limit,
         shard: args.shard,
         existing: match (args.resume, args.overwrite) {

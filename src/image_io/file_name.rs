@@ -117,7 +117,7 @@ pub fn pair_partner(name: &OsStr) -> Option<OsString> {
 }
 
 /// `name` with `.gz` added, or taken away where it is there.
-pub(super) fn toggle_gzip(name: &OsStr) -> Option<OsString> {
+pub(crate) fn toggle_gzip(name: &OsStr) -> Option<OsString> {
     let (_, suffix) = split(name)?;
     if suffix.gzip {
         let bytes = name.as_encoded_bytes();

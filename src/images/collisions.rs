@@ -1,4 +1,4 @@
-//! Outputs that would take the place of another output or of an input.
+//! Outputs that would take the place of another output or of an input, by their paths.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,27 @@ use super::error::ListError;
 use super::real_path::resolve;
 use crate::image_io::file_name::{Role, pair_partner, split};
 
-pub(super) fn refuse_collisions(entries: &[ImageEntry]) -> Result<(), ListError> {
+/// Refuses two inputs for one output, and an output that is an input. `advice` is what to do about the former.
+pub(super) fn refuse_collisions(
+    entries: &[ImageEntry],
+    advice: impl Fn() -> String,
+) -> Result<(), ListError> {
     let mut places = Places::default();
     let mut by_output: HashMap<PathBuf, &ImageEntry> = HashMap::with_capacity(entries.len());
     for entry in entries {
-        if let Some(first) = by_output.insert(places.of(&entry.output), entry) {
-            return Err(ListError::Collision {
-                first: first.input.clone(),
-                second: entry.input.clone(),
-                output: entry.output.clone(),
-            });
+        let Some(first) = by_output.insert(places.of(&entry.output), entry) else {
+            continue;
+        };
+        if places.of(&first.input) == places.of(&entry.input) {
+            let path = entry.input.clone();
+            return Err(ListError::ListedTwice { path, line: None });
         }
+        return Err(ListError::Collision {
+            first: first.input.clone(),
+            second: entry.input.clone(),
+            output: entry.output.clone(),
+            advice: advice(),
+        });
     }
     for entry in entries {
         if let Some(by) = by_output.get(&places.of(&entry.input)) {
@@ -67,5 +77,51 @@ impl Places {
         };
         self.real.insert(folder.to_owned(), real.clone());
         real
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pairs: &[(&str, &str)]) -> Result<(), ListError> {
+        let entries: Vec<ImageEntry> = (1..)
+            .zip(pairs)
+            .map(|(index, (input, output))| ImageEntry {
+                index,
+                input: input.into(),
+                output: output.into(),
+            })
+            .collect();
+        refuse_collisions(&entries, String::new)
+    }
+
+    #[test]
+    fn the_halves_of_two_pairs_do_not_take_one_name() {
+        let result = check(&[("one/a.hdr", "out/a.hdr"), ("two/a.img", "out/a.img")]);
+        assert!(matches!(result, Err(ListError::Collision { .. })));
+    }
+
+    #[test]
+    fn one_file_under_two_names_is_listed_twice() {
+        let result = check(&[("a.nii", "out/a.nii"), ("./a.nii", "out/a.nii")]);
+        assert!(matches!(result, Err(ListError::ListedTwice { .. })));
+    }
+
+    #[test]
+    fn an_input_is_not_an_output_however_its_path_is_written() {
+        let absolute = std::path::absolute("a.nii").unwrap();
+        for (input, output) in [
+            ("a.nii", "./a.nii"),
+            (absolute.to_str().unwrap(), "a.nii"),
+            ("a.img", "./a.hdr"),
+        ] {
+            let result = check(&[(input, output)]);
+            assert!(
+                matches!(result, Err(ListError::InputOverwritten { .. })),
+                "{input}"
+            );
+        }
+        assert!(check(&[("a.nii", "out/a.nii")]).is_ok());
     }
 }

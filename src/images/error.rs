@@ -1,13 +1,12 @@
-//! Why there is no list of images.
+//! Why there is no list of images. Nothing is written when one of these occurs.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why there is no list. Nothing was written when one of these is met.
+/// Why there is no list.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the texts say what each is")]
-pub enum ListError {
+pub(crate) enum ListError {
     #[error("{}: no such file or folder; check the path (relative ones start at {})", path.display(), cwd.display())]
     NoSuchInput { path: PathBuf, cwd: PathBuf },
     #[error("{}: cannot be read: {source}", path.display())]
@@ -15,29 +14,42 @@ pub enum ListError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("{count} folders below {} cannot be read", path.display())]
+    UnreadableBelow { path: PathBuf, count: usize },
     #[error("{}: not an image name; expected .nii, .nii.gz, .hdr or .img (also .hdr.gz, .img.gz)", path.display())]
     NotAnImageName { path: PathBuf },
+    #[error("{:?}: the path begins or ends with a blank; remove it", path.display().to_string())]
+    Blank { path: PathBuf },
     #[error(
         "no image found in {looked_in}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)"
     )]
     Empty { looked_in: String },
+    #[error("--include and --exclude leave none of {of} images")]
+    NoneSelected { of: usize },
+    #[error("{option}: {error}")]
+    Patterns {
+        option: &'static str,
+        error: globset::Error,
+    },
     #[error("no input was given; name image files or folders, or a list with --list FILE")]
     NoInput,
+    #[error("more than {most} images; split the list, or check what writes it")]
+    TooMany { most: usize },
     #[error(
-        "two inputs for one output: {} and {} would both be written to {}; give their common folder as the input, or \
-         set them apart with --name, for example --name '{{dir}}/{{stem}}_{{index}}'",
+        "two inputs for one output: {} and {} would both be written to {}; {advice}",
         first.display(), second.display(), output.display()
     )]
     Collision {
         first: PathBuf,
         second: PathBuf,
         output: PathBuf,
+        advice: String,
     },
-    #[error("{}: listed twice; each image is done once, so take one of the two out", path.display())]
-    ListedTwice { path: PathBuf },
+    #[error("{}: listed twice{}; each image is processed once, so remove one of the two", path.display(), again(*line))]
+    ListedTwice { path: PathBuf, line: Option<usize> },
     #[error(
         "the output folder {} lies inside the input folder {}, so the next run would take results for inputs; choose \
-         a folder beside it",
+         a folder outside of it, or leave the results out with --exclude",
         output.display(), input.display()
     )]
     OutputInsideInput { output: PathBuf, input: PathBuf },
@@ -48,12 +60,32 @@ pub enum ListError {
         output.display(), missing.display()
     )]
     OutputClimbs { output: PathBuf, missing: PathBuf },
-    #[error("{}: is a folder in the file of --list; folders are given as arguments", path.display())]
+    #[error("{}: is a folder in the file of --list; give folders as arguments", path.display())]
     FolderInList { path: PathBuf },
-    #[error("{}: is no list of paths, one a line; images themselves are given without --list", path.display())]
-    NoList { path: PathBuf },
-    #[error("{}: a path with .. cannot be mirrored below the output folder", path.display())]
+    #[error("is no list of paths, one per line; give images themselves without --list")]
+    NoList,
+    #[error("{} line {line}: {error}", list.display())]
+    Line {
+        list: PathBuf,
+        line: usize,
+        error: Box<ListError>,
+    },
+    #[error("{}: after /./ a path must not contain ..", path.display())]
     Climbs { path: PathBuf },
+    #[error("--base {}: no such folder", path.display())]
+    NoBase { path: PathBuf },
+    #[error("{}: does not lie below --base {}", path.display(), base.display())]
+    NotBelowBase { path: PathBuf, base: PathBuf },
+    #[error(
+        "{}: an absolute path, or one with .., says nothing of where its result lands{}; add --base {}: results then \
+         keep their paths below that folder",
+        path.display(), and_others(*others), proposal.display()
+    )]
+    NeedsBase {
+        path: PathBuf,
+        others: usize,
+        proposal: PathBuf,
+    },
     #[error("--name {template}: gives {name:?} for {}, which is not a file name below the output folder", input.display())]
     BadName {
         template: String,
@@ -62,17 +94,37 @@ pub enum ListError {
     },
 }
 
-pub(super) fn input_error(path: &Path, error: std::io::Error) -> ListError {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        let cwd = std::env::current_dir().unwrap_or_default();
-        ListError::NoSuchInput {
-            path: path.to_owned(),
-            cwd,
+fn again(line: Option<usize>) -> String {
+    line.map_or(String::new(), |line| {
+        format!(", again in line {line} of the list")
+    })
+}
+
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    }
+}
+
+impl ListError {
+    /// The error of an input that cannot be looked at.
+    pub(super) fn of_input(path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_owned();
+        if source.kind() == std::io::ErrorKind::NotFound {
+            let cwd = std::env::current_dir().unwrap_or_default();
+            ListError::NoSuchInput { path, cwd }
+        } else {
+            ListError::Unreadable { path, source }
         }
-    } else {
-        ListError::Unreadable {
-            path: path.to_owned(),
-            source: error,
+    }
+
+    /// The error with the line of the list that it is about.
+    pub(super) fn in_line(self, list: &Path, line: usize) -> Self {
+        ListError::Line {
+            list: list.to_owned(),
+            line,
+            error: Box::new(self),
         }
     }
 }

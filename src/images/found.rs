@@ -1,19 +1,36 @@
 //! The images that were found: their order, and pairs as one image each.
 
 use std::cmp::Ordering;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::error::ListError;
-use crate::image_io::file_name::{Role, pair_partner, split};
+use crate::image_io::file_name::{Role, pair_partner, split, toggle_gzip};
 
-/// An input and its path relative to what the user named.
+/// The most images of a list: more is a mistake such as an endless pipe, and would take gigabytes of memory.
+const MOST_IMAGES: usize = 10_000_000;
+
+/// An image and where its result lands.
+#[derive(Debug)]
 pub(super) struct Found {
     pub(super) input: PathBuf,
-    pub(super) relative: PathBuf,
+    /// Its path below the base.
+    pub(super) place: PathBuf,
+    /// Its line in the file of `--list`, from 1.
+    pub(super) line: Option<usize>,
+}
+
+/// Adds an image.
+pub(super) fn push(found: &mut Vec<Found>, image: Found) -> Result<(), ListError> {
+    if found.len() == MOST_IMAGES {
+        return Err(ListError::TooMany { most: MOST_IMAGES });
+    }
+    found.push(image);
+    Ok(())
 }
 
 /// Natural order of paths, folder by folder: runs of digits compare as numbers.
-pub fn natural_order(a: &Path, b: &Path) -> Ordering {
+pub(crate) fn natural_order(a: &Path, b: &Path) -> Ordering {
     let mut left = a.components();
     let mut right = b.components();
     loop {
@@ -35,24 +52,86 @@ pub fn natural_order(a: &Path, b: &Path) -> Ordering {
     }
 }
 
-/// Makes one image of the two files of a pair, and refuses a path that is there twice. `found` is sorted.
-pub(super) fn merge_pairs(found: &mut Vec<Found>) -> Result<(), ListError> {
+/// Sorts the images, makes one of the two files of a pair, and refuses a path that is there twice.
+pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), ListError> {
+    found.sort_by(|a, b| natural_order(&a.input, &b.input));
     if let Some(twice) = found.windows(2).find(|two| two[0].input == two[1].input) {
         return Err(ListError::ListedTwice {
             path: twice[0].input.clone(),
+            line: twice[1].line,
         });
     }
-    let inputs: std::collections::HashSet<PathBuf> =
-        found.iter().map(|image| image.input.clone()).collect();
-    // The header stands for the pair: its image file is dropped when both are there.
-    found.retain(
-        |image| match split(image.input.file_name().unwrap_or_default()) {
-            Some((_, suffix)) if suffix.role == Role::Voxels => {
-                let header = image.input.file_name().and_then(pair_partner);
-                !header.is_some_and(|header| inputs.contains(&image.input.with_file_name(header)))
-            }
-            _ => true,
-        },
-    );
+    let stands_for_a_pair: Vec<bool> = found
+        .iter()
+        .map(|image| !is_half_of_another(image, found))
+        .collect();
+    let mut keep = stands_for_a_pair.into_iter();
+    found.retain(|_| keep.next().unwrap_or(true));
     Ok(())
+}
+
+/// Whether these are the voxels of a header that is listed, too. Only one of the halves may be compressed, unless there
+/// are voxels that fit the header better.
+fn is_half_of_another(image: &Found, found: &[Found]) -> bool {
+    let name = image.input.file_name().unwrap_or_default();
+    if !split(name).is_some_and(|(_, suffix)| suffix.role == Role::Voxels) {
+        return false;
+    }
+    let listed = |name: OsString| {
+        let path = image.input.with_file_name(name);
+        found
+            .binary_search_by(|other| natural_order(&other.input, &path))
+            .is_ok()
+    };
+    let other_header = || pair_partner(name).as_deref().and_then(toggle_gzip);
+    pair_partner(name).is_some_and(listed)
+        || (other_header().is_some_and(listed) && !toggle_gzip(name).is_some_and(listed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(names: &[&str]) -> Result<Vec<String>, ListError> {
+        let mut found = names
+            .iter()
+            .map(|name| Found {
+                input: name.into(),
+                place: name.into(),
+                line: None,
+            })
+            .collect();
+        sort_and_merge_pairs(&mut found)?;
+        let names = found.iter().map(|image| image.input.display().to_string());
+        Ok(names.collect())
+    }
+
+    #[test]
+    fn a_pair_is_one_image_whichever_half_is_compressed() {
+        for (names, images) in [
+            (&["a.hdr", "a.img"][..], &["a.hdr"][..]),
+            (&["a.hdr", "a.img.gz"], &["a.hdr"]),
+            (&["a.hdr.gz", "a.img"], &["a.hdr.gz"]),
+            (&["A.HDR", "A.IMG.GZ"], &["A.HDR"]),
+            (
+                &["a.hdr", "a.img", "a.hdr.gz", "a.img.gz"],
+                &["a.hdr", "a.hdr.gz"],
+            ),
+            (&["a.hdr", "a.img", "a.img.gz"], &["a.hdr", "a.img.gz"]),
+            (&["1/a.hdr", "2/a.img.gz"], &["1/a.hdr", "2/a.img.gz"]),
+            (&["a.img", "a.nii"], &["a.img", "a.nii"]),
+        ] {
+            assert_eq!(merged(names).unwrap(), images, "{names:?}");
+        }
+        assert!(matches!(
+            merged(&["b.nii", "a.nii", "b.nii"]),
+            Err(ListError::ListedTwice { path, .. }) if path == Path::new("b.nii")
+        ));
+    }
+
+    #[test]
+    fn digits_compare_as_numbers() {
+        let names = merged(&["a/s_10.nii", "a/s_9.nii", "a.nii", "a/b/s_1.nii"]).unwrap();
+        assert_eq!(names, ["a/b/s_1.nii", "a/s_9.nii", "a/s_10.nii", "a.nii"]);
+    }
 }

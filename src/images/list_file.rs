@@ -1,12 +1,11 @@
 //! The file of `--list`: one path per line.
 
 use std::ffi::OsString;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use super::error::{ListError, input_error};
-use super::found::Found;
+use super::error::ListError;
 use crate::image_io::file_name::is_image_name;
 
 /// The bytes of a line, beyond which it is no path: far more than systems allow.
@@ -15,91 +14,119 @@ const LONGEST_LINE: u64 = 1 << 16;
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The images of a list file: one path a line, empty lines and a byte order mark left out.
-pub(super) fn read_list(list_file: &Path) -> Result<Vec<Found>, ListError> {
-    let unreadable = |source| ListError::Unreadable {
-        path: list_file.to_owned(),
-        source,
-    };
-    let reader: Box<dyn Read> = if list_file == Path::new("-") {
+/// Calls `take` with each path of a list and its line, from 1. Empty lines and a byte order mark are left out; `-` is
+/// standard input.
+pub(super) fn read_list(
+    list: &Path,
+    mut take: impl FnMut(PathBuf, usize) -> Result<(), ListError>,
+) -> Result<(), ListError> {
+    let reader: Box<dyn Read> = if list == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(list_file).map_err(|error| input_error(list_file, error))?)
+        Box::new(std::fs::File::open(list).map_err(|error| ListError::of_input(list, error))?)
     };
-    let mut reader = std::io::BufReader::new(reader);
-    let mut paths = Vec::new();
-    let mut is_first = true;
-    loop {
-        let mut line = Vec::new();
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
         let mut limited = (&mut reader).take(LONGEST_LINE);
-        if limited.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+        let read = limited.read_until(b'\n', &mut line);
+        if read.map_err(|error| ListError::of_input(list, error))? == 0 {
             break;
         }
-        let cut = limited.limit() == 0 && line.last() != Some(&b'\n');
-        if cut || line.contains(&0) {
-            let path = list_file.to_owned();
-            return Err(ListError::NoList { path });
-        }
-        // Editors of Windows begin a file with it; no path does.
-        if std::mem::take(&mut is_first) && line.starts_with(BYTE_ORDER_MARK) {
-            line.drain(..BYTE_ORDER_MARK.len());
-        }
-        for end in [b'\n', b'\r'] {
-            if line.last() == Some(&end) {
-                line.pop();
-            }
-        }
-        if line.is_empty() {
-            continue;
-        }
-        let path = PathBuf::from(OsString::from_vec(line));
-        if !path.file_name().is_some_and(is_image_name) {
-            if path.is_dir() {
-                return Err(ListError::FolderInList { path });
-            }
-            return Err(ListError::NotAnImageName { path });
-        }
-        paths.push(path);
+        let is_cut = limited.limit() == 0 && line.last() != Some(&b'\n');
+        let path = match is_cut || line.contains(&0) {
+            true => Err(ListError::NoList),
+            false => path_of(&line, number),
+        };
+        path.and_then(|path| path.map_or(Ok(()), |path| take(path, number)))
+            .map_err(|error| error.in_line(list, number))?;
     }
-    let absolute: Vec<PathBuf> = paths
-        .iter()
-        .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-        .collect();
-    let common = common_folder(&absolute);
-    paths
-        .into_iter()
-        .zip(absolute)
-        .map(|(input, absolute)| {
-            let relative = absolute
-                .strip_prefix(&common)
-                .unwrap_or(&absolute)
-                .to_owned();
-            if relative
-                .components()
-                .any(|part| part == Component::ParentDir)
-            {
-                return Err(ListError::Climbs { path: input });
-            }
-            Ok(Found { input, relative })
-        })
-        .collect()
+    Ok(())
 }
 
-/// The deepest folder that holds every one of these files.
-fn common_folder(files: &[PathBuf]) -> PathBuf {
-    let mut folders = files
-        .iter()
-        .map(|file| file.parent().unwrap_or(Path::new("")));
-    let Some(first) = folders.next() else {
-        return PathBuf::new();
-    };
-    let mut common = first.to_owned();
-    for folder in folders {
-        while !folder.starts_with(&common) {
-            if !common.pop() {
-                return PathBuf::new();
-            }
+/// The path in a line; `None` of an empty line.
+fn path_of(line: &[u8], number: usize) -> Result<Option<PathBuf>, ListError> {
+    let mut text = line;
+    if number == 1 {
+        // Editors of Windows begin a file with it; no path does.
+        text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    }
+    text = text.strip_suffix(b"\n").unwrap_or(text);
+    text = text.strip_suffix(b"\r").unwrap_or(text);
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let path = PathBuf::from(OsString::from_vec(text.to_vec()));
+    let trimmed = text.trim_ascii();
+    if trimmed.is_empty() {
+        return Ok(None);
+    }
+    let is_image = path.file_name().is_some_and(is_image_name);
+    if trimmed != text && (!is_image || path.symlink_metadata().is_err()) {
+        return Err(ListError::Blank { path });
+    }
+    match is_image {
+        true => Ok(Some(path)),
+        false if path.is_dir() => Err(ListError::FolderInList { path }),
+        false => Err(ListError::NotAnImageName { path }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Vec<(String, usize)>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("list");
+        std::fs::write(&list, bytes).unwrap();
+        let mut paths = Vec::new();
+        let result = read_list(&list, |path, line| {
+            paths.push((path.display().to_string(), line));
+            Ok(())
+        });
+        let message = |error: ListError| error.to_string().replace(list.to_str().unwrap(), "LIST");
+        result.map(|()| paths).map_err(message)
+    }
+
+    #[test]
+    fn paths_come_with_their_lines() {
+        let paths = |texts: &[(&str, usize)]| -> Vec<(String, usize)> {
+            texts
+                .iter()
+                .map(|&(text, line)| (text.to_owned(), line))
+                .collect()
+        };
+        assert_eq!(
+            read(b"a.nii\r\n\n \nb.nii").unwrap(),
+            paths(&[("a.nii", 1), ("b.nii", 4)])
+        );
+        let marked = read(b"\xef\xbb\xbfa.nii\r\nb c.nii\r\n").unwrap();
+        assert_eq!(marked, paths(&[("a.nii", 1), ("b c.nii", 2)]));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (bytes, message) in [
+            (
+                &b"a.nii\nb.nii \n"[..],
+                "LIST line 2: \"b.nii \": the path begins or ends with a blank",
+            ),
+            (
+                b"\ta.nii\n",
+                "LIST line 1: \"\\ta.nii\": the path begins or ends with a blank",
+            ),
+            (b"a.nii\n\nb.txt\n", "LIST line 3: b.txt: not an image name"),
+            (b"a.nii\n/\n", "LIST line 2: /: is a folder"),
+            (
+                b"a.nii\n\x5c\x01\0\0.nii",
+                "LIST line 2: is no list of paths",
+            ),
+            (&[b'a'; 1 << 17], "LIST line 1: is no list of paths"),
+        ] {
+            let error = read(bytes).unwrap_err();
+            assert!(error.starts_with(message), "{error}");
         }
     }
-    common
 }

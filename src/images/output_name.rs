@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use crate::image_io::file_name::{is_image_name, split};
 
-/// `--name`: the results' names, with `{stem}` (the input's name without its suffix), `{index}` (its place in the list,
-/// from 1) and `{dir}` (its folder below the input folder). A suffix of an image decides the result's format; without
+/// The results' names, with `{stem}` (the input's name without its suffix), `{index}` (its place in the list,
+/// from 1) and `{dir}` (its folder below the base). A suffix of an image decides the result's format; without
 /// one the input's is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameTemplate {
-    pub(super) text: String,
+    text: String,
 }
 
 impl std::fmt::Display for NameTemplate {
@@ -46,12 +46,26 @@ impl FromStr for NameTemplate {
 }
 
 impl NameTemplate {
-    /// The path below the output folder for the image at `relative` (below its input folder), the `index`-th of the list.
-    pub(super) fn fill(&self, relative: &Path, index: usize) -> PathBuf {
-        let file_name = relative.file_name().unwrap_or_default();
+    /// The path below the output folder for the `index`-th image of the list, whose path below the base is `place`.
+    ///
+    /// # Errors
+    /// A path that is no file name below the output folder.
+    pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, PathBuf> {
+        let name = self.fill(place, index);
+        let inside = name
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        match inside && name.file_name().is_some() {
+            true => Ok(name),
+            false => Err(name),
+        }
+    }
+
+    fn fill(&self, place: &Path, index: usize) -> PathBuf {
+        let file_name = place.file_name().unwrap_or_default();
         let (stem, suffix) =
             split(file_name).map_or((file_name, ""), |(stem, suffix)| (stem, suffix.as_str()));
-        let dir = relative.parent().unwrap_or(Path::new(""));
+        let dir = place.parent().unwrap_or(Path::new(""));
         let mut filled = Vec::new();
         let mut rest = self.text.as_str();
         while !rest.is_empty() {
@@ -80,5 +94,34 @@ impl NameTemplate {
         let mut name = name.into_os_string();
         name.push(suffix);
         PathBuf::from(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_filled_from_the_template() {
+        let template = |text: &str| NameTemplate::from_str(text).unwrap();
+        let name = |text: &str| {
+            let name = template(text).name(Path::new("sub-1/T1.nii.gz"), 7);
+            name.map(|name| name.display().to_string())
+        };
+        assert_eq!(
+            name("denoised_{index}.nii.gz").unwrap(),
+            "denoised_7.nii.gz"
+        );
+        assert_eq!(
+            name("{dir}/{stem}_smooth").unwrap(),
+            "sub-1/T1_smooth.nii.gz"
+        );
+        assert_eq!(name("{stem}.nii").unwrap(), "T1.nii");
+        assert!(name("../{stem}").is_err() && name("/{stem}").is_err());
+        let flat = template("{dir}/{stem}").name(Path::new("a.nii"), 1);
+        assert_eq!(flat.unwrap(), Path::new("a.nii"));
+        for wrong in ["same.nii", "{nme}.nii", "{stem}/", ""] {
+            assert!(NameTemplate::from_str(wrong).is_err(), "{wrong}");
+        }
     }
 }

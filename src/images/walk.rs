@@ -1,79 +1,413 @@
-//! The images below a folder.
+//! The images below folders. Links to files are followed; links to folders as far as the request allows.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
-use super::error::{ListError, input_error};
-use super::found::{Found, merge_pairs, natural_order};
+use super::error::ListError;
+use super::found::{Found, push, sort_and_merge_pairs};
+use super::real_path::resolve;
+use super::selection::Selection;
 use crate::image_io::file_name::is_image_name;
-use crate::text::printable;
+use crate::text::{counted, printable};
 
-/// The images below one folder, in natural order; a pair is one, named by its header.
+/// A search through folders.
+pub(super) struct Walk<'a> {
+    pub(super) selection: &'a Selection,
+    /// Whether links to folders outside the folder that is searched are followed.
+    pub(super) follow_links: bool,
+    /// The real folder of the results, which must not be searched.
+    pub(super) output: Option<&'a Path>,
+    /// The folders that are searched, by their real paths, with their places.
+    searched: HashMap<PathBuf, PathBuf>,
+    pub(super) notes: Notes,
+}
+
+/// What a search left out.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Folders that cannot be read.
+    pub(super) unreadable: usize,
+    /// Links to folders outside, and the first of them.
+    links_outside: (usize, PathBuf),
+    /// Links to folders whose images are listed already, and the first of them.
+    links_again: (usize, PathBuf),
+    /// Files of formats that niimpi does not read, by their suffix.
+    other_formats: BTreeMap<&'static str, usize>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(selection: &'a Selection, follow_links: bool) -> Self {
+        Self {
+            selection,
+            follow_links,
+            output: None,
+            searched: HashMap::new(),
+            notes: Notes::default(),
+        }
+    }
+
+    /// Announces a folder that [`search`](Self::search) will be called for: no link leads to it a second time.
+    pub(super) fn announce(&mut self, folder: &Path, place: &Path) {
+        self.searched.insert(resolve(folder), place.to_owned());
+    }
+
+    /// Finds the images below an announced folder. Hidden files and folders (a leading dot) are left out. A folder that
+    /// has the name of an image is listed as the broken image that it is.
+    pub(super) fn search(
+        &mut self,
+        folder: &Path,
+        place: &Path,
+        found: &mut Vec<Found>,
+    ) -> Result<(), ListError> {
+        let root = resolve(folder);
+        self.refuse_output_below(folder, &root, place)?;
+        let mut links = VecDeque::new();
+        self.tree(folder, place, None, found, &mut links)?;
+        // Links come after the folders: an image that both lead to keeps its real path.
+        while let Some((link, place)) = links.pop_front() {
+            let real = resolve(&link);
+            if self.is_searched(&real) {
+                count(&mut self.notes.links_again, link);
+            } else if !self.follow_links && !real.starts_with(&root) {
+                count(&mut self.notes.links_outside, link);
+            } else {
+                self.refuse_output_below(&link, &real, &place)?;
+                self.searched.insert(real.clone(), place.clone());
+                self.tree(&link, &place, Some(&real), found, &mut links)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the images of one folder and its subfolders, and the links to further folders. `linked` is the real folder
+    /// that a link led to: its subfolders may have been searched before.
+    fn tree(
+        &mut self,
+        folder: &Path,
+        place: &Path,
+        linked: Option<&Path>,
+        found: &mut Vec<Found>,
+        links: &mut VecDeque<(PathBuf, PathBuf)>,
+    ) -> Result<(), ListError> {
+        let mut links_here = Vec::new();
+        let mut walk = WalkDir::new(folder).sort_by_file_name().into_iter();
+        while let Some(item) = walk.next() {
+            let item = match item {
+                Ok(item) => item,
+                Err(error) => {
+                    let path = error.path().unwrap_or(folder).to_owned();
+                    let source = error.into();
+                    if path == folder && linked.is_none() {
+                        return Err(ListError::Unreadable { path, source });
+                    }
+                    self.notes.cannot_read(&path, &source);
+                    continue;
+                }
+            };
+            if item.depth() == 0 {
+                continue;
+            }
+            let below = item.path().strip_prefix(folder).unwrap_or(item.path());
+            let item_place = place.join(below);
+            let kind = Kind::of(&item);
+            let is_folder = kind == Kind::Folder;
+            let skipped = is_hidden(item.file_name())
+                || (is_folder && self.selection.excludes(&item_place))
+                || (is_folder && linked.is_some_and(|real| self.was_searched(&real.join(below))));
+            if is_folder && (skipped || is_image_name(item.file_name())) {
+                walk.skip_current_dir();
+            }
+            if skipped {
+                continue;
+            }
+            if is_image_name(item.file_name()) {
+                let input = item.into_path();
+                let place = item_place;
+                let line = None;
+                push(found, Found { input, place, line })?;
+            } else if kind == Kind::LinkToFolder {
+                if !self.selection.excludes(&item_place) {
+                    links_here.push((item.into_path(), item_place));
+                }
+            } else if let Some(suffix) = other_format(item.file_name()) {
+                *self.notes.other_formats.entry(suffix).or_default() += 1;
+            }
+        }
+        links.extend(links_here);
+        Ok(())
+    }
+
+    /// Whether the images of a real folder are listed by the search of it or of a folder above it.
+    fn is_searched(&self, real: &Path) -> bool {
+        real.ancestors().any(|above| {
+            self.searched.get(above).is_some_and(|place| {
+                let below = real.strip_prefix(above).unwrap_or(Path::new(""));
+                !below.components().any(|part| is_hidden(part.as_os_str()))
+                    && !self.selection.excludes(&place.join(below))
+            })
+        })
+    }
+
+    fn was_searched(&self, real: &Path) -> bool {
+        self.searched.contains_key(real)
+    }
+
+    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next run's inputs.
+    fn refuse_output_below(
+        &self,
+        folder: &Path,
+        real: &Path,
+        place: &Path,
+    ) -> Result<(), ListError> {
+        match self
+            .output
+            .map(|output| (output, output.strip_prefix(real)))
+        {
+            Some((output, Ok(below))) if !self.selection.excludes(&place.join(below)) => {
+                Err(ListError::OutputInsideInput {
+                    output: output.to_owned(),
+                    input: folder.to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What an entry of a folder is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    LinkToFolder,
+    File,
+}
+
+impl Kind {
+    fn of(item: &DirEntry) -> Self {
+        let kind = item.file_type();
+        if kind.is_dir() {
+            Kind::Folder
+        } else if kind.is_symlink() && item.path().is_dir() {
+            Kind::LinkToFolder
+        } else {
+            // Also a link that leads nowhere: its image fails when it is its turn.
+            Kind::File
+        }
+    }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".")
+}
+
+fn count((count, first): &mut (usize, PathBuf), path: PathBuf) {
+    if *count == 0 {
+        *first = path;
+    }
+    *count += 1;
+}
+
+/// The suffix of an image in a format that niimpi does not read.
+fn other_format(name: &OsStr) -> Option<&'static str> {
+    const FORMATS: [&str; 8] = [
+        ".mgz", ".mgh", ".mif", ".mif.gz", ".mnc", ".nrrd", ".mha", ".mhd",
+    ];
+    const COMPRESSED: [&str; 4] = [".bz2", ".zst", ".xz", ".lz4"];
+    let name = name.as_bytes();
+    let stem = |suffix: &str| {
+        let (stem, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
+        end.eq_ignore_ascii_case(suffix.as_bytes()).then_some(stem)
+    };
+    let format = FORMATS.into_iter().find(|suffix| stem(suffix).is_some());
+    format.or_else(|| {
+        COMPRESSED
+            .into_iter()
+            .find(|suffix| stem(suffix).is_some_and(|stem| is_image_name(OsStr::from_bytes(stem))))
+    })
+}
+
+impl Notes {
+    fn cannot_read(&mut self, path: &Path, error: &std::io::Error) {
+        self.unreadable += 1;
+        tracing::warn!(
+            "{}: the folder cannot be read: {error}; its images are not in the list (--exclude leaves a folder out)",
+            printable(&path.display().to_string())
+        );
+    }
+
+    /// Logs what was left out, one line per kind.
+    pub(super) fn log(&self) {
+        let shown = |path: &Path| printable(&path.display().to_string());
+        if let (count @ 1.., first) = &self.links_outside {
+            tracing::warn!(
+                "{} to folders outside the input not followed, the first is {}; --follow-links follows them",
+                counted(*count, "link"),
+                shown(first)
+            );
+        }
+        if let (count @ 1.., first) = &self.links_again {
+            tracing::info!(
+                "{} to folders whose images are listed already not followed, the first is {}",
+                counted(*count, "link"),
+                shown(first)
+            );
+        }
+        let others: usize = self.other_formats.values().sum();
+        if others > 0 {
+            let kinds: Vec<String> = self
+                .other_formats
+                .iter()
+                .map(|(suffix, count)| format!("{count} {suffix}"))
+                .collect();
+            tracing::warn!(
+                "{} in formats that niimpi does not read passed over: {}",
+                counted(others, "file"),
+                kinds.join(", ")
+            );
+        }
+    }
+}
+
+/// The images below one folder in natural order; a pair is one image, named by its header. Folder links are followed.
 ///
 /// # Errors
 /// [`ListError::NoSuchInput`] and [`ListError::Unreadable`].
-pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>, ListError> {
-    std::fs::metadata(folder).map_err(|error| input_error(folder, error))?;
+pub(crate) fn images_below(folder: &Path) -> Result<Vec<PathBuf>, ListError> {
+    std::fs::metadata(folder).map_err(|error| ListError::of_input(folder, error))?;
     let mut found = Vec::new();
-    search(folder, &mut found)?;
-    found.sort_by(|a, b| natural_order(&a.input, &b.input));
-    merge_pairs(&mut found)?;
+    let everything = Selection::default();
+    let mut walk = Walk::new(&everything, true);
+    walk.announce(folder, Path::new(""));
+    walk.search(folder, Path::new(""), &mut found)?;
+    if walk.notes.unreadable > 0 {
+        return Err(ListError::UnreadableBelow {
+            path: folder.to_owned(),
+            count: walk.notes.unreadable,
+        });
+    }
+    sort_and_merge_pairs(&mut found)?;
     Ok(found.into_iter().map(|image| image.input).collect())
 }
 
-pub(super) fn search(folder: &Path, found: &mut Vec<Found>) -> Result<(), ListError> {
-    let hidden = |name: &OsStr| name.as_bytes().starts_with(b".");
-    let mut walk = WalkDir::new(folder).follow_links(true).into_iter();
-    while let Some(item) = walk.next() {
-        let item = match item {
-            Ok(item) => item,
-            Err(error) if error.loop_ancestor().is_some() => {
-                let path = error.path().unwrap_or(folder);
-                tracing::warn!(
-                    "{}: a link back to a folder above it; not followed",
-                    printable(&path.display().to_string())
-                );
-                continue;
-            }
-            Err(error) => {
-                let path = error.path().unwrap_or(folder).to_owned();
-                // A link that leads nowhere is an image that cannot be read: it becomes a record when it is its turn.
-                if path.file_name().is_some_and(is_image_name) && path.is_symlink() {
-                    let relative = path.strip_prefix(folder).unwrap_or(&path).to_owned();
-                    found.push(Found {
-                        input: path,
-                        relative,
-                    });
-                    continue;
-                }
-                if path.is_symlink() {
-                    continue;
-                }
-                let source = error.into();
-                return Err(ListError::Unreadable { path, source });
-            }
-        };
-        if item.depth() == 0 {
-            continue;
-        }
-        let is_folder = item.file_type().is_dir();
-        if hidden(item.file_name()) {
-            if is_folder {
-                walk.skip_current_dir();
-            }
-            continue;
-        }
-        if is_image_name(item.file_name()) {
-            if is_folder {
-                walk.skip_current_dir();
-            }
-            let input = item.into_path();
-            let relative = input.strip_prefix(folder).unwrap_or(&input).to_owned();
-            found.push(Found { input, relative });
-        }
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn touch(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"x").unwrap();
     }
-    Ok(())
+
+    /// Searches `root/data`; the places of what was found, sorted.
+    fn places(root: &Path, follow_links: bool, exclude: &str) -> (Vec<String>, Notes) {
+        let exclude = exclude.split_whitespace().map(|text| text.parse().unwrap());
+        let selection = Selection::new(&[], &exclude.collect::<Vec<_>>()).unwrap();
+        let mut walk = Walk::new(&selection, follow_links);
+        let data = root.join("data");
+        walk.announce(&data, Path::new(""));
+        let mut found = Vec::new();
+        walk.search(&data, Path::new(""), &mut found).unwrap();
+        let mut places: Vec<String> = found
+            .iter()
+            .map(|image| image.place.display().to_string())
+            .collect();
+        places.sort();
+        (places, walk.notes)
+    }
+
+    #[test]
+    fn folder_links_out_of_the_input_are_followed_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        touch(&data.join("sub/a.nii"));
+        touch(&data.join(".store/c.nii"));
+        touch(&dir.path().join("other/b.nii"));
+        touch(&dir.path().join("file.nii"));
+        symlink(dir.path().join("other"), data.join("out")).unwrap();
+        symlink(dir.path().join("other"), data.join("out2")).unwrap();
+        symlink(dir.path().join("file.nii"), data.join("file.nii")).unwrap();
+        symlink("sub", data.join("again")).unwrap();
+        symlink(".store", data.join("stored")).unwrap();
+        symlink("nowhere", data.join("lost")).unwrap();
+        symlink("nowhere.nii", data.join("lost.nii")).unwrap();
+        let (found, notes) = places(dir.path(), false, "");
+        assert_eq!(found, ["file.nii", "lost.nii", "stored/c.nii", "sub/a.nii"]);
+        assert_eq!((notes.links_outside.0, notes.links_again.0), (2, 1));
+        let (found, notes) = places(dir.path(), true, "");
+        assert_eq!(
+            found,
+            [
+                "file.nii",
+                "lost.nii",
+                "out/b.nii",
+                "stored/c.nii",
+                "sub/a.nii"
+            ]
+        );
+        assert_eq!((notes.links_outside.0, notes.links_again.0), (0, 2));
+        let (found, _) = places(dir.path(), true, "sub out");
+        assert_eq!(
+            found,
+            [
+                "again/a.nii",
+                "file.nii",
+                "lost.nii",
+                "out2/b.nii",
+                "stored/c.nii"
+            ]
+        );
+    }
+
+    #[test]
+    fn trees_of_links_are_walked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        // 2^24 paths lead to the image; a link leads back to the folder above all.
+        for level in 0..24 {
+            let folder = dir.path().join(format!("other/{level}"));
+            touch(&folder.join("x.nii"));
+            for name in ["left", "right"] {
+                symlink(format!("../{}", level + 1), folder.join(name)).unwrap();
+            }
+        }
+        std::fs::create_dir(&data).unwrap();
+        symlink("../other/0", data.join("start")).unwrap();
+        symlink("..", data.join("up")).unwrap();
+        let (found, _) = places(dir.path(), true, "");
+        assert_eq!(found.len(), 24);
+        assert!(places(dir.path(), false, "").0.is_empty());
+    }
+
+    #[test]
+    fn other_formats_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "a.mgz",
+            "b.MGZ",
+            "c.nii.bz2",
+            "d.tar.bz2",
+            "e.nii",
+            "f.img.zst",
+        ] {
+            touch(&dir.path().join("data").join(name));
+        }
+        let (found, notes) = places(dir.path(), false, "");
+        assert_eq!(found, ["e.nii"]);
+        let counts: Vec<_> = notes.other_formats.into_iter().collect();
+        assert_eq!(counts, [(".bz2", 1), (".mgz", 2), (".zst", 1)]);
+    }
+
+    #[test]
+    fn an_excluded_folder_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(&dir.path().join("data/a.nii"));
+        touch(&dir.path().join("data/lost+found/b.nii"));
+        assert_eq!(places(dir.path(), false, "lost+found").0, ["a.nii"]);
+    }
 }

@@ -11,7 +11,7 @@ use super::{Config, Existing, SetupError};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::images::probe::{self, ImageFacts, MemoryOf};
-use crate::images::{self, ImageEntry};
+use crate::images::{self, ImageEntry, PathPattern};
 use crate::journal::past::Past;
 use crate::parallel::par_map;
 use crate::{resources, slurm};
@@ -27,6 +27,9 @@ impl Config {
                 .collect();
             texts.join(" ")
         };
+        let texts = |patterns: &[PathPattern]| -> Vec<String> {
+            patterns.iter().map(ToString::to_string).collect()
+        };
         let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
         let values = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -34,6 +37,10 @@ impl Config {
             ("--dry-run", self.dry_run.to_string()),
             ("the input", paths(&list.inputs)),
             ("--list", paths(list.list_file.as_slice())),
+            ("--base", paths(list.base.as_slice())),
+            ("--include", format!("{:?}", texts(&list.include))),
+            ("--exclude", format!("{:?}", texts(&list.exclude))),
+            ("--follow-links", list.follow_links.to_string()),
             ("--output", paths(std::slice::from_ref(&list.output))),
             (
                 "--name",
@@ -131,6 +138,8 @@ pub(super) fn meet(comm: &impl Communicator, config: &Config) -> Ranks {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Listed {
     pub(super) entries: Vec<ImageEntry>,
+    /// Folders of the input that cannot be read.
+    pub(super) unreadable_folders: usize,
     pub(super) claims: Vec<Claim>,
 }
 
@@ -149,8 +158,10 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         ));
     }
     check_folders(config)?;
-    let mut entries =
-        images::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
+    let images::ImageList {
+        mut entries,
+        unreadable_folders,
+    } = images::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }
@@ -172,7 +183,11 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
     }
     // What sorting names and reading journals took would otherwise stay in the heap beside all that comes.
     resources::release_freed_memory();
-    Ok(Listed { entries, claims })
+    Ok(Listed {
+        entries,
+        unreadable_folders,
+        claims,
+    })
 }
 
 /// What one rank sees of an image before any image is read.

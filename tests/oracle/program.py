@@ -178,6 +178,8 @@ def run(args, ranks=None, timeout=60, report_path=None, **options):
 def smooth(inputs, output, *options, ranks=None, threads=1, timeout=60, expect=0, report=None, **others):
     """Runs `niimpi smooth` and checks its exit code; the report lies beside the output folder."""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    # The result of a file lands directly in the output folder: `/./` is where its place begins.
+    inputs = [f"{Path(i).parent}/./{Path(i).name}" if Path(i).is_absolute() and not Path(i).is_dir() else i for i in inputs]
     report = report or Path(f"{output}.report.json")
     args = ["smooth", *inputs, "--output", output, "--threads", threads, "--report", report, "--no-sync", *options]
     finished = run([str(arg) for arg in args], ranks, timeout, report, **others)

@@ -134,7 +134,8 @@ def test_a_list_from_a_file(tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in chosen))
     out = tmp_path / "out"
     finished = run(
-        ["smooth", "--list", tmp_path / "list.txt", "--output", out, "--sigma=1", "--report", tmp_path / "r.json"],
+        ["smooth", "--list", tmp_path / "list.txt", "--base", tmp_path / "in", "--output", out, "--sigma=1", "--report",
+         tmp_path / "r.json"],  # fmt: skip
         ranks=2,
         report_path=tmp_path / "r.json",
     )

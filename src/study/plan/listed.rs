@@ -41,7 +41,9 @@ pub fn look(
     wanted: Option<usize>,
 ) -> Result<Listed, String> {
     let begun = Instant::now();
-    let entries = images::collect(request).map_err(|error| error.to_string())?;
+    let entries = images::collect(request)
+        .map_err(|error| error.to_string())?
+        .entries;
     let listed = entries.len();
     let list_s = begun.elapsed().as_secs_f64() / listed as f64;
     let name_bytes = [

@@ -197,6 +197,8 @@ fn one(
     words.extend([
         "--list".into(),
         list.path.clone().into(),
+        "--base".into(),
+        "/".into(),
         "--overwrite".into(),
         "--output".into(),
     ]);

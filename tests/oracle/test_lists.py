@@ -1,0 +1,116 @@
+"""Which images a run has and where their results land."""
+
+import os
+import re
+import subprocess
+
+import nibabel
+import pytest
+
+import images
+from program import HAS_RANKS, run, smooth
+
+pytestmark = pytest.mark.timeout(120)
+
+RANKS = 2 if HAS_RANKS else None
+SUBJECTS = [f"sub-0{n}/anat/T1w.nii.gz" for n in (1, 2, 3)]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three subjects; commands run in the folder above."""
+    for n, name in enumerate(SUBJECTS):
+        (tmp_path / "study" / name).parent.mkdir(parents=True)
+        images.series(tmp_path / "made", 1, seed=n)[0].rename(tmp_path / "study" / name)
+    return tmp_path
+
+
+def landed(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz"))
+
+
+def do(place, *words, expect=0, **options):
+    finished = run(["smooth", *map(str, words), "--sigma=1", "--no-sync"], cwd=place, **options)
+    assert finished.code == expect, finished
+    return finished
+
+
+def test_a_result_lands_where_it_would_without_the_other_inputs(study):
+    whole = [study / "study" / name for name in SUBJECTS]
+    for kind, lines, options in [
+        ("base", whole, ["--base", "study"]),
+        ("dot", [f"{study}/study/./{name}" for name in SUBJECTS], []),
+    ]:
+        for count in (3, 1):
+            some = lines[-count:]
+            (study / "list.txt").write_text("".join(f"{line}\n" for line in some))
+            do(study, "--list", "list.txt", "-o", f"{kind}{count}", *options)
+            do(study, *some, "-o", f"{kind}{count}-files", *options)
+            for out in (f"{kind}{count}", f"{kind}{count}-files"):
+                assert landed(study / out) == SUBJECTS[-count:], out
+    do(study, *[f"study/{name}" for name in SUBJECTS[1:]], "-o", "relative")
+    assert landed(study / "relative") == [f"study/{name}" for name in SUBJECTS[1:]]
+    do(study, "study/sub-02", "-o", "own-base")
+    assert landed(study / "own-base") == ["anat/T1w.nii.gz"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_absolute_paths_without_a_base_are_refused_with_a_proposal(study, count):
+    paths = [str(study / "study" / name) for name in SUBJECTS[:count]]
+    (study / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    proposal = os.path.commonpath(paths) if count > 1 else os.path.dirname(paths[0])
+    for words in (paths, ["--list", "list.txt"], [f"{study}/study/../study/{SUBJECTS[0]}", *paths[1:]]):
+        finished = do(study, *words, "-o", "out", expect=2, ranks=RANKS)
+        assert f"--base {proposal}" in finished.stderr and not (study / "out").exists(), finished
+
+
+def test_errors_of_a_list_name_the_line(study):
+    for lines, said in [
+        (["study/a.nii ", ""], 'line 1: "study/a.nii ": .*blank'),
+        (["x.nii", "", "study"], "line 3: study: is a folder"),
+        (["x.nii", "x.nii.png"], "line 2: x.nii.png: not an image name"),
+        (["x.nii", "/y/./../x.nii"], r"line 2: .*\.\."),
+        (["x.nii", "x.nii"], "line 2 of the list"),
+    ]:
+        (study / "list.txt").write_text("\n".join(lines) + "\n")
+        finished = do(study, "--list", "list.txt", "-o", "out", expect=2)
+        assert re.search(said, finished.stderr), finished
+
+
+def test_a_folder_that_cannot_be_read_costs_its_images_only(study):
+    locked = study / "study" / "lost+found"
+    locked.mkdir()
+    images.series(locked, 1)
+    # Folders beyond the longest path cannot be read by anybody, root included.
+    deep = locked
+    script = 'cd "$1" && for i in $(seq 100); do mkdir "$2" && cd -P "$2" || exit 1; done'
+    subprocess.run(["bash", "-c", script, "-", deep, "d" * 50], check=True)
+    (locked / "sample_1.nii.gz").unlink()
+    finished = smooth(study / "study", study / "out", "--sigma=1", ranks=RANKS, expect=1)
+    assert landed(study / "out") == SUBJECTS and "cannot be read" in finished.stderr, finished
+    finished = smooth(study / "study", study / "out2", "--sigma=1", "--exclude=lost+found", ranks=RANKS)
+    assert landed(study / "out2") == SUBJECTS and "cannot be read" not in finished.stderr, finished
+    subprocess.run(["rm", "-rf", locked], check=True)
+
+
+def test_a_mixed_pair_is_one_image(study):
+    single = images.series(study / "single", 1)[0]
+
+
+    image = nibabel.load(single)
+    nibabel.save(nibabel.Nifti1Pair(image.dataobj, image.affine), study / "x.img.gz")
+    subprocess.run(["gunzip", study / "x.hdr.gz"], check=True)
+    (study / "pair").mkdir()
+    for name in ("x.hdr", "x.img.gz"):
+        (study / name).rename(study / "pair" / name)
+    finished = smooth(study / "pair", study / "out", "--sigma=1")
+    assert finished.report["totals"]["images"] == 1
+    smooth(study / "pair", study / "one", "--sigma=1", "--name", "{stem}.nii")
+    assert [path.name for path in (study / "one").glob("*.nii")] == ["x.nii"]
+
+
+def test_other_formats_are_counted(study):
+    for name in ("a.mgz", "b.nii.bz2", "c.nii.zst", "d.mgz", "notes.txt"):
+        (study / "study" / name).touch()
+    finished = do(study, "study", "-o", "out")
+    assert "4 files" in finished.stderr and "2 .mgz" in finished.stderr and "1 .bz2" in finished.stderr, finished
