@@ -5,6 +5,7 @@
 //! | [`units`] | sigma in voxels and FWHM in mm, one from the other | nothing |
 //! | [`partition`] | costs and ranks → shares; pure | nothing |
 //! | `text` | figures and names as text, and back | nothing |
+//! | `columns` | tables as lists of columns: terminal, Markdown, CSV | `text` |
 //! | `parallel` | a parallel map on scoped threads | nothing |
 //! | [`console`] | what a command prints to standard output and standard error | `text` |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | `console` |
@@ -26,6 +27,7 @@
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
 pub mod cli;
+pub(crate) mod columns;
 pub mod comm;
 pub mod console;
 pub mod fault;

@@ -52,6 +52,20 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Ranges of first and last: `3, 7-9`. Of many only the first ones are named.
+pub(crate) fn ranges(ranges: &[(usize, usize)]) -> String {
+    const MOST: usize = 20;
+    let named = ranges
+        .iter()
+        .take(MOST)
+        .map(|&(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        });
+    let more = (ranges.len() > MOST).then(|| "…".to_owned());
+    named.chain(more).collect::<Vec<_>>().join(", ")
+}
+
 /// Seconds as one figure with its unit: `3.2 s`, `1.5 min`, `2.50 h`.
 pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
@@ -147,6 +161,13 @@ mod tests {
             (counted(1, "rank"), counted(0, "rank")),
             ("1 rank".into(), "0 ranks".into())
         );
+    }
+
+    #[test]
+    fn ranges_are_short() {
+        assert_eq!(ranges(&[(3, 3), (7, 9)]), "3, 7-9");
+        let many: Vec<(usize, usize)> = (1..100).map(|n| (2 * n, 2 * n)).collect();
+        assert!(ranges(&many).ends_with("38, 40, …"), "{}", ranges(&many));
     }
 
     #[test]

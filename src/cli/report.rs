@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::columns::Style;
 use crate::console;
 use crate::journal::series::{self, Sample};
 use crate::report::merge::{self, MergeError, Source};
-use crate::report::table::{self, Style};
-use crate::report::{Report, State, accounts, csv, destination};
+use crate::report::table;
+use crate::report::{Report, State, csv, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
 use crate::slurm::steps::{self, Account};
+use crate::text::ranges;
 
 /// Show a run's report, or merge the reports of an array's tasks
 #[derive(Args, Debug)]
@@ -168,7 +170,7 @@ fn write_tables(
 ) {
     text.extend(table::render_as(report, style).into_bytes());
     let further = [
-        accounts.map(|accounts| accounts::render(accounts, style)),
+        accounts.map(|accounts| table::render_accounts(accounts, style)),
         samples.map(|samples| series::render(samples, style)),
     ];
     for part in further.into_iter().flatten() {
@@ -223,23 +225,6 @@ fn check_output(output: &Path) -> Result<(), String> {
     }
 }
 
-/// Ranges of places for people: `3, 7-9`.
-fn places(ranges: &[(usize, usize)]) -> String {
-    const MOST: usize = 20;
-    let mut texts: Vec<String> = ranges
-        .iter()
-        .take(MOST)
-        .map(|&(first, last)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
-        })
-        .collect();
-    if ranges.len() > MOST {
-        texts.push("…".to_owned());
-    }
-    texts.join(", ")
-}
-
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     check_output(&args.output)?;
     // A second merge into the same folder must not take the first one's result for a share.
@@ -265,23 +250,22 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     if !args.quiet {
         console::print(table::render(&report)).map_err(|error| error.to_string())?;
     }
-    let missing = report
+    let gaps = merge::gaps(&report.images);
+    let incomplete = report
         .shard
         .as_ref()
-        .map(|shares| (shares.missing(), shares.count));
-    let gaps = merge::gaps(&report.images);
-    if let Some((missing, count)) = missing.filter(|(missing, _)| !missing.is_empty()) {
-        let numbers: Vec<String> = missing.iter().map(usize::to_string).collect();
+        .filter(|shares| !shares.missing().is_empty());
+    if let Some(shares) = incomplete {
+        let missing = table::missing_text(shares);
         console::note(format_args!(
-            "{} of {count} shares have no report: {}; do them with --shard K/{count} and merge again",
-            missing.len(),
-            numbers.join(", ")
+            "{missing} of {count} have no report; run them with --shard K/{count} and merge again",
+            count = shares.count
         ));
     } else if !gaps.is_empty() {
         console::note(format_args!(
             "no report has the images {} of the list: it was another one for some of the runs; run all of them again \
              with --resume, then merge the new reports",
-            places(&gaps)
+            ranges(&gaps)
         ));
     } else if report.state == State::Interrupted {
         console::note(format_args!(
@@ -312,10 +296,5 @@ mod tests {
         crate::report::sample::report().write_json(&path).unwrap();
         assert_eq!(check_output(&path), Ok(()));
         assert_eq!(check_output(Path::new("/dev/null")), Ok(()));
-    }
-
-    #[test]
-    fn places_of_the_list_are_short() {
-        assert_eq!(places(&[(3, 3), (7, 9)]), "3, 7-9");
     }
 }

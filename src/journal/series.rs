@@ -3,15 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use thiserror::Error;
 
 use super::Line;
 use super::past::{self, JournalFile};
+use crate::columns::{self, Cell, Column, Grid, Style};
 use crate::report::Journals;
-use crate::report::table::Style;
-use crate::text::printable;
 
 /// Why there is no series.
 #[derive(Debug, Error)]
@@ -132,49 +130,76 @@ fn of_journal(bytes: &[u8]) -> Vec<Sample> {
     samples
 }
 
-/// A row a sample, ending with a line break. Memory and bytes in MiB (2²⁰ bytes).
-pub fn render(samples: &[Sample], style: Style) -> String {
-    let mut table = Table::new();
-    style.apply(&mut table);
-    table.set_header([
-        "s", "rank", "host", "CPUs", "CPU s", "MiB", "done", "failed", "in MiB", "out MiB",
-    ]);
-    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    for sample in samples {
-        table.add_row([
-            format!("{:.1}", sample.t_s),
-            sample.rank.to_string(),
-            printable(&sample.host),
-            format!("{:.2}", sample.cpus),
-            format!("{:.1}", sample.cpu_s),
-            mib(sample.rss_bytes),
-            sample.done.to_string(),
-            sample.failed.to_string(),
-            mib(sample.bytes_in),
-            mib(sample.bytes_out),
-        ]);
-    }
-    for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 2 {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        });
-    }
-    format!("{table}\n")
+/// Columns of a sample's row.
+const COLUMNS: [Column<Sample>; 11] = [
+    Column {
+        name: "run",
+        head: "",
+        value: |sample| Cell::Text(sample.run.clone()),
+    },
+    Column {
+        name: "rank",
+        head: "rank",
+        value: |sample| Cell::Count(sample.rank as u64),
+    },
+    Column {
+        name: "host",
+        head: "host",
+        value: |sample| Cell::Text(sample.host.clone()),
+    },
+    Column {
+        name: "t_s",
+        head: "s",
+        value: |sample| Cell::Number(sample.t_s, 1),
+    },
+    Column {
+        name: "cpu_s",
+        head: "CPU s",
+        value: |sample| Cell::Number(sample.cpu_s, 1),
+    },
+    Column {
+        name: "cpus",
+        head: "CPUs",
+        value: |sample| Cell::Number(sample.cpus, 2),
+    },
+    Column {
+        name: "rss_bytes",
+        head: "MiB",
+        value: |sample| Cell::Bytes(sample.rss_bytes),
+    },
+    Column {
+        name: "done",
+        head: "done",
+        value: |sample| Cell::Count(sample.done as u64),
+    },
+    Column {
+        name: "failed",
+        head: "failed",
+        value: |sample| Cell::Count(sample.failed as u64),
+    },
+    Column {
+        name: "bytes_in",
+        head: "in MiB",
+        value: |sample| Cell::Bytes(sample.bytes_in),
+    },
+    Column {
+        name: "bytes_out",
+        head: "out MiB",
+        value: |sample| Cell::Bytes(sample.bytes_out),
+    },
+];
+
+/// One row per sample, ending with a line break. Memory and bytes in MiB (2²⁰ bytes).
+pub(crate) fn render(samples: &[Sample], style: Style) -> String {
+    Grid::of(&COLUMNS, samples).draw(style)
 }
 
-/// Writes one row a sample as comma-separated values, with a head row.
+/// Writes one row per sample as comma-separated values, with a head row.
 ///
 /// # Errors
 /// The writer's.
-pub fn write_csv(samples: &[Sample], writer: impl Write) -> Result<(), ::csv::Error> {
-    let mut csv = ::csv::Writer::from_writer(writer);
-    for sample in samples {
-        csv.serialize(sample)?;
-    }
-    csv.flush()?;
-    Ok(())
+pub(crate) fn write_csv(samples: &[Sample], writer: impl Write) -> Result<(), ::csv::Error> {
+    columns::write_csv(&COLUMNS, samples, writer)
 }
 
 #[cfg(test)]
@@ -216,9 +241,7 @@ mod tests {
             .collect();
         assert_eq!(
             row,
-            [
-                "4.0", "3", "n2", "1.50", "4.0", "1.0", "7", "0", "2.0", "0.0"
-            ]
+            ["3", "n2", "4.0", "4.0", "1.50", "1", "7", "0", "2", "0"]
         );
         let mut csv = Vec::new();
         write_csv(&samples, &mut csv).unwrap();

@@ -1,98 +1,176 @@
-//! The report as comma-separated values (RFC 4180): a row a rank, and a row an image.
+//! The rows of a report: ranks, images and Slurm's accounts as lists of columns. Tables and CSV are made of them.
 
 use std::io::Write;
 
-use super::{ImageRow, Report};
+use super::{ImageRow, RankRow, Report};
+use crate::columns::{Cell, Column, write_csv};
+use crate::job::outcome::End;
 use crate::slurm::steps::Account;
-use crate::text::printable;
 
-/// Writes one row a rank, with a head row. Seconds and bytes as in the JSON form.
-///
-/// # Errors
-/// The writer's.
-pub fn write_ranks(report: &Report, writer: impl Write) -> Result<(), ::csv::Error> {
-    let mut csv = ::csv::Writer::from_writer(writer);
-    for rank in &report.ranks {
-        csv.serialize(rank)?;
-    }
-    csv.flush()?;
-    Ok(())
+/// A column of tables and CSV.
+macro_rules! column {
+    ($name:literal, $head:literal, |$row:ident| $value:expr) => {
+        Column {
+            name: $name,
+            head: $head,
+            value: |$row| $value,
+        }
+    };
 }
 
-/// The columns of an image's row: head and value. What is not known is empty.
-const IMAGE_COLUMNS: [(&str, fn(&ImageRow) -> String); 21] = [
-    ("index", |image| image.index.to_string()),
-    ("input", |image| printable(&image.input)),
-    ("output", |image| printable(&image.output)),
-    ("rank", |image| image.rank.to_string()),
-    ("worker", |image| image.worker.to_string()),
-    ("status", |image| word(&image.status())),
-    ("stage", |image| {
-        let failure = image.failure();
-        failure.map_or(String::new(), |failure| failure.stage.name().to_owned())
+/// Columns of a rank's row.
+pub(super) const RANKS: [Column<RankRow>; 21] = [
+    column!("rank", "rank", |rank| Cell::Count(rank.rank as u64)),
+    column!("host", "host", |rank| Cell::Text(rank.host.clone())),
+    column!("images", "images", |rank| Cell::Count(rank.images as u64)),
+    column!("done", "", |rank| Cell::Count(rank.done as u64)),
+    column!("failed", "failed", |rank| Cell::Count(rank.failed as u64)),
+    column!("skipped", "", |rank| Cell::Count(rank.skipped as u64)),
+    column!("read_s", "read s", |rank| Cell::seconds(rank.read_s)),
+    column!("filter_s", "filter s", |rank| Cell::seconds(rank.filter_s)),
+    column!("write_s", "write s", |rank| Cell::seconds(rank.write_s)),
+    column!("idle_s", "idle s", |rank| Cell::seconds(rank.idle_s)),
+    column!("other_s", "other s", |rank| Cell::seconds(rank.other_s)),
+    column!("elapsed_s", "elapsed s", |rank| Cell::seconds(
+        rank.elapsed_s
+    )),
+    column!("publish_s", "publish s", |rank| Cell::seconds(
+        rank.publish_s
+    )),
+    column!("cpu_s", "", |rank| Cell::seconds(rank.cpu_s)),
+    column!("cpu_efficiency", "CPU %", |rank| Cell::Share(
+        rank.cpu_efficiency
+    )),
+    column!("max_rss_bytes", "peak MiB", |rank| Cell::Bytes(
+        rank.max_rss_bytes
+    )),
+    column!("bytes_in", "", |rank| Cell::Bytes(rank.bytes_in)),
+    column!("bytes_out", "", |rank| Cell::Bytes(rank.bytes_out)),
+    column!("threads", "", |rank| Cell::Count(rank.threads as u64)),
+    column!("cpus", "", |rank| Cell::Count(rank.cpus as u64)),
+    column!("cpu_model", "", |rank| Cell::Text(rank.cpu_model.clone())),
+];
+
+/// Columns of an image's row.
+const IMAGES: [Column<ImageRow>; 22] = [
+    column!("index", "", |image| Cell::Count(image.index as u64)),
+    column!("input", "", |image| Cell::Text(image.input.clone())),
+    column!("output", "", |image| Cell::Text(image.output.clone())),
+    column!("rank", "", |image| Cell::Count(image.rank as u64)),
+    column!("worker", "", |image| Cell::Count(image.worker as u64)),
+    column!("status", "", |image| word(&image.status())),
+    column!("reason", "", |image| match &image.end {
+        End::Skipped(reason) => word(reason),
+        _ => Cell::Unknown,
     }),
-    ("error", |image| {
-        let failure = image.failure();
-        failure.map_or(String::new(), |failure| printable(&failure.error))
-    }),
-    ("start_s", |image| image.start_s.to_string()),
-    ("read_s", |image| image.timings.read_s.to_string()),
-    ("filter_s", |image| image.timings.filter_s.to_string()),
-    ("write_s", |image| image.timings.write_s.to_string()),
-    ("voxels", |image| image.outcome.input.voxels.to_string()),
-    ("datatype", |image| {
-        let datatype = image.outcome.input.datatype;
-        datatype.map_or(String::new(), |datatype| datatype.to_string())
-    }),
-    ("scaled", |image| image.outcome.input.scaled.to_string()),
-    ("bytes_in", |image| image.outcome.input.bytes.to_string()),
-    ("bytes_out", |image| image.bytes_out.to_string()),
-    ("nonfinite_voxels", |image| {
-        image.outcome.input.nonfinite_voxels.to_string()
-    }),
-    ("publish_s", |image| image.timings.publish_s.to_string()),
-    ("voxel_size_mm", |image| {
-        sizes(image.outcome.input.voxel_size_mm)
-    }),
-    ("sigma_vox", |image| sizes(image.outcome.input.sigma_vox)),
+    column!("stage", "", |image| Cell::of(image.failure(), |failure| {
+        word(&failure.stage)
+    })),
+    column!("error", "", |image| Cell::of(image.failure(), |failure| {
+        Cell::Text(failure.error.clone())
+    })),
+    column!("start_s", "", |image| Cell::seconds(image.start_s)),
+    column!("read_s", "", |image| Cell::seconds(image.timings.read_s)),
+    column!("filter_s", "", |image| Cell::seconds(
+        image.timings.filter_s
+    )),
+    column!("write_s", "", |image| Cell::seconds(image.timings.write_s)),
+    column!("voxels", "", |image| Cell::Count(
+        image.outcome.input.voxels
+    )),
+    column!("datatype", "", |image| Cell::of(
+        image.outcome.input.datatype,
+        |it| word(&it)
+    )),
+    column!("scaled", "", |image| Cell::Text(
+        image.outcome.input.scaled.to_string()
+    )),
+    column!("bytes_in", "", |image| Cell::Bytes(
+        image.outcome.input.bytes
+    )),
+    column!("bytes_out", "", |image| Cell::Bytes(image.bytes_out)),
+    column!("nonfinite_voxels", "", |image| Cell::Count(
+        image.outcome.input.nonfinite_voxels
+    )),
+    column!("publish_s", "", |image| Cell::seconds(
+        image.timings.publish_s
+    )),
+    column!("voxel_size_mm", "", |image| Cell::of(
+        image.outcome.input.voxel_size_mm,
+        three
+    )),
+    column!("sigma_vox", "", |image| Cell::of(
+        image.outcome.input.sigma_vox,
+        three
+    )),
+];
+
+/// Columns of a job, its script or a step.
+pub(super) const ACCOUNTS: [Column<Account>; 11] = [
+    column!("job_id", "job", |account| Cell::Text(
+        account.job_id.clone()
+    )),
+    column!("name", "name", |account| Cell::Text(account.name.clone())),
+    column!("state", "state", |account| Cell::Text(
+        account.state.clone()
+    )),
+    column!("exit_code", "code", |account| Cell::Text(
+        account.exit_code.clone()
+    )),
+    column!("elapsed_s", "elapsed", |account| Cell::Clock(
+        account.elapsed_s
+    )),
+    column!("cpu_s", "CPU time", |account| Cell::Clock(account.cpu_s)),
+    column!("cpu_efficiency", "CPU %", |account| Cell::of(
+        account.cpu_efficiency,
+        Cell::Share
+    )),
+    column!("cpus", "", |account| Cell::Count(account.cpus)),
+    column!("max_rss_bytes", "peak MiB", |account| Cell::of(
+        account.max_rss_bytes,
+        Cell::Bytes
+    )),
+    column!("requested_memory", "", |account| Cell::Text(
+        account.requested_memory.clone()
+    )),
+    column!("node_list", "nodes", |account| Cell::Text(
+        account.node_list.clone()
+    )),
 ];
 
 /// The word that a value is in JSON.
-fn word(value: &impl serde::Serialize) -> String {
+fn word(value: &impl serde::Serialize) -> Cell {
     let value = serde_json::to_value(value).unwrap_or_default();
-    value.as_str().unwrap_or_default().to_owned()
+    Cell::Text(value.as_str().unwrap_or_default().to_owned())
 }
 
-/// Three sizes as one cell.
-fn sizes(xyz: Option<[f64; 3]>) -> String {
-    xyz.map_or(String::new(), |[x, y, z]| format!("{x} {y} {z}"))
+/// Three numbers as one cell.
+fn three([x, y, z]: [f64; 3]) -> Cell {
+    Cell::Text(format!("{x} {y} {z}"))
 }
 
-/// Writes one row an image, with a head row. Control characters in names and messages are escaped.
+/// Writes one row per rank. Seconds and bytes as in the JSON form.
 ///
 /// # Errors
 /// The writer's.
-pub fn write_images(report: &Report, writer: impl Write) -> Result<(), ::csv::Error> {
-    let mut csv = ::csv::Writer::from_writer(writer);
-    csv.write_record(IMAGE_COLUMNS.map(|(head, _)| head))?;
-    for image in &report.images {
-        csv.write_record(IMAGE_COLUMNS.map(|(_, value)| value(image)))?;
-    }
-    csv.flush()?;
-    Ok(())
+pub(crate) fn write_ranks(report: &Report, writer: impl Write) -> Result<(), ::csv::Error> {
+    write_csv(&RANKS, &report.ranks, writer)
 }
 
-/// Writes one row a job, script or step of the accounts, with a head row.
+/// Writes one row per image.
 ///
 /// # Errors
 /// The writer's.
-pub fn write_accounts(accounts: &[Account], writer: impl Write) -> Result<(), ::csv::Error> {
-    let mut csv = ::csv::Writer::from_writer(writer);
-    for account in accounts {
-        csv.serialize(account)?;
-    }
-    csv.flush()?;
-    Ok(())
+pub(crate) fn write_images(report: &Report, writer: impl Write) -> Result<(), ::csv::Error> {
+    write_csv(&IMAGES, &report.images, writer)
+}
+
+/// Writes one row per job, script or step of the accounts.
+///
+/// # Errors
+/// The writer's.
+pub(crate) fn write_accounts(accounts: &[Account], writer: impl Write) -> Result<(), ::csv::Error> {
+    write_csv(&ACCOUNTS, accounts, writer)
 }
 
 #[cfg(test)]
@@ -100,23 +178,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_and_heads_are_there() {
+    fn rows_and_heads_are_the_schema() {
         let report = crate::report::sample::report();
         let mut ranks = Vec::new();
         write_ranks(&report, &mut ranks).unwrap();
-        let ranks = String::from_utf8(ranks).unwrap();
-        assert_eq!(ranks.lines().count(), 3);
-        assert!(
-            ranks
-                .starts_with("rank,host,images,done,failed,skipped,read_s,filter_s,write_s,idle_s")
-        );
+        insta::assert_snapshot!("ranks", String::from_utf8(ranks).unwrap());
         let mut images = Vec::new();
         write_images(&report, &mut images).unwrap();
-        let images = String::from_utf8(images).unwrap();
-        assert_eq!(images.lines().count(), 5);
-        assert!(
-            images.contains("2,in/2.nii,out/2.nii,0,0,failed,read,the file is empty,"),
-            "{images}"
-        );
+        insta::assert_snapshot!("images", String::from_utf8(images).unwrap());
     }
 }

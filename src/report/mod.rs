@@ -6,9 +6,7 @@
 //! | `assemble` | the ranks' outcomes become a report |
 //! | `table`, `csv` | the report for people and for spreadsheets |
 //! | `merge` | the reports of several runs over one list become one |
-//! | `accounts` | Slurm's accounts of a job, below the report's own table |
 
-pub mod accounts;
 mod assemble;
 pub mod csv;
 pub(crate) mod destination;

@@ -238,11 +238,20 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The numbers of the shares that the report knows nothing of.
-    pub fn missing(&self) -> Vec<usize> {
-        (1..=self.count)
-            .filter(|number| !self.numbers.contains(number))
-            .collect()
+    /// The shares without a report, as ranges of first and last. The count is read from files: it may be anything.
+    pub fn missing(&self) -> Vec<(usize, usize)> {
+        let mut next = 1;
+        let mut missing = Vec::new();
+        for &number in &self.numbers {
+            if number > next {
+                missing.push((next, number - 1));
+            }
+            next = next.max(number.saturating_add(1));
+        }
+        if next <= self.count {
+            missing.push((next, self.count));
+        }
+        missing
     }
 }
 

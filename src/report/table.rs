@@ -1,124 +1,36 @@
-//! The report as a table for people: a row a rank, sums below, failures named.
+//! The report as a table for people: one row per rank, sums below, then failures by name.
 
 use std::fmt::Write;
-use std::ops::Add;
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use super::{RankRow, Report, State};
-use crate::text::{counted, printable};
+use super::csv::{ACCOUNTS, RANKS};
+use super::{Report, SCHEMA_1, Shares, State};
+use crate::columns::{Cell, Grid, Style};
+use crate::job::outcome::{End, Reason};
+use crate::slurm::steps::Account;
+use crate::text::{counted, printable, ranges};
 
 /// Failures that are named below the table; the report's file has them all.
 const FAILURES_SHOWN: usize = 20;
 
-/// Where a table is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// On a terminal.
-    Terminal,
-    /// In a Markdown page.
-    Markdown,
-}
-
-impl Style {
-    /// Draws the table's lines so.
-    pub(crate) fn apply(self, table: &mut Table) {
-        table.load_style(match self {
-            Style::Terminal => presets::ASCII_BORDERS_ONLY_CONDENSED,
-            Style::Markdown => presets::ASCII_MARKDOWN,
-        });
-    }
-}
-
-/// The whole table for a terminal, ending with a line break. Seconds with two digits, memory in MiB (2²⁰ bytes).
-pub fn render(report: &Report) -> String {
+/// The whole table for a terminal, ending with a line break.
+pub(crate) fn render(report: &Report) -> String {
     render_as(report, Style::Terminal)
 }
 
-/// The same for wherever it is read.
-pub fn render_as(report: &Report, style: Style) -> String {
-    let mut table = Table::new();
-    style.apply(&mut table);
-    table.set_header([
-        "rank",
-        "host",
-        "images",
-        "failed",
-        "read s",
-        "filter s",
-        "write s",
-        "idle s",
-        "elapsed s",
-        "CPU %",
-        "peak MiB",
-    ]);
-    for rank in &report.ranks {
-        let mut cells = vec![rank.rank.to_string(), printable(&rank.host)];
-        cells.extend(figures(
-            &[rank.images as f64, rank.failed as f64],
-            &seconds(rank),
-            rank.cpu_efficiency,
-            rank.max_rss_bytes as f64,
-        ));
-        table.add_row(cells);
+/// The same for wherever it is read. Seconds with two digits, memory in MiB (2²⁰ bytes).
+pub(crate) fn render_as(report: &Report, style: Style) -> String {
+    let mut grid = Grid::of(&RANKS, &report.ranks);
+    grid.add_summary();
+    grid.set("total", "CPU %", Cell::Share(report.totals.cpu_efficiency));
+    if report.schema == SCHEMA_1 {
+        grid.hide("other s");
+        grid.hide("publish s");
     }
-    let count = report.ranks.len().max(1) as f64;
-    let column = |value: fn(&RankRow) -> f64| -> (f64, f64) {
-        let values = report.ranks.iter().map(value);
-        (
-            values.clone().fold(0.0, f64::add),
-            values.fold(0.0, f64::max),
-        )
-    };
-    let columns: [(f64, f64); 9] = [
-        column(|rank| rank.images as f64),
-        column(|rank| rank.failed as f64),
-        column(|rank| rank.read_s),
-        column(|rank| rank.filter_s),
-        column(|rank| rank.write_s),
-        column(|rank| rank.idle_s),
-        column(|rank| rank.elapsed_s),
-        column(|rank| rank.cpu_efficiency),
-        column(|rank| rank.max_rss_bytes as f64),
-    ];
-    let mut summary =
-        |name: &str, value: &dyn Fn((f64, f64)) -> f64, whole_efficiency: Option<f64>| {
-            let [
-                images,
-                failed,
-                read,
-                filter,
-                write,
-                idle,
-                elapsed,
-                efficiency,
-                rss,
-            ] = columns.map(value);
-            let mut cells = vec![String::new(), name.to_owned()];
-            cells.extend(figures(
-                &[images, failed],
-                &[read, filter, write, idle, elapsed],
-                whole_efficiency.unwrap_or(efficiency),
-                rss,
-            ));
-            table.add_row(cells);
-        };
-    summary("total", &|(sum, _)| sum, Some(report.totals.cpu_efficiency));
-    summary("mean", &|(sum, _)| sum / count, None);
-    summary("max", &|(_, max)| max, None);
-    for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 1 {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        });
-    }
-    let mut text = format!("{table}\n");
+    let mut text = grid.draw(style);
+    let summary = summary(report);
     match style {
-        Style::Terminal => write_summary(&mut text, report),
+        Style::Terminal => text.push_str(&summary),
         Style::Markdown => {
-            let mut summary = String::new();
-            write_summary(&mut summary, report);
             for line in summary.lines() {
                 let _ = writeln!(text, "\n{line}");
             }
@@ -127,42 +39,61 @@ pub fn render_as(report: &Report, style: Style) -> String {
     text
 }
 
-fn seconds(rank: &RankRow) -> [f64; 5] {
-    [
-        rank.read_s,
-        rank.filter_s,
-        rank.write_s,
-        rank.idle_s,
-        rank.elapsed_s,
-    ]
+/// One row per job, script or step of the accounts, ending with a line break.
+pub(crate) fn render_accounts(accounts: &[Account], style: Style) -> String {
+    Grid::of(&ACCOUNTS, accounts).draw(style)
 }
 
-fn figures(counts: &[f64], seconds: &[f64], efficiency: f64, rss_bytes: f64) -> Vec<String> {
-    let count = |value: f64| {
-        if value.fract() == 0.0 {
-            format!("{value:.0}")
-        } else {
-            format!("{value:.1}")
-        }
-    };
-    let mut cells: Vec<String> = counts.iter().map(|&value| count(value)).collect();
-    cells.extend(seconds.iter().map(|value| format!("{value:.2}")));
-    cells.push(format!("{:.0}", efficiency * 100.0));
-    cells.push(format!("{:.0}", rss_bytes / f64::from(1 << 20)));
-    cells
+/// What the run did, in a few lines.
+fn summary(report: &Report) -> String {
+    let mut text = done_line(report);
+    text.push_str(&incomplete_lines(report));
+    if let Some(line) = nonfinite_line(report) {
+        let _ = writeln!(text, "{line}");
+    }
+    write_failures(&mut text, report);
+    text
 }
 
-fn write_summary(text: &mut String, report: &Report) {
+fn done_line(report: &Report) -> String {
     let totals = &report.totals;
-    let mut line = format!("{} of {} images done", totals.done, totals.images);
-    for (count, word) in [(totals.failed, "failed"), (totals.skipped, "skipped")] {
-        if count > 0 {
-            let _ = write!(line, ", {count} {word}");
-        }
+    let mut line = String::new();
+    if let Some(shares) = &report.shard {
+        let noun = if shares.numbers.len() == 1 {
+            "share"
+        } else {
+            "shares"
+        };
+        let _ = write!(
+            line,
+            "{noun} {} of {}: ",
+            ranges(&runs(&shares.numbers)),
+            shares.count
+        );
+    }
+    let _ = write!(line, "{} of {} images done", totals.done, totals.images);
+    let skipped = |wanted: Reason| {
+        let ends = report.images.iter().map(|image| &image.end);
+        ends.filter(|end| matches!(end, End::Skipped(reason) if *reason == wanted))
+            .count()
+    };
+    let kept = skipped(Reason::Kept);
+    let left = if report.schema == SCHEMA_1 {
+        "skipped"
+    } else {
+        "not started"
+    };
+    let counts = [
+        (totals.failed, "failed"),
+        (kept, "kept"),
+        (skipped(Reason::NotStarted), left),
+    ];
+    for (count, word) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        let _ = write!(line, ", {count} {word}");
     }
     let _ = writeln!(
-        text,
-        "{line} in {:.2} s: {:.1} images/s, imbalance {:.2} (max/mean), {} on {} ({})",
+        line,
+        " in {:.2} s: {:.1} images/s, imbalance {:.2} (max/mean), {} on {} ({})",
         report.elapsed_s,
         totals.images_per_s,
         totals.imbalance,
@@ -170,50 +101,92 @@ fn write_summary(text: &mut String, report: &Report) {
         counted(report.launch.nodes.len(), "node"),
         report.launch.mpi,
     );
-    if report.state == State::Interrupted {
+    line
+}
+
+/// What is missing of an interrupted run, and of shares that were merged.
+fn incomplete_lines(report: &Report) -> String {
+    let mut text = String::new();
+    if report.state != State::Interrupted {
+        return text;
+    }
+    let mut ends = report.images.iter().map(|image| &image.end);
+    let left = ends.any(|end| *end == End::Skipped(Reason::NotStarted));
+    // The report of a run that was one share misses the others, too; they are other runs' work.
+    let merged = |shares: &&Shares| shares.numbers.len() > 1 || !left;
+    if let Some(shares) = report.shard.as_ref().filter(merged)
+        && !shares.missing().is_empty()
+    {
         let _ = writeln!(
             text,
-            "interrupted: what is done is done; the same command with --resume continues"
+            "incomplete: {} of {} have no report",
+            missing_text(shares),
+            shares.count
         );
     }
-    let with_nonfinite = report
+    if left || text.is_empty() {
+        text.push_str(
+            "interrupted: finished images are kept; the same command with --resume continues\n",
+        );
+    }
+    text
+}
+
+/// The shares without a report: `share 2`, `shares 2, 5-9`.
+pub(crate) fn missing_text(shares: &Shares) -> String {
+    let missing = shares.missing();
+    let noun = if matches!(missing[..], [(first, last)] if first == last) {
+        "share"
+    } else {
+        "shares"
+    };
+    format!("{noun} {}", ranges(&missing))
+}
+
+fn nonfinite_line(report: &Report) -> Option<String> {
+    let counts = report
         .images
         .iter()
-        .filter(|image| image.outcome.input.nonfinite_voxels > 0)
-        .count();
-    if with_nonfinite > 0 {
-        let voxels: u64 = report
-            .images
-            .iter()
-            .map(|image| image.outcome.input.nonfinite_voxels)
-            .sum();
-        let _ = writeln!(
-            text,
-            "{} with {voxels} voxels that are NaN or infinite (--nan {})",
-            counted(with_nonfinite, "image"),
-            report.filter.nan,
-        );
-    }
-    let failures: Vec<_> = report
+        .map(|image| image.outcome.input.nonfinite_voxels);
+    let images = counts.clone().filter(|&count| count > 0).count();
+    (images > 0).then(|| {
+        let voxels: u64 = counts.sum();
+        let images = counted(images, "image");
+        format!(
+            "{images} with {voxels} voxels that are NaN or infinite (--nan {})",
+            report.filter.nan
+        )
+    })
+}
+
+fn write_failures(text: &mut String, report: &Report) {
+    let mut failures = report
         .images
         .iter()
-        .filter_map(|image| Some((image.rank, image.failure()?)))
-        .collect();
-    for (rank, failure) in failures.iter().take(FAILURES_SHOWN) {
+        .filter_map(|image| Some((image.rank, image.failure()?)));
+    for (rank, failure) in failures.by_ref().take(FAILURES_SHOWN) {
+        let (stage, error) = (failure.stage.name(), printable(&failure.error));
+        let _ = writeln!(text, "failed ({stage}, rank {rank}): {error}");
+    }
+    let more = failures.count();
+    if more > 0 {
         let _ = writeln!(
             text,
-            "failed ({}, rank {rank}): {}",
-            failure.stage.name(),
-            printable(&failure.error)
+            "… and {more} more failures; --report FILE.json lists all of them"
         );
     }
-    if failures.len() > FAILURES_SHOWN {
-        let _ = writeln!(
-            text,
-            "… and {} more failures; --report FILE.json lists all of them",
-            failures.len() - FAILURES_SHOWN
-        );
+}
+
+/// Ascending numbers as ranges of first and last.
+fn runs(numbers: &[usize]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
     }
+    runs
 }
 
 #[cfg(test)]
@@ -232,54 +205,79 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_a_rank_sums_and_the_failures() {
-        let text = render(&crate::report::sample::report());
-        let lines: Vec<&str> = text.lines().collect();
-        let row = |name: &str| {
-            let line = lines
-                .iter()
-                .find(|line| line.contains(name))
-                .unwrap_or_else(|| panic!("{name} in\n{text}"));
-            line.trim_matches('|')
-                .split_whitespace()
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            row("n1"),
-            [
-                "0", "n1", "2", "1", "2.00", "4.00", "6.00", "12.00", "12.00", "50", "10"
-            ]
-        );
-        assert_eq!(
-            row("total"),
-            [
-                "total", "3", "1", "3.00", "6.00", "9.00", "30.00", "18.00", "50", "20"
-            ]
-        );
-        assert_eq!(
-            row("mean"),
-            [
-                "mean", "1.5", "0.5", "1.50", "3.00", "4.50", "15.00", "9.00", "50", "10"
-            ]
-        );
-        assert!(
-            text.contains("2 of 4 images done, 1 failed, 1 skipped in 12.00 s"),
-            "{text}"
-        );
-        assert!(text.contains("imbalance 1.33"), "{text}");
-        assert!(
-            text.contains("failed (read, rank 0): the file is empty"),
-            "{text}"
-        );
+    fn the_table_has_ranks_sums_and_failures() {
+        insta::assert_snapshot!(render(&crate::report::sample::report()));
     }
 
     #[test]
-    fn markdown_has_a_head_rule_and_paragraphs() {
-        let text = render_as(&crate::report::sample::report(), Style::Markdown);
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].starts_with("| rank | host"), "{text}");
-        assert!(lines[1].chars().all(|c| "|-:".contains(c)), "{text}");
-        assert_eq!(lines[2].matches('|').count(), 12, "{text}");
-        assert!(text.contains("\n\n2 of 4 images done"), "{text}");
+    fn markdown_has_the_same_rows_and_paragraphs() {
+        let mut report = crate::report::sample::report();
+        report.schema = SCHEMA_1.to_owned();
+        insta::assert_snapshot!(render_as(&report, Style::Markdown));
+    }
+
+    #[test]
+    fn merged_shares_say_what_is_missing_and_a_run_which_share_it_was() {
+        let mut report = crate::report::sample::report();
+        report.state = State::Interrupted;
+        report
+            .images
+            .retain(|image| !matches!(image.end, End::Skipped(_)));
+        report.shard = Some(Shares {
+            numbers: vec![1, 3, 4],
+            count: 6,
+        });
+        let text = render(&report);
+        assert!(
+            text.contains("shares 1, 3-4 of 6: 2 of 4 images done"),
+            "{text}"
+        );
+        assert!(
+            text.contains("incomplete: shares 2, 5-6 of 6 have no report"),
+            "{text}"
+        );
+        assert!(!text.contains("interrupted"), "{text}");
+        let mut report = crate::report::sample::report();
+        report.shard = Some(Shares {
+            numbers: vec![2],
+            count: 6,
+        });
+        let text = render(&report);
+        assert!(text.contains("share 2 of 6: 2 of 4 images done"), "{text}");
+        assert!(!text.contains("incomplete"), "{text}");
+    }
+
+    #[test]
+    fn many_failures_are_counted() {
+        let mut report = crate::report::sample::report();
+        let failed = report
+            .images
+            .iter()
+            .find(|image| image.failure().is_some())
+            .unwrap()
+            .clone();
+        report.images.extend(vec![failed; 30]);
+        assert!(render(&report).contains("… and 11 more failures"));
+    }
+
+    #[test]
+    fn accounts_have_a_row_for_each_step() {
+        let account = |job_id: &str, max_rss_bytes| Account {
+            job_id: job_id.to_owned(),
+            state: "OUT_OF_MEMORY".to_owned(),
+            exit_code: "0:125".to_owned(),
+            elapsed_s: 3725.0,
+            cpu_s: 12.34,
+            cpu_efficiency: Some(0.5),
+            cpus: 4,
+            max_rss_bytes,
+            requested_memory: "2G".to_owned(),
+            node_list: "n[1-3]".to_owned(),
+            nodes: 3,
+            time_limit_s: None,
+            name: "a\nb".to_owned(),
+        };
+        let accounts = [account("7", None), account("7.0", Some(3 << 20))];
+        insta::assert_snapshot!(render_accounts(&accounts, Style::Terminal));
     }
 }

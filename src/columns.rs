@@ -1,0 +1,295 @@
+//! Tables as lists of columns: each is defined once, for the terminal, for Markdown and for CSV.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::text::{clock, printable};
+
+/// Where a table is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// On a terminal.
+    Terminal,
+    /// In a Markdown page.
+    Markdown,
+}
+
+/// A value, which tables round and CSV does not.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Cell {
+    /// Not known.
+    Unknown,
+    Text(String),
+    Count(u64),
+    /// A number, and the digits after the point that tables show.
+    Number(f64, usize),
+    /// Seconds, which tables show as a clock does.
+    Clock(f64),
+    /// A part of 1. Tables show percent.
+    Share(f64),
+    /// Bytes. Tables show MiB.
+    Bytes(u64),
+}
+
+impl Cell {
+    /// Seconds, which tables show with two digits.
+    pub(crate) fn seconds(seconds: f64) -> Self {
+        Cell::Number(seconds, 2)
+    }
+
+    /// A value that may be unknown.
+    pub(crate) fn of<T>(value: Option<T>, cell: impl FnOnce(T) -> Cell) -> Self {
+        value.map_or(Cell::Unknown, cell)
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Cell::Unknown => "–".to_owned(),
+            Cell::Text(text) => printable(text),
+            Cell::Count(count) => count.to_string(),
+            Cell::Number(number, digits) => format!("{number:.digits$}"),
+            Cell::Clock(seconds) => clock(*seconds),
+            Cell::Share(part) => format!("{:.0}", part * 100.0),
+            Cell::Bytes(bytes) => format!("{:.0}", *bytes as f64 / f64::from(1 << 20)),
+        }
+    }
+
+    fn exact(&self) -> String {
+        match self {
+            Cell::Unknown => String::new(),
+            Cell::Text(text) => printable(text),
+            Cell::Count(count) | Cell::Bytes(count) => count.to_string(),
+            Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => {
+                number.to_string()
+            }
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match *self {
+            Cell::Unknown | Cell::Text(_) => None,
+            Cell::Count(count) | Cell::Bytes(count) => Some(count as f64),
+            Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => Some(number),
+        }
+    }
+
+    fn with_number(&self, number: f64) -> Self {
+        match self {
+            Cell::Count(_) if number.fract() != 0.0 => Cell::Number(number, 1),
+            Cell::Count(_) => Cell::Count(number as u64),
+            Cell::Bytes(_) => Cell::Bytes(number as u64),
+            Cell::Number(_, digits) => Cell::Number(number, *digits),
+            Cell::Clock(_) => Cell::Clock(number),
+            Cell::Share(_) => Cell::Share(number),
+            Cell::Unknown | Cell::Text(_) => Cell::Unknown,
+        }
+    }
+}
+
+/// A column of a table whose rows are of type `T`.
+pub(crate) struct Column<T> {
+    /// Its name in CSV; empty for a column of tables alone.
+    pub(crate) name: &'static str,
+    /// Its head in tables, with the unit; empty for a column of CSV alone.
+    pub(crate) head: &'static str,
+    /// Its value in a row.
+    pub(crate) value: fn(&T) -> Cell,
+}
+
+/// Writes rows as comma-separated values (RFC 4180) with a head row.
+///
+/// # Errors
+/// The writer's.
+pub(crate) fn write_csv<'a, T: 'a>(
+    columns: &[Column<T>],
+    rows: impl IntoIterator<Item = &'a T>,
+    writer: impl Write,
+) -> Result<(), csv::Error> {
+    let columns = || columns.iter().filter(|column| !column.name.is_empty());
+    let mut csv = csv::Writer::from_writer(writer);
+    csv.write_record(columns().map(|column| column.name))?;
+    for row in rows {
+        csv.write_record(columns().map(|column| (column.value)(row).exact()))?;
+    }
+    csv.flush()?;
+    Ok(())
+}
+
+/// A table for people.
+pub(crate) struct Grid {
+    heads: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Grid {
+    /// The columns that tables show, with a row for each of `rows`.
+    pub(crate) fn of<'a, T: 'a>(
+        columns: &[Column<T>],
+        rows: impl IntoIterator<Item = &'a T>,
+    ) -> Self {
+        let columns = || columns.iter().filter(|column| !column.head.is_empty());
+        Self {
+            heads: columns().map(|column| column.head).collect(),
+            rows: rows
+                .into_iter()
+                .map(|row| columns().map(|column| (column.value)(row)).collect())
+                .collect(),
+        }
+    }
+
+    /// Adds rows below that sum the others up: total, mean and maximum. Their names stand in the second column.
+    pub(crate) fn add_summary(&mut self) {
+        type Summary = fn(&[f64]) -> f64;
+        const SUMMARIES: [(&str, Summary); 3] = [
+            ("total", |values| {
+                values.iter().fold(0.0, |sum, value| sum + value)
+            }),
+            ("mean", |values| {
+                values.iter().fold(0.0, |sum, value| sum + value) / values.len() as f64
+            }),
+            ("max", |values| values.iter().copied().fold(0.0, f64::max)),
+        ];
+        let rows = std::mem::take(&mut self.rows);
+        let summary = |(name, value): (&str, Summary)| -> Vec<Cell> {
+            let cell = |place: usize| {
+                let values: Vec<f64> = rows.iter().filter_map(|row| row[place].number()).collect();
+                match rows.first() {
+                    Some(first) if !values.is_empty() => first[place].with_number(value(&values)),
+                    _ => Cell::Unknown,
+                }
+            };
+            let mut cells: Vec<Cell> = (0..self.heads.len()).map(cell).collect();
+            cells[0] = Cell::Text(String::new());
+            cells[1] = Cell::Text(name.to_owned());
+            cells
+        };
+        let below: Vec<Vec<Cell>> = SUMMARIES.into_iter().map(summary).collect();
+        self.rows = rows.into_iter().chain(below).collect();
+    }
+
+    /// Replaces the cell of a column in the first row whose second cell is `name`.
+    pub(crate) fn set(&mut self, name: &str, head: &str, cell: Cell) {
+        let row = self
+            .rows
+            .iter_mut()
+            .rev()
+            .find(|row| row[1] == Cell::Text(name.to_owned()));
+        let place = self.heads.iter().position(|&found| found == head);
+        if let (Some(row), Some(place)) = (row, place) {
+            row[place] = cell;
+        }
+    }
+
+    /// Shows a column as unknown throughout.
+    pub(crate) fn hide(&mut self, head: &str) {
+        if let Some(place) = self.heads.iter().position(|&found| found == head) {
+            self.rows
+                .iter_mut()
+                .for_each(|row| row[place] = Cell::Unknown);
+        }
+    }
+
+    /// The table as text that ends with a line break. Text is on the left of its column, all else on the right.
+    pub(crate) fn draw(&self, style: Style) -> String {
+        let left = |place: usize| {
+            let mut texts = self.rows.iter().map(|row| &row[place]);
+            texts.any(|cell| matches!(cell, Cell::Text(text) if !text.is_empty()))
+        };
+        match style {
+            Style::Terminal => {
+                let mut table = Table::new();
+                table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
+                table.set_header(&self.heads);
+                for row in &self.rows {
+                    table.add_row(row.iter().map(Cell::shown));
+                }
+                for (place, column) in table.column_iter_mut().enumerate() {
+                    let right = !left(place);
+                    column.set_cell_alignment(match right {
+                        true => CellAlignment::Right,
+                        false => CellAlignment::Left,
+                    });
+                }
+                format!("{table}\n")
+            }
+            Style::Markdown => {
+                let rule = |place| if left(place) { "---" } else { "--:" };
+                let rules: Vec<&str> = (0..self.heads.len()).map(rule).collect();
+                let mut text = format!(
+                    "| {} |\n| {} |\n",
+                    self.heads.join(" | "),
+                    rules.join(" | ")
+                );
+                for row in &self.rows {
+                    for cell in row {
+                        let _ = write!(text, "| {} ", cell.shown().replace('|', "\\|"));
+                    }
+                    text.push_str("|\n");
+                }
+                text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: [Column<(u64, &str)>; 4] = [
+        Column {
+            name: "count",
+            head: "images",
+            value: |row| Cell::Count(row.0),
+        },
+        Column {
+            name: "name",
+            head: "name",
+            value: |row| Cell::Text(row.1.to_owned()),
+        },
+        Column {
+            name: "bytes",
+            head: "MiB",
+            value: |row| Cell::Bytes(row.0 << 20),
+        },
+        Column {
+            name: "part",
+            head: "",
+            value: |row| Cell::Share(row.0 as f64 / 8.0),
+        },
+    ];
+    const ROWS: [(u64, &str); 2] = [(1, "a|b"), (4, "c\n")];
+
+    #[test]
+    fn columns_are_csv_and_markdown_and_sum_up() {
+        let mut csv = Vec::new();
+        write_csv(&COLUMNS, &ROWS, &mut csv).unwrap();
+        let csv = String::from_utf8(csv).unwrap();
+        assert_eq!(
+            csv,
+            "count,name,bytes,part\n1,a|b,1048576,0.125\n4,c\\n,4194304,0.5\n"
+        );
+        let mut grid = Grid::of(&COLUMNS, &ROWS);
+        grid.add_summary();
+        grid.set("max", "MiB", Cell::Unknown);
+        let expected = "\
+| images | name | MiB |
+| --: | --- | --: |
+| 1 | a\\|b | 1 |
+| 4 | c\\n | 4 |
+|  | total | 5 |
+|  | mean | 2 |
+|  | max | – |
+";
+        assert_eq!(grid.draw(Style::Markdown), expected);
+        grid.hide("MiB");
+        assert!(grid.draw(Style::Markdown).contains("| 1 | a\\|b | – |\n"));
+        assert!(
+            Grid::of(&COLUMNS, &[])
+                .draw(Style::Terminal)
+                .contains("images")
+        );
+    }
+}
