@@ -328,6 +328,7 @@ fn report(
         cpus: setup.ranks.distinct_cpus,
         mpi: comm.description(),
         slurm: slurm::Job::from_env(),
+        sync: Some(config.job.sync),
         filter: config.job.describe(),
         options: config.job.options(),
         strategy: config.strategy,

@@ -55,6 +55,8 @@ pub struct RunFacts {
     pub mpi: String,
     /// What Slurm says of the job.
     pub slurm: Option<crate::slurm::Job>,
+    /// Whether results are synced to the disk.
+    pub sync: Option<bool>,
     /// The filter.
     pub filter: FilterDescription,
     /// All that shapes the results besides their inputs.
@@ -78,10 +80,7 @@ impl Report {
         mut records: Vec<RankRecord>,
     ) -> Self {
         records.sort_by_key(|record| record.rank);
-        let ranks: Vec<RankRow> = records
-            .iter()
-            .map(|record| RankRow::new(record, facts.elapsed_s))
-            .collect();
+        let ranks: Vec<RankRow> = records.iter().map(RankRow::new).collect();
         let mut nodes: Vec<String> = Vec::new();
         for rank in &ranks {
             if !nodes.contains(&rank.host) {
@@ -99,6 +98,7 @@ impl Report {
             cpus: facts.cpus,
             mpi: facts.mpi,
             slurm: facts.slurm,
+            sync: facts.sync,
         };
         let mut records = ByIndex::new(records);
         let mut before = 0;
@@ -154,7 +154,7 @@ impl Report {
 }
 
 impl RankRow {
-    fn new(record: &RankRecord, run_elapsed_s: f64) -> Self {
+    fn new(record: &RankRecord) -> Self {
         let count = |status| {
             record
                 .images
@@ -170,7 +170,7 @@ impl RankRow {
             sum(|image| image.timings.write_s),
         );
         let busy_s = read_s + filter_s + write_s;
-        let all_s = run_elapsed_s * record.threads as f64;
+        let all_s = record.elapsed_s * record.threads as f64;
         let idle_s = record.idle_s.unwrap_or((all_s - busy_s).max(0.0));
         RankRow {
             rank: record.rank,
@@ -348,6 +348,7 @@ pub(crate) mod tests {
             cpus: Some(4),
             mpi: "none".to_owned(),
             slurm: None,
+            sync: None,
             filter: FilterDescription {
                 name: "gaussian".to_owned(),
                 sigma_vox: vec![2.0; 3],
@@ -495,7 +496,7 @@ pub(crate) mod tests {
             cpu_model: String::new(),
             images: Vec::new(),
         };
-        idle.ranks = vec![RankRow::new(&record, 1.0)];
+        idle.ranks = vec![RankRow::new(&record)];
         assert!(idle.ranks[0].read_s.is_sign_positive());
         assert!(!crate::report::table::render(&idle).contains("-0.00"));
     }

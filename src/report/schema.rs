@@ -87,6 +87,9 @@ pub struct Launch {
     pub mpi: String,
     /// What Slurm says of the job; `None` outside one.
     pub slurm: Option<crate::slurm::Job>,
+    /// Whether results were synced to the disk; `None` in a report of an earlier version.
+    #[serde(default)]
+    pub sync: Option<bool>,
 }
 
 /// The filter, as it was asked for.
@@ -171,7 +174,7 @@ pub struct RankRow {
     pub filter_s: f64,
     /// Compressing and writing.
     pub write_s: f64,
-    /// Worker seconds without an image.
+    /// Thread seconds without work, as measured where workers wait.
     pub idle_s: f64,
     /// From the run's start until its last image was done.
     pub elapsed_s: f64,
@@ -194,7 +197,7 @@ pub struct RankRow {
     /// Waiting for the disk and naming results, while its workers are at the next images; 0 in a report of an earlier version.
     #[serde(default)]
     pub publish_s: f64,
-    /// Worker seconds that are neither idle nor in a stage; 0 in a report of an earlier version.
+    /// Thread seconds that are neither idle nor in a stage; 0 in a report of an earlier version.
     #[serde(default)]
     pub other_s: f64,
     /// The model of its host's CPUs; empty in a report of an earlier version and where the system does not name it.

@@ -16,7 +16,7 @@ use super::read_ahead::ReadAhead;
 use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::Pace;
-use super::worker::{self, Event, WorkerContext};
+use super::worker::{self, Event, IdleTime, WorkerContext};
 use super::{Config, EXIT_PANIC, Setup};
 use crate::comm::{self, Communicator, ROOT, Tag, WORKER_THREAD};
 use crate::job::outcome::{FailureKind, Outcome, Status};
@@ -125,6 +125,8 @@ pub(super) fn work(
         fault: config.fault,
         begun: AtomicUsize::new(0),
         write_behind: config.job.sync,
+        threads: &threads,
+        idle: IdleTime::default(),
     };
     std::thread::scope(|scope| {
         let (sender, events) = channel();
@@ -157,6 +159,7 @@ pub(super) fn work(
             stop,
             images: Vec::with_capacity(images),
             workers,
+            idle: &context.idle,
             news: News::default(),
             late: 0,
             working: true,
@@ -190,6 +193,7 @@ struct Own<'a, C: Communicator> {
     stop: &'a AtomicBool,
     images: Vec<Outcome>,
     workers: usize,
+    idle: &'a IdleTime,
     news: News,
     late: usize,
     working: bool,
@@ -295,15 +299,16 @@ impl<C: Communicator> Own<'_, C> {
     fn record(&mut self, setup: &Setup) -> RankRecord {
         let rank = self.comm.rank();
         self.sampler.finish(&self.images);
+        let elapsed_s = setup.clock.now_s();
         RankRecord {
             rank,
             host: setup.ranks.hosts[rank].clone(),
             threads: setup.ranks.threads[rank],
             cpus: setup.ranks.cpus[rank],
-            elapsed_s: setup.clock.now_s(),
+            elapsed_s,
             cpu_s: self.cpu.seconds(),
             max_rss_bytes: resources::peak_rss_bytes(),
-            idle_s: None,
+            idle_s: Some(self.idle.until(elapsed_s)),
             cpu_model: resources::cpu_model(),
             images: std::mem::take(&mut self.images),
         }

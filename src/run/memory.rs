@@ -1,6 +1,7 @@
 //! Memory: which images fit into what this rank may use, side by side or one at a time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use crate::image_io::{Fetched, NamelessOutput};
 use crate::images::ImageEntry;
@@ -74,6 +75,8 @@ impl<'a> RankMemory<'a> {
     /// Carries an image its whole way on this worker's buffers, from its opened file where there is one. Waits for the others
     /// where it needs their memory.
     ///
+    /// Also returns for how many seconds it waited.
+    ///
     /// # Errors
     /// The image's [`Failure`]; of one that does not fit, with the figures.
     pub(super) fn make(
@@ -82,20 +85,21 @@ impl<'a> RankMemory<'a> {
         entry: &ImageEntry,
         fetched: Option<Fetched>,
         outcome: &mut Outcome,
-    ) -> Result<NamelessOutput, Failure> {
-        let first = {
-            let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
-            self.buffers(worker)
-                .make(&entry.input, fetched, &entry.output, outcome)
-        };
+    ) -> (Result<NamelessOutput, Failure>, f64) {
+        let started = Instant::now();
+        let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+        let mut waited_s = started.elapsed().as_secs_f64();
+        let mut buffers = self.buffers(worker);
+        let first = buffers.make(&entry.input, fetched, &entry.output, outcome);
+        drop((buffers, turn));
         let (Some(limit), Err(failure)) = (&self.limit, &first) else {
-            return first;
+            return (first, waited_s);
         };
         let FailureKind::NeedsMemory { needed_bytes } = failure.kind else {
-            return first;
+            return (first, waited_s);
         };
         if needed_bytes > limit.bytes {
-            return Err(Failure {
+            let refused = Err(Failure {
                 stage: Stage::Read,
                 kind: failure.kind,
                 error: format!(
@@ -107,8 +111,11 @@ impl<'a> RankMemory<'a> {
                     limit.source,
                 ),
             });
+            return (refused, waited_s);
         }
+        let started = Instant::now();
         let _alone = self.turn.write().unwrap_or_else(PoisonError::into_inner);
+        waited_s += started.elapsed().as_secs_f64();
         for other in 0..self.buffers.len() {
             self.buffers(other).release_memory();
         }
@@ -118,6 +125,6 @@ impl<'a> RankMemory<'a> {
         let result = buffers.make(&entry.input, None, &entry.output, outcome);
         buffers.release_memory();
         buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
-        result
+        (result, waited_s)
     }
 }

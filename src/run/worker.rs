@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Clock;
 use super::memory::RankMemory;
@@ -53,6 +53,38 @@ pub(super) struct WorkerContext<'a> {
     pub(super) begun: AtomicUsize,
     /// Whether the disk is waited for beside the work on the next images.
     pub(super) write_behind: bool,
+    /// Threads of each worker.
+    pub(super) threads: &'a [usize],
+    pub(super) idle: IdleTime,
+}
+
+/// The time that a rank's threads spent waiting: for images, for memory, and for a free place before the disk.
+#[derive(Default)]
+pub(super) struct IdleTime(Mutex<Vec<Waited>>);
+
+/// What one worker measured.
+struct Waited {
+    threads: usize,
+    /// Seconds until its end, those before its start included.
+    idle_s: f64,
+    /// When it ended, seconds since the run's start.
+    ended_s: f64,
+}
+
+impl IdleTime {
+    fn add(&self, waited: Waited) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(waited);
+    }
+
+    /// Thread seconds without work from the run's start until `elapsed_s`, when all workers have ended.
+    pub(super) fn until(&self, elapsed_s: f64) -> f64 {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_worker = |waited: &Waited| {
+            waited.threads as f64 * (waited.idle_s + (elapsed_s - waited.ended_s).max(0.0))
+        };
+        all.iter().map(of_worker).sum()
+    }
 }
 
 thread_local! {
@@ -96,7 +128,13 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     }
                 }
             }
-            while let Some(place) = context.queue.next(|| drop(events.send(Event::Idle))) {
+            let mut waited = Waited {
+                threads: context.threads[worker],
+                idle_s: context.clock.now_s(),
+                ended_s: 0.0,
+            };
+            let next = || context.queue.next(|| drop(events.send(Event::Idle)));
+            while let Some(place) = waiting(&mut waited.idle_s, next) {
                 let fetched = context.ahead.take(place);
                 let entry = &context.entries[place];
                 let cost_s = context.costs_s[place];
@@ -104,14 +142,18 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     let _ = events.send(Event::Late(entry.index));
                     continue;
                 }
-                let image = carry(context, worker, entry, fetched, cost_s);
+                let image = carry(context, worker, entry, fetched, cost_s, &mut waited);
                 if !context.write_behind || image.made.is_err() {
-                    image.publish(context, events);
-                } else if let Err(SendError(image)) = to_publish.send(image) {
+                    image.publish(context, events, Publishing::Here(&mut waited));
+                } else if let Err(SendError(image)) =
+                    waiting(&mut waited.idle_s, || to_publish.send(image))
+                {
                     // No publisher could be started.
-                    image.publish(context, events);
+                    image.publish(context, events, Publishing::Here(&mut waited));
                 }
             }
+            waited.ended_s = context.clock.now_s();
+            context.idle.add(waited);
         });
     }));
     if let Err(panic) = done {
@@ -125,6 +167,22 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
     }
 }
 
+/// Calls `wait` and adds the seconds that it takes.
+fn waiting<T>(idle_s: &mut f64, wait: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let found = wait();
+    *idle_s += started.elapsed().as_secs_f64();
+    found
+}
+
+/// Who publishes a result.
+enum Publishing<'a> {
+    /// The worker itself, which counts as writing.
+    Here(&'a mut Waited),
+    /// A publisher, while the worker is at the next images.
+    Behind,
+}
+
 /// Publishes what the worker has made until it ends.
 fn publish_all<'a>(
     context: &WorkerContext<'_>,
@@ -134,7 +192,7 @@ fn publish_all<'a>(
     loop {
         let next = made.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match next {
-            Ok(image) => image.publish(context, events),
+            Ok(image) => image.publish(context, events, Publishing::Behind),
             Err(_) => return,
         }
     }
@@ -151,7 +209,12 @@ struct MadeImage<'a> {
 
 impl MadeImage<'_> {
     /// Gives the result its name, and passes the outcome to the journal and the main thread.
-    fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>) {
+    fn publish(
+        self,
+        context: &WorkerContext<'_>,
+        events: &Sender<Event>,
+        publishing: Publishing<'_>,
+    ) {
         let MadeImage {
             entry,
             begin,
@@ -160,6 +223,10 @@ impl MadeImage<'_> {
             made,
         } = self;
         let result = made.and_then(|made| job::publish(made, &mut outcome));
+        if let Publishing::Here(_) = publishing {
+            let timings = &mut outcome.timings;
+            timings.write_s += std::mem::take(&mut timings.publish_s);
+        }
         outcome.timings = outcome.timings.rounded();
         let mut kind = FailureKind::Own;
         outcome.end = match result {
@@ -186,7 +253,11 @@ impl MadeImage<'_> {
         outcome.forget_files();
         let _ = events.send(Event::Ended(outcome));
         if kind == FailureKind::NoSpace {
-            std::thread::sleep(NO_SPACE_PAUSE);
+            let pause = || std::thread::sleep(NO_SPACE_PAUSE);
+            match publishing {
+                Publishing::Here(waited) => waiting(&mut waited.idle_s, pause),
+                Publishing::Behind => pause(),
+            }
         }
     }
 }
@@ -207,6 +278,7 @@ fn carry<'a>(
     entry: &'a ImageEntry,
     fetched: Option<Fetched>,
     cost_s: f64,
+    waited: &mut Waited,
 ) -> MadeImage<'a> {
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
@@ -242,7 +314,15 @@ fn carry<'a>(
         start_s: context.clock.now_s(),
         ..Outcome::default()
     };
-    let made = context.memory.make(worker, entry, fetched, &mut outcome);
+    let made_from = Instant::now();
+    let (made, for_memory_s) = context.memory.make(worker, entry, fetched, &mut outcome);
+    waited.idle_s += for_memory_s;
+    if waited.threads > 1 {
+        // Threads that share an image wait for each other; its stages count all their seconds.
+        let thread_s = waited.threads as f64 * (made_from.elapsed().as_secs_f64() - for_memory_s);
+        let each_s = (thread_s - outcome.timings.worker_s()) / waited.threads as f64;
+        waited.idle_s += each_s.max(0.0);
+    }
     IMAGE_IN_HAND.set(None);
     MadeImage {
         entry,

@@ -217,6 +217,7 @@ fn facts() -> RunFacts {
         cpus: None,
         mpi: String::new(),
         slurm: None,
+        sync: None,
         filter: FilterDescription {
             name: "gaussian".to_owned(),
             sigma_vox: vec![2.0; 3],
