@@ -256,10 +256,10 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         .as_ref()
         .filter(|shares| !shares.missing().is_empty());
     if let Some(shares) = incomplete {
-        let missing = table::missing_text(shares);
         console::note(format_args!(
-            "{missing} of {count} have no report; run them with --shard K/{count} and merge again",
-            count = shares.count
+            "{}; run what is missing with --shard K/{} and merge again",
+            table::missing_text(shares),
+            shares.count
         ));
     } else if !gaps.is_empty() {
         console::note(format_args!(

@@ -117,12 +117,7 @@ fn incomplete_lines(report: &Report) -> String {
     if let Some(shares) = report.shard.as_ref().filter(merged)
         && !shares.missing().is_empty()
     {
-        let _ = writeln!(
-            text,
-            "incomplete: {} of {} have no report",
-            missing_text(shares),
-            shares.count
-        );
+        let _ = writeln!(text, "incomplete: {}", missing_text(shares));
     }
     if left || text.is_empty() {
         text.push_str(
@@ -132,15 +127,14 @@ fn incomplete_lines(report: &Report) -> String {
     text
 }
 
-/// The shares without a report: `share 2`, `shares 2, 5-9`.
+/// `share 2 of 3 has no report`, `shares 2, 5-9 of 9 have no report`.
 pub(crate) fn missing_text(shares: &Shares) -> String {
     let missing = shares.missing();
-    let noun = if matches!(missing[..], [(first, last)] if first == last) {
-        "share"
-    } else {
-        "shares"
-    };
-    format!("{noun} {}", ranges(&missing))
+    let (named, count) = (ranges(&missing), shares.count);
+    match missing[..] {
+        [(first, last)] if first == last => format!("share {named} of {count} has no report"),
+        _ => format!("shares {named} of {count} have no report"),
+    }
 }
 
 fn nonfinite_line(report: &Report) -> Option<String> {

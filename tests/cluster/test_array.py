@@ -69,7 +69,7 @@ def test_a_lost_share_is_named(user, data):
     merge = submit_merge(user, job)
     job.ends("COMPLETED")
     merge.ends("FAILED", "75:0")
-    assert "1 of 3 shares have no report: 2;" in merge.output()
+    assert "share 2 of 3 has no report;" in merge.output()
     assert json.loads((user.folder / "logs" / "all.json").read_text())["state"] == "interrupted"
     user.submit("array.sbatch", "--array=2", DATA=data, SHARDS=3).ends("COMPLETED")
     user.submit("merge.sbatch").ends("COMPLETED")

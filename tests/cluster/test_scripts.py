@@ -110,6 +110,6 @@ def test_the_interactive_session(user, data, expected):
     (user.folder / "session.sh").write_text("set -e\n" + session)
     finished = user.run(*salloc.split(), "bash", "session.sh", DATA=data)
     assert "60 images to do" in finished.stdout and "1 of 1 images done" in finished.stdout
-    assert "9 of 10 images done, 1 skipped" in finished.stdout and "2 ranks on 1 node" in finished.stdout
+    assert "9 of 10 images done, 1 kept" in finished.stdout and "2 ranks on 1 node" in finished.stdout
     results = sums(user.folder / "try")
     assert len(results) == 10 and results.items() <= expected.items()
