@@ -22,6 +22,8 @@ pub(crate) enum Cell {
     /// Not known.
     Unknown,
     Text(String),
+    /// A figure as text, which stands on the right.
+    Figure(String),
     Count(u64),
     /// A number, and the digits after the point that tables show.
     Number(f64, usize),
@@ -47,7 +49,7 @@ impl Cell {
     fn shown(&self) -> String {
         match self {
             Cell::Unknown => "–".to_owned(),
-            Cell::Text(text) => printable(text),
+            Cell::Text(text) | Cell::Figure(text) => printable(text),
             Cell::Count(count) => count.to_string(),
             Cell::Number(number, digits) => format!("{number:.digits$}"),
             Cell::Clock(seconds) => clock(*seconds),
@@ -59,7 +61,7 @@ impl Cell {
     fn exact(&self) -> String {
         match self {
             Cell::Unknown => String::new(),
-            Cell::Text(text) => printable(text),
+            Cell::Text(text) | Cell::Figure(text) => printable(text),
             Cell::Count(count) | Cell::Bytes(count) => count.to_string(),
             Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => {
                 number.to_string()
@@ -69,7 +71,7 @@ impl Cell {
 
     fn number(&self) -> Option<f64> {
         match *self {
-            Cell::Unknown | Cell::Text(_) => None,
+            Cell::Unknown | Cell::Text(_) | Cell::Figure(_) => None,
             Cell::Count(count) | Cell::Bytes(count) => Some(count as f64),
             Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => Some(number),
         }
@@ -83,7 +85,7 @@ impl Cell {
             Cell::Number(_, digits) => Cell::Number(number, *digits),
             Cell::Clock(_) => Cell::Clock(number),
             Cell::Share(_) => Cell::Share(number),
-            Cell::Unknown | Cell::Text(_) => Cell::Unknown,
+            Cell::Unknown | Cell::Text(_) | Cell::Figure(_) => Cell::Unknown,
         }
     }
 }
@@ -103,15 +105,16 @@ pub(crate) struct Column<T> {
 /// # Errors
 /// The writer's.
 pub(crate) fn write_csv<'a, T: 'a>(
-    columns: &[Column<T>],
+    columns: impl IntoIterator<Item = &'a Column<T>>,
     rows: impl IntoIterator<Item = &'a T>,
     writer: impl Write,
 ) -> Result<(), csv::Error> {
-    let columns = || columns.iter().filter(|column| !column.name.is_empty());
+    let columns = columns.into_iter().filter(|column| !column.name.is_empty());
+    let columns: Vec<&Column<T>> = columns.collect();
     let mut csv = csv::Writer::from_writer(writer);
-    csv.write_record(columns().map(|column| column.name))?;
+    csv.write_record(columns.iter().map(|column| column.name))?;
     for row in rows {
-        csv.write_record(columns().map(|column| (column.value)(row).exact()))?;
+        csv.write_record(columns.iter().map(|column| (column.value)(row).exact()))?;
     }
     csv.flush()?;
     Ok(())
@@ -126,16 +129,15 @@ pub(crate) struct Grid {
 impl Grid {
     /// The columns that tables show, with a row for each of `rows`.
     pub(crate) fn of<'a, T: 'a>(
-        columns: &[Column<T>],
+        columns: impl IntoIterator<Item = &'a Column<T>>,
         rows: impl IntoIterator<Item = &'a T>,
     ) -> Self {
-        let columns = || columns.iter().filter(|column| !column.head.is_empty());
+        let columns = columns.into_iter().filter(|column| !column.head.is_empty());
+        let columns: Vec<&Column<T>> = columns.collect();
+        let cells = |row| columns.iter().map(|column| (column.value)(row)).collect();
         Self {
-            heads: columns().map(|column| column.head).collect(),
-            rows: rows
-                .into_iter()
-                .map(|row| columns().map(|column| (column.value)(row)).collect())
-                .collect(),
+            heads: columns.iter().map(|column| column.head).collect(),
+            rows: rows.into_iter().map(cells).collect(),
         }
     }
 

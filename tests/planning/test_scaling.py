@@ -41,9 +41,9 @@ def test_every_configuration_is_a_row(study):
     folder, finished = study
     serial = rows(folder / "serial.csv")
     assert [row["tasks"] for row in serial] == ["1", "4", "8"]
-    assert [row["threads"] for row in rows(folder / "multi-threaded.csv")] == ["2"] * 3
+    assert [row["threads"] for row in rows(folder / "multi-threaded.csv")] == ["1"] * 3 + ["2"] * 3
     if HAS_RANKS:
-        assert [row["procs"] for row in rows(folder / "multi-process.csv")] == ["2"] * 3
+        assert [row["procs"] for row in rows(folder / "multi-process.csv")] == ["1"] * 3 + ["2"] * 3
         both = rows(folder / "multi-process-and-threaded.csv")
         assert {(row["procs"], row["threads"]) for row in both} == {("2", "2")}
     for row in serial:

@@ -83,6 +83,8 @@ pub struct Run {
 pub struct Figures {
     /// The most memory that one rank held, bytes.
     pub memory_bytes: f64,
+    /// The memory of all ranks together, each at its own highest, bytes.
+    pub memory_total_bytes: f64,
     /// Seconds from start to end, launching included.
     pub time_s: f64,
     /// Seconds of the run by its own report: without the launcher and the start of MPI.
@@ -93,8 +95,17 @@ pub struct Figures {
     pub filter_s: f64,
     /// Writing, summed over the images.
     pub write_s: f64,
+    /// Waiting for the disk behind the workers, summed over the images.
+    pub publish_s: f64,
     /// CPU seconds over the CPUs and the time that were given.
     pub cpu_efficiency: f64,
+}
+
+impl Figures {
+    /// Seconds of the launcher and of the start of MPI.
+    pub fn setup_s(&self) -> f64 {
+        self.time_s - self.elapsed_s
+    }
 }
 
 impl Run {
@@ -115,12 +126,18 @@ impl Run {
                 .and_then(|job| job.max_rss_bytes)
                 .unwrap_or(0)
                 .max(totals.max_rss_bytes) as f64,
+            memory_total_bytes: report
+                .ranks
+                .iter()
+                .map(|rank| rank.max_rss_bytes as f64)
+                .sum(),
             // Slurm counts whole seconds: a job of less than one took 0.
             time_s: self.record.wall_s.unwrap_or(0.0).max(report.elapsed_s),
             elapsed_s: report.elapsed_s,
             read_s: totals.read_s,
             filter_s: totals.filter_s,
             write_s: totals.write_s,
+            publish_s: totals.publish_s,
             cpu_efficiency: by_slurm.unwrap_or(totals.cpu_efficiency),
         })
     }
