@@ -9,10 +9,6 @@ use std::str::FromStr;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::error::{Cause, ImageError};
-use super::header_layout::Layout;
-use super::read::Files;
-
 /// Bytes of a gzip file's trailer: the checksum of the content and its length modulo 2³².
 const TRAILER_LEN: u64 = 8;
 
@@ -127,24 +123,6 @@ impl FileId {
     pub fn seems_same(&self, other: &Self) -> bool {
         (self.bytes, self.mtime_ns) == (other.bytes, other.mtime_ns)
     }
-}
-
-/// Looks at an image's file, or at both halves of a pair (the header first), without opening it.
-///
-/// # Errors
-/// See [`Cause`].
-pub fn identify(path: &Path) -> Result<Vec<FileId>, ImageError> {
-    let look = |path: &Path| {
-        std::fs::metadata(path)
-            .map(|metadata| FileId::of(path, &metadata))
-            .map_err(|error| Cause::reading(error).at(path))
-    };
-    let files = Files::of(path)?;
-    let mut all = vec![look(&files.header)?];
-    if files.layout() == Layout::Pair {
-        all.push(look(&files.voxels()?)?);
-    }
-    Ok(all)
 }
 
 /// The checksum and the length modulo 2³² at the end of a gzip file. `None` where there are none or both are 0, as where

@@ -1,16 +1,17 @@
 //! Image files: reading, writing and probing NIfTI images.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
 //! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
-//! | `header` | NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising; extensions |
-//! | `header_layout` | where a header's fields lie, and their byte order |
-//! | `gzip` | the gzip wrapper: members, trailers, chunks |
-//! | `gzip_isal`, `gzip_flate2` | raw deflate streams, one interface, one of the two chosen when the crate is built |
-//! | `read`, `write` | one image's way in and out |
-//! | `part` | files on their way, and what dead processes left of theirs |
+//! | `files` | the files of an image: finding, opening and watching them |
 //! | `identity` | what tells a file from a changed one |
-//! | `verify` | whether what was written is still there |
+//! | `header`, `header_layout` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
+//! | `gzip` | gzip files, over ISA-L or flate2 |
+//! | `input_stream` | the content of a file, compressed or not |
+//! | `read_header`, `read`, `probe` | reading a header, an image, or only what a header says |
+//! | `write` | writing an image |
+//! | `part` | unfinished files, and what dead processes left of theirs |
+//! | `verify` | checking that what was written is still there |
 //! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
 //! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
@@ -24,46 +25,45 @@ compile_error!(
 
 mod error;
 pub mod file_name;
+mod files;
 mod gzip;
 mod header;
 mod header_layout;
 mod identity;
+mod image;
+mod input_stream;
 mod part;
+mod probe;
 mod read;
+mod read_header;
 mod verify;
 mod warning;
 mod write;
 
 use std::path::Path;
 
-use crate::volume::Volume;
-
 pub use error::{Cause, ImageError};
+pub(crate) use files::OpenedInput;
+pub use files::identify;
 pub use gzip::CompressionLevel;
 pub(crate) use gzip::{Chunk, ChunkEncoder};
 pub use header::{Header, VoxelSizeDisagreement};
 pub use header_layout::Version;
 pub(crate) use identity::path_text;
-pub use identity::{Crc32, FileId, identify};
+pub use identity::{Crc32, FileId};
+pub use image::Image;
 pub use part::{remove_parts_in_hand, remove_stale_parts};
-pub use read::{Fetched, NextBytes, Probe, ReadSummary, TakeVoxels, probe, read_ahead};
+pub use probe::{Probe, probe};
+pub(crate) use read::TakeVoxels;
+pub use read::{ImageReader, ReadSummary};
 pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
 pub use warning::Warning;
 pub(crate) use write::GrowingFile;
 pub use write::{NamelessOutput, WriteOptions};
 
-/// One image: its header and its voxels. A worker keeps one and reads image after image into it.
-#[derive(Default)]
-pub struct Image {
-    /// What the file says beside the voxels; carried over to the output.
-    pub header: Header,
-    /// The voxels with what is needed to compute with them.
-    pub volume: Volume,
-}
-
 /// What one worker needs to read and write images: the codec's state and a few buffers, reused from image to image.
 pub struct Workspace {
-    reader: read::Reader,
+    reader: ImageReader,
     writer: write::Writer,
 }
 
@@ -71,7 +71,7 @@ impl Workspace {
     /// A workspace that compresses its outputs at `level`. About 3 MB.
     pub fn new(level: CompressionLevel) -> Self {
         Workspace {
-            reader: read::Reader::new(),
+            reader: ImageReader::new(),
             writer: write::Writer::new(level),
         }
     }
@@ -79,12 +79,12 @@ impl Workspace {
     /// Refuses images that need more than `limit_bytes`, before anything is allocated for them. Their voxels count, unless
     /// [`Workspace::set_memory_need`] says otherwise.
     pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
-        self.reader.memory.limit_bytes = limit_bytes;
+        self.reader.set_memory_limit(limit_bytes);
     }
 
     /// Says what an image needs by its header, in bytes, when more than its voxels counts.
-    pub fn set_memory_need(&mut self, need: impl Fn(&Header) -> u64 + Send + 'static) {
-        self.reader.memory.need = Box::new(need);
+    pub(crate) fn set_memory_need(&mut self, need: impl Fn(&Header) -> u64 + Send + 'static) {
+        self.reader.set_memory_need(need);
     }
 
     /// Reads the image at `path` into `image`, whose memory is reused. Of a pair either half may be named.
@@ -95,22 +95,20 @@ impl Workspace {
     /// # Errors
     /// See [`Cause`]. What `image` then holds is unspecified; it can be read into again.
     pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
-        self.read_fetched(path, None, image)
+        self.reader.read(path, image)
     }
 
-    /// [`Workspace::read`] from a file that [`read_ahead`] has opened at the same path.
+    /// [`Workspace::read`] from a file that [`OpenedInput::open_ahead`] has opened at the same path.
     ///
     /// # Errors
     /// Those of [`Workspace::read`].
-    pub fn read_fetched(
+    pub(crate) fn read_fetched(
         &mut self,
         path: &Path,
-        fetched: Option<Fetched>,
+        fetched: Option<OpenedInput>,
         image: &mut Image,
     ) -> Result<ReadSummary, ImageError> {
-        self.read_with(path, fetched, image, &mut |_header, volume, next| {
-            next(volume.voxels.as_bytes_mut())
-        })
+        self.reader.read_opened(path, fetched, image)
     }
 
     /// [`Workspace::read_fetched`], but `take` fetches the voxels, and may do something with the first while the last are still to
@@ -118,14 +116,14 @@ impl Workspace {
     ///
     /// # Errors
     /// Those of [`Workspace::read`].
-    pub fn read_with(
+    pub(crate) fn read_with(
         &mut self,
         path: &Path,
-        fetched: Option<Fetched>,
+        fetched: Option<OpenedInput>,
         image: &mut Image,
         take: &mut TakeVoxels<'_>,
     ) -> Result<ReadSummary, ImageError> {
-        self.reader.read(path, fetched, image, take)
+        self.reader.read_with(path, fetched, image, take)
     }
 
     /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.

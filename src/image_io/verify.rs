@@ -7,11 +7,13 @@ use std::path::Path;
 use crc32fast::Hasher;
 
 use super::error::{Cause, ImageError};
+use super::files::{ImageFiles, OpenFile, identify, suffix_of};
 use super::gzip::Decoder;
 use super::header::Header;
 use super::header_layout::Layout;
-use super::identity::{Crc32, FileId, gzip_trailer, identify};
-use super::read::{Content, Files, Opened, read_header, suffix_of, truncated};
+use super::identity::{Crc32, FileId, gzip_trailer};
+use super::input_stream::InputStream;
+use super::read_header::{read_header, truncated};
 
 /// Whether the file is what the record says, by no more than a look where that is enough: its size, and of a gzip file the
 /// checksum and the length that its last eight bytes hold. Any other file is what it was when the time of its last change
@@ -21,7 +23,7 @@ use super::read::{Content, Files, Opened, read_header, suffix_of, truncated};
 pub fn seems_intact(recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
         let path = &recorded.path;
-        let file = Opened::open(path).ok()?.into_file();
+        let file = OpenFile::open(path).ok()?.file;
         let found = FileId::of(path, &file.metadata().ok()?);
         if found.bytes != recorded.bytes {
             return Some(false);
@@ -52,7 +54,7 @@ pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
         if !suffix_of(&voxels.path).ok()?.gzip {
             return Some(header.mtime_ns.max(voxels.mtime_ns) == recorded.mtime_ns);
         }
-        let trailer = |path: &Path| gzip_trailer(&Opened::open(path).ok()?.into_file());
+        let trailer = |path: &Path| gzip_trailer(&OpenFile::open(path).ok()?.file);
         let (crc32, len) = trailer(&voxels.path)?;
         // Both halves are compressed, or neither.
         let len = len.wrapping_add(trailer(&header.path)?.1);
@@ -63,7 +65,7 @@ pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
 
 /// The checksum of an input as it is now: of a gzip file the one in its trailer, of any other all of it is read.
 pub fn input_crc32(path: &Path) -> Option<Crc32> {
-    let file = Opened::open(path).ok()?.into_file();
+    let file = OpenFile::open(path).ok()?.file;
     match suffix_of(path).ok()?.gzip {
         true => gzip_trailer(&file).map(|(crc32, _)| crc32),
         false => content_crc32(file),
@@ -109,7 +111,7 @@ impl Verifier {
     /// # Errors
     /// See [`Cause`].
     pub fn verify(&mut self, path: &Path) -> Result<Vec<FileId>, ImageError> {
-        let files = Files::of(path)?;
+        let files = ImageFiles::of(path)?;
         let layout = files.layout();
         let single = layout == Layout::SingleFile;
         let mut all = vec![self.verify_file(&files.header, layout, true, single)?];
@@ -127,11 +129,11 @@ impl Verifier {
         has_header: bool,
         has_voxels: bool,
     ) -> Result<FileId, ImageError> {
-        let opened = Opened::open(path)?;
-        let mut id = opened.identity().clone();
-        let mut content = opened.content(&mut self.decoder);
+        let opened = OpenFile::open(path)?;
+        let mut id = opened.id.clone();
+        let mut stream = InputStream::new(opened, &mut self.decoder);
         let header = has_header.then_some((&mut self.header, layout));
-        let read = Self::read_all(&mut content, header, &mut self.piece);
+        let read = Self::read_all(&mut stream, header, &mut self.piece);
         let (raw_bytes, crc32) = read.map_err(|cause| cause.at(path))?;
         if has_voxels {
             self.complete(layout, raw_bytes)
@@ -144,26 +146,26 @@ impl Verifier {
 
     /// The length of a file's content and its checksum; its header is parsed when one is asked for.
     fn read_all(
-        content: &mut Content<'_>,
+        stream: &mut InputStream<'_>,
         header: Option<(&mut Header, Layout)>,
         piece: &mut [u8],
     ) -> Result<(u64, u32), Cause> {
         let mut crc = Hasher::new();
         let mut len = 0;
         if let Some((header, layout)) = header {
-            let bytes = read_header(content, header, layout)?;
+            let bytes = read_header(stream, header, layout)?;
             crc.update(bytes.as_slice());
             len += bytes.as_slice().len() as u64;
         }
         loop {
-            let found = content.read(piece)?;
+            let found = stream.read(piece)?;
             if found == 0 {
                 break;
             }
             crc.update(&piece[..found]);
             len += found as u64;
         }
-        content.finish()?;
+        stream.finish()?;
         Ok((len, crc.finalize()))
     }
 

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 
-use super::Image;
 use super::error::{Cause, ImageError};
 use super::file_name::{self, Role};
+use super::files::suffix_of;
 use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, GzipMember, Written};
 use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::{Crc32, FileId};
+use super::image::Image;
 use super::part::PartFile;
-use super::read::suffix_of;
 use crate::volume::Volume;
 
 /// How an image is written.

@@ -15,7 +15,7 @@ use crate::filter::gaussian::PerAxis;
 use crate::filter::nonfinite::{self, NonFinite, NonFiniteScratch};
 use crate::filter::{self, Filter, OutputSpec, Rounding, Stream};
 use crate::image_io::{
-    Cause, CompressionLevel, Fetched, GrowingFile, Header, Image, ImageError, NamelessOutput,
+    Cause, CompressionLevel, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput,
     ReadSummary, Workspace, WriteOptions,
 };
 use crate::report::FilterDescription;
@@ -197,10 +197,10 @@ impl<'a> ImageWorker<'a> {
     ///
     /// # Errors
     /// Those of [`ImageWorker::process`].
-    pub fn make(
+    pub(crate) fn make(
         &mut self,
         input: &Path,
-        mut fetched: Option<Fetched>,
+        mut fetched: Option<OpenedInput>,
         output: &Path,
         outcome: &mut Outcome,
     ) -> Result<NamelessOutput, Failure> {
@@ -254,7 +254,7 @@ impl<'a> ImageWorker<'a> {
     fn process_together(
         &mut self,
         input: &Path,
-        fetched: Option<Fetched>,
+        fetched: Option<OpenedInput>,
         output: &Path,
         outcome: &mut Outcome,
     ) -> Result<Option<NamelessOutput>, Failure> {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use crate::image_io::{Fetched, NamelessOutput};
+use crate::image_io::{NamelessOutput, OpenedInput};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::{ImageJob, ImageWorker};
@@ -83,7 +83,7 @@ impl<'a> RankMemory<'a> {
         &self,
         worker: usize,
         entry: &ImageEntry,
-        fetched: Option<Fetched>,
+        fetched: Option<OpenedInput>,
         outcome: &mut Outcome,
     ) -> (Result<NamelessOutput, Failure>, f64) {
         let started = Instant::now();

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::queue::TaskQueue;
-use crate::image_io::{self, Fetched};
+use crate::image_io::OpenedInput;
 use crate::images::ImageEntry;
 
 /// Threads that wait for files, as many as there are workers but within these bounds.
@@ -29,7 +29,7 @@ pub(super) struct ReadAhead<'a> {
     costs_s: &'a [f64],
     workers: usize,
     /// Of images that no worker has begun.
-    opened: Mutex<HashMap<usize, Fetched>>,
+    opened: Mutex<HashMap<usize, OpenedInput>>,
 }
 
 impl<'a> ReadAhead<'a> {
@@ -63,7 +63,7 @@ impl<'a> ReadAhead<'a> {
             before < self.workers || (before < most && before_s < HORIZON_S * self.workers as f64)
         };
         while let Some(place) = self.queue.upcoming(self.costs_s, is_near) {
-            let Some(fetched) = image_io::read_ahead(&self.entries[place].input) else {
+            let Some(fetched) = OpenedInput::open_ahead(&self.entries[place].input) else {
                 continue;
             };
             // A worker leaves the queue first and comes here then: with this lock held it can only be still to come.
@@ -75,11 +75,11 @@ impl<'a> ReadAhead<'a> {
     }
 
     /// The opened file of an image that a worker has taken from the queue; `None` where it was not opened yet, or could not be.
-    pub(super) fn take(&self, place: usize) -> Option<Fetched> {
+    pub(super) fn take(&self, place: usize) -> Option<OpenedInput> {
         self.opened().remove(&place)
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashMap<usize, Fetched>> {
+    fn opened(&self) -> MutexGuard<'_, HashMap<usize, OpenedInput>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

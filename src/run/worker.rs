@@ -14,7 +14,7 @@ use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
 use super::stop::Pace;
 use crate::fault::Fault;
-use crate::image_io::{Fetched, NamelessOutput};
+use crate::image_io::{NamelessOutput, OpenedInput};
 use crate::images::ImageEntry;
 use crate::job;
 use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
@@ -276,7 +276,7 @@ fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
     entry: &'a ImageEntry,
-    fetched: Option<Fetched>,
+    fetched: Option<OpenedInput>,
     cost_s: f64,
     waited: &mut Waited,
 ) -> MadeImage<'a> {

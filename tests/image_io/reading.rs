@@ -1,6 +1,6 @@
 //! What is read: voxels, shape, scaling, voxel size, from every kind of file.
 
-use niimpi::image_io::{Cause, Version, Warning, probe, read_ahead};
+use niimpi::image_io::{Version, Warning, probe};
 use niimpi::volume::{Datatype, Scaling};
 
 use crate::fixture::{Bench, Nifti, gzip};
@@ -572,49 +572,5 @@ fn a_line_of_voxels_is_suspicious() {
         bench.read("a.nii", &nifti.file()).unwrap();
         let expected: &[&str] = if suspicious { &["one_line"] } else { &[] };
         assert_eq!(kinds(&bench), expected, "{shape:?}");
-    }
-}
-
-/// Files that are replaced while they are read, at every step of a read-ahead.
-#[test]
-fn a_pair_is_read_from_one_version_or_not_at_all() {
-    let mut bench = Bench::new();
-    let old = Nifti::small().pair();
-    let new = Nifti {
-        voxels: old.voxels.iter().map(|&voxel| voxel + 100).collect(),
-        ..old.clone()
-    };
-    let put = |bench: &Bench, nifti: &Nifti| {
-        for (name, bytes) in [("a.hdr", nifti.header()), ("a.img", nifti.voxels.clone())] {
-            let path = bench.put("new", &bytes);
-            std::fs::rename(path, bench.path(name)).unwrap();
-        }
-    };
-    let path = bench.path("a.hdr");
-    // Replaced after the read-ahead and before the read: the new ones are read.
-    put(&bench, &old);
-    let fetched = read_ahead(&path);
-    assert!(fetched.is_some());
-    put(&bench, &new);
-    bench
-        .workspace
-        .read_fetched(&path, fetched, &mut bench.image)
-        .unwrap();
-    assert_eq!(bench.image.volume.voxels.as_bytes(), new.voxels);
-    // Replaced while the voxels are read: whichever half is new, no image.
-    for replaced in ["a.hdr", "a.img"] {
-        put(&bench, &old);
-        let folder = bench.folder.path();
-        let error = bench
-            .workspace
-            .read_with(&path, None, &mut bench.image, &mut |_, volume, next| {
-                let copy = folder.join("copy");
-                std::fs::copy(folder.join(replaced), &copy).unwrap();
-                std::fs::rename(&copy, folder.join(replaced)).unwrap();
-                next(volume.voxels.as_bytes_mut())
-            })
-            .unwrap_err();
-        assert!(matches!(error.cause, Cause::ChangedWhileRead), "{error}");
-        assert!(error.path.ends_with(replaced), "{error}");
     }
 }

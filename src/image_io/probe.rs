@@ -1,0 +1,91 @@
+//! Probing: what the header of an image says, at the cost of a few KiB of its file.
+
+use std::path::Path;
+
+use super::error::ImageError;
+use super::files::{ImageFiles, OpenFile};
+use super::gzip::Decoder;
+use super::header::{Header, VoxelSizeDisagreement};
+use super::header_layout::{Layout, Version};
+use super::input_stream::InputStream;
+use super::read_header::{check_size, read_header};
+use super::warning::Warning;
+use crate::volume::Datatype;
+
+/// Bytes of a compressed file read at a time.
+const INPUT_LEN: usize = 4 << 10;
+
+/// What the header of an image says.
+///
+/// ```ignore
+/// use niimpi::image_io::{Image, ImageWriter, probe};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("image.nii.gz");
+/// ImageWriter::new().write(&path, &Image::default())?;
+///
+/// let probe = probe(&path)?;
+/// assert_eq!(probe.shape, [1]);
+/// assert!(probe.warnings.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// Which NIfTI.
+    pub version: Version,
+    /// Lengths of the axes, x first; 1 to 7 of them, none 0.
+    pub shape: Vec<usize>,
+    /// The type of the voxels in the file.
+    pub datatype: Datatype,
+    /// Whether the stored numbers have a slope or an intercept.
+    pub scaled: bool,
+    /// Distance between voxel centres along x, y and z, in mm.
+    pub voxel_size_mm: [f64; 3],
+    /// Both voxel sizes, if pixdim and the affine disagree.
+    pub voxel_size_disagreement: Option<VoxelSizeDisagreement>,
+    /// Bytes of the file before compression; in a pair, those of the `.img`.
+    pub raw_bytes: u64,
+    /// Bytes of the file on the disk, or of both halves of a pair.
+    pub file_bytes: u64,
+    /// Oddities of the header and, as far as the sizes show them, of the voxels.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the header of the image at `path`, and nothing else. A file is refused if its size shows that it is too short for
+/// what its header declares.
+///
+/// # Errors
+/// See [`Cause`].
+pub fn probe(path: &Path) -> Result<Probe, ImageError> {
+    let files = ImageFiles::of(path)?;
+    let layout = files.layout();
+    let mut decoder = Decoder::new(INPUT_LEN);
+    let mut header = Header::default();
+    let opened = OpenFile::open(&files.header)?;
+    let mut file_bytes = opened.id.bytes;
+    let mut stream = InputStream::new(opened, &mut decoder);
+    let at_header = |cause: super::error::Cause| cause.at(&files.header);
+    read_header(&mut stream, &mut header, layout).map_err(at_header)?;
+    let raw_bytes = match layout {
+        Layout::SingleFile => check_size(&stream, &mut header, layout).map_err(at_header)?,
+        Layout::Pair => {
+            drop(stream);
+            let voxels = files.voxels()?;
+            let opened = OpenFile::open(&voxels)?;
+            file_bytes += opened.id.bytes;
+            let stream = InputStream::new(opened, &mut decoder);
+            check_size(&stream, &mut header, layout).map_err(|cause| cause.at(&voxels))?
+        }
+    };
+    Ok(Probe {
+        version: header.version(),
+        shape: header.shape().to_vec(),
+        datatype: header.datatype(),
+        scaled: header.scaling().is_some(),
+        voxel_size_mm: header.voxel_size_mm(),
+        voxel_size_disagreement: header.voxel_size_disagreement(),
+        raw_bytes,
+        file_bytes,
+        warnings: header.warnings().to_vec(),
+    })
+}
