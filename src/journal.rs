@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `writer` | a rank appends to its own file |
 //! | `past` | what the journals of earlier runs say of every result |
+//! | `living` | whether the run of a journal still lives |
 //! | `status` | how far the runs have come |
 //! | `series` | what ranks noted of themselves over time |
 //!
@@ -25,6 +26,7 @@
 //! `raw_bytes` are of the result before compression, which is what a gzip file's last eight bytes hold; of a pair, they
 //! are of the `.img` and of both halves.
 
+pub(crate) mod living;
 pub mod past;
 pub mod series;
 pub mod status;
@@ -40,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use crate::image_io::path_text;
 use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
+use crate::process::ProcessId;
 use crate::report::State;
 
 /// The folder of the journals, below the output folder. Hidden, so that it is never searched for images.
@@ -119,6 +122,21 @@ pub struct RunLine {
     /// The Slurm job, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job: Option<String>,
+    /// How often Slurm had requeued that job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_restarts: Option<u32>,
+    /// The step of that job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_step: Option<String>,
+    /// What names its process among those of all machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<ProcessId>,
+    /// What names the whole list: the same inputs and outputs give the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list_digest: Option<String>,
+    /// The share of the list that the run does, as `K/N`; absent for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
     /// Everything that shapes the results' bytes.
     pub options: serde_json::Value,
 }

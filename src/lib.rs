@@ -10,6 +10,7 @@
 //! | [`console`] | what a command prints to standard output and standard error | `text` |
 //! | [`comm`] | what ranks say to each other: serial, threads, MPI | `console` |
 //! | [`slurm`] | what a job's environment and its accounts say; results never depend on it | nothing |
+//! | `process` | this process's name among all, and whether another lives | nothing |
 //! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
 //! | [`logging`] | where log lines go, with rank and host on each | nothing |
 //! | [`fault`] | faults that tests ask for | nothing |
@@ -41,6 +42,7 @@ pub mod logging;
 pub(crate) mod parallel;
 pub mod partition;
 pub mod phantom;
+pub(crate) mod process;
 pub mod report;
 pub mod resources;
 pub mod run;

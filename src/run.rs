@@ -12,6 +12,7 @@ mod queue;
 mod read_ahead;
 mod request;
 mod resume;
+mod rivals;
 mod sampler;
 mod share;
 mod stop;
@@ -40,6 +41,7 @@ use crate::images::{ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
+use crate::process::ProcessId;
 use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
 use crate::resources::CpuMeter;
 use crate::text::{self, printable};
@@ -126,6 +128,8 @@ struct Setup {
     entries: Vec<ImageEntry>,
     /// Folders of the input that cannot be read: the run must not end as if all images were done.
     unreadable_folders: usize,
+    /// What names the whole list.
+    list_digest: String,
     ranks: Ranks,
     decision: Decision,
     clock: Clock,
@@ -203,6 +207,7 @@ fn set_up(
             ROOT => clock,
             _ => Clock::start_at(decision.sent_s),
         },
+        list_digest: listed.digest,
         ranks,
         decision,
     };
@@ -264,7 +269,22 @@ fn open_journal(
         })
     };
     let roots = match rank {
-        ROOT => create().map(Some),
+        ROOT => create().and_then(|journal| {
+            let work = rivals::Work {
+                list_digest: &setup.list_digest,
+                shard: config.shard,
+            };
+            match rivals::refuse_after(output, &work, &setup.decision.run) {
+                Ok(()) => {
+                    journal.write_alive();
+                    Ok(Some(journal))
+                }
+                Err(error) => {
+                    journal.discard();
+                    Err(error)
+                }
+            }
+        }),
         _ => Ok(None),
     };
     let roots = comm::agree(comm, roots).map_err(SetupError)?;
@@ -293,6 +313,8 @@ fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) ->
         ranks, decision, ..
     } = setup;
     let fixed = config.strategy != Strategy::Dynamic;
+    let job = slurm::Job::from_env();
+    let restarts = job.as_ref().and_then(|job| job.restart_count.as_deref());
     RunLine {
         format: journal::FORMAT.to_owned(),
         unix_s: decision.run_unix_s,
@@ -307,7 +329,12 @@ fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) ->
         kept: decision.skipped.len(),
         share: fixed.then(|| schedule.shares[rank].len()),
         strategy: config.strategy,
-        slurm_job: slurm::Job::from_env().map(|job| job.job_id),
+        slurm_restarts: restarts.and_then(|count| count.parse().ok()),
+        slurm_step: job.as_ref().and_then(|job| job.step_id.clone()),
+        slurm_job: job.map(|job| job.job_id),
+        process: ProcessId::current(),
+        list_digest: Some(setup.list_digest.clone()),
+        shard: config.shard.map(|shard| shard.to_string()),
         options: config.job.options(),
     }
 }

@@ -6,6 +6,7 @@
 pub mod accounting;
 pub mod batch;
 pub mod limits;
+pub(crate) mod running;
 pub mod steps;
 
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,14 @@ impl JobState {
                 | "STOPPED"
                 | "SUSPENDED"
                 | "UPDATE_DB"
+        )
+    }
+
+    /// Whether the job holds its nodes and its processes may run.
+    pub(crate) fn is_at_work(&self) -> bool {
+        matches!(
+            self.0.as_str(),
+            "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "SIGNALING" | "RESIZING"
         )
     }
 

@@ -90,9 +90,14 @@ impl Journal {
     /// Says that the rank lives, if no line did for a while.
     pub fn say_alive(&self) {
         if self.sink().written.elapsed() >= SAY_ALIVE {
-            let unix_s = unix_s(SystemTime::now());
-            self.write(&Line::Alive { unix_s });
+            self.write_alive();
         }
+    }
+
+    /// Writes that the rank lives.
+    pub(crate) fn write_alive(&self) {
+        let unix_s = unix_s(SystemTime::now());
+        self.write(&Line::Alive { unix_s });
     }
 
     /// Removes the journal of a run that is refused before its first image.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::check_folders;
 use super::resume::{self, Claim, Standing};
-use super::{Config, Existing, SetupError};
+use super::{Config, Existing, SetupError, rivals};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::images::probe::{self, ImageFacts, MemoryOf};
@@ -141,6 +141,8 @@ pub(super) struct Listed {
     /// Folders of the input that cannot be read.
     pub(super) unreadable_folders: usize,
     pub(super) claims: Vec<Claim>,
+    /// What names the list.
+    pub(super) digest: String,
 }
 
 /// Lists the images on the root and gives every rank the list. Collective.
@@ -165,6 +167,14 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }
+    let digest = rivals::digest(&entries, &config.list.output);
+    if !config.dry_run {
+        let work = rivals::Work {
+            list_digest: &digest,
+            shard: config.shard,
+        };
+        rivals::refuse_before(&config.list.output, &work).map_err(SetupError)?;
+    }
     let mut claims = Vec::new();
     if config.existing == Existing::Resume {
         let output = &config.list.output;
@@ -187,6 +197,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         entries,
         unreadable_folders,
         claims,
+        digest,
     })
 }
 

@@ -2,11 +2,12 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
 import images
-from program import NIIMPI, run
+from program import NIIMPI, run, start
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -94,3 +95,75 @@ def test_an_output_that_only_one_node_sees_is_refused(tmp_path):
     assert "rank 1 on " in finished.stderr and "all nodes share" in finished.stderr, finished
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
     assert not list((tmp_path / "out" / ".niimpi").iterdir()), "a refused run leaves no journal"
+
+
+def slow(folder, *options, **others):
+    """A run that takes seconds, in progress: its journal is there."""
+    env = {"NIIMPI_TEST_FAULT": "slow@0:400", **others.pop("env", {})}
+    running = start(arguments(folder, *options), env=env, **others)
+    until = time.monotonic() + 30
+    while not any(journal.read_text().count("\n") > 1 for journal in (folder / "out").glob(".niimpi/*.jsonl")):
+        assert time.monotonic() < until and running.process.poll() is None
+        time.sleep(0.02)
+    return running
+
+
+def test_a_second_run_of_the_same_images_is_refused(tmp_path):
+    images.series(tmp_path / "in", 8)
+    with slow(tmp_path, "--sigma=1") as first:
+        for options in (["--sigma=1", "--resume"], ["--sigma=4", "--overwrite"], ["--sigma=1", "--resume", "--shard=1/2"]):
+            finished = run(arguments(tmp_path, *options))
+            assert finished.code == 2, finished
+            assert f"process {first.process.pid} on " in finished.stderr and "since 20" in finished.stderr, finished
+        # Another list may go on; it is one line.
+        other = ["smooth", tmp_path / "in" / "sample_8.nii.gz", "--output", tmp_path / "out", "--sigma=1", "--no-sync"]
+        finished = run([*other, "--name", "other_{stem}"])
+        assert finished.code == 0, finished
+        assert finished.stderr.count("another run is in progress") == 1, finished
+        assert first.wait(60).code == 0
+    assert run(arguments(tmp_path, "--sigma=1", "--resume")).code == 0, "the first has ended"
+
+
+def test_disjoint_shares_run_side_by_side(tmp_path):
+    images.series(tmp_path / "in", 8)
+    with slow(tmp_path, "--sigma=1", "--shard=1/2") as first:
+        finished = run(arguments(tmp_path, "--sigma=1", "--shard=2/2"))
+        assert finished.code == 0, finished
+        assert first.wait(60).code == 0
+    assert len(images.results(tmp_path / "out")) == 8
+
+
+def test_a_run_that_was_killed_stops_nobody(tmp_path):
+    images.series(tmp_path / "in", 8)
+    with slow(tmp_path, "--sigma=1") as first:
+        first.process.kill()
+        first.process.wait()
+        finished = run(arguments(tmp_path, "--sigma=1", "--resume"), timeout=20)
+    assert finished.code == 0, finished
+
+
+def test_singletons_without_a_launcher_do_not_do_the_list_several_times(tmp_path):
+    """Processes of a container with a clean environment: nothing tells them that they were started together."""
+    images.series(tmp_path / "in", 12)
+    command = [NIIMPI, *(str(word) for word in arguments(tmp_path, "--sigma=1", "--resume"))]
+    env = {"PATH": os.environ["PATH"], "NIIMPI_TEST_FAULT": "slow@0:200"}
+    running = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in running]
+    assert sorted(code for _, code in ends) == [0, 2, 2, 2], ends
+    assert all("another run of the same images" in text for text, code in ends if code == 2), ends
+    assert len(images.results(tmp_path / "out")) == 12
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs the right to make a namespace")
+def test_a_run_of_another_container_is_known_by_its_heartbeat(tmp_path):
+    """Process numbers of another namespace say nothing: the journal's growth does."""
+    images.series(tmp_path / "in", 30)
+    contained = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    wait = {"NIIMPI_TEST_WAIT_MS": "3000"}
+    with slow(tmp_path, "--sigma=1", prefix=contained) as first:
+        finished = run(arguments(tmp_path, "--sigma=1", "--resume"), env=wait)
+        assert finished.code == 2 and "another run of the same images" in finished.stderr, finished
+        assert "waiting up to 3s" in finished.stderr, finished
+        first.process.kill()
+        finished = run(arguments(tmp_path, "--sigma=1", "--resume"), env=wait)
+        assert finished.code == 0 and "waiting up to" in finished.stderr, finished

@@ -1,0 +1,142 @@
+//! Whether the run that wrote a journal still lives.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{Line, RunLine, past};
+use crate::slurm::{self, Job, running};
+
+/// A living rank writes a line every 30 s. A journal that nobody wrote to for so long belongs to nobody.
+const SILENT_FOR: Duration = Duration::from_secs(90);
+
+/// The journal of a run's rank 0, which lives as long as its run.
+#[derive(Clone, Debug)]
+pub(crate) struct RunJournal {
+    path: PathBuf,
+    pub(crate) run: RunLine,
+    /// Whether there is more than the first line: the run has passed its last check.
+    pub(crate) works: bool,
+    closed: bool,
+    modified: SystemTime,
+}
+
+/// Whether a run lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Dead,
+    Living,
+    /// Its heartbeat decides: it is dead if nothing is written for this long.
+    DeadAfter(Duration),
+}
+
+/// The journals of all runs below an output folder that were not closed.
+///
+/// # Errors
+/// The file system's, when the folder cannot be listed.
+pub(crate) fn open_runs(output: &Path) -> io::Result<Vec<RunJournal>> {
+    let paths = past::journal_paths(output)?;
+    let roots = paths.into_iter().filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with("-00000.jsonl")
+    });
+    let open = |journal: &RunJournal| !journal.closed;
+    Ok(roots.filter_map(RunJournal::read).filter(open).collect())
+}
+
+impl RunJournal {
+    /// `None` of a journal that is gone, or that has no first line yet.
+    fn read(path: PathBuf) -> Option<Self> {
+        const TAIL_BYTES: u64 = 4096;
+        const MOST_FIRST_LINE_BYTES: u64 = 1 << 20;
+        let file = File::open(&path).ok()?;
+        let metadata = file.metadata().ok()?;
+        let mut file = BufReader::new(file);
+        let mut first = Vec::new();
+        let read = (&mut file)
+            .take(MOST_FIRST_LINE_BYTES)
+            .read_until(b'\n', &mut first);
+        let length = read.ok()? as u64;
+        let Some(Ok(Line::Run(run))) = Line::parse(&first) else {
+            return None;
+        };
+        let tail_at = metadata.len().saturating_sub(TAIL_BYTES).max(length);
+        file.seek(SeekFrom::Start(tail_at)).ok()?;
+        let mut tail = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
+        let last = tail
+            .split(|&byte| byte == b'\n')
+            .rfind(|line| !line.is_empty());
+        let closed = matches!(last.and_then(Line::parse), Some(Ok(Line::Close { .. })));
+        Some(Self {
+            works: metadata.len() > length,
+            modified: metadata.modified().ok()?,
+            closed,
+            run,
+            path,
+        })
+    }
+
+    /// The journal as it is now; `None` when it is gone or closed.
+    pub(crate) fn again(&self) -> Option<Self> {
+        Self::read(self.path.clone()).filter(|journal| !journal.closed)
+    }
+
+    /// Whether something was written since the other look.
+    pub(crate) fn has_grown_since(&self, before: &Self) -> bool {
+        self.modified != before.modified
+    }
+
+    /// Whether the run lives, by its process, by its Slurm job, or by its last line.
+    pub(crate) fn life(&self) -> Life {
+        let run = &self.run;
+        if let Some(lives) = run
+            .process
+            .as_ref()
+            .and_then(|process| process.lives(run.pid))
+        {
+            return if lives { Life::Living } else { Life::Dead };
+        }
+        let silent_for = crate::fault::wait_limit(SILENT_FOR);
+        let age = file_system_now(&self.path)
+            .and_then(|now| now.duration_since(self.modified).ok())
+            .unwrap_or_default();
+        let left = silent_for.saturating_sub(age);
+        match self.runs_in_slurm() {
+            Some(false) => Life::Dead,
+            _ if left.is_zero() => Life::Dead,
+            Some(true) => Life::Living,
+            None => Life::DeadAfter(left),
+        }
+    }
+
+    /// What Slurm knows of the run; `None` outside Slurm, or when Slurm cannot be asked.
+    fn runs_in_slurm(&self) -> Option<bool> {
+        let run = &self.run;
+        let job_id = run.slurm_job.as_deref()?;
+        let restarts = |job: &Job| {
+            job.restart_count
+                .as_deref()
+                .map_or(Some(0), |text| text.parse().ok())
+        };
+        match slurm::Job::from_env() {
+            Some(own) if own.job_id == job_id => {
+                if run.slurm_restarts.unwrap_or(0) < restarts(&own)? {
+                    return Some(false);
+                }
+                running::step_runs(job_id, run.slurm_step.as_deref()?)
+            }
+            _ => running::job_runs(job_id),
+        }
+    }
+}
+
+/// The time by the clock of the file system that holds this journal: that of a file made now beside it.
+fn file_system_now(journal: &Path) -> Option<SystemTime> {
+    let probe = tempfile::Builder::new()
+        .prefix(".clock-")
+        .tempfile_in(journal.parent()?)
+        .ok()?;
+    probe.as_file().metadata().ok()?.modified().ok()
+}

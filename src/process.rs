@@ -1,0 +1,122 @@
+//! This process, named so that another process can see later whether it still lives.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// What names a process, together with its number, among all of all machines and times. Host names name nothing: containers
+/// and cloned machines share them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessId {
+    /// The machine, since it was last started.
+    pub(crate) boot_id: String,
+    /// The namespace in which its number holds.
+    pub(crate) pid_namespace: u64,
+    /// When it was started, in clock ticks since the machine was.
+    pub(crate) start_ticks: u64,
+}
+
+impl ProcessId {
+    /// This process; `None` where the system does not report it.
+    pub(crate) fn current() -> Option<Self> {
+        Some(Self {
+            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()?
+                .trim()
+                .to_owned(),
+            pid_namespace: pid_namespace()?,
+            start_ticks: Stat::of("self")?.start_ticks,
+        })
+    }
+
+    /// Whether the process of this number and name lives; `None` from another machine or namespace.
+    pub(crate) fn lives(&self, pid: u32) -> Option<bool> {
+        let own = Self::current()?;
+        if (&own.boot_id, own.pid_namespace) != (&self.boot_id, self.pid_namespace) {
+            return None;
+        }
+        let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
+        if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            return Some(false);
+        }
+        // Another user's process may be hidden: it lives then, but its start is unknown.
+        let stat = Stat::of(&pid.to_string());
+        Some(stat.is_none_or(|stat| {
+            stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')
+        }))
+    }
+}
+
+/// The number of this process's namespace of process numbers.
+fn pid_namespace() -> Option<u64> {
+    // "pid:[4026531836]"
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    let text = link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?;
+    text.parse().ok()
+}
+
+struct Stat {
+    state: char,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn of(process: &str) -> Option<Self> {
+        let text = std::fs::read(Path::new("/proc").join(process).join("stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    /// The fields follow the name, which is in parentheses and may hold anything.
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        // The state is field 3, the start field 22.
+        let start_ticks = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_ticks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_lives_until_it_ends_and_its_number_alone_does_not_count() {
+        let own = ProcessId::current().unwrap();
+        let pid = std::process::id();
+        assert_eq!(own.lives(pid), Some(true));
+        let earlier = ProcessId {
+            start_ticks: own.start_ticks - 1,
+            ..own.clone()
+        };
+        assert_eq!(
+            earlier.lives(pid),
+            Some(false),
+            "the number was used before"
+        );
+        let elsewhere = ProcessId {
+            boot_id: "another".to_owned(),
+            ..own.clone()
+        };
+        assert_eq!(elsewhere.lives(pid), None);
+        let contained = ProcessId {
+            pid_namespace: own.pid_namespace + 1,
+            ..own.clone()
+        };
+        assert_eq!(contained.lives(pid), None);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = child.id();
+        child.wait().unwrap();
+        assert_eq!(own.lives(id), Some(false));
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = Stat::parse(&format!("7 (a) S (b) R {}", fields.join(" "))).unwrap();
+        assert_eq!((stat.state, stat.start_ticks), ('R', 22));
+    }
+}

@@ -1,0 +1,170 @@
+//! Rivals: a living run of the same images in the same output folder is refused.
+
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::share::Shard;
+use crate::images::ImageEntry;
+use crate::journal::RunLine;
+use crate::journal::living::{self, Life, RunJournal};
+use crate::text::{counted, long_duration};
+
+/// What a run does, as far as others must know.
+pub(super) struct Work<'a> {
+    pub(super) list_digest: &'a str,
+    pub(super) shard: Option<Shard>,
+}
+
+/// A number for the list: the same inputs and outputs give the same one. FNV-1a, which is the same on every machine.
+pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut take = |path: &Path| {
+        for &byte in path.as_os_str().as_encoded_bytes().iter().chain(&[0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    };
+    for entry in entries {
+        take(&std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()));
+        take(entry.output.strip_prefix(output).unwrap_or(&entry.output));
+    }
+    format!("{hash:016x}")
+}
+
+/// Refuses to start beside a living run of the same images, before anything is written. Local to the root.
+///
+/// # Errors
+/// A text for the user that names the other run.
+pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String> {
+    let (rivals, others) = living_runs(output)?
+        .into_iter()
+        .partition::<Vec<_>, _>(|other| overlaps(&other.run, work));
+    if let Some(rival) = rivals.first() {
+        return Err(message(&rival.run, output));
+    }
+    if let Some(other) = others.first() {
+        tracing::info!(
+            "{} in this output folder, of other images: {}",
+            match others.len() {
+                1 => "another run is in progress".to_owned(),
+                more => format!("{} are in progress", counted(more, "other run")),
+            },
+            description(&other.run)
+        );
+    }
+    Ok(())
+}
+
+/// Refuses again once this run's journal can be seen, for runs that start at the same time. Local to the root.
+///
+/// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has refused or works.
+///
+/// # Errors
+/// As of [`refuse_before`].
+pub(super) fn refuse_after(output: &Path, work: &Work<'_>, own: &str) -> Result<(), String> {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    let is_rival = |other: &RunJournal| other.run.run != own && overlaps(&other.run, work);
+    for rival in living_runs(output)?.into_iter().filter(is_rival) {
+        let mut now = Some(rival);
+        while let Some(rival) = now {
+            if rival.works || rival.run.run.as_str() < own {
+                return Err(message(&rival.run, output));
+            }
+            std::thread::sleep(LOOK_EVERY);
+            now = rival.again().filter(|rival| rival.life() != Life::Dead);
+        }
+    }
+    Ok(())
+}
+
+/// The runs below this folder that live. Waits for those whose heartbeat has to decide.
+fn living_runs(output: &Path) -> Result<Vec<RunJournal>, String> {
+    let open = living::open_runs(output).map_err(|error| {
+        format!(
+            "--output {}: its journals cannot be listed: {error}",
+            output.display()
+        )
+    })?;
+    let mut living = Vec::new();
+    let mut doubtful = Vec::new();
+    for journal in open {
+        match journal.life() {
+            Life::Dead => {}
+            Life::Living => living.push(journal),
+            Life::DeadAfter(left) => doubtful.push((journal, left)),
+        }
+    }
+    living.extend(wait_for_heartbeats(doubtful));
+    Ok(living)
+}
+
+/// Those of the runs that write something before their time is up.
+fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>) -> Vec<RunJournal> {
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
+    let Some((first, _)) = doubtful.first() else {
+        return Vec::new();
+    };
+    let longest = doubtful
+        .iter()
+        .map(|(_, left)| *left)
+        .max()
+        .unwrap_or_default();
+    tracing::info!(
+        "waiting up to {} to see whether an earlier run still works in this output folder: {}",
+        long_duration(longest.as_secs_f64().ceil()),
+        description(&first.run)
+    );
+    let started = Instant::now();
+    let mut living = Vec::new();
+    while !doubtful.is_empty() {
+        std::thread::sleep(LOOK_EVERY);
+        doubtful.retain(|(before, left)| match before.again() {
+            None => false,
+            Some(now) if now.has_grown_since(before) => {
+                living.push(now);
+                false
+            }
+            Some(_) => started.elapsed() < *left,
+        });
+    }
+    living
+}
+
+/// Whether two runs would do some of the same images.
+fn overlaps(other: &RunLine, work: &Work<'_>) -> bool {
+    let shard = other
+        .shard
+        .as_deref()
+        .and_then(|text| text.parse::<Shard>().ok());
+    let disjoint = match (shard, work.shard) {
+        (Some(other), Some(own)) => other.count == own.count && other.number != own.number,
+        _ => false,
+    };
+    other.list_digest.as_deref() == Some(work.list_digest) && !disjoint
+}
+
+fn message(rival: &RunLine, output: &Path) -> String {
+    format!(
+        "--output {}: another run of the same images is in progress there: {}. Nothing was written.\n  Wait for it to end, \
+         stop it, or choose another --output. To use several processes for one run, start niimpi with mpirun or srun",
+        output.display(),
+        description(rival)
+    )
+}
+
+/// `process 17 on n1, Slurm job 4, share 1/2, since 2026-11-28T10:00:00Z`
+fn description(run: &RunLine) -> String {
+    let since = UNIX_EPOCH + Duration::try_from_secs_f64(run.unix_s).unwrap_or_default();
+    let job = run
+        .slurm_job
+        .as_ref()
+        .map(|job| format!(", Slurm job {job}"));
+    let shard = run.shard.as_ref().map(|shard| format!(", share {shard}"));
+    format!(
+        "process {} on {}{}{}, since {}",
+        run.pid,
+        run.host,
+        job.unwrap_or_default(),
+        shard.unwrap_or_default(),
+        humantime::format_rfc3339_seconds(since)
+    )
+}
