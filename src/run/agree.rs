@@ -30,6 +30,7 @@ impl Config {
         let texts = |patterns: &[PathPattern]| -> Vec<String> {
             patterns.iter().map(ToString::to_string).collect()
         };
+        let patterns = |patterns: &[PathPattern]| format!("{patterns:?}");
         let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
         let values = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -46,6 +47,10 @@ impl Config {
                 "--name",
                 optional(list.name.as_ref().map(ToString::to_string)),
             ),
+            ("--base", paths(list.base.as_slice())),
+            ("--include", patterns(&list.include)),
+            ("--exclude", patterns(&list.exclude)),
+            ("--follow-links", list.follow_links.to_string()),
             (
                 "--limit",
                 optional(self.limit.map(|limit| limit.to_string())),

@@ -168,3 +168,53 @@ fn description(run: &RunLine) -> String {
         humantime::format_rfc3339_seconds(since)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_known_by_its_inputs_and_outputs() {
+        let list = |input: &str, output: &str| {
+            let entries = [ImageEntry {
+                index: 1,
+                input: input.into(),
+                output: output.into(),
+            }];
+            digest(&entries, Path::new("/out"))
+        };
+        assert_eq!(list("/in/a.nii", "/out/a.nii"), list("/in/a.nii", "a.nii"));
+        assert_ne!(
+            list("/in/a.nii", "/out/a.nii"),
+            list("/in/a.nii", "/out/b.nii")
+        );
+        assert_ne!(
+            list("/in/a.nii", "/out/a.nii"),
+            list("/in/aa.nii", "/out/.nii")
+        );
+    }
+
+    #[test]
+    fn only_disjoint_shares_of_a_list_go_together() {
+        let run = |digest: &str, shard: Option<&str>| -> RunLine {
+            serde_json::from_value(serde_json::json!({
+                "format": "niimpi-journal/2", "unix_s": 1.0, "run": "r", "version": "1", "rank": 0, "ranks": 1, "host": "n",
+                "pid": 1, "workers": 1, "images": 1, "kept": 0, "strategy": "size", "options": {},
+                "list_digest": digest, "shard": shard,
+            }))
+            .unwrap()
+        };
+        let overlaps = |other: Option<&str>, own: Option<&str>| {
+            let work = Work {
+                list_digest: "a",
+                shard: own.map(|text| text.parse().unwrap()),
+            };
+            assert!(!super::overlaps(&run("b", other), &work));
+            super::overlaps(&run("a", other), &work)
+        };
+        assert!(overlaps(None, None));
+        assert!(overlaps(Some("1/2"), None) && overlaps(None, Some("1/2")));
+        assert!(overlaps(Some("1/2"), Some("1/2")) && overlaps(Some("1/2"), Some("2/3")));
+        assert!(!overlaps(Some("1/2"), Some("2/2")));
+    }
+}
