@@ -13,6 +13,7 @@ mod version;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::comm::launcher::Launch;
@@ -83,7 +84,8 @@ impl Cli {
             let _ = console::print(version::details());
             return Err(ExitCode::SUCCESS);
         }
-        Self::try_parse().map_err(|error| {
+        Self::try_parse().map_err(|mut error| {
+            name_both_widths(&mut error);
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
             Launch::say_error(|| match error.use_stderr() {
                 true => console::write_error(&format!("niimpi: {}", error.render())),
@@ -105,6 +107,19 @@ impl Cli {
             Command::Verify(args) => verify::run(args),
         })
     }
+}
+
+/// Where no width is given, clap names the first option only.
+fn name_both_widths(error: &mut clap::Error) {
+    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else {
+        return;
+    };
+    let named = missing.iter().map(|arg| match arg.starts_with("--sigma ") {
+        true => format!("{arg} (in voxels) or --fwhm <MM[,Y,Z]>"),
+        false => arg.clone(),
+    });
+    let named = ContextValue::Strings(named.collect());
+    error.insert(ContextKind::InvalidArg, named);
 }
 
 /// Starts the ranks and their logging, and compares what they were asked to do. Collective.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::not_fetched;
+
 /// A failure to read or write one image: the file concerned and the cause.
 #[derive(Debug, Error)]
 #[error("{}: {cause}", path.display())]
@@ -26,6 +28,8 @@ pub enum Cause {
     // The file as such.
     #[error("there is no such file; check the path")]
     NotFound,
+    #[error("its content is not fetched, only a pointer to it is here; fetch it with `{command}`")]
+    NotFetched { command: &'static str },
     #[error("no permission to read it; ask its owner, or check with `ls -l`")]
     PermissionDenied,
     #[error("is a folder, not an image")]
@@ -186,9 +190,19 @@ pub enum Cause {
 impl Cause {
     /// The error that this cause makes of the file at `path`.
     pub(super) fn at(self, path: &Path) -> ImageError {
+        let is_other_content = matches!(
+            self,
+            Cause::NotFound
+                | Cause::NotNifti { .. }
+                | Cause::NotGzip { .. }
+                | Cause::HeaderTruncated { .. }
+        );
+        let command = is_other_content
+            .then(|| not_fetched::command_for(path))
+            .flatten();
         ImageError {
             path: path.to_path_buf(),
-            cause: self,
+            cause: command.map_or(self, |command| Cause::NotFetched { command }),
         }
     }
 
@@ -262,5 +276,39 @@ mod tests {
             .at(path)
             .to_string();
         assert!(read.contains("no permission to read it"), "{read}");
+    }
+
+    #[test]
+    fn content_that_is_not_fetched_is_named_with_its_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.nii.gz");
+        let cause = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            let begins = "x".to_owned();
+            Cause::NotGzip { begins }.at(&path).to_string()
+        };
+        let annexed = cause(b"/annex/objects/MD5E-s99--0123.nii.gz\n");
+        assert!(
+            annexed.ends_with("fetch it with `datalad get` or `git annex get`"),
+            "{annexed}"
+        );
+        let lfs = cause(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n");
+        assert!(lfs.ends_with("fetch it with `git lfs pull`"), "{lfs}");
+        assert!(cause(b"text").contains("not a gzip file"));
+
+        let link = dir.path().join("b.nii");
+        std::os::unix::fs::symlink("../.git/annex/objects/cc/dd/K.nii/K.nii", &link).unwrap();
+        assert!(
+            Cause::NotFound
+                .at(&link)
+                .to_string()
+                .contains("datalad get")
+        );
+        let elsewhere = dir.path().join("c.nii");
+        std::os::unix::fs::symlink("nowhere", &elsewhere).unwrap();
+        assert!(matches!(
+            Cause::NotFound.at(&elsewhere).cause,
+            Cause::NotFound
+        ));
     }
 }

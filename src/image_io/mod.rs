@@ -32,6 +32,7 @@ mod header_layout;
 mod identity;
 mod image;
 mod input_stream;
+mod not_fetched;
 mod part;
 mod probe;
 mod read;

@@ -9,6 +9,7 @@ mod output_name;
 mod place;
 pub(crate) mod probe;
 mod real_path;
+mod replacing;
 mod selection;
 mod walk;
 
@@ -18,6 +19,7 @@ pub use entry::ImageEntry;
 pub(crate) use error::ListError;
 pub(crate) use found::natural_order;
 pub use output_name::NameTemplate;
+pub(crate) use replacing::refuse_replacing_inputs;
 pub use selection::PathPattern;
 pub(crate) use walk::images_below;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::agree::{Look, Ranks};
 use super::resume::{self, Standing};
 use super::{Clock, Config, SetupError, request};
-use crate::images::{ImageEntry, probe};
+use crate::images::{self, ImageEntry};
 use crate::job::cost::cost_s;
 use crate::partition::{self, Strategy};
 use crate::report::ResumeCounts;
@@ -135,7 +135,8 @@ pub(super) fn decide(
 ) -> Result<(Decision, Schedule), SetupError> {
     let width = config.job.kernel_width_vox();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
-    probe::refuse_replacing_inputs(entries, &all_facts)
+    let files = all_facts.iter().map(|facts| &facts.files);
+    images::refuse_replacing_inputs(entries, files)
         .map_err(|error| SetupError(error.to_string()))?;
     let costs_s: Vec<f64> = all_facts.iter().map(|facts| cost_s(facts, width)).collect();
     let shard = config

@@ -8,7 +8,7 @@ import nibabel
 import pytest
 
 import images
-from program import HAS_RANKS, run, smooth
+from program import HAS_RANKS, NIIMPI, environment, run, smooth
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,3 +114,46 @@ def test_other_formats_are_counted(study):
         (study / "study" / name).touch()
     finished = do(study, "study", "-o", "out")
     assert "4 files" in finished.stderr and "2 .mgz" in finished.stderr and "1 .bz2" in finished.stderr, finished
+
+
+def test_one_width_is_required_and_both_options_are_named(study):
+    finished = run(["smooth", "study", "-o", "out"], cwd=study)
+    assert finished.code == 2 and "--sigma" in finished.stderr and "--fwhm" in finished.stderr, finished
+
+
+def test_content_that_is_not_fetched_is_named_and_costs_that_image(study):
+    data = study / "study"
+    (data / "pointer.nii.gz").write_text("/annex/objects/MD5E-s99--0123.nii.gz\n")
+    (data / "lfs.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n")
+    (data / "annexed.nii.gz").symlink_to("../.git/annex/objects/cc/dd/K.nii.gz/K.nii.gz")
+    finished = smooth(data, study / "out", "--sigma=1", ranks=RANKS, expect=1)
+    errors = {os.path.basename(row["input"]): row["error"] for row in finished.report["images"] if row["status"] == "failed"}
+    assert sorted(errors) == ["annexed.nii.gz", "lfs.nii.gz", "pointer.nii.gz"], errors
+    for name, command in [("pointer", "datalad get"), ("annexed", "datalad get"), ("lfs", "git lfs pull")]:
+        assert command in errors[f"{name}.nii.gz"], errors
+    smooth([data / "annexed.nii.gz", data / SUBJECTS[0]], study / "out2", "--sigma=1", expect=1)
+    assert landed(study / "out2") == ["T1w.nii.gz"]
+
+
+def can_mount():
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounting is not allowed")
+@pytest.mark.parametrize("how", ["--resume", "--overwrite"])
+def test_hard_linked_inputs_are_not_replaced_through_a_bind_mount(study, how):
+    source, out = study / "in", study / "out"
+    names = [path.name for path in images.series(source, 3)]
+    (study / "mirror").mkdir()
+    out.mkdir()
+    for name in names:
+        os.link(source / name, study / "mirror" / name)
+    before = {name: (source / name).read_bytes() for name in names}
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    words = [NIIMPI, "smooth", source, "--output", out, "--sigma=1", how, "--no-sync"]
+    finished = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script, "-", source, out, *words],
+        env=environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert finished.returncode == 2 and "overwritten" in finished.stderr, finished
+    assert {name: (source / name).read_bytes() for name in names} == before
