@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -13,29 +14,29 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
-/// What a log line looks like.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Time, level, rank, host and message
     #[default]
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 /// What is logged, and where.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
-    /// Tell only of errors; print neither table nor progress
+    /// Report errors only; print neither the table nor progress
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Messages")]
     pub quiet: bool,
-    /// Tell more: once, of every image; twice, of everything
+    /// Increase verbosity (-v: every image, -vv: everything)
     #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Messages")]
     pub verbose: u8,
-    /// Also log into DIR, one file a rank (rank-0000.log, …)
+    /// Also log into DIR, one file per rank (rank-0000.log, …)
     #[arg(long, value_name = "DIR", help_heading = "Messages")]
     pub log_dir: Option<PathBuf>,
-    /// How a log line looks
+    /// Log line format
     #[arg(
         long,
         value_enum,
@@ -77,7 +78,7 @@ impl<'a> MakeWriter<'a> for AroundBars {
     }
 }
 
-/// Begins logging for this rank and returns the span whose fields name rank and host on every line: enter it.
+/// Starts logging for this rank and returns the span whose fields name rank and host on every line: enter it.
 ///
 /// # Errors
 /// A sentence naming the folder when the rank's file cannot be made.
@@ -109,10 +110,20 @@ pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, S
 
 fn open(folder: &Path, rank: usize) -> io::Result<File> {
     std::fs::create_dir_all(folder)?;
-    File::options()
+    let path = folder.join(format!("rank-{rank:04}.log"));
+    // Opening a pipe waits for its reader, and writing to one that is full for ever.
+    let file = File::options()
         .create(true)
         .append(true)
-        .open(folder.join(format!("rank-{rank:04}.log")))
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(&path)?;
+    if !file.metadata()?.is_file() {
+        let name = path.display();
+        return Err(io::Error::other(format!(
+            "{name} exists and is not a regular file"
+        )));
+    }
+    Ok(file)
 }
 
 fn layer<S>(format: LogFormat, writer: BoxMakeWriter) -> Box<dyn Layer<S> + Send + Sync>
@@ -131,5 +142,25 @@ where
             .flatten_event(true)
             .with_span_list(false)
             .boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_a_regular_file_and_a_pipe_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(open(folder.path(), 0).is_ok());
+        nix::unistd::mkfifo(
+            &folder.path().join("rank-0001.log"),
+            nix::sys::stat::Mode::S_IRWXU,
+        )
+        .unwrap();
+        assert!(open(folder.path(), 1).is_err());
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("rank-0002.log")).unwrap();
+        let error = open(folder.path(), 2).unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
     }
 }

@@ -14,8 +14,11 @@ pub mod merge;
 mod schema;
 pub mod table;
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -49,33 +52,53 @@ pub enum ReadError {
     },
 }
 
+/// The largest report that is read, about four million images.
+const MAX_BYTES: u64 = 3 << 30;
+
 /// Reads a report of this version or of version 1.
 ///
 /// # Errors
 /// When the file cannot be read or is no such report.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
-    let bytes = std::fs::read(path).map_err(|error| ReadError::Unreadable {
-        path: path.to_owned(),
-        error,
-    })?;
-    parse(&bytes).map_err(|reason| ReadError::NoReport {
-        path: path.to_owned(),
-        reason,
-    })
+    read_at_most(path, MAX_BYTES)
 }
 
-fn parse(bytes: &[u8]) -> Result<Report, String> {
+fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
+    let open = || {
+        let file = File::open(path).map_err(|error| ReadError::Unreadable {
+            path: path.to_owned(),
+            error,
+        })?;
+        Ok(BufReader::with_capacity(1 << 18, file.take(most)))
+    };
+    let no_report = |reason: String| ReadError::NoReport {
+        path: path.to_owned(),
+        reason,
+    };
+    // Row by row: the text of a long list takes as much memory as its rows do.
+    let mut reader = open()?;
+    match serde_json::from_reader::<_, Report>(&mut reader) {
+        Ok(report) if [SCHEMA, SCHEMA_1].contains(&report.schema.as_str()) => Ok(report),
+        Ok(report) => Err(no_report(format!("its schema is {}", report.schema))),
+        Err(_) if reader.get_ref().limit() == 0 => {
+            Err(no_report(format!("it is larger than {} MiB", most >> 20)))
+        }
+        Err(error) => Err(no_report(match schema_of(open()?).as_deref() {
+            Some(SCHEMA | SCHEMA_1) => error.to_string(),
+            Some(other) => format!("its schema is {other}"),
+            None if error.is_syntax() || error.is_eof() => error.to_string(),
+            None => "it has no schema".to_owned(),
+        })),
+    }
+}
+
+fn schema_of(reader: impl Read) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Head {
-        schema: Option<String>,
+        schema: String,
     }
-    let head: Head = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    match head.schema.as_deref() {
-        Some(SCHEMA | SCHEMA_1) => {}
-        Some(other) => return Err(format!("its schema is {other}")),
-        None => return Err("it has no schema".to_owned()),
-    }
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    let head: Head = serde_json::from_reader(reader).ok()?;
+    Some(head.schema)
 }
 
 impl Report {
@@ -102,8 +125,7 @@ pub(crate) fn write_whole(
     fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     if is_device(path) {
-        let file = std::fs::File::options().write(true).open(path)?;
-        let mut writer = std::io::BufWriter::new(file);
+        let mut writer = io::BufWriter::new(open_device(path)?);
         fill(&mut writer)?;
         return writer.flush();
     }
@@ -126,9 +148,54 @@ pub(crate) fn write_whole(
     Ok(())
 }
 
+/// How long a pipe may take to find a reader.
+const READER_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+
+/// Opens a device or pipe for writing. A plain `open` would wait for a pipe's reader without end.
+fn open_device(path: &Path) -> io::Result<File> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let started = Instant::now();
+    loop {
+        let flags = OFlag::O_NONBLOCK.bits();
+        match File::options().write(true).custom_flags(flags).open(path) {
+            Ok(file) => {
+                fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+                return Ok(file);
+            }
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENXIO as i32) => {
+                if started.elapsed() > READER_WITHIN {
+                    return Err(io::Error::other("no program reads from this pipe"));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endless_or_oversized_file_is_no_report() {
+        let message = |path: &Path, most| read_at_most(path, most).unwrap_err().to_string();
+        let zeros = message(Path::new("/dev/zero"), 1 << 20);
+        assert!(zeros.contains("is not a report"), "{zeros}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large.json");
+        std::fs::write(&path, format!("{{\"x\":\"{}\"}}", "a".repeat(3 << 20))).unwrap();
+        assert!(message(&path, 1 << 20).contains("it is larger than 1 MiB"));
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_an_error_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("report.json");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = write_whole(&pipe, |file| file.write_all(b"x")).unwrap_err();
+        assert!(error.to_string().contains("no program reads"), "{error}");
+    }
 
     #[test]
     fn a_pipe_is_written_to_and_stays_a_pipe() {

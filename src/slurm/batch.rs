@@ -110,12 +110,22 @@ fn quoted(word: &OsStr) -> Result<String, String> {
             word.display()
         )
     })?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+%@".contains(c);
-    Ok(if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    })
+    // shlex also quotes --sigma=2, which needs it in no shell.
+    if text.starts_with("--")
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-=,.".contains(c))
+    {
+        return Ok(text.to_owned());
+    }
+    // A line break would end an #SBATCH line.
+    shlex::try_quote(text)
+        .ok()
+        .filter(|quoted| !quoted.contains('\n'))
+        .map(|quoted| quoted.into_owned())
+        .ok_or_else(|| {
+            format!("{text:?}: a name with a line break or a null byte cannot stand in a script")
+        })
 }
 
 /// Hands a script to `sbatch`; returns the job's number.
@@ -207,7 +217,7 @@ mod tests {
 # second
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
-srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth 'it'\\''s here' --sigma=2
+srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth \"it's here\" --sigma=2
 ";
         assert_eq!(text, expected);
     }
@@ -241,6 +251,27 @@ srun --mpi=pmix --kill-on-bad-exit=1 /opt/niimpi smooth 'it'\\''s here' --sigma=
         use std::os::unix::ffi::OsStrExt;
         let error = quoted(OsStr::from_bytes(b"a\xff")).unwrap_err();
         assert!(error.contains("not UTF-8"), "{error}");
+        let error = quoted(OsStr::new("a\nb")).unwrap_err();
+        assert!(error.contains("line break"), "{error}");
+    }
+
+    #[test]
+    fn bash_reads_quoted_words_as_they_were() {
+        for word in [
+            "",
+            "a b",
+            "it's",
+            "$HOME `id` \\",
+            "\"x\"!",
+            "*",
+            "~/x",
+            "--sigma=2",
+            "é;|&",
+        ] {
+            let script = format!("printf %s {}", quoted(OsStr::new(word)).unwrap());
+            let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        }
     }
 
     #[test]
