@@ -21,16 +21,16 @@ pub(super) struct InputArgs {
 
     /// Mirror the folders below DIR in the output folder
     ///
-    /// Without it, the images of a folder keep their paths below that folder, and a relative path of a file is kept as it
-    /// is written. An absolute path of a file needs --base. `/./` inside a path is the base of that path:
-    /// /study/./sub-01/T1w.nii.gz becomes OUTPUT/sub-01/T1w.nii.gz.
+    /// Without it, the images of a folder keep their paths below that folder, and a relative path of a file
+    /// is kept as it is written. An absolute path of a file needs --base. `/./` inside a path is the base
+    /// of that path: /study/./sub-01/T1w.nii.gz becomes OUTPUT/sub-01/T1w.nii.gz.
     #[arg(long, value_name = "DIR", help_heading = "Selection")]
     base: Option<PathBuf>,
 
     /// Take only images that match PATTERN, such as '*_bold.nii.gz' or 'sub-*/anat'; repeatable
     ///
-    /// A pattern without / matches a file or folder name at any depth, one with / the path below the base. * and ? do not
-    /// match /, ** does. What matches a folder matches everything below it.
+    /// A pattern without / matches a file or folder name at any depth, one with / the path below the base.
+    /// * and ? do not match /, ** does. What matches a folder matches everything below it.
     #[arg(long, value_name = "PATTERN", help_heading = "Selection")]
     include: Vec<PathPattern>,
 
@@ -38,7 +38,8 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "Selection")]
     exclude: Vec<PathPattern>,
 
-    /// Follow links to folders outside the input folder, and write below links to folders in the output folder
+    /// Follow links to folders outside the input folder, and write below links to folders in the output
+    /// folder
     ///
     /// Links to image files are always followed. A folder that several links lead to is searched once.
     #[arg(long, help_heading = "Selection")]
@@ -90,7 +91,8 @@ impl InputArgs {
     }
 }
 
-/// An input's absolute path whose result lands at the same place: a relative path of a file begins behind `/./`.
+/// An input's absolute path whose result lands at the same place: a relative path of a file begins behind
+/// `/./`.
 pub(super) fn absolute_input(input: &Path, has_base: bool) -> Result<PathBuf, String> {
     if input.is_absolute() {
         return Ok(input.to_owned());

@@ -1,10 +1,12 @@
-//! Files whose content git-annex, DataLad or git-lfs has not fetched: a link to nowhere, or a few lines that point to it.
+//! Files whose content git-annex, DataLad or git-lfs has not fetched: a link to nowhere, or a few lines
+//! that point to it.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The command that fetches the content of a file; `None` if it is another kind of file. Looks at the file again.
+/// The command that fetches the content of a file; `None` if it is another kind of file. Looks at the file
+/// again.
 pub(super) fn command_for(path: &Path) -> Option<&'static str> {
     const ANNEX: &str = "datalad get` or `git annex get";
     const LONGEST_POINTER: u64 = 32 << 10;

@@ -8,7 +8,8 @@ use super::error::ListError;
 use super::real_path::resolve;
 use crate::image_io::file_name::{Role, pair_partner, split};
 
-/// Refuses two inputs for one output, and an output that is an input. `advice` is what to do about the former.
+/// Refuses two inputs for one output, and an output that is an input. `advice` is what to do about the
+/// former.
 pub(super) fn refuse_collisions(
     entries: &[ImageEntry],
     advice: impl Fn() -> String,

@@ -7,7 +7,10 @@ use thiserror::Error;
 /// Why there is no list.
 #[derive(Debug, Error)]
 pub(crate) enum ListError {
-    #[error("{}: no such file or folder; check the path (relative ones start at {})", path.display(), cwd.display())]
+    #[error(
+        "{}: no such file or folder; check the path (relative ones start at {})",
+        path.display(), cwd.display()
+    )]
     NoSuchInput { path: PathBuf, cwd: PathBuf },
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable {
@@ -16,12 +19,16 @@ pub(crate) enum ListError {
     },
     #[error("{count} folders below {} cannot be read", path.display())]
     UnreadableBelow { path: PathBuf, count: usize },
-    #[error("{}: not an image name; expected .nii, .nii.gz, .hdr or .img (also .hdr.gz, .img.gz)", path.display())]
+    #[error(
+        "{}: not an image name; expected .nii, .nii.gz, .hdr or .img (also .hdr.gz, .img.gz)",
+        path.display()
+    )]
     NotAnImageName { path: PathBuf },
     #[error("{:?}: the path begins or ends with a blank; remove it", path.display().to_string())]
     Blank { path: PathBuf },
     #[error(
-        "no image found in {looked_in}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)"
+        "no image found in {looked_in}; looked for *.nii, *.nii.gz, *.hdr and *.img \
+         (hidden files are left out)"
     )]
     Empty { looked_in: String },
     #[error("--include and --exclude leave none of {of} images")]
@@ -45,15 +52,21 @@ pub(crate) enum ListError {
         output: PathBuf,
         advice: String,
     },
-    #[error("{}: listed twice{}; each image is processed once, so remove one of the two", path.display(), again(*line))]
+    #[error(
+        "{}: listed twice{}; each image is processed once, so remove one of the two",
+        path.display(), again(*line)
+    )]
     ListedTwice { path: PathBuf, line: Option<usize> },
     #[error(
-        "the output folder {} lies inside the input folder {}, so the next run would take results for inputs; choose \
-         a folder outside of it, or leave the results out with --exclude",
+        "the output folder {} lies inside the input folder {}, so the next run would take results for \
+         inputs; choose a folder outside of it, or leave the results out with --exclude",
         output.display(), input.display()
     )]
     OutputInsideInput { output: PathBuf, input: PathBuf },
-    #[error("{} would be overwritten by the result of {}; choose another --output or --name", input.display(), by.display())]
+    #[error(
+        "{} would be overwritten by the result of {}; choose another --output or --name",
+        input.display(), by.display()
+    )]
     InputOverwritten { input: PathBuf, by: PathBuf },
     #[error(
         "--output {}: there is no folder {} to go up from; give the path without it and the .. that follows",
@@ -77,8 +90,8 @@ pub(crate) enum ListError {
     #[error("{}: does not lie below --base {}", path.display(), base.display())]
     NotBelowBase { path: PathBuf, base: PathBuf },
     #[error(
-        "{}: an absolute path, or one with .., says nothing of where its result lands{}; add --base {}: results then \
-         keep their paths below that folder",
+        "{}: an absolute path, or one with .., does not say where its result lands{}; add --base {}: \
+         results then keep their paths below that folder",
         path.display(), and_others(*others), proposal.display()
     )]
     NeedsBase {
@@ -86,7 +99,10 @@ pub(crate) enum ListError {
         others: usize,
         proposal: PathBuf,
     },
-    #[error("--name {template}: gives {name:?} for {}, which is not a file name below the output folder", input.display())]
+    #[error(
+        "--name {template}: gives {name:?} for {}, which is not a file name below the output folder",
+        input.display()
+    )]
     BadName {
         template: String,
         name: PathBuf,

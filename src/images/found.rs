@@ -70,8 +70,8 @@ pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), ListErr
     Ok(())
 }
 
-/// Whether these are the voxels of a header that is listed, too. Only one of the halves may be compressed, unless there
-/// are voxels that fit the header better.
+/// Whether these are the voxels of a header that is listed, too. Only one of the halves may be compressed,
+/// unless there are voxels that fit the header better.
 fn is_half_of_another(image: &Found, found: &[Found]) -> bool {
     let name = image.input.file_name().unwrap_or_default();
     if !split(name).is_some_and(|(_, suffix)| suffix.role == Role::Voxels) {

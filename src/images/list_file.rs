@@ -14,8 +14,8 @@ const LONGEST_LINE: u64 = 1 << 16;
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Calls `take` with each path of a list and its line, from 1. Empty lines and a byte order mark are left out; `-` is
-/// standard input.
+/// Calls `take` with each path of a list and its line, from 1. Empty lines and a byte order mark are left
+/// out; `-` is standard input.
 pub(super) fn read_list(
     list: &Path,
     mut take: impl FnMut(PathBuf, usize) -> Result<(), ListError>,

@@ -1,4 +1,5 @@
-//! The list: inputs → an ordered list of images, each with its output's name. Refuses what would lose an image.
+//! The list: inputs → an ordered list of images, each with its output's name. Refuses what would lose an
+//! image.
 
 mod collisions;
 mod entry;
@@ -57,11 +58,13 @@ pub struct ListRequest {
 pub(crate) struct ImageList {
     /// In natural order.
     pub(crate) entries: Vec<ImageEntry>,
-    /// Folders that cannot be read. Their images are missing here, so the run must not end as if all were done.
+    /// Folders that cannot be read. Their images are missing here, so the run must not end as if all were
+    /// done.
     pub(crate) unreadable_folders: usize,
 }
 
-/// Lists every image of the request in natural order (`sample_2` before `sample_10`), with the outputs' names.
+/// Lists every image of the request in natural order (`sample_2` before `sample_10`), with the outputs'
+/// names.
 ///
 /// [`place`] says where a result lands, [`walk`] which files of a folder are images.
 ///
@@ -213,7 +216,8 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
                 input: input.clone(),
             })?,
     };
-    // Every rank holds the whole list: copies take as much room as they need, where joining leaves up to as much again.
+    // Every rank holds the whole list: copies take as much room as they need, where joining leaves up to as
+    // much again.
     Ok(ImageEntry {
         index,
         input: input.as_path().to_owned(),

@@ -46,7 +46,8 @@ impl FromStr for NameTemplate {
 }
 
 impl NameTemplate {
-    /// The path below the output folder for the `index`-th image of the list, whose path below the base is `place`.
+    /// The path below the output folder for the `index`-th image of the list, whose path below the base is
+    /// `place`.
     ///
     /// # Errors
     /// A path that is no file name below the output folder.

@@ -1,7 +1,8 @@
 //! Where a result lands below the output folder: at the path that its input has below a base.
 //!
-//! `/./` inside a path ends its base. Otherwise `--base` is the base. Otherwise a folder is its own base, and a relative
-//! path of a file is taken as it is written. An absolute path of a file has no place without a base.
+//! `/./` inside a path ends its base. Otherwise `--base` is the base. Otherwise a folder is its own base,
+//! and a relative path of a file is taken as it is written. An absolute path of a file has no place without
+//! a base.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};

@@ -13,7 +13,8 @@ use crate::image_io;
 pub(crate) struct ImageFacts {
     /// Size of its file; 0 when it cannot be seen.
     pub(crate) file_bytes: u64,
-    /// Size of its file without compression, as the header gives it; `None` when the header was not read or is broken.
+    /// Size of its file without compression, as the header gives it; `None` when the header was not read or
+    /// is broken.
     pub(crate) raw_bytes: Option<u64>,
     /// Voxels of all volumes, as the header gives them.
     pub(crate) voxels: Option<u64>,

@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::error::ListError;
 
-/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be seen, neither
-/// results nor inputs, and all of it would be replaced once `a` is made.
+/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be
+/// seen, neither results nor inputs, and all of it would be replaced once `a` is made.
 pub(super) fn refuse_climbing(output: &Path) -> Result<(), ListError> {
     let mut walked = PathBuf::new();
     for part in output.components() {

@@ -1,4 +1,5 @@
-//! Results that would replace inputs, by the files themselves: through links, hard links, bind mounts or the case of names.
+//! Results that would replace inputs, by the files themselves: through links, hard links, bind mounts or
+//! the case of names.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -65,8 +66,8 @@ pub(crate) fn refuse_replacing_inputs<'a>(
     if replaced.is_empty() {
         return Ok(());
     }
-    // Device numbers are each node's own, and hard links to a file are not the file's own name: the root looks again at
-    // what may be the same.
+    // Device numbers are each node's own, and hard links to a file are not the file's own name: the root
+    // looks again at what may be the same.
     let inputs: HashSet<FileId> = files
         .clone()
         .flat_map(|files| files.input().copied())

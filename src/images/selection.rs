@@ -9,8 +9,8 @@ use super::error::ListError;
 
 /// A pattern such as `*_bold.nii.gz` or `sub-*/anat`.
 ///
-/// Without `/` it matches a file or folder name at any depth, with `/` the whole path below the base. `*` and `?` do not
-/// match `/`, `**` does. What matches a folder matches everything below it.
+/// Without `/` it matches a file or folder name at any depth, with `/` the whole path below the base. `*`
+/// and `?` do not match `/`, `**` does. What matches a folder matches everything below it.
 #[derive(Clone, Debug)]
 pub struct PathPattern {
     text: String,

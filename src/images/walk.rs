@@ -50,13 +50,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Announces a folder that [`search`](Self::search) will be called for: no link leads to it a second time.
+    /// Announces a folder that [`search`](Self::search) will be called for: no link leads to it a second
+    /// time.
     pub(super) fn announce(&mut self, folder: &Path, place: &Path) {
         self.searched.insert(resolve(folder), place.to_owned());
     }
 
-    /// Finds the images below an announced folder. Hidden files and folders (a leading dot) are left out. A folder that
-    /// has the name of an image is listed as the broken image that it is.
+    /// Finds the images below an announced folder. Hidden files and folders (a leading dot) are left out. A
+    /// folder that has the name of an image is listed as the broken image that it is.
     pub(super) fn search(
         &mut self,
         folder: &Path,
@@ -83,8 +84,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Finds the images of one folder and its subfolders, and the links to further folders. `linked` is the real folder
-    /// that a link led to: its subfolders may have been searched before.
+    /// Finds the images of one folder and its subfolders, and the links to further folders. `linked` is the
+    /// real folder that a link led to: its subfolders may have been searched before.
     fn tree(
         &mut self,
         folder: &Path,
@@ -156,7 +157,8 @@ impl<'a> Walk<'a> {
         self.searched.contains_key(real)
     }
 
-    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next run's inputs.
+    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next
+    /// run's inputs.
     fn refuse_output_below(
         &self,
         folder: &Path,
@@ -234,7 +236,7 @@ impl Notes {
     fn cannot_read(&mut self, path: &Path, error: &std::io::Error) {
         self.unreadable += 1;
         tracing::warn!(
-            "{}: the folder cannot be read: {error}; its images are not in the list (--exclude leaves a folder out)",
+            "{}: the folder cannot be read: {error}; its images are not listed (--exclude leaves it out)",
             printable(&path.display().to_string())
         );
     }
@@ -272,7 +274,8 @@ impl Notes {
     }
 }
 
-/// The images below one folder in natural order; a pair is one image, named by its header. Folder links are followed.
+/// The images below one folder in natural order; a pair is one image, named by its header. Folder links are
+/// followed.
 ///
 /// # Errors
 /// [`ListError::NoSuchInput`] and [`ListError::Unreadable`].
