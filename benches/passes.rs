@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::filter::{Filter, OutputSpec, Scratch, apply};
+use niimpi::filter::{Scratch, SharedOptions, apply};
 use niimpi::volume::{Datatype, Volume};
 
 /// A head-like ball of noise in an empty field of view.
@@ -68,8 +68,8 @@ fn passes(criterion: &mut Criterion) {
             Datatype::Float64,
         ] {
             for sigma in [1.0, 2.0, 8.0] {
-                let filter = Filter::Gaussian(Gaussian::from_sigma_vox(sigma));
-                let output = OutputSpec::default();
+                let filter = Gaussian::from_sigma_vox(sigma);
+                let output = SharedOptions::default();
                 let mut scratch = Scratch::default();
                 let original = phantom(shape, datatype);
                 let mut volume = phantom(shape, datatype);

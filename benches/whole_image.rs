@@ -1,8 +1,8 @@
 //! How long an image takes from file to file: read, smoothed at a sigma of 2 voxels and written, with one thread and two.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use niimpi::filter::OutputSpec;
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::filter::{Filter, OutputSpec};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
 use niimpi::job::outcome::Outcome;
 use niimpi::job::{ImageJob, ImageWorker};
@@ -52,7 +52,7 @@ fn whole_image(criterion: &mut Criterion) {
     );
     let job = ImageJob {
         nan: niimpi::filter::nonfinite::NonFinite::default(),
-        filter: Filter::Gaussian(Gaussian::from_sigma_vox(2.0)),
+        filter: Gaussian::from_sigma_vox(2.0).into(),
         output: OutputSpec::default(),
         compression: CompressionLevel::default(),
         sync: false,

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use niimpi::comm::Communicator;
 use niimpi::comm::serial::Serial;
 use niimpi::comm::threads::run_on_threads;
+use niimpi::filter::OutputSpec;
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::filter::{Filter, OutputSpec};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
 use niimpi::images::ListRequest;
 use niimpi::job::ImageJob;
@@ -68,7 +68,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
         shard: None,
         existing: Existing::Refuse,
         job: ImageJob {
-            filter: Filter::Gaussian(Gaussian::from_sigma_vox(1.5)),
+            filter: Gaussian::from_sigma_vox(1.5).into(),
             output: OutputSpec::default(),
             nan: Default::default(),
             compression: CompressionLevel::default(),

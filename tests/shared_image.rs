@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::filter::{Filter, OutputSpec, OutputType, Rounding};
+use niimpi::filter::{OutputSpec, OutputType, Rounding};
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
-use niimpi::job::outcome::Outcome;
+use niimpi::job::outcome::{FailureKind, Outcome};
 use niimpi::job::{ImageJob, ImageWorker};
 use niimpi::report::Stage;
 use niimpi::volume::{Datatype, Scaling};
@@ -14,7 +14,7 @@ use niimpi::volume::{Datatype, Scaling};
 fn job(sigma_vox: f64, output: OutputSpec) -> ImageJob {
     ImageJob {
         nan: niimpi::filter::nonfinite::NonFinite::default(),
-        filter: Filter::Gaussian(Gaussian::from_sigma_vox(sigma_vox)),
+        filter: Gaussian::from_sigma_vox(sigma_vox).into(),
         output,
         compression: CompressionLevel::default(),
         sync: false,
@@ -84,7 +84,7 @@ fn the_file_is_the_same_for_any_number_of_threads() {
                         // Twice, with the memory of the first time.
                         let mut process = || worker.process(&path, &result, &mut outcome).unwrap();
                         let [_, mut written] = [0, 1].map(|_| process());
-                        written[0].mtime_ns = None;
+                        written.iter_mut().for_each(|file| file.mtime_ns = None);
                         let bytes = fs::read(&result).unwrap();
                         assert_eq!(outcome.input.bytes, fs::metadata(&path).unwrap().len());
                         assert_eq!(outcome.input.datatype, Some(datatype));
@@ -166,19 +166,16 @@ fn a_limit_that_leaves_no_room_for_a_second_buffer_is_kept() {
     let voxel_bytes = 2 * 97 * 101 * 160;
     let job = job(2.0, OutputSpec::default());
     let mut worker = ImageWorker::with_threads(&job, 2);
-    worker.set_memory_limit(Some(voxel_bytes));
-    worker
-        .process(
-            &path,
-            &folder.path().join("r.nii.gz"),
-            &mut Outcome::default(),
-        )
-        .unwrap();
-    worker.set_memory_limit(Some(voxel_bytes - 1));
-    let refused = worker.process(
-        &path,
-        &folder.path().join("s.nii.gz"),
-        &mut Outcome::default(),
-    );
-    assert!(refused.is_err());
+    let mut process = |limit_bytes| {
+        worker.set_memory_limit(Some(limit_bytes));
+        let result = folder.path().join("r.nii.gz");
+        worker.process(&path, &result, &mut Outcome::default())
+    };
+    // The voxels alone are not all: kernels and tiles count.
+    let FailureKind::NeedsMemory { needed_bytes } = process(voxel_bytes).unwrap_err().kind else {
+        panic!("the voxels alone cannot be enough");
+    };
+    assert!(needed_bytes > voxel_bytes && needed_bytes < voxel_bytes + voxel_bytes / 8);
+    process(needed_bytes).unwrap();
+    assert!(process(needed_bytes - 1).is_err());
 }

@@ -237,7 +237,7 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
     let limits = partition_limits(args)?;
     let job = args.smoothing.job();
     let request = args.inputs.request(args.output.clone(), args.name.clone());
-    let listed = listed::look(&request, &args.smoothing.output_spec, args.images)?;
+    let listed = listed::look(&request, &job, args.images)?;
     let options = args.smoothing.words();
     let wanted = Wanted {
         filter: job.describe(),
@@ -271,7 +271,7 @@ fn plan(args: &PlanArgs) -> Result<(), String> {
         &memory,
         &root,
         strategy,
-        job.kernel_width_vox(),
+        job.filter_s_per_voxel(),
     )?;
     let bounds = bounds(args, limits.as_ref());
     let largest_bytes = listed.largest_bytes();

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use crate::filter::gaussian::Gaussian;
+use crate::filter::OutputSpec;
+use crate::filter::gaussian::{self, Gaussian};
 use crate::filter::nonfinite::NonFiniteArgs;
-use crate::filter::{Filter, OutputSpec};
 use crate::image_io::CompressionLevel;
 use crate::job::ImageJob;
 use crate::partition::Strategy;
@@ -16,7 +16,7 @@ use crate::partition::Strategy;
 #[command(about = None, long_about = None)]
 pub(super) struct SmoothingArgs {
     #[command(flatten)]
-    pub(super) gaussian: Gaussian,
+    pub(super) gaussian: gaussian::Args,
 
     #[command(flatten)]
     pub(super) output_spec: OutputSpec,
@@ -48,7 +48,7 @@ impl SmoothingArgs {
     /// What is done to each image.
     pub(super) fn job(&self) -> ImageJob {
         ImageJob {
-            filter: Filter::Gaussian(self.gaussian.clone()),
+            filter: Gaussian::from(self.gaussian.clone()).into(),
             output: self.output_spec,
             nan: self.non_finite.nan,
             compression: self.compression,
@@ -56,51 +56,12 @@ impl SmoothingArgs {
         }
     }
 
-    /// The words of a command line that say the same. Every field is named here, so that none can be forgotten.
+    /// The arguments of a command line with the same options.
     pub(super) fn words(&self) -> Vec<OsString> {
-        let Self {
-            gaussian,
-            output_spec,
-            non_finite,
-            strategy,
-            compression,
-            no_sync,
-        } = self;
-        let Gaussian {
-            sigma,
-            fwhm,
-            boundary,
-            cval,
-            truncate,
-        } = gaussian;
-        let OutputSpec { output_type, round } = output_spec;
-        let mut words: Vec<String> = Vec::new();
-        let mut say = |option: &str, value: String| words.push(format!("--{option}={value}"));
-        if let Some(sigma) = sigma {
-            say("sigma", sigma.to_string());
-        }
-        if let Some(fwhm) = fwhm {
-            say("fwhm", fwhm.to_string());
-        }
-        say("boundary", boundary.name().to_owned());
-        say("cval", cval.to_string());
-        say("truncate", truncate.to_string());
-        say("output-type", output_type.to_string());
-        say("round", spelling(round));
-        say("nan", non_finite.nan.name().to_owned());
-        say("strategy", strategy.name().to_owned());
-        say("compression", compression.to_string());
-        if *no_sync {
-            words.push("--no-sync".to_owned());
-        }
+        let mut words = self.job().to_cli_args();
+        words.push(format!("--strategy={}", self.strategy.name()));
         words.into_iter().map(OsString::from).collect()
     }
-}
-
-fn spelling<T: clap::ValueEnum>(value: &T) -> String {
-    value
-        .to_possible_value()
-        .map_or(String::new(), |value| value.get_name().to_owned())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Gaussian: its parameters as the user gives them, and the kernel that they stand for.
+//! Gaussian: its options, the command line's arguments for them, and the kernels that they stand for.
 
 use std::str::FromStr;
 
@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::FilterError;
 use super::boundary::Boundary;
-use super::kernels::exp::exp_of_nonpositive;
+use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::kernels::weights::half_kernel;
+use super::nonfinite::NonFinite;
+use super::separable::{Kernels, Separable};
 use crate::units;
 
 /// An axis whose sigma is not above this many voxels is left as it is, as scipy leaves it.
@@ -14,6 +17,16 @@ pub const SKIPPED_SIGMA_VOX: f64 = 1e-15;
 
 /// Longest radius that is computed, in voxels; beyond it a line's buffer would be gigabytes.
 pub const MAX_RADIUS_VOX: usize = 1 << 20;
+
+/// A radius is at most so many times the length of the axis: the voxel size of such an image is wrong, and smoothing it
+/// would take hours.
+pub const MAX_RADIUS_LINES: usize = 8;
+
+/// A radius up to this is computed along an axis of any length.
+pub const ALWAYS_COMPUTED_RADIUS_VOX: usize = 1024;
+
+/// Most products of an image, voxels × taps of the three kernels: about ten minutes of one CPU core.
+pub const MAX_PRODUCTS: f64 = 4e12;
 
 /// One value for all spatial axes, or one each for x, y and z. As text: `2` or `2,2,1.5`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,11 +82,39 @@ impl std::fmt::Display for PerAxis {
     }
 }
 
-/// Gaussian smoothing of the three spatial axes, one after the other: `scipy.ndimage.gaussian_filter` of order 0.
+/// Options of the Gaussian filter: smoothing of the spatial axes, one after the other, as
+/// `scipy.ndimage.gaussian_filter` of order 0 does it.
 ///
-/// Sigma is in voxels, FWHM in mm; exactly one of them is given. A 4-D image is smoothed volume by volume.
-#[derive(clap::Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Sigma is in voxels, FWHM in mm; exactly one of them is given. Each volume of a 4-D image is smoothed by itself.
+///
+/// ```
+/// use niimpi::filter::Filter;
+/// use niimpi::filter::boundary::Boundary;
+/// use niimpi::filter::gaussian::Gaussian;
+///
+/// let gaussian = Gaussian::from_fwhm_mm(6.0).with_boundary(Boundary::Nearest);
+/// gaussian.validate()?;
+/// assert_eq!(gaussian.radii_vox([2.0, 2.0, 3.0])?, [5, 5, 3]);
+/// # Ok::<(), niimpi::filter::FilterError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gaussian {
+    /// Standard deviation in voxels.
+    pub sigma: Option<PerAxis>,
+    /// Full width at half maximum in mm.
+    pub fwhm: Option<PerAxis>,
+    /// What lies beyond the edge of the image.
+    pub boundary: Boundary,
+    /// Intensity beyond the edge with [`Boundary::Constant`].
+    #[serde(with = "super::lossless")]
+    pub cval: f64,
+    /// The kernel ends at this many standard deviations.
+    pub truncate: f64,
+}
+
+/// The command line's options of the Gaussian filter.
+#[derive(clap::Args, Clone, Debug, PartialEq)]
+pub(crate) struct Args {
     /// Standard deviation of the Gaussian in VOXELS: one value, or one each for x, y and z
     ///
     /// This is what scipy.ndimage.gaussian_filter takes. 0 leaves an axis as it is. For a width in mm use --fwhm:
@@ -86,17 +127,17 @@ pub struct Gaussian {
         required_unless_present = "fwhm",
         conflicts_with = "fwhm"
     )]
-    pub sigma: Option<PerAxis>,
+    sigma: Option<PerAxis>,
 
     /// Full width of the Gaussian at half its maximum, in MILLIMETRES: one value, or one each for x, y and z
     ///
     /// Turned into sigma with each image's own voxel size, so images of different resolution get the same smoothness.
     #[arg(long, value_name = "MM[,Y,Z]", value_parser = parse_width, allow_negative_numbers = true)]
-    pub fwhm: Option<PerAxis>,
+    fwhm: Option<PerAxis>,
 
     /// What the kernel meets beyond the edge of the image
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub boundary: Boundary,
+    boundary: Boundary,
 
     /// Intensity beyond the edge of the image with --boundary constant
     #[arg(
@@ -105,13 +146,32 @@ pub struct Gaussian {
         default_value_t = 0.0,
         allow_negative_numbers = true
     )]
-    pub cval: f64,
+    cval: f64,
 
     /// Cut the kernel off at this many standard deviations
     ///
     /// Its radius is truncate × sigma, rounded to whole voxels.
     #[arg(long, value_name = "SIGMAS", default_value_t = 4.0, value_parser = parse_truncate, allow_negative_numbers = true)]
-    pub truncate: f64,
+    truncate: f64,
+}
+
+impl From<Args> for Gaussian {
+    fn from(args: Args) -> Self {
+        let Args {
+            sigma,
+            fwhm,
+            boundary,
+            cval,
+            truncate,
+        } = args;
+        Gaussian {
+            sigma,
+            fwhm,
+            boundary,
+            cval,
+            truncate,
+        }
+    }
 }
 
 fn parse_width(text: &str) -> Result<PerAxis, String> {
@@ -154,12 +214,34 @@ impl Gaussian {
         }
     }
 
-    /// Checks what can be checked without an image.
-    ///
-    /// # Errors
-    /// [`FilterError::Parameter`] for a width or truncation that is negative, infinite or not a number, and when not
-    /// exactly one of sigma and FWHM is given.
-    pub fn validate(&self) -> Result<(), FilterError> {
+    /// A Gaussian whose full width at half maximum is `fwhm_mm` along every axis, with the same defaults.
+    pub fn from_fwhm_mm(fwhm_mm: f64) -> Self {
+        Gaussian {
+            sigma: None,
+            fwhm: Some(PerAxis::All(fwhm_mm)),
+            ..Self::from_sigma_vox(0.0)
+        }
+    }
+
+    /// The same with another boundary.
+    #[must_use]
+    pub fn with_boundary(self, boundary: Boundary) -> Self {
+        Gaussian { boundary, ..self }
+    }
+
+    /// The same with another intensity beyond the edge, for [`Boundary::Constant`].
+    #[must_use]
+    pub fn with_cval(self, cval: f64) -> Self {
+        Gaussian { cval, ..self }
+    }
+
+    /// The same with a kernel that ends at `truncate` standard deviations.
+    #[must_use]
+    pub fn with_truncate(self, truncate: f64) -> Self {
+        Gaussian { truncate, ..self }
+    }
+
+    fn check(&self) -> Result<(), FilterError> {
         let (name, width) = match (self.sigma, self.fwhm) {
             (Some(sigma), None) => ("sigma", sigma),
             (None, Some(fwhm)) => ("fwhm", fwhm),
@@ -186,10 +268,10 @@ impl Gaussian {
     /// Sigma in voxels along x, y and z for an image of this voxel size.
     ///
     /// # Errors
-    /// What [`Gaussian::validate`] finds, and [`FilterError::VoxelSize`] when a FWHM above 0 meets a voxel size that is
+    /// What [`Filter::validate`] finds, and [`FilterError::VoxelSize`] when a FWHM above 0 meets a voxel size that is
     /// not a positive number.
     pub fn sigma_vox(&self, voxel_size_mm: [f64; 3]) -> Result<[f64; 3], FilterError> {
-        self.validate()?;
+        self.check()?;
         let Some(fwhm) = self.fwhm else {
             return Ok(self.sigma.map_or([0.0; 3], PerAxis::xyz));
         };
@@ -214,43 +296,28 @@ impl Gaussian {
     ///
     /// # Errors
     /// Those of [`Gaussian::sigma_vox`], and [`FilterError::Radius`] beyond [`MAX_RADIUS_VOX`].
-    pub fn radius_vox(&self, voxel_size_mm: [f64; 3]) -> Result<[usize; 3], FilterError> {
+    pub fn radii_vox(&self, voxel_size_mm: [f64; 3]) -> Result<[usize; 3], FilterError> {
         let mut radii = [0; 3];
         for (axis, sigma) in self.sigma_vox(voxel_size_mm)?.into_iter().enumerate() {
             if sigma > SKIPPED_SIGMA_VOX {
-                radii[axis] = radius_vox(AXES[axis], sigma, self.truncate)?;
+                radii[axis] = radius_vox(AXES[axis], sigma, self.truncate, MAX_RADIUS_VOX)?;
             }
         }
         Ok(radii)
-    }
-
-    /// Fills `kernels` with the half kernels along x, y and z; an axis that is not smoothed gets an empty one.
-    ///
-    /// # Errors
-    /// Those of [`Gaussian::radius_vox`].
-    pub(super) fn kernels(
-        &self,
-        voxel_size_mm: [f64; 3],
-        kernels: &mut [Vec<f64>; 3],
-    ) -> Result<(), FilterError> {
-        let sigma_vox = self.sigma_vox(voxel_size_mm)?;
-        let radius_vox = self.radius_vox(voxel_size_mm)?;
-        for axis in 0..3 {
-            kernels[axis].clear();
-            if sigma_vox[axis] > SKIPPED_SIGMA_VOX {
-                half_kernel(sigma_vox[axis], radius_vox[axis], &mut kernels[axis]);
-            }
-        }
-        Ok(())
     }
 }
 
 /// Names of the spatial axes, in the order in which they are smoothed.
 const AXES: [&str; 3] = ["x", "y", "z"];
 
-fn radius_vox(axis: &'static str, sigma_vox: f64, truncate: f64) -> Result<usize, FilterError> {
+fn radius_vox(
+    axis: &'static str,
+    sigma_vox: f64,
+    truncate: f64,
+    limit: usize,
+) -> Result<usize, FilterError> {
     let radius = (truncate * sigma_vox + 0.5).trunc();
-    if radius <= MAX_RADIUS_VOX as f64 {
+    if radius <= limit as f64 {
         Ok(radius as usize)
     } else {
         Err(FilterError::Radius {
@@ -258,52 +325,60 @@ fn radius_vox(axis: &'static str, sigma_vox: f64, truncate: f64) -> Result<usize
             radius_vox: radius,
             sigma_vox,
             truncate,
+            limit,
         })
     }
 }
 
-/// Fills `half` with the weights of a sampled Gaussian at 0, 1 … `radius` voxels from its centre; the whole kernel, both
-/// sides, sums to 1 but for rounding.
-///
-/// The steps and their roundings are those of scipy's `_gaussian_kernel1d` on numpy: exp(−0.5/σ² · x²), divided by the sum
-/// over the whole kernel, which numpy adds up pairwise. Sampled Gaussian: Getreuer, "A Survey of Gaussian Convolution
-/// Algorithms", IPOL 3 (2013), section on FIR filtering.
-fn half_kernel(sigma_vox: f64, radius: usize, half: &mut Vec<f64>) {
-    let factor = -0.5 / (sigma_vox * sigma_vox);
-    half.clear();
-    // The whole kernel is needed once, for its sum.
-    half.extend(
-        (-(radius as i64)..=radius as i64).map(|x| exp_of_nonpositive(factor * (x * x) as f64)),
-    );
-    let sum = pairwise_sum(half);
-    half.drain(..radius);
-    half.iter_mut().for_each(|weight| *weight /= sum);
-}
+impl Filter for Gaussian {
+    fn validate(&self) -> Result<(), FilterError> {
+        self.check()
+    }
 
-/// The sum in numpy's order: eight interleaved partial sums over blocks of up to 128 numbers, halves above.
-fn pairwise_sum(numbers: &[f64]) -> f64 {
-    const BLOCK: usize = 128;
-    let n = numbers.len();
-    if n < 8 {
-        numbers.iter().sum()
-    } else if n <= BLOCK {
-        let mut eights = numbers.chunks_exact(8);
-        let mut partial = [0.0; 8];
-        for eight in &mut eights {
-            partial
-                .iter_mut()
-                .zip(eight)
-                .for_each(|(sum, number)| *sum += number);
+    fn uses_voxel_size(&self) -> bool {
+        self.fwhm.is_some()
+    }
+
+    fn radius_vox(&self) -> Option<[usize; 3]> {
+        // Sigma in voxels is the same for every image, so the voxel size does not matter.
+        self.sigma.and_then(|_| self.radii_vox([1.0; 3]).ok())
+    }
+
+    fn prepare(
+        &self,
+        image: &ImageInfo,
+        shared: &SharedOptions,
+    ) -> Result<Box<dyn Prepared>, FilterError> {
+        let sigma_vox = self.sigma_vox(image.voxel_size_mm)?;
+        let shape = image.spatial_shape();
+        let mut half: [Vec<f64>; 3] = Default::default();
+        for axis in 0..image.spatial_axes() {
+            let sigma = sigma_vox[axis];
+            if sigma > SKIPPED_SIGMA_VOX {
+                let limit = shape[axis]
+                    .saturating_mul(MAX_RADIUS_LINES)
+                    .clamp(ALWAYS_COMPUTED_RADIUS_VOX, MAX_RADIUS_VOX);
+                let radius = radius_vox(AXES[axis], sigma, self.truncate, limit)?;
+                half[axis] = half_kernel(sigma, radius)?;
+            }
         }
-        let [a, b, c, d, e, f, g, h] = partial;
-        let whole = ((a + b) + (c + d)) + ((e + f) + (g + h));
-        eights
-            .remainder()
-            .iter()
-            .fold(whole, |sum, number| sum + number)
-    } else {
-        let (left, right) = numbers.split_at(n / 2 / 8 * 8);
-        pairwise_sum(left) + pairwise_sum(right)
+        let kernels = Kernels {
+            half,
+            boundary: self.boundary,
+            cval: self.cval,
+        };
+        let products = image.voxels() as f64 * kernels.taps();
+        if products > MAX_PRODUCTS {
+            return Err(FilterError::Work {
+                products,
+                limit: MAX_PRODUCTS,
+            });
+        }
+        let types = shared.output.types(image.datatype, image.scaling.is_some());
+        let skip = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
+        Ok(Box::new(Separable::new(
+            kernels, image, types, sigma_vox, skip,
+        )))
     }
 }
 
@@ -316,65 +391,14 @@ mod tests {
     #[derive(Parser, Debug)]
     struct Line {
         #[command(flatten)]
-        gaussian: Gaussian,
+        gaussian: Args,
     }
 
     fn parse(arguments: &[&str]) -> Result<Gaussian, String> {
         let line = ["niimpi"].iter().chain(arguments);
         Line::try_parse_from(line)
-            .map(|line| line.gaussian)
+            .map(|line| Gaussian::from(line.gaussian))
             .map_err(|error| error.to_string())
-    }
-
-    fn kernel(sigma: f64, truncate: f64) -> Vec<u64> {
-        let mut half = Vec::new();
-        half_kernel(sigma, radius_vox("x", sigma, truncate).unwrap(), &mut half);
-        half.into_iter().map(f64::to_bits).collect()
-    }
-
-    /// Weights from scipy 1.17.1 on numpy 2.4.6 with AVX-512.
-    #[test]
-    fn kernels_equal_scipys_to_the_bit() {
-        assert_eq!(
-            kernel(0.5, 4.0),
-            [0x3fe92b965ef5aaee, 0x3fbb405b9842b206, 0x3f314aebe6a24088]
-        );
-        assert_eq!(
-            kernel(2.0, 4.0),
-            [
-                0x3fc98862a07ae7b4,
-                0x3fc68856f9ab1982,
-                0x3fbef9093fc46e5a,
-                0x3fb0941b71ceef37,
-                0x3f9ba4d4125ffd2a,
-                0x3f81f30504e20207,
-                0x3f6227362b5fc92d,
-                0x3f3c98b8c5d0dda5,
-                0x3f118aad19e4159b,
-            ]
-        );
-        let fwhm_2 = kernel(2.0 / units::FWHM_PER_SIGMA, 3.0);
-        assert_eq!(
-            fwhm_2,
-            [
-                0x3fde0ff87c01e100,
-                0x3fce0ff87c01e100,
-                0x3f9e0ff87c01e100,
-                0x3f4e0ff87c01e100
-            ]
-        );
-        // Long enough for every branch of the pairwise sum.
-        let long = kernel(40.0, 2.0);
-        assert_eq!(long.len(), 81);
-        assert_eq!(
-            [long[0], long[1], long[40], long[80]],
-            [
-                0x3f855e9b99186e11,
-                0x3f855ce6048d3cc8,
-                0x3f79ec2ec6da4416,
-                0x3f5722ee180364ae
-            ]
-        );
     }
 
     #[test]
@@ -383,10 +407,9 @@ mod tests {
             sigma: Some(PerAxis::Each([0.1, 1.1, 2.0])),
             ..Gaussian::from_sigma_vox(0.0)
         };
-        assert_eq!(gaussian.radius_vox([1.0; 3]), Ok([0, 4, 8]));
+        assert_eq!(gaussian.radii_vox([1.0; 3]), Ok([0, 4, 8]));
         gaussian.truncate = 0.0;
-        assert_eq!(gaussian.radius_vox([1.0; 3]), Ok([0, 0, 0]));
-        assert_eq!(kernel(0.1, 4.0), [1f64.to_bits()]);
+        assert_eq!(gaussian.radii_vox([1.0; 3]), Ok([0, 0, 0]));
     }
 
     #[test]
@@ -403,7 +426,7 @@ mod tests {
         );
         let error = gaussian.sigma_vox([2.0, 0.0, 1.0]).unwrap_err().to_string();
         assert!(
-            error.contains("voxel size of 0 mm along y") && error.contains("--sigma in voxels"),
+            error.contains("voxel size of 0 mm along y") && error.contains("sigma in voxels"),
             "{error}"
         );
     }
@@ -472,7 +495,7 @@ mod tests {
         let mut gaussian = Gaussian::from_sigma_vox(f64::NAN);
         assert_eq!(
             gaussian.validate().unwrap_err().to_string(),
-            "--sigma: NaN is no width: give a finite number that is not negative, 0 to leave an axis unsmoothed"
+            "sigma: NaN is no width: give a finite number that is not negative, 0 to leave an axis unsmoothed"
         );
         gaussian.sigma = None;
         assert!(
@@ -487,7 +510,7 @@ mod tests {
     #[test]
     fn a_kernel_longer_than_any_image_is_refused_with_figures() {
         let error = Gaussian::from_sigma_vox(1e6)
-            .radius_vox([1.0; 3])
+            .radii_vox([1.0; 3])
             .unwrap_err()
             .to_string();
         assert!(
@@ -499,7 +522,7 @@ mod tests {
             ..Gaussian::from_sigma_vox(1e10)
         };
         assert!(matches!(
-            endless.radius_vox([1.0; 3]),
+            endless.radii_vox([1.0; 3]),
             Err(FilterError::Radius { .. })
         ));
     }

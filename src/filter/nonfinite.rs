@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gaussian::{Gaussian, PerAxis};
-use super::output::{OutputSpec, OutputType, Rounding};
-use super::{Filter, FilterError, Scratch, apply};
-use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
+use super::interface::SharedOptions;
+use super::output::OutputType;
+use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
 /// What becomes of voxels that are NaN or infinite.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,165 +112,57 @@ fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
         })
 }
 
-/// Memory for [`apply_with`] beyond the filter's own: of the largest image, kept from one to the next.
-#[derive(Default)]
-pub struct NonFiniteScratch {
-    finite: Volume,
-    values: VoxelBuffer,
-}
-
-/// Bytes for each voxel of an image of this type that `how` may need beyond what the filter does.
-pub fn memory_bytes_per_voxel(how: NonFinite, datatype: Datatype) -> u64 {
-    match how {
-        NonFinite::Propagate => 0,
-        _ if !datatype.is_float() => 0,
-        // Intensities in double, and for `Ignore` the mask.
-        NonFinite::Zero => 8,
-        NonFinite::Ignore => 16,
-    }
-}
-
-/// Applies `filter` as [`apply`] does, with the voxels that are not finite treated as `how` says; returns how many there
-/// were. An image without any gives the same bits whatever `how` is. Let a be the image's intensities in double, a₀ the
-/// same with 0 for each that is not finite, m 1 where a is finite and 0 elsewhere, and G the filter:
-///
-/// - `Propagate`: G(a).
-/// - `Zero`: G(a₀), computed and stored as G(a) would be.
-/// - `Ignore`: G(a₀) / G(m), each in double throughout, their quotient converted once: rounded to nearest for integers.
-///   Where no finite voxel is in reach the result is NaN, 0 for integers. Beyond the edge m is 1 with the boundary
-///   `constant`, whose value counts as finite, and continues as a does with the others. All volumes of an image of more
-///   than three dimensions are treated so if one has such a voxel.
-///
-/// Normalised convolution: Knutsson and Westin, "Normalized and differential convolution", CVPR 1993. Local.
+/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `shared` then names the type
+/// that its result would have had.
 ///
 /// # Errors
-/// Those of [`apply`].
-pub fn apply_with(
-    how: NonFinite,
-    filter: &Filter,
-    output: &OutputSpec,
+/// [`NoMemory`]; the volume is unchanged.
+pub(super) fn replace_by_zero(
     volume: &mut Volume,
-    scratch: &mut Scratch,
-    own: &mut NonFiniteScratch,
-) -> Result<u64, FilterError> {
-    let found = count(volume);
-    if found == 0 || how == NonFinite::Propagate {
-        apply(filter, output, volume, scratch)?;
-        return Ok(found);
-    }
-    let Filter::Gaussian(gaussian) = filter;
-    gaussian.radius_vox(volume.voxel_size_mm)?;
-    let last = output.resolve(volume);
-    if how == NonFinite::Zero && volume.scaling.is_none() {
-        zero(volume);
-        apply(filter, output, volume, scratch)?;
-        return Ok(found);
-    }
-    let scaled = volume.scaling.is_some();
-    own.take_double(volume, how == NonFinite::Ignore);
-    if how == NonFinite::Zero {
-        // What the intensities of a scaled image would have become, now that they are double already.
-        debug_assert!(scaled);
-        let output = OutputSpec {
-            output_type: OutputType::As(last),
-            ..*output
-        };
-        apply(filter, &output, volume, scratch)?;
-        return Ok(found);
-    }
-    let double = OutputSpec {
-        output_type: OutputType::As(Datatype::Float64),
-        round: Rounding::Truncate,
-    };
-    let finite = gaussian.cval.is_finite();
-    let outside = |cval| {
-        Filter::Gaussian(Gaussian {
-            cval,
-            ..gaussian.clone()
-        })
-    };
-    apply(
-        &outside(if finite { gaussian.cval } else { 0.0 }),
-        &double,
-        volume,
-        scratch,
-    )?;
-    apply(
-        &outside(f64::from(u8::from(finite))),
-        &double,
-        &mut own.finite,
-        scratch,
-    )?;
-    let weights = own.finite.voxels.as_slice::<f64>();
-    for (value, &weight) in volume.voxels.as_mut_slice::<f64>().iter_mut().zip(weights) {
-        *value = if weight > 0.0 {
-            *value / weight
+    shared: &mut SharedOptions,
+    spare: &mut VoxelBuffer,
+) -> Result<(), NoMemory> {
+    shared.nan = NonFinite::Propagate;
+    if volume.scaling.is_none() {
+        if volume.datatype == Datatype::Float32 {
+            zero(volume.voxels.as_mut_slice::<f32>(), |voxel| {
+                voxel.is_finite()
+            });
         } else {
-            f64::NAN
-        };
+            zero(volume.voxels.as_mut_slice::<f64>(), |voxel| {
+                voxel.is_finite()
+            });
+        }
+        return Ok(());
     }
-    // No axis is smoothed: the quotients are only converted.
-    let convert = Filter::Gaussian(Gaussian {
-        sigma: Some(PerAxis::All(0.0)),
-        fwhm: None,
-        ..gaussian.clone()
-    });
-    let output = OutputSpec {
-        output_type: OutputType::As(last),
-        round: Rounding::Nearest,
-    };
-    apply(&convert, &output, volume, scratch)?;
-    Ok(found)
+    shared.output.output_type = OutputType::As(shared.output.resolve(volume));
+    spare.try_resize_for_overwrite(volume.len() * Datatype::Float64.size_bytes())?;
+    for (slot, value) in spare
+        .as_mut_slice::<f64>()
+        .iter_mut()
+        .zip(intensities(volume))
+    {
+        *slot = if value.is_finite() { value } else { 0.0 };
+    }
+    std::mem::swap(spare, &mut volume.voxels);
+    volume.datatype = Datatype::Float64;
+    volume.scaling = None;
+    Ok(())
 }
 
-/// Sets the voxels that are not finite to 0.
-fn zero(volume: &mut Volume) {
-    if volume.datatype == Datatype::Float32 {
-        for voxel in volume.voxels.as_mut_slice::<f32>() {
-            if !voxel.is_finite() {
-                *voxel = 0.0;
-            }
+fn zero<T: Copy + Default>(voxels: &mut [T], is_finite: impl Fn(T) -> bool) {
+    for voxel in voxels {
+        if !is_finite(*voxel) {
+            *voxel = T::default();
         }
-    } else {
-        for voxel in volume.voxels.as_mut_slice::<f64>() {
-            if !voxel.is_finite() {
-                *voxel = 0.0;
-            }
-        }
-    }
-}
-
-impl NonFiniteScratch {
-    /// Makes `volume` its intensities in double with 0 for those that are not finite, and where `mask` says so `finite` the
-    /// volume of ones and zeros that tells which were.
-    fn take_double(&mut self, volume: &mut Volume, mask: bool) {
-        let bytes = volume.len() * Datatype::Float64.size_bytes();
-        self.values.resize_for_overwrite(bytes);
-        let values = self.values.as_mut_slice::<f64>();
-        if mask {
-            self.finite.shape.clone_from(&volume.shape);
-            self.finite.voxel_size_mm = volume.voxel_size_mm;
-            self.finite.datatype = Datatype::Float64;
-            self.finite.scaling = None;
-            self.finite.voxels.resize_for_overwrite(bytes);
-            let ones = self.finite.voxels.as_mut_slice::<f64>();
-            for (one, value) in ones.iter_mut().zip(intensities(volume)) {
-                *one = f64::from(u8::from(value.is_finite()));
-            }
-        }
-        for (slot, value) in values.iter_mut().zip(intensities(volume)) {
-            *slot = if value.is_finite() { value } else { 0.0 };
-        }
-        std::mem::swap(&mut self.values, &mut volume.voxels);
-        volume.datatype = Datatype::Float64;
-        volume.scaling = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::Scaling;
+    use crate::filter::gaussian::Gaussian;
+    use crate::filter::{OutputSpec, Scratch, apply};
 
     fn volume(values: &[f32]) -> Volume {
         let mut volume = Volume {
@@ -286,10 +177,13 @@ mod tests {
     }
 
     fn smooth(how: NonFinite, values: &[f32], output: &OutputSpec) -> (u64, Volume) {
-        let filter = Filter::Gaussian(Gaussian::from_sigma_vox(1.0));
+        let filter = Gaussian::from_sigma_vox(1.0);
         let mut volume = volume(values);
-        let (mut scratch, mut own) = (Scratch::default(), NonFiniteScratch::default());
-        let found = apply_with(how, &filter, output, &mut volume, &mut scratch, &mut own);
+        let shared = SharedOptions {
+            output: *output,
+            nan: how,
+        };
+        let found = apply(&filter, &shared, &mut volume, &mut Scratch::default());
         (found.unwrap(), volume)
     }
 

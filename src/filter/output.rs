@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kernels::correlate::Conversion;
+use super::kernels::convert::Conversion;
 use crate::volume::{Datatype, Volume};
 
 /// The type of the voxels that are written.
@@ -126,27 +126,6 @@ impl OutputSpec {
         }
     }
 
-    /// Bytes that an image of this shape and type takes while it is filtered: the voxels as they were read, the result where
-    /// it cannot take their place, and one volume in double where integers are computed so. Without kernels and tiles, which
-    /// are small.
-    pub fn memory_bytes(&self, shape: &[usize], datatype: Datatype, scaled: bool) -> u64 {
-        let bytes = |lengths: &[usize], datatype: Datatype| {
-            let size = datatype.size_bytes() as u64;
-            lengths
-                .iter()
-                .fold(size, |all, &length| all.saturating_mul(length as u64))
-        };
-        let types = self.types(datatype, scaled);
-        let mut all = bytes(shape, datatype);
-        if types.last.size_bytes() != datatype.size_bytes() {
-            all = all.saturating_add(bytes(shape, types.last));
-        }
-        if types.between != types.last {
-            all = all.saturating_add(bytes(&shape[..shape.len().min(3)], types.between));
-        }
-        all
-    }
-
     /// The types to work in for an image of this type.
     pub(super) fn types(&self, datatype: Datatype, scaled: bool) -> Types {
         let last = self.resolve_for(datatype, scaled);
@@ -207,27 +186,6 @@ mod tests {
         assert_eq!(
             nearest.types(Datatype::Int16, true).between,
             Datatype::Float32
-        );
-    }
-
-    #[test]
-    fn memory_is_that_of_all_buffers_together() {
-        let shape = [10, 10, 10, 5];
-        let same = OutputSpec::default();
-        assert_eq!(same.memory_bytes(&shape, Datatype::Int16, false), 10_000);
-        assert_eq!(
-            same.memory_bytes(&shape, Datatype::Int16, true),
-            10_000 + 20_000
-        );
-        let nearest = spec(OutputType::Same, Rounding::Nearest);
-        assert_eq!(
-            nearest.memory_bytes(&shape, Datatype::Uint8, false),
-            5_000 + 8 * 1000
-        );
-        let absurd = [usize::MAX, usize::MAX];
-        assert_eq!(
-            same.memory_bytes(&absurd, Datatype::Float64, false),
-            u64::MAX
         );
     }
 

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 
 use super::boundary::Boundary;
 use super::gaussian::{Gaussian, PerAxis};
-use super::kernels::convert::{Voxel, with_voxel_type};
+use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
 use super::kernels::simd::Isa;
+use super::kernels::weights::half_kernel;
 use super::*;
-use crate::volume::VoxelType;
+use crate::volume::{Scaling, VoxelType};
 
 const BOUNDARIES: [Boundary; 5] = [
     Boundary::Reflect,
@@ -60,10 +61,12 @@ fn intensities(volume: &Volume) -> ArrayD<f64> {
 
 /// What the filter should make of `volume`, as bytes.
 fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8> {
-    let mut kernels = Default::default();
-    gaussian
-        .kernels(volume.voxel_size_mm, &mut kernels)
-        .unwrap();
+    let sigma_vox = gaussian.sigma_vox(volume.voxel_size_mm).unwrap();
+    let kernel = |sigma: f64| match sigma > gaussian::SKIPPED_SIGMA_VOX {
+        true => half_kernel(sigma, (gaussian.truncate * sigma + 0.5) as usize).unwrap(),
+        false => Vec::new(),
+    };
+    let kernels = sigma_vox.map(kernel);
     let kernels = &kernels[..volume.spatial_axes()];
     let types = output.types(volume.datatype, volume.scaling.is_some());
     if kernels.iter().all(Vec::is_empty)
@@ -101,92 +104,94 @@ fn copy(volume: &Volume) -> Volume {
     copy
 }
 
-/// Filters with every instruction set of this machine, with one thread and with three, and compares all with the reference.
+fn shared(output: &OutputSpec) -> SharedOptions {
+    SharedOptions {
+        output: *output,
+        ..SharedOptions::default()
+    }
+}
+
+/// Filters with every instruction set of this machine, as a whole and divided among threads, and compares all with the
+/// reference.
 fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     let expected = expected(gaussian, output, volume);
     for isa in Isa::available() {
-        for threads in [1, 3] {
-            let mut scratch = Scratch::with_threads(threads);
-            scratch.isa = isa;
-            let mut filtered = copy(volume);
-            apply(
-                &Filter::Gaussian(gaussian.clone()),
-                output,
-                &mut filtered,
-                &mut scratch,
-            )
-            .unwrap();
+        let mut scratch = Scratch::default();
+        scratch.thread.isa = isa;
+        let check = |filtered: &Volume, how: &str| {
             assert_eq!(filtered.datatype, output.resolve(volume));
             assert_eq!(filtered.scaling, None);
             assert!(
                 filtered.voxels.as_bytes() == expected,
-                "{isa:?}, {threads} threads, {:?} {} {:?}, {output:?}, {gaussian:?}",
+                "{isa:?}, {how}, {:?} {} {:?}, {output:?}, {gaussian:?}",
                 volume.shape,
                 volume.datatype,
                 volume.scaling,
             );
-        }
+        };
+        let mut filtered = copy(volume);
+        apply(gaussian, &shared(output), &mut filtered, &mut scratch).unwrap();
+        check(&filtered, "whole");
         for threads in [1, 2, 3] {
-            let mut scratch = Scratch {
-                isa,
-                ..Scratch::default()
-            };
-            let mut streamed = copy(volume);
-            if stream(gaussian, output, &mut streamed, &mut scratch, threads) {
-                assert_eq!(streamed.datatype, output.resolve(volume));
-                assert!(
-                    streamed.voxels.as_bytes() == expected,
-                    "{isa:?}, slabs for {threads} threads, {:?} {} {:?}, {output:?}, {gaussian:?}",
-                    volume.shape,
-                    volume.datatype,
-                    volume.scaling,
+            for streamed in [false, true] {
+                let division = Division {
+                    slab_bytes: 1,
+                    ..Division::among(threads, streamed)
+                };
+                let mut divided = copy(volume);
+                apply_divided(
+                    gaussian,
+                    &shared(output),
+                    &mut divided,
+                    &mut scratch,
+                    division,
                 );
+                check(&divided, &format!("{division:?}"));
             }
         }
     }
 }
 
-/// Filters in slabs as thin as they may be, as so many threads would: all is read first, and of the slabs whose result has
-/// room the last one goes first. False where that is not offered.
-fn stream(
-    gaussian: &Gaussian,
-    output: &OutputSpec,
+/// Filters as so many threads would that always take as many parts as they may, while the image is read slab by slab: of the
+/// parts that are started together the last one goes first.
+fn apply_divided(
+    filter: &dyn Filter,
+    shared: &SharedOptions,
     volume: &mut Volume,
     scratch: &mut Scratch,
-    threads: usize,
-) -> bool {
-    let filter = Filter::Gaussian(gaussian.clone());
+    division: Division,
+) {
     let stored = volume.voxels.as_bytes().to_vec();
-    let begun = Stream::begin_with_slabs_of(1, &filter, output, volume, scratch, threads);
-    let Some(stream) = begun.unwrap() else {
-        return false;
+    let image = ImageInfo {
+        nonfinite_voxels: Some(nonfinite::count(volume)),
+        ..ImageInfo::of(volume)
     };
-    // SAFETY: one thread, and the volume stays as it is; so too below.
-    unsafe { stream.unread(0..stream.slices()) }.copy_from_slice(&stored);
-    let mut tile = VoxelBuffer::default();
-    let slabs = stream.slabs();
-    let (mut flat, mut unfinished) = (0, 0);
-    while unfinished < slabs.len() {
-        let have_room = slabs[unfinished..]
-            .iter()
-            .take_while(|slab| stream.has_room(slab, unfinished))
-            .count();
-        assert!(have_room >= threads.min(slabs.len() - unfinished));
-        let now = unfinished..unfinished + have_room;
-        let needed = stream.needed_for(&slabs[now.end - 1]);
-        while flat < slabs.len() && slabs[flat].start < needed {
-            // SAFETY: as above, all slices are read.
-            unsafe { stream.in_plane(slabs[flat].clone(), &mut tile) };
-            flat += 1;
+    let prepared = filter.prepare(&image, shared).unwrap();
+    let layout = Layout::of(prepared.as_ref(), &image, division);
+    let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes).unwrap();
+    let mut progress = Progress::new(run.parts());
+    let slice_bytes = stored.len() / run.slices();
+    let mut to_read = run.parts().to_read.iter();
+    loop {
+        if let Some(slab) = to_read.next() {
+            let bytes = slab.start * slice_bytes..slab.end * slice_bytes;
+            // SAFETY: one thread, and the slab is not announced yet.
+            unsafe { run.unread(slab.clone()) }.copy_from_slice(&stored[bytes]);
+            progress.has_read(slab.end);
         }
-        for slab in slabs[now.clone()].iter().rev() {
-            // SAFETY: as above, what it needs is flat, and it has room.
-            unsafe { stream.through_planes(slab.clone(), &mut tile) };
+        let next = |_| progress.next(run.parts());
+        let started: Vec<Task> = (0..division.threads).map_while(next).collect();
+        for &task in started.iter().rev() {
+            // SAFETY: one thread, the volume stays as it is, and the part is started.
+            unsafe { run.compute(task, None, &mut scratch.thread) }.unwrap();
         }
-        unfinished = now.end;
+        started.iter().for_each(|&task| progress.finish(task));
+        if started.is_empty() && to_read.len() == 0 {
+            break;
+        }
     }
-    stream.finish(volume);
-    true
+    assert_eq!(progress.complete(run.parts()), run.slices());
+    run.finish(volume);
 }
 
 #[test]
@@ -329,7 +334,7 @@ fn scaled_images_become_intensities_first() {
 
 #[test]
 fn nothing_smoothed_is_a_plain_conversion() {
-    let nothing = Filter::Gaussian(Gaussian::from_sigma_vox(0.0));
+    let nothing = Gaussian::from_sigma_vox(0.0);
     let mut scratch = Scratch::default();
     let mut volume = noise(&[3, 1, 1], Datatype::Int64, 0, None);
     let numbers = [i64::MAX, -3, (1 << 53) + 1];
@@ -337,13 +342,19 @@ fn nothing_smoothed_is_a_plain_conversion() {
         .voxels
         .as_mut_slice::<i64>()
         .copy_from_slice(&numbers);
-    apply(&nothing, &OutputSpec::default(), &mut volume, &mut scratch).unwrap();
+    apply(
+        &nothing,
+        &SharedOptions::default(),
+        &mut volume,
+        &mut scratch,
+    )
+    .unwrap();
     assert_eq!(volume.voxels.as_slice::<i64>(), numbers);
     let output = OutputSpec {
         output_type: OutputType::As(Datatype::Uint64),
         round: Rounding::Truncate,
     };
-    apply(&nothing, &output, &mut volume, &mut scratch).unwrap();
+    apply(&nothing, &shared(&output), &mut volume, &mut scratch).unwrap();
     assert_eq!(
         volume.voxels.as_slice::<u64>(),
         [i64::MAX as u64, 0, (1 << 53) + 1]
@@ -352,7 +363,13 @@ fn nothing_smoothed_is_a_plain_conversion() {
         slope: 0.5,
         intercept: 1.0,
     });
-    apply(&nothing, &OutputSpec::default(), &mut volume, &mut scratch).unwrap();
+    apply(
+        &nothing,
+        &SharedOptions::default(),
+        &mut volume,
+        &mut scratch,
+    )
+    .unwrap();
     assert_eq!((volume.datatype, volume.scaling), (Datatype::Float32, None));
     assert_eq!(volume.voxels.as_slice::<f32>()[1], 1.0);
 }
@@ -366,14 +383,20 @@ fn not_a_number_spreads_in_floats_and_is_zero_in_rounded_integers() {
         round: Rounding::Truncate,
     };
     let mut rounded = copy(&volume);
-    let filter = Filter::Gaussian(Gaussian {
+    let filter = Gaussian {
         sigma: Some(PerAxis::Each([1.0, 0.0, 0.0])),
         ..Gaussian::from_sigma_vox(0.0)
-    });
+    };
     let mut scratch = Scratch::default();
-    apply(&filter, &output, &mut rounded, &mut scratch).unwrap();
+    apply(&filter, &shared(&output), &mut rounded, &mut scratch).unwrap();
     assert_eq!(rounded.voxels.as_slice::<i16>(), [0; 21]);
-    apply(&filter, &OutputSpec::default(), &mut volume, &mut scratch).unwrap();
+    apply(
+        &filter,
+        &SharedOptions::default(),
+        &mut volume,
+        &mut scratch,
+    )
+    .unwrap();
     let spread: Vec<bool> = volume
         .voxels
         .as_slice::<f32>()
@@ -390,10 +413,10 @@ fn not_a_number_spreads_in_floats_and_is_zero_in_rounded_integers() {
 fn a_volume_that_contradicts_itself_is_refused() {
     let mut volume = noise(&[3, 3, 3], Datatype::Int16, 0, None);
     volume.shape = vec![4, 3, 3];
-    let filter = Filter::Gaussian(Gaussian::from_sigma_vox(1.0));
+    let filter = Gaussian::from_sigma_vox(1.0);
     let error = apply(
         &filter,
-        &OutputSpec::default(),
+        &SharedOptions::default(),
         &mut volume,
         &mut Scratch::default(),
     )
@@ -420,5 +443,59 @@ proptest! {
     ) {
         let gaussian = Gaussian { sigma: Some(PerAxis::Each(sigma)), fwhm: None, boundary, cval, truncate };
         check(&gaussian, &OutputSpec::default(), &noise(&shape, datatype, seed, small));
+    }
+}
+
+#[test]
+fn non_finite_voxels_are_treated_alike_however_the_work_is_divided() {
+    for boundary in BOUNDARIES {
+        for shape in [&[9, 8, 7][..], &[9, 8, 7, 3], &[40], &[5, 6]] {
+            let mut volume = noise(shape, Datatype::Float32, 1, Some(100));
+            for voxel in volume.voxels.as_mut_slice::<f32>().iter_mut().step_by(13) {
+                *voxel = f32::NAN;
+            }
+            let gaussian = Gaussian::from_sigma_vox(1.0).with_boundary(boundary);
+            let options = SharedOptions {
+                nan: nonfinite::NonFinite::Ignore,
+                ..SharedOptions::default()
+            };
+            let mut scratch = Scratch::default();
+            let mut whole = copy(&volume);
+            let found = apply(&gaussian, &options, &mut whole, &mut scratch).unwrap();
+            assert_eq!(found, volume.len().div_ceil(13) as u64);
+            for threads in [1, 3] {
+                let division = Division {
+                    slab_bytes: 1,
+                    ..Division::among(threads, true)
+                };
+                let mut divided = copy(&volume);
+                apply_divided(&gaussian, &options, &mut divided, &mut scratch, division);
+                assert!(divided.voxels.as_bytes() == whole.voxels.as_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_filter_of_one_file_runs_however_the_work_is_divided() {
+    for datatype in Datatype::ALL {
+        for reach in [0, 1, 5] {
+            let volume = noise(&[7, 6, 9, 2], datatype, 3, Some(100));
+            let filter = Options::from(identity::Identity { reach });
+            let mut scratch = Scratch::default();
+            for (threads, streamed) in [(1, false), (2, true), (3, true)] {
+                let division = Division {
+                    slab_bytes: 1,
+                    ..Division::among(threads, streamed)
+                };
+                let mut same = copy(&volume);
+                let options = SharedOptions::default();
+                apply_divided(&filter, &options, &mut same, &mut scratch, division);
+                assert!(
+                    same.voxels.as_bytes() == volume.voxels.as_bytes(),
+                    "{datatype} {reach}"
+                );
+            }
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct ImageFacts {
     pub(crate) voxels: Option<u64>,
     /// Bytes that it takes in memory, as the header gives them.
     pub(crate) memory_bytes: Option<u64>,
+    /// Estimated seconds that the filter takes, by the header.
+    pub(crate) filter_s: Option<f64>,
     /// Whether its result exists.
     pub(crate) output_exists: bool,
     /// Its files and those that its result would replace.
@@ -28,11 +30,20 @@ pub(crate) struct ImageFacts {
     pub(crate) error: Option<String>,
 }
 
-/// The bytes that an image takes in memory, by its header.
-pub(crate) type MemoryOf<'a> = &'a (dyn Fn(&image_io::Probe) -> u64 + Sync);
+/// What an image needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Need {
+    /// Bytes that it takes in memory.
+    pub(crate) memory_bytes: u64,
+    /// Estimated seconds that the filter takes.
+    pub(crate) filter_s: f64,
+}
 
-/// Looks at one image: its size, results that exist, and its header where `memory_of` asks for it.
-pub(crate) fn probe(entry: &ImageEntry, memory_of: Option<MemoryOf<'_>>) -> ImageFacts {
+/// What an image needs, by its header.
+pub(crate) type NeedOf<'a> = &'a (dyn Fn(&image_io::Probe) -> Need + Sync);
+
+/// Looks at one image: its size, results that exist, and its header where `need_of` asks for it.
+pub(crate) fn probe(entry: &ImageEntry, need_of: Option<NeedOf<'_>>) -> ImageFacts {
     let input = std::fs::metadata(&entry.input).ok();
     let files = FilesOfImage::of(entry);
     let mut facts = ImageFacts {
@@ -41,11 +52,13 @@ pub(crate) fn probe(entry: &ImageEntry, memory_of: Option<MemoryOf<'_>>) -> Imag
         files,
         ..ImageFacts::default()
     };
-    if let Some(memory_of) = memory_of {
+    if let Some(need_of) = need_of {
         match image_io::probe(&entry.input) {
             Ok(probe) => {
                 facts.raw_bytes = Some(probe.raw_bytes);
-                facts.memory_bytes = Some(memory_of(&probe));
+                let need = need_of(&probe);
+                facts.memory_bytes = Some(need.memory_bytes);
+                facts.filter_s = Some(need.filter_s);
                 facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
             }
             Err(error) => facts.error = Some(error.to_string()),

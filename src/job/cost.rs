@@ -1,23 +1,46 @@
 //! Cost: the estimated seconds of an image, by which images are shared out and predicted.
 
-use crate::images::probe::ImageFacts;
+use super::{ImageJob, memory};
+use crate::filter::{Filter, ImageInfo};
+use crate::image_io::Probe;
+use crate::images::probe::{ImageFacts, Need};
 
-/// Estimated seconds of an image: inflating and compressing by its bytes, filtering by its voxels and the kernel's width.
+/// Estimated seconds of an image: inflating and compressing by its bytes, and the filter by its own account.
 ///
 /// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. An image whose
-/// header is unknown is taken for one that was compressed to a third, with two bytes a voxel.
-pub(crate) fn cost_s(facts: &ImageFacts, kernel_width_vox: f64) -> f64 {
+/// header is unknown is taken for one that was compressed to a third, with two bytes per voxel, and each of its voxels for
+/// one that takes the filter `filter_s_per_voxel`.
+pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
     const CODEC_S_PER_BYTE: f64 = 4e-9;
-    const FILTER_S_PER_VOXEL: f64 = 1e-9;
-    const FILTER_S_PER_VOXEL_AND_TAP: f64 = 3e-11;
     const FILE_S: f64 = 2e-4;
     let raw_bytes = facts
         .raw_bytes
         .unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
-    let voxels = facts.voxels.map_or(raw_bytes / 2.0, |voxels| voxels as f64);
-    FILE_S
-        + CODEC_S_PER_BYTE * raw_bytes
-        + voxels * (FILTER_S_PER_VOXEL + FILTER_S_PER_VOXEL_AND_TAP * kernel_width_vox)
+    let filter_s = facts.filter_s.unwrap_or_else(|| {
+        let voxels = facts.voxels.map_or(raw_bytes / 2.0, |voxels| voxels as f64);
+        voxels * filter_s_per_voxel
+    });
+    FILE_S + CODEC_S_PER_BYTE * raw_bytes + filter_s
+}
+
+/// Estimated seconds that a job's filter takes for an image; 0 where it cannot be filtered.
+pub(crate) fn filter_s(job: &ImageJob, image: &ImageInfo) -> f64 {
+    let Ok(prepared) = job.filter.prepare(image, &job.shared()) else {
+        return 0.0;
+    };
+    let stages = 0..prepared.stages().len();
+    stages
+        .map(|stage| prepared.cost_s(stage, image.voxels()))
+        .sum()
+}
+
+/// What a job needs for an image whose header was looked at.
+pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
+    let image = memory::probe_info(probe);
+    Need {
+        memory_bytes: memory::image_bytes(job, &image, 1),
+        filter_s: filter_s(job, &image),
+    }
 }
 
 #[cfg(test)]
@@ -32,12 +55,12 @@ mod tests {
             voxels: Some(voxels),
             ..ImageFacts::default()
         };
-        assert!(cost_s(&facts(2000, 1000), 51.0) > cost_s(&facts(1000, 500), 51.0));
-        assert!(cost_s(&facts(2000, 1000), 195.0) > cost_s(&facts(2000, 1000), 51.0));
+        assert!(image_s(&facts(2000, 1000), 1e-9) > image_s(&facts(1000, 500), 1e-9));
+        assert!(image_s(&facts(2000, 1000), 3e-9) > image_s(&facts(2000, 1000), 1e-9));
         let unknown = ImageFacts {
             file_bytes: 1_000_000,
             ..ImageFacts::default()
         };
-        assert!(cost_s(&unknown, 51.0) > cost_s(&facts(1_000_000, 500_000), 51.0));
+        assert!(image_s(&unknown, 1e-9) > image_s(&facts(1_000_000, 500_000), 1e-9));
     }
 }

@@ -10,8 +10,9 @@ use super::resume::{self, Claim, Standing};
 use super::{Config, Existing, SetupError, rivals};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
-use crate::images::probe::{self, ImageFacts, MemoryOf};
+use crate::images::probe::{self, ImageFacts, NeedOf};
 use crate::images::{self, ImageEntry, PathPattern};
+use crate::job::cost;
 use crate::journal::past::Past;
 use crate::parallel::par_map;
 use crate::{resources, slurm};
@@ -231,12 +232,10 @@ pub(super) fn look_at_images(
         .collect();
     let needs_headers =
         config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
-    let output = &config.job.output;
-    let memory_of: MemoryOf<'_> =
-        &|probe| output.memory_bytes(&probe.shape, probe.datatype, probe.scaled);
+    let need_of: NeedOf<'_> = &|probe| cost::need(&config.job, probe);
     let threads = resources::available_cpus().min(MOST_THREADS);
     let looks = par_map(&mine, threads, |&(entry, claim)| Look {
-        facts: probe::probe(entry, needs_headers.then_some(memory_of)),
+        facts: probe::probe(entry, needs_headers.then_some(need_of)),
         standing: claim.map_or_else(Standing::default, |claim| resume::check(entry, claim)),
     });
     comm::gather(comm, looks).map(probe::interleave)

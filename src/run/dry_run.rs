@@ -1,5 +1,6 @@
 //! The dry run: what would be done, told from headers and sizes alone.
 
+use crate::job::memory;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,9 +10,6 @@ use super::share::Schedule;
 use super::{Config, Setup};
 use crate::partition::{self, Strategy};
 use crate::text::printable;
-
-/// Memory of a rank besides its images: program, MPI and buffers, in bytes.
-const RANK_BYTES: u64 = 30 << 20;
 
 /// The plan as text: a row a rank with images, bytes, voxels and memory, then what is wrong with headers.
 pub(super) fn render(
@@ -114,13 +112,11 @@ pub(super) fn render(
     text
 }
 
-/// An upper estimate of a rank's memory: each worker holds one image twice at most (voxels and the compressed file), and
-/// the workers may meet the largest images at the same time.
+/// The most that a rank holds.
 fn memory_bytes(share: &[usize], looks: &[Look], workers: usize) -> u64 {
-    let mut raw: Vec<u64> = share
-        .iter()
-        .filter_map(|&place| looks[place].facts.raw_bytes)
-        .collect();
-    raw.sort_unstable_by(|a, b| b.cmp(a));
-    RANK_BYTES + raw.iter().take(workers).map(|bytes| 2 * bytes).sum::<u64>()
+    let images = share.iter();
+    memory::rank_bytes(
+        images.filter_map(|&place| looks[place].facts.memory_bytes),
+        workers,
+    )
 }

@@ -6,13 +6,8 @@ use std::time::Instant;
 use crate::image_io::{NamelessOutput, OpenedInput};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
-use crate::job::{ImageJob, ImageWorker};
+use crate::job::{ImageJob, ImageWorker, memory};
 use crate::resources::{self, MemoryLimit};
-
-/// What a worker takes besides its images: codec, tiles, stack.
-pub(super) const WORKER_BYTES: u64 = 12 << 20;
-/// The same in address space, of which the allocator reserves 64 MiB for each thread.
-const WORKER_ADDRESS_SPACE_BYTES: u64 = 80 << 20;
 
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
 ///
@@ -36,16 +31,14 @@ impl<'a> RankMemory<'a> {
     pub(super) fn new(job: &'a ImageJob, threads: &[usize], limit: Option<MemoryLimit>) -> Self {
         let workers = threads.len();
         let limit = limit.map(|limit| {
-            let (used, each) = if limit.address_space {
-                (resources::address_space_bytes(), WORKER_ADDRESS_SPACE_BYTES)
+            let used = if limit.address_space {
+                resources::address_space_bytes()
             } else {
-                (resources::rss_bytes(), WORKER_BYTES)
+                resources::rss_bytes()
             };
+            let own = memory::worker_bytes(threads.iter().sum(), limit.address_space);
             Limit {
-                bytes: limit
-                    .bytes
-                    .saturating_sub(used)
-                    .saturating_sub(each * threads.iter().sum::<usize>() as u64),
+                bytes: limit.bytes.saturating_sub(used).saturating_sub(own),
                 source: limit.source,
             }
         });

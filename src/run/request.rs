@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::memory::WORKER_BYTES;
+use crate::job::memory::WORKER_BYTES;
 use crate::resources::{self, MemoryLimit};
 use crate::slurm::{self, MemoryOption};
 

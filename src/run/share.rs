@@ -10,7 +10,7 @@ use super::agree::{Look, Ranks};
 use super::resume::{self, Standing};
 use super::{Clock, Config, SetupError, request};
 use crate::images::{self, ImageEntry};
-use crate::job::cost::cost_s;
+use crate::job::cost;
 use crate::partition::{self, Strategy};
 use crate::report::ResumeCounts;
 use crate::{journal, slurm};
@@ -133,12 +133,15 @@ pub(super) fn decide(
     ranks: &Ranks,
     clock: Clock,
 ) -> Result<(Decision, Schedule), SetupError> {
-    let width = config.job.kernel_width_vox();
+    let filter_s_per_voxel = config.job.filter_s_per_voxel();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
     let files = all_facts.iter().map(|facts| &facts.files);
     images::refuse_replacing_inputs(entries, files)
         .map_err(|error| SetupError(error.to_string()))?;
-    let costs_s: Vec<f64> = all_facts.iter().map(|facts| cost_s(facts, width)).collect();
+    let costs_s: Vec<f64> = all_facts
+        .iter()
+        .map(|facts| cost::image_s(facts, filter_s_per_voxel))
+        .collect();
     let shard = config
         .shard
         .map(|shard| shard.places(config.strategy, &costs_s));

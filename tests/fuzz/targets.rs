@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::filter::{self, Filter, OutputSpec, Scratch};
+use niimpi::filter::{self, Scratch, SharedOptions};
 use niimpi::image_io::{self, CompressionLevel, Image, Verifier, Workspace, WriteOptions};
 use niimpi::journal::past::{JournalFile, Past};
 use niimpi::journal::status::Status;
@@ -77,8 +77,8 @@ impl Bench {
         if bytes > FILTERED_BYTES {
             return;
         }
-        let gaussian = Filter::Gaussian(Gaussian::from_sigma_vox(0.5));
-        let spec = OutputSpec::default();
+        let gaussian = Gaussian::from_sigma_vox(0.5);
+        let spec = SharedOptions::default();
         filter::apply(&gaussian, &spec, &mut self.image.volume, &mut self.scratch)
             .expect("a sigma in voxels suits every image");
         let output = self.folder.path().join("output.nii.gz");

@@ -2,7 +2,7 @@
 
 use super::scalar::{cast_i32, cast_i64, cast_u64, map_lanes};
 use super::simd::{Vector, load_each};
-use crate::volume::VoxelType;
+use crate::volume::{Datatype, Scaling, VoxelType};
 
 /// A voxel type: how it becomes a double, and the two ways back.
 pub(in crate::filter) trait Voxel: VoxelType {
@@ -207,6 +207,32 @@ macro_rules! float_voxel {
 float_voxel!(f32, |voxels| V::load_f32(voxels), |values| values
     .cast_f32());
 float_voxel!(f64, |voxels| V::load(voxels), |values| lanes(values));
+
+/// How doubles become voxels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::filter) enum Conversion {
+    /// A C cast: what scipy does.
+    Cast,
+    /// Rounded to nearest and saturated.
+    Nearest,
+}
+
+/// A number with another type where no axis is filtered: its intensity, converted once.
+pub(in crate::filter) fn recast_one<S: Voxel, T: Voxel>(
+    voxel: S,
+    scaling: Option<Scaling>,
+    conversion: Conversion,
+) -> T {
+    match scaling {
+        Some(scaling) if conversion == Conversion::Nearest => {
+            T::nearest(scaling.intensity(voxel.to_f64()))
+        }
+        Some(scaling) => T::cast(scaling.intensity(voxel.to_f64())),
+        None if !S::DATATYPE.is_float() && !T::DATATYPE.is_float() => T::saturated(voxel.to_i128()),
+        None if T::DATATYPE == Datatype::Float32 => T::cast(f64::from(voxel.to_f32())),
+        None => T::nearest(voxel.to_f64()),
+    }
+}
 
 /// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {

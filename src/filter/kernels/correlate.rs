@@ -11,11 +11,12 @@
 )]
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::boundary::Boundary;
-use super::convert::{Voxel, with_voxel_type};
+use super::convert::{Conversion, Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
-use crate::volume::{Datatype, Scaling, VoxelBuffer};
+use crate::volume::{Datatype, NoMemory, Scaling, VoxelBuffer};
 
 /// Bytes of each row of the image that a tile takes, and at least a vector. Narrow tiles stay in the first-level cache between
 /// being filled and being summed, which makes passes of 16-bit voxels a tenth faster than tiles of whole cache lines did.
@@ -105,15 +106,6 @@ impl VoxelPointer {
     }
 }
 
-/// How doubles become voxels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::filter) enum Conversion {
-    /// A C cast: what scipy does.
-    Cast,
-    /// Rounded to nearest and saturated.
-    Nearest,
-}
-
 /// Lines of voxels that are correlated alike.
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct Lines {
@@ -142,10 +134,15 @@ pub(in crate::filter) struct Pass<'a> {
     pub(in crate::filter) scaling: Option<Scaling>,
     /// From sums to the target's numbers.
     pub(in crate::filter) conversion: Conversion,
+    /// Once it is set, the remaining lines are left out.
+    pub(in crate::filter) stop: Option<&'a AtomicBool>,
 }
 
 impl Pass<'_> {
     /// Correlates `lines` of `source` at all their positions into the same places of `target`, which may be the same voxels.
+    ///
+    /// # Errors
+    /// [`NoMemory`] for the tile.
     ///
     /// # Safety
     /// That of [`Pass::run_part`].
@@ -155,9 +152,20 @@ impl Pass<'_> {
         target: VoxelPointer,
         lines: Lines,
         tile: &mut VoxelBuffer,
-    ) {
+    ) -> Result<(), NoMemory> {
         // SAFETY: the caller's.
         unsafe { self.run_part(source, target, lines, 0..lines.len, tile) }
+    }
+
+    /// Bytes of a tile of lines of `len` voxels of this type.
+    pub(in crate::filter) fn tile_bytes(half_kernel: &[f64], len: usize, source: Datatype) -> u64 {
+        let rows = len.max(MAX_LANES) + 2 * half_kernel.len().saturating_sub(1);
+        (rows as u64).saturating_mul((Self::columns(source) * size_of::<f64>()) as u64)
+    }
+
+    /// Lines that a tile holds.
+    fn columns(source: Datatype) -> usize {
+        MAX_LANES.max(ROW_BYTES / source.size_bytes())
     }
 
     /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a whole line only
@@ -165,6 +173,9 @@ impl Pass<'_> {
     ///
     /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded to double: the
     /// order of scipy's `correlate1d` for a symmetric kernel.
+    ///
+    /// # Errors
+    /// [`NoMemory`] for the tile.
     ///
     /// # Safety
     /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and `part` is all, or
@@ -177,16 +188,20 @@ impl Pass<'_> {
         lines: Lines,
         part: Range<usize>,
         tile: &mut VoxelBuffer,
-    ) {
+    ) -> Result<(), NoMemory> {
         let whole = part == (0..lines.len);
-        assert!(whole || (lines.apart == 1 && self.boundary != Boundary::Wrap));
         let radius = self.half_kernel.len() - 1;
+        let wraps = self.boundary == Boundary::Wrap && radius > 0;
+        assert!(whole || (lines.apart == 1 && !wraps));
         // Sums are made for as many positions at once as a vector has lanes, though the line be shorter.
         let rows = part.len().max(MAX_LANES) + 2 * radius;
-        let columns = MAX_LANES.max(ROW_BYTES / source.datatype.size_bytes());
-        tile.resize_for_overwrite(rows * columns * size_of::<f64>());
+        let columns = Self::columns(source.datatype);
+        tile.try_resize_for_overwrite(rows * columns * size_of::<f64>())?;
         let tile = tile.as_mut_slice::<f64>();
         for first in (0..lines.count).step_by(columns) {
+            if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                break;
+            }
             let count = columns.min(lines.count - first);
             let work = Work {
                 pass: *self,
@@ -209,6 +224,7 @@ impl Pass<'_> {
             };
             with_voxel_type!(to.datatype, T => self.isa.run(Correlate { work, voxels: to.address.cast::<T>() }));
         }
+        Ok(())
     }
 }
 

@@ -6,10 +6,12 @@
 //! | `convert` | voxels of every type to double and back |
 //! | `simd` | the widest vectors that the processor has |
 //! | `scalar` | conversions of one number, as x86-64 does them |
+//! | `weights` | the sampled Gaussian, bit for bit scipy's |
 //! | `exp` | the exponential, the same bits everywhere |
 
 pub(super) mod convert;
 pub(super) mod correlate;
-pub(super) mod exp;
+mod exp;
 mod scalar;
 pub(super) mod simd;
+pub(super) mod weights;

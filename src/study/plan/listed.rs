@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::measured::{ImageClass, ImageFeatures};
-use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::images::{self, ListRequest};
+use crate::job::{ImageJob, cost};
 use crate::resources;
 
 /// The images on the disk, and those planned for.
@@ -37,7 +37,7 @@ pub struct Listed {
 /// A sentence when nothing is listed or no header can be read.
 pub fn look(
     request: &ListRequest,
-    spec: &OutputSpec,
+    job: &ImageJob,
     wanted: Option<usize>,
 ) -> Result<Listed, String> {
     let begun = Instant::now();
@@ -70,7 +70,7 @@ pub fn look(
                     },
                     voxels: probe.shape.iter().map(|&length| length as u64).product(),
                     file_bytes: probe.file_bytes,
-                    memory_bytes: spec.memory_bytes(&probe.shape, probe.datatype, probe.scaled),
+                    memory_bytes: cost::need(job, &probe).memory_bytes,
                 }),
             ));
         }

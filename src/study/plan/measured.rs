@@ -340,6 +340,13 @@ fn in_words(filter: &FilterDescription) -> String {
     )
 }
 
+/// About the bytes that an image takes in memory while it is filtered.
+fn memory_bytes(spec: &OutputSpec, voxels: u64, datatype: Datatype, scaled: bool) -> u64 {
+    let result = spec.resolve_for(datatype, scaled).size_bytes();
+    let own = datatype.size_bytes();
+    voxels * (own + if result == own { 0 } else { result }) as u64
+}
+
 fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Result<(), String> {
     let report = &source.report;
     let run = into.runs.len();
@@ -373,8 +380,9 @@ fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Resu
                 datatype,
                 scaled: image.outcome.input.scaled,
             };
-            let memory_bytes = spec.memory_bytes(
-                &[image.outcome.input.voxels as usize],
+            let memory_bytes = memory_bytes(
+                spec,
+                image.outcome.input.voxels,
                 datatype,
                 image.outcome.input.scaled,
             );

@@ -9,7 +9,7 @@ use super::model::Model;
 use super::play::{Played, Players, Score};
 use super::root_work::RootWork;
 use crate::images::probe::ImageFacts;
-use crate::job::cost::cost_s;
+use crate::job::cost::image_s;
 use crate::partition::Strategy;
 
 /// How many nodes, ranks and threads.
@@ -98,7 +98,7 @@ impl<'a> Predictor<'a> {
         memory: &'a MemoryModel,
         root: &'a RootWork,
         strategy: Strategy,
-        kernel_width_vox: f64,
+        filter_s_per_voxel: f64,
     ) -> Result<Self, String> {
         let classes = listed.classes();
         let unmeasured = model.unmeasured(classes.keys());
@@ -126,7 +126,7 @@ impl<'a> Predictor<'a> {
                     voxels: Some(image.voxels),
                     ..ImageFacts::default()
                 };
-                cost_s(&facts, kernel_width_vox)
+                image_s(&facts, filter_s_per_voxel)
             })
             .collect();
         Ok(Self {

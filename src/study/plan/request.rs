@@ -1,5 +1,6 @@
 //! The request: what to ask of Slurm for a prediction, with its margin, and the batch script.
 
+use crate::job::memory::WORKER_BYTES;
 use std::ffi::OsString;
 
 use super::predict::Prediction;
@@ -12,14 +13,13 @@ const TIME_MARGIN_S: f64 = 60.0;
 /// Memory is asked for with this margin over what is expected.
 pub const MEMORY_MARGIN: f64 = 0.2;
 /// What the program sets aside for each worker when it judges whether an image fits into its limit.
-const WORKER_RESERVE_BYTES: u64 = 12 << 20;
 
 /// What to ask for. `largest_bytes` is the most that a worker holds for one image.
 pub fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&str>) -> Request {
     let setting = prediction.setting;
     let threads = setting.threads as u64;
     // A rank admits an image only if it fits beside a reserve for each worker.
-    let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_RESERVE_BYTES + largest_bytes);
+    let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_BYTES + largest_bytes);
     let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
     let rank_bytes = (held as u64).max(admitted);
     let seconds =

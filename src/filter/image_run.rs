@@ -1,0 +1,222 @@
+//! Image run: one volume on its way through a prepared filter, part by part, its planes in memory as the layout says.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+use super::FilterError;
+use super::interface::{Prepared, Slab, Source, ThreadScratch};
+use super::kernels::correlate::VoxelPointer;
+use super::layout::{Layout, Place};
+use super::slabs::{Parts, Task};
+use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
+
+/// A volume that is being filtered. Parts may be computed by several threads, in any order that [`Parts`] allows, also while
+/// later slices are still being read.
+///
+/// The buffers are the volume's own, which must neither be touched nor moved until the last part is computed.
+/// [`ImageRun::finish`] or [`ImageRun::abandon`] gives them back.
+pub(crate) struct ImageRun {
+    prepared: Box<dyn Prepared>,
+    layout: Layout,
+    parts: Parts,
+    scaling: Option<Scaling>,
+    input: VoxelPointer,
+    result: VoxelPointer,
+    /// The planes that each stage writes.
+    planes: Vec<Vec<VoxelPointer>>,
+}
+
+/// Buffers between stages, kept from image to image.
+#[derive(Default)]
+pub(crate) struct Planes(Vec<VoxelBuffer>);
+
+impl ImageRun {
+    /// Makes room for a volume whose shape, type and scaling are set. With a [lead](Layout::has_lead) its voxels are still to
+    /// be read.
+    ///
+    /// # Errors
+    /// [`FilterError::Memory`]; the volume then has room for its voxels, or none.
+    pub(crate) fn begin(
+        prepared: Box<dyn Prepared>,
+        layout: Layout,
+        volume: &mut Volume,
+        extra: &mut Planes,
+    ) -> Result<Self, FilterError> {
+        if let Err(error) = make_room(&layout, volume, extra) {
+            if layout.lead > 0 {
+                let len = volume.len() * volume.datatype.size_bytes();
+                volume.voxels.try_resize_for_overwrite(len)?;
+            }
+            return Err(error);
+        }
+        let front = VoxelPointer::new(layout.input, volume.voxels.as_bytes_mut());
+        let spare = VoxelPointer::new(layout.result, volume.spare.as_bytes_mut());
+        let input = front.offset(layout.lead * layout.shape[0] * layout.shape[1]);
+        let result = match layout.result_place {
+            Place::Spare => spare,
+            _ => front.retyped(layout.result),
+        };
+        let stages = prepared.stages();
+        let mut planes: Vec<Vec<VoxelPointer>> = Vec::with_capacity(stages.len());
+        for (stage, places) in stages.iter().zip(&layout.planes) {
+            let planes_of_stage = stage.writes.iter().zip(places);
+            let pointers = planes_of_stage.map(|(&datatype, &place)| match place {
+                Place::Voxels => input.retyped(datatype),
+                Place::Spare => spare.retyped(datatype),
+                Place::Extra(number) => VoxelPointer::new(datatype, extra.0[number].as_bytes_mut()),
+            });
+            planes.push(pointers.collect());
+        }
+        if let Some(last) = planes.last_mut() {
+            last[0] = result;
+        }
+        Ok(ImageRun {
+            parts: layout.parts(stages),
+            scaling: volume.scaling,
+            prepared,
+            layout,
+            input,
+            result,
+            planes,
+        })
+    }
+
+    /// The parts of the work.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Slices of all volumes.
+    pub(crate) fn slices(&self) -> usize {
+        self.layout.slices()
+    }
+
+    /// Bytes of the result.
+    pub(crate) fn result_bytes(&self) -> usize {
+        self.layout.result_bytes() as usize
+    }
+
+    /// Bytes of a slice of the result.
+    pub(crate) fn result_slice_bytes(&self) -> usize {
+        self.layout.result_slice_bytes() as usize
+    }
+
+    /// The type of the result.
+    pub(crate) fn result_type(&self) -> Datatype {
+        self.layout.result
+    }
+
+    /// The place of slices as they are read, counted through all volumes.
+    ///
+    /// # Safety
+    /// The volume is as [`ImageRun::begin`] left it, and nobody uses these slices while the bytes are borrowed.
+    pub(crate) unsafe fn unread<'a>(&self, slices: Range<usize>) -> &'a mut [u8] {
+        let plane = self.layout.shape[0] * self.layout.shape[1];
+        let first = self.input.offset(slices.start * plane);
+        let bytes = slices.len() * plane * self.layout.input.size_bytes();
+        // SAFETY: the caller's; the input has all slices.
+        unsafe { first.as_bytes_mut(bytes) }
+    }
+
+    /// Computes a part.
+    ///
+    /// # Errors
+    /// Those of [`Prepared::run`].
+    ///
+    /// # Safety
+    /// The volume is as [`ImageRun::begin`] left it, and [`super::slabs::Progress`] has started the part.
+    pub(crate) unsafe fn compute(
+        &self,
+        task: Task,
+        stop: Option<&AtomicBool>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let part = &self.parts.stages[task.stage][task.part];
+        let stage = &self.prepared.stages()[task.stage];
+        let volume: usize = self.layout.shape.iter().product();
+        let block = self.layout.block;
+        let first_of = |pointer: VoxelPointer, place: Option<Place>, number: usize| {
+            let in_buffer = match place {
+                Some(Place::Extra(_)) => number % block,
+                _ => number,
+            };
+            pointer.offset(in_buffer * volume)
+        };
+        for number in part.volumes.clone() {
+            let sources = stage.reads.iter().map(|&(source, _)| match source {
+                Source::Input => first_of(self.input, None, number),
+                Source::Stage { stage, plane } => first_of(
+                    self.planes[stage][plane],
+                    Some(self.layout.planes[stage][plane]),
+                    number,
+                ),
+            });
+            let targets = self.planes[task.stage]
+                .iter()
+                .zip(&self.layout.planes[task.stage])
+                .map(|(&pointer, &place)| first_of(pointer, Some(place), number));
+            let mut slab = Slab {
+                shape: self.layout.shape,
+                slices: part.slices.clone(),
+                columns: part.columns.clone(),
+                reads: &stage.reads,
+                sources: sources.collect(),
+                targets: targets.collect(),
+                scaling: self.scaling,
+                stop,
+            };
+            self.prepared.run(task.stage, &mut slab, scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Some bytes of the result.
+    ///
+    /// # Safety
+    /// The volume is as [`ImageRun::begin`] left it, and the slices that hold these bytes are complete.
+    pub(crate) unsafe fn result<'a>(&self, bytes: Range<usize>) -> &'a [u8] {
+        // SAFETY: the caller's.
+        unsafe { self.result.as_bytes(bytes) }
+    }
+
+    /// Gives the volume its result.
+    pub(crate) fn finish(self, volume: &mut Volume) {
+        match self.layout.result_place {
+            Place::Spare => std::mem::swap(&mut volume.voxels, &mut volume.spare),
+            _ => volume.voxels.truncate(self.result_bytes()),
+        }
+        volume.datatype = self.layout.result;
+        if !self.planes.is_empty() {
+            volume.scaling = None;
+        }
+    }
+
+    /// Leaves the volume as it was before, its voxels unspecified.
+    pub(crate) fn abandon(self, volume: &mut Volume) {
+        let len = volume.len() * volume.datatype.size_bytes();
+        volume.voxels.truncate(len);
+    }
+}
+
+/// Makes the buffers as large as the layout says.
+fn make_room(layout: &Layout, volume: &mut Volume, extra: &mut Planes) -> Result<(), FilterError> {
+    if layout.lead > 0 {
+        resize(&mut volume.voxels, layout.voxel_bytes())?;
+    }
+    if layout.result_place == Place::Spare {
+        resize(&mut volume.spare, layout.result_bytes())?;
+    }
+    let buffers = extra.0.len().max(layout.extra_bytes.len());
+    extra.0.resize_with(buffers, VoxelBuffer::default);
+    for (buffer, &bytes) in extra.0.iter_mut().zip(&layout.extra_bytes) {
+        resize(buffer, bytes)?;
+    }
+    Ok(())
+}
+
+fn resize(buffer: &mut VoxelBuffer, bytes: u64) -> Result<(), FilterError> {
+    match isize::try_from(bytes) {
+        Ok(len) => Ok(buffer.try_resize_for_overwrite(len.unsigned_abs())?),
+        Err(_) => Err(FilterError::Memory { bytes }),
+    }
+}

@@ -1,0 +1,371 @@
+//! Interface: what a filter declares and does, for the programs that run it.
+//!
+//! A [`Filter`] is a set of options. [`Filter::prepare`] turns it into a [`Prepared`] filter for one image: a chain of
+//! [`Stage`]s, each of which computes one or more planes from the image or from planes of earlier stages. The caller decides
+//! how a stage is divided into [`Slab`]s, where planes lie in memory and which thread computes which slab; the result does
+//! not depend on it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::FilterError;
+use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
+use super::kernels::correlate::VoxelPointer;
+use super::kernels::simd::Isa;
+use super::nonfinite::NonFinite;
+use super::output::OutputSpec;
+use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
+
+/// What a filter knows of an image before it sees the voxels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageInfo {
+    /// Lengths of the axes, x first; 1 to 7 of them.
+    pub shape: Vec<usize>,
+    /// Distance between voxel centres along x, y and z, in mm.
+    pub voxel_size_mm: [f64; 3],
+    /// The type of the stored voxels.
+    pub datatype: Datatype,
+    /// From stored numbers to intensities.
+    pub scaling: Option<Scaling>,
+    /// How many voxels are NaN or infinite; `None` before they are counted, when memory and cost are those of the worst case.
+    pub nonfinite_voxels: Option<u64>,
+}
+
+impl ImageInfo {
+    /// The facts of a volume, its non-finite voxels not counted.
+    pub fn of(volume: &Volume) -> Self {
+        ImageInfo {
+            shape: volume.shape.clone(),
+            voxel_size_mm: volume.voxel_size_mm,
+            datatype: volume.datatype,
+            scaling: volume.scaling,
+            nonfinite_voxels: None,
+        }
+    }
+
+    /// Voxels of all 3-D volumes together; saturates for a header that lies.
+    pub fn voxels(&self) -> u64 {
+        product(&self.shape)
+    }
+
+    /// Lengths of x, y and z, 1 where the image has fewer axes.
+    pub fn spatial_shape(&self) -> [usize; 3] {
+        std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
+    }
+
+    /// Number of spatial axes that the image has: 1, 2 or 3.
+    pub fn spatial_axes(&self) -> usize {
+        self.shape.len().min(3)
+    }
+
+    /// Number of 3-D volumes.
+    pub fn volumes(&self) -> u64 {
+        product(self.shape.get(3..).unwrap_or_default())
+    }
+
+    /// Whether non-finite voxels are, or may be, in the image.
+    pub fn may_be_nonfinite(&self) -> bool {
+        self.datatype.is_float() && self.nonfinite_voxels != Some(0)
+    }
+}
+
+fn product(lengths: &[usize]) -> u64 {
+    lengths
+        .iter()
+        .fold(1, |all, &length| all.saturating_mul(length as u64))
+}
+
+/// The options that all filters share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedOptions {
+    /// Number type and rounding of the result.
+    pub output: OutputSpec,
+    /// How NaN and infinite voxels are treated.
+    pub nan: NonFinite,
+}
+
+/// A filter: a set of options that can be prepared for any image.
+pub trait Filter: Send + Sync {
+    /// Checks what can be checked without an image.
+    ///
+    /// # Errors
+    /// [`FilterError::Parameter`] for a parameter outside its range.
+    fn validate(&self) -> Result<(), FilterError>;
+
+    /// Whether the result depends on the voxel size.
+    fn uses_voxel_size(&self) -> bool {
+        false
+    }
+
+    /// Radius of the kernel in voxels along x, y and z, where there is one that is the same for every image.
+    fn radius_vox(&self) -> Option<[usize; 3]> {
+        None
+    }
+
+    /// Prepares the filter for one image.
+    ///
+    /// With [`NonFinite::Zero`] the caller has replaced the voxels and passes [`NonFinite::Propagate`].
+    ///
+    /// # Errors
+    /// [`FilterError`] when the options and the image do not fit together.
+    fn prepare(
+        &self,
+        image: &ImageInfo,
+        shared: &SharedOptions,
+    ) -> Result<Box<dyn Prepared>, FilterError>;
+}
+
+/// A filter prepared for one image.
+pub trait Prepared: Send + Sync {
+    /// The stages in the order in which they run. The first plane of the last stage is the result. Without stages the result
+    /// is the input.
+    fn stages(&self) -> &[Stage];
+
+    /// Estimated seconds of a stage for so many voxels on one CPU core. Only proportions matter.
+    fn cost_s(&self, stage: usize, voxels: u64) -> f64;
+
+    /// Bytes that a thread needs in its [`ThreadScratch`] for a slab of a stage, which has up to `slab_voxels` voxels with
+    /// those that it reads around.
+    fn scratch_bytes(&self, stage: usize, slab_voxels: u64) -> u64;
+
+    /// Bytes that the prepared filter itself holds.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Sigma in voxels along x, y and z, of a filter that has one.
+    fn sigma_vox(&self) -> Option<[f64; 3]> {
+        None
+    }
+
+    /// What the user should know about this filter on this image, one sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Computes one slab of a stage.
+    ///
+    /// # Errors
+    /// [`FilterError::Stopped`] when the run was stopped meanwhile, [`FilterError::Memory`] without memory.
+    fn run(
+        &self,
+        stage: usize,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError>;
+}
+
+/// What one stage reads and writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The planes that it reads, and how far around a slab.
+    pub reads: Vec<(Source, Reach)>,
+    /// The types of the planes that it writes; at least one.
+    pub writes: Vec<Datatype>,
+    /// Whether the first plane written may take the place of the first plane read in memory: slice by slice, or where a
+    /// slice depends on others, in whole columns along z.
+    pub in_place: bool,
+}
+
+/// A plane that a stage reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The image's stored voxels.
+    Input,
+    /// A plane of an earlier stage.
+    Stage {
+        /// The stage.
+        stage: usize,
+        /// Which of its planes.
+        plane: usize,
+    },
+}
+
+/// How far around the slices of a slab a stage reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// So many slices below and above, within the same 3-D volume.
+    Slices {
+        /// Slices below the slab.
+        below: usize,
+        /// Slices above it.
+        above: usize,
+        /// Whether the volume continues at its other end.
+        wrap: bool,
+    },
+    /// Whole columns along z. The stage is divided into bands of columns, and no other slab reads a band's voxels, so that
+    /// planes of earlier stages may be overwritten there.
+    WholeZ,
+}
+
+impl Reach {
+    /// A slice depends on the same slice only.
+    pub const SLICE: Reach = Reach::symmetric(0);
+
+    /// `radius` slices to both sides.
+    pub const fn symmetric(radius: usize) -> Reach {
+        Reach::Slices {
+            below: radius,
+            above: radius,
+            wrap: false,
+        }
+    }
+
+    /// The slices of a volume of `len` that are read for `slices`.
+    pub(super) fn around(self, slices: &Range<usize>, len: usize) -> Range<usize> {
+        match self {
+            Reach::Slices {
+                below,
+                above,
+                wrap: false,
+            } => slices.start.saturating_sub(below)..slices.end.saturating_add(above).min(len),
+            // Of a slab in the middle less may be needed, but nobody gains from it.
+            Reach::Slices { wrap: true, .. } | Reach::WholeZ => 0..len,
+        }
+    }
+}
+
+/// A part of a stage's work: some slices of a 3-D volume, or a band of columns through all of them.
+pub struct Slab<'a> {
+    pub(super) shape: [usize; 3],
+    pub(super) slices: Range<usize>,
+    pub(super) columns: Range<usize>,
+    pub(super) reads: &'a [(Source, Reach)],
+    /// The first voxel of the 3-D volume in each plane that is read.
+    pub(super) sources: Vec<VoxelPointer>,
+    /// The same for each plane that is written.
+    pub(super) targets: Vec<VoxelPointer>,
+    /// From stored numbers to intensities, of [`Source::Input`].
+    pub(super) scaling: Option<Scaling>,
+    pub(super) stop: Option<&'a AtomicBool>,
+}
+
+impl Slab<'_> {
+    /// Lengths of the 3-D volume.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// The slices of the 3-D volume that are to be computed.
+    pub fn slices(&self) -> Range<usize> {
+        self.slices.clone()
+    }
+
+    /// The columns along z that are to be computed: places in a slice, x fastest.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// The slices of the source of that number that may be read.
+    pub fn readable(&self, source: usize) -> Range<usize> {
+        self.reads[source].1.around(&self.slices, self.shape[2])
+    }
+
+    /// Fails once the run is to stop; to be asked now and then during long work.
+    ///
+    /// # Errors
+    /// [`FilterError::Stopped`].
+    pub fn check_stop(&self) -> Result<(), FilterError> {
+        match self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(FilterError::Stopped),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the slab's columns of `slices` from a source as intensities, slice after slice.
+    ///
+    /// # Panics
+    /// When the slices are not [readable](Slab::readable), or `to` has another length.
+    pub fn load(&self, source: usize, slices: Range<usize>, to: &mut [f64]) {
+        let readable = self.readable(source);
+        assert!(readable.start <= slices.start && slices.end <= readable.end);
+        assert_eq!(to.len(), slices.len() * self.columns.len());
+        let from = self.sources[source];
+        let scaling = self
+            .scaling
+            .filter(|_| self.reads[source].0 == Source::Input);
+        with_voxel_type!(from.datatype, S => {
+            for (slice, to) in slices.zip(to.chunks_exact_mut(self.columns.len().max(1))) {
+                // SAFETY: the volume has this slice, and nobody writes what a slab may read.
+                let voxels = unsafe { from.offset(self.first(slice)).as_slice::<S>(to.len()) };
+                for (to, &voxel) in to.iter_mut().zip(voxels) {
+                    let stored = voxel.to_f64();
+                    *to = scaling.map_or(stored, |scaling| scaling.intensity(stored));
+                }
+            }
+        });
+    }
+
+    /// Writes the slab's columns of all its slices to a target, slice after slice: rounded to nearest and saturated where
+    /// it has an integer type.
+    ///
+    /// # Panics
+    /// When `from` has another length.
+    pub fn store(&mut self, target: usize, from: &[f64]) {
+        assert_eq!(from.len(), self.slices.len() * self.columns.len());
+        let to = self.targets[target];
+        with_voxel_type!(to.datatype, T => {
+            for (slice, from) in self.slices().zip(from.chunks_exact(self.columns.len().max(1))) {
+                // SAFETY: the volume has this slice, and a slab's own voxels are nobody else's.
+                let voxels = unsafe { to.offset(self.first(slice)).as_mut_slice::<T>(from.len()) };
+                for (voxel, &value) in voxels.iter_mut().zip(from) {
+                    *voxel = T::nearest(value);
+                }
+            }
+        });
+    }
+
+    /// Converts all voxels of the first source to the type of the first target, each by itself.
+    pub(super) fn convert(&mut self, conversion: Conversion) {
+        let (from, to) = (self.sources[0], self.targets[0]);
+        let columns = self.columns.len();
+        with_voxel_type!(from.datatype, S => with_voxel_type!(to.datatype, T => {
+            for slice in self.slices() {
+                let first = self.first(slice);
+                // SAFETY: both areas hold the slice, they are apart, and the slice is this slab's alone.
+                let (from, to) = unsafe {
+                    (
+                        from.offset(first).as_slice::<S>(columns),
+                        to.offset(first).as_mut_slice::<T>(columns),
+                    )
+                };
+                for (to, &from) in to.iter_mut().zip(from) {
+                    *to = recast_one(from, self.scaling, conversion);
+                }
+            }
+        }));
+    }
+
+    /// The place of the slab's first column of a slice in the 3-D volume.
+    pub(super) fn first(&self, slice: usize) -> usize {
+        slice * self.shape[0] * self.shape[1] + self.columns.start
+    }
+}
+
+/// A thread's own memory, which grows to the largest slab once and is kept from image to image.
+#[derive(Default)]
+pub struct ThreadScratch {
+    pub(super) isa: Isa,
+    pub(super) tile: VoxelBuffer,
+    pub(super) plane: VoxelBuffer,
+}
+
+impl ThreadScratch {
+    /// Room for so many doubles, whose values are unspecified.
+    ///
+    /// # Errors
+    /// [`FilterError::Memory`].
+    pub fn doubles(&mut self, len: usize) -> Result<&mut [f64], FilterError> {
+        let bytes = len.saturating_mul(size_of::<f64>());
+        self.plane.try_resize_for_overwrite(bytes)?;
+        Ok(self.plane.as_mut_slice())
+    }
+}
+
+impl From<NoMemory> for FilterError {
+    fn from(error: NoMemory) -> Self {
+        FilterError::Memory {
+            bytes: error.len_bytes as u64,
+        }
+    }
+}

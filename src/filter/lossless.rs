@@ -1,0 +1,24 @@
+//! Lossless: a double in JSON, which has no infinities and no NaN. Those are written as text.
+
+use serde::{Deserialize, Deserializer, Serializer};
+
+pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.is_finite() {
+        serializer.serialize_f64(*value)
+    } else {
+        serializer.collect_str(value)
+    }
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Double {
+        Number(f64),
+        Text(String),
+    }
+    match Double::deserialize(deserializer)? {
+        Double::Number(value) => Ok(value),
+        Double::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}

@@ -1,0 +1,442 @@
+//! Separable: symmetric kernels along x, y and z, one axis after the other, as stages of a filter.
+//!
+//! x and y of a slice are done together while it is in the cache, z comes once the slices around are finished. Voxels that
+//! are not finite may be left out of the sums: normalised convolution, Knutsson and Westin, "Normalized and differential
+//! convolution", CVPR 1993.
+
+use super::FilterError;
+use super::boundary::Boundary;
+use super::interface::{ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch};
+use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
+use super::kernels::correlate::{Lines, Pass, VoxelPointer};
+use super::output::Types;
+use crate::volume::{Datatype, Scaling};
+
+/// Seconds of one CPU core for each voxel and axis, and for each tap. Only proportions matter.
+const S_PER_VOXEL_AND_AXIS: f64 = 1e-9 / 3.0;
+const S_PER_TAP: f64 = 3e-11;
+
+/// The kernels of an image and what else the sums depend on.
+pub(super) struct Kernels {
+    /// Half kernels along x, y and z; empty for an axis that is left alone.
+    pub(super) half: [Vec<f64>; 3],
+    /// What lies beyond the ends of a line.
+    pub(super) boundary: Boundary,
+    /// Intensity beyond the ends with [`Boundary::Constant`].
+    pub(super) cval: f64,
+}
+
+impl Kernels {
+    /// Taps of the whole kernels along all axes together.
+    pub(super) fn taps(&self) -> f64 {
+        (0..3).map(|axis| self.taps_along(axis)).sum()
+    }
+
+    fn taps_along(&self, axis: usize) -> f64 {
+        (2.0 * self.half[axis].len() as f64 - 1.0).max(0.0)
+    }
+
+    fn is_active(&self, axis: usize) -> bool {
+        !self.half[axis].is_empty()
+    }
+}
+
+/// A separable filter prepared for one image.
+pub(super) struct Separable {
+    kernels: Kernels,
+    shape: [usize; 3],
+    input: Datatype,
+    scaling: Option<Scaling>,
+    types: Types,
+    sigma_vox: [f64; 3],
+    roles: Vec<Role>,
+    stages: Vec<Stage>,
+}
+
+/// What a stage does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// No axis is smoothed: voxels get another type.
+    Convert,
+    /// x and y.
+    InPlane,
+    /// z.
+    AlongZ,
+    /// x and y of the finite intensities, 0 elsewhere, and of their weights, 1 and 0.
+    InPlaneOfFinite,
+    /// z of both, and their quotient.
+    AlongZOfFinite,
+}
+
+impl Separable {
+    /// With `skip_nonfinite`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once: a₀ are the
+    /// intensities with 0 for each that is not finite, m is 1 where they are finite and 0 elsewhere, and G the smoothing.
+    /// Without a finite voxel under the kernel the result is NaN, or 0 for integers. Beyond the edge, m is 1 with
+    /// [`Boundary::Constant`], whose value counts as finite, and continues as a₀ does otherwise.
+    pub(super) fn new(
+        kernels: Kernels,
+        image: &ImageInfo,
+        types: Types,
+        sigma_vox: [f64; 3],
+        skip_nonfinite: bool,
+    ) -> Self {
+        let in_plane = kernels.is_active(0) || kernels.is_active(1);
+        let unchanged = types.last == image.datatype && image.scaling.is_none();
+        let roles: &[Role] = match (in_plane, kernels.is_active(2)) {
+            _ if skip_nonfinite => &[Role::InPlaneOfFinite, Role::AlongZOfFinite],
+            (true, true) => &[Role::InPlane, Role::AlongZ],
+            (true, false) => &[Role::InPlane],
+            (false, true) => &[Role::AlongZ],
+            (false, false) if unchanged => &[],
+            (false, false) => &[Role::Convert],
+        };
+        let stages = roles
+            .iter()
+            .map(|&role| stage(role, &kernels, types, in_plane))
+            .collect();
+        Separable {
+            shape: image.spatial_shape(),
+            input: image.datatype,
+            scaling: image.scaling,
+            types,
+            sigma_vox,
+            roles: roles.to_vec(),
+            stages,
+            kernels,
+        }
+    }
+
+    fn pass<'a>(&'a self, axis: usize, slab: &Slab<'a>, scratch: &ThreadScratch) -> Pass<'a> {
+        let is_first = !(0..axis).any(|earlier| self.kernels.is_active(earlier));
+        let is_last = !(axis + 1..3).any(|later| self.kernels.is_active(later));
+        Pass {
+            isa: scratch.isa,
+            half_kernel: &self.kernels.half[axis],
+            boundary: self.kernels.boundary,
+            cval: self.kernels.cval,
+            scaling: self.scaling.filter(|_| is_first),
+            conversion: if is_last {
+                self.types.conversion
+            } else {
+                Conversion::Cast
+            },
+            stop: slab.stop,
+        }
+    }
+
+    /// The pass of a plane of doubles with `cval` beyond the edge.
+    fn double_pass<'a>(
+        &'a self,
+        axis: usize,
+        cval: f64,
+        slab: &Slab<'a>,
+        scratch: &ThreadScratch,
+    ) -> Pass<'a> {
+        Pass {
+            cval,
+            scaling: None,
+            conversion: Conversion::Cast,
+            ..self.pass(axis, slab, scratch)
+        }
+    }
+
+    /// What stands beyond the edge of the finite intensities and of their weights.
+    fn beyond_the_edge(&self) -> [f64; 2] {
+        let cval = self.kernels.cval;
+        if cval.is_finite() {
+            [cval, 1.0]
+        } else {
+            [0.0, 0.0]
+        }
+    }
+
+    /// The lines of a slice along x or y.
+    fn lines(&self, axis: usize) -> Lines {
+        let [nx, ny, _] = self.shape;
+        match axis {
+            0 => Lines {
+                len: nx,
+                step: 1,
+                count: ny,
+                apart: nx,
+            },
+            _ => Lines {
+                len: ny,
+                step: nx,
+                count: nx,
+                apart: 1,
+            },
+        }
+    }
+
+    fn in_plane(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+        let [nx, ny, _] = self.shape;
+        let both = self.kernels.is_active(0) && self.kernels.is_active(1);
+        let target_type = slab.targets[0].datatype;
+        let between = (both && self.types.between != target_type).then_some(self.types.between);
+        if let Some(between) = between {
+            let bytes = nx * ny * between.size_bytes();
+            scratch.plane.try_resize_for_overwrite(bytes)?;
+        }
+        for slice in slab.slices() {
+            slab.check_stop()?;
+            let source = slab.sources[0].offset(slice * nx * ny);
+            let target = slab.targets[0].offset(slice * nx * ny);
+            let middle = between.map_or(target, |between| {
+                VoxelPointer::new(between, scratch.plane.as_bytes_mut())
+            });
+            let mut from = source;
+            for axis in 0..2 {
+                if self.kernels.is_active(axis) {
+                    let to = if axis == 0 && both { middle } else { target };
+                    let pass = self.pass(axis, slab, scratch);
+                    // SAFETY: the areas hold the slice, they are the same or apart, and the slice is this slab's alone.
+                    unsafe { pass.run(from, to, self.lines(axis), &mut scratch.tile)? };
+                    from = to;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn in_plane_of_finite(
+        &self,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let plane = self.shape[0] * self.shape[1];
+        for slice in slab.slices() {
+            slab.check_stop()?;
+            let [values, weights] = [0, 1].map(|i| slab.targets[i].offset(slice * plane));
+            {
+                // SAFETY: both planes hold the slice, which is this slab's alone.
+                let (values, weights) = unsafe {
+                    (
+                        values.as_mut_slice::<f64>(plane),
+                        weights.as_mut_slice::<f64>(plane),
+                    )
+                };
+                slab.load(0, slice..slice + 1, values);
+                for (value, weight) in values.iter_mut().zip(weights) {
+                    *weight = f64::from(u8::from(value.is_finite()));
+                    if !value.is_finite() {
+                        *value = 0.0;
+                    }
+                }
+            }
+            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge()) {
+                for axis in 0..2 {
+                    if self.kernels.is_active(axis) {
+                        let pass = self.double_pass(axis, cval, slab, scratch);
+                        // SAFETY: as above.
+                        unsafe { pass.run(of, of, self.lines(axis), &mut scratch.tile)? };
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The slab's lines along z.
+    fn columns(&self, slab: &Slab<'_>) -> Lines {
+        Lines {
+            len: self.shape[2],
+            step: self.shape[0] * self.shape[1],
+            count: slab.columns().len(),
+            apart: 1,
+        }
+    }
+
+    fn along_z(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+        let pass = self.pass(2, slab, scratch);
+        let first = slab.columns().start;
+        let (source, target) = (slab.sources[0].offset(first), slab.targets[0].offset(first));
+        // SAFETY: both areas hold the volume; they are the same only where the slab has whole columns, and nobody writes what
+        // it may read.
+        unsafe {
+            pass.run_part(
+                source,
+                target,
+                self.columns(slab),
+                slab.slices(),
+                &mut scratch.tile,
+            )?;
+        }
+        slab.check_stop()
+    }
+
+    fn along_z_of_finite(
+        &self,
+        slab: &Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let [nx, ny, nz] = self.shape;
+        let columns = slab.columns();
+        let [values, weights] = [0, 1].map(|i| slab.sources[i].offset(columns.start));
+        if self.kernels.is_active(2) {
+            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge()) {
+                let pass = self.double_pass(2, cval, slab, scratch);
+                // SAFETY: these are whole columns of this filter's own planes, which nobody else reads.
+                unsafe { pass.run(of, of, self.columns(slab), &mut scratch.tile)? };
+                slab.check_stop()?;
+            }
+        }
+        let target = slab.targets[0].offset(columns.start);
+        with_voxel_type!(target.datatype, T => {
+            for slice in 0..nz {
+                let start = slice * nx * ny;
+                // SAFETY: as above, and the target is another area.
+                let (values, weights, to) = unsafe {
+                    (
+                        values.offset(start).as_slice::<f64>(columns.len()),
+                        weights.offset(start).as_slice::<f64>(columns.len()),
+                        target.offset(start).as_mut_slice::<T>(columns.len()),
+                    )
+                };
+                for ((to, value), &weight) in to.iter_mut().zip(values).zip(weights) {
+                    *to = T::nearest(if weight > 0.0 { value / weight } else { f64::NAN });
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+fn stage(role: Role, kernels: &Kernels, types: Types, in_plane: bool) -> Stage {
+    let plane = |plane| Source::Stage { stage: 0, plane };
+    let is_last_in_plane = !kernels.is_active(2);
+    match role {
+        Role::Convert => Stage {
+            reads: vec![(Source::Input, Reach::SLICE)],
+            writes: vec![types.last],
+            in_place: false,
+        },
+        Role::InPlane => Stage {
+            reads: vec![(Source::Input, Reach::SLICE)],
+            writes: vec![if is_last_in_plane {
+                types.last
+            } else {
+                types.between
+            }],
+            in_place: true,
+        },
+        Role::AlongZ => {
+            let radius = kernels.half[2].len() - 1;
+            let reach = Reach::Slices {
+                below: radius,
+                above: radius,
+                wrap: radius > 0 && kernels.boundary == Boundary::Wrap,
+            };
+            let source = if in_plane { plane(0) } else { Source::Input };
+            Stage {
+                reads: vec![(source, reach)],
+                writes: vec![types.last],
+                in_place: true,
+            }
+        }
+        Role::InPlaneOfFinite => Stage {
+            reads: vec![(Source::Input, Reach::SLICE)],
+            writes: vec![Datatype::Float64; 2],
+            in_place: false,
+        },
+        Role::AlongZOfFinite => Stage {
+            reads: vec![(plane(0), Reach::WholeZ), (plane(1), Reach::WholeZ)],
+            writes: vec![types.last],
+            in_place: false,
+        },
+    }
+}
+
+impl Prepared for Separable {
+    fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    fn cost_s(&self, stage: usize, voxels: u64) -> f64 {
+        let in_plane = self.kernels.taps_along(0) + self.kernels.taps_along(1);
+        let along_z = self.kernels.taps_along(2);
+        let voxels = voxels as f64;
+        match self.roles[stage] {
+            Role::Convert => voxels * S_PER_VOXEL_AND_AXIS,
+            Role::InPlane => voxels * (2.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
+            Role::AlongZ => voxels * (S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
+            Role::InPlaneOfFinite => {
+                2.0 * voxels * (3.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP)
+            }
+            Role::AlongZOfFinite => {
+                2.0 * voxels * (2.0 * S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP)
+            }
+        }
+    }
+
+    fn scratch_bytes(&self, stage: usize, _slab_voxels: u64) -> u64 {
+        let tile = |axis: usize, source: Datatype| {
+            let half = &self.kernels.half[axis];
+            Pass::tile_bytes(half, self.shape[axis], source)
+        };
+        let first = self.input;
+        // The widest tile is that of the narrowest voxels: the passes after the first read `between`.
+        let tiles = |axes: std::ops::Range<usize>| {
+            axes.map(|axis| tile(axis, first).max(tile(axis, self.types.between)))
+                .max()
+                .unwrap_or(0)
+        };
+        let slice = self.shape[0] as u64 * self.shape[1] as u64;
+        match self.roles[stage] {
+            Role::Convert => 0,
+            Role::InPlane if self.types.between != self.stages[stage].writes[0] => {
+                tiles(0..2) + slice * self.types.between.size_bytes() as u64
+            }
+            Role::InPlane | Role::InPlaneOfFinite => tiles(0..2),
+            Role::AlongZ | Role::AlongZOfFinite => tiles(2..3),
+        }
+    }
+
+    fn held_bytes(&self) -> u64 {
+        // While a kernel is made, it is there as a whole.
+        let weights: usize = self.kernels.half.iter().map(|half| 2 * half.len()).sum();
+        (weights * size_of::<f64>()) as u64
+    }
+
+    fn sigma_vox(&self) -> Option<[f64; 3]> {
+        Some(self.sigma_vox)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
+            let (sigma, len) = (self.sigma_vox[axis], self.shape[axis]);
+            if self.kernels.is_active(axis) && len > 1 && sigma > len as f64 {
+                warnings.push(format!(
+                    "sigma is {sigma:.4} voxels along {name}, where the image has {len}: the result is nearly constant"
+                ));
+            }
+        }
+        let wanted = self.sigma_vox.iter().any(|&sigma| sigma > 0.0);
+        if wanted && self.kernels.half.iter().all(|half| half.len() <= 1) {
+            warnings.push(format!(
+                "sigma is {:.2e} voxels, less than one voxel's reach along every axis: the image is not smoothed",
+                self.sigma_vox.iter().copied().fold(0.0, f64::max)
+            ));
+        }
+        warnings
+    }
+
+    fn run(
+        &self,
+        stage: usize,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        match self.roles[stage] {
+            Role::Convert => {
+                slab.convert(self.types.conversion);
+                Ok(())
+            }
+            Role::InPlane => self.in_plane(slab, scratch),
+            Role::AlongZ => self.along_z(slab, scratch),
+            Role::InPlaneOfFinite => self.in_plane_of_finite(slab, scratch),
+            Role::AlongZOfFinite => self.along_z_of_finite(slab, scratch),
+        }
+    }
+}

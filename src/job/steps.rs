@@ -1,0 +1,428 @@
+//! Steps: one image from reading to a complete result without a name, on one thread or several.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::ImageJob;
+use super::memory;
+use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
+use crate::filter::nonfinite::{self, NonFinite};
+use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
+use crate::image_io::{
+    Cause, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput, ReadSummary,
+    Workspace,
+};
+use crate::text::printable;
+use crate::volume::{Volume, VoxelBuffer};
+
+/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that took and what was
+/// written.
+///
+/// # Errors
+/// [`Failure`] with the cause; nothing that looks like a result is left behind.
+pub fn publish(made: NamelessOutput, outcome: &mut Outcome) -> Result<Vec<FileId>, Failure> {
+    let started = Instant::now();
+    let published = made.publish();
+    outcome.timings.publish_s = started.elapsed().as_secs_f64();
+    let files = published.map_err(|error| failure(Stage::Write, &error))?;
+    outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
+    Ok(files)
+}
+
+/// A worker's own buffers, reused from image to image.
+pub struct ImageWorker<'a> {
+    job: &'a ImageJob,
+    /// One for each thread, the leader's first.
+    members: Vec<Member>,
+    workspace: Workspace,
+    image: Image,
+    buffers: Buffers,
+    memory_limit: Option<u64>,
+    stop: Option<&'a AtomicBool>,
+}
+
+/// What is kept from image to image besides the image.
+#[derive(Default)]
+struct Buffers {
+    planes: Planes,
+    intensities: VoxelBuffer,
+    /// The folder that was created last.
+    folder: PathBuf,
+}
+
+impl<'a> ImageWorker<'a> {
+    /// A worker with empty buffers; they grow with the first image.
+    pub fn new(job: &'a ImageJob) -> Self {
+        Self::with_threads(job, 1)
+    }
+
+    /// A worker that processes each image with `threads` threads. The results are the same for any number.
+    pub fn with_threads(job: &'a ImageJob, threads: usize) -> Self {
+        let threads = threads.max(1);
+        let mut workspace = Workspace::new(job.compression);
+        let need = job.clone();
+        workspace.set_memory_need(move |header| {
+            memory::image_bytes(&need, &memory::image_info(header), threads)
+        });
+        Self {
+            job,
+            members: (0..threads).map(|_| Member::new(job.compression)).collect(),
+            workspace,
+            image: Image::default(),
+            buffers: Buffers::default(),
+            memory_limit: None,
+            stop: None,
+        }
+    }
+
+    /// Refuses images that need more memory than this, before it is taken.
+    pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
+        self.memory_limit = limit_bytes;
+        self.workspace.set_memory_limit(limit_bytes);
+    }
+
+    /// Leaves an image unfinished once `stop` is set.
+    pub fn set_stop(&mut self, stop: &'a AtomicBool) {
+        self.stop = Some(stop);
+    }
+
+    /// Frees the buffers; the next image allocates them again.
+    pub fn release_memory(&mut self) {
+        self.image = Image::default();
+        self.buffers = Buffers::default();
+        for member in &mut self.members {
+            member.scratch = filter::ThreadScratch::default();
+        }
+    }
+
+    /// Processes one image completely. `outcome` is filled stage by stage, also when one fails; where several threads share
+    /// the image, a stage's seconds are those of all of them.
+    ///
+    /// # Errors
+    /// [`Failure`] with the stage and the cause; nothing that looks like a result is left behind.
+    pub fn process(
+        &mut self,
+        input: &Path,
+        output: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<Vec<FileId>, Failure> {
+        let made = self.make(input, None, output, outcome)?;
+        publish(made, outcome)
+    }
+
+    /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
+    /// one, perhaps in another thread, because that waits for the disk. `fetched` is the input's opened file, if it is open.
+    ///
+    /// # Errors
+    /// Those of [`ImageWorker::process`].
+    pub(crate) fn make(
+        &mut self,
+        input: &Path,
+        fetched: Option<OpenedInput>,
+        output: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<NamelessOutput, Failure> {
+        let mut members = std::mem::take(&mut self.members);
+        let team = Team::new(self.stop);
+        let filtered = self.read_and_filter(&team, &mut members, input, fetched, output, outcome);
+        self.members = members;
+        let made = team.into_made();
+        filtered?;
+        let Some(Made {
+            run,
+            file,
+            error,
+            spent,
+        }) = made
+        else {
+            return Err(filter_failure(input, &FilterError::Stopped));
+        };
+        outcome.timings.filter_s += spent.filter_s;
+        outcome.timings.write_s = spent.write_s;
+        match error {
+            None => run.finish(&mut self.image.volume),
+            Some(TeamError::Filter(error)) => return Err(filter_failure(input, &error)),
+            Some(TeamError::Write(error)) => return Err(failure(Stage::Write, &error)),
+        }
+        let started = Instant::now();
+        let made = match file {
+            Some(file) => file.finish(),
+            None => {
+                make_folder(output, &mut self.buffers.folder)?;
+                let options = self.job.write_options();
+                self.workspace.write_nameless(output, &self.image, &options)
+            }
+        };
+        outcome.timings.write_s += started.elapsed().as_secs_f64();
+        made.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// Reads and filters an image with all members. Where that is possible, slices are filtered and compressed while later
+    /// ones are still being read.
+    fn read_and_filter(
+        &mut self,
+        team: &Team<'_>,
+        members: &mut [Member],
+        input: &Path,
+        fetched: Option<OpenedInput>,
+        output: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let count = members.len();
+        std::thread::scope(|scope| {
+            let _end = EndOnDrop(team);
+            let Some((own, others)) = members.split_first_mut() else {
+                return Ok(());
+            };
+            team::start(scope, team, others);
+            let Self {
+                job,
+                workspace,
+                image,
+                buffers,
+                memory_limit,
+                ..
+            } = self;
+            let streaming = Streaming {
+                job,
+                threads: count,
+                limit_bytes: *memory_limit,
+                output,
+            };
+            let started = Instant::now();
+            let read = workspace.read_with(input, fetched, image, &mut |header, volume, next| {
+                match streaming.begin(header, volume, buffers) {
+                    None => next(volume.voxels.as_bytes_mut()),
+                    Some((run, file)) => {
+                        team.begin(run, Some(file), count);
+                        read_slabs(team, volume, next, &mut outcome.input.nonfinite_voxels)
+                    }
+                }
+            });
+            outcome.timings.read_s = started.elapsed().as_secs_f64();
+            self.was_read(input, read, outcome)?;
+            if team.run().is_none() {
+                self.begin_whole(team, count, input, output, outcome)?;
+            }
+            team.work(own);
+            Ok(())
+        })
+    }
+
+    /// Starts the work on an image that was read.
+    fn begin_whole(
+        &mut self,
+        team: &Team<'_>,
+        threads: usize,
+        input: &Path,
+        output: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let Buffers {
+            planes,
+            intensities,
+            folder,
+        } = &mut self.buffers;
+        let volume = &mut self.image.volume;
+        let division = Division::among(threads, false);
+        let shared = self.job.shared();
+        let begun = filter::prepare(&self.job.filter, &shared, volume, intensities, division)
+            .and_then(|(found, prepared, layout)| {
+                outcome.input.nonfinite_voxels = found;
+                ImageRun::begin(prepared, layout, volume, planes)
+            });
+        outcome.timings.filter_s = started.elapsed().as_secs_f64();
+        let run = begun.map_err(|error| filter_failure(input, &error))?;
+        // One thread compresses the result when it has filtered the image.
+        let mut file = None;
+        if threads > 1 {
+            make_folder(output, folder)?;
+            let header = &self.image.header;
+            file = begin_file(self.job, header, volume, &run, output)
+                .map_err(|error| failure(Stage::Write, &error))?;
+        }
+        let slices = run.slices();
+        team.begin(run, file, threads);
+        team.has_read(slices);
+        Ok(())
+    }
+
+    /// Records what was read.
+    fn was_read(
+        &self,
+        input: &Path,
+        read: Result<ReadSummary, ImageError>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let read = read.map_err(|error| failure(Stage::Read, &error))?;
+        let header = &self.image.header;
+        let facts = &mut outcome.input;
+        facts.bytes = read.bytes_in;
+        facts.files = read.files;
+        facts.voxels = self.image.volume.len() as u64;
+        facts.datatype = Some(header.datatype());
+        facts.scaled = header.scaling().is_some();
+        facts.voxel_size_mm = Some(header.voxel_size_mm());
+        let image = ImageInfo {
+            nonfinite_voxels: Some(0),
+            ..memory::image_info(header)
+        };
+        let prepared = self.job.filter.prepare(&image, &self.job.shared());
+        facts.sigma_vox = prepared.ok().and_then(|prepared| prepared.sigma_vox());
+        self.warn_of_header(input);
+        Ok(())
+    }
+
+    /// Warns of what is odd in a header. Two voxel sizes matter only where one of them is used.
+    fn warn_of_header(&self, input: &Path) {
+        let path = || printable(&input.display().to_string());
+        for warning in self.image.header.warnings() {
+            tracing::warn!("{}: {warning}", path());
+        }
+        if !self.job.filter.uses_voxel_size() {
+            return;
+        }
+        if let Some(sizes) = self.image.header.voxel_size_disagreement() {
+            tracing::warn!(
+                "{}: voxels are {:?} mm by pixdim but {:?} mm by the affine; widths in mm go by the affine",
+                path(),
+                sizes.pixdim_mm,
+                sizes.affine_mm
+            );
+        }
+    }
+}
+
+/// How an image is filtered while it is read.
+struct Streaming<'a> {
+    job: &'a ImageJob,
+    threads: usize,
+    limit_bytes: Option<u64>,
+    output: &'a Path,
+}
+
+impl Streaming<'_> {
+    /// Prepares filter and file of an image that is about to be read. `None` where it has to be read first, or where
+    /// something is wrong that is reported at its own stage.
+    fn begin(
+        &self,
+        header: &Header,
+        volume: &mut Volume,
+        buffers: &mut Buffers,
+    ) -> Option<(ImageRun, GrowingFile)> {
+        let job = self.job;
+        // Voxels that are not finite are counted, and perhaps replaced, in the whole volume.
+        let treated = job.nan != NonFinite::Propagate && volume.datatype.is_float();
+        if self.threads < 2 || header.is_big_endian() || treated {
+            return None;
+        }
+        let image = ImageInfo::of(volume);
+        let prepared = job.filter.prepare(&image, &job.shared()).ok()?;
+        let division = Division::among(self.threads, true);
+        let layout = Layout::of(prepared.as_ref(), &image, division);
+        if self.limit_bytes.is_some_and(|limit| layout.bytes() > limit) {
+            return None;
+        }
+        let run = ImageRun::begin(prepared, layout, volume, &mut buffers.planes).ok()?;
+        let file = make_folder(self.output, &mut buffers.folder)
+            .ok()
+            .and_then(|()| begin_file(job, header, volume, &run, self.output).ok())
+            .flatten();
+        match file {
+            Some(file) => Some((run, file)),
+            None => {
+                run.abandon(volume);
+                None
+            }
+        }
+    }
+}
+
+/// Reads the image slab by slab and counts its non-finite voxels.
+fn read_slabs(
+    team: &Team<'_>,
+    volume: &Volume,
+    next: &mut dyn FnMut(&mut [u8]) -> Result<usize, Cause>,
+    nonfinite_voxels: &mut u64,
+) -> Result<usize, Cause> {
+    let Some(run) = team.run() else {
+        return Ok(0);
+    };
+    let mut found = 0;
+    for slab in &run.parts().to_read {
+        // SAFETY: nobody uses a slab before `has_read` announces it.
+        let bytes = unsafe { run.unread(slab.clone()) };
+        let len = next(bytes)?;
+        found += len;
+        if len < bytes.len() {
+            break;
+        }
+        *nonfinite_voxels += nonfinite::count_stored(volume.datatype, volume.scaling, bytes);
+        team.has_read(slab.end);
+    }
+    Ok(found)
+}
+
+/// Starts the file of a result; `None` where it is not one compressed file.
+fn begin_file(
+    job: &ImageJob,
+    header: &Header,
+    volume: &mut Volume,
+    run: &ImageRun,
+    output: &Path,
+) -> Result<Option<GrowingFile>, ImageError> {
+    let stored = (volume.datatype, volume.scaling);
+    (volume.datatype, volume.scaling) = (run.result_type(), None);
+    let options = job.write_options();
+    let file = GrowingFile::begin(output, header, volume, job.compression, &options);
+    (volume.datatype, volume.scaling) = stored;
+    file
+}
+
+/// Creates the folder of an output, unless it is the one that was created last.
+fn make_folder(output: &Path, made: &mut PathBuf) -> Result<(), Failure> {
+    let folder = output.parent().unwrap_or(Path::new(""));
+    if made != folder {
+        std::fs::create_dir_all(folder).map_err(|error| Failure {
+            stage: Stage::Write,
+            error: format!("{}: cannot create the folder: {error}", folder.display()),
+            kind: match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+                _ => FailureKind::Own,
+            },
+        })?;
+        folder.clone_into(made);
+    }
+    Ok(())
+}
+
+fn filter_failure(input: &Path, error: &FilterError) -> Failure {
+    Failure {
+        stage: Stage::Filter,
+        error: format!("{}: {error}", input.display()),
+        kind: match *error {
+            FilterError::Memory { bytes } => FailureKind::NeedsMemory {
+                needed_bytes: bytes,
+            },
+            _ => FailureKind::Own,
+        },
+    }
+}
+
+fn failure(stage: Stage, error: &ImageError) -> Failure {
+    Failure {
+        stage,
+        error: error.to_string(),
+        kind: match error.cause {
+            Cause::NoSpace { .. } => FailureKind::NoSpace,
+            Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
+                needed_bytes: needed,
+            },
+            _ => FailureKind::Own,
+        },
+    }
+}
