@@ -39,6 +39,7 @@ use crate::fault::Fault;
 use crate::image_io;
 use crate::images::{ImageEntry, ListRequest};
 use crate::job::ImageJob;
+use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::process::ProcessId;
@@ -387,7 +388,21 @@ fn report(
             report.state = State::Failed;
         }
     }
+    print_warnings(&report);
     write_report(&report, config)
+}
+
+/// Logs what the user should know about the images, one line per kind.
+fn print_warnings(report: &Report) {
+    let mut summary = WarningSummary::default();
+    for row in &report.images {
+        for warning in &row.outcome.warnings {
+            summary.add(row.outcome.index, Path::new(&row.input), warning);
+        }
+    }
+    for line in summary.lines() {
+        tracing::warn!("{line}");
+    }
 }
 
 /// The path from the root folder; as it is where that cannot be told.

@@ -138,8 +138,8 @@ pub trait Prepared: Send + Sync {
         None
     }
 
-    /// What the user should know about this filter on this image, one sentence each.
-    fn warnings(&self) -> Vec<String> {
+    /// What the user should know about this filter on this image.
+    fn warnings(&self) -> Vec<FilterWarning> {
         Vec::new()
     }
 
@@ -153,6 +153,42 @@ pub trait Prepared: Send + Sync {
         slab: &mut Slab<'_>,
         scratch: &mut ThreadScratch,
     ) -> Result<(), FilterError>;
+}
+
+/// Why the result of a filter on an image may not be what the user expects.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterWarning {
+    /// The kernel is wider than the image.
+    #[error(
+        "sigma is {sigma_vox:.4} voxels along {axis}, where the image has {length}; the result is nearly constant"
+    )]
+    BeyondAxis {
+        /// x, y or z.
+        axis: char,
+        /// Sigma along it.
+        sigma_vox: f64,
+        /// Its length.
+        length: usize,
+    },
+    /// The kernel is one voxel along every axis.
+    #[error(
+        "sigma is {sigma_vox:.2e} voxels, less than one voxel's reach along every axis; the image is not smoothed"
+    )]
+    NoEffect {
+        /// The largest sigma.
+        sigma_vox: f64,
+    },
+}
+
+impl FilterWarning {
+    /// What the warning is about, as one word that is the same for all images.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            FilterWarning::BeyondAxis { .. } => "beyond_axis",
+            FilterWarning::NoEffect { .. } => "no_effect",
+        }
+    }
 }
 
 /// What one stage reads and writes.

@@ -61,7 +61,8 @@ mod sync {
 
 pub(crate) use image_run::{ImageRun, Planes};
 pub use interface::{
-    Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
+    Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage,
+    ThreadScratch,
 };
 pub(crate) use layout::{Division, Layout};
 pub use output::{OutputSpec, OutputType, Rounding};

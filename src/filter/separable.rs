@@ -6,7 +6,9 @@
 
 use super::FilterError;
 use super::boundary::Boundary;
-use super::interface::{ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch};
+use super::interface::{
+    FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch,
+};
 use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
 use super::kernels::correlate::{Lines, Pass, VoxelPointer};
 use super::output::Types;
@@ -402,22 +404,21 @@ impl Prepared for Separable {
         Some(self.sigma_vox)
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<FilterWarning> {
         let mut warnings = Vec::new();
-        for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
-            let (sigma, len) = (self.sigma_vox[axis], self.shape[axis]);
-            if self.kernels.is_active(axis) && len > 1 && sigma > len as f64 {
-                warnings.push(format!(
-                    "sigma is {sigma:.4} voxels along {name}, where the image has {len}: the result is nearly constant"
-                ));
+        for (axis, name) in ['x', 'y', 'z'].into_iter().enumerate() {
+            let (sigma_vox, length) = (self.sigma_vox[axis], self.shape[axis]);
+            if self.kernels.is_active(axis) && length > 1 && sigma_vox > length as f64 {
+                warnings.push(FilterWarning::BeyondAxis {
+                    axis: name,
+                    sigma_vox,
+                    length,
+                });
             }
         }
-        let wanted = self.sigma_vox.iter().any(|&sigma| sigma > 0.0);
-        if wanted && self.kernels.half.iter().all(|half| half.len() <= 1) {
-            warnings.push(format!(
-                "sigma is {:.2e} voxels, less than one voxel's reach along every axis: the image is not smoothed",
-                self.sigma_vox.iter().copied().fold(0.0, f64::max)
-            ));
+        let sigma_vox = self.sigma_vox.iter().copied().fold(0.0, f64::max);
+        if sigma_vox > 0.0 && self.kernels.half.iter().all(|half| half.len() <= 1) {
+            warnings.push(FilterWarning::NoEffect { sigma_vox });
         }
         warnings
     }

@@ -3,6 +3,8 @@
 //! A header is kept as the file's bytes in little-endian order, so that every field that this program does not set is
 //! carried over bit for bit. Beside the bytes stand the few fields that it computes with.
 
+use std::fmt;
+
 use nifti::NiftiHeader;
 
 use super::error::{Cause, beginning};
@@ -27,6 +29,50 @@ pub struct VoxelSizeDisagreement {
     pub affine_mm: [f64; 3],
 }
 
+/// The unit of length of a header, by its `xyzt_units`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LengthUnit {
+    /// None is given, which means mm.
+    #[default]
+    Unknown,
+    /// Metre.
+    Metre,
+    /// Millimetre.
+    Millimetre,
+    /// Micrometre.
+    Micrometre,
+}
+
+impl LengthUnit {
+    fn from_code(xyzt_units: u8) -> Self {
+        match xyzt_units & 7 {
+            1 => LengthUnit::Metre,
+            2 => LengthUnit::Millimetre,
+            3 => LengthUnit::Micrometre,
+            _ => LengthUnit::Unknown,
+        }
+    }
+
+    fn mm(self) -> f64 {
+        match self {
+            LengthUnit::Metre => 1e3,
+            LengthUnit::Micrometre => 1e-3,
+            LengthUnit::Unknown | LengthUnit::Millimetre => 1.0,
+        }
+    }
+}
+
+impl fmt::Display for LengthUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LengthUnit::Unknown => "unknown",
+            LengthUnit::Metre => "metre",
+            LengthUnit::Millimetre => "millimetre",
+            LengthUnit::Micrometre => "micrometre",
+        })
+    }
+}
+
 /// The header of a NIfTI image with its extensions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -37,6 +83,7 @@ pub struct Header {
     shape: Vec<usize>,
     datatype: Datatype,
     scaling: Option<Scaling>,
+    unit: LengthUnit,
     pixdim_mm: [f64; 3],
     affine_mm: Option<[f64; 3]>,
     vox_offset: u64,
@@ -110,6 +157,7 @@ impl Header {
             shape: shape.to_vec(),
             datatype,
             scaling: None,
+            unit: LengthUnit::Millimetre,
             pixdim_mm: voxel_size_mm,
             affine_mm: Some(voxel_size_mm),
             vox_offset: 0,
@@ -143,6 +191,11 @@ impl Header {
             Some(disagreement) => disagreement.affine_mm,
             None => self.pixdim_mm,
         }
+    }
+
+    /// The unit of length. Voxel sizes are converted to mm.
+    pub fn length_unit(&self) -> LengthUnit {
+        self.unit
     }
 
     /// Both voxel sizes when pixdim and the affine differ by more than 0.1 % along an axis that the image has.
@@ -363,11 +416,8 @@ impl Header {
     }
 
     fn take_voxel_size(&mut self, fields: &Fields) {
-        let mm_per_unit = match fields.xyzt_units & 7 {
-            1 => 1e3,  // metre
-            3 => 1e-3, // micron
-            _ => 1.0,  // mm, or nothing said
-        };
+        self.unit = LengthUnit::from_code(fields.xyzt_units);
+        let mm_per_unit = self.unit.mm();
         let usable = |size: f64| size.is_finite() && size > 0.0;
         self.pixdim_mm = std::array::from_fn(|axis| {
             let size = fields.pixdim[axis + 1].abs() * mm_per_unit;

@@ -48,7 +48,7 @@ pub(crate) use files::OpenedInput;
 pub use files::identify;
 pub use gzip::CompressionLevel;
 pub(crate) use gzip::{Chunk, ChunkEncoder};
-pub use header::{Header, VoxelSizeDisagreement};
+pub use header::{Header, LengthUnit, VoxelSizeDisagreement};
 pub use header_layout::Version;
 pub(crate) use identity::path_text;
 pub use identity::{Crc32, FileId};
@@ -99,20 +99,7 @@ impl Workspace {
         self.reader.read(path, image)
     }
 
-    /// [`Workspace::read`] from a file that [`OpenedInput::open_ahead`] has opened at the same path.
-    ///
-    /// # Errors
-    /// Those of [`Workspace::read`].
-    pub(crate) fn read_fetched(
-        &mut self,
-        path: &Path,
-        fetched: Option<OpenedInput>,
-        image: &mut Image,
-    ) -> Result<ReadSummary, ImageError> {
-        self.reader.read_opened(path, fetched, image)
-    }
-
-    /// [`Workspace::read_fetched`], but `take` fetches the voxels, and may do something with the first while the last are still to
+    /// [`Workspace::read`], from files that were opened ahead, but `take` fetches the voxels, and may do something with the first while the last are still to
     /// come. They are known to be sound when this returns, not earlier.
     ///
     /// # Errors

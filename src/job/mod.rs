@@ -7,12 +7,14 @@
 //! | `outcome` | what happened to an image |
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
+//! | `warning` | what a user should know about an image |
 
 pub(crate) mod cost;
 pub(crate) mod memory;
 pub mod outcome;
 mod steps;
 mod team;
+pub(crate) mod warning;
 
 use serde_json::Value;
 

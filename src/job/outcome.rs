@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::warning::Warning;
 pub use crate::image_io::{Crc32, FileId};
 use crate::volume::Datatype;
 
@@ -25,6 +26,8 @@ pub struct Outcome {
     pub timings: Timings,
     /// What was read.
     pub input: InputFacts,
+    /// What the user should know about the image or its result.
+    pub warnings: Vec<Warning>,
     /// Bytes of all files that were written.
     pub bytes_out: u64,
     /// How it ended.
@@ -247,6 +250,8 @@ struct Row {
     #[serde(default, alias = "output_bytes")]
     bytes_out: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     files_in: Vec<FileId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     files_out: Vec<FileId>,
@@ -302,6 +307,7 @@ impl From<&Outcome> for Row {
             sigma_vox: finite(input.sigma_vox),
             bytes_in: input.bytes,
             bytes_out: outcome.bytes_out,
+            warnings: outcome.warnings.clone(),
             files_in: input.files.clone(),
             files_out,
             input_mtime_ns: None,
@@ -352,6 +358,7 @@ impl From<Row> for Outcome {
                 voxel_size_mm: row.voxel_size_mm,
                 sigma_vox: row.sigma_vox,
             },
+            warnings: row.warnings,
             bytes_out: row.bytes_out,
             end: match row.status {
                 Status::Done => End::Done(files_out),
@@ -376,6 +383,7 @@ struct Message {
     start_s: f64,
     timings: Timings,
     input: InputFacts,
+    warnings: Vec<Warning>,
     bytes_out: u64,
     end: End,
 }
@@ -430,6 +438,7 @@ pub(crate) mod tests {
                 voxel_size_mm: Some([1.0, 1.0, 2.0]),
                 sigma_vox: Some([2.0, 2.0, 1.0]),
             },
+            warnings: Vec::new(),
             bytes_out: 20,
             end: End::Done(vec![FileId {
                 path: PathBuf::new(),
@@ -462,6 +471,10 @@ pub(crate) mod tests {
         for outcome in [
             done(),
             failed(),
+            Outcome {
+                warnings: vec![Warning::new("bitpix", "is odd".to_owned())],
+                ..done()
+            },
             Outcome::skipped(1, Reason::Kept),
             Outcome::skipped(1, Reason::NotStarted),
         ] {

@@ -9,13 +9,13 @@ use super::ImageJob;
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
+use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
 use crate::image_io::{
     Cause, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput, ReadSummary,
     Workspace,
 };
-use crate::text::printable;
 use crate::volume::{Volume, VoxelBuffer};
 
 /// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that took and what was
@@ -203,7 +203,7 @@ impl<'a> ImageWorker<'a> {
                 }
             });
             outcome.timings.read_s = started.elapsed().as_secs_f64();
-            self.was_read(input, read, outcome)?;
+            self.was_read(read, outcome)?;
             if team.run().is_none() {
                 self.begin_whole(team, count, input, output, outcome)?;
             }
@@ -254,7 +254,6 @@ impl<'a> ImageWorker<'a> {
     /// Records what was read.
     fn was_read(
         &self,
-        input: &Path,
         read: Result<ReadSummary, ImageError>,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
@@ -271,29 +270,13 @@ impl<'a> ImageWorker<'a> {
             nonfinite_voxels: Some(0),
             ..memory::image_info(header)
         };
-        let prepared = self.job.filter.prepare(&image, &self.job.shared());
-        facts.sigma_vox = prepared.ok().and_then(|prepared| prepared.sigma_vox());
-        self.warn_of_header(input);
+        let prepared = self.job.filter.prepare(&image, &self.job.shared()).ok();
+        facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
+        let in_mm = self.job.filter.uses_voxel_size();
+        outcome.warnings = warning::of_header(header, in_mm, facts.sigma_vox);
+        let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
+        outcome.warnings.extend(of_filter.iter().map(Warning::from));
         Ok(())
-    }
-
-    /// Warns of what is odd in a header. Two voxel sizes matter only where one of them is used.
-    fn warn_of_header(&self, input: &Path) {
-        let path = || printable(&input.display().to_string());
-        for warning in self.image.header.warnings() {
-            tracing::warn!("{}: {warning}", path());
-        }
-        if !self.job.filter.uses_voxel_size() {
-            return;
-        }
-        if let Some(sizes) = self.image.header.voxel_size_disagreement() {
-            tracing::warn!(
-                "{}: voxels are {:?} mm by pixdim but {:?} mm by the affine; widths in mm go by the affine",
-                path(),
-                sizes.pixdim_mm,
-                sizes.affine_mm
-            );
-        }
     }
 }
 

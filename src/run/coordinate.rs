@@ -269,6 +269,9 @@ impl<C: Communicator> Own<'_, C> {
 
     fn take(&mut self, outcome: Outcome) {
         let index = outcome.index;
+        for warning in &outcome.warnings {
+            tracing::debug!("image {index}: {}", printable(&warning.text));
+        }
         if let Some(failure) = outcome.failure() {
             let error = printable(&failure.error);
             self.news.failed += 1;

@@ -23,7 +23,7 @@ def patched(array, *changes, version=1):
     return bytes(content)
 
 
-# What nibabel reads as well: name, bytes, what the warning says.
+# What nibabel reads as well, but for the offset of 0: name, bytes, what the warning says.
 ODD = {
     "bitpix_0": (patched(ARRAY, ("<h", 72, 0)), "0 bits per voxel"),
     "bitpix_8": (patched(ARRAY, ("<h", 72, 8)), "8 bits per voxel"),
@@ -45,7 +45,8 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending):
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
     finished = smooth(path, tmp_path / "out", "--sigma=1")
     assert warning in finished.stderr, finished
-    array = np.asarray(nibabel.load(path).dataobj)
+    # nibabel takes an offset of 0 for the start of the file, and the header for voxels.
+    array = ARRAY if name.startswith("offset_0") else np.asarray(nibabel.load(path).dataobj)
     expected = scipy.ndimage.gaussian_filter(array, 1)
     result = nibabel.load(tmp_path / "out" / path.name)
     np.testing.assert_array_equal(np.asarray(result.dataobj), expected)
@@ -96,3 +97,19 @@ def test_offsets_inside_the_header_and_surfaces_are_refused(tmp_path, ending):
             assert f"byte {name[3:]} (vox_offset), inside the header" in error
             with pytest.raises(nibabel.spatialimages.HeaderDataError):
                 nibabel.load(path)
+
+
+def test_many_images_with_one_problem_are_one_line(tmp_path):
+    """The voxel size by pixdim and by the affine disagree, in all of forty images; the report has it for each."""
+    header = images.header_for(ARRAY, zooms=(2, 2, 2), affine=images.diagonal(3, 2, 2))
+    for number in range(40):
+        images.write(tmp_path / "in" / f"image_{number}.nii", ARRAY, header)
+    finished = smooth(tmp_path / "in", tmp_path / "out", "--fwhm=4", threads=2)
+    lines = [line for line in finished.stderr.splitlines() if "by pixdim but" in line]
+    assert len(lines) == 1 and "40 images, first" in lines[0] and "image_0.nii" in lines[0], finished
+    assert "3×2×2 mm by the affine" in lines[0], lines
+    for record in finished.report["images"]:
+        assert [warning["kind"] for warning in record["warnings"]] == ["voxel_size"]
+    # A width in voxels does not depend on the size.
+    finished = smooth(tmp_path / "in", tmp_path / "again", "--sigma=1", threads=2)
+    assert "by pixdim" not in finished.stderr
