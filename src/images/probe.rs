@@ -22,12 +22,22 @@ pub(crate) struct ImageFacts {
     pub(crate) memory_bytes: Option<u64>,
     /// Estimated seconds that the filter takes, by the header.
     pub(crate) filter_s: Option<f64>,
+    /// Widths of voxels and filter; kept for a dry run only.
+    pub(crate) widths: Option<Box<Widths>>,
     /// Whether its result exists.
     pub(crate) output_exists: bool,
     /// Its files and those that its result would replace.
     pub(crate) files: FilesOfImage,
     /// What is wrong with the header.
     pub(crate) error: Option<String>,
+}
+
+/// Widths along x, y and z.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Widths {
+    pub(crate) voxel_size_mm: [f64; 3],
+    /// Sigma of the filter; `None` where it has none.
+    pub(crate) sigma_vox: Option<[f64; 3]>,
 }
 
 /// What an image needs.
@@ -37,6 +47,8 @@ pub(crate) struct Need {
     pub(crate) memory_bytes: u64,
     /// Estimated seconds that the filter takes.
     pub(crate) filter_s: f64,
+    /// Sigma of the filter in voxels; `None` where it has none.
+    pub(crate) sigma_vox: Option<[f64; 3]>,
 }
 
 /// What an image needs, by its header.
@@ -59,6 +71,10 @@ pub(crate) fn probe(entry: &ImageEntry, need_of: Option<NeedOf<'_>>) -> ImageFac
                 let need = need_of(&probe);
                 facts.memory_bytes = Some(need.memory_bytes);
                 facts.filter_s = Some(need.filter_s);
+                facts.widths = Some(Box::new(Widths {
+                    voxel_size_mm: probe.voxel_size_mm,
+                    sigma_vox: need.sigma_vox,
+                }));
                 facts.voxels = Some(probe.shape.iter().map(|&length| length as u64).product());
             }
             Err(error) => facts.error = Some(error.to_string()),

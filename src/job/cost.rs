@@ -1,7 +1,7 @@
 //! Cost: the estimated seconds of an image, by which images are shared out and predicted.
 
 use super::{ImageJob, memory};
-use crate::filter::{Filter, ImageInfo};
+use crate::filter::{Filter, ImageInfo, Prepared};
 use crate::image_io::Probe;
 use crate::images::probe::{ImageFacts, Need};
 
@@ -25,22 +25,27 @@ pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
 
 /// Estimated seconds that a job's filter takes for an image; 0 where it cannot be filtered.
 pub(crate) fn filter_s(job: &ImageJob, image: &ImageInfo) -> f64 {
-    let Ok(prepared) = job.filter.prepare(image, &job.shared()) else {
-        return 0.0;
-    };
-    let stages = 0..prepared.stages().len();
-    stages
-        .map(|stage| prepared.cost_s(stage, image.voxels()))
-        .sum()
+    let prepared = job.filter.prepare(image, &job.shared());
+    prepared.map_or(0.0, |prepared| seconds(prepared.as_ref(), image))
 }
 
 /// What a job needs for an image whose header was looked at.
 pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
     let image = memory::probe_info(probe);
+    let prepared = job.filter.prepare(&image, &job.shared()).ok();
+    let prepared = prepared.as_deref();
     Need {
         memory_bytes: memory::image_bytes(job, &image, 1),
-        filter_s: filter_s(job, &image),
+        filter_s: prepared.map_or(0.0, |prepared| seconds(prepared, &image)),
+        sigma_vox: prepared.and_then(Prepared::sigma_vox),
     }
+}
+
+fn seconds(prepared: &dyn Prepared, image: &ImageInfo) -> f64 {
+    let stages = 0..prepared.stages().len();
+    stages
+        .map(|stage| prepared.cost_s(stage, image.voxels()))
+        .sum()
 }
 
 #[cfg(test)]

@@ -234,9 +234,15 @@ pub(super) fn look_at_images(
         config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let need_of: NeedOf<'_> = &|probe| cost::need(&config.job, probe);
     let threads = resources::available_cpus().min(MOST_THREADS);
-    let looks = par_map(&mine, threads, |&(entry, claim)| Look {
-        facts: probe::probe(entry, needs_headers.then_some(need_of)),
-        standing: claim.map_or_else(Standing::default, |claim| resume::check(entry, claim)),
+    let looks = par_map(&mine, threads, |&(entry, claim)| {
+        let mut facts = probe::probe(entry, needs_headers.then_some(need_of));
+        if !config.dry_run {
+            facts.widths = None;
+        }
+        Look {
+            facts,
+            standing: claim.map_or_else(Standing::default, |claim| resume::check(entry, claim)),
+        }
     });
     comm::gather(comm, looks).map(probe::interleave)
 }

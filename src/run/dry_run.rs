@@ -1,122 +1,270 @@
-//! The dry run: what would be done, told from headers and sizes alone.
+//! The dry run: which images would be read, where their results would land and what they need, from headers
+//! alone.
 
-use crate::job::memory;
 use std::fmt::Write;
-
-use comfy_table::{CellAlignment, Table, presets};
 
 use super::agree::Look;
 use super::share::Schedule;
 use super::{Config, Setup};
+use crate::columns::{Cell, Column, Grid, Style};
+use crate::images::ImageEntry;
+use crate::images::probe::ImageFacts;
+use crate::job::memory;
 use crate::partition::{self, Strategy};
-use crate::text::printable;
+use crate::text::{bytes, counted, printable};
 
-/// The plan as text: a row a rank with images, bytes, voxels and memory, then what is wrong with headers.
+/// An image of the list.
+struct ImageLine<'a> {
+    entry: &'a ImageEntry,
+    facts: &'a ImageFacts,
+    is_kept: bool,
+}
+
+/// A column of a table that is not written as CSV.
+fn column<T>(head: &'static str, value: fn(&T) -> Cell) -> Column<T> {
+    Column {
+        name: "",
+        head,
+        value,
+    }
+}
+
+fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
+    [
+        column("image", |line| Cell::Count(line.entry.index as u64)),
+        column("input", |line| {
+            Cell::Text(line.entry.input.display().to_string())
+        }),
+        column("output", |line| {
+            Cell::Text(line.entry.output.display().to_string())
+        }),
+        column("file MiB", |line| mib(line.facts.file_bytes)),
+        column("voxel mm", |line| {
+            three(line.facts.widths.as_ref().map(|it| it.voxel_size_mm))
+        }),
+        column("sigma vox", |line| {
+            three(line.facts.widths.as_ref().and_then(|it| it.sigma_vox))
+        }),
+        column("memory MiB", |line| Cell::of(line.facts.memory_bytes, mib)),
+        column("note", |line| {
+            Cell::Text(
+                match (&line.facts.error, line.is_kept) {
+                    (Some(_), _) => "will fail",
+                    (None, true) => "is kept",
+                    (None, false) => "",
+                }
+                .to_owned(),
+            )
+        }),
+    ]
+}
+
+/// What a rank would do.
+struct RankLine<'a> {
+    rank: usize,
+    host: &'a str,
+    workers: usize,
+    share: Vec<&'a ImageFacts>,
+    /// Its part of the whole cost.
+    cost: f64,
+}
+
+impl RankLine<'_> {
+    fn sum(&self, value: impl Fn(&ImageFacts) -> u64) -> u64 {
+        self.share.iter().map(|facts| value(facts)).sum()
+    }
+}
+
+fn rank_columns<'a>() -> [Column<RankLine<'a>>; 9] {
+    [
+        column("rank", |line| Cell::Count(line.rank as u64)),
+        column("host", |line| Cell::Text(line.host.to_owned())),
+        column("workers", |line| Cell::Count(line.workers as u64)),
+        column("images", |line| Cell::Count(line.share.len() as u64)),
+        column("file MiB", |line| mib(line.sum(|facts| facts.file_bytes))),
+        column("raw MiB", |line| {
+            mib(line.sum(|facts| facts.raw_bytes.unwrap_or(0)))
+        }),
+        column("Mvoxels", |line| {
+            let voxels = line.sum(|facts| facts.voxels.unwrap_or(0));
+            Cell::Number(voxels as f64 * 1e-6, 1)
+        }),
+        column("cost %", |line| Cell::Number(100.0 * line.cost, 1)),
+        column("memory MiB", |line| {
+            let images = line.share.iter().filter_map(|facts| facts.memory_bytes);
+            mib(memory::rank_bytes(images, line.workers))
+        }),
+    ]
+}
+
+fn mib(bytes: u64) -> Cell {
+    Cell::Number(bytes as f64 / f64::from(1 << 20), 1)
+}
+
+/// One figure where the axes agree, else three.
+fn three(values: Option<[f64; 3]>) -> Cell {
+    let short = |value: f64| {
+        let text = format!("{value:.3}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    Cell::of(values, |values| {
+        let [x, y, z] = values.map(short);
+        Cell::Figure(if x == y && y == z {
+            x
+        } else {
+            format!("{x},{y},{z}")
+        })
+    })
+}
+
+/// The images, their sum, what each rank would do, and what is wrong with headers.
 pub(super) fn render(
     setup: &Setup,
     schedule: &Schedule,
     looks: &[Look],
     config: &Config,
 ) -> String {
-    let Setup {
-        entries,
-        ranks,
-        decision,
-        ..
-    } = setup;
-    let Schedule { costs_s, shares } = schedule;
-    // With `dynamic` nobody has a fixed share; the largest-first partition is what it comes close to.
-    let shares: Vec<Vec<usize>> = if config.strategy == Strategy::Dynamic {
-        let order = &shares[0];
-        let costs: Vec<f64> = order.iter().map(|&place| costs_s[place]).collect();
-        let shares = partition::partition(Strategy::Size, &costs, ranks.hosts.len());
-        shares
-            .into_iter()
-            .map(|share| share.into_iter().map(|item| order[item]).collect())
-            .collect()
-    } else {
-        shares.clone()
-    };
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
-    table.set_header([
-        "rank",
-        "host",
-        "workers",
-        "images",
-        "file MiB",
-        "raw MiB",
-        "Mvoxels",
-        "cost %",
-        "memory MiB",
-    ]);
-    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let all: f64 = shares.iter().flatten().map(|&place| costs_s[place]).sum();
-    for (rank, share) in shares.iter().enumerate() {
-        let sum =
-            |value: &dyn Fn(usize) -> u64| share.iter().map(|&place| value(place)).sum::<u64>();
-        let raw = |place: usize| looks[place].facts.raw_bytes.unwrap_or(0);
-        let cost: f64 = share.iter().map(|&place| costs_s[place]).sum();
-        table.add_row([
-            rank.to_string(),
-            printable(&ranks.hosts[rank]),
-            ranks.threads[rank].to_string(),
-            share.len().to_string(),
-            mib(sum(&|place| looks[place].facts.file_bytes)),
-            mib(sum(&raw)),
-            format!(
-                "{:.1}",
-                sum(&|place| looks[place].facts.voxels.unwrap_or(0)) as f64 * 1e-6
-            ),
-            format!("{:.1}", if all > 0.0 { 100.0 * cost / all } else { 0.0 }),
-            mib(memory_bytes(share, looks, ranks.threads[rank])),
-        ]);
+    let mut is_kept = vec![false; looks.len()];
+    for &place in &setup.decision.skipped {
+        is_kept[place] = true;
     }
-    for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 1 {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        });
-    }
-    let loads = shares
-        .iter()
-        .map(|share| share.iter().map(|&place| costs_s[place]).sum::<f64>());
-    let mut text = format!("{table}\n");
+    let images: Vec<ImageLine<'_>> = (setup.entries.iter().zip(looks).zip(is_kept))
+        .map(|((entry, look), is_kept)| ImageLine {
+            entry,
+            facts: &look.facts,
+            is_kept,
+        })
+        .collect();
+    let ranks = rank_lines(setup, schedule, looks, config.strategy);
+    let mut text = Grid::of(&image_columns(), &images).draw(Style::Terminal);
+    text.push_str(&sizes(&images));
+    text.push_str(&Grid::of(&rank_columns(), &ranks).draw(Style::Terminal));
+    let skipped = setup.decision.skipped.len();
     let _ = writeln!(
         text,
-        "dry run, nothing is written: {} images to do, {} skipped, strategy {}{}, expected imbalance {:.2}",
-        entries.len() - decision.skipped.len(),
-        decision.skipped.len(),
+        "dry run, nothing is written: {} to do, {skipped} kept, strategy {}{}, expected imbalance {:.2}",
+        counted(images.len() - skipped, "image"),
         config.strategy.name(),
-        if config.strategy == Strategy::Dynamic {
-            " (shares are an estimate)"
-        } else {
-            ""
+        match config.strategy {
+            Strategy::Dynamic => " (shares are an estimate)",
+            _ => "",
         },
-        partition::imbalance(loads),
+        partition::imbalance(ranks.iter().map(|line| line.cost)),
     );
-    if let Some(counts) = &decision.resume {
+    if let Some(counts) = &setup.decision.resume {
         let _ = writeln!(text, "{}", counts.sentence());
     }
-    for (entry, look) in entries.iter().zip(looks) {
-        if let Some(error) = &look.facts.error {
-            let _ = writeln!(
-                text,
-                "image {} will fail: {}",
-                entry.index,
-                printable(error)
-            );
+    for image in &images {
+        if let Some(error) = &image.facts.error {
+            let index = image.entry.index;
+            let _ = writeln!(text, "image {index} will fail: {}", printable(error));
         }
     }
     text
 }
 
-/// The most that a rank holds.
-fn memory_bytes(share: &[usize], looks: &[Look], workers: usize) -> u64 {
-    let images = share.iter();
-    memory::rank_bytes(
-        images.filter_map(|&place| looks[place].facts.memory_bytes),
-        workers,
-    )
+fn rank_lines<'a>(
+    setup: &'a Setup,
+    schedule: &Schedule,
+    looks: &'a [Look],
+    strategy: Strategy,
+) -> Vec<RankLine<'a>> {
+    let costs_s = &schedule.costs_s;
+    // With `dynamic` there are no fixed shares. The largest-first partition comes close to what happens.
+    let estimated = (strategy == Strategy::Dynamic).then(|| {
+        let order = &schedule.shares[0];
+        let costs: Vec<f64> = order.iter().map(|&place| costs_s[place]).collect();
+        let shares = partition::partition(Strategy::Size, &costs, setup.ranks.hosts.len());
+        let in_list = |share: Vec<usize>| share.into_iter().map(|item| order[item]).collect();
+        shares.into_iter().map(in_list).collect::<Vec<Vec<usize>>>()
+    });
+    let shares = estimated.as_ref().unwrap_or(&schedule.shares);
+    let sum = |share: &[usize]| share.iter().map(|&place| costs_s[place]).sum::<f64>();
+    let whole: f64 = shares.iter().map(|share| sum(share)).sum();
+    let line = |(rank, share): (usize, &Vec<usize>)| RankLine {
+        rank,
+        host: &setup.ranks.hosts[rank],
+        workers: setup.ranks.threads[rank],
+        share: share.iter().map(|&place| &looks[place].facts).collect(),
+        cost: if whole > 0.0 { sum(share) / whole } else { 0.0 },
+    };
+    shares.iter().enumerate().map(line).collect()
+}
+
+/// Total, median and largest size of the files and of the memory.
+fn sizes(images: &[ImageLine<'_>]) -> String {
+    type Size = fn(&ImageFacts) -> Option<u64>;
+    const SIZES: [(&str, Size); 3] = [
+        ("file size", |facts| Some(facts.file_bytes)),
+        ("size uncompressed", |facts| facts.raw_bytes),
+        ("memory", |facts| facts.memory_bytes),
+    ];
+    let mut text = String::new();
+    for (name, size) in SIZES {
+        let mut known: Vec<(u64, &ImageLine<'_>)> = images
+            .iter()
+            .filter_map(|image| Some((size(image.facts)?, image)))
+            .collect();
+        known.sort_by_key(|(size, _)| *size);
+        let (Some((largest, image)), Some((median, _))) =
+            (known.last(), known.get(known.len() / 2))
+        else {
+            continue;
+        };
+        let shown = |size: u64| bytes(size as f64);
+        let _ = write!(
+            text,
+            "{name}: median {}, largest {}",
+            shown(*median),
+            shown(*largest)
+        );
+        let _ = write!(
+            text,
+            " ({})",
+            printable(&image.entry.input.display().to_string())
+        );
+        if name != "memory" {
+            let total = known.iter().map(|(size, _)| size).sum();
+            let _ = write!(text, ", total {}", shown(total));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_summed_up() {
+        let entry = |index: usize| ImageEntry {
+            index,
+            input: format!("{index}.nii").into(),
+            output: "out".into(),
+        };
+        let facts = |bytes: u64| ImageFacts {
+            file_bytes: bytes << 20,
+            memory_bytes: (bytes > 1).then_some(bytes << 21),
+            ..ImageFacts::default()
+        };
+        let (entries, facts) = ([1, 2, 3].map(entry), [3, 1, 2].map(facts));
+        let lines: Vec<ImageLine<'_>> = (entries.iter().zip(&facts))
+            .map(|(entry, facts)| ImageLine {
+                entry,
+                facts,
+                is_kept: false,
+            })
+            .collect();
+        assert_eq!(
+            sizes(&lines),
+            "file size: median 2.0M, largest 3.0M (1.nii), total 6.0M\n\
+             memory: median 6.0M, largest 6.0M (1.nii)\n"
+        );
+        assert_eq!(three(Some([2.0; 3])), Cell::Figure("2".to_owned()));
+        assert_eq!(
+            three(Some([1.0, 2.5, 0.8493])),
+            Cell::Figure("1,2.5,0.849".to_owned())
+        );
+    }
 }

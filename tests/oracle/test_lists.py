@@ -64,6 +64,20 @@ def test_absolute_paths_without_a_base_are_refused_with_a_proposal(study, count)
         assert f"--base {proposal}" in finished.stderr and not (study / "out").exists(), finished
 
 
+def test_a_dry_run_lists_inputs_and_outputs(study):
+    words = ["--include", "sub-01", "--include", "sub-02", "--exclude", "sub-02", "--dry-run", "--fwhm=4"]
+    finished = run(["smooth", "study", "-o", "out", *words], cwd=study, ranks=RANKS)
+    assert finished.code == 0 and not (study / "out").exists(), finished
+    (line,) = [line for line in finished.stdout.splitlines() if re.match(r"\|.*sub-01", line)]
+    # The place in the list, input, output, MiB of the file, voxel size, sigma, MiB of memory.
+    cells = line.strip("| ").split()
+    assert cells[:3] == ["1", f"study/{SUBJECTS[0]}", f"out/{SUBJECTS[0]}"], finished
+    assert cells[4:6] == ["2", "0.849"] and float(cells[6]) >= 0, finished
+    assert "sub-02" not in finished.stdout and "sub-03" not in finished.stdout, finished
+    for word in ("file size: median", "memory: median", "total", "largest"):
+        assert word in finished.stdout, finished
+
+
 def test_errors_of_a_list_name_the_line(study):
     for lines, said in [
         (["study/a.nii ", ""], 'line 1: "study/a.nii ": .*blank'),
