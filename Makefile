@@ -69,6 +69,7 @@ test-python: ## compare the program with SciPy and nibabel
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
 
 test-cluster: ## run the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
 	@.ci/install test
@@ -97,11 +98,13 @@ validate-plan: ## compare 20 plans with runs of 400 images (15 minutes on an idl
 scaling-study: build ## repeat the study of docs/scaling on this machine (15 minutes on an idle machine)
 	@$(with) docs/scaling/study
 
-stress: ## the random tests at full length: 10,000 hostile files, 100 kills, 40,000 images (half an hour)
+stress: ## kills, injected errors, damaged files and concurrent runs at full length (an hour)
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=100 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 60m \
+	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=240 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 90m \
 	  .venv/bin/python -m pytest tests/oracle -q -s -k 'mutated_files or killed_at_any_moment or many_images'
+	@NIIMPI_STRESS_INJECTED=120 NIIMPI_STRESS_RIVALS=1000 $(with) $(limit) 90m \
+	  .venv/bin/python -m pytest tests/stress -q -s
 
 fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_EACH
 	@.ci/install test
