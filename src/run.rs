@@ -36,9 +36,11 @@ pub use worker::RESULTS_BEHIND_A_WORKER;
 
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
+use crate::filter::OutputSpec;
 use crate::image_io;
 use crate::images::{ImageEntry, ListRequest};
 use crate::job::ImageJob;
+use crate::job::outcome::Status;
 use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
@@ -388,12 +390,12 @@ fn report(
             report.state = State::Failed;
         }
     }
-    print_warnings(&report);
+    print_warnings(&report, &config.job.output);
     write_report(&report, config)
 }
 
 /// Logs what the user should know about the images, one line per kind.
-fn print_warnings(report: &Report) {
+fn print_warnings(report: &Report, output: &OutputSpec) {
     let mut summary = WarningSummary::default();
     for row in &report.images {
         for warning in &row.outcome.warnings {
@@ -402,6 +404,25 @@ fn print_warnings(report: &Report) {
     }
     for line in summary.lines() {
         tracing::warn!("{line}");
+    }
+    let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
+    let truncated = report.images.iter().filter(|row| {
+        let input = &row.outcome.input;
+        let truncates = |datatype| output.truncates(datatype, input.scaled);
+        row.outcome.status() == Status::Done
+            && input.datatype.is_some_and(truncates)
+            && input.sigma_vox.is_some_and(smoothed)
+    });
+    let truncated = truncated.count();
+    if truncated > 0 {
+        tracing::warn!(
+            "{} cut to whole numbers after each axis, as scipy does, which lowers means by 1–2 grey levels; \
+             --round nearest or --output-type float32 avoids this",
+            match truncated {
+                1 => "1 integer image was".to_owned(),
+                images => format!("{images} integer images were"),
+            }
+        );
     }
 }
 

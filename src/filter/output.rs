@@ -126,12 +126,16 @@ impl OutputSpec {
         }
     }
 
+    /// Whether sums are truncated to whole numbers for an image of this type.
+    pub fn truncates(&self, datatype: Datatype, scaled: bool) -> bool {
+        let own = self.resolve_for(datatype, scaled) == datatype && !scaled;
+        own && !datatype.is_float() && self.round == Rounding::Truncate
+    }
+
     /// The types to work in for an image of this type.
     pub(super) fn types(&self, datatype: Datatype, scaled: bool) -> Types {
         let last = self.resolve_for(datatype, scaled);
-        let as_scipy =
-            last.is_float() || (last == datatype && !scaled && self.round == Rounding::Truncate);
-        if as_scipy {
+        if last.is_float() || self.truncates(datatype, scaled) {
             Types {
                 between: last,
                 last,

@@ -8,11 +8,13 @@
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
 //! | `warning` | what a user should know about an image |
+//! | `survey` | signs that an image is a mask or a label map |
 
 pub(crate) mod cost;
 pub(crate) mod memory;
 pub mod outcome;
 mod steps;
+mod survey;
 mod team;
 pub(crate) mod warning;
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::ImageJob;
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use super::survey::Survey;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
@@ -127,7 +128,13 @@ impl<'a> ImageWorker<'a> {
     ) -> Result<NamelessOutput, Failure> {
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
-        let filtered = self.read_and_filter(&team, &mut members, input, fetched, output, outcome);
+        let mut survey = None;
+        let files = Files {
+            input,
+            opened: fetched,
+            output,
+        };
+        let filtered = self.read_and_filter(&team, &mut members, files, &mut survey, outcome);
         self.members = members;
         let made = team.into_made();
         filtered?;
@@ -146,6 +153,16 @@ impl<'a> ImageWorker<'a> {
             None => run.finish(&mut self.image.volume),
             Some(TeamError::Filter(error)) => return Err(filter_failure(input, &error)),
             Some(TeamError::Write(error)) => return Err(failure(Stage::Write, &error)),
+        }
+        let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
+        if let Some(survey) = survey
+            && outcome.input.sigma_vox.is_some_and(smoothed)
+        {
+            let Volume {
+                voxels, datatype, ..
+            } = &self.image.volume;
+            let warning = survey.warning(voxels.as_bytes(), *datatype);
+            outcome.warnings.extend(warning);
         }
         let started = Instant::now();
         let made = match file {
@@ -166,11 +183,15 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         team: &Team<'_>,
         members: &mut [Member],
-        input: &Path,
-        fetched: Option<OpenedInput>,
-        output: &Path,
+        files: Files<'_>,
+        survey: &mut Option<Survey>,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
+        let Files {
+            input,
+            opened,
+            output,
+        } = files;
         let count = members.len();
         std::thread::scope(|scope| {
             let _end = EndOnDrop(team);
@@ -193,12 +214,20 @@ impl<'a> ImageWorker<'a> {
                 output,
             };
             let started = Instant::now();
-            let read = workspace.read_with(input, fetched, image, &mut |header, volume, next| {
+            let read = workspace.read_with(input, opened, image, &mut |header, volume, next| {
+                *survey = job.survey(volume);
                 match streaming.begin(header, volume, buffers) {
-                    None => next(volume.voxels.as_bytes_mut()),
+                    None => {
+                        let found = next(volume.voxels.as_bytes_mut())?;
+                        if let Some(survey) = survey {
+                            survey.add(volume.voxels.as_bytes());
+                        }
+                        Ok(found)
+                    }
                     Some((run, file)) => {
                         team.begin(run, Some(file), count);
-                        read_slabs(team, volume, next, &mut outcome.input.nonfinite_voxels)
+                        let nonfinite_voxels = &mut outcome.input.nonfinite_voxels;
+                        read_slabs(team, volume, next, nonfinite_voxels, survey)
                     }
                 }
             });
@@ -280,6 +309,22 @@ impl<'a> ImageWorker<'a> {
     }
 }
 
+/// An image's files.
+struct Files<'a> {
+    input: &'a Path,
+    /// The input, if it was opened ahead.
+    opened: Option<OpenedInput>,
+    output: &'a Path,
+}
+
+impl ImageJob {
+    /// A survey of an image with integers in input and result.
+    fn survey(&self, volume: &Volume) -> Option<Survey> {
+        let integers = !self.output.resolve(volume).is_float() && !volume.datatype.is_float();
+        integers.then(|| Survey::new(volume.datatype, volume.len()))
+    }
+}
+
 /// How an image is filtered while it is read.
 struct Streaming<'a> {
     job: &'a ImageJob,
@@ -331,6 +376,7 @@ fn read_slabs(
     volume: &Volume,
     next: &mut dyn FnMut(&mut [u8]) -> Result<usize, Cause>,
     nonfinite_voxels: &mut u64,
+    survey: &mut Option<Survey>,
 ) -> Result<usize, Cause> {
     let Some(run) = team.run() else {
         return Ok(0);
@@ -343,6 +389,9 @@ fn read_slabs(
         found += len;
         if len < bytes.len() {
             break;
+        }
+        if let Some(survey) = survey {
+            survey.add(bytes);
         }
         *nonfinite_voxels += nonfinite::count_stored(volume.datatype, volume.scaling, bytes);
         team.has_read(slab.end);

@@ -52,7 +52,7 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending):
     np.testing.assert_array_equal(np.asarray(result.dataobj), expected)
     # What niimpi writes is no longer odd, apart from the shape.
     again = smooth(tmp_path / "out" / path.name, tmp_path / "again", "--sigma=1")
-    assert name == "one_line" or warning.split()[1] not in again.stderr, again
+    assert name == "one_line" or warning not in again.stderr, again
 
 
 def test_an_axis_of_length_0_is_read_as_1(tmp_path):

@@ -1,0 +1,154 @@
+//! Survey: signs in the voxels that an image is a mask or a label map, which smoothed integers cannot hold.
+//!
+//! It looks at a sample of neighbouring voxels, so that it costs next to nothing.
+
+use super::warning::Warning;
+use crate::volume::Datatype;
+
+/// Pairs of neighbours per image, about.
+const SAMPLES: usize = 1 << 16;
+
+/// What is known of the voxels of an image with an integer result.
+pub(super) struct Survey {
+    voxel_bytes: usize,
+    /// Voxels from one sample to the next.
+    step: usize,
+    /// The first voxel of the image, which is background in most images.
+    background: Option<[u8; 8]>,
+    nonzero: bool,
+    /// Sampled pairs of neighbours along x, both different from 0 and from the background.
+    pairs: usize,
+    /// Of these, with the same value.
+    equal: usize,
+}
+
+impl Survey {
+    /// A survey of an image with so many voxels of this type.
+    pub(super) fn new(datatype: Datatype, voxels: usize) -> Self {
+        Survey {
+            voxel_bytes: datatype.size_bytes(),
+            step: voxels.div_ceil(SAMPLES).max(1),
+            background: None,
+            nonzero: false,
+            pairs: 0,
+            equal: 0,
+        }
+    }
+
+    /// Looks at the next voxels of the image, in any byte order.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.nonzero = self.nonzero || !is_zero(bytes);
+        match self.voxel_bytes {
+            1 => self.sample::<1>(bytes),
+            2 => self.sample::<2>(bytes),
+            4 => self.sample::<4>(bytes),
+            _ => self.sample::<8>(bytes),
+        }
+    }
+
+    fn sample<const BYTES: usize>(&mut self, bytes: &[u8]) {
+        let (voxels, _) = bytes.as_chunks::<BYTES>();
+        let Some(first) = voxels.first() else {
+            return;
+        };
+        let background = *self.background.get_or_insert_with(|| {
+            let mut value = [0; 8];
+            value[..BYTES].copy_from_slice(first);
+            value
+        });
+        let background = &background[..BYTES];
+        let counts = |voxel: &[u8; BYTES]| *voxel != [0; BYTES] && voxel != background;
+        for pair in voxels.windows(2).step_by(self.step) {
+            if counts(&pair[0]) && counts(&pair[1]) {
+                self.pairs += 1;
+                self.equal += usize::from(pair[0] == pair[1]);
+            }
+        }
+    }
+
+    /// Whether neighbours are mostly equal, which measured intensities are not.
+    fn is_labels(&self) -> bool {
+        const LEAST: usize = 8;
+        self.pairs >= LEAST && self.equal * 4 >= self.pairs * 3
+    }
+
+    /// What the user should know about the result, which has this type.
+    pub(super) fn warning(&self, result: &[u8], datatype: Datatype) -> Option<Warning> {
+        if self.nonzero && is_zero(result) {
+            return Some(Warning::new(
+                "empty_result",
+                format!(
+                    "its result is 0 everywhere, because {datatype} cannot hold fractions; \
+                     use --output-type float32 for masks and small regions"
+                ),
+            ));
+        }
+        self.is_labels().then(|| {
+            Warning::new(
+                "labels",
+                format!(
+                    "looks like a mask or a label map; smoothed values in {datatype} are not its labels; \
+                     use --output-type float32"
+                ),
+            )
+        })
+    }
+}
+
+/// Whether all bytes are 0. Stops at the first block with another.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |any, byte| any | byte);
+    blocks.iter().all(|block| any(block) == 0) && any(rest) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(voxels: &[i16], result: &[i16]) -> Option<String> {
+        let mut survey = Survey::new(Datatype::Int16, voxels.len());
+        for slab in voxels.chunks(100) {
+            survey.add(bytemuck::cast_slice(slab));
+        }
+        let warning = survey.warning(bytemuck::cast_slice(result), Datatype::Int16);
+        warning.map(|warning| warning.kind.into_owned())
+    }
+
+    #[test]
+    fn masks_and_label_maps_are_told_from_intensities() {
+        let result = [1; 8];
+        // Runs of 20 equal labels on a background of 0, and on one of -1000.
+        let labels: Vec<i16> = (0..1000).map(|at| at / 20 % 3 * 7).collect();
+        assert_eq!(kind(&labels, &result).as_deref(), Some("labels"));
+        let shifted: Vec<i16> = labels.iter().map(|label| label - 1000).collect();
+        assert_eq!(kind(&shifted, &result).as_deref(), Some("labels"));
+        // Noise, alone and within an air of -1000, as a CT has it; and a constant.
+        let noise: Vec<i16> = (0..1000).map(|at| (at * 7919 % 1009) as i16).collect();
+        assert_eq!(kind(&noise, &result), None);
+        let air = [vec![-1000; 1000], noise].concat();
+        assert_eq!(kind(&air, &result), None);
+        assert_eq!(kind(&[5; 1000], &result), None);
+    }
+
+    #[test]
+    fn a_result_of_zeros_is_reported_unless_the_input_is() {
+        let mut one = vec![0; 1000];
+        one[500] = 1;
+        assert_eq!(kind(&one, &[0; 1000]).as_deref(), Some("empty_result"));
+        assert_eq!(kind(&one, &one), None);
+        assert_eq!(kind(&[0; 1000], &[0; 1000]), None);
+    }
+
+    #[test]
+    fn zeros_are_found_whatever_the_length() {
+        for len in [0, 1, 63, 64, 65, 200] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes));
+            if let Some(last) = bytes.last_mut() {
+                *last = 1;
+                assert!(!is_zero(&bytes), "{len}");
+            }
+        }
+    }
+}
