@@ -225,4 +225,6 @@ pub(crate) fn prepare(
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod interleavings;
+#[cfg(test)]
 mod tests;
