@@ -9,15 +9,7 @@ use niimpi::volume::{Datatype, Volume};
 
 /// A head-like ball of noise in an empty field of view.
 fn phantom(shape: [usize; 3], datatype: Datatype) -> Volume {
-    let mut volume = Volume {
-        shape: shape.to_vec(),
-        datatype,
-        voxel_size_mm: [1.0; 3],
-        ..Volume::default()
-    };
-    volume
-        .voxels
-        .resize_for_overwrite(volume.len() * datatype.size_bytes());
+    let mut volume = Volume::zeros(&shape, datatype);
     let mut state = 1u64;
     let mut intensity = |i: usize| {
         let position = [

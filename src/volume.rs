@@ -7,7 +7,14 @@ use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use nifti::NiftiType;
 use serde::{Deserialize, Serialize};
 
-/// A real voxel type that NIfTI stores. Complex, RGB and 128-bit types are not here: they are refused when read.
+/// A real voxel type that NIfTI stores. Complex, RGB and 128-bit types are refused when an image is read.
+///
+/// ```
+/// use niimpi::volume::Datatype;
+///
+/// assert_eq!(Datatype::Int16.name(), "int16");
+/// assert_eq!(Datatype::Int16.size_bytes(), 2);
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -67,7 +74,7 @@ impl Datatype {
         }
     }
 
-    /// The type's name, as numpy and `--output-type` spell it.
+    /// The type's name, as numpy spells it.
     pub fn name(self) -> &'static str {
         match self {
             Datatype::Uint8 => "uint8",
@@ -128,8 +135,14 @@ impl TryFrom<NiftiType> for Datatype {
 }
 
 /// A number type that voxels are stored as.
+///
+/// ```
+/// use niimpi::volume::{Datatype, VoxelType};
+///
+/// assert_eq!(f32::DATATYPE, Datatype::Float32);
+/// ```
 pub trait VoxelType: Pod + Send + Sync {
-    /// Its name in a header and on the command line.
+    /// The datatype of a header.
     const DATATYPE: Datatype;
 }
 
@@ -146,7 +159,15 @@ voxel_types!(
     f32 => Float32, f64 => Float64
 );
 
-/// Why a volume cannot be seen as an array.
+/// Why a volume cannot be viewed as an array.
+///
+/// ```
+/// use niimpi::volume::{Datatype, Volume};
+///
+/// let volume = Volume::zeros(&[4, 3, 2], Datatype::Int16);
+/// let error = volume.view::<f32>().unwrap_err();
+/// assert_eq!(error.to_string(), "the voxels are int16, not float32");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ViewError {
     /// Its voxels are of another type.
@@ -154,7 +175,7 @@ pub enum ViewError {
     Datatype {
         /// The volume's.
         stored: Datatype,
-        /// The one that was asked for.
+        /// The requested one.
         asked: Datatype,
     },
     /// Shape and buffer contradict each other.
@@ -168,6 +189,13 @@ pub enum ViewError {
 }
 
 /// How stored numbers become intensities: `slope · stored + intercept`, in double.
+///
+/// ```
+/// use niimpi::volume::Scaling;
+///
+/// let scaling = Scaling { slope: 0.5, intercept: 10.0 };
+/// assert_eq!(scaling.intensity(4.0), 12.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scaling {
     /// `scl_slope`: finite and not 0.
@@ -177,8 +205,8 @@ pub struct Scaling {
 }
 
 impl Scaling {
-    /// The intensity of a stored number, product and sum each rounded to double. A slope of 1 and an intercept of 0 leave
-    /// out their operation, so that -0 keeps its sign.
+    /// The intensity of a stored number, product and sum each rounded to double. A slope of 1 or an intercept of 0 skips its
+    /// operation, so that -0 keeps its sign.
     pub fn intensity(self, stored: f64) -> f64 {
         let product = if self.slope == 1.0 {
             stored
@@ -193,45 +221,60 @@ impl Scaling {
     }
 }
 
-/// Bytes aligned to 64, so that they can be seen as voxels of any type. The allocation is kept and reused: growing it
-/// costs page faults once, shrinking costs nothing.
+/// Bytes aligned to 64, so that they can be viewed as voxels of any type. The allocation is kept and reused.
+///
+/// ```
+/// use niimpi::volume::VoxelBuffer;
+///
+/// let mut buffer = VoxelBuffer::default();
+/// buffer.resize_for_overwrite(4);
+/// buffer.as_mut_slice::<u16>().copy_from_slice(&[1, 2]);
+/// assert_eq!(buffer.as_bytes(), [1, 0, 2, 0]);
+/// ```
 #[derive(Default)]
 pub struct VoxelBuffer {
-    /// Of the widest type that the allocator aligns by itself: zeroed memory of a wider alignment it would write to, page by
-    /// page, where the kernel's pages are zero already.
+    /// The widest type that the allocator aligns by itself. It would write zeros to memory of a wider alignment, page by
+    /// page, although the kernel's pages are zero.
     words: Vec<u128>,
-    /// Where the bytes begin in it.
+    /// Where the bytes start in it.
     start: usize,
     len_bytes: usize,
 }
 
 const ALIGNMENT: usize = 64;
 
-/// Memory that the system does not give.
+/// The system has too little memory.
+///
+/// ```
+/// use niimpi::volume::VoxelBuffer;
+///
+/// let error = VoxelBuffer::default().try_resize_for_overwrite(1 << 60).unwrap_err();
+/// assert_eq!(error.to_string(), "could not allocate 1099511627776 MiB");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} MiB of memory are not to be had", len_bytes.div_ceil(1 << 20))]
+#[error("could not allocate {} MiB", len_bytes.div_ceil(1 << 20))]
 pub struct NoMemory {
-    /// How much was asked for, in bytes.
+    /// The requested size in bytes.
     pub len_bytes: usize,
 }
 
 impl VoxelBuffer {
-    /// Makes the buffer `len_bytes` long. What it holds afterwards is unspecified: the caller overwrites it.
+    /// Makes the buffer `len_bytes` long, with unspecified content for the caller to overwrite.
     ///
     /// # Panics
-    /// When there is not so much memory to be had.
+    /// If there is too little memory.
     pub fn resize_for_overwrite(&mut self, len_bytes: usize) {
         self.try_resize_for_overwrite(len_bytes)
             .unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// [`VoxelBuffer::resize_for_overwrite`] where the size is the user's choice.
+    /// [`VoxelBuffer::resize_for_overwrite`] for sizes that come from a file.
     ///
     /// # Errors
     /// [`NoMemory`]; the buffer is then empty.
     pub fn try_resize_for_overwrite(&mut self, len_bytes: usize) -> Result<(), NoMemory> {
         if self.start + len_bytes > size_of_val(&self.words[..]) {
-            // A fresh zeroed allocation takes its pages from the kernel when they are first touched, not here.
+            // The kernel provides the pages of a fresh zeroed allocation when they are first touched, not here.
             *self = VoxelBuffer::default();
             let words = (len_bytes + ALIGNMENT).div_ceil(size_of::<u128>());
             self.words = bytemuck::try_zeroed_vec(words).map_err(|()| NoMemory { len_bytes })?;
@@ -242,7 +285,7 @@ impl VoxelBuffer {
         Ok(())
     }
 
-    /// Leaves the first `len_bytes`; nothing where there are no more.
+    /// Keeps the first `len_bytes`, or all if there are fewer.
     pub fn truncate(&mut self, len_bytes: usize) {
         self.len_bytes = self.len_bytes.min(len_bytes);
     }
@@ -253,19 +296,19 @@ impl VoxelBuffer {
         &bytes[self.start..][..self.len_bytes]
     }
 
-    /// The bytes, to be overwritten.
+    /// The bytes to overwrite.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
         &mut bytes[self.start..][..self.len_bytes]
     }
 
-    /// The bytes as native-endian numbers of type `T`. A last incomplete number is left out.
+    /// The bytes as native-endian numbers of type `T`, without an incomplete last one.
     pub fn as_slice<T: Pod>(&self) -> &[T] {
         let whole = self.len_bytes / size_of::<T>() * size_of::<T>();
         bytemuck::cast_slice(&self.as_bytes()[..whole])
     }
 
-    /// The bytes as native-endian numbers of type `T`, to be overwritten. A last incomplete number is left out.
+    /// The bytes as native-endian numbers of type `T` to overwrite, without an incomplete last one.
     pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
         let whole = self.len_bytes / size_of::<T>() * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.as_bytes_mut()[..whole])
@@ -274,8 +317,21 @@ impl VoxelBuffer {
 
 /// The voxels of one image, of one to seven dimensions, the first index fastest in memory (NIfTI's order).
 ///
-/// Voxels are native-endian numbers of [`Volume::datatype`]. `scaling` says how they become intensities; `None` means that
-/// they are intensities as they stand. One worker keeps one `Volume` and reuses its memory from image to image.
+/// Voxels are native-endian numbers of [`Volume::datatype`]. With [`Volume::scaling`] they become intensities; without, they
+/// are intensities. Reading or filtering another image reuses the memory.
+///
+/// ```
+/// use niimpi::volume::{Datatype, Volume};
+///
+/// let mut volume = Volume::zeros(&[4, 3, 2], Datatype::Float32).with_voxel_size_mm([2.0, 2.0, 3.0]);
+/// volume.view_mut::<f32>()?[[1, 2, 0]] = 7.5;
+/// assert_eq!(volume.view::<f32>()?.sum(), 7.5);
+///
+/// let copy = Volume::from_array(&volume.view::<f32>()?);
+/// assert_eq!(copy.shape, [4, 3, 2]);
+/// assert_eq!(copy.voxels.as_bytes(), volume.voxels.as_bytes());
+/// # Ok::<(), niimpi::volume::ViewError>(())
+/// ```
 #[derive(Default)]
 pub struct Volume {
     /// Lengths of the axes, x first; 1 to 7 of them, none 0.
@@ -284,16 +340,54 @@ pub struct Volume {
     pub voxel_size_mm: [f64; 3],
     /// The type of a voxel in `voxels`.
     pub datatype: Datatype,
-    /// From stored number to intensity.
+    /// From stored numbers to intensities.
     pub scaling: Option<Scaling>,
     /// The stored numbers.
     pub voxels: VoxelBuffer,
-    /// Room for a pass whose result has another type; its content means nothing.
-    pub spare: VoxelBuffer,
+    /// Room for results of another type, without meaning of its own.
+    pub(crate) spare: VoxelBuffer,
 }
 
 impl Volume {
-    /// Number of voxels of all volumes together.
+    /// A volume of zeros with voxels of 1 mm.
+    ///
+    /// # Panics
+    /// If there is too little memory.
+    pub fn zeros(shape: &[usize], datatype: Datatype) -> Self {
+        let mut volume = Volume {
+            shape: shape.to_vec(),
+            voxel_size_mm: [1.0; 3],
+            datatype,
+            ..Volume::default()
+        };
+        let len_bytes = volume.len() * datatype.size_bytes();
+        volume.voxels.resize_for_overwrite(len_bytes);
+        volume.voxels.as_bytes_mut().fill(0);
+        volume
+    }
+
+    /// A copy of an array whose axes are x, y, z and so on, with voxels of 1 mm.
+    ///
+    /// # Panics
+    /// If there is too little memory.
+    pub fn from_array<T: VoxelType>(array: &ArrayViewD<'_, T>) -> Self {
+        let mut volume = Volume::zeros(array.shape(), T::DATATYPE);
+        // The transpose is iterated with x fastest, as it lies in memory.
+        let voxels = volume.voxels.as_mut_slice::<T>();
+        for (to, from) in voxels.iter_mut().zip(array.t()) {
+            *to = *from;
+        }
+        volume
+    }
+
+    /// The same volume with this voxel size.
+    #[must_use]
+    pub fn with_voxel_size_mm(mut self, voxel_size_mm: [f64; 3]) -> Self {
+        self.voxel_size_mm = voxel_size_mm;
+        self
+    }
+
+    /// Number of voxels of all 3-D volumes together.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -303,19 +397,18 @@ impl Volume {
         self.shape.is_empty() || self.len() == 0
     }
 
-    /// The stored numbers as an array: axes and their order as in the header, so `view[[x, y, z]]` of a 3-D image, x fastest in
-    /// memory. Nothing is copied. Whoever walks it fast walks the last axis outermost; `reversed_axes` makes it a C-order
-    /// array of z, y, x.
+    /// The stored numbers as an array, without a copy. Axes are in the order of the header: `view[[x, y, z]]` for a 3-D image,
+    /// with x fastest in memory. `reversed_axes` turns it into a C-order array of z, y, x.
     ///
     /// # Errors
-    /// [`ViewError`] when the voxels are not of type `T`, or fewer or more than the shape says.
+    /// [`ViewError`] if the voxels are not of type `T`, or more or fewer than the shape has.
     pub fn view<T: VoxelType>(&self) -> Result<ArrayViewD<'_, T>, ViewError> {
         let length = self.check_view::<T>()?;
         let voxels = self.voxels.as_slice();
         ArrayViewD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
     }
 
-    /// [`Volume::view`], to be written.
+    /// [`Volume::view`] for writing.
     ///
     /// # Errors
     /// As [`Volume::view`].
@@ -325,7 +418,7 @@ impl Volume {
         ArrayViewMutD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
     }
 
-    /// Whether shape and voxels are those of an array of `T`; what to say if it cannot be made all the same.
+    /// Checks that shape and voxels are those of an array of `T`. Returns the error for when it cannot be made all the same.
     fn check_view<T: VoxelType>(&self) -> Result<ViewError, ViewError> {
         let voxels = self.voxels.as_slice::<T>().len();
         let length = ViewError::Length {
@@ -349,7 +442,7 @@ impl Volume {
         std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
     }
 
-    /// Number of spatial axes that the image has: 1, 2 or 3. An axis that it lacks is not filtered.
+    /// Number of spatial axes: 1, 2 or 3. Missing axes are not filtered.
     pub fn spatial_axes(&self) -> usize {
         self.shape.len().min(3)
     }
@@ -373,17 +466,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_not_to_be_had_is_an_error_with_figures() {
+    fn too_little_memory_is_an_error_with_figures() {
         let mut buffer = VoxelBuffer::default();
         buffer.resize_for_overwrite(100);
         let result = buffer.try_resize_for_overwrite(1 << 60);
-        // Memory that nobody looks at is not even asked for.
+        // The optimizer removes an allocation that nobody looks at.
         std::hint::black_box(&mut buffer);
         let error = result.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "1099511627776 MiB of memory are not to be had"
-        );
+        assert_eq!(error.to_string(), "could not allocate 1099511627776 MiB");
         assert!(buffer.as_bytes().is_empty());
         buffer.try_resize_for_overwrite(200).unwrap();
         assert_eq!(buffer.as_bytes().len(), 200);

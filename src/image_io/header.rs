@@ -576,19 +576,16 @@ fn bits(datatype: Datatype) -> i16 {
 }
 
 fn datatype(code: i16) -> Result<Datatype, Cause> {
-    Datatype::ALL
-        .into_iter()
-        .find(|datatype| datatype.code() == code)
-        .ok_or_else(|| {
-            let header = NiftiHeader {
-                datatype: code,
-                ..NiftiHeader::default()
-            };
-            let name = header
-                .data_type()
-                .map_or("unknown".into(), |name| format!("{name:?}").to_lowercase());
-            Cause::UnsupportedDatatype { code, name }
-        })
+    let header = NiftiHeader {
+        datatype: code,
+        ..NiftiHeader::default()
+    };
+    let unsupported = |name: String| Cause::UnsupportedDatatype { code, name };
+    let nifti_type = header
+        .data_type()
+        .map_err(|_| unsupported("unknown".to_owned()))?;
+    Datatype::try_from(nifti_type)
+        .map_err(|nifti_type| unsupported(format!("{nifti_type:?}").to_lowercase()))
 }
 
 /// The scaling as nibabel understands it: a slope that is 0 or not finite means none.
