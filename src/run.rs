@@ -9,15 +9,18 @@ mod dry_run;
 mod memory;
 mod progress;
 mod queue;
+mod rank_loop;
 mod read_ahead;
 mod request;
 mod resume;
 mod rivals;
+mod root_loop;
 mod sampler;
 mod share;
 mod stop;
 mod verify;
 mod worker;
+mod worker_loop;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -37,12 +37,14 @@ pub enum Tag {
     Request,
     /// The root's answer to a request.
     Assignment,
-    /// How far a rank has come.
+    /// A rank reports its progress.
     Progress,
     /// A rank's records, when its share is done.
     Records,
-    /// The root's word to begin no other image.
-    Stop,
+    /// The root orders all ranks to do something else from now on.
+    Order,
+    /// A rank gives images back that it cannot open.
+    HandBack,
     /// The last word between two ranks.
     Farewell,
 }

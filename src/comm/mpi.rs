@@ -109,8 +109,9 @@ fn tag_number(tag: Tag) -> mpi::Tag {
         Tag::Assignment => 4,
         Tag::Progress => 5,
         Tag::Records => 6,
-        Tag::Stop => 7,
-        Tag::Farewell => 8,
+        Tag::Order => 7,
+        Tag::HandBack => 8,
+        Tag::Farewell => 9,
     }
 }
 

@@ -132,6 +132,8 @@ pub enum FailureKind {
     /// It concerns this image only.
     #[default]
     Own,
+    /// Its file cannot be opened, which may be the fault of this node.
+    CannotOpen,
     /// The disk is full or the quota is used up, which the other images meet too.
     NoSpace,
     /// It needs so many bytes, more than it may take while other images are in progress.

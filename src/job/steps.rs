@@ -450,6 +450,14 @@ fn failure(stage: Stage, error: &ImageError) -> Failure {
         stage,
         error: error.to_string(),
         kind: match error.cause {
+            Cause::NotFound
+            | Cause::PermissionDenied
+            | Cause::PartnerMissing { .. }
+            | Cause::Read(_)
+                if stage == Stage::Read =>
+            {
+                FailureKind::CannotOpen
+            }
             Cause::NoSpace { .. } => FailureKind::NoSpace,
             Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
                 needed_bytes: needed,

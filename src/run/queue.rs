@@ -42,13 +42,23 @@ impl TaskQueue {
         self.moved.notify_all();
     }
 
-    /// Takes back what was not begun, and closes.
-    pub(super) fn drain(&self) {
+    /// Takes back what was not started, and closes.
+    pub(super) fn drain(&self) -> VecDeque<usize> {
         let mut state = self.state();
-        state.places.clear();
+        let places = std::mem::take(&mut state.places);
         state.given_ahead.clear();
         drop(state);
         self.close();
+        places
+    }
+
+    /// Puts the images of the least cost first.
+    pub(super) fn put_smallest_first(&self, costs_s: &[f64]) {
+        let mut state = self.state();
+        let by_cost = |a: &usize, b: &usize| costs_s[*a].total_cmp(&costs_s[*b]);
+        state.places.make_contiguous().sort_by(by_cost);
+        drop(state);
+        self.moved.notify_one();
     }
 
     /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it is closed.

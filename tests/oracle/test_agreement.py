@@ -167,3 +167,44 @@ def test_a_run_of_another_container_is_known_by_its_heartbeat(tmp_path):
         first.process.kill()
         finished = run(arguments(tmp_path, "--sigma=1", "--resume"), env=wait)
         assert finished.code == 0 and "waiting up to" in finished.stderr, finished
+
+
+@pytest.mark.ranks
+@pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
+def test_a_rank_that_does_not_see_the_inputs_leaves_them_to_others(tmp_path):
+    images.series(tmp_path / "in", 24)
+    report = tmp_path / "report.json"
+    words = arguments(tmp_path, "--sigma=1", "--strategy=dynamic", "--report", report)
+    finished = run(ranks_of(words, (hidden_below(tmp_path / "in"), words)), ranks=1, report_path=report)
+    assert finished.code == 0, finished
+    assert finished.report["totals"]["done"] == 24
+    assert "rank 1 on " in finished.stderr and "gets no more" in finished.stderr, finished
+    assert len(images.results(tmp_path / "out")) == 24
+
+
+@pytest.mark.ranks
+def test_an_image_that_no_rank_can_open_fails_once(tmp_path):
+    paths = images.series(tmp_path / "in", 12)
+    listed = [*paths[:6], tmp_path / "in" / "missing.nii.gz", *paths[6:]]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in listed))
+    report = tmp_path / "report.json"
+    words = ["smooth", "--list", tmp_path / "list.txt", "--base", tmp_path / "in", "--output", tmp_path / "out"]
+    words += ["--sigma=1", "--strategy=dynamic"]
+    finished = run([*words, "--report", report, "--threads=1"], ranks=3, report_path=report)
+    totals = finished.report["totals"]
+    assert finished.code == 1 and (totals["done"], totals["failed"]) == (12, 1), finished
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
+@pytest.mark.parametrize("strategy", ["size", "dynamic"])
+def test_a_nearly_full_disk_gets_the_images_that_fit(tmp_path, strategy):
+    """The largest come first and do not fit; the small ones do."""
+    small = images.series(tmp_path / "in", 8, shape=(30, 30, 30), datatype="float32")
+    images.series(tmp_path / "in" / "large", 8, shape=(120, 120, 120), datatype="float32")
+    (tmp_path / "out").mkdir()
+    script = f'mount -t tmpfs -o size=3m none "{tmp_path}/out" && "$@"; code=$?; ls -R "{tmp_path}/out"; exit $code'
+    words = arguments(tmp_path, "--sigma=1", "--strategy", strategy, "--compression=0")
+    finished = run(words, prefix=(*UNSHARE, "sh", "-c", script, "sh"))
+    assert finished.code == 1, finished
+    assert "trying the smallest images next" in finished.stderr, finished
+    assert all(path.name in finished.stdout for path in small), finished

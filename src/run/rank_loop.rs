@@ -1,0 +1,222 @@
+//! The main thread of a rank while its workers work: it takes their events and keeps the rank's outcomes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::queue::TaskQueue;
+use super::sampler::Sampler;
+use super::worker::{Event, IdleTime};
+use super::{EXIT_PANIC, Setup};
+use crate::comm::Communicator;
+use crate::job::outcome::{FailureKind, Outcome};
+use crate::journal::Journal;
+use crate::report::RankRecord;
+use crate::resources::{self, CpuMeter};
+use crate::text::printable;
+
+/// A rank whose images take less than this asks for the next ones early: the answer may take two looks, which should not
+/// be seen beside an image. Longer images are asked for when a worker is free, so that no rank keeps one that another has
+/// time for.
+const QUICK_IMAGE: Duration = Duration::from_millis(60);
+
+/// A rank that cannot open its first images asks for no more after so many.
+const GIVE_UP_AFTER: usize = 3;
+
+/// What a rank reports to the root while it works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct ProgressUpdate {
+    pub(super) done: usize,
+    pub(super) failed: usize,
+    /// Of these, for want of space for the results.
+    pub(super) no_space: usize,
+    /// It has opened an image, so it sees the inputs.
+    pub(super) opens_images: bool,
+    pub(super) stopping: bool,
+}
+
+/// Images that a rank cannot open and gives back to the root.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct HandBack {
+    /// Their places in the list.
+    pub(super) places: Vec<usize>,
+    /// Why the last of them cannot be opened.
+    pub(super) error: String,
+    /// The rank asks for no more.
+    pub(super) gives_up: bool,
+}
+
+/// A rank's own work, the same on the root and on the others.
+pub(super) struct RankLoop<'a, C: Communicator> {
+    pub(super) comm: &'a C,
+    pub(super) setup: &'a Setup,
+    pub(super) queue: &'a TaskQueue,
+    pub(super) journal: &'a Journal,
+    pub(super) sampler: Sampler<'a>,
+    pub(super) cpu: CpuMeter,
+    pub(super) events: Receiver<Event>,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) images: Vec<Outcome>,
+    pub(super) workers: usize,
+    pub(super) idle: &'a IdleTime,
+    pub(super) progress: ProgressUpdate,
+    pub(super) late: usize,
+    pub(super) working: bool,
+    /// What is to be given back, where the root takes images back.
+    pub(super) hand_back: Option<HandBack>,
+    /// First images that could not be opened.
+    pub(super) unopened: usize,
+}
+
+impl<C: Communicator> RankLoop<'_, C> {
+    /// Waits up to `wait` for events of the workers and takes all there are.
+    pub(super) fn listen(&mut self, wait: Duration) {
+        self.journal.say_alive();
+        if self.working {
+            self.sampler.look(&self.images);
+            self.take_events(wait);
+        } else {
+            std::thread::sleep(wait);
+        }
+        if self.stop.load(Ordering::Relaxed) && !self.progress.stopping {
+            tracing::warn!("stopping: finishing images in progress, starting no new ones");
+            self.stop_early();
+        }
+    }
+
+    fn take_events(&mut self, wait: Duration) {
+        let mut received = self.events.recv_timeout(wait);
+        loop {
+            match received {
+                Ok(event) => self.on_event(event),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.working = false;
+                    return;
+                }
+            }
+            received = self.events.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Ended(outcome) => self.on_outcome(outcome),
+            Event::Late(index) => {
+                if self.late == 0 {
+                    tracing::warn!(
+                        "the time left is too short for image {index}: neither it nor any other that would not be finished \
+                         is started"
+                    );
+                }
+                self.late += 1;
+            }
+            Event::Idle => {}
+            Event::Panicked(message) => {
+                let message = printable(&message);
+                tracing::error!("a worker panicked, which ends the whole run: {message}");
+                self.comm.abort(i32::from(EXIT_PANIC));
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        let index = outcome.index;
+        for warning in &outcome.warnings {
+            tracing::debug!("image {index}: {}", printable(&warning.text));
+        }
+        let Some(failure) = outcome.failure() else {
+            let timings = outcome.timings;
+            tracing::debug!(
+                "image {index} done: read {:.3} s, filter {:.3} s, write {:.3} s, publish {:.3} s",
+                timings.read_s,
+                timings.filter_s,
+                timings.write_s,
+                timings.publish_s
+            );
+            self.progress.done += 1;
+            self.progress.opens_images = true;
+            self.images.push(outcome);
+            return;
+        };
+        let error = printable(&failure.error);
+        match failure.kind {
+            FailureKind::CannotOpen if self.gives_back(index, &failure.error) => {
+                tracing::debug!("image {index} goes back to rank 0: {error}");
+                return;
+            }
+            FailureKind::CannotOpen => {}
+            _ => self.progress.opens_images = true,
+        }
+        self.progress.failed += 1;
+        let no_space = failure.kind == FailureKind::NoSpace;
+        self.progress.no_space += usize::from(no_space);
+        // The first error of a full disk stands for all.
+        if no_space && self.progress.no_space > 1 {
+            tracing::debug!("image {index} failed: {error}");
+        } else {
+            tracing::error!("image {index} failed ({}): {error}", failure.stage.name());
+        }
+        self.images.push(outcome);
+    }
+
+    /// Gives an image back that cannot be opened, if this rank has opened none so far and the root takes it.
+    fn gives_back(&mut self, index: usize, error: &str) -> bool {
+        let Some(hand_back) = self
+            .hand_back
+            .as_mut()
+            .filter(|_| !self.progress.opens_images)
+        else {
+            return false;
+        };
+        let entries = &self.setup.entries;
+        let Ok(place) = entries.binary_search_by_key(&index, |entry| entry.index) else {
+            return false;
+        };
+        self.unopened += 1;
+        hand_back.places.push(place);
+        error.clone_into(&mut hand_back.error);
+        if self.unopened >= GIVE_UP_AFTER {
+            hand_back.gives_up = true;
+            hand_back.places.extend(self.queue.drain());
+        }
+        true
+    }
+
+    /// How many images to ask for before they are needed: one per worker, if the last image was quick.
+    pub(super) fn ahead(&self) -> usize {
+        let last = self.images.last();
+        let quick = last.is_some_and(|image| image.timings.worker_s() < QUICK_IMAGE.as_secs_f64());
+        if quick { self.workers } else { 0 }
+    }
+
+    pub(super) fn stop_early(&mut self) {
+        self.progress.stopping = true;
+        self.queue.drain();
+    }
+
+    /// This rank's record, when its workers have ended.
+    pub(super) fn record(&mut self) -> RankRecord {
+        let rank = self.comm.rank();
+        self.sampler.finish(&self.images);
+        let ranks = &self.setup.ranks;
+        let elapsed_s = self.setup.clock.now_s();
+        RankRecord {
+            rank,
+            host: ranks.hosts[rank].clone(),
+            threads: ranks.threads[rank],
+            cpus: ranks.cpus[rank],
+            elapsed_s,
+            cpu_s: self.cpu.seconds(),
+            max_rss_bytes: resources::peak_rss_bytes(),
+            idle_s: Some(self.idle.until(elapsed_s)),
+            cpu_model: resources::cpu_model(),
+            images: std::mem::take(&mut self.images),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The loop of a rank that is not the root: it works, asks for images with `dynamic`, and reports to the root.
+
+use std::time::{Duration, Instant};
+
+use super::coordinate::{LOOK_DYNAMIC, LOOK_FIXED};
+use super::rank_loop::{ProgressUpdate, RankLoop};
+use super::root_loop::Order;
+use crate::comm::{self, Communicator, ROOT, Tag};
+
+/// How often a rank reports its progress to the root.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// What a rank and the root have exchanged.
+struct Dialogue {
+    /// Whether the rank asks the root for its images.
+    asks: bool,
+    /// Images that were asked for and not answered.
+    requested: usize,
+    reported: ProgressUpdate,
+    reported_at: Instant,
+}
+
+/// Works until no images are left, and sends the records. Local, with messages to and from the root.
+pub(super) fn run<C: Communicator>(own: &mut RankLoop<'_, C>, asks: bool, costs_s: &[f64]) {
+    let mut dialogue = Dialogue {
+        asks,
+        requested: 0,
+        reported: ProgressUpdate::default(),
+        reported_at: Instant::now(),
+    };
+    while own.working {
+        own.listen(match dialogue.requested {
+            0 => LOOK_FIXED,
+            _ => LOOK_DYNAMIC,
+        });
+        dialogue.take_orders(own, costs_s);
+        dialogue.ask(own);
+        dialogue.report(own);
+    }
+    // Every message must be taken before the ranks part, and what comes after giving up must go back.
+    while dialogue.requested > 0 {
+        let message = own.comm.receive_from(ROOT, Tag::Assignment);
+        dialogue.on_assignment(own, &message);
+    }
+    dialogue.give_back(own);
+    let record = own.record();
+    let message = comm::encode(&(own.progress, record));
+    own.comm.send(ROOT, Tag::Records, &message);
+}
+
+impl Dialogue {
+    fn take_orders<C: Communicator>(&mut self, own: &mut RankLoop<'_, C>, costs_s: &[f64]) {
+        while let Some(message) = own.comm.try_receive_from(ROOT, Tag::Assignment) {
+            self.on_assignment(own, &message);
+        }
+        while let Some(message) = own.comm.try_receive_from(ROOT, Tag::Order) {
+            match comm::decode(&message) {
+                Order::SmallestFirst => own.queue.put_smallest_first(costs_s),
+                Order::Stop => own.stop_early(),
+            }
+        }
+    }
+
+    fn on_assignment<C: Communicator>(&mut self, own: &mut RankLoop<'_, C>, message: &[u8]) {
+        let (answered, places): (usize, Vec<usize>) = comm::decode(message);
+        self.requested -= answered;
+        if let Some(hand_back) = own.hand_back.as_mut().filter(|back| back.gives_up) {
+            hand_back.places.extend(places);
+        } else if !own.progress.stopping {
+            let last = places.len() < answered;
+            own.queue.add(places);
+            if last {
+                own.queue.close();
+            }
+        }
+    }
+
+    fn ask<C: Communicator>(&mut self, own: &RankLoop<'_, C>) {
+        if !self.asks {
+            return;
+        }
+        let wanted = own.queue.wanted(own.ahead()).saturating_sub(self.requested);
+        if wanted > 0 {
+            self.requested += wanted;
+            own.comm.send(ROOT, Tag::Request, &comm::encode(&wanted));
+        }
+    }
+
+    fn report<C: Communicator>(&mut self, own: &mut RankLoop<'_, C>) {
+        self.give_back(own);
+        let now = own.progress;
+        // The root waits for these two.
+        let urgent = now.stopping != self.reported.stopping
+            || (self.asks && now.opens_images != self.reported.opens_images);
+        if urgent || (now != self.reported && self.reported_at.elapsed() >= REPORT_EVERY) {
+            self.reported = now;
+            self.reported_at = Instant::now();
+            own.comm.send(ROOT, Tag::Progress, &comm::encode(&now));
+        }
+    }
+
+    fn give_back<C: Communicator>(&self, own: &mut RankLoop<'_, C>) {
+        let Some(hand_back) = &mut own.hand_back else {
+            return;
+        };
+        if !hand_back.places.is_empty() {
+            own.comm.send(ROOT, Tag::HandBack, &comm::encode(hand_back));
+            hand_back.places.clear();
+        }
+    }
+}
