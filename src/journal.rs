@@ -30,6 +30,7 @@ pub(crate) mod living;
 pub mod past;
 pub mod series;
 pub mod status;
+mod status_text;
 mod writer;
 
 pub use writer::Journal;

@@ -9,11 +9,11 @@ use crate::journal::status::Status;
 use crate::run::{EXIT_DONE, EXIT_USAGE};
 use crate::text::printable;
 
-/// Show how far a run has come, also while it goes on
+/// Show the progress of a run, during the run or afterwards
 ///
-/// Reads the journals below the output folder; it needs no MPI and disturbs nobody, so it may run on a login node. For each
-/// rank: images done, failed and in hand, images a second, and whether it has died or gone quiet; for the whole run also the
-/// time left.
+/// Reads the journals below the output folder. It needs no MPI and does not disturb the run, so it may run on a login node.
+/// Shows for each rank the images done, failed and in progress, the images per second, and whether it died or went quiet;
+/// for each run its share of the list, its Slurm job and the time left; and the sum over all shares.
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
     /// The output folder of the run

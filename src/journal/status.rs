@@ -1,17 +1,13 @@
 //! Status: how far the runs below an output folder have come, by their journals alone, while they go on or afterwards.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use comfy_table::{CellAlignment, Table, presets};
 
 use super::past::{JournalFile, Past, Record};
 use super::{Line, RunLine, unix_s};
 use crate::job::outcome::Status as Ended;
 use crate::report::State;
-use crate::text::{long_duration, printable};
 
 /// A rank that lives writes a line every half minute; after so long without one it is quiet.
 const QUIET_AFTER_S: f64 = 90.0;
@@ -112,9 +108,9 @@ pub struct Status {
     pub failed: usize,
     /// Images that were begun and have no later record.
     pub unfinished: usize,
-    /// The last run, and earlier ones that still go on; ranks in order.
+    /// The last run, earlier ones that still go on, and the last run of each other share; ranks in order.
     pub runs: Vec<Vec<RankStatus>>,
-    now_unix_s: f64,
+    pub(super) now_unix_s: f64,
 }
 
 impl Status {
@@ -155,9 +151,7 @@ impl Status {
         runs.iter_mut()
             .for_each(|ranks| ranks.sort_by_key(|rank| rank.run.rank));
         runs.sort_by(|a, b| a[0].run.unix_s.total_cmp(&b[0].run.unix_s));
-        let last = runs.pop();
-        runs.retain(|ranks| ranks.iter().any(|rank| rank.state == RankState::Running));
-        runs.extend(last);
+        let runs = to_show(runs);
         Status {
             done: count(|record| matches!(record, Record::Done(_))),
             failed: count(|record| *record == Record::Failed),
@@ -166,121 +160,38 @@ impl Status {
             now_unix_s,
         }
     }
-
-    /// The status as text for people: a table a run, then what all runs together have done.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        for ranks in &self.runs {
-            self.render_run(ranks, &mut text);
-        }
-        let _ = write!(text, "all runs: {} results recorded as done", self.done);
-        for (count, word) in [(self.failed, "failed"), (self.unfinished, "unfinished")] {
-            if count > 0 {
-                let _ = write!(text, ", {count} {word}");
-            }
-        }
-        text.push('\n');
-        text
-    }
-
-    fn render_run(&self, ranks: &[RankStatus], text: &mut String) {
-        let run = &ranks[0].run;
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
-        table.set_header([
-            "rank", "host", "state", "done", "failed", "running", "images/s", "in hand",
-        ]);
-        for rank in ranks {
-            let ended = rank.done + rank.failed;
-            let until = match rank.state {
-                RankState::Running => self.now_unix_s,
-                _ => rank.last_unix_s,
-            };
-            table.add_row([
-                rank.run.rank.to_string(),
-                printable(&rank.run.host),
-                self.state(rank),
-                rank.done.to_string(),
-                rank.failed.to_string(),
-                rank.running.len().to_string(),
-                rate_text(ended, until - run.unix_s),
-                rank.running.first().map_or(String::new(), |(name, begun)| {
-                    format!(
-                        "{} for {}",
-                        printable(&name.display().to_string()),
-                        long_duration(self.now_unix_s - begun)
-                    )
-                }),
-            ]);
-        }
-        for (place, column) in table.column_iter_mut().enumerate() {
-            if ![1, 2, 7].contains(&place) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        let done: usize = ranks.iter().map(|rank| rank.done).sum();
-        let failed: usize = ranks.iter().map(|rank| rank.failed).sum();
-        let ended = done + failed;
-        let runs = ranks.iter().any(|rank| rank.state == RankState::Running);
-        let last_unix_s = ranks
-            .iter()
-            .map(|rank| rank.last_unix_s)
-            .fold(run.unix_s, f64::max);
-        let until = if runs { self.now_unix_s } else { last_unix_s };
-        let elapsed_s = until - run.unix_s;
-        let _ = writeln!(text, "run {}\n{table}", printable(&run.run));
-        let _ = write!(
-            text,
-            "{done} of {} images done, {failed} failed, {} kept from before, in {}: {} images/s",
-            run.images,
-            run.kept,
-            long_duration(elapsed_s),
-            rate_text(ended, elapsed_s),
-        );
-        let left = run.images.saturating_sub(ended);
-        if runs && ended > 0 && left > 0 {
-            let left_s = left as f64 * elapsed_s / ended as f64;
-            let _ = write!(text, ", {} left", long_duration(left_s.ceil()));
-        }
-        text.push('\n');
-        for rank in ranks {
-            let how = match rank.state {
-                RankState::Quiet(silent_s) => {
-                    format!(
-                        "has been quiet for {}: killed, or hanging",
-                        long_duration(silent_s)
-                    )
-                }
-                RankState::Dead => "has died".to_owned(),
-                _ => continue,
-            };
-            let _ = writeln!(
-                text,
-                "rank {} on {} {how}; once the job has ended, --resume does the rest",
-                rank.run.rank,
-                printable(&rank.run.host)
-            );
-        }
-        if ranks.len() < run.ranks {
-            let _ = writeln!(text, "{} ranks have no journal", run.ranks - ranks.len());
-        }
-        text.push('\n');
-    }
-
-    fn state(&self, rank: &RankStatus) -> String {
-        match rank.state {
-            RankState::Running => "running".to_owned(),
-            RankState::Quiet(silent_s) => format!("quiet for {}", long_duration(silent_s)),
-            RankState::Dead => "dead".to_owned(),
-            RankState::Closed(State::Completed) => "completed".to_owned(),
-            RankState::Closed(State::Failed) => "ended, some failed".to_owned(),
-            RankState::Closed(State::Interrupted) => "interrupted".to_owned(),
-        }
-    }
 }
 
-fn rate_text(count: usize, seconds: f64) -> String {
-    format!("{:.1}", count as f64 / seconds.max(1e-3))
+/// The number and the count of a run's share of the list.
+pub(super) fn share(run: &RunLine) -> Option<(usize, usize)> {
+    let (number, count) = run.shard.as_ref()?.split_once('/')?;
+    Some((number.parse().ok()?, count.parse().ok()?))
+}
+
+/// The runs to show, of all in the order of their start: the last one, those that go on, and, where the last one has a share
+/// of the list, the last run of each other share.
+fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
+    let last = runs
+        .last()
+        .map(|ranks| (ranks[0].run.run.clone(), share(&ranks[0].run)));
+    let Some((last, last_share)) = last else {
+        return runs;
+    };
+    let mut latest = BTreeMap::new();
+    for ranks in &runs {
+        if let Some((number, count)) = share(&ranks[0].run)
+            && last_share.is_some_and(|(_, wanted)| wanted == count)
+        {
+            latest.insert(number, ranks[0].run.run.clone());
+        }
+    }
+    runs.retain(|ranks| {
+        let name = &ranks[0].run.run;
+        let runs = ranks.iter().any(|rank| rank.state == RankState::Running);
+        runs || *name == last || latest.values().any(|latest| latest == name)
+    });
+    runs.sort_by_key(|ranks| share(&ranks[0].run).map_or(0, |(number, _)| number));
+    runs
 }
 
 #[cfg(test)]
@@ -344,6 +255,28 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_shares_of_an_array_have_their_jobs_and_a_sum() {
+        let task = |run: &str, number: usize, lines: &str| {
+            let first = format!(
+                r#"{{"event":"run","format":"niimpi-journal/2","unix_s":100.0,"run":"{run}","version":"0","rank":0,"ranks":1,"host":"n","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size","slurm_job":"471{number}","shard":"{number}/5","options":{{}}}}"#
+            );
+            JournalFile::parse(format!("{first}\n{lines}").as_bytes())
+        };
+        let close = "{\"event\":\"close\",\"unix_s\":150.0,\"state\":\"completed\"}\n";
+        let journals = vec![
+            task("r1", 1, &(done("a", 110.0) + close)),
+            task("r2", 2, &begin("b", 180.0)),
+            task("r3", 2, &begin("b", 190.0)),
+            task("r4", 4, &(failed("c", 110.0) + close)),
+        ];
+        let text = Status::of(journals, 199.0, |_| None).render();
+        assert!(text.contains("run r1, share 1 of 5, job 4711"), "{text}");
+        assert!(text.contains("run r4, share 4 of 5, job 4714"), "{text}");
+        let sum = "5 shares: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; not started: 3, 5\n";
+        assert!(text.contains(sum), "{text}");
     }
 
     #[test]
