@@ -4,7 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
 use niimpi::volume::Datatype;
 
-const NO_SYNC: WriteOptions = WriteOptions { sync: false };
+const NO_SYNC: WriteOptions = WriteOptions::NO_SYNC;
 const SHAPE: [usize; 3] = [128, 128, 128];
 
 /// A bright ball in a dark room, with noise that a scanner could have made.

@@ -66,7 +66,7 @@ fn whole_image(criterion: &mut Criterion) {
     ] {
         let image = image(&shape, datatype);
         Workspace::new(CompressionLevel::FAST)
-            .write(&input, &image, &WriteOptions { sync: false })
+            .write(&input, &image, &WriteOptions::NO_SYNC)
             .expect("an image to be written");
         group.throughput(Throughput::Elements(shape.iter().product::<usize>() as u64));
         for threads in [1, 2] {

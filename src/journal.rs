@@ -40,7 +40,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image_io::path_text;
+use crate::image_io::{FileId, path_text};
 use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
 use crate::process::ProcessId;
@@ -61,7 +61,9 @@ pub enum Line {
     Run(RunLine),
     /// An image is begun.
     Begin(BeginLine),
-    /// An image has its result, or was given up.
+    /// The files of a result are complete and get their names next.
+    Staged(Box<StagedLine>),
+    /// The outcome of an image.
     End(Box<EndLine>),
     /// The rank lives, and had nothing else to say for a while.
     Alive {
@@ -157,6 +159,26 @@ pub struct BeginLine {
     /// Where its result goes, below the output folder.
     #[serde(with = "path_text")]
     pub output: PathBuf,
+}
+
+/// What a result's files are that get their names next, and what they are made from. Whatever ends the run from here on, a file
+/// under one of these names is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StagedLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// The image's place in the whole list, from 1.
+    pub index: usize,
+    /// The image file, absolute.
+    #[serde(with = "path_text")]
+    pub input: PathBuf,
+    /// Where its result goes, below the output folder.
+    #[serde(with = "path_text")]
+    pub output: PathBuf,
+    /// The image's files.
+    pub files_in: Vec<FileId>,
+    /// The result's files.
+    pub files_out: Vec<FileId>,
 }
 
 /// The outcome of an image.

@@ -27,6 +27,7 @@
 //! | [`study`] | scaling studies and plans: measurements → tables, plots, predictions, requests | `launch`, `run`, `report`, `slurm` |
 //! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
 
+pub(crate) mod atomic_file;
 pub mod cli;
 pub(crate) mod columns;
 pub mod comm;

@@ -141,6 +141,27 @@ pub fn process_lives(pid: i32) -> bool {
     !matches!(state, Some('Z' | 'X'))
 }
 
+/// When a process was started, in clock ticks since the host's start; `None` where the system does not tell. With its number it
+/// identifies a process of this host.
+pub(crate) fn process_start(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Where process numbers are what they are here: this start of this host, and this namespace of processes. Digits and letters.
+pub(crate) fn process_space() -> &'static str {
+    static SPACE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.unwrap_or_else(|_| host_name());
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let digits = |c: &char| c.is_ascii_digit();
+        let namespace: String = namespace.to_string_lossy().chars().filter(digits).collect();
+        format!("{:08x}n{namespace}", crc32fast::hash(boot.as_bytes()))
+    });
+    &SPACE
+}
+
 /// A limit on the memory of this process, and who set it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimit {

@@ -37,10 +37,10 @@ pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
 pub use worker::RESULTS_BEHIND_A_WORKER;
 
+use crate::atomic_file;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
 use crate::filter::OutputSpec;
-use crate::image_io;
 use crate::images::{ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::Status;
@@ -248,7 +248,7 @@ fn remove_stale_parts(rank: usize, setup: &Setup) {
         .iter()
         .filter_map(|entry| entry.output.parent())
         .collect();
-    let removed: usize = folders.into_iter().map(image_io::remove_stale_parts).sum();
+    let removed: usize = folders.into_iter().map(atomic_file::remove_stale).sum();
     if removed > 0 {
         tracing::info!("{removed} unfinished files of a run that was killed are removed");
     }
@@ -267,7 +267,9 @@ fn open_journal(
     let rank = comm.rank();
     let output = &config.list.output;
     let create = || {
-        Journal::create(output, run_line(rank, config, setup, schedule)).map_err(|error| {
+        let run = run_line(rank, config, setup, schedule);
+        let now_unix_s = run.unix_s + setup.clock.now_s() - setup.decision.sent_s;
+        Journal::create(output, run, now_unix_s, config.job.sync).map_err(|error| {
             format!(
                 "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
                 output.join(journal::FOLDER).display()

@@ -48,7 +48,7 @@ fn write_images(folder: &Path, count: u64, broken: bool) {
         phantom.fill(index, &mut image.volume);
         let path = folder.join(format!("image_{index}.nii.gz"));
         workspace
-            .write(&path, &image, &WriteOptions { sync: false })
+            .write(&path, &image, &WriteOptions::NO_SYNC)
             .unwrap();
     }
     if broken {

@@ -37,7 +37,7 @@ fn input(folder: &Path, name: &str, shape: &[usize], datatype: Datatype) -> Path
         *byte = (state >> 27) as u8;
     }
     let path = folder.join(name);
-    let options = WriteOptions { sync: false };
+    let options = WriteOptions::NO_SYNC;
     Workspace::new(CompressionLevel::FAST)
         .write(&path, &image, &options)
         .unwrap();

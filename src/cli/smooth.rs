@@ -49,12 +49,15 @@ pub(super) struct SmoothArgs {
 
     /// Keep the results of earlier runs and do the rest
     ///
-    /// A result is kept when it is what its record in the journal says and neither its input nor the options that shape it
-    /// were changed since. What is missing, failed before or differs is done again, and how many of each is told.
-    #[arg(long, conflicts_with = "overwrite")]
+    /// A result is kept if niimpi wrote it from the same input with the same options. It is made again if it is missing, failed
+    /// or was left unfinished, or if its input was changed since. Any other file under a result's name stops the run before it
+    /// writes anything; add --overwrite to replace such files.
+    #[arg(long)]
     resume: bool,
 
-    /// Replace results that are there already
+    /// Replace files that exist under the results' names
+    ///
+    /// With --resume, results that are right are kept and only the others are replaced.
     #[arg(long)]
     overwrite: bool,
 
@@ -64,7 +67,7 @@ pub(super) struct SmoothArgs {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     stop_before: Option<f64>,
 
-    /// Write the report as JSON (schema niimpi-report/1)
+    /// Write the report as JSON (schema niimpi-report/2)
     #[arg(long, value_name = "FILE.json", help_heading = "Messages")]
     report: Option<PathBuf>,
 
@@ -134,6 +137,7 @@ fn config(args: SmoothArgs) -> Config {
         limit: args.limit,
         shard: args.shard,
         existing: match (args.resume, args.overwrite) {
+            (true, true) => Existing::ResumeAndOverwrite,
             (true, _) => Existing::Resume,
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,

@@ -160,7 +160,7 @@ fn write_some(
         phantom.fill(index, &mut image.volume);
         let path = Path::new(&args.dir).join(SynthArgs::file_name(index));
         workspace
-            .write(&path, &image, &WriteOptions { sync: false })
+            .write(&path, &image, &WriteOptions::NO_SYNC)
             .map_err(|error| error.to_string())?;
     }
 }

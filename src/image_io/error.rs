@@ -170,6 +170,17 @@ pub enum Cause {
     NoSpace { error: io::Error },
     #[error("no permission to write in {}; choose another --output", folder.display())]
     WriteDenied { folder: PathBuf },
+    #[error(
+        "the folder {} is a link, which leads out of the output folder; remove it, or follow links",
+        folder.display()
+    )]
+    FolderIsLink { folder: PathBuf },
+    #[error("another run wrote it meanwhile; what it wrote is kept")]
+    WrittenMeanwhile,
+    #[error(
+        "the journal cannot be written ({error}), and no result gets its name without a record"
+    )]
+    NotRecorded { error: io::Error },
     #[error("the folder {} does not exist; create it first", folder.display())]
     FolderMissing { folder: PathBuf },
     #[error("{action} failed: {error}")]
@@ -229,6 +240,7 @@ impl Cause {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Cause::FolderMissing {
                 folder: folder.to_path_buf(),
             },
+            io::ErrorKind::AlreadyExists => Cause::WrittenMeanwhile,
             _ => Cause::Write { action, error },
         }
     }

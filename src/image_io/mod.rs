@@ -10,7 +10,7 @@
 //! | `input_stream` | the content of a file, compressed or not |
 //! | `read_header`, `read`, `probe` | reading a header, an image, or only what a header says |
 //! | `write` | writing an image |
-//! | `part` | unfinished files, and what dead processes left of theirs |
+//! | `publish` | complete files get their names |
 //! | `verify` | checking that what was written is still there |
 //! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
@@ -33,8 +33,8 @@ mod identity;
 mod image;
 mod input_stream;
 mod not_fetched;
-mod part;
 mod probe;
+mod publish;
 mod read;
 mod read_header;
 mod verify;
@@ -43,6 +43,7 @@ mod write;
 
 use std::path::Path;
 
+pub use crate::atomic_file::Folders;
 pub use error::{Cause, ImageError};
 pub(crate) use files::OpenedInput;
 pub use files::identify;
@@ -53,14 +54,15 @@ pub use header_layout::Version;
 pub(crate) use identity::path_text;
 pub use identity::{Crc32, FileId};
 pub use image::Image;
-pub use part::{remove_parts_in_hand, remove_stale_parts};
 pub use probe::{Probe, probe};
+pub(crate) use publish::Existing;
+pub use publish::NamelessOutput;
 pub(crate) use read::TakeVoxels;
 pub use read::{ImageReader, ReadSummary};
 pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
 pub use warning::Warning;
 pub(crate) use write::GrowingFile;
-pub use write::{NamelessOutput, WriteOptions};
+pub use write::WriteOptions;
 
 /// What one worker needs to read and write images: the codec's state and a few buffers, reused from image to image.
 pub struct Workspace {

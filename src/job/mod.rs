@@ -22,11 +22,23 @@ use serde_json::Value;
 
 use crate::filter::nonfinite::NonFinite;
 use crate::filter::{Filter, ImageInfo, Options, OutputSpec, Rounding, SharedOptions};
-use crate::image_io::{CompressionLevel, WriteOptions};
+use crate::image_io::CompressionLevel;
 use crate::report::FilterDescription;
 use crate::volume::Datatype;
 
-pub use steps::{ImageWorker, publish};
+pub use steps::ImageWorker;
+pub(crate) use steps::{OutputFolder, publish};
+
+/// Changes whenever the same options give other bits than before.
+const NUMERICS: u32 = 1;
+
+/// The options of a run of niimpi-journal/1 as [`ImageJob::options`] gives them now.
+pub(crate) fn options_of_version_1(mut options: Value) -> Value {
+    if let Some(options) = options.as_object_mut() {
+        options.insert("numerics".to_owned(), 1.into());
+    }
+    options
+}
 
 /// What is done to every image.
 #[derive(Clone, Debug)]
@@ -44,10 +56,6 @@ pub struct ImageJob {
 }
 
 impl ImageJob {
-    fn write_options(&self) -> WriteOptions {
-        WriteOptions { sync: self.sync }
-    }
-
     /// The options that all filters share.
     pub(crate) fn shared(&self) -> SharedOptions {
         SharedOptions {
@@ -73,6 +81,7 @@ impl ImageJob {
             "filter": self.filter,
             "output": self.output,
             "compression": self.compression.get(),
+            "numerics": NUMERICS,
         });
         if self.nan != NonFinite::default() {
             options["nan"] = self.nan.name().into();

@@ -136,6 +136,8 @@ pub enum FailureKind {
     CannotOpen,
     /// The disk is full or the quota is used up, which the other images meet too.
     NoSpace,
+    /// The journal cannot be written, and without it no result may get its name.
+    NoJournal,
     /// It needs so many bytes, more than it may take while other images are in progress.
     NeedsMemory {
         /// All that it needs.

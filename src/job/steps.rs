@@ -14,23 +14,58 @@ use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
 use crate::image_io::{
-    Cause, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput, ReadSummary,
-    Workspace,
+    Cause, Existing, Folders, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput,
+    ReadSummary, Workspace, WriteOptions,
 };
 use crate::volume::{Volume, VoxelBuffer};
 
-/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that took and what was
-/// written.
+/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that took and how much was
+/// written. `record` records the files before they have their names.
 ///
 /// # Errors
 /// [`Failure`] with the cause; nothing that looks like a result is left behind.
-pub fn publish(made: NamelessOutput, outcome: &mut Outcome) -> Result<Vec<FileId>, Failure> {
+pub(crate) fn publish(
+    made: NamelessOutput,
+    existing: &Existing,
+    outcome: &mut Outcome,
+    record: impl FnOnce(&[FileId]) -> std::io::Result<()>,
+) -> Result<Vec<FileId>, Failure> {
     let started = Instant::now();
-    let published = made.publish();
+    let published = made.publish_over(existing, record);
     outcome.timings.publish_s = started.elapsed().as_secs_f64();
     let files = published.map_err(|error| failure(Stage::Write, &error))?;
     outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
     Ok(files)
+}
+
+/// The output folder of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct OutputFolder {
+    pub(crate) path: PathBuf,
+    /// Whether links to folders below it are followed.
+    pub(crate) follow_links: bool,
+}
+
+/// Where results are written: in existing folders, or in those below an output folder, which are made.
+#[derive(Clone, Debug, Default)]
+struct Destination(Option<OutputFolder>);
+
+impl Destination {
+    fn write_options(&self, job: &ImageJob, result: &Path) -> WriteOptions {
+        let folders = match &self.0 {
+            None => Folders::Existing,
+            Some(output) if output.follow_links => Folders::Made,
+            Some(output) => {
+                let folder = result.parent();
+                let below = folder.and_then(|folder| folder.strip_prefix(&output.path).ok());
+                Folders::Own(below.map_or(0, |below| below.components().count()))
+            }
+        };
+        WriteOptions {
+            sync: job.sync,
+            folders,
+        }
+    }
 }
 
 /// A worker's own buffers, reused from image to image.
@@ -43,6 +78,7 @@ pub struct ImageWorker<'a> {
     buffers: Buffers,
     memory_limit: Option<u64>,
     stop: Option<&'a AtomicBool>,
+    destination: Destination,
 }
 
 /// What is kept from image to image besides the image.
@@ -50,8 +86,6 @@ pub struct ImageWorker<'a> {
 struct Buffers {
     planes: Planes,
     intensities: VoxelBuffer,
-    /// The folder that was created last.
-    folder: PathBuf,
 }
 
 impl<'a> ImageWorker<'a> {
@@ -76,6 +110,7 @@ impl<'a> ImageWorker<'a> {
             buffers: Buffers::default(),
             memory_limit: None,
             stop: None,
+            destination: Destination::default(),
         }
     }
 
@@ -83,6 +118,11 @@ impl<'a> ImageWorker<'a> {
     pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
         self.memory_limit = limit_bytes;
         self.workspace.set_memory_limit(limit_bytes);
+    }
+
+    /// Makes missing folders of results below this one.
+    pub(crate) fn set_output(&mut self, output: OutputFolder) {
+        self.destination = Destination(Some(output));
     }
 
     /// Leaves an image unfinished once `stop` is set.
@@ -111,7 +151,7 @@ impl<'a> ImageWorker<'a> {
         outcome: &mut Outcome,
     ) -> Result<Vec<FileId>, Failure> {
         let made = self.make(input, None, output, outcome)?;
-        publish(made, outcome)
+        publish(made, &Existing::Any, outcome, |_| Ok(()))
     }
 
     /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
@@ -168,8 +208,7 @@ impl<'a> ImageWorker<'a> {
         let made = match file {
             Some(file) => file.finish(),
             None => {
-                make_folder(output, &mut self.buffers.folder)?;
-                let options = self.job.write_options();
+                let options = self.destination.write_options(self.job, output);
                 self.workspace.write_nameless(output, &self.image, &options)
             }
         };
@@ -205,6 +244,7 @@ impl<'a> ImageWorker<'a> {
                 image,
                 buffers,
                 memory_limit,
+                destination,
                 ..
             } = self;
             let streaming = Streaming {
@@ -212,6 +252,7 @@ impl<'a> ImageWorker<'a> {
                 threads: count,
                 limit_bytes: *memory_limit,
                 output,
+                options: destination.write_options(job, output),
             };
             let started = Instant::now();
             let read = workspace.read_with(input, opened, image, &mut |header, volume, next| {
@@ -254,7 +295,6 @@ impl<'a> ImageWorker<'a> {
         let Buffers {
             planes,
             intensities,
-            folder,
         } = &mut self.buffers;
         let volume = &mut self.image.volume;
         let division = Division::among(threads, false);
@@ -269,9 +309,9 @@ impl<'a> ImageWorker<'a> {
         // One thread compresses the result when it has filtered the image.
         let mut file = None;
         if threads > 1 {
-            make_folder(output, folder)?;
             let header = &self.image.header;
-            file = begin_file(self.job, header, volume, &run, output)
+            let options = self.destination.write_options(self.job, output);
+            file = begin_file(self.job, header, volume, &run, output, &options)
                 .map_err(|error| failure(Stage::Write, &error))?;
         }
         let slices = run.slices();
@@ -331,6 +371,7 @@ struct Streaming<'a> {
     threads: usize,
     limit_bytes: Option<u64>,
     output: &'a Path,
+    options: WriteOptions,
 }
 
 impl Streaming<'_> {
@@ -356,10 +397,8 @@ impl Streaming<'_> {
             return None;
         }
         let run = ImageRun::begin(prepared, layout, volume, &mut buffers.planes).ok()?;
-        let file = make_folder(self.output, &mut buffers.folder)
-            .ok()
-            .and_then(|()| begin_file(job, header, volume, &run, self.output).ok())
-            .flatten();
+        let file = begin_file(job, header, volume, &run, self.output, &self.options);
+        let file = file.ok().flatten();
         match file {
             Some(file) => Some((run, file)),
             None => {
@@ -406,30 +445,13 @@ fn begin_file(
     volume: &mut Volume,
     run: &ImageRun,
     output: &Path,
+    options: &WriteOptions,
 ) -> Result<Option<GrowingFile>, ImageError> {
     let stored = (volume.datatype, volume.scaling);
     (volume.datatype, volume.scaling) = (run.result_type(), None);
-    let options = job.write_options();
-    let file = GrowingFile::begin(output, header, volume, job.compression, &options);
+    let file = GrowingFile::begin(output, header, volume, job.compression, options);
     (volume.datatype, volume.scaling) = stored;
     file
-}
-
-/// Creates the folder of an output, unless it is the one that was created last.
-fn make_folder(output: &Path, made: &mut PathBuf) -> Result<(), Failure> {
-    let folder = output.parent().unwrap_or(Path::new(""));
-    if made != folder {
-        std::fs::create_dir_all(folder).map_err(|error| Failure {
-            stage: Stage::Write,
-            error: format!("{}: cannot create the folder: {error}", folder.display()),
-            kind: match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
-                _ => FailureKind::Own,
-            },
-        })?;
-        folder.clone_into(made);
-    }
-    Ok(())
 }
 
 fn filter_failure(input: &Path, error: &FilterError) -> Failure {
@@ -459,6 +481,10 @@ fn failure(stage: Stage, error: &ImageError) -> Failure {
                 FailureKind::CannotOpen
             }
             Cause::NoSpace { .. } => FailureKind::NoSpace,
+            Cause::NotRecorded { ref error } => match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+                _ => FailureKind::NoJournal,
+            },
             Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
                 needed_bytes: needed,
             },

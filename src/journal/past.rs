@@ -1,45 +1,68 @@
-//! The past: what the journals below an output folder say of every result, whatever wrote them and however it ended.
+//! The past: what the journals below an output folder record of every result, whatever wrote them and however it ended.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{FOLDER, FORMAT, FORMAT_1, Line, RunLine};
+use serde::{Deserialize, Serialize};
+
+use super::{EndLine, FOLDER, FORMAT, FORMAT_1, Line, RunLine};
 use crate::console;
+use crate::job;
 use crate::job::outcome::{End, FileId};
 use crate::parallel::par_map;
 use crate::text::printable;
 
-/// The last word on a result.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Record {
-    /// It was begun, and nothing says that it was ended.
-    Begun,
-    /// It was given up.
+/// The longest line that is read. A longer one is torn.
+const LONGEST_LINE: u64 = 16 << 20;
+
+/// The last record of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Last {
+    /// The image was started, and nothing is known of its end.
+    Started,
+    /// Its files were complete, and whether they have their names is not known.
+    Staged,
+    /// It failed.
     Failed,
     /// It was written.
-    Done(Box<DoneRecord>),
+    Done,
 }
 
-/// A result that was written, and from what.
+/// What was made under a result's name, from what, and with which options.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DoneRecord {
+pub struct Made {
     /// The image file, absolute.
     pub input: PathBuf,
-    /// What identified its files.
+    /// Its files.
     pub files_in: Vec<FileId>,
-    /// What identifies the result's files.
+    /// The result's files. Empty where niimpi-journal/1 records no more than that the image was started.
     pub files_out: Vec<FileId>,
-    /// What shaped it.
+    /// What shapes the results besides their inputs.
     pub options: Arc<serde_json::Value>,
 }
 
-/// What the journals say.
+/// All records of a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    /// The last one.
+    pub last: Last,
+    /// When it was written, seconds since 1970.
+    pub unix_s: f64,
+    /// All that was made under its name, the last one last.
+    pub made: Vec<Made>,
+}
+
+/// The records of each result, by its path below the output folder.
+pub type Records = HashMap<PathBuf, History>;
+
+/// What the journals record.
 #[derive(Debug, Default)]
 pub struct Past {
-    /// The last record of every result.
+    /// The records of every result.
     pub records: Records,
     /// Journals that were read.
     pub journals: usize,
@@ -47,35 +70,67 @@ pub struct Past {
     pub torn_lines: usize,
 }
 
-/// Whether the run's journal has a form that this version reads.
-fn is_known(run: &RunLine) -> bool {
-    [FORMAT, FORMAT_1].contains(&run.format.as_str())
-}
-
-/// One journal, line by line.
-#[derive(Clone, Debug, Default)]
-pub struct JournalFile {
-    /// Its first line; `None` when that is not there or of another form, in which case nothing in it can be relied on.
+/// A journal's first line, where it has one of a known form, and how many of its lines were torn.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// The run and the rank.
     pub run: Option<RunLine>,
-    /// The other lines, in their order.
-    pub lines: Vec<Line>,
     /// Lines that are no lines.
     pub torn_lines: usize,
 }
 
-impl JournalFile {
-    /// Reads a journal's bytes. Nothing in them is an error.
-    pub fn parse(bytes: &[u8]) -> Self {
-        let mut journal = Self::default();
-        for line in bytes.split(|&byte| byte == b'\n') {
-            match Line::parse(line) {
-                None => {}
-                Some(Ok(Line::Run(run))) if is_known(&run) => journal.run = Some(run),
-                Some(Ok(line)) => journal.lines.push(line),
-                Some(Err(_)) => journal.torn_lines += 1,
-            }
+/// Reads a journal and passes each line after the first to `visit`, with the first. Nothing in it is an error. A journal whose
+/// first line is missing or of an unknown form has no lines: nothing in it can be relied on.
+///
+/// # Errors
+/// The reader's.
+pub fn for_each_line(
+    mut journal: impl BufRead,
+    mut visit: impl FnMut(&RunLine, Line),
+) -> io::Result<Head> {
+    let mut head = Head::default();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let found = (&mut journal)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut bytes)?;
+        if found == 0 {
+            return Ok(head);
         }
-        journal
+        if found as u64 == LONGEST_LINE && !bytes.ends_with(b"\n") {
+            head.torn_lines += 1;
+            skip_line(&mut journal)?;
+            continue;
+        }
+        match Line::parse(&bytes) {
+            None => {}
+            Some(Ok(Line::Run(run))) => {
+                if [FORMAT, FORMAT_1].contains(&run.format.as_str()) {
+                    head.run = Some(run);
+                }
+            }
+            Some(Ok(line)) => {
+                if let Some(run) = &head.run {
+                    visit(run, line);
+                }
+            }
+            Some(Err(_)) => head.torn_lines += 1,
+        }
+    }
+}
+
+fn skip_line(journal: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let bytes = journal.fill_buf()?;
+        let (len, end) = match bytes.iter().position(|&byte| byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (bytes.len(), bytes.is_empty()),
+        };
+        journal.consume(len);
+        if end {
+            return Ok(());
+        }
     }
 }
 
@@ -117,74 +172,137 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads journals on `threads` threads; in the order of `paths`.
-///
-/// # Errors
-/// The file system's, with the path in its text.
-pub fn read_all(paths: &[PathBuf], threads: usize) -> io::Result<Vec<JournalFile>> {
-    read_each(paths, threads, |path| {
-        Ok(JournalFile::parse(&std::fs::read(path)?))
-    })
-}
-
-/// Reads each file on one of `threads` threads; in the order of `paths`. An error's text begins with the path.
-fn read_each<T: Send>(
+/// Reads each journal on one of `threads` threads; in the order of `paths`. An error's text begins with the path.
+pub(super) fn read_each<T: Send>(
     paths: &[PathBuf],
     threads: usize,
-    read_one: impl Fn(&Path) -> io::Result<T> + Sync,
+    read_one: impl Fn(BufReader<File>) -> io::Result<T> + Sync,
 ) -> io::Result<Vec<T>> {
     let read = par_map(paths, threads, |path| {
-        read_one(path)
+        File::open(path)
+            .and_then(|file| read_one(BufReader::new(file)))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     });
     read.into_iter().collect()
 }
 
-/// What one journal says in the end: its lines are not kept, since a list may have a million images.
-#[derive(Default)]
-struct Chapter {
-    run: Option<RunLine>,
-    records: Records,
-    torn_lines: usize,
+/// The time of the newest line in any journal below an output folder, by the last lines of each; `None` where there is none.
+///
+/// # Errors
+/// The file system's.
+pub fn newest_unix_s(output: &Path, threads: usize) -> io::Result<Option<f64>> {
+    const TAIL_BYTES: u64 = 16 << 10;
+    let newest = read_each(&journal_paths(output)?, threads, |mut journal| {
+        let len = journal.get_ref().metadata()?.len();
+        journal.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
+        let mut tail = Vec::new();
+        journal.take(TAIL_BYTES).read_to_end(&mut tail)?;
+        let times = tail.split(|&byte| byte == b'\n').filter_map(line_unix_s);
+        Ok(times.reduce(f64::max))
+    })?;
+    Ok(newest.into_iter().flatten().reduce(f64::max))
 }
 
-/// The last record of each result, by its path below the output folder.
-pub type Records = HashMap<PathBuf, Record>;
+/// When a line was written, whatever else it holds.
+fn line_unix_s(line: &[u8]) -> Option<f64> {
+    #[derive(serde::Deserialize)]
+    struct Time {
+        unix_s: f64,
+    }
+    let time: Time = serde_json::from_slice(line).ok()?;
+    // Before the year 9999, which is the last that has a name.
+    (0.0..2.5e11).contains(&time.unix_s).then_some(time.unix_s)
+}
+
+/// What one journal records in the end. Its lines are not kept: a list may have a million images.
+#[derive(Default)]
+pub(super) struct Chapter {
+    /// The journal's first line and its torn lines.
+    pub(super) head: Head,
+    records: Records,
+    options: Option<Arc<serde_json::Value>>,
+}
 
 impl Chapter {
-    fn read(mut journal: impl BufRead) -> io::Result<Self> {
+    /// Reads a journal; `also` is passed each of its lines, too.
+    pub(super) fn read(
+        journal: impl BufRead,
+        mut also: impl FnMut(&RunLine, &Line),
+    ) -> io::Result<Self> {
         let mut chapter = Self::default();
-        let mut options = Arc::default();
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            if journal.read_until(b'\n', &mut bytes)? == 0 {
-                return Ok(chapter);
+        chapter.head = for_each_line(journal, |run, line| {
+            also(run, &line);
+            chapter.take(run, line);
+        })?;
+        Ok(chapter)
+    }
+
+    fn take(&mut self, run: &RunLine, line: Line) {
+        let version_1 = run.format == FORMAT_1;
+        let options = self.options.get_or_insert_with(|| {
+            Arc::new(match version_1 {
+                true => job::options_of_version_1(run.options.clone()),
+                false => run.options.clone(),
+            })
+        });
+        let options = Arc::clone(options);
+        let made = |input, files_in, files_out| {
+            Some(Made {
+                input,
+                files_in,
+                files_out,
+                options,
+            })
+        };
+        match line {
+            Line::Begin(begin) => {
+                // Version 1 records a result only once it has its name.
+                let made = version_1.then(|| made(begin.input, Vec::new(), Vec::new()));
+                self.add(begin.output, Last::Started, begin.unix_s, made.flatten());
             }
-            match Line::parse(&bytes) {
-                None => {}
-                Some(Ok(Line::Run(run))) if is_known(&run) => {
-                    options = Arc::new(run.options.clone());
-                    chapter.run = Some(run);
-                }
-                Some(Ok(line)) => take(&mut chapter.records, line, &options),
-                Some(Err(_)) => chapter.torn_lines += 1,
+            Line::Staged(staged) => {
+                let made = made(staged.input, staged.files_in, staged.files_out);
+                self.add(staged.output, Last::Staged, staged.unix_s, made);
             }
+            Line::End(end) => {
+                let EndLine {
+                    unix_s,
+                    input,
+                    output,
+                    outcome,
+                } = *end;
+                let files_in = outcome.input.files;
+                let (last, made) = match outcome.end {
+                    End::Done(files_out) if !files_out.is_empty() && !files_in.is_empty() => {
+                        (Last::Done, made(input, files_in, files_out))
+                    }
+                    End::Failed(_) => (Last::Failed, None),
+                    // Half a record vouches for nothing.
+                    End::Done(_) | End::Skipped(_) => (Last::Started, None),
+                };
+                self.add(output, last, unix_s, made);
+            }
+            Line::Run(_)
+            | Line::Alive { .. }
+            | Line::Sample(_)
+            | Line::Close { .. }
+            | Line::Unknown => {}
         }
     }
 
-    fn of(journal: JournalFile) -> Self {
-        let options = journal.run.as_ref().map(|run| run.options.clone());
-        let options = Arc::new(options.unwrap_or_default());
-        let mut records = Records::new();
-        for line in journal.lines {
-            take(&mut records, line, &options);
+    fn add(&mut self, output: PathBuf, last: Last, unix_s: f64, made: Option<Made>) {
+        let history = self.records.entry(output).or_insert(History {
+            last,
+            unix_s,
+            made: Vec::new(),
+        });
+        (history.last, history.unix_s) = (last, unix_s);
+        if last == Last::Done {
+            history.made.retain(|made| !made.files_out.is_empty());
         }
-        Self {
-            run: journal.run,
-            records,
-            torn_lines: journal.torn_lines,
-        }
+        history
+            .made
+            .extend(made.filter(|made| history.made.last() != Some(made)));
     }
 }
 
@@ -195,73 +313,49 @@ impl Past {
     /// The file system's. What is in the journals is never an error.
     pub fn load(output: &Path, threads: usize) -> io::Result<Self> {
         let paths = journal_paths(output)?;
-        let read = |path: &Path| Chapter::read(BufReader::new(File::open(path)?));
-        Ok(Self::told_by(read_each(&paths, threads, read)?))
+        let chapters = read_each(&paths, threads, |journal| {
+            Chapter::read(journal, |_run, _line| {})
+        })?;
+        Ok(Self::of(chapters))
     }
 
-    /// What these journals say together. Later runs have the last word; within a run a result belongs to one rank.
-    pub fn of(journals: Vec<JournalFile>) -> Self {
-        Self::told_by(journals.into_iter().map(Chapter::of).collect())
-    }
-
-    fn told_by(mut chapters: Vec<Chapter>) -> Self {
-        let mut past = Self {
-            journals: chapters.len(),
-            torn_lines: chapters.iter().map(|chapter| chapter.torn_lines).sum(),
-            ..Self::default()
-        };
-        chapters.retain(|chapter| chapter.run.is_some());
-        chapters.sort_by(|a, b| {
-            let key = |chapter: &Chapter| {
-                chapter
-                    .run
-                    .as_ref()
-                    .map(|run| (run.unix_s, run.run.clone(), run.rank))
-            };
-            key(a)
-                .partial_cmp(&key(b))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
+    /// What these journals record together. Of the records of a result the latest is the last one.
+    pub(super) fn of(chapters: Vec<Chapter>) -> Self {
+        let mut past = Self::default();
         for chapter in chapters {
+            past.journals += 1;
+            past.torn_lines += chapter.head.torn_lines;
             if past.records.is_empty() {
                 past.records = chapter.records;
-            } else {
-                past.records.extend(chapter.records);
+                continue;
+            }
+            for (output, mut later) in chapter.records {
+                match past.records.entry(output) {
+                    Entry::Vacant(place) => {
+                        place.insert(later);
+                    }
+                    Entry::Occupied(mut place) => {
+                        let history = place.get_mut();
+                        if later.unix_s < history.unix_s {
+                            std::mem::swap(history, &mut later);
+                        }
+                        (history.last, history.unix_s) = (later.last, later.unix_s);
+                        for made in later.made {
+                            if !history.made.contains(&made) {
+                                history.made.push(made);
+                            }
+                        }
+                    }
+                }
             }
         }
         past
     }
-}
 
-/// Takes a line of a run with these options.
-fn take(records: &mut Records, line: Line, options: &Arc<serde_json::Value>) {
-    match line {
-        Line::Begin(begin) => {
-            records.insert(begin.output, Record::Begun);
-        }
-        Line::End(end) => {
-            let record = match end.outcome.end {
-                // Half a record vouches for nothing.
-                End::Done(files_out)
-                    if !files_out.is_empty() && !end.outcome.input.files.is_empty() =>
-                {
-                    Record::Done(Box::new(DoneRecord {
-                        input: end.input,
-                        files_in: end.outcome.input.files,
-                        files_out,
-                        options: Arc::clone(options),
-                    }))
-                }
-                End::Failed(_) => Record::Failed,
-                End::Done(_) | End::Skipped(_) => Record::Begun,
-            };
-            records.insert(end.output, record);
-        }
-        Line::Run(_)
-        | Line::Alive { .. }
-        | Line::Sample(_)
-        | Line::Close { .. }
-        | Line::Unknown => {}
+    /// What the journals with these bytes record.
+    pub fn of_bytes<'a>(journals: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let read = |bytes| Chapter::read(bytes, |_run, _line| {}).unwrap_or_default();
+        Self::of(journals.into_iter().map(read).collect())
     }
 }
 
@@ -284,73 +378,137 @@ mod tests {
         assert_eq!(Past::load(output.path(), 2).unwrap().journals, 1);
     }
 
-    fn journal(run: &str, unix_s: f64, lines: &[&str]) -> JournalFile {
+    fn journal(run: &str, unix_s: f64, lines: &[&str]) -> String {
         let first = format!(
-            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s:?}}}}}"#
+            r#"{{"event":"run","format":"niimpi-journal/2","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s:?}}}}}"#
         );
-        let text = format!("{first}\n{}", lines.join("\n"));
-        JournalFile::parse(text.as_bytes())
+        format!("{first}\n{}", lines.join("\n"))
+    }
+
+    fn past(journals: &[String]) -> Past {
+        Past::of_bytes(journals.iter().map(String::as_bytes))
+    }
+
+    fn history(journals: &[String]) -> History {
+        past(journals).records[Path::new("a.nii")].clone()
+    }
+
+    /// The line as if it was written at another time.
+    fn at(line: &str, unix_s: f64) -> String {
+        let (_, rest) = line.split_once(r#""unix_s":"#).unwrap();
+        let (_, rest) = rest.split_once(',').unwrap();
+        let (event, _) = line.split_once(r#""unix_s":"#).unwrap();
+        format!(r#"{event}"unix_s":{unix_s},{rest}"#)
     }
 
     const BEGIN: &str = r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
-    const DONE: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
-    const FAILED: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"failed","stage":"read","error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}"#;
+    const DONE: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"done","input":"/in/a.nii","output":"a.nii","bytes_in":1,"bytes_out":3,"files_in":[{"bytes":1,"mtime_ns":2}],"files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}],"read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
+    const FAILED: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"failed","stage":"read","error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}"#;
 
-    fn last(journals: Vec<JournalFile>) -> Record {
-        Past::of(journals).records[Path::new("a.nii")].clone()
+    const STAGED: &str = r#"{"event":"staged","unix_s":1.5,"index":1,"input":"/in/a.nii","output":"a.nii","files_in":[{"bytes":1,"mtime_ns":2}],"files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}]}"#;
+
+    #[test]
+    fn the_latest_record_counts_whichever_run_started_last() {
+        let done = || journal("b", 20.0, &[BEGIN, STAGED, &at(DONE, 25.0)]);
+        assert_eq!(history(&[done()]).last, Last::Done);
+        let again = journal("c", 10.0, &[&at(BEGIN, 30.0)]);
+        assert_eq!(history(&[done(), again.clone()]).last, Last::Started);
+        let failed = journal("c", 10.0, &[&at(BEGIN, 30.0), &at(FAILED, 31.0)]);
+        assert_eq!(history(&[failed, done()]).last, Last::Failed);
+        let earlier = journal("d", 30.0, &[&at(BEGIN, 10.0), &at(FAILED, 11.0)]);
+        assert_eq!(history(&[done(), earlier]).last, Last::Done);
     }
 
     #[test]
-    fn the_last_line_of_the_last_run_counts() {
-        let done = || journal("b", 20.0, &[BEGIN, DONE]);
-        assert!(matches!(last(vec![done()]), Record::Done(_)));
+    fn all_that_was_ever_made_is_known() {
+        let made = history(&[
+            journal("b", 20.0, &[&at(BEGIN, 21.0), &at(DONE, 22.0)]),
+            journal(
+                "a",
+                10.0,
+                &[&at(BEGIN, 11.0), &at(STAGED, 12.0), &at(DONE, 13.0)],
+            ),
+            journal("c", 30.0, &[&at(BEGIN, 31.0), &at(FAILED, 32.0)]),
+        ])
+        .made;
+        let options: Vec<_> = made
+            .iter()
+            .map(|made| made.options["sigma"].clone())
+            .collect();
+        assert_eq!(options, [10.0, 20.0], "a staged and a done result are one");
         assert_eq!(
-            last(vec![journal("c", 30.0, &[BEGIN]), done()]),
-            Record::Begun
-        );
-        assert_eq!(
-            last(vec![journal("c", 30.0, &[BEGIN, FAILED]), done()]),
-            Record::Failed
-        );
-        let earlier = journal("a", 10.0, &[BEGIN, FAILED]);
-        let Record::Done(record) = last(vec![done(), earlier]) else {
-            panic!("the later run's record is lost");
-        };
-        assert_eq!(
-            record.files_out[0].crc32,
+            made[0].files_out[0].crc32,
             Some(crate::image_io::Crc32(0xff))
         );
-        assert_eq!(*record.options, serde_json::json!({"sigma": 20.0}));
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let first = journal("a", 1.0, &[]).replace("journal/2", "journal/1");
+        let done = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
+        let started = history(&[format!("{first}{BEGIN}\n")]);
+        assert_eq!(
+            started.made.len(),
+            1,
+            "it may have its name without a record"
+        );
+        let done = history(&[format!("{first}{BEGIN}\n{done}\n")]);
+        assert_eq!((done.last, done.made.len()), (Last::Done, 1));
+        assert_eq!(done.made[0].options["numerics"], 1);
     }
 
     #[test]
     fn a_torn_line_is_left_out_wherever_it_is() {
         for cut in 1..DONE.len() {
             let torn = journal("a", 1.0, &[BEGIN, &DONE[..cut]]);
-            let past = Past::of(vec![torn]);
-            assert_eq!(past.records[Path::new("a.nii")], Record::Begun, "{cut}");
+            let past = past(&[torn]);
+            assert_eq!(
+                past.records[Path::new("a.nii")].last,
+                Last::Started,
+                "{cut}"
+            );
             assert_eq!(past.torn_lines, 1);
             // The rank went on after a full disk.
             let mended = journal("a", 1.0, &[BEGIN, &DONE[..cut], BEGIN, DONE]);
-            assert!(matches!(last(vec![mended]), Record::Done(_)));
+            assert_eq!(history(&[mended]).last, Last::Done);
         }
     }
 
     #[test]
     fn a_journal_without_its_first_line_vouches_for_nothing() {
-        let headless = JournalFile::parse(format!("{BEGIN}\n{DONE}\n").as_bytes());
-        let past = Past::of(vec![headless]);
+        let past = past(&[format!("{BEGIN}\n{DONE}\n")]);
         assert!(past.records.is_empty());
         assert_eq!(past.journals, 1);
     }
 
     #[test]
-    fn noise_is_no_error() {
+    fn noise_and_endless_lines_are_no_error() {
         let noise: Vec<u8> = (0..4096_u32)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
-        let journal = JournalFile::parse(&noise);
-        assert!(journal.run.is_none() && journal.lines.is_empty() && journal.torn_lines > 0);
+        let past = Past::of_bytes([noise.as_slice()]);
+        assert!(past.records.is_empty() && past.torn_lines > 0);
+        let zeros = io::repeat(0).take(3 * LONGEST_LINE);
+        let rest = format!("\n{}\n", journal("a", 1.0, &[BEGIN]));
+        let mut lines = 0;
+        let journal = BufReader::new(zeros.chain(rest.as_bytes()));
+        let head = for_each_line(journal, |_, _| lines += 1).unwrap();
+        assert_eq!((head.torn_lines, lines), (1, 1));
+    }
+
+    #[test]
+    fn the_newest_line_of_all_journals_is_found() {
+        let output = tempfile::tempdir().unwrap();
+        assert_eq!(newest_unix_s(output.path(), 2).unwrap(), None);
+        let folder = output.path().join(FOLDER);
+        std::fs::create_dir(&folder).unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
+        write(
+            "journal-a-00000.jsonl",
+            journal("a", 5.0, &[&at(BEGIN, 40.0), "torn"]),
+        );
+        write("journal-b-00000.jsonl", journal("b", 30.0, &[]));
+        assert_eq!(newest_unix_s(output.path(), 2).unwrap(), Some(40.0));
     }
 
     #[test]

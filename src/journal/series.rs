@@ -1,13 +1,14 @@
 //! The series: what ranks noted of themselves while they ran (`--sample`), read from their journals.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
 use thiserror::Error;
 
 use super::Line;
-use super::past::{self, JournalFile};
+use super::past;
 use crate::columns::{self, Cell, Column, Grid, Style};
 use crate::report::Journals;
 
@@ -76,9 +77,8 @@ pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(&prefix) {
                 let path = path.clone();
-                let text = std::fs::read(&path)
-                    .map_err(|error| SeriesError::Unreadable { path, error })?;
-                of_run.extend(of_journal(&text));
+                let read = File::open(&path).and_then(|file| of_journal(BufReader::new(file)));
+                of_run.extend(read.map_err(|error| SeriesError::Unreadable { path, error })?);
             }
         }
         of_run.sort_by(|one, other| {
@@ -95,14 +95,10 @@ pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
 }
 
 /// The samples of one rank's journal. A line that is none, such as a torn last one, is left out.
-fn of_journal(bytes: &[u8]) -> Vec<Sample> {
-    let journal = JournalFile::parse(bytes);
-    let Some(run) = journal.run else {
-        return Vec::new();
-    };
+fn of_journal(journal: impl BufRead) -> std::io::Result<Vec<Sample>> {
     let mut samples: Vec<Sample> = Vec::new();
-    for line in journal.lines {
-        let Line::Sample(line) = line else { continue };
+    past::for_each_line(journal, |run, line| {
+        let Line::Sample(line) = line else { return };
         let t_s = line.unix_s - run.unix_s;
         // Before its first sample a rank has loaded the program and started MPI.
         let (last_t_s, last_cpu_s) = samples
@@ -126,8 +122,8 @@ fn of_journal(bytes: &[u8]) -> Vec<Sample> {
             bytes_in: line.bytes_in,
             bytes_out: line.bytes_out,
         });
-    }
-    samples
+    })?;
+    Ok(samples)
 }
 
 /// Columns of a sample's row.
@@ -223,7 +219,7 @@ mod tests {
             &sample(1004.0, 4.0, 7),
         ]
         .join("\n");
-        let samples = of_journal(text.as_bytes());
+        let samples = of_journal(text.as_bytes()).unwrap();
         assert_eq!(samples.len(), 2);
         assert_eq!((samples[0].t_s, samples[0].cpus), (2.0, 0.5));
         assert_eq!(

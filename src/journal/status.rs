@@ -1,10 +1,11 @@
 //! Status: how far the runs below an output folder have come, by their journals alone, while they go on or afterwards.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::past::{JournalFile, Past, Record};
+use super::past::{self, Chapter, Last, Past};
 use super::{Line, RunLine, unix_s};
 use crate::job::outcome::Status as Ended;
 use crate::report::State;
@@ -42,61 +43,78 @@ pub struct RankStatus {
     pub state: RankState,
 }
 
-impl RankStatus {
-    /// What a journal says at the time `now_unix_s`; `None` of one without a first line. `alive` says whether a process of
-    /// this host lives, where that can be told.
-    pub fn of(
-        journal: JournalFile,
+/// A rank's status while its journal is read.
+#[derive(Default)]
+struct Progress {
+    done: usize,
+    failed: usize,
+    /// Images in progress by their index: their names, and when they were started.
+    running: HashMap<usize, (PathBuf, f64)>,
+    last_unix_s: f64,
+    closed: Option<State>,
+}
+
+impl Progress {
+    fn take(&mut self, line: &Line) {
+        let unix_s = match line {
+            Line::Begin(begin) => {
+                let image = (begin.output.clone(), begin.unix_s);
+                self.running.insert(begin.index, image);
+                begin.unix_s
+            }
+            Line::Staged(staged) => staged.unix_s,
+            Line::End(end) => {
+                self.running.remove(&end.outcome.index);
+                match end.outcome.status() {
+                    Ended::Done => self.done += 1,
+                    Ended::Failed => self.failed += 1,
+                    Ended::Skipped => {}
+                }
+                end.unix_s
+            }
+            Line::Alive { unix_s } => *unix_s,
+            Line::Sample(sample) => sample.unix_s,
+            Line::Close { unix_s, state } => {
+                self.closed = Some(*state);
+                *unix_s
+            }
+            Line::Run(_) | Line::Unknown => return,
+        };
+        self.last_unix_s = self.last_unix_s.max(unix_s);
+    }
+
+    /// The status at the time `now_unix_s`. `alive` says whether a process of this host lives, where that can be told.
+    fn status(
+        self,
+        run: RunLine,
         now_unix_s: f64,
         alive: impl Fn(&RunLine) -> Option<bool>,
-    ) -> Option<Self> {
-        let run = journal.run?;
-        let mut status = RankStatus {
-            done: 0,
-            failed: 0,
-            running: Vec::new(),
-            last_unix_s: run.unix_s,
-            state: RankState::Running,
+    ) -> RankStatus {
+        let last_unix_s = self.last_unix_s.max(run.unix_s);
+        let silent_s = now_unix_s - last_unix_s;
+        let mut running: Vec<_> = self.running.into_values().collect();
+        running.sort_by(|a, b| a.1.total_cmp(&b.1));
+        RankStatus {
+            done: self.done,
+            failed: self.failed,
+            running,
+            last_unix_s,
+            state: match self.closed {
+                Some(state) => RankState::Closed(state),
+                None if alive(&run) == Some(false) => RankState::Dead,
+                None if silent_s > QUIET_AFTER_S => RankState::Quiet(silent_s),
+                None => RankState::Running,
+            },
             run,
-        };
-        let mut running: HashMap<usize, (PathBuf, f64)> = HashMap::new();
-        let mut closed = None;
-        for line in journal.lines {
-            let unix_s = match line {
-                Line::Begin(begin) => {
-                    running.insert(begin.index, (begin.output, begin.unix_s));
-                    begin.unix_s
-                }
-                Line::End(end) => {
-                    running.remove(&end.outcome.index);
-                    match end.outcome.status() {
-                        Ended::Done => status.done += 1,
-                        Ended::Failed => status.failed += 1,
-                        Ended::Skipped => {}
-                    }
-                    end.unix_s
-                }
-                Line::Alive { unix_s } => unix_s,
-                Line::Sample(sample) => sample.unix_s,
-                Line::Close { unix_s, state } => {
-                    closed = Some(state);
-                    unix_s
-                }
-                Line::Run(_) | Line::Unknown => continue,
-            };
-            status.last_unix_s = status.last_unix_s.max(unix_s);
         }
-        status.running = running.into_values().collect();
-        status.running.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let silent_s = now_unix_s - status.last_unix_s;
-        status.state = match closed {
-            Some(state) => RankState::Closed(state),
-            None if alive(&status.run) == Some(false) => RankState::Dead,
-            None if silent_s > QUIET_AFTER_S => RankState::Quiet(silent_s),
-            None => RankState::Running,
-        };
-        Some(status)
     }
+}
+
+/// Reads a journal once, for what its rank does and for what it records of results.
+fn read(journal: impl BufRead) -> std::io::Result<(Progress, Chapter)> {
+    let mut progress = Progress::default();
+    let chapter = Chapter::read(journal, |_run, line| progress.take(line))?;
+    Ok((progress, chapter))
 }
 
 /// Runs and results below an output folder.
@@ -120,7 +138,7 @@ impl Status {
     /// The file system's.
     pub fn load(output: &Path) -> std::io::Result<Self> {
         let threads = crate::resources::available_cpus();
-        let journals = super::past::read_all(&super::past::journal_paths(output)?, threads)?;
+        let journals = past::read_each(&past::journal_paths(output)?, threads, read)?;
         let host = crate::resources::host_name();
         let alive = |run: &RunLine| {
             (run.host == host).then(|| crate::resources::process_lives(run.pid as i32))
@@ -128,24 +146,34 @@ impl Status {
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }
 
-    /// What these journals say at the time `now_unix_s`.
-    pub fn of(
-        journals: Vec<JournalFile>,
+    /// What the journals with these bytes say at the time `now_unix_s`.
+    pub fn of_bytes<'a>(
+        journals: impl IntoIterator<Item = &'a [u8]>,
+        now_unix_s: f64,
+        alive: impl Fn(&RunLine) -> Option<bool>,
+    ) -> Self {
+        let read = |bytes| read(bytes).unwrap_or_default();
+        Self::of(journals.into_iter().map(read).collect(), now_unix_s, alive)
+    }
+
+    fn of(
+        journals: Vec<(Progress, Chapter)>,
         now_unix_s: f64,
         alive: impl Fn(&RunLine) -> Option<bool>,
     ) -> Self {
         let mut runs: BTreeMap<String, Vec<RankStatus>> = BTreeMap::new();
-        for journal in &journals {
-            if let Some(rank) = RankStatus::of(journal.clone(), now_unix_s, &alive) {
+        let mut chapters = Vec::new();
+        for (progress, chapter) in journals {
+            if let Some(run) = &chapter.head.run {
+                let rank = progress.status(run.clone(), now_unix_s, &alive);
                 runs.entry(rank.run.run.clone()).or_default().push(rank);
             }
+            chapters.push(chapter);
         }
-        let past = Past::of(journals);
-        let count = |wanted: fn(&Record) -> bool| {
-            past.records
-                .values()
-                .filter(|record| wanted(record))
-                .count()
+        let past = Past::of(chapters);
+        let count = |wanted: &[Last]| {
+            let all = past.records.values();
+            all.filter(|history| wanted.contains(&history.last)).count()
         };
         let mut runs: Vec<Vec<RankStatus>> = runs.into_values().collect();
         runs.iter_mut()
@@ -153,9 +181,9 @@ impl Status {
         runs.sort_by(|a, b| a[0].run.unix_s.total_cmp(&b[0].run.unix_s));
         let runs = to_show(runs);
         Status {
-            done: count(|record| matches!(record, Record::Done(_))),
-            failed: count(|record| *record == Record::Failed),
-            unfinished: count(|record| *record == Record::Begun),
+            done: count(&[Last::Done]),
+            failed: count(&[Last::Failed]),
+            unfinished: count(&[Last::Started, Last::Staged]),
             runs,
             now_unix_s,
         }
@@ -198,11 +226,19 @@ fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
 mod tests {
     use super::*;
 
-    fn journal(rank: usize, lines: &str) -> JournalFile {
+    fn journal(rank: usize, lines: &str) -> String {
         let first = format!(
             r#"{{"event":"run","format":"niimpi-journal/1","unix_s":100.0,"run":"r","version":"0","rank":{rank},"ranks":3,"host":"n{rank}","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size","options":{{}}}}"#
         );
-        JournalFile::parse(format!("{first}\n{lines}").as_bytes())
+        format!("{first}\n{lines}")
+    }
+
+    fn status(
+        journals: &[String],
+        now_unix_s: f64,
+        alive: impl Fn(&RunLine) -> Option<bool>,
+    ) -> Status {
+        Status::of_bytes(journals.iter().map(String::as_bytes), now_unix_s, alive)
     }
 
     fn begin(name: &str, unix_s: f64) -> String {
@@ -238,7 +274,7 @@ mod tests {
             journal(2, &begin("e", 119.0)),
         ];
         let alive = |run: &RunLine| (run.rank == 2).then_some(false);
-        let status = Status::of(journals, 199.0, alive);
+        let status = status(&journals, 199.0, alive);
         let ranks = &status.runs[0];
         assert_eq!(ranks[0].state, RankState::Running);
         assert_eq!(ranks[0].running, [(PathBuf::from("b"), 110.0)]);
@@ -263,7 +299,7 @@ mod tests {
             let first = format!(
                 r#"{{"event":"run","format":"niimpi-journal/2","unix_s":100.0,"run":"{run}","version":"0","rank":0,"ranks":1,"host":"n","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size","slurm_job":"471{number}","shard":"{number}/5","options":{{}}}}"#
             );
-            JournalFile::parse(format!("{first}\n{lines}").as_bytes())
+            format!("{first}\n{lines}")
         };
         let close = "{\"event\":\"close\",\"unix_s\":150.0,\"state\":\"completed\"}\n";
         let journals = vec![
@@ -272,7 +308,7 @@ mod tests {
             task("r3", 2, &begin("b", 190.0)),
             task("r4", 4, &(failed("c", 110.0) + close)),
         ];
-        let text = Status::of(journals, 199.0, |_| None).render();
+        let text = status(&journals, 199.0, |_| None).render();
         assert!(text.contains("run r1, share 1 of 5, job 4711"), "{text}");
         assert!(text.contains("run r4, share 4 of 5, job 4714"), "{text}");
         let sum = "5 shares: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; not started: 3, 5\n";
@@ -282,7 +318,7 @@ mod tests {
     #[test]
     fn a_rank_that_only_says_that_it_lives_is_not_quiet() {
         let lines = begin("a", 100.0) + "{\"event\":\"alive\",\"unix_s\":190.0}\n";
-        let status = Status::of(vec![journal(0, &lines)], 250.0, |_| None);
+        let status = status(&[journal(0, &lines)], 250.0, |_| None);
         assert_eq!(status.runs[0][0].state, RankState::Running);
     }
 
@@ -290,7 +326,7 @@ mod tests {
     fn a_closed_run_has_no_time_left() {
         let lines =
             done("a", 110.0) + "{\"event\":\"close\",\"unix_s\":110.5,\"state\":\"interrupted\"}\n";
-        let text = Status::of(vec![journal(0, &lines)], 999.0, |_| Some(false)).render();
+        let text = status(&[journal(0, &lines)], 999.0, |_| Some(false)).render();
         assert!(
             text.contains("interrupted") && !text.contains("left"),
             "{text}"
@@ -301,7 +337,7 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         let lines = begin("a\\n\\u001b[31m", 100.0);
-        let text = Status::of(vec![journal(0, &lines)], 101.0, |_| None).render();
+        let text = status(&[journal(0, &lines)], 101.0, |_| None).render();
         assert!(text.contains("a\\n\\u{1b}[31m for 1s"), "{text}");
     }
 }

@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::{FOLDER, Line, RunLine, file_of, unix_s};
+use super::{FOLDER, Line, RunLine, file_of};
+use crate::atomic_file::{Folder, Folders};
 use crate::report::State;
 use crate::text::is_plain;
 
@@ -15,18 +16,24 @@ const SAY_ALIVE: Duration = Duration::from_secs(30);
 
 /// A rank's open journal, shared by its threads.
 ///
-/// A line is one write to a file that is open for appending: nothing is held back, so that `kill -9` costs no line that
-/// was written. Lines are not brought to the disk one by one, which would cost more than an image; a power failure may
-/// cost the last of them, and their images are then done again.
+/// A line is one write to a file that is open for appending. Nothing is held back, so that `kill -9` costs no line that was
+/// written. Only lines that must be there after a power failure are brought to the disk one by one: see [`Journal::record`].
 #[derive(Debug)]
 pub struct Journal {
     sink: Mutex<Sink>,
+    /// How many lines are on the disk; locked while others are brought there.
+    synced: Mutex<u64>,
+    /// The time of the run when the journal was created.
+    created_unix_s: f64,
+    created: Instant,
 }
 
 #[derive(Debug)]
 struct Sink {
-    file: File,
     path: PathBuf,
+    file: Arc<File>,
+    /// Lines that were written.
+    lines: u64,
     line: Vec<u8>,
     /// The last write failed, perhaps in the middle of a line.
     torn: bool,
@@ -35,11 +42,12 @@ struct Sink {
 }
 
 impl Journal {
-    /// Makes this rank's journal below the output folder, which exists, and writes its first line. Local.
+    /// Makes this rank's journal below the output folder, which exists, and writes its first line; `now_unix_s` is the run's
+    /// time. With `sync` the journal and its name are on the disk then. Local.
     ///
     /// # Errors
     /// The file system's. Nothing but the journals' folder is left behind.
-    pub fn create(output: &Path, run: RunLine) -> io::Result<Self> {
+    pub fn create(output: &Path, run: RunLine, now_unix_s: f64, sync: bool) -> io::Result<Self> {
         let folder = output.join(FOLDER);
         if let Err(error) = std::fs::create_dir(&folder)
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -52,20 +60,37 @@ impl Journal {
             .create_new(true)
             .open(&path)?;
         let mut sink = Sink {
-            file,
+            file: Arc::new(file),
+            lines: 0,
             path: path.clone(),
             line: Vec::new(),
             torn: false,
             complained: false,
             written: Instant::now(),
         };
-        if let Err(error) = sink.write(&Line::Run(run)) {
+        let mut started = sink.write(&Line::Run(run));
+        if sync && started.is_ok() {
+            started = sink.file.sync_all();
+            for folder in [folder.as_path(), output] {
+                started = started.and_then(|()| Folder::open(folder, Folders::Existing)?.sync());
+            }
+        }
+        if let Err(error) = started {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
         Ok(Self {
             sink: Mutex::new(sink),
+            synced: Mutex::new(0),
+            created_unix_s: now_unix_s,
+            created: Instant::now(),
         })
+    }
+
+    /// The run's time, seconds since 1970 to the millisecond. All ranks and later runs agree on it, whatever their clocks.
+    pub fn unix_s(&self) -> f64 {
+        let now = self.created_unix_s + self.created.elapsed().as_secs_f64();
+        (now * 1e3).round() / 1e3
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
@@ -73,17 +98,37 @@ impl Journal {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line. What cannot be written is told once and costs no more than time: an image without a record is
-    /// done again.
+    /// Appends a line that must not be missing; with `sync` it is on the disk then. Threads that wait for the disk at the same
+    /// time wait for one write.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn record(&self, line: &Line, sync: bool) -> io::Result<()> {
+        let (file, place) = {
+            let mut sink = self.sink();
+            sink.write(line)?;
+            (Arc::clone(&sink.file), sink.lines)
+        };
+        if !sync {
+            return Ok(());
+        }
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *synced < place {
+            let written = self.sink().lines;
+            file.sync_data()?;
+            *synced = written;
+        }
+        Ok(())
+    }
+
+    /// Appends a line. What cannot be written is reported once and costs no more than time.
     pub fn write(&self, line: &Line) {
         let mut sink = self.sink();
         if let Err(error) = sink.write(line)
             && !sink.complained
         {
             sink.complained = true;
-            tracing::warn!(
-                "the journal cannot be written: {error}; --resume will do images without a record again"
-            );
+            tracing::warn!("the journal cannot be written: {error}");
         }
     }
 
@@ -96,7 +141,7 @@ impl Journal {
 
     /// Writes that the rank lives.
     pub(crate) fn write_alive(&self) {
-        let unix_s = unix_s(SystemTime::now());
+        let unix_s = self.unix_s();
         self.write(&Line::Alive { unix_s });
     }
 
@@ -110,7 +155,7 @@ impl Journal {
 
     /// Writes the last line and, if `sync`, brings the journal to the disk.
     pub fn close(&self, state: State, sync: bool) {
-        let unix_s = unix_s(SystemTime::now());
+        let unix_s = self.unix_s();
         self.write(&Line::Close { unix_s, state });
         if sync && let Err(error) = self.sink().file.sync_data() {
             tracing::warn!("the journal cannot be brought to the disk: {error}");
@@ -127,8 +172,9 @@ impl Sink {
         let text = serde_json::to_string(line)?;
         push_plain(&text, &mut self.line);
         self.line.push(b'\n');
-        let result = self.file.write_all(&self.line);
+        let result = (&*self.file).write_all(&self.line);
         self.torn = result.is_err();
+        self.lines += u64::from(result.is_ok());
         self.written = Instant::now();
         result
     }

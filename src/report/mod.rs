@@ -15,13 +15,12 @@ mod schema;
 pub mod table;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub(crate) use crate::atomic_file::{is_device, write_whole};
 pub use crate::job::outcome::{Stage, Status};
 #[cfg(test)]
 pub(crate) use assemble::tests as sample;
@@ -114,65 +113,6 @@ impl Report {
     }
 }
 
-/// Whether the path leads to something that is neither a file nor a folder, such as /dev/null or a pipe.
-pub(crate) fn is_device(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
-}
-
-/// Writes a file whole or not at all. A device or pipe is written to and stays what it is.
-pub(crate) fn write_whole(
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    if is_device(path) {
-        let mut writer = io::BufWriter::new(open_device(path)?);
-        fill(&mut writer)?;
-        return writer.flush();
-    }
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".niimpi-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder)?;
-    let mut writer = std::io::BufWriter::new(file);
-    fill(&mut writer)?;
-    let file = writer
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// How long a pipe may take to find a reader.
-const READER_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
-
-/// Opens a device or pipe for writing. A plain `open` would wait for a pipe's reader without end.
-fn open_device(path: &Path) -> io::Result<File> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let started = Instant::now();
-    loop {
-        let flags = OFlag::O_NONBLOCK.bits();
-        match File::options().write(true).custom_flags(flags).open(path) {
-            Ok(file) => {
-                fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
-                return Ok(file);
-            }
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENXIO as i32) => {
-                if started.elapsed() > READER_WITHIN {
-                    return Err(io::Error::other("no program reads from this pipe"));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,28 +126,5 @@ mod tests {
         let path = dir.path().join("large.json");
         std::fs::write(&path, format!("{{\"x\":\"{}\"}}", "a".repeat(3 << 20))).unwrap();
         assert!(message(&path, 1 << 20).contains("it is larger than 1 MiB"));
-    }
-
-    #[test]
-    fn a_pipe_without_a_reader_is_an_error_in_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("report.json");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = write_whole(&pipe, |file| file.write_all(b"x")).unwrap_err();
-        assert!(error.to_string().contains("no program reads"), "{error}");
-    }
-
-    #[test]
-    fn a_pipe_is_written_to_and_stays_a_pipe() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("report.json");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let reader = {
-            let pipe = pipe.clone();
-            std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap())
-        };
-        write_whole(&pipe, |file| file.write_all(b"whole")).unwrap();
-        assert!(is_device(&pipe));
-        assert_eq!(reader.join().unwrap(), "whole");
     }
 }

@@ -23,7 +23,7 @@ pub struct ResumeCounts {
     pub failed_before: usize,
     /// In hand when a run broke off.
     pub unfinished: usize,
-    /// Made of another input, or of one that was changed since.
+    /// With an input that was changed since.
     pub input_changed: usize,
     /// Made with other options.
     pub options_changed: usize,
@@ -31,6 +31,12 @@ pub struct ResumeCounts {
     pub mismatched: usize,
     /// Files of which no journal knows.
     pub unrecorded: usize,
+    /// Made from another input.
+    #[serde(default)]
+    pub other_input: usize,
+    /// Of those that are kept, results whose input is at another path now.
+    #[serde(default)]
+    pub moved: usize,
 }
 
 impl ResumeCounts {
@@ -42,11 +48,18 @@ impl ResumeCounts {
             (self.unfinished, "left unfinished"),
             (self.input_changed, "with a changed input"),
             (self.options_changed, "made with other options"),
-            (self.mismatched, "no longer matching their record"),
+            (self.mismatched, "no longer as niimpi wrote them"),
             (self.unrecorded, "without a record"),
+            (self.other_input, "made from another input"),
         ];
         let all: usize = todo.iter().map(|(count, _)| count).sum();
         let mut text = format!("resume: {} kept, {all} to do", self.kept);
+        if self.moved > 0 {
+            text = format!(
+                "resume: {} kept ({} of them with an input that has moved), {all} to do",
+                self.kept, self.moved
+            );
+        }
         let parts: Vec<String> = todo
             .iter()
             .filter(|(count, _)| *count > 0)

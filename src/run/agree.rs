@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::check_folders;
-use super::resume::{self, Claim, Standing};
-use super::{Config, Existing, SetupError, rivals};
+use super::checks::{check_folders, refuse_links};
+use super::resume::{self, Claims, Found};
+use super::{Config, SetupError, rivals};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::images::probe::{self, ImageFacts, NeedOf};
@@ -146,7 +146,7 @@ pub(super) struct Listed {
     pub(super) entries: Vec<ImageEntry>,
     /// Folders of the input that cannot be read.
     pub(super) unreadable_folders: usize,
-    pub(super) claims: Vec<Claim>,
+    pub(super) claims: Vec<Claims>,
     /// What names the list.
     pub(super) digest: String,
 }
@@ -173,6 +173,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }
+    refuse_links(config, &entries)?;
     let digest = rivals::digest(&entries, &config.list.output);
     if !config.dry_run {
         let work = rivals::Work {
@@ -182,7 +183,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         rivals::refuse_before(&config.list.output, &work).map_err(SetupError)?;
     }
     let mut claims = Vec::new();
-    if config.existing == Existing::Resume {
+    if config.existing.resumes() {
         let output = &config.list.output;
         let past = Past::load(output, resources::available_cpus()).map_err(|error| {
             SetupError(format!(
@@ -211,8 +212,8 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Look {
     pub(super) facts: ImageFacts,
-    /// How its result stands, when a run is resumed.
-    pub(super) standing: Standing,
+    /// What is under its result's name.
+    pub(super) found: Found,
 }
 
 /// Looks at all images, each on one of the ranks. Collective; the root gets the looks, in the list's order.
@@ -222,7 +223,7 @@ pub(super) fn look_at_images(
     listed: &Listed,
 ) -> Option<Vec<Look>> {
     const MOST_THREADS: usize = 8;
-    let mine: Vec<(&ImageEntry, Option<&Claim>)> = listed
+    let mine: Vec<(&ImageEntry, Option<&Claims>)> = listed
         .entries
         .iter()
         .enumerate()
@@ -241,7 +242,7 @@ pub(super) fn look_at_images(
         }
         Look {
             facts,
-            standing: claim.map_or_else(Standing::default, |claim| resume::check(entry, claim)),
+            found: resume::look(entry, claim),
         }
     });
     comm::gather(comm, looks).map(probe::interleave)

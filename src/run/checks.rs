@@ -1,13 +1,15 @@
 //! Checks of the folders that a run writes to, before it writes anything.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Config, SetupError};
 use crate::comm::ROOT;
 use crate::image_io::file_name::is_image_name;
+use crate::images::ImageEntry;
 use crate::report::{self, destination};
 use crate::{fault, journal};
 
@@ -105,6 +107,36 @@ pub(super) fn see_roots_journal(
         std::thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+/// Refuses links to folders below the output folder: results would be written somewhere else.
+pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<(), SetupError> {
+    if config.list.follow_links {
+        return Ok(());
+    }
+    let output = &config.list.output;
+    let mut folders = BTreeSet::from([output.join(journal::FOLDER)]);
+    for folder in entries.iter().filter_map(|entry| entry.output.parent()) {
+        let below = folder.ancestors().take_while(|above| above != output);
+        for folder in below {
+            // The ones above it are known, too.
+            if !folder.starts_with(output) || !folders.insert(folder.to_owned()) {
+                break;
+            }
+        }
+    }
+    let is_link = |folder: &&PathBuf| {
+        std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink())
+    };
+    match folders.iter().find(is_link) {
+        None => Ok(()),
+        Some(link) => Err(SetupError(format!(
+            "--output {}: its folder {} is a link, so results would be written somewhere else; remove the link, or say \
+             --follow-links",
+            output.display(),
+            link.display()
+        ))),
+    }
 }
 
 fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {

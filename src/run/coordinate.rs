@@ -16,6 +16,7 @@ use super::stop::Pace;
 use super::worker::{self, IdleTime, WorkerContext};
 use super::{Config, EXIT_PANIC, Setup, root_loop, worker_loop};
 use crate::comm::{Communicator, ROOT, WORKER_THREAD};
+use crate::job::OutputFolder;
 use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::report::RankRecord;
@@ -67,7 +68,11 @@ pub(super) fn work(
         let mib = limit.bytes >> 20;
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
-    let memory = RankMemory::new(&config.job, &threads, limit);
+    let output = OutputFolder {
+        path: config.list.output.clone(),
+        follow_links: config.list.follow_links,
+    };
+    let memory = RankMemory::new(&config.job, &output, &threads, limit);
     let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
     let context = WorkerContext {
         memory: &memory,
@@ -83,7 +88,8 @@ pub(super) fn work(
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
-        write_behind: config.job.sync,
+        sync: config.job.sync,
+        replaced: &setup.decision.replaced,
         threads: &threads,
         idle: IdleTime::default(),
     };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::image_io::{NamelessOutput, OpenedInput};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
-use crate::job::{ImageJob, ImageWorker, memory};
+use crate::job::{ImageJob, ImageWorker, OutputFolder, memory};
 use crate::resources::{self, MemoryLimit};
 
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
@@ -28,7 +28,12 @@ struct Limit {
 
 impl<'a> RankMemory<'a> {
     /// Memory for the workers of a rank that may use `limit`, of which this process has used some already.
-    pub(super) fn new(job: &'a ImageJob, threads: &[usize], limit: Option<MemoryLimit>) -> Self {
+    pub(super) fn new(
+        job: &'a ImageJob,
+        output: &OutputFolder,
+        threads: &[usize],
+        limit: Option<MemoryLimit>,
+    ) -> Self {
         let workers = threads.len();
         let limit = limit.map(|limit| {
             let used = if limit.address_space {
@@ -48,6 +53,7 @@ impl<'a> RankMemory<'a> {
             .map(|&threads| {
                 let mut buffers = ImageWorker::with_threads(job, threads);
                 buffers.set_memory_limit(fair);
+                buffers.set_output(output.clone());
                 Mutex::new(buffers)
             })
             .collect();

@@ -1,9 +1,9 @@
 //! The sampler: what a rank has used and done, noted in its journal every so often.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::job::outcome::{Outcome, Status};
-use crate::journal::{Journal, Line, SampleLine, short, unix_s};
+use crate::journal::{Journal, Line, SampleLine, short};
 use crate::resources::{self, CpuMeter};
 
 /// A rank's sampler. It has no thread: the main thread asks it each time around.
@@ -59,7 +59,7 @@ impl<'a> Sampler<'a> {
                 .count()
         };
         self.journal.write(&Line::Sample(SampleLine {
-            unix_s: unix_s(SystemTime::now()),
+            unix_s: self.journal.unix_s(),
             cpu_s: short(self.cpu.seconds()),
             rss_bytes: resources::rss_bytes(),
             done: count(Status::Done),

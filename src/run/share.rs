@@ -1,19 +1,24 @@
 //! Sharing out: the root's decision who does which images, made from what all ranks saw.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::agree::{Look, Ranks};
-use super::resume::{self, Standing};
+use super::resume;
 use super::{Clock, Config, SetupError, request};
+use crate::atomic_file::Stamp;
 use crate::images::{self, ImageEntry};
 use crate::job::cost;
+use crate::journal::past;
 use crate::partition::{self, Strategy};
 use crate::report::ResumeCounts;
-use crate::{journal, slurm};
+use crate::text::printable;
+use crate::{journal, resources, slurm};
 
 /// What is done when a result is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,10 +26,20 @@ pub enum Existing {
     /// An error, before anything is written.
     #[default]
     Refuse,
-    /// It is left alone and its image skipped, if it is what the journal says and its input and options are the same.
+    /// It is kept if it was made from the same input with the same options, and made again if an earlier run left it failed or
+    /// unfinished or its input was changed. Any other file is an error, before anything is written.
     Resume,
     /// It is replaced.
     Overwrite,
+    /// It is kept as with `Resume`, and replaced otherwise.
+    ResumeAndOverwrite,
+}
+
+impl Existing {
+    /// Whether results of earlier runs may be kept.
+    pub(super) fn resumes(self) -> bool {
+        matches!(self, Existing::Resume | Existing::ResumeAndOverwrite)
+    }
 }
 
 /// One of several shares of the list, each done by a run of its own.
@@ -87,6 +102,8 @@ pub(super) struct Decision {
     pub(super) shard: Option<Vec<usize>>,
     /// Places of images whose results are kept.
     pub(super) skipped: Vec<usize>,
+    /// Files that are replaced: their image's place, and what they were when they were looked at.
+    pub(super) replaced: HashMap<usize, [Option<Stamp>; 2]>,
     /// How the results of earlier runs stand, when one is resumed.
     pub(super) resume: Option<ResumeCounts>,
     /// Whether an earlier run wrote to the same output folder.
@@ -152,10 +169,18 @@ pub(super) fn decide(
     let entries: Vec<&ImageEntry> = (0..images).map(|place| &entries[in_run(place)]).collect();
 
     refuse_existing(config, &entries, &looks)?;
-    let resume = (config.existing == Existing::Resume)
-        .then(|| resume::count(looks.iter().map(|look| look.standing)));
+    let resume = config
+        .existing
+        .resumes()
+        .then(|| resume::count(looks.iter().map(|look| look.found.standing)));
+    report_moved(&entries, &looks);
     let (skipped, todo): (Vec<usize>, Vec<usize>) =
-        (0..images).partition(|&place| looks[place].standing == Standing::Kept);
+        (0..images).partition(|&place| looks[place].found.standing.is_kept());
+    let replaced = todo
+        .iter()
+        .filter(|&&place| looks[place].found.exists())
+        .map(|&place| (place, looks[place].found.seen))
+        .collect();
     let in_memory = todo.iter().filter_map(|&place| {
         let bytes = looks[place].facts.memory_bytes?;
         Some((entries[place].input.as_path(), bytes))
@@ -163,6 +188,7 @@ pub(super) fn decide(
     request::check(in_memory, ranks.on_host_of(0)).map_err(SetupError)?;
     let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
     let now = SystemTime::now();
+    let run_time = time_after_all_runs(&config.list.output, now)?;
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {
         let output = &config.list.output;
@@ -176,10 +202,11 @@ pub(super) fn decide(
     let decision = Decision {
         shard,
         skipped,
+        replaced,
         resume,
         earlier_run,
-        run: journal::new_run_name(now),
-        run_unix_s: journal::unix_s(now),
+        run: journal::new_run_name(run_time),
+        run_unix_s: journal::unix_s(run_time),
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, clock),
         sent_s: clock.now_s(),
     };
@@ -191,7 +218,12 @@ fn refuse_existing(
     entries: &[&ImageEntry],
     looks: &[&Look],
 ) -> Result<(), SetupError> {
-    let exists = |place: &usize| looks[*place].facts.output_exists;
+    if config.existing == Existing::Resume {
+        let standings = looks.iter().map(|look| look.found.standing);
+        let refusal = resume::refusal(entries.iter().copied().zip(standings));
+        return refusal.map_or(Ok(()), |refusal| Err(SetupError(refusal)));
+    }
+    let exists = |place: &usize| looks[*place].found.exists();
     let mut existing = (0..entries.len()).filter(exists);
     match (config.existing, existing.next()) {
         (Existing::Refuse, Some(first)) => Err(SetupError(format!(
@@ -202,6 +234,20 @@ fn refuse_existing(
             entries[first].output.display()
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Logs that results are kept although their inputs are at other paths now.
+fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
+    let mut moved = entries.iter().zip(looks).filter_map(|(entry, look)| {
+        let from = look.found.moved_from.as_ref()?;
+        Some((entry, from))
+    });
+    if let Some((entry, from)) = moved.next() {
+        tracing::info!(
+            "results of inputs that have moved are kept, such as {}, moved from {from}",
+            printable(&entry.input.display().to_string())
+        );
     }
 }
 
@@ -216,6 +262,19 @@ fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) 
             .map(places)
             .collect(),
     }
+}
+
+/// The time of a run that starts now: later than all lines of earlier runs, whatever clocks they were written by.
+fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, SetupError> {
+    const STEP: Duration = Duration::from_millis(1);
+    let newest = past::newest_unix_s(output, resources::available_cpus()).map_err(|error| {
+        SetupError(format!(
+            "the journals of earlier runs cannot be read: {error}"
+        ))
+    })?;
+    let after =
+        newest.map(|unix_s| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(unix_s) + STEP);
+    Ok(after.map_or(now, |after| after.max(now)))
 }
 
 /// When every image must be finished, in seconds since the run's start: after what was asked for, or else before the job

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::atomic_file;
 use crate::console;
-use crate::image_io;
 
 /// Exit code after a second interrupt: 128 + the number of SIGINT, as of a program that it kills.
 const EXIT_SECOND_INTERRUPT: i32 = 130;
@@ -23,7 +23,7 @@ pub fn on_signals() -> Arc<AtomicBool> {
             for signal in signals.forever() {
                 flag.store(true, Ordering::Relaxed);
                 if signal == SIGINT && std::mem::replace(&mut interrupted, true) {
-                    image_io::remove_parts_in_hand();
+                    atomic_file::remove_unfinished();
                     console::note(
                         "interrupted twice: stopping immediately. Finished images are kept; continue with --resume",
                     );

@@ -1,24 +1,27 @@
 //! Workers: threads that each carry one image after another its whole way.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Clock;
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
+use super::resume;
 use super::stop::Pace;
+use crate::atomic_file::Stamp;
 use crate::fault::Fault;
-use crate::image_io::{NamelessOutput, OpenedInput};
+use crate::image_io::{Existing, NamelessOutput, OpenedInput};
 use crate::images::ImageEntry;
 use crate::job;
 use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
-use crate::journal::{self, BeginLine, EndLine, Journal, Line};
+use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
 
 /// What a worker tells its rank's main thread.
 pub(super) enum Event {
@@ -51,11 +54,28 @@ pub(super) struct WorkerContext<'a> {
     pub(super) fault: Option<Fault>,
     /// Images that the rank has begun.
     pub(super) begun: AtomicUsize,
-    /// Whether the disk is waited for beside the work on the next images.
-    pub(super) write_behind: bool,
+    /// Whether results are brought to the disk, which is waited for while the next images are processed.
+    pub(super) sync: bool,
+    /// Files under the results' names, by their image's place.
+    pub(super) replaced: &'a HashMap<usize, [Option<Stamp>; 2]>,
     /// Threads of each worker.
     pub(super) threads: &'a [usize],
     pub(super) idle: IdleTime,
+}
+
+impl WorkerContext<'_> {
+    /// What may be under an image's result's name when the result gets it.
+    fn existing(&self, place: usize) -> Existing {
+        let Some(stamps) = self.replaced.get(&place) else {
+            return Existing::Seen(Vec::new());
+        };
+        let names = resume::names(&self.entries[place].output);
+        let seen = names.into_iter().zip(stamps).filter_map(|(name, stamp)| {
+            let name = name?.file_name()?.to_owned();
+            Some((name, (*stamp)?))
+        });
+        Existing::Seen(seen.collect())
+    }
 }
 
 /// The time that a rank's threads spent waiting: for images, for memory, and for a free place before the disk.
@@ -109,7 +129,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
         std::thread::scope(|scope| {
             // Ends the publishers when it is dropped, however this ends.
             let (to_publish, made) = sync_channel::<MadeImage<'_>>(PUBLISHERS);
-            if context.write_behind {
+            if context.sync {
                 let made = Arc::new(Mutex::new(made));
                 let span = tracing::Span::current();
                 for _ in 0..PUBLISHERS {
@@ -142,8 +162,8 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     let _ = events.send(Event::Late(entry.index));
                     continue;
                 }
-                let image = carry(context, worker, entry, fetched, cost_s, &mut waited);
-                if !context.write_behind || image.made.is_err() {
+                let image = carry(context, worker, place, fetched, cost_s, &mut waited);
+                if !context.sync || image.made.is_err() {
                     image.publish(context, events, Publishing::Here(&mut waited));
                 } else if let Err(SendError(image)) =
                     waiting(&mut waited.idle_s, || to_publish.send(image))
@@ -200,6 +220,7 @@ fn publish_all<'a>(
 
 /// An image whose result is complete but for its name, or that failed.
 struct MadeImage<'a> {
+    place: usize,
     entry: &'a ImageEntry,
     begin: BeginLine,
     cost_s: f64,
@@ -216,13 +237,31 @@ impl MadeImage<'_> {
         publishing: Publishing<'_>,
     ) {
         let MadeImage {
+            place,
             entry,
             begin,
             cost_s,
             mut outcome,
             made,
         } = self;
-        let result = made.and_then(|made| job::publish(made, &mut outcome));
+        let existing = context.existing(place);
+        name_beside(&mut outcome.input.files, &entry.input);
+        let files_in = outcome.input.files.clone();
+        let result = made.and_then(|made| {
+            job::publish(made, &existing, &mut outcome, |files| {
+                let mut files_out = files.to_vec();
+                name_beside(&mut files_out, &entry.output);
+                let line = Line::Staged(Box::new(StagedLine {
+                    unix_s: context.journal.unix_s(),
+                    index: entry.index,
+                    input: begin.input.clone(),
+                    output: begin.output.clone(),
+                    files_in,
+                    files_out,
+                }));
+                context.journal.record(&line, context.sync)
+            })
+        });
         if let Publishing::Here(_) = publishing {
             let timings = &mut outcome.timings;
             timings.write_s += std::mem::take(&mut timings.publish_s);
@@ -240,9 +279,8 @@ impl MadeImage<'_> {
                 End::Failed(failure)
             }
         };
-        name_beside(&mut outcome.input.files, &entry.input);
         let line = Line::End(Box::new(EndLine {
-            unix_s: journal::unix_s(SystemTime::now()),
+            unix_s: context.journal.unix_s(),
             input: begin.input,
             output: begin.output,
             outcome,
@@ -275,11 +313,12 @@ fn name_beside(files: &mut [FileId], image: &Path) {
 fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
-    entry: &'a ImageEntry,
+    place: usize,
     fetched: Option<OpenedInput>,
     cost_s: f64,
     waited: &mut Waited,
 ) -> MadeImage<'a> {
+    let entry = &context.entries[place];
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
     if let Some(Fault::Slow { rank, wait_ms }) = context.fault
@@ -296,7 +335,7 @@ fn carry<'a>(
         panic!("a panic that NIIMPI_TEST_FAULT asks for");
     }
     let begin = BeginLine {
-        unix_s: journal::unix_s(SystemTime::now()),
+        unix_s: context.journal.unix_s(),
         index: entry.index,
         worker,
         input: std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()),
@@ -325,6 +364,7 @@ fn carry<'a>(
     }
     IMAGE_IN_HAND.set(None);
     MadeImage {
+        place,
         entry,
         begin,
         cost_s,

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{self, Scratch, SharedOptions};
 use niimpi::image_io::{self, CompressionLevel, Image, Verifier, Workspace, WriteOptions};
-use niimpi::journal::past::{JournalFile, Past};
+use niimpi::journal::RunLine;
+use niimpi::journal::past::Past;
 use niimpi::journal::status::Status;
 
 /// Voxels beyond so many bytes are refused, so that a lying header costs no memory.
@@ -82,7 +83,7 @@ impl Bench {
         filter::apply(&gaussian, &spec, &mut self.image.volume, &mut self.scratch)
             .expect("a sigma in voxels suits every image");
         let output = self.folder.path().join("output.nii.gz");
-        let options = WriteOptions { sync: false };
+        let options = WriteOptions::NO_SYNC;
         match self.workspace.write(&output, &self.image, &options) {
             Ok(written) => {
                 let found = self
@@ -173,13 +174,11 @@ pub fn extension(bytes: &[u8]) {
 
 /// One or more journals, divided by a zero byte.
 pub fn journal(bytes: &[u8]) {
-    let journals: Vec<JournalFile> = bytes
-        .split(|&byte| byte == 0)
-        .map(JournalFile::parse)
-        .collect();
-    let past = Past::of(journals.clone());
-    assert!(past.journals == journals.len());
-    let shown = Status::of(journals, 1e9, |run| (run.rank % 2 == 0).then_some(true)).render();
+    let journals = || bytes.split(|&byte| byte == 0);
+    let past = Past::of_bytes(journals());
+    assert!(past.journals == journals().count());
+    let alive = |run: &RunLine| (run.rank % 2 == 0).then_some(true);
+    let shown = Status::of_bytes(journals(), 1e9, alive).render();
     assert!(
         shown.chars().all(|c| !c.is_control() || c == '\n'),
         "a name breaks the table"

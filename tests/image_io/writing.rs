@@ -12,7 +12,7 @@ use niimpi::volume::{Datatype, Scaling};
 
 use crate::fixture::{Bench, Nifti, noise};
 
-const NO_SYNC: WriteOptions = WriteOptions { sync: false };
+const NO_SYNC: WriteOptions = WriteOptions::NO_SYNC;
 
 fn content(path: &std::path::Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();

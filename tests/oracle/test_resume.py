@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import images
-from program import HAS_RANKS, run, smooth
+from faulty import faulty  # noqa: F401
+from program import HAS_RANKS, run, smooth, start
 from test_ranks import sums
 
 pytestmark = pytest.mark.timeout(180)
@@ -28,6 +30,8 @@ STANDINGS = (
     "options_changed",
     "mismatched",
     "unrecorded",
+    "other_input",
+    "moved",
 )
 
 
@@ -39,8 +43,9 @@ def resume(source, output, *options, **others):
     totals = finished.report["totals"]
     assert tuple(counts) == STANDINGS
     assert totals["skipped"] == counts["kept"], finished
-    assert totals["done"] + totals["failed"] == sum(counts.values()) - counts["kept"], finished
-    assert f"resume: {counts['kept']} kept, {totals['done'] + totals['failed']} to do" in finished.stderr, finished
+    done = totals["done"] + totals["failed"]
+    assert done == sum(counts.values()) - counts["kept"] - counts["moved"], finished
+    assert f"resume: {counts['kept']} kept" in finished.stderr and f", {done} to do" in finished.stderr, finished
     return {name: count for name, count in counts.items() if count}
 
 
@@ -51,6 +56,19 @@ def journals(output):
 def lines(output):
     """Every line of every journal; each must be JSON."""
     return [json.loads(line) for path in journals(output) for line in path.read_text().splitlines()]
+
+
+def refused(source, output, *options, kinds, ranks=None):
+    """`smooth --resume` that must not write anything: exit 2, these counts per kind, and both ways on."""
+    before = {path: path.read_bytes() for path in Path(output).rglob("*") if path.is_file()}
+    words = ["smooth", source, "--output", output, *options, "--resume"]
+    finished = run([str(word) for word in words], ranks=ranks)
+    assert finished.code == 2, finished
+    for kind, (count, first) in kinds.items():
+        assert f"  {count} {kind}, such as {Path(output) / first}" in finished.stderr, finished
+    assert "--overwrite" in finished.stderr and "another --output" in finished.stderr, finished
+    assert {path: path.read_bytes() for path in Path(output).rglob("*") if path.is_file()} == before
+    return finished
 
 
 def test_each_cause_is_found_and_told(tmp_path):
@@ -65,30 +83,150 @@ def test_each_cause_is_found_and_told(tmp_path):
     os.utime(paths[1], ns=(1, paths[1].stat().st_mtime_ns + 1))
     replaced = images.random_array(np.random.default_rng(99), (8, 9, 7), "uint8")
     images.write(paths[2], replaced, affine=images.diagonal(2, 2, 2))
+
+    found = resume(source, out, "--sigma=1", ranks=RANKS)
+    assert found == {"kept": 9, "missing": 1, "failed_before": 1, "input_changed": 1}
+    smooth(source, tmp_path / "fresh", "--sigma=1")
+    assert sums(out) == sums(tmp_path / "fresh")
+    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 12}
+
+
+def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 6)
+    smooth(source, out, "--sigma=1", ranks=RANKS)
+    refused(source, out, "--sigma=1", "--compression=2", kinds={"made with other options": (6, "sample_1.nii.gz")}, ranks=RANKS)
+    refused(source, out, "--sigma=2", kinds={"made with other options": (6, "sample_1.nii.gz")}, ranks=RANKS)
+    # What a user edited, and what was damaged where a look can see it.
     with open(out / "sample_4.nii.gz", "ab") as file:
         file.write(b"\0")
     damaged = bytearray((out / "sample_5.nii.gz").read_bytes())
     damaged[-6] ^= 1
     (out / "sample_5.nii.gz").write_bytes(damaged)
-
-    found = resume(source, out, "--sigma=1", ranks=RANKS)
-    assert found == {"kept": 6, "missing": 1, "failed_before": 1, "input_changed": 2, "mismatched": 2}
-    smooth(source, tmp_path / "fresh", "--sigma=1")
-    assert sums(out) == sums(tmp_path / "fresh")
-    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 12}
-    assert resume(source, out, "--sigma=1", "--compression=2", ranks=RANKS) == {"options_changed": 12}
-    assert resume(source, out, "--sigma=2", "--compression=2", ranks=RANKS) == {"options_changed": 12}
-    smooth(source, tmp_path / "other", "--sigma=2", "--compression=2")
-    assert sums(out) == sums(tmp_path / "other")
+    refused(source, out, "--sigma=1", kinds={"not as niimpi wrote them": (2, "sample_4.nii.gz")}, ranks=RANKS)
+    # A dry run says the same.
+    refused(source, out, "--sigma=1", "--dry-run", kinds={"not as niimpi wrote them": (2, "sample_4.nii.gz")})
+    found = resume(source, out, "--sigma=1", "--overwrite", ranks=RANKS)
+    assert found == {"kept": 4, "mismatched": 2}
+    # Another data set with the same names.
     shutil.rmtree(out / ".niimpi")
-    assert resume(source, out, "--sigma=2", "--compression=2", ranks=RANKS) == {"unrecorded": 12}
+    refused(source, out, "--sigma=1", kinds={"without a record": (6, "sample_1.nii.gz")}, ranks=RANKS)
 
 
-def test_another_input_of_the_same_name_is_another_input(tmp_path):
-    for place in ("a", "b"):
-        images.series(tmp_path / place, 3)
-    smooth(tmp_path / "a", tmp_path / "out", "--sigma=1")
-    assert resume(tmp_path / "b", tmp_path / "out", "--sigma=1") == {"input_changed": 3}
+def test_an_output_of_another_image_is_not_replaced(tmp_path):
+    """Three subjects with the same file name, one run each, into one folder."""
+    for subject in "123":
+        images.write(tmp_path / subject / "T1.nii.gz", images.random_array(np.random.default_rng(int(subject)), (8, 9, 7), "int16"))
+    out = tmp_path / "out"
+    smooth(tmp_path / "1", out, "--sigma=1")
+    first = sums(out)
+    for subject in "23":
+        refused(tmp_path / subject, out, "--sigma=1", kinds={"made from another input": (1, "T1.nii.gz")})
+    assert sums(out) == first
+    # An earlier file in the list shifts all numbers.
+    source, numbered = tmp_path / "in", tmp_path / "numbered"
+    images.series(source, 3)
+    smooth(source, numbered, "--sigma=1", "--name=denoised_{index}")
+    images.write(source / "a.nii.gz", images.random_array(np.random.default_rng(9), (8, 9, 7), "int16"))
+    refused(source, numbered, "--sigma=1", "--name=denoised_{index}", kinds={"made from another input": (3, "denoised_1.nii.gz")})
+
+
+def test_data_that_moved_is_known_by_its_content(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 3)
+    smooth(source, out, "--sigma=1")
+    (tmp_path / "link").symlink_to(source)
+    assert resume(tmp_path / "link", out, "--sigma=1") == {"kept": 3}
+    source.rename(tmp_path / "moved")
+    assert resume(tmp_path / "moved", out, "--sigma=1") == {"kept": 3, "moved": 3}
+
+
+def test_options_that_json_cannot_hold_are_told_apart(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 2)
+    options = ["--sigma=1", "--boundary=constant", "--output-type=float32"]
+    smooth(source, out, *options, "--cval=nan")
+    refused(source, out, *options, "--cval=inf", kinds={"made with other options": (2, "sample_1.nii.gz")})
+    assert resume(source, out, *options, "--cval=nan") == {"kept": 2}
+
+
+def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
+    """Of equal size and an older time, so that neither the sum of sizes nor the later time changes."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    rng = np.random.default_rng(3)
+    for name in ("a", "b"):
+        images.write_pair(source / f"{name}.hdr", images.random_array(rng, (8, 9, 7), "int16"))
+    smooth(source, out, "--sigma=1")
+    old = (source / "a.img").stat().st_mtime_ns - 10**9
+    shutil.copy(source / "b.img", source / "a.img")
+    os.utime(source / "a.img", ns=(old, old))
+    assert resume(source, out, "--sigma=1") == {"kept": 1, "input_changed": 1}
+    # A header is part of the record, too.
+    shutil.copy(out / "b.hdr", out / "a.hdr")
+    flipped = bytearray((out / "a.hdr").read_bytes())
+    flipped[80] ^= 0x80
+    (out / "a.hdr").write_bytes(flipped)
+    against = run(["verify", out, "--against", "journal"])
+    assert against.code == 1 and "a.hdr" in against.stdout and "was recorded" in against.stdout, against
+    refused(source, out, "--sigma=1", kinds={"not as niimpi wrote them": (1, "a.hdr")})
+
+
+def test_what_0_1_wrote_is_resumed(tmp_path):
+    """The folder that niimpi 0.1.0 left: results, a failed image, and one that it was at work on when it was killed."""
+    stored = Path(__file__).parent / "stored" / "niimpi-0.1.0.tar.gz"
+    subprocess.run(["tar", "-xpzf", stored, "-C", tmp_path], check=True)
+    place = tmp_path / "niimpi-0.1.0"
+    for journal in journals(place / "out"):
+        # Inputs are recorded by their absolute path.
+        journal.write_text(journal.read_text().replace("/stored/niimpi-0.1.0", str(place)))
+    found = resume(place / "in", place / "out", "--sigma=1")
+    assert found == {"kept": 5, "failed_before": 1, "unfinished": 1, "missing": 1}
+    smooth(place / "in", tmp_path / "fresh", "--sigma=1")
+    assert sums(place / "out") == sums(tmp_path / "fresh")
+    report = json.loads((place / "report.json").read_text())
+    assert report["schema"] == "niimpi-report/1"
+    shown = run(["report", "show", place / "report.json"])
+    assert shown.code == 0 and "7 of 8 images done, 1 failed" in shown.stdout, shown
+
+
+def test_runs_at_the_same_time_do_not_replace_each_others_results(tmp_path, faulty):
+    """A run that is held before its results get their names finds those of another one there, and fails those images."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 4)
+    go = tmp_path / "go"
+    words = [str(word) for word in ("smooth", source, "--output", out, "--sigma=1", "--threads=1")]
+    with start(words, env=faulty("fsync:wait:0:/out/.niimpi-", go=go)) as held:
+        until = time.monotonic() + 60
+        while not list(out.glob(".niimpi-*.part")):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        # Another list, so that it is not refused as the same work.
+        smooth(source, out, "--sigma=4", "--limit=3")
+        written = sums(out)
+        go.touch()
+        finished = held.wait(60)
+    assert finished.code == 1 and finished.stderr.count("another run wrote it meanwhile") == 3, finished
+    after = sums(out)
+    assert len(written) == 3 and len(after) == 4 and after.items() > written.items()
+    assert not list(out.glob(".niimpi-*.part"))
+    refused(source, out, "--sigma=1", kinds={"made with other options": (3, "sample_1.nii.gz")})
+
+
+def test_a_run_on_a_clock_that_is_ahead_does_not_have_the_last_word(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 3)
+    smooth(source, out, "--sigma=1")
+    (journal,) = journals(out)
+    ahead = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in ahead:
+        line["unix_s"] += 3600
+    # Killed at its second image.
+    journal.write_text("".join(json.dumps(line) + "\n" for line in ahead[:5]))
+    for number in (2, 3):
+        (out / f"sample_{number}.nii.gz").unlink()
+    assert resume(source, out, "--sigma=1") == {"kept": 1, "unfinished": 1, "missing": 1}
+    assert resume(source, out, "--sigma=1") == {"kept": 3}
+    assert run(["verify", out, "--against", "journal"]).code == 0
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".hdr", ".hdr.gz"])
@@ -107,12 +245,16 @@ def test_results_without_a_trailer_and_pairs(tmp_path, suffix):
     content = bytearray(voxels.read_bytes())
     content[-3] ^= 1
     voxels.write_bytes(content)
-    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "mismatched": 1}
+    kinds = {"not as niimpi wrote them": (1, f"image_2{suffix}")}
+    refused(source, out, "--sigma=1", kinds=kinds, ranks=RANKS)
+    assert resume(source, out, "--sigma=1", "--overwrite", ranks=RANKS) == {"kept": 3, "mismatched": 1}
     voxels = out / f"image_1{suffix}".replace(".hdr", ".img")
     voxels.unlink()
-    expected = {"kept": 3, "missing" if suffix == ".nii" else "mismatched": 1}
-    assert resume(source, out, "--sigma=1", ranks=RANKS) == expected
+    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "missing": 1}
     assert sums(out) == before
+    # A copy has other times and the same content.
+    shutil.copytree(out, tmp_path / "copy")
+    assert resume(source, tmp_path / "copy", "--sigma=1", ranks=RANKS) == {"kept": 4}
 
 
 @pytest.mark.ranks
@@ -157,9 +299,10 @@ def test_a_journal_torn_anywhere(tmp_path):
         # A last line without its line break may be whole.
         last = whole[:cut].rpartition(b"\n")[2]
         ended += last.startswith(b'{"event":"end"') and last.endswith(b"}") and whole[cut : cut + 1] == b"\n"
-        found = resume(source, out, "--sigma=1")
-        assert found.get("kept", 0) == ended, f"cut at {cut}: {found}"
-        assert found.get("unfinished", 0) <= 1
+        # Nothing is known of files without a record, as after somebody removed it: they are not replaced without being asked.
+        found = resume(source, out, "--sigma=1", "--overwrite")
+        assert found.get("kept", 0) in (ended, ended + 1), f"cut at {cut}: {found}"
+        assert found.get("unfinished", 0) + found.get("mismatched", 0) <= 1
         assert sums(out) == before
 
 
@@ -172,9 +315,9 @@ def test_a_result_that_was_being_replaced_is_not_kept(tmp_path):
     # The second run's: within one second the names of runs do not tell their order.
     last = max(journals(out), key=lambda path: json.loads(path.read_text().partition("\n")[0])["unix_s"])
     rows = last.read_text().splitlines()
-    # The run line, the first image's two lines, and the second image's beginning.
-    assert [json.loads(row)["event"] for row in rows[:4]] == ["run", "begin", "end", "begin"]
-    last.write_text("\n".join(rows[:4]) + "\n")
+    # The run line, the first image's three lines, and the second image's start.
+    assert [json.loads(row)["event"] for row in rows[:5]] == ["run", "begin", "staged", "end", "begin"]
+    last.write_text("\n".join(rows[:5]) + "\n")
     assert resume(source, out, "--sigma=1") == {"kept": 2, "unfinished": 1}
 
 
@@ -185,23 +328,32 @@ def test_journals_of_a_whole_run(tmp_path):
     (source / "sample_7.nii.gz").write_bytes(b"")
     finished = smooth(Path(os.path.relpath(source, tmp_path)), out, "--sigma=1", ranks=RANKS, threads=2, expect=1, cwd=tmp_path)
     assert len(journals(out)) == (RANKS or 1)
-    seen = {"begin": [], "end": []}
+    seen = {"begin": [], "staged": [], "end": []}
     for path in journals(out):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["event"] for row in rows[:1] + rows[-1:]] == ["run", "close"]
-        assert rows[0]["format"] == "niimpi-journal/1" and rows[-1]["state"] == "failed"
+        assert rows[0]["format"] == "niimpi-journal/2" and rows[-1]["state"] == "failed"
         assert rows[0]["rank"] == int(path.stem.rpartition("-")[2])
         for row in rows[1:-1]:
             seen[row["event"]].append(row["output"])
             assert row["input"] == str(source / row["output"])
-            if row["event"] == "end" and row["state"] == "done":
+            if row["event"] == "staged":
+                assert not any(row["output"] == other for other in seen["end"]), "staged before it has its name"
+            if row["event"] == "end" and row["status"] == "done":
                 content = (out / row["output"]).read_bytes()
-                assert row["output_bytes"] == len(content)
+                (written,) = row["files_out"]
+                assert row["bytes_out"] == written["bytes"] == len(content)
                 trailer = [int.from_bytes(content[at : at + 4], "little") for at in (len(content) - 8, len(content) - 4)]
-                assert [int(row["crc32"], 16), row["raw_bytes"]] == trailer
-                assert row["input_bytes"] == (source / row["output"]).stat().st_size
-                assert row["input_mtime_ns"] == (source / row["output"]).stat().st_mtime_ns
-    assert sorted(seen["begin"]) == sorted(seen["end"]) == sorted(path.name for path in source.iterdir())
+                assert [int(written["crc32"], 16), written["raw_bytes"]] == trailer
+                assert written["mtime_ns"] == (out / row["output"]).stat().st_mtime_ns
+                (read,) = row["files_in"]
+                original = source / row["output"]
+                assert row["bytes_in"] == read["bytes"] == original.stat().st_size
+                assert read["mtime_ns"] == original.stat().st_mtime_ns
+                assert int(read["crc32"], 16) == int.from_bytes(original.read_bytes()[-8:-4], "little")
+    names = sorted(path.name for path in source.iterdir())
+    assert sorted(seen["begin"]) == sorted(seen["end"]) == names
+    assert sorted(seen["staged"]) == [name for name in names if name != "sample_7.nii.gz"]
     assert finished.report["resume"] is None
 
 

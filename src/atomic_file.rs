@@ -1,0 +1,661 @@
+//! Files that appear under their names complete or not at all, and the unfinished files that dead processes left.
+//!
+//! A file is written beside its place, hidden, as `.niimpi-<boot>-<namespace>-<process>-<start>-<random>.part`. The name
+//! identifies the process that writes it, so that a later run can tell whether anybody will finish it. Folders are held
+//! open: whatever happens to the path meanwhile, a file gets its name where it was written.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use crate::resources;
+
+const PREFIX: &str = ".niimpi-";
+const SUFFIX: &str = ".part";
+
+/// An unfinished file of another host that was not written to for so long belongs to nobody. Should its writer live after
+/// all, it fails to give the file its name and says so.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
+/// What the names of this process's unfinished files start with.
+static OWN_PREFIX: LazyLock<String> = LazyLock::new(|| {
+    let pid = std::process::id();
+    let start = resources::process_start(pid as i32).unwrap_or_default();
+    format!("{PREFIX}{}-{pid}-{start}-", resources::process_space())
+});
+
+/// The unfinished files of this process.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which folders of a path are followed and made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Folders {
+    /// All of them exist. Links are followed.
+    #[default]
+    Existing,
+    /// They are made where they are missing. Links are followed.
+    Made,
+    /// The same, but the last so many must not be links.
+    Own(usize),
+}
+
+/// An open folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// The file system's; of a link among a run's own folders `NotADirectory` or `FilesystemLoop`.
+    pub(crate) fn open(path: &Path, folders: Folders) -> io::Result<Arc<Self>> {
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
+        };
+        let own = match folders {
+            Folders::Existing => 0,
+            Folders::Made => {
+                std::fs::create_dir_all(path)?;
+                0
+            }
+            Folders::Own(count) => count,
+        };
+        let names: Vec<&OsStr> = path.iter().collect();
+        let (above, below) = names.split_at(names.len().saturating_sub(own));
+        let above = match above.is_empty() {
+            true => PathBuf::from("."),
+            false => above.iter().collect(),
+        };
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut fd = nix::fcntl::open(&above, flags, Mode::empty())?;
+        for &name in below {
+            let flags = flags | OFlag::O_NOFOLLOW;
+            fd = match openat(&fd, name, flags, Mode::empty()) {
+                Err(Errno::ENOENT) => {
+                    match mkdirat(&fd, name, Mode::from_bits_truncate(0o777)) {
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    openat(&fd, name, flags, Mode::empty())?
+                }
+                opened => opened?,
+            };
+        }
+        Ok(Arc::new(Folder {
+            fd,
+            path: path.to_owned(),
+        }))
+    }
+
+    /// Brings the names in the folder to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        unless_unsupported(nix::unistd::fsync(&self.fd))
+    }
+
+    /// Removes the file of this name if it still is the one that was seen. Whether it was there.
+    ///
+    /// # Errors
+    /// [`changed`], or the file system's.
+    pub(crate) fn remove(&self, name: &OsStr, expected: Expected) -> io::Result<bool> {
+        let Some(now) = self.stamp(name)? else {
+            return match expected {
+                Expected::This(_) => Err(changed()),
+                Expected::Anything | Expected::Nothing => Ok(false),
+            };
+        };
+        match expected {
+            Expected::Anything => {}
+            Expected::This(seen) if seen == now => {}
+            _ => return Err(changed()),
+        }
+        unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
+        Ok(true)
+    }
+
+    fn stamp(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stamp::of(&stat))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Some network and FUSE file systems cannot sync a folder and say so. There is nothing more to be done then, and the file
+/// itself is on the disk. Any other error is one.
+fn unless_unsupported(synced: nix::Result<()>) -> io::Result<()> {
+    match synced {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// What tells a file under a name from one that took its place or was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stamp {
+    inode: u64,
+    bytes: u64,
+    mtime_ns: i64,
+}
+
+impl Stamp {
+    #[allow(clippy::unnecessary_cast, reason = "the types differ among systems")]
+    fn of(stat: &FileStat) -> Self {
+        Self {
+            inode: stat.st_ino as u64,
+            bytes: stat.st_size as u64,
+            mtime_ns: (stat.st_mtime as i64)
+                .saturating_mul(1_000_000_000)
+                .saturating_add(stat.st_mtime_nsec as i64),
+        }
+    }
+
+    /// The file or link under this path, if there is one.
+    pub(crate) fn of_path(path: &Path) -> Option<Self> {
+        let metadata = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            mtime_ns: metadata
+                .mtime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// What may be under the name that a file gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Whatever is there is replaced.
+    Anything,
+    /// There is nothing.
+    Nothing,
+    /// This file, which is replaced.
+    This(Stamp),
+}
+
+/// The error where something else than expected is under the name.
+fn changed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "another run wrote it meanwhile",
+    )
+}
+
+/// A file that does not have its name yet. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct PartFile {
+    file: File,
+    folder: Arc<Folder>,
+    name: OsString,
+}
+
+impl PartFile {
+    /// Creates an empty one.
+    pub(crate) fn create(folder: &Arc<Folder>) -> io::Result<Self> {
+        loop {
+            let name = OsString::from(format!("{}{:016x}{SUFFIX}", *OWN_PREFIX, random()));
+            let flags = OFlag::O_CREAT
+                | OFlag::O_EXCL
+                | OFlag::O_RDWR
+                | OFlag::O_NOFOLLOW
+                | OFlag::O_CLOEXEC;
+            // What the user's umask leaves of this, as for any other new file.
+            let mode = Mode::from_bits_truncate(0o666);
+            let fd = match openat(&folder.fd, name.as_os_str(), flags, mode) {
+                Err(Errno::EEXIST) => continue,
+                opened => opened?,
+            };
+            unfinished().push(folder.path.join(&name));
+            return Ok(PartFile {
+                file: File::from(fd),
+                folder: Arc::clone(folder),
+                name,
+            });
+        }
+    }
+
+    /// The file, to be written.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Where it is until it has its name.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path.join(&self.name)
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where something else than expected has the name, which then keeps it; or the file system's.
+    pub(crate) fn publish(self, name: &OsStr, expected: Expected) -> io::Result<()> {
+        let named = match expected {
+            Expected::Anything => self.rename(name).map_err(io::Error::from),
+            Expected::Nothing => self.name_new(name),
+            Expected::This(seen) => self.replace(name, seen),
+        };
+        match named {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let gone = self
+                    .folder
+                    .stamp(&self.name)
+                    .is_ok_and(|part| part.is_none());
+                match gone {
+                    true => Err(io::Error::other(
+                        "its unfinished file was removed by somebody else; --resume does it again",
+                    )),
+                    false => Err(error),
+                }
+            }
+            named => named,
+        }
+    }
+
+    fn rename(&self, name: &OsStr) -> nix::Result<()> {
+        let fd = &self.folder.fd;
+        renameat(fd, self.name.as_os_str(), fd, name)
+    }
+
+    fn name_new(&self, name: &OsStr) -> io::Result<()> {
+        match self.rename_with(name, How::NoReplace) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EEXIST) => return Err(changed()),
+            Err(error) if !is_unsupported(error) => return Err(error.into()),
+            Err(_) => {}
+        }
+        let fd = &self.folder.fd;
+        let linked = linkat(fd, self.name.as_os_str(), fd, name, AtFlags::empty());
+        match linked {
+            // The other name goes when the part is dropped.
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => Err(changed()),
+            // A file system without links.
+            Err(error) if is_unsupported(error) || error == Errno::EPERM => {
+                match self.folder.stamp(name)? {
+                    None => Ok(self.rename(name)?),
+                    Some(_) => Err(changed()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn replace(&self, name: &OsStr, seen: Stamp) -> io::Result<()> {
+        if self.folder.stamp(name)? != Some(seen) {
+            return Err(changed());
+        }
+        match self.rename_with(name, How::Exchange) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Err(changed()),
+            Err(error) if is_unsupported(error) => return Ok(self.rename(name)?),
+            Err(error) => return Err(error.into()),
+        }
+        // What had the name has the part's now, and goes with it. If it came in between, it gets its name back.
+        if self.folder.stamp(&self.name)? == Some(seen) {
+            return Ok(());
+        }
+        self.rename_with(name, How::Exchange)?;
+        Err(changed())
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn rename_with(&self, name: &OsStr, how: How) -> nix::Result<()> {
+        use nix::fcntl::{RenameFlags, renameat2};
+        let flags = match how {
+            How::NoReplace => RenameFlags::RENAME_NOREPLACE,
+            How::Exchange => RenameFlags::RENAME_EXCHANGE,
+        };
+        let fd = &self.folder.fd;
+        renameat2(fd, self.name.as_os_str(), fd, name, flags)
+    }
+
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    fn rename_with(&self, _name: &OsStr, _how: How) -> nix::Result<()> {
+        Err(Errno::ENOSYS)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    NoReplace,
+    Exchange,
+}
+
+fn is_unsupported(error: Errno) -> bool {
+    [Errno::EINVAL, Errno::ENOSYS, Errno::ENOTSUP].contains(&error)
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // After a rename there is nothing under the name.
+        let _ = unlinkat(
+            self.folder.fd.as_fd(),
+            self.name.as_os_str(),
+            UnlinkatFlags::NoRemoveDir,
+        );
+        let path = self.folder.path.join(&self.name);
+        unfinished().retain(|listed| *listed != path);
+    }
+}
+
+/// Writes a file whole or not at all. A device or pipe is written to and stays what it is.
+pub(crate) fn write_whole(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<()> {
+    use io::Write;
+    if is_device(path) {
+        let mut writer = io::BufWriter::new(open_device(path)?);
+        fill(&mut writer)?;
+        return writer.flush();
+    }
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let folder = Folder::open(path.parent().unwrap_or(Path::new("")), Folders::Existing)?;
+    let mut part = PartFile::create(&folder)?;
+    let mut writer = io::BufWriter::new(part.file());
+    fill(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    part.file().sync_all()?;
+    part.publish(name, Expected::Anything)
+}
+
+/// Whether the path leads to something that is neither a file nor a folder, such as /dev/null or a pipe.
+pub(crate) fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// How long a pipe may take to find a reader.
+const READER_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+
+/// Opens a device or pipe for writing. A plain `open` would wait for a pipe's reader without end.
+fn open_device(path: &Path) -> io::Result<File> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let started = Instant::now();
+    loop {
+        let flags = OFlag::O_NONBLOCK.bits();
+        match File::options().write(true).custom_flags(flags).open(path) {
+            Ok(file) => {
+                fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+                return Ok(file);
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+                if started.elapsed() > READER_WITHIN {
+                    return Err(io::Error::other("no program reads from this pipe"));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes this process's unfinished files, before it ends in the middle of them.
+pub fn remove_unfinished() {
+    for path in unfinished().drain(..) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Removes the unfinished files in a folder that nobody will finish: those of dead processes of this host, and those that were
+/// not written to for ten minutes of others. Returns how many there were; what cannot be seen or removed is left.
+pub fn remove_stale(folder: &Path) -> usize {
+    let Ok(items) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    items
+        .flatten()
+        .filter(|item| is_stale(&item.path(), &item.file_name()))
+        .filter(|item| std::fs::remove_file(item.path()).is_ok())
+        .count()
+}
+
+/// Whether a name is an unfinished file's, and nobody will finish it.
+fn is_stale(path: &Path, name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    if !(bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())) {
+        return false;
+    }
+    let own_space = format!("{PREFIX}{}-", resources::process_space());
+    let process = name.to_str().and_then(|name| {
+        let (pid, rest) = name.strip_prefix(&own_space)?.split_once('-')?;
+        let (start, _random) = rest.split_once('-')?;
+        Some((pid.parse::<i32>().ok()?, start.parse::<u64>().ok()?))
+    });
+    if let Some((pid, start)) = process
+        && pid > 0
+    {
+        let lives = resources::process_lives(pid);
+        return !(lives && resources::process_start(pid).is_none_or(|now| now == start));
+    }
+    let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| {
+        SystemTime::now()
+            .duration_since(modified)
+            .is_ok_and(|age| age > ABANDONED_AFTER)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn folder(path: &Path) -> Arc<Folder> {
+        Folder::open(path, Folders::Existing).unwrap()
+    }
+
+    fn part(path: &Path, text: &str) -> PartFile {
+        let mut part = PartFile::create(&folder(path)).unwrap();
+        part.file().write_all(text.as_bytes()).unwrap();
+        part
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let items = std::fs::read_dir(path).unwrap();
+        let mut names: Vec<String> = items
+            .map(|item| item.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_not_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("a.nii");
+        part(dir.path(), "one")
+            .publish("a.nii".as_ref(), Expected::Nothing)
+            .unwrap();
+        let error = part(dir.path(), "two")
+            .publish("a.nii".as_ref(), Expected::Nothing)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "another run wrote it meanwhile");
+        assert_eq!(std::fs::read_to_string(&at).unwrap(), "one");
+        assert_eq!(names(dir.path()), ["a.nii"]);
+    }
+
+    #[test]
+    fn a_file_is_replaced_only_if_it_is_the_one_that_was_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("a.nii");
+        std::fs::write(&at, "seen").unwrap();
+        let seen = Expected::This(Stamp::of_path(&at).unwrap());
+        part(dir.path(), "new")
+            .publish("a.nii".as_ref(), seen)
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(&at).unwrap(), "new");
+        // Another one has the name now; then none.
+        for _ in 0..2 {
+            let error = part(dir.path(), "late")
+                .publish("a.nii".as_ref(), seen)
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert!(!at.exists() || std::fs::read_to_string(&at).unwrap() == "new");
+            let _ = std::fs::remove_file(&at);
+        }
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn own_folders_are_made_and_are_no_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let elsewhere = dir.path().join("elsewhere");
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::create_dir_all(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, out.join("link")).unwrap();
+        assert!(Folder::open(&out.join("a/b"), Folders::Own(2)).is_ok());
+        assert!(out.join("a/b").is_dir());
+        assert!(Folder::open(&out.join("link"), Folders::Own(1)).is_err());
+        assert!(Folder::open(&out.join("link/c"), Folders::Own(2)).is_err());
+        assert_eq!(names(&elsewhere), Vec::<String>::new());
+        assert!(Folder::open(&out.join("link/c"), Folders::Made).is_ok());
+    }
+
+    #[test]
+    fn a_file_gets_its_name_where_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sub, victim) = (dir.path().join("sub"), dir.path().join("victim"));
+        std::fs::create_dir(&sub).unwrap();
+        std::fs::create_dir(&victim).unwrap();
+        std::fs::write(victim.join("a.nii"), "raw").unwrap();
+        let part = part(&sub, "result");
+        std::fs::rename(&sub, dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&victim, &sub).unwrap();
+        part.publish("a.nii".as_ref(), Expected::Anything).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(victim.join("a.nii")).unwrap(),
+            "raw"
+        );
+        let written = dir.path().join("moved/a.nii");
+        assert_eq!(std::fs::read_to_string(written).unwrap(), "result");
+    }
+
+    #[test]
+    fn a_vanished_unfinished_file_has_words_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = part(dir.path(), "x");
+        std::fs::remove_file(dir.path().join(&part.name)).unwrap();
+        let error = part
+            .publish("a.nii".as_ref(), Expected::Nothing)
+            .unwrap_err();
+        assert!(error.to_string().contains("was removed by somebody else"));
+    }
+
+    #[test]
+    fn unfinished_files_of_the_dead_are_removed_and_others_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        let touch = |name: &str, age_s: u64| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            let then = SystemTime::now() - Duration::from_secs(age_s);
+            file.set_modified(then).unwrap();
+        };
+        let (space, own) = (resources::process_space(), std::process::id());
+        let start = resources::process_start(own as i32).unwrap();
+        touch(&format!(".niimpi-{space}-{dead}-7-a.part"), 0);
+        // Another process had this number before.
+        touch(&format!(".niimpi-{space}-{own}-{}-a.part", start + 1), 0);
+        touch(".niimpi-elsewhere-1-1-b.part", 700);
+        touch(".niimpi-0123abcd-1-Xyz.part", 700);
+        let kept = [
+            format!(".niimpi-{space}-{own}-{start}-c.part"),
+            ".niimpi-elsewhere-1-1-d.part".to_owned(),
+            "a.nii.gz".to_owned(),
+            ".niimpi-note".to_owned(),
+        ];
+        touch(&kept[0], 7000);
+        touch(&kept[1], 500);
+        touch(&kept[2], 7000);
+        touch(&kept[3], 7000);
+        assert_eq!(remove_stale(dir.path()), 4);
+        let mut expected = kept.to_vec();
+        expected.sort();
+        assert_eq!(names(dir.path()), expected);
+        assert_eq!(remove_stale(&dir.path().join("none")), 0);
+    }
+
+    #[test]
+    fn an_unfinished_file_is_removed_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = part(dir.path(), "x");
+        assert_eq!(remove_stale(dir.path()), 0);
+        drop(part);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        let inside = |path: &PathBuf| path.starts_with(dir.path());
+        assert!(!unfinished().iter().any(inside));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_synced_is_no_error_but_one_that_fails_is() {
+        for code in [Errno::EINVAL, Errno::ENOSYS, Errno::EOPNOTSUPP] {
+            assert!(unless_unsupported(Err(code)).is_ok(), "{code}");
+        }
+        for code in [Errno::EIO, Errno::ENOSPC] {
+            let error = unless_unsupported(Err(code)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(code as i32));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        folder(dir.path()).sync().unwrap();
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_an_error_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("report.json");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = write_whole(&pipe, |file| file.write_all(b"x")).unwrap_err();
+        assert!(error.to_string().contains("no program reads"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_and_stays_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("report.json");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        let reader = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap())
+        };
+        write_whole(&pipe, |file| file.write_all(b"whole")).unwrap();
+        assert!(is_device(&pipe));
+        assert_eq!(reader.join().unwrap(), "whole");
+    }
+}
