@@ -102,7 +102,7 @@ fn known(cost: f64) -> f64 {
 
 /// A cost with a total order.
 #[derive(Clone, Copy, PartialEq)]
-struct Cost(f64);
+pub(crate) struct Cost(pub f64);
 
 impl Eq for Cost {}
 

@@ -31,11 +31,12 @@ use thiserror::Error;
 use agree::{Listed, Ranks};
 use share::{Decision, Schedule};
 
+pub(crate) use agree::PROBE_THREADS;
 pub use progress::ProgressStyle;
 pub use share::{Existing, Shard};
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
-pub use worker::RESULTS_BEHIND_A_WORKER;
+pub(crate) use worker::PUBLISHERS;
 
 use crate::atomic_file;
 use crate::comm::{Communicator, ROOT};

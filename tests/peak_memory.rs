@@ -4,26 +4,8 @@
 #![cfg(target_os = "linux")]
 
 use niimpi::resources::{forget_peak_rss, peak_rss_bytes, release_freed_memory, rss_bytes};
-use niimpi::study::plan::root_work;
 
-/// One after the other: both look at the process as a whole.
 #[test]
-fn memory_is_measured() {
-    the_peak_is_counted_anew_once_memory_was_given_back();
-    a_list_is_measured_with_its_names();
-}
-
-fn a_list_is_measured_with_its_names() {
-    let bytes = |name_bytes| root_work::measure(1, [name_bytes, name_bytes], 1e-6, 1e-5).bytes;
-    let (short, long) = (bytes(60), bytes(160));
-    // Both names stand in the entry and in the report's row; before the run, in the entry, the message and what it is read into.
-    assert!((240.0..5000.0).contains(&short), "{short} bytes an image");
-    assert!(
-        (380.0..650.0).contains(&(long - short)),
-        "{short} and {long} bytes an image"
-    );
-}
-
 fn the_peak_is_counted_anew_once_memory_was_given_back() {
     const HELD: usize = 64 << 20;
     // In small pieces, which the heap keeps when they are freed, all but the last one.

@@ -58,6 +58,7 @@ impl InputArgs {
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             follow_links: self.follow_links,
+            ..ListRequest::default()
         }
     }
 

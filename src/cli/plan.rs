@@ -1,7 +1,6 @@
-//! `niimpi plan`: its arguments, and what they mean to the planning.
+//! `niimpi plan`: its arguments, and what they mean to the plan.
 
 use std::ffi::OsString;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,29 +8,24 @@ use clap::Args;
 use super::inputs::InputArgs;
 use super::scaling::positive;
 use super::smoothing::SmoothingArgs;
+use crate::columns::write_csv;
 use crate::images::NameTemplate;
-use crate::launch::LocalMachine;
-use crate::report::{Report, write_whole};
-use crate::run::{self, EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::report::{self, write_whole};
+use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::mpi_type_of;
 use crate::slurm::limits::PartitionLimits;
-use crate::study::plan::document::{PlanDocument, SCHEMA};
-use crate::study::plan::listed::{self, Listed};
-use crate::study::plan::measured::{self, Source, Wanted};
-use crate::study::plan::memory::MemoryModel;
-use crate::study::plan::model::Model;
-use crate::study::plan::pilot::{self, Pilot, PilotRequest};
-use crate::study::plan::predict::{Bounds, Prediction, Predictor};
-use crate::study::plan::{check, recommend, request, root_work, simulate};
-use crate::study::scaling::folder::{StudyFolder, read_json};
-use crate::text::{parse_bytes, parse_clock_s};
+use crate::study::plan::predict::Bounds;
+use crate::study::plan::request::{ScriptJob, script};
+use crate::study::plan::{Plan, PlanDocument, PlanRequest, check, plan, recommend};
+use crate::study::scaling::folder::read_json;
+use crate::text::{counted, parse_bytes, parse_clock_s};
 use crate::{comm, console, resources};
 
-/// Predict time and memory from a few images, and write the batch script that asks for the right amount
+/// Predict time and memory from a few images, and write a batch script that requests the right amount
 ///
-/// Reads the headers of all images and measurements on some: a pilot that it runs here, or the reports of earlier runs.
-/// Prints what each number of nodes, ranks and threads would take, with a 90 % interval, and recommends one.
+/// Reads the headers of all images. Measures some of them in a pilot on this machine, or reads the reports of earlier runs.
+/// Prints time and memory for each number of nodes, ranks and threads, with a 90 % interval, and recommends one.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("check")))]
 #[command(mut_arg("inputs", |arg| arg.required_unless_present("check")))]
@@ -49,11 +43,11 @@ pub(super) struct PlanArgs {
     )]
     output: PathBuf,
 
-    /// Name the results, as niimpi smooth does
+    /// Name the results as niimpi smooth does
     #[arg(long, value_name = "TEMPLATE")]
     name: Option<NameTemplate>,
 
-    /// Plan for N images: the first N, or more of the same mixture [default: those that there are]
+    /// Plan for N images: the first N, or more of the same mixture [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     images: Option<usize>,
 
@@ -65,15 +59,15 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "from", help_heading = "Measurements")]
     pilot: Option<usize>,
 
-    /// The mpirun for the pilot [default: the one on the PATH that belongs to this program's MPI]
+    /// mpirun for the pilot [default: the one on the PATH that belongs to this program's MPI]
     #[arg(long, value_name = "PROGRAM", help_heading = "Measurements")]
     mpirun: Option<PathBuf>,
 
-    /// Numbers of nodes: 4, 1,2,4 or 1-8
-    #[arg(long, value_name = "N,…|N-M", default_value = "1", value_parser = parse_numbers, help_heading = "Cluster")]
-    nodes: Numbers,
+    /// Numbers of nodes: 4, 1,2,4 or 1-8 [default: 1, or as many as --ranks need]
+    #[arg(long, value_name = "N,…|N-M", value_parser = parse_numbers, help_heading = "Cluster")]
+    nodes: Option<Numbers>,
 
-    /// Numbers of ranks, on all nodes together [default: 1, 2, 4, … to a node]
+    /// Numbers of ranks, on all nodes together [default: 1, 2, 4, … per node]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive, help_heading = "Cluster")]
     ranks: Vec<usize>,
 
@@ -81,19 +75,19 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive, help_heading = "Cluster")]
     threads: Vec<usize>,
 
-    /// CPUs of a node [default: the partition's where there is sinfo, else this machine's]
+    /// CPUs of a node [default: the partition's by sinfo, else this machine's]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Cluster")]
     cpus_per_node: Option<usize>,
 
-    /// Memory of a node, such as 180G [default: the partition's where there is sinfo]
+    /// Memory of a node, such as 180G [default: the partition's by sinfo]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Cluster")]
     mem_per_node: Option<u64>,
 
-    /// The longest that the job may take: [DAYS-]HH:MM:SS [default: the partition's where there is sinfo]
+    /// Time limit of the job: [DAYS-]HH:MM:SS [default: the partition's by sinfo]
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Cluster")]
     max_time: Option<f64>,
 
-    /// The job's partition; its limits are taken from sinfo
+    /// The job's partition; sinfo gives its limits
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     partition: Option<String>,
 
@@ -101,7 +95,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "TYPE", help_heading = "Cluster")]
     srun_mpi: Option<String>,
 
-    /// Write a script for sbatch; the plan goes beside it (FILE.plan.json), the job's report too (FILE.report.json)
+    /// Write a script for sbatch, and the plan next to it (FILE.plan.json); the job's report will be FILE.report.json
     #[arg(long, value_name = "FILE.sbatch", help_heading = "Results")]
     write: Option<PathBuf>,
 
@@ -109,21 +103,14 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     json: Option<PathBuf>,
 
-    /// Play the list with 1 to 4,096 ranks, and plot speed-up, imbalance and throughput into DIR
-    #[arg(
-        long,
-        value_name = "DIR",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "niimpi-simulation",
-        help_heading = "Results"
-    )]
-    simulate: Option<PathBuf>,
+    /// Write the table of all layouts as CSV
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    csv: Option<PathBuf>,
 
-    /// Compare a run with its plan and its request: what was predicted, asked for and used
+    /// Compare what a run used with its plan and its request
     ///
-    /// The plan is REPORT's own name with .plan.json in place of .report.json, unless --plan names another. Ends with exit
-    /// code 1 when the run went beyond what was asked for.
+    /// The plan is REPORT with .plan.json in place of .report.json, unless --plan names another. The exit code is 1 when the
+    /// run exceeded its request.
     #[arg(long, value_name = "REPORT.json", help_heading = "Results")]
     check: Option<PathBuf>,
 
@@ -136,7 +123,7 @@ pub(super) struct PlanArgs {
     )]
     plan: Option<PathBuf>,
 
-    /// Tell of errors only
+    /// Report errors only
     #[arg(short, long)]
     quiet: bool,
 
@@ -170,24 +157,21 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn parse_time(text: &str) -> Result<f64, String> {
-    let say = || "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned();
     let seconds = if text.contains(':') || text.contains('-') {
-        parse_clock_s(text).ok_or_else(say)?
+        parse_clock_s(text)
     } else {
-        text.parse::<f64>().map_err(|_| say())? * 60.0
+        text.parse::<f64>().ok().map(|minutes| minutes * 60.0)
     };
-    if seconds > 0.0 {
-        Ok(seconds)
-    } else {
-        Err(say())
-    }
+    seconds
+        .filter(|&seconds| seconds > 0.0)
+        .ok_or_else(|| "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned())
 }
 
-/// Plans, or checks a run. Exit code 0; 1 when a checked run went beyond its request; 2 when there is no plan.
+/// Plans, or checks a run. Exit code 0; 1 when a checked run exceeded its request; 2 when there is no plan.
 pub(super) fn run(args: &PlanArgs) -> u8 {
     let done = match &args.check {
         Some(report) => check_run(report, args.plan.as_deref()),
-        None => plan(args).map(|()| EXIT_DONE),
+        None => make_plan(args).map(|()| EXIT_DONE),
     };
     done.unwrap_or_else(|message| {
         console::error(message);
@@ -196,18 +180,17 @@ pub(super) fn run(args: &PlanArgs) -> u8 {
 }
 
 fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
-    let report: Report = read_json(path)?;
-    let beside = sibling(path, ".report.json", ".plan.json");
-    let plan: Option<PlanDocument> = match (plan, beside) {
-        (Some(plan), _) => Some(read_json(plan)?),
-        (None, Some(beside)) if beside.is_file() => Some(read_json(&beside)?),
-        _ => None,
+    let report = report::read(path).map_err(|error| error.to_string())?;
+    let beside = sibling(path, ".report.json", ".plan.json").filter(|beside| beside.is_file());
+    let plan: Option<PlanDocument> = match plan.or(beside.as_deref()) {
+        Some(plan) => Some(read_json(plan)?),
+        None => None,
     };
     let accounting = match &report.launch.slurm {
         None => None,
         Some(job) => Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
             console::note(format!(
-                "what Slurm knows of job {} is left out: {error}",
+                "checking without Slurm's accounting of job {}: {error}",
                 job.job_id
             ));
             None
@@ -233,152 +216,72 @@ fn sibling(path: &Path, end: &str, other: &str) -> Option<PathBuf> {
     Some(path.with_file_name(format!("{}{other}", name.strip_suffix(end)?)))
 }
 
-fn plan(args: &PlanArgs) -> Result<(), String> {
+fn make_plan(args: &PlanArgs) -> Result<(), String> {
     let limits = partition_limits(args)?;
-    let job = args.smoothing.job();
-    let request = args.inputs.request(args.output.clone(), args.name.clone());
-    let listed = listed::look(&request, &job, args.images)?;
-    let options = args.smoothing.words();
-    let wanted = Wanted {
-        filter: job.describe(),
-        compression: job.compression.to_string(),
-        sync: job.sync,
+    let request = PlanRequest {
+        list: args.inputs.request(args.output.clone(), args.name.clone()),
+        images: args.images,
+        job: args.smoothing.job(),
+        options: args.smoothing.words(),
+        strategy: args.smoothing.strategy,
+        from: args.from.clone(),
+        pilot: args.pilot.unwrap_or(20),
+        mpirun: args.mpirun.clone(),
+        bounds: Bounds {
+            nodes: args
+                .nodes
+                .as_ref()
+                .map_or(Vec::new(), |nodes| nodes.0.clone()),
+            ranks: args.ranks.clone(),
+            threads: args.threads.clone(),
+            cpus_per_node: args
+                .cpus_per_node
+                .or(limits.as_ref().map(|limits| limits.cpus_per_node))
+                .unwrap_or_else(resources::available_cpus),
+            mem_per_node_bytes: args
+                .mem_per_node
+                .or(limits.as_ref().map(|limits| limits.mem_per_node_bytes)),
+            max_time_s: args
+                .max_time
+                .or(limits.as_ref().and_then(|limits| limits.time_s)),
+        },
+        for_srun: limits.is_some() || args.write.is_some(),
+        limits,
+        partition: args.partition.clone(),
+        quiet: args.quiet,
     };
-    let Pilot {
-        sources,
-        notes: notes_of_pilot,
-    } = if args.from.is_empty() {
-        run_pilot(args, &options, &listed)?
-    } else {
-        Pilot {
-            sources: read_sources(&args.from)?,
-            notes: Vec::new(),
-        }
-    };
-    let measured = measured::gather(&sources, &wanted)?;
-    let model = Model::fit(&measured)?;
-    let root = root_work::measure(
-        listed.planned.len(),
-        listed.name_bytes,
-        listed.list_s,
-        listed.look_s,
-    );
-    let memory = MemoryModel::fit(&measured.runs, root.bytes, listed.planned.len());
-    let strategy = args.smoothing.strategy;
-    let predictor = Predictor::new(
-        &listed,
-        &model,
-        &memory,
-        &root,
-        strategy,
-        job.filter_s_per_voxel(),
-    )?;
-    let bounds = bounds(args, limits.as_ref());
-    let largest_bytes = listed.largest_bytes();
-    let partition = args.partition.as_deref();
-    let mut predictions: Vec<Prediction> = bounds
-        .settings()
-        .into_iter()
-        .map(|setting| {
-            let mut prediction = predictor.predict(setting, bounds.cpus_per_node);
-            let asked = request::request(&prediction, largest_bytes, partition);
-            prediction.beyond = bounds
-                .judge(&prediction)
-                .or_else(|| limits.as_ref().and_then(|limits| limits.refuses(&asked)));
-            prediction
-        })
-        .collect();
-    let chosen = recommend::mark(&mut predictions)?;
-    let asked = request::request(&predictions[chosen], largest_bytes, partition);
-    let mut notes = measured.notes.clone();
-    notes.extend(notes_of_pilot);
-    if memory.is_beyond(predictions[chosen].setting.threads, largest_bytes) {
-        notes.push(
-            "the largest images were not measured: their memory is extended from smaller ones"
-                .to_owned(),
-        );
-    }
-    let mut text = format!(
-        "{} images planned for, {} measured {} times in {} runs on {} (runs differ by {:.0} %)\n{}\n{}",
-        listed.planned.len(),
-        measured.distinct_images,
-        measured.images.len(),
-        measured.runs.len(),
-        measured.hosts.join(", "),
-        model.run_spread() * 100.0,
-        recommend::table(&predictions),
-        recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
-    );
-    for note in &notes {
-        let _ = writeln!(text, "Note: {note}.");
-    }
-    let _ = writeln!(text, "Ask for: {}", in_words(&asked));
-    if let Some(folder) = &args.simulate {
-        let threads = predictions[chosen].setting.threads;
-        let images = listed.planned.len();
-        let root_s = |ranks| root.setup_s(images, ranks, threads) + root.finish_s(images);
-        let steps = simulate::run(&predictor, threads, bounds.cpus_per_node, root_s);
-        text.push_str(&simulate::write(folder, &steps, predictor.ceiling())?);
-        let _ = writeln!(text, "Plots are in {}", folder.display());
-    }
-    let mut document = PlanDocument {
-        schema: SCHEMA.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        images: listed.planned.len(),
-        dominated_by: predictor.dominated_by().to_owned(),
-        shares: predictor.shares(),
-        measured_on: measured.hosts.clone(),
-        ceiling_images_per_s: predictor.ceiling().0,
-        configurations: predictions.clone(),
-        request: asked.clone(),
-        report: None,
-        notes,
-    };
+    let mut made = plan(&request)?;
     if let Some(path) = &args.write {
-        let setting = &predictions[chosen];
-        text.push_str(&write_script(
-            args,
-            path,
-            setting,
-            &mut document,
-            &listed,
-            &options,
-        )?);
+        let written = write_script(args, path, &mut made, &request.options)?;
+        made.text.push_str(&written);
     }
     if let Some(path) = &args.json {
-        write_json(path, &document)?;
+        write_json(path, &made.document)?;
     }
-    if args.quiet { Ok(()) } else { say(&text) }
+    if let Some(path) = &args.csv {
+        let mut csv = Vec::new();
+        write_csv(&recommend::COLUMNS, &made.document.configurations, &mut csv)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        write_text(path, &String::from_utf8_lossy(&csv))?;
+    }
+    if args.quiet { Ok(()) } else { say(&made.text) }
 }
 
-fn in_words(asked: &crate::slurm::batch::Request) -> String {
-    let minutes = asked.time_min.unwrap_or(0);
-    format!(
-        "--nodes={} --ntasks-per-node={} --cpus-per-task={} --mem-per-cpu={}M --time={:02}:{:02}:00",
-        asked.nodes,
-        asked.tasks_per_node,
-        asked.cpus_per_task,
-        asked.mem_per_cpu_mib.unwrap_or(0),
-        minutes / 60,
-        minutes % 60
-    )
+fn write_text(path: &Path, text: &str) -> Result<(), String> {
+    write_whole(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
 fn write_json(path: &Path, document: &PlanDocument) -> Result<(), String> {
-    write_whole(path, |file| {
-        serde_json::to_writer_pretty(&mut *file, document)?;
-        writeln!(file)
-    })
-    .map_err(|error| format!("{}: the plan cannot be written: {error}", path.display()))
+    let text = serde_json::to_string_pretty(document).map_err(|error| error.to_string())?;
+    write_text(path, &format!("{text}\n"))
 }
 
-/// Writes the script, and the plan beside it for the check after the run; returns what to tell of it.
+/// Writes the script, and the plan beside it for the check after the run; returns what to print about it.
 fn write_script(
     args: &PlanArgs,
     path: &Path,
-    prediction: &Prediction,
-    document: &mut PlanDocument,
-    listed: &Listed,
+    made: &mut Plan,
     options: &[OsString],
 ) -> Result<String, String> {
     let absolute = |path: &Path| {
@@ -392,21 +295,21 @@ fn write_script(
     };
     if args.inputs.list.as_deref() == Some(Path::new("-")) {
         return Err(
-            "--write: a list on standard input is not there for the job; give it as a file"
-                .to_owned(),
+            "--write: the job cannot read a list on standard input; give it as a file".to_owned(),
         );
     }
+    let document = &mut made.document;
     let mut words = args.inputs.words()?;
     words.extend(options.iter().cloned());
     if let Some(name) = &args.name {
         words.extend(["--name".into(), name.to_string().into()]);
     }
     words.extend(["--output".into(), absolute(&args.output)?.into()]);
-    if document.images < listed.listed {
-        words.extend(["--limit".into(), document.images.to_string().into()]);
+    if let Some(images) = args.images.filter(|&images| images < made.listed) {
+        words.extend(["--limit".into(), images.to_string().into()]);
     }
     let report = beside(".report.json");
-    let job = request::Job {
+    let job = ScriptJob {
         program: std::env::current_exe()
             .map_err(|error| format!("this program's own file cannot be found: {error}"))?
             .into(),
@@ -418,22 +321,22 @@ fn write_script(
             .unwrap_or_else(|| mpi_type_of(comm::library().as_deref()).to_owned()),
         images: document.images,
     };
-    let text = request::script(prediction, &document.request, &job).render()?;
-    write_whole(path, |file| file.write_all(text.as_bytes()))
-        .map_err(|error| format!("--write {}: {error}", path.display()))?;
+    let chosen = document.recommended().expect("a plan recommends a layout");
+    let text = script(chosen, &document.request, &job).render()?;
+    write_text(path, &text)?;
     document.report = Some(report.display().to_string());
     write_json(&beside(".plan.json"), document)?;
     let mut text = format!(
-        "The script is {}; after the job: niimpi plan --check {}\n",
+        "The script is {}. After the job: niimpi plan --check {}\n",
         path.display(),
         report.display()
     );
-    if document.images > listed.listed {
-        let _ = writeln!(
-            text,
-            "It asks for what {} images take; {} are there now.",
-            document.images, listed.listed
-        );
+    if document.images > made.listed {
+        text.push_str(&format!(
+            "It requests what {} take; {} exist now.\n",
+            counted(document.images, "image"),
+            made.listed
+        ));
     }
     Ok(text)
 }
@@ -443,90 +346,14 @@ fn partition_limits(args: &PlanArgs) -> Result<Option<PartitionLimits>, String> 
     match PartitionLimits::of(args.partition.as_deref()) {
         Err(message) if args.partition.is_none() => {
             if !args.quiet {
-                console::note(format!("no partition's limits are known: {message}"));
+                console::note(format!(
+                    "planning without the limits of a partition: {message}"
+                ));
             }
             Ok(None)
         }
         limits => limits,
     }
-}
-
-fn bounds(args: &PlanArgs, limits: Option<&PartitionLimits>) -> Bounds {
-    Bounds {
-        nodes: args.nodes.0.clone(),
-        ranks: args.ranks.clone(),
-        threads: args.threads.clone(),
-        cpus_per_node: args
-            .cpus_per_node
-            .or(limits.map(|limits| limits.cpus_per_node))
-            .unwrap_or_else(resources::available_cpus),
-        mem_per_node_bytes: args
-            .mem_per_node
-            .or(limits.map(|limits| limits.mem_per_node_bytes)),
-        max_time_s: args.max_time.or(limits.and_then(|limits| limits.time_s)),
-    }
-}
-
-fn run_pilot(args: &PlanArgs, options: &[OsString], listed: &Listed) -> Result<Pilot, String> {
-    let images = args.pilot.unwrap_or(20);
-    if images.min(listed.found.len()) < measured::FEWEST_IMAGES {
-        return Err(format!(
-            "a pilot of {} images cannot tell how much images differ; it needs {} or more",
-            images.min(listed.found.len()),
-            measured::FEWEST_IMAGES
-        ));
-    }
-    let output = std::path::absolute(&args.output)
-        .map_err(|error| format!("{}: {error}", args.output.display()))?;
-    let beside = output.parent().unwrap_or(Path::new("/"));
-    let machine = LocalMachine::new(args.mpirun.as_deref(), false)?;
-    let stop = run::on_signals();
-    pilot::run(
-        &PilotRequest {
-            images,
-            options,
-            beside,
-            cpus: resources::available_cpus(),
-            quiet: args.quiet,
-            stop: &stop,
-        },
-        &machine,
-        listed,
-    )
-}
-
-/// Reads reports, and those of studies with what their records know.
-fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
-    let mut sources = Vec::new();
-    for path in paths {
-        if StudyFolder::is_study(path) {
-            let folder = StudyFolder::at(path);
-            let runs = folder.read_runs(&folder.read_spec()?)?;
-            sources.extend(runs.into_iter().filter_map(|run| {
-                Some(Source {
-                    name: run.record.configuration.id(),
-                    report: run.report?,
-                    wall_s: run.record.wall_s,
-                    others_cpus: run.record.others_cpus,
-                    reading_factor: 1.0,
-                })
-            }));
-        } else if path.is_dir() {
-            return Err(format!(
-                "--from {}: is a folder without a study (study.json)",
-                path.display()
-            ));
-        } else {
-            sources.push(Source {
-                name: path.display().to_string(),
-                report: read_json(path)?,
-                wall_s: None,
-                others_cpus: None,
-                reading_factor: 1.0,
-            });
-        }
-    }
-    Ok(sources)
 }
 
 #[cfg(test)]

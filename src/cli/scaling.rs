@@ -13,6 +13,7 @@ use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
 use crate::slurm::batch::mpi_type_of;
 use crate::study::scaling::folder::{SCHEMA, StudyFolder, StudySpec, Via};
 use crate::study::scaling::{self, batch, local};
+use crate::text::counted;
 use crate::{comm, console, resources};
 
 /// Measure how time and memory grow with images, ranks and threads
@@ -120,7 +121,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
         let spec = folder.read_spec()?;
         let left = batch::collect(&folder, &spec, args.keep)?;
         if left > 0 && !args.quiet {
-            console::note(format!("{left} jobs are waiting or running"));
+            console::note(format!("{} pending or running", counted(left, "job")));
         }
         return finish(&folder, left == 0, args.quiet);
     }

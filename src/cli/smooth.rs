@@ -8,7 +8,7 @@ use super::inputs::InputArgs;
 use super::smoothing::SmoothingArgs;
 use crate::comm;
 use crate::fault::Fault;
-use crate::images::NameTemplate;
+use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
@@ -42,6 +42,10 @@ pub(super) struct SmoothArgs {
     /// Do only the K-th of N shares of the list, for job arrays; 'slurm' takes both from the array task
     #[arg(long, value_name = "K/N", help_heading = "Distribution")]
     shard: Option<Shard>,
+
+    /// Process the whole list N times, for measurements; repeats go into folders of their own
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    repeat: usize,
 
     /// Do only the first N images
     #[arg(long, value_name = "N", value_parser = parse_limit, help_heading = "Distribution")]
@@ -133,7 +137,10 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
 
 fn config(args: SmoothArgs) -> Config {
     Config {
-        list: args.inputs.request(args.output, args.name),
+        list: ListRequest {
+            repeat: args.repeat,
+            ..args.inputs.request(args.output, args.name)
+        },
         limit: args.limit,
         shard: args.shard,
         existing: match (args.resume, args.overwrite) {

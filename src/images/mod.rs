@@ -51,6 +51,8 @@ pub struct ListRequest {
     pub exclude: Vec<PathPattern>,
     /// Whether links to folders outside the input are followed.
     pub follow_links: bool,
+    /// How often the whole list is processed, for measurements; 0 is once. Repeats have folders of their own.
+    pub repeat: usize,
 }
 
 /// The images of a request.
@@ -99,10 +101,32 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
         .map(|(image, index)| entry(image, index, request))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_collisions(&entries, || collision_advice(request))?;
+    let entries = repeated(entries, request);
     Ok(ImageList {
         entries,
         unreadable_folders,
     })
+}
+
+/// The whole list as often as the request repeats it. The results of each further time are below a folder of their own.
+fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEntry> {
+    let count = entries.len();
+    for repeat in 2..=request.repeat {
+        let folder = request.output.join(format!("repeat-{repeat}"));
+        for place in 0..count {
+            let first = &entries[place];
+            let below = first
+                .output
+                .strip_prefix(&request.output)
+                .unwrap_or(&first.output);
+            entries.push(ImageEntry {
+                index: entries.len() + 1,
+                input: first.input.clone(),
+                output: folder.join(below),
+            });
+        }
+    }
+    entries
 }
 
 /// The images of all arguments and of the list, in any order.

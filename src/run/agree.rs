@@ -216,13 +216,15 @@ pub(super) struct Look {
     pub(super) found: Found,
 }
 
+/// The most threads of a rank that read headers.
+pub(crate) const PROBE_THREADS: usize = 8;
+
 /// Looks at all images, each on one of the ranks. Collective; the root gets the looks, in the list's order.
 pub(super) fn look_at_images(
     comm: &impl Communicator,
     config: &Config,
     listed: &Listed,
 ) -> Option<Vec<Look>> {
-    const MOST_THREADS: usize = 8;
     let mine: Vec<(&ImageEntry, Option<&Claims>)> = listed
         .entries
         .iter()
@@ -234,7 +236,7 @@ pub(super) fn look_at_images(
     let needs_headers =
         config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let need_of: NeedOf<'_> = &|probe| cost::need(&config.job, probe);
-    let threads = resources::available_cpus().min(MOST_THREADS);
+    let threads = resources::available_cpus().min(PROBE_THREADS);
     let looks = par_map(&mine, threads, |&(entry, claim)| {
         let mut facts = probe::probe(entry, needs_headers.then_some(need_of));
         if !config.dry_run {

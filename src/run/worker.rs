@@ -113,10 +113,7 @@ thread_local! {
 }
 
 /// Threads of a worker that wait for the disk while it goes on. They hold files, no images.
-const PUBLISHERS: usize = 4;
-
-/// Results of a worker that may wait for the disk while it goes on: those that publishers hold, and as many for them to take.
-pub const RESULTS_BEHIND_A_WORKER: usize = 2 * PUBLISHERS;
+pub(crate) const PUBLISHERS: usize = 4;
 
 /// How long a worker waits after a full disk: it gets no better within milliseconds, and the root's word to stop needs time.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);

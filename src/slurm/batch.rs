@@ -128,11 +128,19 @@ fn quoted(word: &OsStr) -> Result<String, String> {
         })
 }
 
-/// Hands a script to `sbatch`; returns the job's number.
+/// What `sbatch` made of a script.
+pub(crate) enum Submission {
+    /// A job with this number.
+    Job(String),
+    /// Nothing, for this reason.
+    Refused(String),
+}
+
+/// Hands a script to `sbatch`.
 ///
 /// # Errors
-/// A sentence with what `sbatch` says.
-pub fn submit(script: &Path) -> Result<String, String> {
+/// A sentence when there is no `sbatch`, or when its output is not a job's number.
+pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
     let output = Command::new("sbatch")
         .arg("--parsable")
         .arg(script)
@@ -141,17 +149,19 @@ pub fn submit(script: &Path) -> Result<String, String> {
             format!("sbatch cannot be started: {error}; --via slurm needs a cluster with Slurm")
         })?;
     if !output.status.success() {
-        return Err(format!(
-            "sbatch refuses {}: {}",
-            script.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = said
+            .trim()
+            .lines()
+            .last()
+            .unwrap_or("sbatch fails without a reason");
+        return Ok(Submission::Refused(reason.to_owned()));
     }
     // "12" or "12;cluster"
     let text = String::from_utf8_lossy(&output.stdout);
     let id = text.trim().split(';').next().unwrap_or_default();
     if id.chars().all(|c| c.is_ascii_digit()) && !id.is_empty() {
-        Ok(id.to_owned())
+        Ok(Submission::Job(id.to_owned()))
     } else {
         Err(format!(
             "sbatch answers {:?} instead of a job's number",

@@ -8,7 +8,7 @@ const FONT: &str = "sans-serif";
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub(crate) enum Mark {
     /// Points joined by a line.
     Points,
     /// A line alone.
@@ -19,7 +19,7 @@ pub enum Mark {
 
 /// One curve of a chart.
 #[derive(Clone, Debug)]
-pub struct Series {
+pub(crate) struct Series {
     /// Its name in the legend.
     pub name: String,
     /// Its points, in the order in which they are joined.
@@ -30,7 +30,7 @@ pub struct Series {
 
 /// A chart of curves over two axes.
 #[derive(Clone, Debug)]
-pub struct Chart {
+pub(crate) struct Chart {
     /// What it shows.
     pub title: String,
     /// What the x axis counts, with its unit.
@@ -45,7 +45,7 @@ pub struct Chart {
 
 /// A bar of stacked parts.
 #[derive(Clone, Debug)]
-pub struct Bar {
+pub(crate) struct Bar {
     /// Its name below the axis.
     pub name: String,
     /// Its parts, from below, in the order of the chart's part names.
@@ -57,7 +57,7 @@ impl Chart {
     ///
     /// # Errors
     /// A sentence when there is nothing to draw or the drawing fails.
-    pub fn to_svg(&self) -> Result<String, String> {
+    pub(crate) fn to_svg(&self) -> Result<String, String> {
         let shown = |point: &&(f64, f64)| {
             point.0.is_finite()
                 && point.1.is_finite()
@@ -182,7 +182,7 @@ impl Chart {
 ///
 /// # Errors
 /// A sentence when there is no bar or the drawing fails.
-pub fn stacked_bars_svg(
+pub(crate) fn stacked_bars_svg(
     title: &str,
     y_label: &str,
     part_names: &[&str],

@@ -4,7 +4,7 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 /// Mean and spread of repeated measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// How many values.
     pub count: usize,
     /// Their mean; 0 for none.
@@ -15,7 +15,7 @@ pub struct Summary {
 
 impl Summary {
     /// Mean and spread of `values`.
-    pub fn of(values: &[f64]) -> Self {
+    pub(crate) fn of(values: &[f64]) -> Self {
         let count = values.len();
         if count == 0 {
             return Self::default();
@@ -32,7 +32,7 @@ impl Summary {
 }
 
 /// The middle value; the mean of the two middle ones for an even number. 0 for none.
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -44,7 +44,7 @@ pub fn median(values: &[f64]) -> f64 {
 
 /// How many standard errors a two-sided interval of `coverage` (such as 0.9) reaches to each side, by Student's t with
 /// `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
-pub fn student_factor(coverage: f64, degrees: usize) -> f64 {
+pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
     let degrees = degrees.max(1) as f64;
     StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |student| {
         student.inverse_cdf(0.5 + coverage / 2.0)
@@ -52,13 +52,13 @@ pub fn student_factor(coverage: f64, degrees: usize) -> f64 {
 }
 
 /// How many standard deviations above the mean of a normal distribution a part of `below` (0 to 1) of it ends.
-pub fn normal_quantile(below: f64) -> f64 {
+pub(crate) fn normal_quantile(below: f64) -> f64 {
     Normal::standard().inverse_cdf(below)
 }
 
 /// A straight line y = intercept + slope · x.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// y at x = 0.
     pub intercept: f64,
     /// How fast y grows.
@@ -67,7 +67,7 @@ pub struct Line {
 
 impl Line {
     /// y at `x`.
-    pub fn at(self, x: f64) -> f64 {
+    pub(crate) fn at(self, x: f64) -> f64 {
         self.intercept + self.slope * x
     }
 
@@ -75,7 +75,7 @@ impl Line {
     ///
     /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean: nothing is
     /// then known of the intercept, and this way the line never promises that a larger x is cheap.
-    pub fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
+    pub(crate) fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
         let weight: f64 = points.iter().map(|point| point.2).sum();
         if weight <= 0.0 {
             return Self::default();
@@ -130,7 +130,7 @@ impl Line {
 /// workers make the work slower.
 ///
 /// Source: G. Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967.
-pub fn amdahl_serial_part(speed_ups: &[(f64, f64)]) -> Option<f64> {
+pub(crate) fn amdahl_serial_part(speed_ups: &[(f64, f64)]) -> Option<f64> {
     let (mut products, mut squares) = (0.0, 0.0);
     for &(workers, speed_up) in speed_ups {
         if workers > 1.0 && speed_up > 0.0 {
@@ -143,7 +143,7 @@ pub fn amdahl_serial_part(speed_ups: &[(f64, f64)]) -> Option<f64> {
 }
 
 /// The speed-up of `workers` workers by Amdahl's law with this serial part.
-pub fn amdahl_speed_up(serial_part: f64, workers: f64) -> f64 {
+pub(crate) fn amdahl_speed_up(serial_part: f64, workers: f64) -> f64 {
     1.0 / (serial_part + (1.0 - serial_part) / workers)
 }
 

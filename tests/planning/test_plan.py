@@ -1,5 +1,6 @@
 """`niimpi plan` from end to end: pilot, reports and studies; the JSON; the script; refusals; the check."""
 
+import csv
 import errno
 import json
 import os
@@ -7,7 +8,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,8 @@ def piloted(data, tmp_path_factory):
     """A plan from a pilot, and its JSON."""
     folder = tmp_path_factory.mktemp("plan")
     words = ["--pilot", "10", "--images", "4000", "--nodes", "1-2", "--cpus-per-node", "2", "--json", "plan.json"]
-    finished = plan(data, *OPTIONS, *words, "--write", "job.sbatch", "--output", "out/smoothed", "--simulate=sim", cwd=folder)
+    words += ["--csv", "plan.csv", "--write", "job.sbatch", "--output", "out/smoothed"]
+    finished = plan(data, *OPTIONS, *words, cwd=folder)
     return folder, finished, json.loads((folder / "plan.json").read_text())
 
 
@@ -39,7 +40,7 @@ def test_the_json_has_its_form(piloted):
     _, _, document = piloted
     assert document["schema"] == "niimpi-plan/1"
     assert document["images"] == 4000
-    assert document["dominated_by"] in ("read", "filter", "write")
+    assert document["dominated_by"] in ("read", "filter", "write", "publish")
     found = [(c["nodes"], c["ranks"], c["threads"]) for c in document["configurations"]]
     assert found == [(1, 1, 1), (1, 2, 1), (2, 2, 1), (2, 4, 1)]
     for configuration in document["configurations"]:
@@ -56,7 +57,7 @@ def test_the_text_says_what_and_why(piloted):
     _, finished, document = piloted
     for words in ("Recommended:", "What dominates:", "core hours", "--mem-per-cpu=", "4000 images planned for"):
         assert words in finished.stdout, finished
-    assert "Measured on one node: what several cost the shared file system is not known" in finished.stdout
+    assert "All measurements come from one node" in finished.stdout
 
 
 def test_nothing_of_the_pilot_remains(piloted):
@@ -79,18 +80,29 @@ def test_the_script_asks_for_the_plan(piloted):
     assert request["mem_per_cpu_mib"] * request["cpus_per_task"] * 2**20 >= chosen["rss_per_rank_bytes"] * 1.2
     last = text.splitlines()[-1]
     assert last.startswith("srun --mpi=") and "--kill-on-bad-exit=1" in last and "--sigma=1" in last
-    assert "25 %" in text, "the margin is stated"
+    assert "25 %" in text, "the script names the margin"
     subprocess.run(["bash", "-n", folder / "job.sbatch"], check=True)
     assert json.loads((folder / "job.plan.json").read_text())["report"] == str(folder / "job.report.json")
 
 
-def test_the_simulation_is_drawn(piloted):
-    folder, finished, _ = piloted
-    for name in ("speed-up", "imbalance", "throughput"):
-        assert xml.parse(folder / "sim" / f"simulated-{name}.svg").getroot().tag.endswith("svg")
-    lines = (folder / "sim" / "simulation.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == [str(2**step) for step in range(13)]
-    assert "Simulated:" in finished.stdout
+def test_csv_and_table_have_every_layout(piloted):
+    folder, finished, document = piloted
+    with open(folder / "plan.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [(int(row["nodes"]), int(row["ranks"]), int(row["threads"])) for row in rows]
+    assert found == [(c["nodes"], c["ranks"], c["threads"]) for c in document["configurations"]]
+    for row, configuration in zip(rows, document["configurations"]):
+        assert float(row["time_s"]) == pytest.approx(configuration["elapsed_s"] + configuration["launch_s"])
+
+
+def test_up_to_thousands_of_ranks_are_planned(data, reports, tmp_path):
+    """Without --nodes, ranks get as many nodes as they need."""
+    ranks = [2**step for step in range(13)]
+    words = ["--images", "4000", "--cpus-per-node", "24", "--ranks", ",".join(map(str, ranks)), "--json", tmp_path / "p.json"]
+    plan(data, *OPTIONS, "--from", *reports, *words)
+    found = json.loads((tmp_path / "p.json").read_text())["configurations"]
+    assert [(c["nodes"], c["ranks"]) for c in found] == [(1 if r <= 24 else r // 16, r) for r in ranks]
+    assert found[-1]["imbalance"] > found[0]["imbalance"] == 1, "4,096 ranks have 4,000 images"
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +117,23 @@ def reports(data, tmp_path_factory):
 
 
 def test_earlier_reports_serve_as_measurements(data, reports, tmp_path):
-    finished = plan(data, *OPTIONS, "--from", *reports, "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    """The interval spans what recorded runs of half the images took, twice."""
+    recorded = []
+    for place, path in enumerate(reports):
+        report = json.loads(path.read_text())
+        slept = 0.0
+        for image in report["images"]:
+            # 10 ms for every image, as on a machine that never varies.
+            image.update(start_s=0.5 + slept, read_s=0.002, filter_s=0.004, write_s=0.004, publish_s=0.0)
+            slept += 0.01 if image["status"] == "done" else 0.0
+        report["elapsed_s"] = 0.5 + slept
+        recorded.append(tmp_path / f"{place}.json")
+        recorded[-1].write_text(json.dumps(report))
+    finished = plan(data, *OPTIONS, "--from", *recorded, "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
     assert "pilot" not in finished.stderr
-    document = json.loads((tmp_path / "p.json").read_text())
-    taken = [json.loads(path.read_text())["elapsed_s"] for path in reports]
-    predicted = document["configurations"][0]
-    # Twice the images; the machine may be busy with other things.
-    assert predicted["elapsed_low_s"] < 2.5 * max(taken) and predicted["elapsed_high_s"] > 1.2 * min(taken)
+    predicted = json.loads((tmp_path / "p.json").read_text())["configurations"][0]
+    assert predicted["elapsed_s"] == pytest.approx(0.5 + 40 * 0.01, rel=0.02)
+    assert predicted["elapsed_low_s"] < 0.9 < predicted["elapsed_high_s"]
     measured = max(json.loads(path.read_text())["totals"]["max_rss_bytes"] for path in reports)
     assert measured <= predicted["rss_per_rank_bytes"] <= measured * 1.15
 
@@ -130,25 +152,22 @@ def test_a_study_serves_as_measurements(data, tmp_path):
 
 @pytest.fixture
 def in_memory(tmp_path):
-    """A folder where files are made as fast after thousands were removed as before (benches/file_system.py)."""
+    """A folder in memory, if there is room."""
     roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 1 << 29
     below = "/dev/shm" if roomy else tmp_path
     with tempfile.TemporaryDirectory(prefix="niimpi-test-", dir=below) as folder:
         yield Path(folder)
 
 
-def planned_and_used(images, folder):
-    """What a plan by a pilot says of one rank, and the report of the run."""
-    plan(images, *OPTIONS, "--pilot", "20", "--ranks", "1", "--json", folder / "p.json", cwd=folder)
-    predicted = json.loads((folder / "p.json").read_text())["configurations"][0]
-    return predicted, smooth(images, folder / "out", "--sigma=1").report
-
-
-def test_a_mixture_of_sizes_and_types_is_planned(mixed, in_memory, tmp_path):
-    predicted, actual = planned_and_used(mixed, in_memory)
-    assert predicted["elapsed_s"] == pytest.approx(actual["elapsed_s"], rel=1.0)
-    # Memory does not depend on the disk.
-    for predicted, actual in [(predicted, actual), planned_and_used(mixed, tmp_path)]:
+@pytest.mark.parametrize("nan", ["propagate", "ignore"])
+def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan):
+    """Time is compared by `make validate-plan`, on a machine that does nothing else. Memory does not depend on the machine."""
+    options = [*OPTIONS, "--nan", nan]
+    plan(mixed, *options, "--pilot", "20", "--ranks", RANKS, "--json", tmp_path / "p.json", cwd=tmp_path)
+    for predicted in json.loads((tmp_path / "p.json").read_text())["configurations"]:
+        ranks = predicted["ranks"] if HAS_RANKS else None
+        out = tmp_path / f"out_{predicted['ranks']}"
+        actual = smooth(mixed, out, "--sigma=1", "--nan", nan, ranks=ranks).report
         rss = actual["totals"]["max_rss_bytes"]
         assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
 
@@ -173,8 +192,8 @@ def test_what_rank_0_holds_of_a_long_list_is_planned(in_memory):
         assert 0.2 * rss < predicted["list_bytes"] < 0.6 * rss
 
 
-def test_a_pilot_goes_through_its_images_by_any_path(data, tmp_path):
-    """Small images are smoothed again and again under names of their own; where they and the results are must not matter."""
+def test_a_pilot_repeats_its_images_wherever_they_are(data, tmp_path):
+    """Small images are processed again and again, so that a run lasts."""
     work = tmp_path / "work" / "deeper"
     work.mkdir(parents=True)
     (tmp_path / "linked").symlink_to(data)
@@ -182,32 +201,31 @@ def test_a_pilot_goes_through_its_images_by_any_path(data, tmp_path):
         finished = plan(images, *OPTIONS, "--pilot", "8", "--ranks", RANKS, "--cpus-per-node", "2", "--output", output, cwd=work)
         measured = re.search(r"(\d+) measured (\d+) times in (\d+) runs", finished.stdout)
         distinct, times, runs = map(int, measured.groups())
-        assert distinct == 8
-        # For many rounds: what they take is milliseconds.
-        assert times > 20 * distinct * runs
+        assert distinct == 8 and times > distinct * runs
 
 
-def test_a_pilot_says_that_there_can_be_no_links(data, faulty, tmp_path):
-    env = faulty(f"symlink:{errno.EPERM}:0:.niimpi-pilot-")
-    words = ["--pilot", "8", "--ranks", "1", "--cpus-per-node", "1", "--json", tmp_path / "p.json"]
-    finished = plan(data, *OPTIONS, *words, cwd=tmp_path, env=env)
-    said = "no more than 1 times, which is short and tells little, since no more symbolic links could be made"
-    assert said in finished.stdout and "Operation not permitted" in finished.stdout, finished
-    assert any(said in note for note in json.loads((tmp_path / "p.json").read_text())["notes"])
+def test_a_damaged_image_of_a_rare_kind_does_not_prevent_the_plan(data, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(data, images)
+    synth(tmp_path / "rare", 1, "40,44,40", "float32")
+    whole = next((tmp_path / "rare").glob("*.nii.gz")).read_bytes()
+    (images / "rare.nii.gz").write_bytes(whole[: len(whole) // 2])
+    finished = plan(images, *OPTIONS, "--pilot", "20", "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    assert "rare.nii.gz failed when it was measured" in finished.stdout, finished
+    assert "1 of the images are float32; all of that kind that were measured failed" in finished.stdout, finished
+    assert json.loads((tmp_path / "p.json").read_text())["images"] == 40
 
 
-def test_a_pilot_counts_each_image_once_wherever_it_lies(tmp_path):
-    """Subjects in folders of their own, whose numbers are not padded, with the same names in them."""
-    for number in range(1, 13):
-        synth(tmp_path / f"data/sub-{number}", 1, "20,20,20", seed=number)
-    finished = plan(tmp_path / "data", *OPTIONS, "--pilot", "12", "--ranks", "1", "--cpus-per-node", "1", cwd=tmp_path)
-    assert re.search(r"\b12 measured \d+ times", finished.stdout), finished
+@pytest.mark.ranks
+def test_without_mpirun_a_pilot_says_that_it_ran_one_rank(data, tmp_path):
+    finished = plan(data, *OPTIONS, "--pilot", "8", cwd=tmp_path, env={"PATH": "/nowhere"})
+    assert "the pilot ran one rank only" in finished.stdout and "MPI_Init" not in finished.stderr, finished
 
 
 def test_a_pilot_without_room_is_refused(data, faulty, tmp_path):
     env = faulty(f"write:{errno.ENOSPC}:0:/out/.niimpi-")
     finished = plan(data, *OPTIONS, "--pilot", "30", "--ranks", "1", "--cpus-per-node", "1", cwd=tmp_path, env=env, expect=2)
-    assert re.search(r"made 0 of 30 results \(.*the disk is full", finished.stderr), finished
+    assert re.search(r"wrote 0 of 30 results \(.*the disk is full", finished.stderr), finished
 
 
 def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
@@ -219,13 +237,18 @@ def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
         (broken / f"b_{place}.nii").write_bytes(b"no image")
     failed = smooth(broken, tmp_path / "failed", "--sigma=1", expect=1).report_path
     elsewhere = json.loads(reports[0].read_text())
-    elsewhere["launch"]["nodes"] = ["othermachine"]
+    for rank in elsewhere["ranks"]:
+        rank["cpu_model"] = "another CPU"
     (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
+    old = json.loads(reports[0].read_text())
+    old["schema"] = "niimpi-report/1"
+    (tmp_path / "old.json").write_text(json.dumps(old))
     for sources, words in [
-        ([one], "1 measured image cannot tell"),
-        ([other], "measured with another filter"),
-        ([failed], "all 6 images of the measurements failed"),
-        ([reports[0], tmp_path / "elsewhere.json"], "machines of different kinds"),
+        ([one], "1 measured image cannot show"),
+        ([other], "measured with other options"),
+        ([failed], "all 6 measured images failed"),
+        ([reports[0], tmp_path / "elsewhere.json"], "machines with different CPUs"),
+        ([reports[0], tmp_path / "old.json"], "of different versions"),
         ([tmp_path], "a folder without a study"),
     ]:
         finished = plan(data, *OPTIONS, "--from", *sources, expect=2)
@@ -234,7 +257,7 @@ def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
     assert "--no-sync" in unsynced.stderr
     # 8-bit measurements say nothing of 16-bit images.
     kinds = plan(mixed, *OPTIONS, "--from", *reports, expect=2)
-    assert "int16" in kinds.stderr and "none was measured" in kinds.stderr
+    assert "int16" in kinds.stderr and "none of that kind was measured" in kinds.stderr
     few = plan(data, *OPTIONS, "--pilot", "2", expect=2)
     assert "needs 5 or more" in few.stderr
 
@@ -251,11 +274,11 @@ def test_a_single_report_gives_a_wide_interval(data, reports, tmp_path):
 def test_what_goes_beyond_the_limits_is_refused(data, reports):
     for limit, words in [
         (["--max-time", "00:00:01", "--images", "100000"], "--max-time"),
-        (["--mem-per-node", "5M"], "MiB a node"),
-        (["--ranks", "64", "--cpus-per-node", "2"], "no ranks fit"),
+        (["--mem-per-node", "5M"], "MiB per node"),
+        (["--ranks", "64", "--nodes", "1", "--cpus-per-node", "2"], "64 ranks × 1 thread do not fit"),
     ]:
         finished = plan(data, *OPTIONS, "--from", *reports, *limit, expect=2)
-        assert "no setting is possible" in finished.stderr and words in finished.stderr, finished
+        assert "no layout is possible" in finished.stderr and words in finished.stderr, finished
 
 
 def test_a_run_is_checked_against_its_plan(data, tmp_path):
@@ -274,4 +297,4 @@ def test_a_run_is_checked_against_its_plan(data, tmp_path):
     report["elapsed_s"] = 1e6
     (tmp_path / "job.report.json").write_text(json.dumps(report))
     late = plan("--check", tmp_path / "job.report.json", expect=1)
-    assert "The time went beyond the request." in late.stdout
+    assert "The time exceeded the request." in late.stdout

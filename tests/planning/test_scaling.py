@@ -50,7 +50,7 @@ def test_every_configuration_is_a_row(study):
         assert (row["state"], row["repeats"], row["jobID"]) == ("COMPLETED", "2", "local")
     for title in ("Serial", "Multi-threaded"):
         assert title in finished.stdout
-    assert re.search(r"run 1 of \d+: 1 images, 1 ranks × 1 threads, repeat 1; time left unknown", finished.stderr)
+    assert re.search(r"run 1 of \d+: 1 image, 1 rank × 1 thread, repeat 1; time left unknown", finished.stderr)
     assert re.search(r"about \S+ left", finished.stderr)
 
 
@@ -203,6 +203,30 @@ def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
         while alive() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not alive()
+
+
+def test_jobs_that_slurm_refuses_are_rows_and_are_submitted_again(data, tmp_path):
+    """The study neither ends at the first refusal nor forgets the configuration."""
+    study, tools = tmp_path / "study", tmp_path / "bin"
+    tools.mkdir()
+    sbatch = tools / "sbatch"
+
+    def fake(script):
+        sbatch.write_text("#!/bin/sh\n" + script)
+        sbatch.chmod(0o755)
+
+    env = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    words = ["scaling", data, "--output", study, "--sizes", "1,2", "--ranks", "1", "--threads", "1", "--repeat", "1"]
+    words = [str(word) for word in [*words, "--via", "slurm", *OPTIONS]]
+    reason = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
+    fake(f"echo '{reason}' >&2; exit 1\n")
+    refused = run(words, env=env)
+    assert refused.code == 1 and refused.stderr.count(reason) == 2, refused
+    assert [(row["state"], row["message"]) for row in rows(study / "serial.csv")] == [("FAILED", reason)] * 2
+    assert reason in (study / "tables.md").read_text()
+    fake("echo 12\n")
+    again = run([*words, "--no-wait"], env=env)
+    assert again.code == 0 and again.stderr.count("job 12:") == 2, again
 
 
 def test_mistakes_are_said(data, tmp_path):

@@ -1,42 +1,40 @@
-//! The check: what was predicted and asked for against what a run has used, and the request that would have fitted.
+//! The check: what was predicted and requested against what a run used, and the request that would have fitted.
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::document::PlanDocument;
-use super::request::{MEMORY_MARGIN, TIME_MARGIN};
-use crate::report::Report;
+use super::PlanDocument;
+use super::predict::Prediction;
+use super::request::{MEMORY_MARGIN, TIME_MARGIN, in_words};
+use crate::report::{Report, State};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::Request;
 use crate::text::duration;
 
-/// What a run has used.
+/// What a run used.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Used {
-    /// From start to end: by accounting where it is known, else by the report.
-    pub elapsed_s: f64,
+struct Used {
+    /// From start to end: by accounting where it is known, else by the report, which does not know of launching.
+    elapsed_s: f64,
     /// The most that one rank held.
-    pub rss_bytes: u64,
-    /// CPU seconds.
-    pub cpu_s: f64,
+    rss_bytes: u64,
+    cpu_s: f64,
     /// CPUs that the run had.
-    pub cpus: usize,
-    /// How it ended.
-    pub state: String,
+    cpus: usize,
+    state: String,
 }
 
 impl Used {
-    /// By the report, and by Slurm's accounting where that knows more.
-    pub fn of(report: &Report, accounting: Option<&Accounting>) -> Self {
-        let threads = report.launch.threads_per_rank.max(1);
+    fn of(report: &Report, accounting: Option<&Accounting>) -> Self {
+        let (totals, launch) = (&report.totals, &report.launch);
         let by_report = Self {
             elapsed_s: report.elapsed_s,
-            rss_bytes: report.totals.max_rss_bytes,
-            cpu_s: report.totals.cpu_s,
-            cpus: report.launch.ranks * threads,
+            rss_bytes: totals.max_rss_bytes,
+            cpu_s: totals.cpu_s,
+            cpus: launch.ranks * launch.threads_per_rank.max(1),
             state: match report.state {
-                crate::report::State::Completed => "COMPLETED",
-                crate::report::State::Failed => "FAILED (some images)",
-                crate::report::State::Interrupted => "interrupted",
+                State::Completed => "COMPLETED",
+                State::Failed => "FAILED (some images)",
+                State::Interrupted => "interrupted",
             }
             .to_owned(),
         };
@@ -53,97 +51,165 @@ impl Used {
     }
 }
 
+/// What was requested: by accounting where it is known, else by the plan.
+#[derive(Clone, Copy, Debug, Default)]
+struct Requested {
+    time_s: Option<f64>,
+    rank_bytes: Option<u64>,
+}
+
+impl Requested {
+    fn of(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Self {
+        let ranks = report.launch.ranks.max(1) as u64;
+        let planned = plan.map(|plan| &plan.request);
+        let planned_bytes = planned.and_then(|request| {
+            Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20)
+        });
+        let asked_bytes = accounting
+            .and_then(|job| job.requested_mem_bytes)
+            .map(|bytes| bytes / ranks);
+        let planned_s = planned.and_then(|request| Some(request.time_min? as f64 * 60.0));
+        Self {
+            time_s: accounting.and_then(|job| job.time_limit_s).or(planned_s),
+            rank_bytes: asked_bytes.or(planned_bytes),
+        }
+    }
+}
+
 /// The check's findings.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Check {
-    /// As text.
+pub(crate) struct Check {
     pub text: String,
-    /// Whether everything used lies inside the request.
+    /// Whether everything used lies within the request.
     pub inside: bool,
 }
 
-/// Compares. `plan` is the one that the run was made by, if there is one; `asked` what the job asked for by other ways.
-pub fn check(
+/// Compares a run with the plan that it was made by, if there is one, and with what the job requested.
+pub(crate) fn check(
     report: &Report,
     plan: Option<&PlanDocument>,
     accounting: Option<&Accounting>,
 ) -> Check {
     let used = Used::of(report, accounting);
-    let prediction = plan.and_then(|plan| {
-        let launch = &report.launch;
-        plan.configurations
-            .iter()
-            .find(|p| {
-                (p.setting.nodes, p.setting.ranks, p.setting.threads)
-                    == (launch.nodes.len(), launch.ranks, launch.threads_per_rank)
-            })
-            .or_else(|| plan.recommended())
-    });
-    let ranks = report.launch.ranks.max(1);
-    let asked_time_s = accounting
-        .and_then(|job| job.time_limit_s)
-        .or_else(|| plan.and_then(|plan| Some(plan.request.time_min? as f64 * 60.0)));
-    let asked_rank_bytes = accounting
-        .and_then(|job| job.requested_mem_bytes)
-        .map(|bytes| bytes / ranks as u64)
-        .or_else(|| {
-            let request = &plan?.request;
-            Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20)
-        });
-    let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
-    let part = |used: f64, of: f64| format!("{:.0} %", 100.0 * used / of);
+    let requested = Requested::of(report, plan, accounting);
+    let prediction = plan.and_then(|plan| prediction_for(report, plan));
+    let time_inside = requested
+        .time_s
+        .is_none_or(|limit_s| used.elapsed_s <= limit_s);
+    let memory_inside = requested
+        .rank_bytes
+        .is_none_or(|limit| used.rss_bytes <= limit);
+    let verdict = match (
+        requested.time_s.is_some() || requested.rank_bytes.is_some(),
+        time_inside,
+        memory_inside,
+    ) {
+        (false, ..) => "The request is unknown.",
+        (true, true, true) => "Time and memory are inside the request.",
+        (true, false, true) => "The time exceeded the request.",
+        (true, true, false) => "The memory exceeded the request.",
+        (true, false, false) => "Time and memory exceeded the request.",
+    };
+    let totals = &report.totals;
+    let job = report
+        .launch
+        .slurm
+        .as_ref()
+        .map_or(String::new(), |job| format!(", job {}", job.job_id));
+    Check {
+        text: format!(
+            "{}\n{} of {} images done, state {}{job}\n{verdict}\nA request that would have fitted: {}\n",
+            table(&used, &requested, prediction, accounting.is_some()),
+            totals.done,
+            totals.images,
+            used.state,
+            in_words(&fitting_request(report, &used)),
+        ),
+        inside: time_inside && memory_inside,
+    }
+}
+
+/// The plan's prediction for the run's layout, or for the recommended one.
+fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Prediction> {
+    let launch = &report.launch;
+    let run = (launch.nodes.len(), launch.ranks, launch.threads_per_rank);
+    let is_runs = |p: &&Prediction| (p.layout.nodes, p.layout.ranks, p.layout.threads) == run;
+    plan.configurations
+        .iter()
+        .find(is_runs)
+        .or_else(|| plan.recommended())
+}
+
+/// What was predicted, requested and used; `with_launch`: whether the time used includes launching.
+fn table(
+    used: &Used,
+    requested: &Requested,
+    prediction: Option<&Prediction>,
+    with_launch: bool,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
     table.set_header([
         "",
         "predicted",
         "90 % interval",
-        "asked for",
+        "requested",
         "used",
-        "used of asked",
-        "used of predicted",
+        "of requested",
+        "of predicted",
     ]);
-    let dash = || "-".to_owned();
-    table.add_row([
-        "time".to_owned(),
-        prediction.map_or_else(dash, |p| duration(p.elapsed_s + p.launch_s)),
-        prediction.map_or_else(dash, |p| {
-            format!(
-                "{} to {}",
-                duration(p.elapsed_low_s + p.launch_s),
-                duration(p.elapsed_high_s + p.launch_s)
-            )
+    let shown =
+        |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
+    let part = |of: Option<f64>, used: f64| shown(of, &|of| format!("{:.0} %", 100.0 * used / of));
+    let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
+    let mut row =
+        |name: &str, predicted, interval, requested, used: f64, show: &dyn Fn(f64) -> String| {
+            let figures = [
+                shown(predicted, show),
+                interval,
+                shown(requested, show),
+                show(used),
+            ];
+            let parts = [part(requested, used), part(predicted, used)];
+            table.add_row([name.to_owned()].into_iter().chain(figures).chain(parts));
+        };
+    let time = prediction.map(|p| {
+        if with_launch {
+            p.job_s()
+        } else {
+            [p.elapsed_s, p.elapsed_low_s, p.elapsed_high_s]
+        }
+    });
+    row(
+        if with_launch {
+            "time"
+        } else {
+            "time without launching"
+        },
+        time.map(|[expected, ..]| expected),
+        time.map_or("-".to_owned(), |[_, low, high]| {
+            format!("{} to {}", duration(low), duration(high))
         }),
-        asked_time_s.map_or_else(dash, duration),
-        duration(used.elapsed_s),
-        asked_time_s.map_or_else(dash, |asked| part(used.elapsed_s, asked)),
-        prediction.map_or_else(dash, |p| part(used.elapsed_s, p.elapsed_s + p.launch_s)),
-    ]);
-    table.add_row([
-        "memory of a rank".to_owned(),
-        prediction.map_or_else(dash, |p| mib(p.rss_per_rank_bytes as f64)),
-        dash(),
-        asked_rank_bytes.map_or_else(dash, |bytes| mib(bytes as f64)),
-        mib(used.rss_bytes as f64),
-        asked_rank_bytes.map_or_else(dash, |asked| part(used.rss_bytes as f64, asked as f64)),
-        prediction.map_or_else(dash, |p| {
-            part(used.rss_bytes as f64, p.rss_per_rank_bytes as f64)
-        }),
-    ]);
-    let busy = used.cpu_s / used.elapsed_s.max(1e-9);
-    table.add_row([
-        "CPUs".to_owned(),
-        prediction.map_or_else(dash, |p| {
-            format!("{:.1}", p.efficiency * p.setting.workers() as f64)
-        }),
-        dash(),
-        used.cpus.to_string(),
-        format!("{busy:.1}"),
-        part(busy, used.cpus as f64),
-        prediction.map_or_else(dash, |p| {
-            part(busy, p.efficiency * p.setting.workers() as f64)
-        }),
-    ]);
+        requested.time_s,
+        used.elapsed_s,
+        &duration,
+    );
+    row(
+        "memory of a rank",
+        prediction.map(|p| p.rss_per_rank_bytes as f64),
+        "-".to_owned(),
+        requested.rank_bytes.map(|bytes| bytes as f64),
+        used.rss_bytes as f64,
+        &mib,
+    );
+    row(
+        "busy CPUs",
+        prediction.map(|p| p.efficiency * p.layout.workers() as f64),
+        "-".to_owned(),
+        Some(used.cpus as f64),
+        used.cpu_s / used.elapsed_s.max(1e-9),
+        &|cpus| format!("{cpus:.1}"),
+    );
     for (place, column) in table.column_iter_mut().enumerate() {
         column.set_cell_alignment(if place == 0 {
             CellAlignment::Left
@@ -151,44 +217,7 @@ pub fn check(
             CellAlignment::Right
         });
     }
-    let time_inside = asked_time_s.is_none_or(|asked| used.elapsed_s <= asked);
-    let memory_inside = asked_rank_bytes.is_none_or(|asked| used.rss_bytes <= asked);
-    let inside = time_inside && memory_inside;
-    let fitting = fitting_request(report, &used);
-    let mut text = format!("{table}\n");
-    let id = report
-        .launch
-        .slurm
-        .as_ref()
-        .map_or(String::new(), |job| format!(", job {}", job.job_id));
-    text.push_str(&format!(
-        "{} of {} images done, state {}{id}\n",
-        report.totals.done, report.totals.images, used.state
-    ));
-    text.push_str(
-        match (
-            asked_time_s.is_some() || asked_rank_bytes.is_some(),
-            time_inside,
-            memory_inside,
-        ) {
-            (false, ..) => "Nothing is known of what was asked for.\n",
-            (true, true, true) => "Time and memory are inside the request.\n",
-            (true, false, true) => "The time went beyond the request.\n",
-            (true, true, false) => "The memory went beyond the request.\n",
-            (true, false, false) => "Time and memory went beyond the request.\n",
-        },
-    );
-    text.push_str(&format!(
-        "A request that would have fitted: --nodes={} --ntasks-per-node={} --cpus-per-task={} --mem-per-cpu={}M \
-         --time={:02}:{:02}:00\n",
-        fitting.nodes,
-        fitting.tasks_per_node,
-        fitting.cpus_per_task,
-        fitting.mem_per_cpu_mib.unwrap_or(0),
-        fitting.time_min.unwrap_or(0) / 60,
-        fitting.time_min.unwrap_or(0) % 60
-    ));
-    Check { text, inside }
+    table.to_string()
 }
 
 /// What would have held the run with the plan's own margins.
@@ -208,6 +237,9 @@ fn fitting_request(report: &Report, used: &Used) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use super::super::measured::tests::Machine;
+    use super::super::predict::tests::{layout, predictions};
+    use super::super::tests::document;
     use super::*;
 
     fn accounting() -> Accounting {
@@ -226,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_is_held_against_what_was_asked() {
+    fn what_was_used_is_compared_with_the_request() {
         let report = crate::report::sample::report();
         let found = check(&report, None, Some(&accounting()));
         assert!(found.inside, "{}", found.text);
@@ -244,26 +276,42 @@ mod tests {
         };
         let found = check(&report, None, Some(&tight));
         assert!(
-            !found.inside && found.text.contains("Time and memory went beyond"),
+            !found.inside && found.text.contains("Time and memory exceeded"),
             "{}",
             found.text
         );
     }
 
     #[test]
-    fn without_slurm_the_report_speaks() {
+    fn without_slurm_the_report_counts() {
         let found = check(&crate::report::sample::report(), None, None);
+        for words in ["The request is unknown", "12.0 s", "2 of 4 images done"] {
+            assert!(found.text.contains(words), "{words}\n{}", found.text);
+        }
+    }
+
+    #[test]
+    fn the_prediction_is_the_figure_that_the_plan_showed() {
+        let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 1, 1)]).remove(0);
+        (
+            prediction.elapsed_s,
+            prediction.launch_s,
+            prediction.recommended,
+        ) = (4.0, 0.6, true);
+        let plan = document(vec![prediction]);
+        let report = crate::report::sample::report();
+        let by_slurm = check(&report, Some(&plan), Some(&accounting()));
         assert!(
-            found
-                .text
-                .contains("Nothing is known of what was asked for"),
-            "{}",
-            found.text
+            by_slurm.text.contains(" 4.6 s "),
+            "as in the plan's table: {}",
+            by_slurm.text
         );
+        let by_report = check(&report, Some(&plan), None);
         assert!(
-            found.text.contains("12.0 s") && found.text.contains("2 of 4 images done"),
+            by_report.text.contains("time without launching"),
             "{}",
-            found.text
+            by_report.text
         );
+        assert!(by_report.text.contains(" 4.0 s "), "{}", by_report.text);
     }
 }

@@ -1,25 +1,27 @@
-//! Measurements: reports → samples of images and of runs. Refuses those that cannot be fitted together.
+//! Measurements: reports → samples of images, workers and runs. Refuses reports that cannot be fitted together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use clap::ValueEnum;
+use serde_json::Value;
 
-use crate::filter::{OutputSpec, OutputType, Rounding};
-use crate::report::{FilterDescription, ImageRow, Report, Status};
-use crate::run::RESULTS_BEHIND_A_WORKER;
-use crate::study::statistics::{Summary, median};
-use crate::volume::Datatype;
+use crate::filter::ImageInfo;
+use crate::job::outcome::{InputFacts, Status};
+use crate::job::{ImageJob, memory};
+use crate::report::{ImageRow, Report};
+use crate::study::statistics::Summary;
+use crate::text::counted;
+use crate::volume::{Datatype, Scaling};
 
-/// Fewer images than this say nothing of how much they differ.
-pub const FEWEST_IMAGES: usize = 5;
+/// Fewer images than this do not show how much images differ.
+pub(crate) const FEWEST_IMAGES: usize = 5;
 
-/// Others are mentioned when they kept more CPUs busy than this.
+/// A note mentions other programs when they kept more CPUs busy than this.
 const BUSY_CPUS: f64 = 0.2;
 
 /// What decides an image's cost besides its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageClass {
-    /// The type of its voxels.
+pub(crate) struct ImageClass {
     pub datatype: Datatype,
     /// Whether it has an intensity scale, and so is computed in floating point.
     pub scaled: bool,
@@ -38,228 +40,193 @@ impl std::fmt::Display for ImageClass {
 
 /// What is known of an image before it is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ImageFeatures {
-    /// Its class.
+pub(crate) struct ImageFeatures {
     pub class: ImageClass,
     /// Voxels of all its volumes.
     pub voxels: u64,
-    /// Bytes of its file as it lies on the disk.
+    /// Bytes of its file.
     pub file_bytes: u64,
     /// Bytes that a worker holds for it.
     pub memory_bytes: u64,
 }
 
-/// A stage's number in arrays of three: read, filter, write.
-pub const STAGES: [&str; 3] = ["read", "filter", "write"];
+/// Names of the stages. The last one is the disk's: it goes on while the worker is at the next images.
+pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "publish"];
+/// The stage that keeps the disk and not the worker.
+pub(crate) const PUBLISH: usize = 3;
 
 /// One measured image.
 #[derive(Clone, Copy, Debug)]
-pub struct ImageSample {
-    /// What it is.
+pub(crate) struct ImageSample {
     pub features: ImageFeatures,
-    /// Seconds that each stage kept the worker: writing without the wait for the disk that goes on behind it.
-    pub stage_s: [f64; 3],
-    /// Which run.
-    pub run: usize,
-    /// Which worker of the run: its rank, and its number there.
-    pub worker: (usize, usize),
-    /// Whether it was the first of its worker, whose buffers were still empty.
-    pub is_first: bool,
-    /// Whether it took what further images would: neither the first, nor, of a worker that did many, before as many results
-    /// as may wait for the disk behind it could do so.
-    pub is_settled: bool,
+    /// Seconds of each stage.
+    pub stage_s: [f64; 4],
 }
 
 impl ImageSample {
     /// Seconds that the image kept its worker.
-    pub fn taken_s(&self) -> f64 {
-        self.stage_s.iter().sum()
+    pub fn worker_s(&self) -> f64 {
+        self.stage_s[..PUBLISH].iter().sum()
     }
 }
 
-/// One measured run.
+/// What one worker of a run did.
 #[derive(Clone, Debug)]
-pub struct RunSample {
-    /// Images done.
+pub(crate) struct WorkerSample {
+    /// The run's place in [`Measurements::runs`].
+    pub run: usize,
+    pub images: Vec<ImageSample>,
+    /// From its first image's start until its last result had its name, seconds.
+    pub span_s: f64,
+}
+
+/// One measured run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunSample {
     pub images: usize,
-    /// Ranks.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
-    /// Nodes.
     pub nodes: usize,
-    /// CPUs of all nodes together; `None` where the report does not tell.
+    /// CPUs of all nodes together; `None` where the report does not say.
     pub cpus: Option<usize>,
-    /// Results of a worker that were on their way to the disk behind it at the same time: the mean.
-    pub results_behind: f64,
-    /// From MPI's start until the first image was begun, seconds.
+    /// From the run's start to its first image, seconds.
     pub setup_s: f64,
-    /// Between two images of a worker, seconds: the mean.
-    pub gap_s: f64,
-    /// From the last image's end until the records were together, seconds.
+    /// From the last result to the gathered records, seconds.
     pub finish_s: f64,
-    /// What launching took on top of the run's own time, seconds; `None` where nobody measured it.
+    /// What launching took in addition, seconds; `None` where nobody measured it.
     pub launch_s: Option<f64>,
     /// The most that one rank held, bytes.
     pub rss_bytes: u64,
     /// The most that one worker held for an image, bytes.
     pub largest_bytes: u64,
+    /// Whether `srun` started its ranks.
+    pub by_srun: bool,
 }
 
 impl RunSample {
-    /// Workers at work on a node at the same time, on the average of the nodes.
-    pub fn workers_per_node(&self) -> f64 {
-        (self.ranks * self.threads).min(self.images).max(1) as f64 / self.nodes.max(1) as f64
-    }
-
-    /// Workers at work at the same time on all nodes.
+    /// Workers that work at the same time on all nodes.
     pub fn workers(&self) -> f64 {
         (self.ranks * self.threads).min(self.images).max(1) as f64
     }
 
-    /// How many workers share a CPU, at least 1.
-    pub fn crowding(&self) -> f64 {
-        self.cpus
-            .map_or(1.0, |cpus| (self.workers() / cpus.max(1) as f64).max(1.0))
+    /// The same per node.
+    pub fn workers_per_node(&self) -> f64 {
+        self.workers() / self.nodes.max(1) as f64
+    }
+
+    /// CPUs of a node.
+    pub fn cpus_per_node(&self) -> f64 {
+        let per_node = |cpus: usize| cpus as f64 / self.nodes.max(1) as f64;
+        self.cpus.map_or(f64::INFINITY, per_node)
     }
 }
 
-/// Everything measured that a model is fitted to.
-#[derive(Clone, Debug)]
-pub struct Measurements {
-    /// The runs.
+/// Everything that a model is fitted to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measurements {
     pub runs: Vec<RunSample>,
-    /// The images of all runs.
-    pub images: Vec<ImageSample>,
-    /// The filter that they were measured with.
-    pub filter: FilterDescription,
-    /// How many images were measured, each as often as it may be.
+    pub workers: Vec<WorkerSample>,
+    /// How many images were measured, each perhaps several times.
     pub distinct_images: usize,
-    /// The hosts.
     pub hosts: Vec<String>,
-    /// What the reader should know of them.
+    /// Inputs that failed, with the error.
+    pub failed: BTreeMap<String, String>,
+    /// How many times as long reading takes where files are not in memory yet.
+    pub reading_factor: f64,
+    /// What the reader should know.
     pub notes: Vec<String>,
 }
 
-/// Where a worker's publishers, half of what may wait behind it, have all but one a result in hand all the time, less a little
-/// for a run's beginning, the disk holds the worker up: the one that it waits for is then still its own.
-const DISK_RULES: f64 = 0.7 * RESULTS_BEHIND_A_WORKER as f64 / 2.0;
-
 impl Measurements {
-    /// Whether the disk held the workers up: what they took was then ruled by how fast results reach it.
-    pub fn disk_rules(&self) -> bool {
-        let behind: Vec<f64> = self.runs.iter().map(|run| run.results_behind).collect();
-        median(&behind) >= DISK_RULES
+    /// All measured images.
+    pub fn images(&self) -> impl Iterator<Item = &ImageSample> {
+        self.workers.iter().flat_map(|worker| &worker.images)
+    }
+
+    /// Whether this image failed. Reports name images as the run got them.
+    pub fn has_failed(&self, image: &Path) -> bool {
+        let absolute = std::path::absolute(image).unwrap_or_default();
+        [image, &absolute]
+            .into_iter()
+            .any(|path| self.failed.contains_key(&*path.to_string_lossy()))
     }
 }
 
-/// A report with what is known of it besides.
+/// A report with what else is known of the run.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its name for messages.
     pub name: String,
-    /// The report.
     pub report: Report,
-    /// Seconds from the launcher's start to its end, where somebody measured them.
+    /// Seconds from the launcher's start to its end, where they were measured.
     pub wall_s: Option<f64>,
-    /// CPUs of the machine that others kept busy meanwhile, where somebody looked.
+    /// CPUs of the machine that other programs kept busy meanwhile, where they were measured.
     pub others_cpus: Option<f64>,
-    /// How many times as long reading takes where files are not in memory yet, as they were here; 1 where that is not known.
-    pub reading_factor: f64,
 }
 
-/// What a plan is asked for and measurements must agree with.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// The filter.
-    pub filter: FilterDescription,
-    /// `--compression`.
-    pub compression: String,
-    /// Not `--no-sync`.
-    pub sync: bool,
+/// What measurements must agree with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub job: &'a ImageJob,
+    /// The job's identity, as reports have it.
+    pub options: &'a Value,
 }
 
-/// Reads samples out of reports.
+/// Reads samples from reports.
 ///
 /// # Errors
-/// A sentence when there is too little, or when the reports were measured with another filter or output, on machines of
-/// different kinds, or do not say what is needed.
-pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, String> {
+/// A sentence when there is too little, or when the reports were measured with other options, by versions that measured
+/// other things, or on machines with different CPUs.
+pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurements, String> {
     if sources.is_empty() {
         return Err(
-            "there is no measurement; give reports with --from, or let --pilot 20 measure"
+            "there is no measurement; give reports with --from, or measure here with --pilot 20"
                 .to_owned(),
         );
     }
     for source in sources {
         agree(source, wanted)?;
     }
-    let kinds: BTreeSet<&str> = sources
-        .iter()
-        .flat_map(|source| source.report.launch.nodes.iter())
-        .map(|host| kind_of_host(host))
-        .collect();
-    if kinds.len() > 1 {
-        let kinds: Vec<&str> = kinds.into_iter().collect();
-        return Err(format!(
-            "the measurements come from machines of different kinds ({}…), which are not equally fast; give those of one \
-             cluster",
-            kinds.join("…, ")
-        ));
-    }
-    let spec = OutputSpec {
-        output_type: OutputType::from_str(&wanted.filter.output_type, false).unwrap_or_default(),
-        round: Rounding::from_str(&wanted.filter.round, false).unwrap_or_default(),
+    agree_with_each_other(sources)?;
+    let mut measured = Measurements {
+        reading_factor: 1.0,
+        ..Measurements::default()
     };
-    let mut measurements = Measurements {
-        runs: Vec::new(),
-        images: Vec::new(),
-        filter: wanted.filter.clone(),
-        distinct_images: 0,
-        hosts: BTreeSet::from_iter(
-            sources
-                .iter()
-                .flat_map(|source| source.report.launch.nodes.clone()),
-        )
-        .into_iter()
-        .collect(),
-        notes: Vec::new(),
-    };
+    let (mut hosts, mut distinct) = (BTreeSet::new(), BTreeSet::new());
     let (mut done, mut failed) = (0, 0);
     for source in sources {
-        failed += source.report.totals.failed;
-        done += source.report.totals.done;
-        take_run(source, &spec, &mut measurements)?;
+        let totals = &source.report.totals;
+        (done, failed) = (done + totals.done, failed + totals.failed);
+        hosts.extend(source.report.launch.nodes.iter().cloned());
+        for row in &source.report.images {
+            if row.outcome.status() == Status::Done {
+                distinct.insert(row.input.as_str());
+            }
+            if let Some(failure) = row.outcome.failure() {
+                measured
+                    .failed
+                    .insert(row.input.clone(), failure.error.clone());
+            }
+        }
+        take_run(source, wanted.job, &mut measured)?;
     }
-    if done == 0 {
-        return Err(format!(
-            "all {failed} images of the measurements failed, so nothing is known of what one takes; see the report for why"
-        ));
+    measured.hosts = hosts.into_iter().collect();
+    measured.distinct_images = distinct.len();
+    enough(&measured, done, failed)?;
+    for (input, error) in measured.failed.iter().take(3) {
+        let error = error
+            .strip_prefix(input)
+            .unwrap_or(error)
+            .trim_start_matches(": ");
+        measured
+            .notes
+            .push(format!("{input} failed when it was measured: {error}"));
     }
-    let distinct: BTreeSet<&str> = sources
-        .iter()
-        .flat_map(|source| source.report.images.iter())
-        .filter(|image| image.status() == Status::Done)
-        .map(|image| image.input.as_str())
-        .collect();
-    measurements.distinct_images = distinct.len();
-    if distinct.len() < FEWEST_IMAGES {
-        return Err(format!(
-            "{} measured image{} cannot tell how much images differ; measure {FEWEST_IMAGES} or more (--pilot 20)",
-            distinct.len(),
-            if distinct.len() == 1 { "" } else { "s" }
-        ));
-    }
-    if failed > done {
-        return Err(format!(
-            "{failed} images of the measurements failed and only {done} were done: those need not be like the others"
-        ));
-    }
-    if failed > 0 {
-        measurements.notes.push(format!(
-            "{failed} of {} measured images failed and are left out",
-            failed + done
-        ));
+    if measured.failed.len() > 3 {
+        measured
+            .notes
+            .push(format!("{} more images failed", measured.failed.len() - 3));
     }
     let others: Vec<f64> = sources
         .iter()
@@ -267,298 +234,290 @@ pub fn gather(sources: &[Source], wanted: &Wanted) -> Result<Measurements, Strin
         .collect();
     let busy = Summary::of(&others).mean;
     if busy > BUSY_CPUS {
-        measurements.notes.push(format!(
+        measured.notes.push(format!(
             "other programs kept {busy:.1} CPUs of the machine busy during the measurements, which may have slowed them"
         ));
     }
-    Ok(measurements)
+    Ok(measured)
 }
 
-/// A host's name without its number and domain: nodes of one kind are numbered.
-fn kind_of_host(host: &str) -> &str {
-    host.split('.')
-        .next()
-        .unwrap_or(host)
-        .trim_end_matches(|c: char| c.is_ascii_digit())
-}
-
-/// Whether the report was measured with what is planned for.
-fn agree(source: &Source, wanted: &Wanted) -> Result<(), String> {
-    let (name, report) = (&source.name, &source.report);
-    if report.filter != wanted.filter {
+fn enough(measured: &Measurements, done: usize, failed: usize) -> Result<(), String> {
+    if done == 0 {
+        let first = measured.failed.values().next().map_or("", String::as_str);
         return Err(format!(
-            "{name}: was measured with another filter ({}) than the one that is planned for ({}); measure that one, or \
-             plan with the same options",
-            in_words(&report.filter),
-            in_words(&wanted.filter)
+            "all {failed} measured images failed, so the cost of an image is unknown; the first: {first}"
         ));
     }
-    let compression = option(&report.command, "--compression").unwrap_or_else(|| "1".to_owned());
-    let sync = !report.command.iter().any(|word| word == "--no-sync");
-    if compression != wanted.compression || sync != wanted.sync {
+    if failed > done {
         return Err(format!(
-            "{name}: was measured with --compression {compression}{}, planned for is --compression {}{}; the two do not \
-             write at the same speed",
-            if sync { "" } else { " --no-sync" },
-            wanted.compression,
-            if wanted.sync { "" } else { " --no-sync" },
+            "{failed} measured images failed and only {done} were done, which may not be representative"
+        ));
+    }
+    if measured.distinct_images < FEWEST_IMAGES {
+        return Err(format!(
+            "{} cannot show how much images differ; measure {FEWEST_IMAGES} or more (--pilot 20)",
+            counted(measured.distinct_images, "measured image")
         ));
     }
     Ok(())
 }
 
-/// The value of an option in a command line, given as `--name value` or `--name=value`.
-fn option(command: &[String], name: &str) -> Option<String> {
-    let mut words = command.iter();
-    while let Some(word) = words.next() {
-        if word == name {
-            return words.next().cloned();
-        }
-        if let Some(value) = word
-            .strip_prefix(name)
-            .and_then(|rest| rest.strip_prefix('='))
-        {
-            return Some(value.to_owned());
-        }
+/// Whether the report was measured with the options that are planned for.
+fn agree(source: &Source, wanted: &Wanted<'_>) -> Result<(), String> {
+    let (name, report) = (&source.name, &source.report);
+    let mut differences = differences(&report.options, wanted.options);
+    let sync = |sync: bool| if sync { "synced results" } else { "--no-sync" };
+    if let Some(measured) = report.launch.sync
+        && measured != wanted.job.sync
+    {
+        differences.push(format!(
+            "{} instead of {}",
+            sync(measured),
+            sync(wanted.job.sync)
+        ));
     }
-    None
-}
-
-fn in_words(filter: &FilterDescription) -> String {
-    let list = |values: &[f64]| {
-        let values: Vec<String> = values.iter().map(f64::to_string).collect();
-        values.join(",")
-    };
-    let width = if filter.fwhm_mm.is_empty() {
-        format!("sigma {} voxels", list(&filter.sigma_vox))
-    } else {
-        format!("FWHM {} mm", list(&filter.fwhm_mm))
-    };
-    format!(
-        "{} {width}, {}, truncate {}, output {} {}",
-        filter.name, filter.boundary, filter.truncate, filter.output_type, filter.round
-    )
-}
-
-/// About the bytes that an image takes in memory while it is filtered.
-fn memory_bytes(spec: &OutputSpec, voxels: u64, datatype: Datatype, scaled: bool) -> u64 {
-    let result = spec.resolve_for(datatype, scaled).size_bytes();
-    let own = datatype.size_bytes();
-    voxels * (own + if result == own { 0 } else { result }) as u64
-}
-
-fn take_run(source: &Source, spec: &OutputSpec, into: &mut Measurements) -> Result<(), String> {
-    let report = &source.report;
-    let run = into.runs.len();
-    let by_worker = done_by_worker(report);
-    if by_worker.is_empty() {
+    if report.options.is_null() && report.filter != wanted.job.describe() {
+        differences.push("another filter".to_owned());
+    }
+    if differences.is_empty() {
         return Ok(());
     }
-    let (mut gaps, mut largest_bytes, mut images) = (Vec::new(), 0, 0);
-    let (mut behind_s, mut working_s) = (0.0, 0.0);
+    Err(format!(
+        "{name}: was measured with other options than those planned for ({}); plan with the same options, or measure again",
+        differences.join(", ")
+    ))
+}
+
+/// The options in which a report differs; nothing where it names none.
+fn differences(measured: &Value, wanted: &Value) -> Vec<String> {
+    let (Value::Object(measured), Value::Object(wanted)) = (measured, wanted) else {
+        return Vec::new();
+    };
+    let names: BTreeSet<&String> = measured.keys().chain(wanted.keys()).collect();
+    let shown = |value: Option<&Value>| match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => "none".to_owned(),
+    };
+    names
+        .into_iter()
+        .map(|name| (name, measured.get(name), wanted.get(name)))
+        .filter(|(_, measured, wanted)| measured != wanted)
+        .map(|(name, measured, wanted)| {
+            format!("{name} {} instead of {}", shown(measured), shown(wanted))
+        })
+        .collect()
+}
+
+fn agree_with_each_other(sources: &[Source]) -> Result<(), String> {
+    let schemas: BTreeSet<&str> = sources
+        .iter()
+        .map(|source| source.report.schema.as_str())
+        .collect();
+    if schemas.len() > 1 {
+        return Err(format!(
+            "the reports are of different versions ({}): in older ones writing includes the wait for the disk; give \
+             reports of one version",
+            Vec::from_iter(schemas).join(" and ")
+        ));
+    }
+    let models: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| &source.report.ranks)
+        .map(|rank| rank.cpu_model.as_str())
+        .filter(|model| !model.is_empty())
+        .collect();
+    if models.len() > 1 {
+        return Err(format!(
+            "the measurements come from machines with different CPUs ({}), which are not equally fast; give those of one \
+             kind",
+            Vec::from_iter(models).join("; ")
+        ));
+    }
+    Ok(())
+}
+
+fn take_run(source: &Source, job: &ImageJob, into: &mut Measurements) -> Result<(), String> {
+    let report = &source.report;
+    let run = into.runs.len();
+    let (mut images, mut largest_bytes) = (0, 0);
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
-    for (worker, rows) in by_worker {
-        let writing_s = writing_on_the_worker(&rows);
-        let end = |place: usize| {
-            let image = rows[place];
-            image.start_s + image.timings.read_s + image.timings.filter_s + writing_s[place]
-        };
-        // Of a worker that did few, all but the first must do.
-        let settled_from = if rows.len() >= 2 * RESULTS_BEHIND_A_WORKER {
-            RESULTS_BEHIND_A_WORKER
-        } else {
-            1
-        };
-        for (place, image) in rows.iter().enumerate() {
-            let Some(datatype) = image.outcome.input.datatype else {
+    for rows in done_by_worker(report).into_values() {
+        let (mut start_s, mut end_s) = (f64::INFINITY, 0.0_f64);
+        let mut samples = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (outcome, timings) = (&row.outcome, &row.outcome.timings);
+            let Some(datatype) = outcome.input.datatype else {
                 return Err(format!(
-                    "{}: does not say the datatypes of its images, as reports of older versions do not; measure again",
+                    "{}: does not name the datatypes of its images, as reports of older versions do not; measure again",
                     source.name
                 ));
             };
             let class = ImageClass {
                 datatype,
-                scaled: image.outcome.input.scaled,
+                scaled: outcome.input.scaled,
             };
-            let memory_bytes = memory_bytes(
-                spec,
-                image.outcome.input.voxels,
-                datatype,
-                image.outcome.input.scaled,
-            );
-            largest_bytes = largest_bytes.max(memory_bytes);
-            images += 1;
-            first_start_s = first_start_s.min(image.start_s);
-            last_end_s = last_end_s.max(end(place));
-            behind_s += written_s(image) - writing_s[place];
-            if place > 0 {
-                gaps.push((image.start_s - end(place - 1)).max(0.0));
-            }
-            into.images.push(ImageSample {
-                features: ImageFeatures {
-                    class,
-                    voxels: image.outcome.input.voxels,
-                    file_bytes: image.outcome.input.bytes,
-                    memory_bytes,
-                },
+            let voxels = outcome.input.voxels;
+            let features = ImageFeatures {
+                class,
+                voxels,
+                file_bytes: outcome.input.bytes,
+                memory_bytes: memory::image_bytes(job, &info(&outcome.input, datatype), 1),
+            };
+            samples.push(ImageSample {
+                features,
                 stage_s: [
-                    image.timings.read_s * source.reading_factor,
-                    image.timings.filter_s,
-                    writing_s[place],
+                    timings.read_s,
+                    timings.filter_s,
+                    timings.write_s,
+                    timings.publish_s,
                 ],
-                run,
-                worker,
-                is_first: place == 0,
-                is_settled: place >= settled_from,
             });
+            largest_bytes = largest_bytes.max(features.memory_bytes);
+            start_s = start_s.min(outcome.start_s);
+            end_s = end_s.max(outcome.start_s + timings.worker_s() + timings.publish_s);
         }
-        working_s += end(rows.len() - 1) - rows[0].start_s;
+        images += samples.len();
+        first_start_s = first_start_s.min(start_s);
+        last_end_s = last_end_s.max(end_s);
+        into.workers.push(WorkerSample {
+            run,
+            images: samples,
+            span_s: end_s - start_s,
+        });
     }
+    if images == 0 {
+        return Ok(());
+    }
+    let launch = &report.launch;
     into.runs.push(RunSample {
         images,
-        ranks: report.launch.ranks,
-        threads: report.launch.threads_per_rank,
-        nodes: report.launch.nodes.len().max(1),
-        cpus: report.launch.cpus,
-        // Little's law.
-        results_behind: if working_s > 0.0 {
-            behind_s / working_s
-        } else {
-            0.0
-        },
+        ranks: launch.ranks,
+        threads: launch.threads_per_rank,
+        nodes: launch.nodes.len().max(1),
+        cpus: launch.cpus,
         setup_s: first_start_s,
-        gap_s: Summary::of(&gaps).mean,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
         launch_s: source
             .wall_s
             .map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
         rss_bytes: report.totals.max_rss_bytes,
         largest_bytes,
+        by_srun: source.wall_s.is_none()
+            && launch
+                .slurm
+                .as_ref()
+                .is_some_and(|job| job.step_id.is_some()),
     });
     Ok(())
 }
 
-/// Seconds of writing and of waiting for the disk.
-fn written_s(image: &ImageRow) -> f64 {
-    image.timings.write_s + image.timings.publish_s
+/// About the image that a report's row describes: reports have the number of voxels, not the shape.
+fn info(input: &InputFacts, datatype: Datatype) -> ImageInfo {
+    let side = (input.voxels as f64).cbrt().round().max(1.0) as usize;
+    let slices = (input.voxels as usize).div_ceil(side * side);
+    ImageInfo {
+        shape: vec![side, side, slices],
+        voxel_size_mm: input.voxel_size_mm.unwrap_or([2.0; 3]),
+        datatype,
+        scaling: input.scaled.then_some(Scaling {
+            slope: 1.0,
+            intercept: 1.0,
+        }),
+        nonfinite_voxels: None,
+    }
 }
 
-/// The images that were done, of each worker by their start.
+/// The images that were done, by rank and worker.
 fn done_by_worker(report: &Report) -> BTreeMap<(usize, usize), Vec<&ImageRow>> {
     let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
-    for image in report
-        .images
-        .iter()
-        .filter(|image| image.status() == Status::Done)
-    {
-        by_worker
-            .entry((image.rank, image.worker))
-            .or_default()
-            .push(image);
-    }
-    for rows in by_worker.values_mut() {
-        rows.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    for row in &report.images {
+        if row.outcome.status() == Status::Done {
+            by_worker
+                .entry((row.outcome.rank, row.outcome.worker))
+                .or_default()
+                .push(row);
+        }
     }
     by_worker
 }
 
-/// Seconds from when the last worker had made its last result until the last one was on the disk.
-pub(super) fn waiting_for_disk_s(report: &Report) -> f64 {
-    let (mut made_s, mut on_disk_s) = (0.0_f64, 0.0_f64);
-    for rows in done_by_worker(report).values() {
-        for (image, writing_s) in rows.iter().zip(writing_on_the_worker(rows)) {
-            let filtered_s = image.start_s + image.timings.read_s + image.timings.filter_s;
-            made_s = made_s.max(filtered_s + writing_s);
-            on_disk_s = on_disk_s.max(filtered_s + written_s(image));
-        }
-    }
-    on_disk_s - made_s
-}
-
-/// Seconds of writing for which a worker's images kept it; `rows` by start. A result waits for the disk while its worker is
-/// at the next image, so writing that reaches beyond the next one's start is cut there, and of the last image, as of the others.
-fn writing_on_the_worker(rows: &[&ImageRow]) -> Vec<f64> {
-    let mut on_worker: Vec<f64> = rows
-        .windows(2)
-        .map(|pair| {
-            let [image, next] = [pair[0], pair[1]];
-            let until_next_s =
-                next.start_s - image.start_s - image.timings.read_s - image.timings.filter_s;
-            until_next_s.clamp(0.0, written_s(image))
-        })
-        .collect();
-    if let Some(last) = rows.last() {
-        let all: f64 = rows[..rows.len() - 1]
-            .iter()
-            .map(|row| written_s(row))
-            .sum();
-        let part = on_worker.iter().sum::<f64>() / all;
-        on_worker.push(written_s(last) * if part.is_finite() { part } else { 1.0 });
-    }
-    on_worker
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
-    use crate::job::outcome::{End, Timings};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Normal};
 
-    /// A machine whose costs are known, of which reports are made.
+    use super::*;
+    use crate::job::outcome::{End, Failure, FailureKind, InputFacts, Outcome, Stage, Timings};
+    use crate::run::PUBLISHERS;
+
+    /// A machine whose costs are known and that writes reports.
+    #[derive(Clone, Copy)]
     pub(crate) struct Machine {
-        pub(crate) read_s_per_byte: f64,
-        pub(crate) filter_s_per_voxel: f64,
-        pub(crate) write_s_per_voxel: f64,
-        pub(crate) image_s: f64,
         /// How much each further worker on the node slows all stages.
         pub(crate) contention: f64,
         /// Standard deviation of an image's time, as a part of it.
         pub(crate) image_spread: f64,
         /// Standard deviation of a whole run's speed.
         pub(crate) run_spread: f64,
-        pub(crate) host: &'static str,
+        /// How long a result takes to the disk. A worker's publishers work on several results at a time.
+        pub(crate) publish_s: f64,
+        pub(crate) cpu_model: &'static str,
     }
 
     impl Default for Machine {
         fn default() -> Self {
             Self {
-                read_s_per_byte: 4e-9,
-                filter_s_per_voxel: 5e-9,
-                write_s_per_voxel: 6e-9,
-                image_s: 4e-4,
                 contention: 0.05,
                 image_spread: 0.1,
                 run_spread: 0.02,
-                host: "node1",
+                publish_s: 1e-4,
+                cpu_model: "fast",
             }
         }
     }
 
-    pub(crate) fn failed_end() -> End {
-        crate::report::sample::image(1, 0, Status::Failed).end
-    }
-
-    pub(crate) fn wanted() -> Wanted {
-        Wanted {
-            filter: crate::report::sample::report().filter,
-            compression: "1".to_owned(),
-            sync: true,
-        }
-    }
-
-    /// Voxels of the images that the machine is given, in turn.
+    /// Voxels of the images that the machine gets, in turn.
     pub(crate) const SIZES: [u64; 3] = [900_000, 450_000, 2_000_000];
 
+    pub(crate) fn job() -> ImageJob {
+        crate::study::plan::tests::job()
+    }
+
+    pub(crate) fn gathered(sources: &[Source]) -> Result<Measurements, String> {
+        let job = job();
+        let options = sources
+            .first()
+            .map_or(Value::Null, |source| source.report.options.clone());
+        gather(
+            sources,
+            &Wanted {
+                job: &job,
+                options: &options,
+            },
+        )
+    }
+
     impl Machine {
-        /// Seconds of the three stages without noise, alone on the node.
-        pub(crate) fn stages_s(&self, voxels: u64) -> [f64; 3] {
+        /// Without noise and contention.
+        pub(crate) fn exact() -> Self {
+            Self {
+                contention: 0.0,
+                image_spread: 0.0,
+                run_spread: 0.0,
+                ..Self::default()
+            }
+        }
+
+        /// Seconds of the stages without noise, alone on the node.
+        pub(crate) fn stages_s(&self, voxels: u64) -> [f64; 4] {
             let voxels = voxels as f64;
             [
-                self.image_s + self.read_s_per_byte * voxels / 2.0,
-                self.filter_s_per_voxel * voxels,
-                self.image_s + self.write_s_per_voxel * voxels,
+                4e-4 + 2e-9 * voxels,
+                5e-9 * voxels,
+                4e-4 + 6e-9 * voxels,
+                self.publish_s,
             ]
         }
 
@@ -572,161 +531,120 @@ pub(crate) mod tests {
         ) -> Source {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let image_noise = Normal::new(0.0, self.image_spread).unwrap();
-            let run_factor = Normal::new(0.0, self.run_spread)
-                .unwrap()
-                .sample(&mut random)
-                .exp();
+            let run_noise = Normal::new(0.0, self.run_spread).unwrap();
+            let run_factor = run_noise.sample(&mut random).exp();
             let crowd = 1.0 + self.contention * (ranks.min(images) - 1) as f64;
             let mut report = crate::report::sample::report();
-            let template = report.images[0].clone();
-            let mut clocks: Vec<f64> = vec![0.05; ranks];
+            let mut ranks_free_s: Vec<f64> = vec![0.05; ranks];
+            let mut disks_free_s = vec![[0.0_f64; PUBLISHERS]; ranks];
+            let mut end_s = 0.0_f64;
             report.images = (0..images)
                 .map(|place| {
                     let voxels = sizes[place % sizes.len()];
-                    let (rank, clock) = clocks
-                        .iter_mut()
-                        .enumerate()
-                        .min_by(|a, b| f64::total_cmp(a.1, b.1))
-                        .unwrap();
+                    let earliest =
+                        |a: &usize, b: &usize| ranks_free_s[*a].total_cmp(&ranks_free_s[*b]);
+                    let rank = (0..ranks).min_by(earliest).unwrap();
                     let noise = image_noise.sample(&mut random).exp();
-                    let [read_s, filter_s, write_s] = self
+                    let [read_s, filter_s, write_s, publish_s] = self
                         .stages_s(voxels)
                         .map(|seconds| seconds * crowd * run_factor * noise);
-                    let start_s = *clock;
-                    *clock += read_s + filter_s + write_s + 1e-5;
-                    let mut row = template.clone();
-                    row.input = format!("in/{place}.nii.gz");
-                    (row.index, row.rank, row.start_s) = (place + 1, rank, start_s);
-                    row.timings = Timings {
-                        read_s,
-                        filter_s,
-                        write_s,
-                        publish_s: 0.0,
-                    };
-                    row.outcome.input.voxels = voxels;
-                    row.outcome.input.bytes = voxels / 2;
-                    row
+                    let start_s = ranks_free_s[rank];
+                    let made_s = start_s + read_s + filter_s + write_s;
+                    let disk = disks_free_s[rank]
+                        .iter_mut()
+                        .min_by(|a, b| a.total_cmp(b))
+                        .unwrap();
+                    // The worker waits until a publisher takes the result.
+                    let taken_s = made_s.max(*disk);
+                    *disk = taken_s + publish_s;
+                    end_s = end_s.max(*disk);
+                    ranks_free_s[rank] = taken_s + 1e-5;
+                    ImageRow {
+                        input: format!("in/{place}.nii.gz"),
+                        output: format!("out/{place}.nii.gz"),
+                        outcome: Outcome {
+                            index: place + 1,
+                            rank,
+                            start_s,
+                            timings: Timings {
+                                read_s,
+                                filter_s,
+                                write_s,
+                                publish_s,
+                            },
+                            input: InputFacts {
+                                bytes: voxels / 2,
+                                datatype: Some(Datatype::Uint8),
+                                voxels,
+                                ..InputFacts::default()
+                            },
+                            end: End::Done(Vec::new()),
+                            ..Outcome::default()
+                        },
+                    }
                 })
                 .collect();
             report.launch.ranks = ranks;
             report.launch.threads_per_rank = 1;
-            report.launch.nodes = vec![self.host.to_owned()];
+            report.launch.nodes = vec!["node1".to_owned()];
             report.launch.cpus = Some(8);
-            report.totals.done = images;
-            report.totals.failed = 0;
+            report
+                .ranks
+                .iter_mut()
+                .for_each(|rank| rank.cpu_model = self.cpu_model.to_owned());
+            (
+                report.totals.done,
+                report.totals.failed,
+                report.totals.skipped,
+            ) = (images, 0, 0);
             report.totals.max_rss_bytes = (16 << 20) + sizes.iter().max().unwrap();
-            report.elapsed_s = clocks.iter().copied().fold(0.0, f64::max) + 0.02;
-            let wall_s = Some(report.elapsed_s + 0.5);
+            report.elapsed_s = end_s + 0.02;
             Source {
                 name: format!("report {seed}"),
+                wall_s: Some(report.elapsed_s + 0.5),
                 report,
-                wall_s,
                 others_cpus: None,
-                reading_factor: 1.0,
             }
         }
 
-        /// Five passes over 20 images with 1 and with 2 ranks, as a pilot makes them.
+        /// Five passes over 40 images with 1 and with 2 ranks.
         pub(crate) fn pilot(&self, sizes: &[u64], seed: u64) -> Vec<Source> {
-            (0..5)
-                .flat_map(|pass| [(1, pass * 2), (2, pass * 2 + 1)])
-                .map(|(ranks, pass)| self.source(20, ranks, sizes, seed * 1000 + pass))
+            (0..10)
+                .map(|run| self.source(40, 1 + run % 2, sizes, seed * 1000 + run as u64))
                 .collect()
         }
     }
 
-    #[test]
-    fn writing_behind_the_worker_costs_it_nothing() {
-        let mut source = Machine::default().source(10, 1, &SIZES, 1);
-        for (place, image) in source.report.images.iter_mut().enumerate() {
-            (image.start_s, image.timings.read_s) = (1.0 + 0.5 * place as f64, 0.125);
-            (image.timings.filter_s, image.timings.write_s) = (0.125, 1.0);
-        }
-        source.report.elapsed_s = 6.75;
-        let measured = gather(&[source], &wanted()).unwrap();
-        for image in &measured.images {
-            assert_eq!(image.stage_s, [0.125, 0.125, 0.25]);
-        }
-        let run = &measured.runs[0];
-        assert_eq!((run.gap_s, run.setup_s, run.finish_s), (0.0, 1.0, 0.75));
-    }
-
-    #[test]
-    fn images_count_from_when_as_many_results_wait_as_may() {
-        let settled = |images: usize, ranks| -> usize {
-            let source = Machine::default().source(images, ranks, &[900_000], 1);
-            let measured = gather(&[source], &wanted()).unwrap();
-            let settled = measured.images.iter().filter(|image| image.is_settled);
-            settled.count()
-        };
-        assert_eq!(settled(400, 1), 400 - RESULTS_BEHIND_A_WORKER);
-        assert_eq!(settled(400, 2), 400 - 2 * RESULTS_BEHIND_A_WORKER);
-        assert_eq!(settled(10, 1), 9, "of few images, all but the first");
-    }
-
-    #[test]
-    fn reading_counts_as_of_files_that_are_not_in_memory() {
-        let source = Machine::default().source(20, 1, &SIZES, 1);
-        let cold = Source {
-            reading_factor: 3.0,
-            ..source.clone()
-        };
-        let stages = |source| gather(&[source], &wanted()).unwrap().images;
-        for (cold, warm) in stages(cold).iter().zip(stages(source)) {
-            assert_eq!(cold.stage_s[0], 3.0 * warm.stage_s[0]);
-            assert_eq!(cold.stage_s[1..], warm.stage_s[1..]);
-        }
-    }
-
-    #[test]
-    fn a_disk_rules_where_workers_wait_for_it() {
-        // Syncing that takes so many times as long as the work on an image.
-        let rules = |over: f64| {
-            let mut source = Machine::default().source(100, 1, &[900_000], 1);
-            let rows = &mut source.report.images;
-            let interval_s = (rows[99].start_s - rows[0].start_s) / 99.0;
-            for row in rows {
-                row.timings.write_s += over * interval_s;
-            }
-            let measured = gather(&[source], &wanted()).unwrap();
-            let behind = measured.runs[0].results_behind;
-            assert!((behind - over).abs() < 0.1, "{behind}");
-            measured.disk_rules()
-        };
-        assert!(!rules(0.0));
-        assert!(
-            !rules(2.5),
-            "four publishers bring results away faster than they come"
-        );
-        assert!(rules(3.3));
+    pub(crate) fn fail(source: &mut Source, place: usize, error: &str) {
+        source.report.images[place].outcome.end = End::Failed(Failure {
+            stage: Stage::Read,
+            error: error.to_owned(),
+            kind: FailureKind::Own,
+        });
+        source.report.totals.done -= 1;
+        source.report.totals.failed += 1;
     }
 
     #[test]
     fn a_run_is_read_with_its_own_costs() {
-        let machine = Machine {
-            image_spread: 0.0,
-            run_spread: 0.0,
-            ..Machine::default()
-        };
-        let measured = gather(&[machine.source(20, 2, &SIZES, 1)], &wanted()).unwrap();
+        let measured = gathered(&[Machine::exact().source(20, 2, &SIZES, 1)]).unwrap();
         let run = &measured.runs[0];
         assert_eq!(
             (run.images, run.ranks, run.workers_per_node()),
             (20, 2, 2.0)
         );
-        assert!((run.setup_s - 0.05).abs() < 1e-9 && (run.gap_s - 1e-5).abs() < 1e-9);
+        assert!((run.setup_s - 0.05).abs() < 1e-9 && (run.finish_s - 0.02).abs() < 1e-9);
         assert!(
-            (run.finish_s - 0.02).abs() < 1e-4
-                && run.launch_s.is_some_and(|s| (s - 0.5).abs() < 1e-9)
+            run.launch_s
+                .is_some_and(|launch_s| (launch_s - 0.5).abs() < 1e-9)
         );
-        assert_eq!(run.largest_bytes, 2_000_000);
-        assert_eq!(
-            measured
-                .images
-                .iter()
-                .filter(|image| image.is_first)
-                .count(),
-            2
+        assert_eq!((measured.workers.len(), measured.images().count()), (2, 20));
+        let worker = &measured.workers[0];
+        let busy_s: f64 = worker.images.iter().map(ImageSample::worker_s).sum();
+        assert!(
+            busy_s < worker.span_s && worker.span_s < busy_s + 1e-3,
+            "{busy_s} {}",
+            worker.span_s
         );
     }
 
@@ -734,77 +652,101 @@ pub(crate) mod tests {
     fn what_cannot_be_fitted_is_refused_with_the_reason() {
         let machine = Machine::default();
         let good = machine.source(20, 1, &SIZES, 1);
-        let refusal = |sources: &[Source], wanted: &Wanted| gather(sources, wanted).unwrap_err();
-
-        assert!(refusal(&[], &wanted()).contains("no measurement"));
-        let one = machine.source(1, 1, &SIZES, 1);
-        assert!(refusal(&[one], &wanted()).contains("1 measured image cannot tell"));
+        let refusal = |sources: &[Source]| gathered(sources).unwrap_err();
+        assert!(refusal(&[]).contains("no measurement"));
+        assert!(
+            refusal(&[machine.source(1, 1, &SIZES, 1)]).contains("1 measured image cannot show")
+        );
 
         let mut failed = good.clone();
-        failed
-            .report
-            .images
-            .iter_mut()
-            .for_each(|image| image.end = failed_end());
-        (failed.report.totals.done, failed.report.totals.failed) = (0, 20);
-        assert!(refusal(&[failed], &wanted()).contains("all 20 images of the measurements failed"));
-
-        let mut other_filter = wanted();
-        other_filter.filter.sigma_vox = vec![3.0; 3];
-        let message = refusal(std::slice::from_ref(&good), &other_filter);
+        (0..20).for_each(|place| fail(&mut failed, place, "in/a.nii: is empty"));
+        let message = refusal(&[failed]);
         assert!(
-            message.contains("another filter") && message.contains("sigma 3,3,3"),
+            message.contains("all 20 measured images failed") && message.contains("is empty"),
             "{message}"
         );
 
-        let unsynced = Wanted {
-            sync: false,
-            ..wanted()
+        let slow = Machine {
+            cpu_model: "slow",
+            ..machine
         };
-        assert!(refusal(std::slice::from_ref(&good), &unsynced).contains("--no-sync"));
+        let message = refusal(&[good.clone(), slow.source(20, 1, &SIZES, 2)]);
+        assert!(message.contains("(fast; slow)"), "{message}");
 
-        let elsewhere = Machine {
-            host: "laptop",
-            ..Machine::default()
-        };
-        let mixed = [good.clone(), elsewhere.source(20, 1, &SIZES, 2)];
-        let message = refusal(&mixed, &wanted());
-        assert!(
-            message.contains("laptop") && message.contains("node"),
-            "{message}"
-        );
-
-        let mut old = good.clone();
-        old.report
-            .images
-            .iter_mut()
-            .for_each(|image| image.outcome.input.datatype = None);
-        assert!(refusal(&[old], &wanted()).contains("datatypes"));
+        let mut unknown = good.clone();
+        unknown.report.images[3].outcome.input.datatype = None;
+        assert!(refusal(&[unknown]).contains("datatypes"));
 
         let mut mostly_failed = good;
         mostly_failed.report.totals.failed = 30;
-        assert!(refusal(&[mostly_failed], &wanted()).contains("only 20 were done"));
+        assert!(refusal(&[mostly_failed]).contains("only 20 were done"));
     }
 
     #[test]
-    fn nodes_of_one_cluster_are_of_one_kind() {
-        for (host, kind) in [
-            ("n1", "n"),
-            ("n12.cluster.org", "n"),
-            ("vm", "vm"),
-            ("gpu07", "gpu"),
+    fn reports_of_two_versions_are_not_fitted_together() {
+        let new = Machine::default().source(20, 1, &SIZES, 1);
+        let mut old = new.clone();
+        old.report.schema = "niimpi-report/1".to_owned();
+        assert!(
+            gathered(&[old.clone(), old.clone()]).is_ok(),
+            "alone they are"
+        );
+        let message = gathered(&[new, old]).unwrap_err();
+        assert!(
+            message.contains("niimpi-report/1 and niimpi-report/2"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn other_options_are_named() {
+        let mut source = Machine::default().source(20, 1, &SIZES, 1);
+        let options = serde_json::json!({"filter": "gaussian", "sigma_vox": [2.0, 2.0, 2.0], "nan": "propagate"});
+        source.report.options = serde_json::json!({"filter": "gaussian", "sigma_vox": [3.0, 2.0, 2.0], "compression": 6});
+        source.report.launch.sync = Some(!job().sync);
+        let job = job();
+        let refused = gather(
+            &[source.clone()],
+            &Wanted {
+                job: &job,
+                options: &options,
+            },
+        )
+        .unwrap_err();
+        for words in [
+            "sigma_vox [3.0,2.0,2.0] instead of [2.0,2.0,2.0]",
+            "compression 6 instead of none",
+            "nan none instead of propagate",
+            "--no-sync",
         ] {
-            assert_eq!(kind_of_host(host), kind);
+            assert!(refused.contains(words), "{words}: {refused}");
         }
+        source.report.options = options.clone();
+        source.report.launch.sync = Some(job.sync);
+        assert!(
+            gather(
+                &[source],
+                &Wanted {
+                    job: &job,
+                    options: &options
+                }
+            )
+            .is_ok()
+        );
     }
 
     #[test]
-    fn options_are_found_in_both_spellings() {
-        let command: Vec<String> = ["niimpi", "--compression=6", "--x", "3"]
-            .map(String::from)
-            .to_vec();
-        assert_eq!(option(&command, "--compression").as_deref(), Some("6"));
-        assert_eq!(option(&command, "--x").as_deref(), Some("3"));
-        assert_eq!(option(&command, "--y"), None);
+    fn failed_images_are_named_and_left_out() {
+        let mut source = Machine::default().source(20, 1, &SIZES, 1);
+        for place in 0..4 {
+            fail(&mut source, place, &format!("in/{place}.nii.gz: cut short"));
+        }
+        let measured = gathered(&[source]).unwrap();
+        assert_eq!((measured.images().count(), measured.failed.len()), (16, 4));
+        assert_eq!(
+            measured.notes[0],
+            "in/0.nii.gz failed when it was measured: cut short"
+        );
+        assert_eq!(measured.notes[3], "1 more images failed");
     }
 }

@@ -1,47 +1,48 @@
-//! The pilot: a few images of the list, smoothed here several times on one and on more workers, to measure.
-
-mod choose;
-mod cold_files;
-mod rounds;
+//! The pilot: a few images of the list, processed here several times on one and on more workers, to measure.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use self::choose::choose;
-use self::cold_files::reckon_with_cold_files;
-use self::rounds::{RunList, in_its_real_folder, longer};
+use super::choose::choose;
 use super::listed::Listed;
-use super::measured::Source;
+use super::measured::{FEWEST_IMAGES, Source};
+use super::model::held_s;
 use crate::console;
+use crate::job::outcome::{Stage, Status};
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
-use crate::report::{Report, Stage};
-use crate::study::scaling::folder::read_json;
+use crate::report::{self, Report};
+use crate::study::statistics::median;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
 const PASSES: usize = 5;
-/// Passes are given up after this long, but not before there are so many.
+/// After this long the pilot ends with fewer passes, but not with fewer than `FEWEST_PASSES`.
 const ENOUGH: Duration = Duration::from_secs(120);
 const FEWEST_PASSES: usize = 2;
 /// The longest that one run may take.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// How long a run works at least, seconds. It repeats its images until then, since tenths of a second would measure the moment
+/// rather than the machine.
+const LEAST_RUN_S: f64 = 1.0;
+/// A run repeats its images at most so often.
+const MOST_REPEATS: usize = 100;
 /// Workers are at most as many as leave each so many images.
-const IMAGES_A_WORKER: usize = 5;
+const IMAGES_PER_WORKER: usize = 5;
+/// Reading that took less than so many times as long in the first run does not count as reading from the disk.
+const COLD_FACTOR: f64 = 1.5;
 
 /// How the pilot is made.
 #[derive(Clone, Copy, Debug)]
-pub struct PilotRequest<'a> {
-    /// Images.
+pub(crate) struct PilotRequest<'a> {
     pub images: usize,
     /// The options of `niimpi smooth`.
     pub options: &'a [OsString],
-    /// Folder beside which results are written, to be removed: on the file system that the job will write to.
+    /// Where results are written and removed again: on the file system that the job will write to.
     pub beside: &'a Path,
     /// CPUs of this machine.
     pub cpus: usize,
-    /// Whether nothing is said.
     pub quiet: bool,
     /// Set when it is to end now.
     pub stop: &'a AtomicBool,
@@ -49,16 +50,18 @@ pub struct PilotRequest<'a> {
 
 /// What a pilot found.
 #[derive(Clone, Debug)]
-pub struct Pilot {
-    /// Its runs in the order in which they were made, without those that were too short.
+pub(crate) struct Pilot {
+    /// Its measured runs.
     pub sources: Vec<Source>,
-    /// What the reader should know of them.
+    /// How many times as long reading takes where files are not in memory yet, as in the first run.
+    pub reading_factor: f64,
+    /// What the reader should know.
     pub notes: Vec<String>,
 }
 
-/// Ranks × threads that the pilot runs: one worker; several ranks; several threads. No more workers than CPUs.
+/// Ranks × threads that the pilot runs: one worker, several ranks, several threads. No more workers than CPUs.
 fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, usize)> {
-    let workers = cpus.min((images / IMAGES_A_WORKER).max(2));
+    let workers = cpus.min((images / IMAGES_PER_WORKER).max(2));
     let mut configurations = vec![(1, 1)];
     if workers > 1 {
         if has_ranks {
@@ -69,140 +72,152 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
     configurations
 }
 
-/// A configuration and how far it is measured.
-struct Setting {
-    /// Ranks × threads.
-    workers: (usize, usize),
-    list: RunList,
-    /// Runs that were long enough, or as long as can be.
-    runs: usize,
-}
-
-/// Runs the pilot. Nothing it wrote remains.
-///
-/// Each configuration goes through its images once. If that is too short, it only tells how often they must be gone through
-/// to work for a second, and where results piled up before the disk, until many times as many are made as may wait there. The
-/// longer runs are what is measured; of them, too, one that proves too short is left out.
+/// Runs the pilot and removes what it wrote. Runs that are not measured come first: the very first one reads the files as the
+/// job will, the next shows how long one pass over the images takes.
 ///
 /// # Errors
-/// A sentence when runs cannot be started or leave results unwritten, or the pilot is told to stop.
-pub fn run(
+/// A sentence when there are too few images, runs cannot be started or leave results unwritten, or the pilot is interrupted.
+pub(crate) fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
     listed: &Listed,
 ) -> Result<Pilot, String> {
-    let chosen = choose(listed, request.images);
-    // Without `..` and links on the way: all paths of a list need a folder that holds them.
-    let beside = std::fs::create_dir_all(request.beside)
-        .and_then(|()| request.beside.canonicalize())
-        .map_err(|error| format!("{}: cannot be made: {error}", request.beside.display()))?;
+    let images = request.images.min(listed.found.len());
+    if images < FEWEST_IMAGES {
+        return Err(format!(
+            "a pilot of {images} images cannot show how much images differ; it needs {FEWEST_IMAGES} or more"
+        ));
+    }
+    std::fs::create_dir_all(request.beside)
+        .map_err(|error| format!("{}: cannot be created: {error}", request.beside.display()))?;
     let folder = tempfile::Builder::new()
         .prefix(".niimpi-pilot-")
-        .tempdir_in(&beside)
-        .map_err(|error| format!("{}: cannot be written: {error}", beside.display()))?;
-    let images: Vec<PathBuf> = chosen
-        .iter()
-        .map(|&place| in_its_real_folder(&listed.found[place].0))
-        .collect::<Result<_, _>>()?;
-    let configurations = configurations(images.len(), request.cpus, machine.has_ranks());
+        .tempdir_in(request.beside)
+        .map_err(|error| format!("{}: cannot be written: {error}", request.beside.display()))?;
+    let chosen: Vec<&Path> = choose(listed, request.images)
+        .into_iter()
+        .map(|place| listed.found[place].0.as_path())
+        .collect();
+    let list = write_list(folder.path(), &chosen)?;
+    let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
         console::note(format!(
-            "pilot: {} images, {} runs of each of {} configurations",
-            images.len(),
-            PASSES,
+            "pilot: {} images, {PASSES} runs of each of {} configurations",
+            chosen.len(),
             configurations.len()
         ));
     }
-    let begun = Instant::now();
-    let once = RunList::write(folder.path(), &images, 1)?;
-    let mut settings: Vec<Setting> = configurations
-        .into_iter()
-        .map(|workers| Setting {
-            workers,
-            list: once.clone(),
-            runs: 0,
-        })
-        .collect();
-    let mut sources: Vec<Source> = Vec::new();
-    let mut first_trial: Option<Source> = None;
-    for pass in 0.. {
-        for setting in settings.iter_mut().filter(|setting| setting.runs < PASSES) {
-            let Setting { workers, list, .. } = setting;
-            let source = one(request, machine, folder.path(), list, *workers, pass)?;
-            // The first run may have waited for files that are in memory now, so later ones may still be too short.
-            let rounds = longer(
-                &source.report,
-                images.len(),
-                workers.0 * workers.1,
-                list.rounds,
-            )
-            .filter(|_| list.shortened.is_none());
-            if let Some(rounds) = rounds {
-                let made = list.rounds;
-                *list = RunList::write(folder.path(), &images, rounds)?;
-                if list.rounds > made {
-                    if sources.is_empty() && first_trial.is_none() {
-                        first_trial = Some(source);
-                    }
-                    continue;
-                }
-            }
-            setting.runs += 1;
-            sources.push(source);
-        }
-        let least = settings
-            .iter()
-            .map(|setting| setting.runs)
-            .min()
-            .unwrap_or(PASSES);
-        if least == PASSES || least >= FEWEST_PASSES && begun.elapsed() > ENOUGH {
+    let started = Instant::now();
+    let run = |workers, repeats| one(request, machine, &list, workers, repeats);
+    let cold = run((1, 1), 1)?;
+    let once_s = match working_s(&cold.report) {
+        long if long > 2.0 * LEAST_RUN_S => long,
+        _ => working_s(&run((1, 1), 1)?.report),
+    };
+    let mut sources = Vec::new();
+    for pass in 0..PASSES {
+        if pass >= FEWEST_PASSES && started.elapsed() > ENOUGH {
             break;
         }
+        for &(ranks, threads) in &configurations {
+            let repeats = (LEAST_RUN_S * (ranks * threads) as f64 / once_s).ceil() as usize;
+            sources.push(run((ranks, threads), repeats.clamp(1, MOST_REPEATS))?);
+        }
     }
-    let of_cold_files = match &first_trial {
-        Some(first) => reckon_with_cold_files(first, &mut sources),
-        None => sources
-            .split_first_mut()
-            .and_then(|(first, others)| reckon_with_cold_files(first, others)),
+    let (reading_factor, note) = reading_factor(&cold.report, &sources);
+    Ok(Pilot {
+        sources,
+        reading_factor,
+        notes: note.into_iter().collect(),
+    })
+}
+
+fn write_list(folder: &Path, images: &[&Path]) -> Result<PathBuf, String> {
+    let path = folder.join("list");
+    let mut bytes = Vec::new();
+    for image in images {
+        let image =
+            std::path::absolute(image).map_err(|error| format!("{}: {error}", image.display()))?;
+        bytes.extend_from_slice(image.as_os_str().as_encoded_bytes());
+        bytes.push(b'\n');
+    }
+    std::fs::write(&path, &bytes)
+        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// Seconds for which its images kept the one worker of a run.
+fn working_s(report: &Report) -> f64 {
+    let mut sums_s = [0.0; 4];
+    for row in &report.images {
+        let timings = &row.outcome.timings;
+        let stages_s = [
+            timings.read_s,
+            timings.filter_s,
+            timings.write_s,
+            timings.publish_s,
+        ];
+        (0..4).for_each(|stage| sums_s[stage] += stages_s[stage]);
+    }
+    held_s(&sums_s).max(1e-3)
+}
+
+/// How many times as long the first run's reading took as that of the later runs of one worker, and a note on it.
+fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
+    // A worker's first image pays for more than reading.
+    let mean_s = |report: &Report| {
+        let mut rows: Vec<_> = report
+            .images
+            .iter()
+            .filter(|row| row.outcome.status() == Status::Done)
+            .collect();
+        rows.sort_by(|a, b| a.outcome.start_s.total_cmp(&b.outcome.start_s));
+        let read_s = rows.iter().skip(1).map(|row| row.outcome.timings.read_s);
+        read_s.sum::<f64>() / rows.len().saturating_sub(1).max(1) as f64
     };
-    let mut notes: Vec<String> = of_cold_files.into_iter().collect();
-    let shortened = settings.iter().find_map(|setting| {
-        let error = setting.list.shortened.as_ref()?;
-        Some((setting.list.rounds, error))
-    });
-    notes.extend(shortened.map(|(rounds, error)| {
-        format!(
-            "runs of the pilot went through their images no more than {rounds} times, which is short and tells little, since no \
-             more symbolic links could be made below {} ({error}); more images with --pilot tell more",
-            beside.display()
-        )
-    }));
-    Ok(Pilot { sources, notes })
+    let of_one_worker =
+        |source: &&Source| source.report.launch.ranks * source.report.launch.threads_per_rank == 1;
+    let later: Vec<f64> = sources
+        .iter()
+        .filter(of_one_worker)
+        .map(|source| mean_s(&source.report))
+        .collect();
+    let (cold_s, warm_s) = (mean_s(cold), median(&later));
+    if warm_s <= 0.0 || cold_s < COLD_FACTOR * warm_s {
+        return (1.0, None);
+    }
+    let note = format!(
+        "the first run read an image in {:.1} ms, the later ones, whose files were in memory by then, in {:.1} ms; the plan \
+         expects images to be read as in the first",
+        cold_s * 1e3,
+        warm_s * 1e3
+    );
+    (cold_s / warm_s, Some(note))
 }
 
 fn one(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
-    folder: &Path,
-    list: &RunList,
+    list: &Path,
     (ranks, threads): (usize, usize),
-    pass: usize,
+    repeats: usize,
 ) -> Result<Source, String> {
-    let name = format!(
-        "pilot of {ranks} ranks × {threads} threads, pass {}",
-        pass + 1
-    );
+    let name = format!("pilot of {ranks} ranks × {threads} threads");
+    let folder = list.parent().unwrap_or(Path::new("."));
     let output = folder.join("out");
     let mut words = request.options.to_vec();
     words.extend([
         "--list".into(),
-        list.path.clone().into(),
+        list.into(),
+        "--repeat".into(),
+        repeats.to_string().into(),
+    ]);
+    words.extend([
         "--base".into(),
         "/".into(),
-        "--overwrite".into(),
         "--output".into(),
+        output.clone().into(),
     ]);
-    words.push(output.clone().into());
     let run = LocalRun {
         words,
         ranks,
@@ -210,57 +225,59 @@ fn one(
         report: folder.join("report.json"),
         log: folder.join("log"),
     };
-    let limits = Limits {
-        time: Some(LONGEST),
-        stop: request.stop,
-    };
-    let ended = machine.run(&run, &limits)?;
+    let ended = machine.run(
+        &run,
+        &Limits {
+            time: Some(LONGEST),
+            stop: request.stop,
+        },
+    )?;
     let _ = std::fs::remove_dir_all(&output);
     if ended.how == How::Stopped {
-        return Err("the pilot was told to stop".to_owned());
+        return Err("the pilot was interrupted".to_owned());
     }
-    // Exit code 1: some images failed, which the measurements say themselves.
+    // Exit code 1: some images failed, which the measurements show.
     if !matches!(ended.how, How::Exited(0 | 1)) || !run.report.is_file() {
-        let words = std::fs::read_to_string(&run.log).unwrap_or_default();
-        let last: Vec<&str> = words.lines().rev().take(5).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        return Err(format!(
-            "the {name} ended {:?}: {}",
-            ended.how,
-            last.join("\n  ")
-        ));
+        let log = std::fs::read_to_string(&run.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
+        return Err(format!("the {name} ended {:?}: {last}", ended.how));
     }
-    let mut report: Report = read_json(&run.report)?;
+    let report = report::read(&run.report).map_err(|error| error.to_string())?;
     let _ = std::fs::remove_file(&run.report);
-    // Without the room for its results a run measures nothing; images that cannot be read are no reason for that.
-    let not_written = report
-        .images
-        .iter()
-        .filter_map(|image| image.failure())
-        .find(|failure| failure.stage == Stage::Write);
-    if report.totals.skipped > 0 || not_written.is_some() {
-        return Err(format!(
-            "the {name} made {} of {} results ({}); it needs room for all of them below {}",
-            report.totals.done,
-            report.images.len(),
-            not_written.map_or("its report does not say why", |failure| &failure.error),
-            folder.display()
-        ));
-    }
-    list.name_by_image(&mut report);
+    all_written(&report, &name, folder)?;
     Ok(Source {
         name,
         report,
         wall_s: Some(ended.wall_s),
         others_cpus: ended.others_cpus,
-        reading_factor: 1.0,
     })
+}
+
+/// Without room for its results a run measures nothing. Images that cannot be read are no reason to give up.
+fn all_written(report: &Report, name: &str, folder: &Path) -> Result<(), String> {
+    let failures = report.images.iter().filter_map(|row| row.outcome.failure());
+    let not_written = failures
+        .clone()
+        .find(|failure| failure.stage == Stage::Write);
+    if report.totals.skipped == 0 && not_written.is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "the {name} wrote {} of {} results ({}); it needs room for all of them below {}",
+        report.totals.done,
+        report.images.len(),
+        not_written.map_or("its report does not say why", |failure| failure
+            .error
+            .as_str()),
+        folder.display()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::measured::tests::{Machine, fail};
     use super::*;
-    use crate::job::outcome::Timings;
 
     #[test]
     fn workers_never_outnumber_cpus() {
@@ -270,34 +287,69 @@ mod tests {
         assert_eq!(configurations(20, 64, false), [(1, 1), (1, 4)]);
     }
 
-    /// A run of `images` images of 10 ms each on one worker, whose results reach the disk so many seconds later.
-    pub(super) fn source(images: usize, read_s: f64, wait_s: f64) -> Source {
-        let mut report = crate::report::sample::report();
-        let template = report.images[0].clone();
-        report.images = (0..images)
-            .map(|place| {
-                let mut row = template.clone();
-                row.input = format!("in/{}.nii", place % 20);
-                row.index = place + 1;
-                row.start_s = 0.5 + 0.01 * place as f64;
-                row.timings = Timings {
-                    read_s,
-                    filter_s: 0.004,
-                    write_s: 0.006 - read_s + wait_s,
-                    publish_s: 0.0,
-                };
-                row
-            })
-            .collect();
-        (report.launch.ranks, report.launch.threads_per_rank) = (1, 1);
-        // Half a second of setting up is no work.
-        report.elapsed_s = 0.5 + 0.01 * images as f64 + wait_s;
-        Source {
-            name: String::new(),
-            report,
-            wall_s: None,
-            others_cpus: None,
-            reading_factor: 1.0,
+    #[test]
+    fn images_that_were_not_in_memory_represent_the_jobs() {
+        let warm = Machine::exact().source(20, 1, &[1_000_000], 1);
+        let reading = |factor: f64| {
+            let mut cold = warm.report.clone();
+            cold.images
+                .iter_mut()
+                .for_each(|row| row.outcome.timings.read_s *= factor);
+            reading_factor(&cold, &[warm.clone(), warm.clone()])
+        };
+        let (factor, note) = reading(4.0);
+        assert!((factor - 4.0).abs() < 1e-9);
+        let note = note.unwrap();
+        assert!(
+            note.contains("in 9.6 ms") && note.contains("in 2.4 ms"),
+            "{note}"
+        );
+        assert_eq!(reading(1.2), (1.0, None));
+        assert_eq!(
+            reading_factor(&warm.report, &[]),
+            (1.0, None),
+            "nothing to compare with"
+        );
+    }
+
+    #[test]
+    fn runs_work_as_long_as_the_disk_or_the_images_do() {
+        let fast = Machine::exact().source(20, 1, &[1_000_000], 1).report;
+        // 2.4 + 5 + 6.4 ms per image.
+        assert!(
+            (working_s(&fast) - 20.0 * 0.0138).abs() < 1e-6,
+            "{}",
+            working_s(&fast)
+        );
+        let slow = Machine {
+            publish_s: 0.4,
+            ..Machine::exact()
         }
+        .source(20, 1, &[1_000_000], 1)
+        .report;
+        assert!(
+            (working_s(&slow) - 20.0 * 0.1).abs() < 1e-6,
+            "{}",
+            working_s(&slow)
+        );
+    }
+
+    #[test]
+    fn a_pilot_that_cannot_write_is_refused_and_one_that_cannot_read_is_not() {
+        let mut source = Machine::exact().source(20, 1, &[1_000_000], 1);
+        let all = |source: &Source| all_written(&source.report, "pilot", Path::new("/scratch"));
+        fail(&mut source, 3, "in/3.nii.gz: cut short");
+        assert_eq!(all(&source), Ok(()));
+        fail(&mut source, 4, "out/4.nii.gz: the disk is full");
+        if let crate::job::outcome::End::Failed(failure) = &mut source.report.images[4].outcome.end
+        {
+            failure.stage = Stage::Write;
+        }
+        let refused = all(&source).unwrap_err();
+        assert!(
+            refused.contains("18 of 20 results (out/4.nii.gz: the disk is full)"),
+            "{refused}"
+        );
+        assert!(refused.contains("/scratch"), "{refused}");
     }
 }

@@ -3,251 +3,228 @@
 use serde::{Deserialize, Serialize};
 
 use super::listed::Listed;
-use super::measured::STAGES;
+use super::measured::PUBLISH;
 use super::memory::MemoryModel;
-use super::model::Model;
-use super::play::{Played, Players, Score};
-use super::root_work::RootWork;
+use super::model::{AtWork, Model, held_s};
+use super::play::{Machine, Workload};
+use super::rank0::REQUEST_S;
 use crate::images::probe::ImageFacts;
 use crate::job::cost::image_s;
 use crate::partition::Strategy;
+use crate::text::{counted, mib};
 
 /// How many nodes, ranks and threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setting {
-    /// Nodes.
+pub(crate) struct Layout {
     pub nodes: usize,
-    /// Ranks, on all nodes together.
+    /// On all nodes together.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
 }
 
-impl Setting {
-    /// Ranks on a node.
+impl Layout {
     pub fn ranks_per_node(&self) -> usize {
         self.ranks.div_ceil(self.nodes)
     }
 
-    /// CPUs on a node.
     pub fn cpus_per_node(&self) -> usize {
         self.ranks_per_node() * self.threads
     }
 
-    /// Workers of all ranks.
     pub fn workers(&self) -> usize {
         self.ranks * self.threads
     }
 }
 
-/// What is expected of a setting. The names are the plan's.
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (nodes, ranks) = (counted(self.nodes, "node"), counted(self.ranks, "rank"));
+        write!(f, "{nodes}, {ranks} × {}", counted(self.threads, "thread"))
+    }
+}
+
+/// What is expected of a layout. The names are the plan's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Prediction {
-    /// The setting.
+pub(crate) struct Prediction {
     #[serde(flatten)]
-    pub setting: Setting,
-    /// What the report will give as its `elapsed_s`: from MPI's start to the last record.
+    pub layout: Layout,
+    /// The report's `elapsed_s`: from the run's start to the last record.
     pub elapsed_s: f64,
     /// Lower end of the 90 % interval.
     pub elapsed_low_s: f64,
     /// Upper end of the 90 % interval.
     pub elapsed_high_s: f64,
-    /// What launching and writing the report take besides.
+    /// What launching and writing the report take in addition.
     pub launch_s: f64,
     /// The most that one rank will hold.
     pub rss_per_rank_bytes: u64,
-    /// Of that, what rank 0 holds for the list of images when it puts the report together; 0 in a plan of an earlier version.
+    /// Of that, what rank 0 holds for the list of images; 0 in a plan of an earlier version.
     #[serde(default)]
     pub list_bytes: u64,
     /// All ranks of a node together.
     pub rss_per_node_bytes: u64,
     /// CPUs × elapsed time, in hours.
     pub core_hours: f64,
-    /// Of what one worker alone would take, over what all workers' CPUs are held for.
+    /// What one worker alone would take over the time that all workers' CPUs are held.
     pub efficiency: f64,
     /// Longest over mean time of the workers.
     pub imbalance: f64,
-    /// Seconds of the stages over all images: read, filter, write.
+    /// Seconds of reading, filtering and writing over all images.
     pub stages_s: [f64; 3],
-    /// What of what was asked for it goes beyond; `None` when it is possible.
+    /// Seconds of publishing over all images; 0 in a plan of an earlier version.
+    #[serde(default)]
+    pub publish_s: f64,
+    /// Which limit it exceeds; `None` when it is possible.
     pub beyond: Option<String>,
-    /// Whether it is the one to take.
     pub recommended: bool,
 }
 
+impl Prediction {
+    /// From launch to end, as Slurm counts it: expected, lower and upper end of the interval.
+    pub fn job_s(&self) -> [f64; 3] {
+        [self.elapsed_s, self.elapsed_low_s, self.elapsed_high_s]
+            .map(|seconds| seconds + self.launch_s)
+    }
+}
+
 /// Everything that predictions are made from.
-pub struct Predictor<'a> {
+pub(crate) struct Predictor<'a> {
     listed: &'a Listed,
     model: &'a Model,
     memory: &'a MemoryModel,
-    root: &'a RootWork,
     strategy: Strategy,
-    score: Score,
+    workload: Workload,
     /// Seconds of all images' stages, alone on a node.
-    alone_s: [f64; 3],
+    alone_s: [f64; 4],
 }
 
 impl<'a> Predictor<'a> {
-    /// Puts the list's costs together once.
-    ///
-    /// # Errors
-    /// A sentence naming classes of images that were not measured.
+    /// Adds up the list's costs. All its classes must have been measured.
     pub fn new(
         listed: &'a Listed,
         model: &'a Model,
         memory: &'a MemoryModel,
-        root: &'a RootWork,
         strategy: Strategy,
         filter_s_per_voxel: f64,
-    ) -> Result<Self, String> {
-        let classes = listed.classes();
-        let unmeasured = model.unmeasured(classes.keys());
-        if let Some(class) = unmeasured.first() {
-            return Err(format!(
-                "{} of the images are {class}, of which none was measured, so what they take is not known; measure some of \
-                 each kind (--pilot 20 takes care of that)",
-                classes[class]
-            ));
-        }
-        let mut alone_s = [0.0; 3];
-        let mut means = Vec::with_capacity(listed.planned.len());
+    ) -> Self {
+        let mut alone_s = [0.0; 4];
+        let mut means_s = Vec::with_capacity(listed.planned.len());
+        let mut costs = Vec::with_capacity(listed.planned.len());
         for image in &listed.planned {
-            let stages = model.stages_s(image).unwrap_or_default();
-            (0..3).for_each(|stage| alone_s[stage] += stages[stage]);
-            means.push(stages.iter().sum());
+            let stages_s = model.stages_s(image).unwrap_or_default();
+            (0..4).for_each(|stage| alone_s[stage] += stages_s[stage]);
+            means_s.push(stages_s[..PUBLISH].iter().sum());
+            let facts = ImageFacts {
+                file_bytes: image.file_bytes,
+                raw_bytes: Some(image.voxels * image.class.datatype.size_bytes() as u64),
+                voxels: Some(image.voxels),
+                ..ImageFacts::default()
+            };
+            costs.push(image_s(&facts, filter_s_per_voxel));
         }
-        let costs = listed
-            .planned
-            .iter()
-            .map(|image| {
-                let facts = ImageFacts {
-                    file_bytes: image.file_bytes,
-                    raw_bytes: Some(image.voxels * image.class.datatype.size_bytes() as u64),
-                    voxels: Some(image.voxels),
-                    ..ImageFacts::default()
-                };
-                image_s(&facts, filter_s_per_voxel)
-            })
-            .collect();
-        Ok(Self {
+        Self {
             listed,
             model,
             memory,
-            root,
             strategy,
-            score: Score::new(&means, costs, model.image_sd),
+            workload: Workload::new(&means_s, costs, model.image_sd),
             alone_s,
-        })
+        }
     }
 
-    /// Images planned for.
-    pub fn images(&self) -> usize {
+    fn images(&self) -> usize {
         self.listed.planned.len()
     }
 
     /// Seconds of all images on one worker alone.
-    pub fn serial_s(&self) -> f64 {
-        self.alone_s.iter().sum::<f64>() + self.model.gap_s * self.images() as f64
+    fn serial_s(&self) -> f64 {
+        held_s(&self.alone_s) * self.model.overhead()
     }
 
-    /// The stage that takes most of an image's time.
-    pub fn dominated_by(&self) -> &'static str {
-        let longest = (0..3)
-            .max_by(|&a, &b| self.alone_s[a].total_cmp(&self.alone_s[b]))
-            .unwrap_or(0);
-        STAGES[longest]
-    }
-
-    /// Each stage's part of an image's time.
+    /// Each stage's part of the time that an image keeps its worker: read, filter, write.
     pub fn shares(&self) -> [f64; 3] {
-        let all: f64 = self.alone_s.iter().sum();
-        self.alone_s.map(|stage| stage / all)
+        let own_s: f64 = self.alone_s[..PUBLISH].iter().sum();
+        [0, 1, 2].map(|stage| self.alone_s[stage] / own_s)
     }
 
-    /// Images a second that the file system gives at most, and the lower bound of that.
+    /// The stage that takes most of the time: publishing where the disk holds the workers up.
+    pub fn dominated_by(&self) -> usize {
+        let own_s: f64 = self.alone_s[..PUBLISH].iter().sum();
+        if held_s(&self.alone_s) > own_s {
+            return PUBLISH;
+        }
+        (0..PUBLISH)
+            .max_by(|&a, &b| self.alone_s[a].total_cmp(&self.alone_s[b]))
+            .unwrap_or(0)
+    }
+
+    /// Images per second that the shared file system gives at most, and the lower bound of that.
     pub fn ceiling(&self) -> (Option<f64>, Option<f64>) {
         let images = self.images().max(1) as f64;
         self.model
-            .ceiling(&self.alone_s.map(|stage| stage / images))
+            .ceiling(&self.alone_s.map(|stage_s| stage_s / images))
     }
 
-    /// Plays the list with the setting's workers. Returns how it went and each stage's slow-down.
-    pub fn play(&self, setting: &Setting, cpus_per_node: usize) -> (Played, [f64; 3]) {
-        let (per_node, all) = self.at_work(setting);
-        let slow = self.model.slow_down(per_node, all, cpus_per_node as f64);
-        (self.play_slowed(setting, &slow), slow)
+    /// How many times as long an image keeps its worker as when that is alone, by these factors of the stages.
+    fn mean_slow_down(&self, slow: &[f64; 4]) -> f64 {
+        held_s(&[0, 1, 2, 3].map(|stage| self.alone_s[stage] * slow[stage])) / held_s(&self.alone_s)
     }
 
-    fn play_slowed(&self, setting: &Setting, slow: &[f64; 3]) -> Played {
-        let players = Players {
-            ranks: setting.ranks,
-            threads: setting.threads,
-            strategy: self.strategy,
-            request_s: self.root.request_s,
-            worker_sd: self.model.worker_sd,
+    /// Predicts one layout on nodes of so many CPUs.
+    pub fn predict(&self, layout: Layout, cpus_per_node: usize) -> Prediction {
+        let (model, images) = (self.model, self.images());
+        let workers = layout.workers().min(images).max(1) as f64;
+        let at_work = AtWork {
+            per_node: (workers / layout.nodes as f64).max(1.0),
+            all: workers,
+            cpus_per_node: cpus_per_node as f64,
         };
-        self.score
-            .play(&players, self.mean_slow_down(slow), self.model.gap_s)
-    }
-
-    /// The stages' slow-downs, weighted by what they take.
-    fn mean_slow_down(&self, slow: &[f64; 3]) -> f64 {
-        let all: f64 = self.alone_s.iter().sum();
-        (0..3)
-            .map(|stage| self.alone_s[stage] * slow[stage])
-            .sum::<f64>()
-            / all
-    }
-
-    /// Workers at work on a node, and on all nodes: no more than there are images.
-    fn at_work(&self, setting: &Setting) -> (f64, f64) {
-        let all = setting.workers().min(self.images()).max(1) as f64;
-        ((all / setting.nodes as f64).max(1.0), all)
-    }
-
-    /// Predicts one setting on nodes of so many CPUs.
-    pub fn predict(&self, setting: Setting, cpus_per_node: usize) -> Prediction {
-        let images = self.images();
-        let (per_node, all) = self.at_work(&setting);
-        let (played, slow) = self.play(&setting, cpus_per_node);
-        let slow_high = self
-            .model
-            .slow_down_high(per_node, all, cpus_per_node as f64);
-        let fixed_s = self.model.setup_s
-            + self.model.finish_s
-            + self.root.setup_s(images, setting.ranks, setting.threads)
-            + self.root.finish_s(images);
-        let working_s = played.longest_s + self.model.warm_up_s;
-        let range =
-            self.model
-                .uncertainty(per_node, self.mean_slow_down(&slow), &self.listed.planned);
+        let (slow, worst) = model.slow_down(&at_work);
+        let slow_down = self.mean_slow_down(&slow);
+        let machine = Machine {
+            ranks: layout.ranks,
+            threads: layout.threads,
+            strategy: self.strategy,
+            request_s: REQUEST_S,
+            worker_sd: model.worker_sd,
+        };
+        let own_s: f64 = self.alone_s[..PUBLISH].iter().sum();
+        let held = slow_down * self.serial_s() / own_s;
+        let played = self.workload.play(&machine, held);
+        let rank0 = &self.listed.rank0;
+        let fixed_s = model.setup_s
+            + model.finish_s
+            + rank0.setup_s(images, layout.ranks, layout.threads)
+            + rank0.gather_s(images);
+        let working_s = played.longest_s;
+        let range = model.uncertainty(at_work.per_node, slow_down, &self.listed.planned);
         // What other nodes may cost at worst beyond what is expected of them.
-        let far = self.mean_slow_down(&slow_high) / self.mean_slow_down(&slow);
+        let far = (self.mean_slow_down(&worst) / slow_down).max(1.0);
         let elapsed_s = fixed_s + working_s;
-        let reach = self.model.fixed_reach_s();
-        // Both ends are independent, so their squares add up.
-        let below = (working_s * (1.0 - range.low)).hypot(reach.min(fixed_s));
-        let above = (working_s * (range.high * far.max(1.0) - 1.0)).hypot(reach);
-        let launch_s =
-            self.model.launch_s.unwrap_or(DEFAULT_LAUNCH_S) + images as f64 * self.root.report_s;
-        let list_bytes = images as f64 * self.root.bytes;
-        let rss_per_rank =
+        let reach_s = model.fixed_reach_s();
+        // The two ends are independent, so their squares add up.
+        let below_s = (working_s * (1.0 - range.low)).hypot(reach_s.min(fixed_s));
+        let above_s = (working_s * (range.high * far - 1.0)).hypot(reach_s);
+        let list_bytes = images as f64 * rank0.image_bytes();
+        let rank_bytes =
             self.memory
-                .rank_bytes(setting.threads, self.listed.largest_bytes(), list_bytes);
-        let cpus = (setting.nodes * setting.cpus_per_node()) as f64;
+                .rank_bytes(layout.threads, self.listed.largest_bytes(), list_bytes);
+        let cpus = (layout.nodes * layout.cpus_per_node()) as f64;
         Prediction {
-            setting,
+            layout,
             elapsed_s,
-            elapsed_low_s: (elapsed_s - below).max(0.0),
-            elapsed_high_s: elapsed_s + above,
-            launch_s,
-            rss_per_rank_bytes: rss_per_rank as u64,
+            elapsed_low_s: (elapsed_s - below_s).max(0.0),
+            elapsed_high_s: elapsed_s + above_s,
+            launch_s: model.launch_s.unwrap_or(DEFAULT_LAUNCH_S) + rank0.report_s(images),
+            rss_per_rank_bytes: rank_bytes as u64,
             list_bytes: list_bytes as u64,
-            rss_per_node_bytes: (rss_per_rank * setting.ranks_per_node() as f64) as u64,
+            rss_per_node_bytes: (rank_bytes * layout.ranks_per_node() as f64) as u64,
             core_hours: cpus * elapsed_s / 3600.0,
             efficiency: self.serial_s() / (cpus * elapsed_s),
             imbalance: played.imbalance(),
             stages_s: [0, 1, 2].map(|stage| self.alone_s[stage] * slow[stage]),
+            publish_s: self.alone_s[PUBLISH] * slow[PUBLISH],
             beyond: None,
             recommended: false,
         }
@@ -255,92 +232,135 @@ impl<'a> Predictor<'a> {
 }
 
 /// What launching takes where nobody measured it.
-pub const DEFAULT_LAUNCH_S: f64 = 2.0;
+const DEFAULT_LAUNCH_S: f64 = 2.0;
 
-/// What settings are considered, and what they must keep to.
+/// Which layouts are considered, and what they must keep to.
 #[derive(Clone, Debug)]
-pub struct Bounds {
-    /// Numbers of nodes.
+pub(crate) struct Bounds {
+    /// Numbers of nodes; none for as many as the ranks need.
     pub nodes: Vec<usize>,
     /// Numbers of ranks on all nodes together; none for those that divide a node's CPUs sensibly.
     pub ranks: Vec<usize>,
     /// Numbers of workers of each rank.
     pub threads: Vec<usize>,
-    /// CPUs of a node.
     pub cpus_per_node: usize,
-    /// Memory of a node.
     pub mem_per_node_bytes: Option<u64>,
     /// The longest that a job may take.
     pub max_time_s: Option<f64>,
 }
 
 impl Bounds {
-    /// The settings within the nodes and CPUs. Ranks that do not divide evenly over the nodes are left out.
-    pub fn settings(&self) -> Vec<Setting> {
-        let mut settings = Vec::new();
-        for &nodes in &self.nodes {
-            for &threads in &self.threads {
-                let on_a_node = self.cpus_per_node / threads;
-                let ranks: Vec<usize> = if self.ranks.is_empty() {
-                    let mut on_each: Vec<usize> =
-                        std::iter::successors(Some(1_usize), |ranks| Some(ranks * 2))
-                            .take_while(|&ranks| ranks < on_a_node)
-                            .collect();
-                    if on_a_node > 0 {
-                        on_each.push(on_a_node);
-                    }
-                    on_each.into_iter().map(|ranks| ranks * nodes).collect()
+    /// The layouts that fit the nodes and their CPUs, and a sentence for each that was asked for and does not.
+    pub fn layouts(&self) -> (Vec<Layout>, Vec<String>) {
+        let (mut layouts, mut unfit) = (Vec::new(), Vec::new());
+        for &threads in &self.threads {
+            let on_a_node = self.cpus_per_node / threads;
+            if on_a_node == 0 {
+                unfit.push(format!(
+                    "{} do not fit a node of {}",
+                    counted(threads, "thread"),
+                    counted(self.cpus_per_node, "CPU")
+                ));
+                continue;
+            }
+            let mut fits = |nodes: usize, ranks: usize| {
+                let fits = ranks >= nodes && ranks % nodes == 0 && ranks / nodes <= on_a_node;
+                if fits {
+                    layouts.push(Layout {
+                        nodes,
+                        ranks,
+                        threads,
+                    });
+                }
+                fits
+            };
+            if self.ranks.is_empty() {
+                let nodes: &[usize] = if self.nodes.is_empty() {
+                    &[1]
                 } else {
-                    self.ranks.clone()
+                    &self.nodes
                 };
-                for ranks in ranks {
-                    if ranks >= nodes && ranks % nodes == 0 && ranks / nodes <= on_a_node {
-                        settings.push(Setting {
-                            nodes,
-                            ranks,
-                            threads,
-                        });
+                for &nodes in nodes {
+                    let powers = std::iter::successors(Some(1_usize), |ranks| Some(ranks * 2));
+                    for on_each in powers
+                        .take_while(|&ranks| ranks < on_a_node)
+                        .chain([on_a_node])
+                    {
+                        fits(nodes, on_each * nodes);
                     }
                 }
             }
+            for &ranks in &self.ranks {
+                let fitting = if self.nodes.is_empty() {
+                    // The fewest nodes over which the ranks divide evenly.
+                    (ranks.div_ceil(on_a_node)..=ranks).any(|nodes| fits(nodes, ranks))
+                } else {
+                    self.nodes
+                        .iter()
+                        .filter(|&&nodes| fits(nodes, ranks))
+                        .count()
+                        > 0
+                };
+                if !fitting {
+                    unfit.push(format!(
+                        "{} × {} do not fit the nodes of {} evenly",
+                        counted(ranks, "rank"),
+                        counted(threads, "thread"),
+                        counted(self.cpus_per_node, "CPU")
+                    ));
+                }
+            }
         }
-        settings
+        layouts.sort_by_key(|layout| {
+            (
+                layout.nodes,
+                self.threads.iter().position(|&t| t == layout.threads),
+            )
+        });
+        (layouts, unfit)
     }
 
-    /// What a prediction goes beyond.
-    pub fn judge(&self, prediction: &Prediction) -> Option<String> {
-        match (self.mem_per_node_bytes, self.max_time_s) {
-            (Some(memory), _) if prediction.rss_per_node_bytes > memory => Some(format!(
-                "needs {} MiB a node, there are {}",
-                prediction.rss_per_node_bytes >> 20,
+    /// Which limit a prediction exceeds.
+    pub fn exceeded(&self, prediction: &Prediction) -> Option<String> {
+        let bytes = prediction.rss_per_node_bytes;
+        if let Some(memory) = self.mem_per_node_bytes.filter(|&memory| bytes > memory) {
+            return Some(format!(
+                "needs {} MiB per node, there are {}",
+                mib(bytes),
                 memory >> 20
-            )),
-            (_, Some(time)) if prediction.elapsed_high_s + prediction.launch_s > time => {
-                Some("may not end within --max-time".to_owned())
-            }
-            _ => None,
+            ));
         }
+        let [_, _, high_s] = prediction.job_s();
+        self.max_time_s.filter(|&time_s| high_s > time_s)?;
+        Some("may not end within --max-time".to_owned())
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::measured::tests::{Machine, SIZES, wanted};
-    use super::super::measured::{ImageClass, ImageFeatures, gather};
+    use super::super::measured::tests::{Machine, SIZES, gathered};
+    use super::super::measured::{ImageClass, ImageFeatures};
+    use super::super::rank0::Rank0;
     use super::*;
     use crate::volume::Datatype;
 
     pub(crate) fn listed(images: usize, sizes: &[u64]) -> Listed {
-        let planned: Vec<ImageFeatures> = (0..images)
-            .map(|place| ImageFeatures {
-                class: ImageClass {
-                    datatype: Datatype::Uint8,
-                    scaled: false,
-                },
-                voxels: sizes[place % sizes.len()],
-                file_bytes: sizes[place % sizes.len()] / 2,
-                memory_bytes: sizes[place % sizes.len()],
-            })
+        let class = ImageClass {
+            datatype: Datatype::Uint8,
+            scaled: false,
+        };
+        let features = |voxels: u64| ImageFeatures {
+            class,
+            voxels,
+            file_bytes: voxels / 2,
+            memory_bytes: voxels,
+        };
+        let planned: Vec<ImageFeatures> = sizes
+            .iter()
+            .copied()
+            .map(features)
+            .cycle()
+            .take(images)
             .collect();
         Listed {
             found: planned
@@ -349,70 +369,59 @@ pub(crate) mod tests {
                 .collect(),
             listed: images,
             planned,
-            name_bytes: [60, 60],
-            list_s: 1e-6,
-            look_s: 1e-5,
+            rank0: Rank0::default(),
         }
     }
 
-    /// A pilot on the machine, and predictions for the settings.
+    /// A pilot on the machine, and predictions for the layouts.
     pub(crate) fn predictions(
         machine: &Machine,
         seed: u64,
         images: usize,
-        settings: &[Setting],
+        layouts: &[Layout],
     ) -> Vec<Prediction> {
-        let measured = gather(&machine.pilot(&SIZES, seed), &wanted()).unwrap();
+        let measured = gathered(&machine.pilot(&SIZES, seed)).unwrap();
         let model = Model::fit(&measured).unwrap();
-        let memory = MemoryModel::fit(&measured.runs, 0.0, 0);
+        let memory = MemoryModel::fit(&measured.runs, 0.0, 0, false);
         let listed = listed(images, &SIZES);
-        let root = RootWork::default();
-        let predictor =
-            Predictor::new(&listed, &model, &memory, &root, Strategy::Size, 51.0).unwrap();
-        settings
+        let predictor = Predictor::new(&listed, &model, &memory, Strategy::Size, 51.0);
+        layouts
             .iter()
-            .map(|setting| predictor.predict(*setting, 8))
+            .map(|layout| predictor.predict(*layout, 8))
             .collect()
     }
 
-    pub(crate) fn setting(nodes: usize, ranks: usize, threads: usize) -> Setting {
-        Setting {
+    pub(crate) fn layout(nodes: usize, ranks: usize, threads: usize) -> Layout {
+        Layout {
             nodes,
             ranks,
             threads,
         }
     }
 
-    #[test]
-    fn a_pilot_of_20_predicts_400() {
-        let machine = Machine {
-            run_spread: 0.03,
-            ..Machine::default()
-        };
-        let settings = [setting(1, 1, 1), setting(1, 2, 1)];
+    /// How often the interval held the time of 400 images on 1 and on 2 ranks.
+    fn held(machine: &Machine, times: u64, within: f64) -> [usize; 2] {
+        let layouts = [layout(1, 1, 1), layout(1, 2, 1)];
         let mut held = [0; 2];
-        const TIMES: u64 = 40;
-        for seed in 0..TIMES {
-            for (place, prediction) in predictions(&machine, seed, 400, &settings)
-                .iter()
-                .enumerate()
+        for seed in 0..times {
+            for (place, prediction) in predictions(machine, seed, 400, &layouts).iter().enumerate()
             {
                 let truth = machine.source(
                     400,
-                    settings[place].ranks,
+                    layouts[place].ranks,
                     &SIZES,
                     5_000_000 + seed * 2 + place as u64,
                 );
                 let elapsed_s = truth.report.elapsed_s;
                 let off = prediction.elapsed_s / elapsed_s - 1.0;
                 assert!(
-                    off.abs() < 0.15,
+                    off.abs() < within,
                     "{seed}: {} for {elapsed_s}",
                     prediction.elapsed_s
                 );
-                if (prediction.elapsed_low_s..=prediction.elapsed_high_s).contains(&elapsed_s) {
-                    held[place] += 1;
-                }
+                held[place] += usize::from(
+                    (prediction.elapsed_low_s..=prediction.elapsed_high_s).contains(&elapsed_s),
+                );
                 let rss = truth.report.totals.max_rss_bytes as f64;
                 let predicted = prediction.rss_per_rank_bytes as f64;
                 assert!(
@@ -421,29 +430,42 @@ pub(crate) mod tests {
                 );
             }
         }
-        assert!(held.iter().all(|&held| held >= 34), "{held:?} of {TIMES}");
+        held
+    }
+
+    #[test]
+    fn a_pilot_of_20_predicts_400() {
+        let machine = Machine {
+            run_spread: 0.03,
+            ..Machine::default()
+        };
+        let held = held(&machine, 40, 0.15);
+        assert!(held.iter().all(|&held| held >= 34), "{held:?} of 40");
+    }
+
+    #[test]
+    fn so_it_does_where_the_disk_holds_the_workers_up() {
+        let machine = Machine {
+            publish_s: 0.2,
+            run_spread: 0.03,
+            ..Machine::default()
+        };
+        let held = held(&machine, 40, 0.15);
+        assert!(held.iter().all(|&held| held >= 34), "{held:?} of 40");
     }
 
     #[test]
     fn more_workers_take_less_time_at_less_efficiency() {
-        let settings = [
-            setting(1, 1, 1),
-            setting(1, 2, 1),
-            setting(1, 4, 1),
-            setting(1, 8, 1),
-        ];
-        let found = predictions(&Machine::default(), 1, 4000, &settings);
+        let layouts = [1, 2, 4, 8].map(|ranks| layout(1, ranks, 1));
+        let found = predictions(&Machine::default(), 1, 4000, &layouts);
         for two in found.windows(2) {
             assert!(two[1].elapsed_s < two[0].elapsed_s && two[1].efficiency < two[0].efficiency);
             assert!(two[1].core_hours > two[0].core_hours);
         }
-        assert!(
-            found[0].efficiency > 0.9 && found[0].efficiency <= 1.01,
-            "{}",
-            found[0].efficiency
-        );
-        // Nodes of their own: what several cost the file system was not measured, so the upper end allows for it.
-        let nodes = predictions(&Machine::default(), 1, 4000, &[setting(8, 64, 1)]);
+        let first = found[0].efficiency;
+        assert!(first > 0.9 && first <= 1.01, "{first}");
+        // What several nodes cost the file system was not measured, so the upper end allows for it.
+        let nodes = predictions(&Machine::default(), 1, 4000, &[layout(8, 64, 1)]);
         let width = |p: &Prediction| p.elapsed_high_s / p.elapsed_s;
         assert!(
             width(&nodes[0]) > width(&found[3]) * 1.2,
@@ -453,55 +475,69 @@ pub(crate) mod tests {
         );
     }
 
-    #[test]
-    fn images_of_a_kind_that_was_not_measured_are_refused() {
-        let measured = gather(&Machine::default().pilot(&SIZES, 1), &wanted()).unwrap();
-        let model = Model::fit(&measured).unwrap();
-        let mut list = listed(10, &SIZES);
-        list.planned[3].class.datatype = Datatype::Float32;
-        let memory = MemoryModel::fit(&measured.runs, 0.0, 0);
-        let root = RootWork::default();
-        let refused = Predictor::new(&list, &model, &memory, &root, Strategy::Size, 51.0)
-            .err()
-            .unwrap();
-        assert!(refused.contains("1 of the images are float32"), "{refused}");
-    }
-
-    #[test]
-    fn settings_keep_to_the_nodes_and_their_cpus() {
-        let bounds = Bounds {
-            nodes: vec![1, 2],
-            ranks: Vec::new(),
-            threads: vec![1, 4],
+    fn bounds(nodes: &[usize], ranks: &[usize], threads: &[usize]) -> Bounds {
+        Bounds {
+            nodes: nodes.to_vec(),
+            ranks: ranks.to_vec(),
+            threads: threads.to_vec(),
             cpus_per_node: 6,
             mem_per_node_bytes: Some(100 << 20),
             max_time_s: Some(100.0),
+        }
+    }
+
+    #[test]
+    fn layouts_keep_to_the_nodes_and_their_cpus() {
+        let found = |nodes: &[usize], ranks: &[usize], threads: &[usize]| -> Vec<_> {
+            let (layouts, _) = bounds(nodes, ranks, threads).layouts();
+            layouts
+                .iter()
+                .map(|s| (s.nodes, s.ranks, s.threads))
+                .collect()
         };
-        let found: Vec<_> = bounds
-            .settings()
-            .iter()
-            .map(|s| (s.nodes, s.ranks, s.threads))
-            .collect();
+        let one_node = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 6, 1), (1, 1, 4)];
+        let two_nodes = [(2, 2, 1), (2, 4, 1), (2, 8, 1), (2, 12, 1), (2, 2, 4)];
         assert_eq!(
-            found,
+            found(&[1, 2], &[], &[1, 4]),
+            [&one_node[..], &two_nodes[..]].concat()
+        );
+        assert_eq!(found(&[], &[], &[1, 4]), one_node);
+        // As many nodes as the ranks need, with the same number on each.
+        assert_eq!(
+            found(&[], &[1, 6, 7, 4096], &[1]),
+            [(1, 1, 1), (1, 6, 1), (7, 7, 1), (1024, 4096, 1)]
+        );
+    }
+
+    #[test]
+    fn layouts_that_do_not_fit_are_named() {
+        let (layouts, unfit) = bounds(&[1], &[2, 8], &[1, 9]).layouts();
+        assert_eq!(layouts, [layout(1, 2, 1)]);
+        assert_eq!(
+            unfit,
             [
-                (1, 1, 1),
-                (1, 2, 1),
-                (1, 4, 1),
-                (1, 6, 1),
-                (1, 1, 4),
-                (2, 2, 1),
-                (2, 4, 1),
-                (2, 8, 1),
-                (2, 12, 1),
-                (2, 2, 4)
+                "8 ranks × 1 thread do not fit the nodes of 6 CPUs evenly",
+                "9 threads do not fit a node of 6 CPUs"
             ]
         );
-        let mut prediction = predictions(&Machine::default(), 1, 40, &[setting(1, 8, 1)]).remove(0);
-        assert!(bounds.judge(&prediction).unwrap().contains("MiB a node"));
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let bounds = bounds(&[1], &[], &[1]);
+        let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 8, 1)]).remove(0);
+        assert!(
+            bounds
+                .exceeded(&prediction)
+                .unwrap()
+                .contains("MiB per node")
+        );
         prediction.rss_per_node_bytes = 1;
-        assert_eq!(bounds.judge(&prediction), None);
-        prediction.elapsed_high_s = 101.0;
-        assert!(bounds.judge(&prediction).unwrap().contains("--max-time"));
+        assert_eq!(bounds.exceeded(&prediction), None);
+        prediction.elapsed_high_s = 100.0;
+        assert!(
+            bounds.exceeded(&prediction).unwrap().contains("--max-time"),
+            "launching counts"
+        );
     }
 }

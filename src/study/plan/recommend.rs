@@ -1,67 +1,63 @@
-//! The recommendation: which setting to take, and why.
+//! The recommendation: which layout to take, and why.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-
-use comfy_table::{CellAlignment, Table, presets};
 
 use super::COVERAGE;
 use super::listed::Listed;
+use super::measured::PUBLISH;
 use super::model::Model;
 use super::predict::{Prediction, Predictor};
-use crate::text::{counted, duration};
+use crate::columns::{Cell, Column};
+use crate::text::duration;
 
 /// CPUs that do less than this part of their time are not worth asking for.
 const WORTH_ASKING: f64 = 0.7;
-/// More workers have stopped paying when doubling them brings less than this.
-const PAYS: f64 = 1.3;
+/// More workers are not worth it when doubling them brings less than this.
+const WORTH_DOUBLING: f64 = 1.3;
 
-/// Marks the setting to take: of those that are possible and whose CPUs do at least 70 % of what one alone would (as much
-/// as the best if none does), the one that ends first; of those within 3 % of it, the one with the fewest core hours.
+/// Marks the layout to take: of those that are possible and whose CPUs do at least 70 % of what one alone would (as much as
+/// the best if none does), the fastest; of those within 3 % of it, the one with the fewest core hours.
 ///
 /// # Errors
-/// A sentence when no setting is possible, with what each goes beyond.
-pub fn mark(predictions: &mut [Prediction]) -> Result<usize, String> {
+/// A sentence when no layout is possible, with the limits that are exceeded and `unfit`.
+pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<usize, String> {
     let possible: Vec<usize> = (0..predictions.len())
         .filter(|&place| predictions[place].beyond.is_none())
         .collect();
     if possible.is_empty() {
-        let reasons: Vec<String> = predictions
-            .iter()
-            .filter_map(|prediction| {
-                let setting = prediction.setting;
-                let beyond = prediction.beyond.as_ref()?;
-                Some(format!(
-                    "{} nodes, {} ranks × {} threads {beyond}",
-                    setting.nodes, setting.ranks, setting.threads
-                ))
-            })
-            .take(3)
-            .collect();
+        let exceeded = predictions.iter().filter_map(|prediction| {
+            Some(format!(
+                "{}: {}",
+                prediction.layout,
+                prediction.beyond.as_ref()?
+            ))
+        });
+        let mut reasons: Vec<String> = unfit.iter().cloned().chain(exceeded).take(3).collect();
+        if predictions.is_empty() {
+            reasons.insert(0, "no ranks fit the nodes and their CPUs".to_owned());
+        }
         return Err(format!(
-            "no setting is possible within what was given: {}; allow more nodes, more time or more memory",
-            if reasons.is_empty() {
-                "no ranks fit the nodes and their CPUs".to_owned()
-            } else {
-                reasons.join("; ")
-            }
+            "no layout is possible within these limits: {}; allow more nodes, more time or more memory",
+            reasons.join("; ")
         ));
     }
-    let best = possible
+    let most = possible
         .iter()
         .map(|&place| predictions[place].efficiency)
         .fold(0.0, f64::max);
-    let enough = WORTH_ASKING.min(best * 0.999);
+    let enough = WORTH_ASKING.min(most * 0.999);
     let worth: Vec<usize> = possible
         .into_iter()
         .filter(|&place| predictions[place].efficiency >= enough)
         .collect();
-    let fastest = worth
+    let fastest_s = worth
         .iter()
         .map(|&place| predictions[place].elapsed_s)
         .fold(f64::INFINITY, f64::min);
     let chosen = worth
         .into_iter()
-        .filter(|&place| predictions[place].elapsed_s <= fastest * 1.03)
+        .filter(|&place| predictions[place].elapsed_s <= fastest_s * 1.03)
         .min_by(|&a, &b| {
             predictions[a]
                 .core_hours
@@ -72,50 +68,49 @@ pub fn mark(predictions: &mut [Prediction]) -> Result<usize, String> {
     Ok(chosen)
 }
 
-/// The table of all settings, the recommended one with a star.
-pub fn table(predictions: &[Prediction]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
-    table.set_header([
-        "",
-        "nodes",
-        "ranks",
-        "threads",
-        "time",
-        "90 % from",
-        "to",
-        "MiB a rank",
-        "MiB a node",
-        "core hours",
-        "efficiency %",
-        "",
-    ]);
-    for prediction in predictions {
-        let setting = prediction.setting;
-        let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
-        table.add_row([
-            if prediction.recommended { "*" } else { "" }.to_owned(),
-            setting.nodes.to_string(),
-            setting.ranks.to_string(),
-            setting.threads.to_string(),
-            duration(prediction.elapsed_s),
-            duration(prediction.elapsed_low_s),
-            duration(prediction.elapsed_high_s),
-            mib(prediction.rss_per_rank_bytes),
-            mib(prediction.rss_per_node_bytes),
-            format!("{:.2}", prediction.core_hours),
-            format!("{:.0}", prediction.efficiency * 100.0),
-            prediction.beyond.clone().unwrap_or_default(),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
+/// A column of a plan's table; without a head it is in CSV only, without a name in tables only.
+const fn column(
+    name: &'static str,
+    head: &'static str,
+    value: fn(&Prediction) -> Cell,
+) -> Column<Prediction> {
+    Column { name, head, value }
 }
 
-/// Why the chosen setting, and what limits.
-pub fn reasons(
+/// The columns of a plan.
+pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
+    column("recommended", " ", |p| {
+        Cell::Text(if p.recommended { "*" } else { "" }.to_owned())
+    }),
+    column("nodes", "nodes", |p| Cell::Count(p.layout.nodes as u64)),
+    column("ranks", "ranks", |p| Cell::Count(p.layout.ranks as u64)),
+    column("threads", "threads", |p| {
+        Cell::Count(p.layout.threads as u64)
+    }),
+    column("", "time", |p| Cell::Text(duration(p.job_s()[0]))),
+    column("", "90 % from", |p| Cell::Text(duration(p.job_s()[1]))),
+    column("", "to", |p| Cell::Text(duration(p.job_s()[2]))),
+    column("time_s", "", |p| Cell::seconds(p.job_s()[0])),
+    column("time_low_s", "", |p| Cell::seconds(p.job_s()[1])),
+    column("time_high_s", "", |p| Cell::seconds(p.job_s()[2])),
+    column("rank_bytes", "MiB per rank", |p| {
+        Cell::Bytes(p.rss_per_rank_bytes)
+    }),
+    column("node_bytes", "MiB per node", |p| {
+        Cell::Bytes(p.rss_per_node_bytes)
+    }),
+    column("core_hours", "core hours", |p| {
+        Cell::Number(p.core_hours, 2)
+    }),
+    column("efficiency", "efficiency %", |p| Cell::Share(p.efficiency)),
+    column("imbalance", "", |p| Cell::Number(p.imbalance, 2)),
+    column("exceeds", "exceeds", |p| {
+        Cell::Text(p.beyond.clone().unwrap_or_default())
+    }),
+];
+
+/// Why the chosen layout, and what limits it.
+pub(crate) fn reasons(
     predictions: &[Prediction],
     chosen: usize,
     predictor: &Predictor<'_>,
@@ -124,64 +119,51 @@ pub fn reasons(
 ) -> String {
     let mut text = String::new();
     let choice = &predictions[chosen];
-    let setting = choice.setting;
+    let [expected, low, high] = choice.job_s().map(duration);
     let _ = writeln!(
         text,
-        "Recommended: {} of {} × {}, {} ({} to {} with {:.0} % probability), {:.2} core hours.",
-        counted(setting.nodes, "node"),
-        counted(setting.ranks, "rank"),
-        counted(setting.threads, "thread"),
-        duration(choice.elapsed_s),
-        duration(choice.elapsed_low_s),
-        duration(choice.elapsed_high_s),
+        "Recommended: {}. It takes {expected} ({low} to {high} with {:.0} % probability, launching included) and {:.2} core \
+         hours.",
+        choice.layout,
         COVERAGE * 100.0,
         choice.core_hours
     );
     let [read, filter, write] = predictor.shares().map(|share| share * 100.0);
+    let dominant = match predictor.dominated_by() {
+        PUBLISH => "the disk, which takes results more slowly than the workers make them",
+        stage => ["reading", "filtering", "writing"][stage],
+    };
     let _ = writeln!(
         text,
-        "What dominates: {}. Of an image's time, reading takes {read:.0} %, filtering {filter:.0} %, writing {write:.0} % \
-         (inflating and compressing included).",
-        predictor.dominated_by()
+        "What dominates: {dominant}. A worker spends {read:.0} % of an image's time on reading, {filter:.0} % on filtering and \
+         {write:.0} % on writing (inflating and compressing included).",
     );
-    match stops_paying(predictions) {
-        Some((before, after)) => {
-            let _ = writeln!(
-                text,
-                "More ranks stop paying beyond {} workers: {} of them end only {:.2} times sooner.",
-                before.setting.workers(),
-                after.setting.workers(),
-                before.elapsed_s / after.elapsed_s
-            );
-        }
-        None => {
-            let _ = writeln!(text, "Within these settings more workers go on paying.");
-        }
-    }
+    let _ = writeln!(text, "{}", returns(predictions));
     match predictor.ceiling() {
         (Some(ceiling), _) => {
             let _ = writeln!(
                 text,
-                "The file system gives at most {ceiling:.0} images/s to any number of ranks."
+                "The file system serves at most {ceiling:.0} images/s to any number of ranks."
             );
         }
-        (None, low) if setting.nodes > 1 || predictions.iter().any(|p| p.setting.nodes > 1) => {
+        (None, low) if predictions.iter().any(|p| p.layout.nodes > 1) => {
             let at_least = low.map_or("an unknown rate".to_owned(), |low| {
                 format!("{low:.0} images/s")
             });
             let _ = writeln!(
                 text,
-                "Measured on one node: what several cost the shared file system is not known. It carries {at_least} at \
-                 least; the intervals of several nodes allow for that."
+                "All measurements come from one node, so the limit of the shared file system is not known. It serves at least \
+                 {at_least}; the intervals of several nodes allow for that."
             );
         }
         _ => {}
     }
-    if choice.setting.workers() as f64 / setting.nodes as f64 > model.most_workers() * 1.5 {
+    let per_node = choice.layout.workers() as f64 / choice.layout.nodes as f64;
+    if per_node > model.most_workers() * 1.5 {
         let _ = writeln!(
             text,
-            "Measured were {:.0} workers on a node at most; the intervals beyond are wide for that. A run of `niimpi scaling` \
-             on a node of the cluster narrows them.",
+            "At most {:.0} workers per node were measured, so the intervals beyond are wide. A run of `niimpi scaling` on a \
+             node of the cluster narrows them.",
             model.most_workers()
         );
     }
@@ -189,29 +171,40 @@ pub fn reasons(
     if beyond > 0.05 {
         let _ = writeln!(
             text,
-            "The images lie {beyond:.1} doublings beyond the sizes that were measured, on the average; the intervals are wider \
-             for it."
-        );
-    }
-    if listed.unreadable() > 0 {
-        let _ = writeln!(
-            text,
-            "{} of {} images have headers that cannot be read; they will fail and are not planned for.",
-            listed.unreadable(),
-            listed.listed
+            "On average the images lie {beyond:.1} doublings beyond the sizes that were measured, which widens the intervals."
         );
     }
     text
 }
 
-/// Where more workers stop paying: of the fastest settings for each number of workers, the first that is not worth its
-/// doubling. The setting before it and itself.
-fn stops_paying(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)> {
-    let mut fastest: std::collections::BTreeMap<usize, &Prediction> =
-        std::collections::BTreeMap::new();
+/// How much further workers bring: of the fastest layouts for each number of workers, the first doubling that is not worth it.
+fn returns(predictions: &[Prediction]) -> String {
+    let Some((before, after)) = not_worth(predictions) else {
+        return "Adding workers still helps over the whole range.".to_owned();
+    };
+    let (few, many) = (before.layout.workers(), after.layout.workers());
+    let sooner = before.elapsed_s / after.elapsed_s;
+    if sooner < 1.05 {
+        format!(
+            "More than {} not help: {many} are no faster.",
+            if few == 1 {
+                "1 worker does".to_owned()
+            } else {
+                format!("{few} workers do")
+            }
+        )
+    } else {
+        format!(
+            "Diminishing returns beyond {few} workers: {many} are only {sooner:.2} times as fast."
+        )
+    }
+}
+
+fn not_worth(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)> {
+    let mut fastest: BTreeMap<usize, &Prediction> = BTreeMap::new();
     for prediction in predictions {
         let entry = fastest
-            .entry(prediction.setting.workers())
+            .entry(prediction.layout.workers())
             .or_insert(prediction);
         if prediction.elapsed_s < entry.elapsed_s {
             *entry = prediction;
@@ -219,36 +212,39 @@ fn stops_paying(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)
     }
     let fastest: Vec<&Prediction> = fastest.into_values().collect();
     fastest.windows(2).find_map(|two| {
-        let more = two[1].setting.workers() as f64 / two[0].setting.workers() as f64;
+        let more = two[1].layout.workers() as f64 / two[0].layout.workers() as f64;
         let sooner = two[0].elapsed_s / two[1].elapsed_s;
         // What a step of any size is worth, as if it were a doubling.
-        let paid = sooner.powf(1.0 / more.log2());
-        (paid < PAYS).then_some((two[0], two[1]))
+        (sooner.powf(1.0 / more.log2()) < WORTH_DOUBLING).then_some((two[0], two[1]))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::measured::tests::Machine;
-    use super::super::predict::tests::{predictions, setting};
+    use super::super::predict::tests::{layout, predictions};
     use super::*;
+    use crate::columns::{Grid, Style, write_csv};
+
+    fn with_contention(contention: f64) -> Vec<Prediction> {
+        let machine = Machine {
+            contention,
+            ..Machine::default()
+        };
+        predictions(
+            &machine,
+            1,
+            4000,
+            &[1, 2, 4, 8].map(|ranks| layout(1, ranks, 1)),
+        )
+    }
 
     #[test]
     fn the_fastest_that_is_worth_its_cpus_is_taken() {
-        let settings = [
-            setting(1, 1, 1),
-            setting(1, 2, 1),
-            setting(1, 4, 1),
-            setting(1, 8, 1),
-        ];
-        let crowded = Machine {
-            contention: 0.12,
-            ..Machine::default()
-        };
-        let mut found = predictions(&crowded, 1, 4000, &settings);
-        let chosen = mark(&mut found).unwrap();
+        let mut found = with_contention(0.12);
+        let chosen = mark(&mut found, &[]).unwrap();
         // 8 workers do 1/(1 + 7 · 0.12) = 54 % each, 4 do 74 %.
-        assert_eq!(found[chosen].setting, settings[2]);
+        assert_eq!(found[chosen].layout.ranks, 4);
         assert_eq!(
             found
                 .iter()
@@ -256,46 +252,52 @@ mod tests {
                 .count(),
             1
         );
-        assert_eq!(
-            stops_paying(&found).map(|(before, _)| before.setting.ranks),
-            None
-        );
-        let text = table(&found);
+        assert!(returns(&found).contains("still helps"));
+    }
+
+    #[test]
+    fn doublings_that_are_not_worth_it_are_named() {
+        let found = with_contention(0.5);
+        let text = returns(&found);
         assert!(
-            text.lines()
-                .any(|line| line.contains("*") && line.contains(" 4 ")),
+            text.starts_with("Diminishing returns beyond 2 workers: 4 are only 1."),
             "{text}"
         );
+        let mut slower = found[..2].to_vec();
+        slower[1].elapsed_s = slower[0].elapsed_s / 0.8;
+        assert_eq!(
+            returns(&slower),
+            "More than 1 worker does not help: 2 are no faster."
+        );
     }
 
     #[test]
-    fn doubling_that_does_not_pay_is_found() {
-        let settings = [
-            setting(1, 1, 1),
-            setting(1, 2, 1),
-            setting(1, 4, 1),
-            setting(1, 8, 1),
-        ];
-        let jammed = Machine {
-            contention: 0.5,
-            ..Machine::default()
-        };
-        let found = predictions(&jammed, 1, 4000, &settings);
-        let (before, after) = stops_paying(&found).unwrap();
-        assert_eq!((before.setting.ranks, after.setting.ranks), (2, 4));
-    }
-
-    #[test]
-    fn impossible_settings_are_not_taken() {
-        let settings = [setting(1, 1, 1), setting(1, 2, 1)];
-        let mut found = predictions(&Machine::default(), 1, 400, &settings);
+    fn impossible_layouts_are_not_taken() {
+        let mut found = with_contention(0.1);
+        found.truncate(2);
         found[1].beyond = Some("needs too much".to_owned());
-        assert_eq!(mark(&mut found).unwrap(), 0);
+        assert_eq!(mark(&mut found, &[]).unwrap(), 0);
         found[0].beyond = Some("may not end within --max-time".to_owned());
-        let error = mark(&mut found).unwrap_err();
+        let error = mark(&mut found, &[]).unwrap_err();
         assert!(
             error.contains("--max-time") && error.contains("needs too much"),
             "{error}"
         );
+        let error = mark(&mut [], &["9 threads do not fit".to_owned()]).unwrap_err();
+        assert!(
+            error.contains("no ranks fit") && error.contains("9 threads"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn table_and_csv_show_the_same_time() {
+        let mut found = predictions(&Machine::default(), 1, 400, &[layout(1, 1, 1)]);
+        (found[0].elapsed_s, found[0].launch_s) = (4.0, 0.5);
+        let table = Grid::of(&COLUMNS, &found).draw(Style::Terminal);
+        assert!(table.contains(" 4.5 s "), "{table}");
+        let mut csv = Vec::new();
+        write_csv(&COLUMNS, &found, &mut csv).unwrap();
+        assert!(String::from_utf8(csv).unwrap().contains(",4.5,"));
     }
 }

@@ -1,23 +1,26 @@
 //! The request: what to ask of Slurm for a prediction, with its margin, and the batch script.
 
-use crate::job::memory::WORKER_BYTES;
 use std::ffi::OsString;
 
 use super::predict::Prediction;
+use crate::job::memory::WORKER_BYTES;
 use crate::slurm::batch::{BatchScript, Request};
 use crate::text::duration;
 
-/// Time is asked for with this margin over the upper end of the interval, and a minute.
-pub const TIME_MARGIN: f64 = 0.25;
+/// The margin of the requested time over the upper end of the interval; a minute is added.
+pub(crate) const TIME_MARGIN: f64 = 0.25;
 const TIME_MARGIN_S: f64 = 60.0;
-/// Memory is asked for with this margin over what is expected.
-pub const MEMORY_MARGIN: f64 = 0.2;
-/// What the program sets aside for each worker when it judges whether an image fits into its limit.
+/// The margin of the requested memory over what is expected.
+pub(crate) const MEMORY_MARGIN: f64 = 0.2;
 
-/// What to ask for. `largest_bytes` is the most that a worker holds for one image.
-pub fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&str>) -> Request {
-    let setting = prediction.setting;
-    let threads = setting.threads as u64;
+/// What to request. `largest_bytes` is the most that a worker holds for one image.
+pub(crate) fn request(
+    prediction: &Prediction,
+    largest_bytes: u64,
+    partition: Option<&str>,
+) -> Request {
+    let layout = prediction.layout;
+    let threads = layout.threads as u64;
     // A rank admits an image only if it fits beside a reserve for each worker.
     let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_BYTES + largest_bytes);
     let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
@@ -25,19 +28,32 @@ pub fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&s
     let seconds =
         prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
     Request {
-        nodes: setting.nodes,
-        tasks_per_node: setting.ranks_per_node(),
-        cpus_per_task: setting.threads,
+        nodes: layout.nodes,
+        tasks_per_node: layout.ranks_per_node(),
+        cpus_per_task: layout.threads,
         mem_per_cpu_mib: Some(rank_bytes.div_ceil(threads).div_ceil(1 << 20)),
         time_min: Some((seconds / 60.0).ceil() as u64),
         partition: partition.map(str::to_owned),
     }
 }
 
+/// The request as options of `sbatch`.
+pub(crate) fn in_words(request: &Request) -> String {
+    let minutes = request.time_min.unwrap_or(0);
+    format!(
+        "--nodes={} --ntasks-per-node={} --cpus-per-task={} --mem-per-cpu={}M --time={:02}:{:02}:00",
+        request.nodes,
+        request.tasks_per_node,
+        request.cpus_per_task,
+        request.mem_per_cpu_mib.unwrap_or(0),
+        minutes / 60,
+        minutes % 60
+    )
+}
+
 /// What the script runs.
 #[derive(Clone, Debug)]
-pub struct Job {
-    /// The program.
+pub(crate) struct ScriptJob {
     pub program: OsString,
     /// What follows `niimpi smooth`.
     pub words: Vec<OsString>,
@@ -50,10 +66,14 @@ pub struct Job {
 }
 
 /// The batch script for a request.
-pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScript {
+pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob) -> BatchScript {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let cpus = request.cpus_per_task as u64;
-    let asked_mib = request.mem_per_cpu_mib.unwrap_or(0) * cpus;
+    let requested_mib = request.mem_per_cpu_mib.unwrap_or(0) * request.cpus_per_task as u64;
+    let [expected, low, high] = prediction.job_s().map(duration);
+    let list = match prediction.list_bytes >> 20 {
+        0 => String::new(),
+        list_mib => format!(", {list_mib} MiB of it for the list of images on rank 0"),
+    };
     let remarks = vec![
         format!(
             "Written by niimpi plan {} for {} images.",
@@ -61,33 +81,22 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
             job.images
         ),
         format!(
-            "Time: {} expected, {} to {} with 90 % probability; asked for is the latter, {:.0} % and a minute.",
-            duration(prediction.elapsed_s),
-            duration(prediction.elapsed_low_s),
-            duration(prediction.elapsed_high_s),
+            "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end, {:.0} % and a minute.",
             TIME_MARGIN * 100.0
         ),
         format!(
-            "Memory: {:.0} MiB a rank expected{}; asked for are {asked_mib} MiB a rank: {:.0} % more, or what a rank sets aside \
-             to admit its largest images, whichever is more.",
+            "Memory: {:.0} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more or what a rank \
+             reserves to admit its largest images, whichever is more.",
             mib(prediction.rss_per_rank_bytes),
-            if prediction.list_bytes >> 20 > 0 {
-                format!(
-                    ", {:.0} MiB of it for the list of images as rank 0 holds it when it writes the report",
-                    mib(prediction.list_bytes)
-                )
-            } else {
-                String::new()
-            },
             MEMORY_MARGIN * 100.0
         ),
-        "Submitted again after a time limit, --resume does what is left.".to_owned(),
+        "After a time limit, submit this script again: --resume continues.".to_owned(),
     ];
     let mut command = vec![job.program.clone(), "smooth".into()];
     command.extend(job.words.iter().cloned());
     command.extend([
         "--threads".into(),
-        prediction.setting.threads.to_string().into(),
+        prediction.layout.threads.to_string().into(),
     ]);
     command.extend(["--resume".into(), "--report".into(), job.report.clone()]);
     BatchScript {
@@ -103,13 +112,13 @@ pub fn script(prediction: &Prediction, request: &Request, job: &Job) -> BatchScr
 #[cfg(test)]
 mod tests {
     use super::super::measured::tests::Machine;
-    use super::super::predict::tests::{predictions, setting};
+    use super::super::predict::tests::{layout, predictions};
     use super::*;
 
     #[test]
     fn the_request_holds_the_prediction_with_its_margin() {
         let mut prediction =
-            predictions(&Machine::default(), 1, 4000, &[setting(2, 8, 2)]).remove(0);
+            predictions(&Machine::default(), 1, 4000, &[layout(2, 8, 2)]).remove(0);
         prediction.elapsed_high_s = 1000.0;
         prediction.launch_s = 10.0;
         prediction.rss_per_rank_bytes = 1 << 30;
@@ -123,7 +132,7 @@ mod tests {
         assert_eq!(request.time_min, Some(22));
         // 1 GiB + 2 · (12 + 100) MiB, on two CPUs.
         assert_eq!(request.mem_per_cpu_mib, Some(624));
-        let job = Job {
+        let job = ScriptJob {
             program: "niimpi".into(),
             words: vec!["data".into(), "--sigma=2".into()],
             report: "r.json".into(),

@@ -7,16 +7,17 @@ use super::folder::{Configuration, StudyFolder, StudySpec};
 use super::record::{COMPLETED, RunRecord};
 use crate::console;
 use crate::slurm::accounting::Accounting;
-use crate::slurm::batch::{self, BatchScript, Request};
+use crate::slurm::batch::{self, BatchScript, Request, Submission};
+use crate::text::counted;
 
 /// How long between two questions to Slurm.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How long accounting may lag behind the queue before a job that has left it is given up.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
 
-/// What is asked for with every job.
+/// What every job requests.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// `--partition`.
     pub partition: Option<String>,
     /// `--mem-per-cpu`, in MiB.
@@ -27,11 +28,12 @@ pub struct Asked {
     pub mpi_type: String,
 }
 
-/// Submits every configuration that neither is done nor has a job under way.
+/// Submits every configuration that is neither done nor has a job in progress. One that Slurm refuses is recorded as failed,
+/// with the reason; the next call submits it again.
 ///
 /// # Errors
-/// A sentence when a script cannot be written or `sbatch` refuses it.
-pub fn submit(
+/// A sentence when a script cannot be written or there is no `sbatch`.
+pub(crate) fn submit(
     folder: &StudyFolder,
     spec: &StudySpec,
     asked: &Asked,
@@ -70,15 +72,24 @@ pub fn submit(
         };
         let path = scripts.join(format!("{}.sbatch", configuration.id()));
         super::write_text(&path, &script.render()?)?;
-        let job_id = batch::submit(&path)?;
-        if !quiet {
-            console::note(format!("job {job_id}: {configuration}"));
-        }
-        folder.write_record(&RunRecord {
+        let mut record = RunRecord {
             configuration,
-            job_id: Some(job_id),
             ..RunRecord::default()
-        })?;
+        };
+        match batch::submit(&path)? {
+            Submission::Job(job_id) => {
+                if !quiet {
+                    console::note(format!("job {job_id}: {configuration}"));
+                }
+                record.job_id = Some(job_id);
+            }
+            Submission::Refused(reason) => {
+                console::error(format!("{configuration}: Slurm refuses the job: {reason}"));
+                record.state = "FAILED".to_owned();
+                record.message = Some(reason);
+            }
+        }
+        folder.write_record(&record)?;
     }
     Ok(())
 }
@@ -87,7 +98,7 @@ pub fn submit(
 ///
 /// # Errors
 /// A sentence when `sacct` fails or a record cannot be written.
-pub fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
+pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
     let mut left = 0;
     for configuration in spec.configurations() {
         let Some(record) = folder.read_record(&configuration)? else {
@@ -99,7 +110,7 @@ pub fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usi
         match &record.job_id {
             Some(job_id) => {
                 let accounting = Accounting::of_job(job_id).map_err(|error| {
-                    format!("how job {job_id} of the study ended cannot be told: {error}")
+                    format!("how job {job_id} of the study ended is unknown: {error}")
                 })?;
                 match accounting.filter(Accounting::is_final) {
                     Some(accounting) => {
@@ -119,7 +130,7 @@ pub fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usi
 ///
 /// # Errors
 /// A sentence when Slurm cannot be asked.
-pub fn wait(
+pub(crate) fn wait(
     folder: &StudyFolder,
     spec: &StudySpec,
     keep: bool,
@@ -134,7 +145,7 @@ pub fn wait(
             return Ok(true);
         }
         if left != told && !quiet {
-            console::note(format!("{left} jobs are waiting or running"));
+            console::note(format!("{} pending or running", counted(left, "job")));
         }
         told = left;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -174,7 +185,7 @@ fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
         {
             let has_report = folder.report(&configuration).is_file();
             record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
-            record.message = Some("the accounting does not tell how the job ended".to_owned());
+            record.message = Some("Slurm's accounting does not know how the job ended".to_owned());
             folder.write_record(&record)?;
         }
     }

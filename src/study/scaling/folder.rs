@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Run, RunRecord};
-use crate::report::Report;
+use crate::report::{self, Report};
+use crate::text::counted;
 
 /// Name and version of `study.json`.
-pub const SCHEMA: &str = "niimpi-study/1";
+pub(crate) const SCHEMA: &str = "niimpi-study/1";
 
 /// What is varied, and on what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StudySpec {
+pub(crate) struct StudySpec {
     /// [`SCHEMA`].
     pub schema: String,
     /// The images: files and folders, as absolute paths.
@@ -46,7 +47,7 @@ pub struct StudySpec {
 /// Where the runs of a study run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Via {
+pub(crate) enum Via {
     /// On this machine, one after the other, started by mpirun
     #[default]
     Local,
@@ -56,7 +57,7 @@ pub enum Via {
 
 /// One cell of the study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Configuration {
+pub(crate) struct Configuration {
     /// Ranks, on all nodes together.
     pub ranks: usize,
     /// Workers of each rank.
@@ -71,7 +72,7 @@ pub struct Configuration {
 
 impl Configuration {
     /// Its name among the study's files.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         let Self {
             ranks,
             threads,
@@ -83,18 +84,20 @@ impl Configuration {
     }
 
     /// Workers of all ranks.
-    pub fn workers(&self) -> usize {
+    pub(crate) fn workers(&self) -> usize {
         self.ranks * self.threads
     }
 }
 
 impl std::fmt::Display for Configuration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} images, {} ranks × {} threads",
-            self.images, self.ranks, self.threads
-        )?;
+        let [images, ranks, threads] = [
+            (self.images, "image"),
+            (self.ranks, "rank"),
+            (self.threads, "thread"),
+        ]
+        .map(|(count, noun)| counted(count, noun));
+        write!(f, "{images}, {ranks} × {threads}")?;
         if self.nodes > 1 {
             write!(f, " on {} nodes", self.nodes)?;
         }
@@ -105,7 +108,7 @@ impl std::fmt::Display for Configuration {
 impl StudySpec {
     /// Every configuration. Repeats come last, so that a slow hour touches every configuration and not one alone, and a
     /// study that is cut short has all of them once. Ranks that do not divide evenly over the nodes are left out.
-    pub fn configurations(&self) -> Vec<Configuration> {
+    pub(crate) fn configurations(&self) -> Vec<Configuration> {
         let mut configurations = Vec::new();
         for repeat in 1..=self.repeats {
             for &nodes in &unique(&self.nodes) {
@@ -134,7 +137,7 @@ impl StudySpec {
     ///
     /// # Errors
     /// A sentence naming what differs.
-    pub fn continues(&self, other: &Self) -> Result<(), String> {
+    pub(crate) fn continues(&self, other: &Self) -> Result<(), String> {
         let differs = [
             ("the images", self.inputs != other.inputs),
             ("the options", self.options != other.options),
@@ -154,7 +157,7 @@ impl StudySpec {
     }
 
     /// Of this study and an earlier part of it, everything that either varies.
-    pub fn joined(&self, earlier: &Self) -> Self {
+    pub(crate) fn joined(&self, earlier: &Self) -> Self {
         let both = |a: &[usize], b: &[usize]| unique(&[a, b].concat());
         Self {
             sizes: both(&self.sizes, &earlier.sizes),
@@ -167,7 +170,7 @@ impl StudySpec {
     }
 
     /// What `niimpi smooth` is told for a configuration, besides threads and report.
-    pub fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
+    pub(crate) fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = self.inputs.iter().map(OsString::from).collect();
         words.extend(self.options.iter().map(OsString::from));
         words.extend(["--limit".into(), configuration.images.to_string().into()]);
@@ -185,20 +188,20 @@ fn unique(values: &[usize]) -> Vec<usize> {
 
 /// The folder of a study.
 #[derive(Clone, Debug)]
-pub struct StudyFolder {
+pub(crate) struct StudyFolder {
     path: PathBuf,
 }
 
 impl StudyFolder {
     /// A folder that is there already.
-    pub fn at(path: &Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         }
     }
 
     /// Whether a folder holds a study.
-    pub fn is_study(path: &Path) -> bool {
+    pub(crate) fn is_study(path: &Path) -> bool {
         path.join("study.json").is_file()
     }
 
@@ -206,7 +209,7 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when it holds another study, or cannot be written.
-    pub fn begin(path: &Path, spec: &StudySpec) -> Result<Self, String> {
+    pub(crate) fn begin(path: &Path, spec: &StudySpec) -> Result<Self, String> {
         let folder = Self::at(path);
         for part in ["runs", "reports", "logs", "outputs"] {
             let part = folder.path.join(part);
@@ -226,31 +229,31 @@ impl StudyFolder {
     }
 
     /// The folder itself.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where a configuration's report lies.
-    pub fn report(&self, configuration: &Configuration) -> PathBuf {
+    pub(crate) fn report(&self, configuration: &Configuration) -> PathBuf {
         self.path
             .join("reports")
             .join(format!("{}.json", configuration.id()))
     }
 
     /// Where the words of a configuration's run lie.
-    pub fn log(&self, configuration: &Configuration) -> PathBuf {
+    pub(crate) fn log(&self, configuration: &Configuration) -> PathBuf {
         self.path
             .join("logs")
             .join(format!("{}.log", configuration.id()))
     }
 
     /// Where a configuration's results are written, to be removed after it.
-    pub fn output(&self, configuration: &Configuration) -> PathBuf {
+    pub(crate) fn output(&self, configuration: &Configuration) -> PathBuf {
         self.path.join("outputs").join(configuration.id())
     }
 
     /// Where the record of a configuration's run lies.
-    pub fn record(&self, configuration: &Configuration) -> PathBuf {
+    pub(crate) fn record(&self, configuration: &Configuration) -> PathBuf {
         self.path
             .join("runs")
             .join(format!("{}.json", configuration.id()))
@@ -260,7 +263,7 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when there is no study in the folder.
-    pub fn read_spec(&self) -> Result<StudySpec, String> {
+    pub(crate) fn read_spec(&self) -> Result<StudySpec, String> {
         let path = self.path.join("study.json");
         let spec: StudySpec = read_json(&path)?;
         if spec.schema == SCHEMA {
@@ -278,7 +281,7 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when it cannot be written.
-    pub fn write_record(&self, record: &RunRecord) -> Result<(), String> {
+    pub(crate) fn write_record(&self, record: &RunRecord) -> Result<(), String> {
         super::write_text(&self.record(&record.configuration), &json(record))
     }
 
@@ -286,7 +289,10 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when the record cannot be read.
-    pub fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
+    pub(crate) fn read_record(
+        &self,
+        configuration: &Configuration,
+    ) -> Result<Option<RunRecord>, String> {
         let path = self.record(configuration);
         if path.is_file() {
             read_json(&path).map(Some)
@@ -296,7 +302,7 @@ impl StudyFolder {
     }
 
     /// Whether a configuration need not be run again: it has ended, and its report is there.
-    pub fn is_done(&self, configuration: &Configuration) -> bool {
+    pub(crate) fn is_done(&self, configuration: &Configuration) -> bool {
         self.report(configuration).is_file()
             && matches!(self.read_record(configuration), Ok(Some(record)) if record.is_final())
     }
@@ -305,13 +311,13 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when a file cannot be read.
-    pub fn read_runs(&self, spec: &StudySpec) -> Result<Vec<Run>, String> {
+    pub(crate) fn read_runs(&self, spec: &StudySpec) -> Result<Vec<Run>, String> {
         let mut runs = Vec::new();
         for configuration in spec.configurations() {
             if let Some(record) = self.read_record(&configuration)? {
                 let path = self.report(&configuration);
                 let report: Option<Report> = if path.is_file() {
-                    Some(read_json(&path)?)
+                    Some(report::read(&path).map_err(|error| error.to_string())?)
                 } else {
                     None
                 };
@@ -332,10 +338,10 @@ fn json<T: Serialize>(value: &T) -> String {
 ///
 /// # Errors
 /// A sentence naming the file.
-pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{}: is not what it should be: {error}", path.display()))
+        .map_err(|error| format!("{}: is not a file of this kind: {error}", path.display()))
 }
 
 #[cfg(test)]

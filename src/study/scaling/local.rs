@@ -11,7 +11,7 @@ use crate::launch::{LocalMachine, LocalRun};
 
 /// How the runs are made.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner<'a> {
+pub(crate) struct Manner<'a> {
     /// Whether results are kept.
     pub keep: bool,
     /// The longest that one run may take.
@@ -27,7 +27,7 @@ pub struct Manner<'a> {
 ///
 /// # Errors
 /// A sentence when runs cannot be started or the folder cannot be written.
-pub fn run(
+pub(crate) fn run(
     folder: &StudyFolder,
     spec: &StudySpec,
     machine: &LocalMachine,

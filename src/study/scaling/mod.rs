@@ -11,12 +11,12 @@
 //!
 //! A study is its folder: each run leaves a record there at once, and a study that is begun again does what is missing.
 
-pub mod batch;
-pub mod folder;
-pub mod local;
-pub mod plots;
-pub mod record;
-pub mod tables;
+pub(crate) mod batch;
+pub(crate) mod folder;
+pub(crate) mod local;
+pub(crate) mod plots;
+pub(crate) mod record;
+pub(crate) mod tables;
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ use record::Run;
 ///
 /// # Errors
 /// A sentence when a file cannot be read or written.
-pub fn write_results(folder: &StudyFolder) -> Result<String, String> {
+pub(crate) fn write_results(folder: &StudyFolder) -> Result<String, String> {
     let spec = folder.read_spec()?;
     let runs = folder.read_runs(&spec)?;
     let text = tables::write(folder.path(), &spec, &runs)?;
@@ -42,6 +42,6 @@ fn write_text(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// Whether every run that was made ended well.
-pub fn all_completed(runs: &[Run]) -> bool {
+pub(crate) fn all_completed(runs: &[Run]) -> bool {
     runs.iter().all(|run| run.record.state == record::COMPLETED)
 }

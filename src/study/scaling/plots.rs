@@ -12,7 +12,7 @@ use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 ///
 /// # Errors
 /// A sentence naming the file that cannot be drawn or written.
-pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(), String> {
+pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(), String> {
     let rows: Vec<Row> = rows(runs)
         .into_iter()
         .filter(|row| !row.figures.is_empty())
@@ -111,7 +111,7 @@ fn name(row: &Row) -> String {
 
 /// How much faster several workers are than one: the whole run with more ranks, with more threads, and the filter alone.
 /// Points are (workers, speed-up); a line of one point is left out.
-pub fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
+pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
     let Some(serial) = at_largest
         .iter()
         .find(|row| (row.ranks, row.threads, row.nodes) == (1, 1, 1))
@@ -192,7 +192,7 @@ fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
 
 /// Amdahl's serial part by the points that had a CPU for every worker; beyond, workers wait for CPUs, which is no property
 /// of the program. Where no such point has several workers, by all.
-pub fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
+pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
     let within: Vec<_> = points
         .iter()
         .filter(|point| point.0 <= cpus as f64)

@@ -88,6 +88,8 @@ pub struct Row {
     pub jobs: String,
     /// How the repeats ended: one word, or each with its count.
     pub state: String,
+    /// Why repeats did not complete.
+    message: String,
     /// The figures of those that did all their images.
     pub figures: Vec<Figures>,
 }
@@ -188,6 +190,11 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
                     .collect();
                 counted.join(", ")
             };
+            let mut messages: Vec<&str> = runs
+                .iter()
+                .filter_map(|run| run.record.message.as_deref())
+                .collect();
+            messages.dedup();
             let jobs: Vec<&str> = runs
                 .iter()
                 .filter_map(|run| run.record.job_id.as_deref())
@@ -203,6 +210,7 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
                     jobs.join(" ")
                 },
                 state,
+                message: messages.join("; "),
                 figures: runs.iter().filter_map(|run| run.figures()).collect(),
             }
         })
@@ -230,8 +238,34 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
         let table = Grid::of(columns(), of_kind).draw(Style::Markdown);
         let _ = write!(page, "\n## {}\n\n{table}", kind.title());
     }
+    page.push_str(&failures(&rows));
     super::write_text(&folder.join("tables.md"), &page)?;
     Ok(page)
+}
+
+/// The runs that did not complete, with their reasons.
+fn failures(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| !row.message.is_empty()) {
+        if text.is_empty() {
+            text.push_str("\n## Runs that did not complete\n\n");
+        }
+        let counts = [
+            (row.images, "image"),
+            (row.ranks, "rank"),
+            (row.threads, "thread"),
+            (row.nodes, "node"),
+        ];
+        let [images, ranks, threads, nodes] =
+            counts.map(|(count, noun)| text::counted(count, noun));
+        let message = text::printable(&row.message);
+        let _ = writeln!(
+            text,
+            "- {images}, {ranks} × {threads}, {nodes}: {}: {message}",
+            row.state
+        );
+    }
+    text
 }
 
 fn head(spec: &StudySpec, runs: &[Run]) -> String {
@@ -404,7 +438,9 @@ const COLUMNS: &[RowColumn] = &[
     }),
     both("wtime/ptime", |row| row.write_to_filter()),
     both("state", |row| Cell::Text(row.state.clone())),
+    csv_only("message", |row| Cell::Text(row.message.clone())),
 ];
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::folder::Configuration;
@@ -456,6 +492,7 @@ pub(crate) mod tests {
     fn each_kind_has_its_table_and_a_failed_run_is_a_row() {
         let mut failed = run(1, 1, 400, 1, 1.0);
         failed.record.state = "OUT_OF_MEMORY".to_owned();
+        failed.record.message = Some("sbatch: error: too many nodes".to_owned());
         failed.report = None;
         let runs = [
             run(1, 1, 10, 1, 8.0),
@@ -482,6 +519,7 @@ pub(crate) mod tests {
             assert_eq!(&records[0][column("wtime/ptime")], "2");
             assert_eq!(&records[0][column("wtime/task_s")], "0.4");
             assert_eq!(&records[0][column("state")], "COMPLETED");
+            assert_eq!(&records[0][column("message")], "");
             assert_eq!(&records[0][column("setup_s")], "0.5");
             let one = &records[0][column("tasks")] == "10" && &records[0][0] == "1";
             assert!(
@@ -489,7 +527,10 @@ pub(crate) mod tests {
                 "{kind:?} begins with one thread or process"
             );
         }
-        assert!(page.contains("OUT_OF_MEMORY"), "{page}");
+        assert!(
+            page.contains("OUT_OF_MEMORY: sbatch: error: too many nodes"),
+            "{page}"
+        );
         assert!(
             !page.contains("other programs"),
             "nothing is known of others"

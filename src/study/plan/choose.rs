@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::listed::Listed;
-use super::super::measured::ImageClass;
+use super::listed::Listed;
+use super::measured::ImageClass;
 
 /// Which images stand for the list: of every class and size some, by their share, the one that takes the most memory always.
 /// More than `count` where there are more classes than that.
-pub(super) fn choose(listed: &Listed, count: usize) -> Vec<usize> {
+pub(crate) fn choose(listed: &Listed, count: usize) -> Vec<usize> {
     let mut groups: BTreeMap<(ImageClass, u64), Vec<usize>> = BTreeMap::new();
     for (place, (_, features)) in listed.found.iter().enumerate() {
         groups
@@ -65,7 +65,8 @@ pub(super) fn choose(listed: &Listed, count: usize) -> Vec<usize> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::super::measured::ImageFeatures;
+    use super::super::measured::ImageFeatures;
+    use super::super::rank0::Rank0;
     use super::*;
     use crate::volume::Datatype;
 
@@ -94,9 +95,7 @@ mod tests {
             listed: found.len(),
             planned: found.iter().map(|image| image.1).collect(),
             found,
-            name_bytes: [60, 60],
-            list_s: 0.0,
-            look_s: 0.0,
+            rank0: Rank0::default(),
         }
     }
 
