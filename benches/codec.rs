@@ -1,10 +1,9 @@
 //! How fast images go in and out, and how fast the codec is at each level, on MRI-like voxels of 4 MB.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use niimpi::image_io::{CompressionLevel, Header, Image, ImageReader, ImageWriter, Version};
 use niimpi::volume::Datatype;
 
-const NO_SYNC: WriteOptions = WriteOptions::NO_SYNC;
 const SHAPE: [usize; 3] = [128, 128, 128];
 
 /// A bright ball in a dark room, with noise that a scanner could have made.
@@ -59,26 +58,21 @@ fn codec(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("{datatype}"));
         group.throughput(Throughput::Bytes(bytes)).sample_size(20);
         for level in [0, 1, 2, 3, 6] {
-            let mut workspace = Workspace::new(CompressionLevel::new(level).expect("0 to 9"));
+            let level_given = CompressionLevel::new(level).expect("0 to 9");
+            let mut writer = ImageWriter::new().compression(level_given).sync(false);
             let path = folder.path().join(format!("{datatype}_{level}.nii.gz"));
             group.bench_function(BenchmarkId::new("write", level), |bencher| {
-                bencher.iter(|| {
-                    workspace
-                        .write(&path, &image, &NO_SYNC)
-                        .expect("an image to be written")
-                });
+                bencher.iter(|| writer.write(&path, &image).expect("an image to be written"));
             });
         }
-        let mut workspace = Workspace::new(CompressionLevel::FAST);
+        let (mut reader, mut writer) = (ImageReader::new(), ImageWriter::new().sync(false));
         let mut target = Image::default();
         for (name, path) in [("gzip", "_1.nii.gz"), ("plain", ".nii")] {
             let path = folder.path().join(format!("{datatype}{path}"));
-            workspace
-                .write(&path, &image, &NO_SYNC)
-                .expect("an image to be written");
+            writer.write(&path, &image).expect("an image to be written");
             group.bench_function(BenchmarkId::new("read", name), |bencher| {
                 bencher.iter(|| {
-                    workspace
+                    reader
                         .read(&path, &mut target)
                         .expect("an image to be read")
                 });

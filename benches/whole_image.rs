@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use niimpi::filter::OutputSpec;
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use niimpi::image_io::{CompressionLevel, Header, Image, ImageWriter, Version};
 use niimpi::job::outcome::Outcome;
 use niimpi::job::{ImageJob, ImageWorker};
 use niimpi::volume::Datatype;
@@ -65,8 +65,9 @@ fn whole_image(criterion: &mut Criterion) {
         ([197, 233, 189], Datatype::Float32),
     ] {
         let image = image(&shape, datatype);
-        Workspace::new(CompressionLevel::FAST)
-            .write(&input, &image, &WriteOptions::NO_SYNC)
+        ImageWriter::new()
+            .sync(false)
+            .write(&input, &image)
             .expect("an image to be written");
         group.throughput(Throughput::Elements(shape.iter().product::<usize>() as u64));
         for threads in [1, 2] {

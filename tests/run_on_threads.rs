@@ -9,7 +9,7 @@ use niimpi::comm::serial::Serial;
 use niimpi::comm::threads::run_on_threads;
 use niimpi::filter::OutputSpec;
 use niimpi::filter::gaussian::Gaussian;
-use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use niimpi::image_io::{CompressionLevel, Header, Image, ImageWriter, Version};
 use niimpi::images::ListRequest;
 use niimpi::job::ImageJob;
 use niimpi::partition::Strategy;
@@ -28,7 +28,7 @@ const STRATEGIES: [Strategy; 4] = [
 /// Small images of different sizes and types, and one that is broken when `broken` says so.
 fn write_images(folder: &Path, count: u64, broken: bool) {
     std::fs::create_dir_all(folder).unwrap();
-    let mut workspace = Workspace::new(CompressionLevel::default());
+    let mut writer = ImageWriter::new().sync(false);
     for index in 1..=count {
         let phantom = Phantom {
             shape: [10 + index as usize, 12, 9],
@@ -47,9 +47,7 @@ fn write_images(folder: &Path, count: u64, broken: bool) {
         };
         phantom.fill(index, &mut image.volume);
         let path = folder.join(format!("image_{index}.nii.gz"));
-        workspace
-            .write(&path, &image, &WriteOptions::NO_SYNC)
-            .unwrap();
+        writer.write(&path, &image).unwrap();
     }
     if broken {
         std::fs::write(folder.join("image_0.nii.gz"), b"no image").unwrap();

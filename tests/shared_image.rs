@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{OutputSpec, OutputType, Rounding};
-use niimpi::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use niimpi::image_io::{CompressionLevel, Header, Image, ImageWriter, Version};
 use niimpi::job::outcome::{FailureKind, Outcome};
 use niimpi::job::{ImageJob, ImageWorker};
 use niimpi::report::Stage;
@@ -37,10 +37,7 @@ fn input(folder: &Path, name: &str, shape: &[usize], datatype: Datatype) -> Path
         *byte = (state >> 27) as u8;
     }
     let path = folder.join(name);
-    let options = WriteOptions::NO_SYNC;
-    Workspace::new(CompressionLevel::FAST)
-        .write(&path, &image, &options)
-        .unwrap();
+    ImageWriter::new().sync(false).write(&path, &image).unwrap();
     path
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::console;
-use crate::image_io::{CompressionLevel, Header, Image, Version, Workspace, WriteOptions};
+use crate::image_io::{Header, Image, ImageWriter, Version};
 use crate::parallel::par_map;
 use crate::phantom::Phantom;
 use crate::resources;
@@ -129,7 +129,7 @@ fn write_some(
     threads: usize,
     next: &AtomicU64,
 ) -> Result<(), String> {
-    let mut workspace = Workspace::new(CompressionLevel::default());
+    let mut writer = ImageWriter::new().sync(false);
     let mut image = Image {
         header: Header::new(
             Version::Nifti1,
@@ -159,8 +159,8 @@ fn write_some(
         }
         phantom.fill(index, &mut image.volume);
         let path = Path::new(&args.dir).join(SynthArgs::file_name(index));
-        workspace
-            .write(&path, &image, &WriteOptions::NO_SYNC)
+        writer
+            .write(&path, &image)
             .map_err(|error| error.to_string())?;
     }
 }

@@ -14,9 +14,25 @@
 //! | `verify` | checking that what was written is still there |
 //! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
-//! A [`Workspace`] belongs to one worker. It keeps the codec's state and a few small buffers from image to image; the voxels
-//! themselves are inflated straight into [`Volume::voxels`] and deflated straight out of it, a piece at a time, so that an
-//! image costs its decompressed size and nothing more.
+//! An [`ImageReader`] and an [`ImageWriter`] belong to one thread and keep the codec's state and a few small buffers. Voxels are
+//! inflated straight into the buffer of a [`Volume`](crate::volume::Volume) and deflated straight out of it, so that an image
+//! costs its decompressed size and little more.
+//!
+//! ```
+//! use niimpi::image_io::{Image, ImageReader, ImageWriter};
+//! use niimpi::volume::{Datatype, Volume};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("image.nii.gz");
+//! let volume = Volume::zeros(&[20, 30, 10], Datatype::Int16).with_voxel_size_mm([2.0, 2.0, 3.0]);
+//! ImageWriter::new().write(&path, &Image::new(volume))?;
+//!
+//! let mut image = Image::default();
+//! ImageReader::new().read(&path, &mut image)?;
+//! assert_eq!(image.volume.shape, [20, 30, 10]);
+//! assert_eq!(image.header.voxel_size_mm(), [2.0, 2.0, 3.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -41,8 +57,6 @@ mod verify;
 mod warning;
 mod write;
 
-use std::path::Path;
-
 pub use crate::atomic_file::Folders;
 pub use error::{Cause, ImageError};
 pub(crate) use files::OpenedInput;
@@ -57,93 +71,8 @@ pub use image::Image;
 pub use probe::{Probe, probe};
 pub(crate) use publish::Existing;
 pub use publish::NamelessOutput;
-pub(crate) use read::TakeVoxels;
 pub use read::{ImageReader, ReadSummary};
 pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
 pub use warning::Warning;
-pub(crate) use write::GrowingFile;
-pub use write::WriteOptions;
-
-/// What one worker needs to read and write images: the codec's state and a few buffers, reused from image to image.
-pub struct Workspace {
-    reader: ImageReader,
-    writer: write::Writer,
-}
-
-impl Workspace {
-    /// A workspace that compresses its outputs at `level`. About 3 MB.
-    pub fn new(level: CompressionLevel) -> Self {
-        Workspace {
-            reader: ImageReader::new(),
-            writer: write::Writer::new(level),
-        }
-    }
-
-    /// Refuses images that need more than `limit_bytes`, before anything is allocated for them. Their voxels count, unless
-    /// [`Workspace::set_memory_need`] says otherwise.
-    pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
-        self.reader.set_memory_limit(limit_bytes);
-    }
-
-    /// Says what an image needs by its header, in bytes, when more than its voxels counts.
-    pub(crate) fn set_memory_need(&mut self, need: impl Fn(&Header) -> u64 + Send + 'static) {
-        self.reader.set_memory_need(need);
-    }
-
-    /// Reads the image at `path` into `image`, whose memory is reused. Of a pair either half may be named.
-    ///
-    /// The voxels are the file's own numbers in its own type, in native byte order. gzip's checksum and length are verified
-    /// to the end of the file, also when more follows the voxels.
-    ///
-    /// # Errors
-    /// See [`Cause`]. What `image` then holds is unspecified; it can be read into again.
-    pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
-        self.reader.read(path, image)
-    }
-
-    /// [`Workspace::read`], from files that were opened ahead, but `take` fetches the voxels, and may do something with the first while the last are still to
-    /// come. They are known to be sound when this returns, not earlier.
-    ///
-    /// # Errors
-    /// Those of [`Workspace::read`].
-    pub(crate) fn read_with(
-        &mut self,
-        path: &Path,
-        fetched: Option<OpenedInput>,
-        image: &mut Image,
-        take: &mut TakeVoxels<'_>,
-    ) -> Result<ReadSummary, ImageError> {
-        self.reader.read_with(path, fetched, image, take)
-    }
-
-    /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.
-    ///
-    /// The file appears under its name once it is complete: it is written beside it under a name of the form
-    /// `.niimpi-….part` and renamed. An existing file is replaced. The folder must exist. The bytes depend on the image, the
-    /// compression level and the codec alone.
-    ///
-    /// # Errors
-    /// See [`Cause`]. No part of the file remains under `path`, and what was there before is untouched.
-    pub fn write(
-        &mut self,
-        path: &Path,
-        image: &Image,
-        options: &WriteOptions,
-    ) -> Result<Vec<FileId>, ImageError> {
-        self.write_nameless(path, image, options)?.publish()
-    }
-
-    /// [`Workspace::write`] but for its last step, the one that waits for the disk: [`NamelessOutput::publish`] takes it, in
-    /// another thread perhaps, while the next image is at work.
-    ///
-    /// # Errors
-    /// See [`Cause`].
-    pub fn write_nameless(
-        &mut self,
-        path: &Path,
-        image: &Image,
-        options: &WriteOptions,
-    ) -> Result<NamelessOutput, ImageError> {
-        self.writer.write(path, image, options)
-    }
-}
+pub use write::ImageWriter;
+pub(crate) use write::{GrowingFile, WriteOptions};

@@ -17,7 +17,7 @@ const INPUT_LEN: usize = 4 << 10;
 
 /// What the header of an image says.
 ///
-/// ```ignore
+/// ```
 /// use niimpi::image_io::{Image, ImageWriter, probe};
 ///
 /// let folder = tempfile::tempdir()?;

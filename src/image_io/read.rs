@@ -59,7 +59,7 @@ impl MemoryLimit {
 
 /// Reads images, one after another. It keeps the codec's state and its buffers.
 ///
-/// ```ignore
+/// ```
 /// use niimpi::image_io::{Image, ImageReader, ImageWriter};
 ///
 /// let folder = tempfile::tempdir()?;

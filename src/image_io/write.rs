@@ -1,4 +1,4 @@
-//! Writing: a file appears under its name once it is complete.
+//! Writing: from an image in memory to complete files, which get their names when they are published.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,61 +12,99 @@ use super::files::suffix_of;
 use super::gzip::{Chunk, ChunkEncoder, CompressionLevel, GzipMember, Written};
 use super::header::Header;
 use super::header_layout::Layout;
+use super::identity::FileId;
 use super::image::Image;
 use super::publish::{NamelessOutput, Part, create_part, folder_of};
 use crate::atomic_file::{Folders, PartFile};
 use crate::volume::Volume;
 
-/// How an image is written.
+/// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteOptions {
-    /// Whether the file and its name must be on the disk when the call returns, so that not even a power cut loses them.
-    pub sync: bool,
-    /// Which folders of the path are followed and made.
-    pub folders: Folders,
+pub(crate) struct WriteOptions {
+    /// Whether the file and its name are on the disk when publishing returns, so that not even a power cut loses them.
+    pub(crate) sync: bool,
+    /// Which folders of the path are followed and created.
+    pub(crate) folders: Folders,
 }
 
-impl WriteOptions {
-    /// Files reach the disk when the system writes them there, which a power cut may forestall.
-    pub const NO_SYNC: Self = WriteOptions {
-        sync: false,
-        folders: Folders::Existing,
-    };
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        WriteOptions {
-            sync: true,
-            folders: Folders::Existing,
-        }
-    }
-}
-
-/// What one thread compresses with.
+/// The codec of one thread.
 struct Codec {
     encoder: ChunkEncoder,
     chunk: Chunk,
 }
 
-/// What is kept from image to image.
-pub(super) struct Writer {
+/// Writes images, one after another. It keeps the codec's state and its buffers.
+///
+/// ```
+/// use niimpi::image_io::{CompressionLevel, Image, ImageWriter};
+/// use niimpi::volume::{Datatype, Volume};
+///
+/// let folder = tempfile::tempdir()?;
+/// let image = Image::new(Volume::zeros(&[9, 8, 7], Datatype::Int16));
+/// let mut writer = ImageWriter::new().compression(CompressionLevel::FAST).sync(false);
+/// let files = writer.write(&folder.path().join("image.nii.gz"), &image)?;
+/// assert_eq!(files[0].raw_bytes, 352 + 9 * 8 * 7 * 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ImageWriter {
     codec: Codec,
     header: Vec<u8>,
+    sync: bool,
 }
 
-impl Writer {
-    pub fn new(level: CompressionLevel) -> Self {
-        Writer {
+impl Default for ImageWriter {
+    fn default() -> Self {
+        ImageWriter::new()
+    }
+}
+
+impl ImageWriter {
+    /// A writer that compresses at [`CompressionLevel::FAST`] and syncs. It takes about 2 MB.
+    pub fn new() -> Self {
+        ImageWriter {
             codec: Codec {
-                encoder: ChunkEncoder::new(level),
+                encoder: ChunkEncoder::new(CompressionLevel::FAST),
                 chunk: Chunk::default(),
             },
             header: Vec::new(),
+            sync: true,
         }
     }
 
-    pub fn write(
+    /// Compresses `.gz` outputs at `level`.
+    #[must_use]
+    pub fn compression(mut self, level: CompressionLevel) -> Self {
+        self.codec.encoder = ChunkEncoder::new(level);
+        self
+    }
+
+    /// Whether a file and its name must be on the disk when [`ImageWriter::write`] returns, so that not even a power cut
+    /// loses them.
+    #[must_use]
+    pub fn sync(mut self, sync: bool) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not. Returns the files
+    /// in the order in which they got their names: of a pair, the header last.
+    ///
+    /// A file appears under its name once it is complete. An existing file is replaced. The folder must exist. The bytes
+    /// depend only on the image, the compression level and the codec.
+    ///
+    /// # Errors
+    /// See [`Cause`]. Nothing of the output remains under `path`, and what was there before is untouched.
+    pub fn write(&mut self, path: &Path, image: &Image) -> Result<Vec<FileId>, ImageError> {
+        let options = WriteOptions {
+            sync: self.sync,
+            folders: Folders::Existing,
+        };
+        self.stage(path, image, &options)?.publish()
+    }
+
+    /// [`ImageWriter::write`] without its last step, which waits for the disk: [`NamelessOutput::publish`] does it, perhaps
+    /// in another thread.
+    pub(crate) fn stage(
         &mut self,
         path: &Path,
         image: &Image,
@@ -84,7 +122,7 @@ impl Writer {
             }
             .at(path));
         }
-        let Writer { codec, header } = self;
+        let ImageWriter { codec, header, .. } = self;
         header.clear();
         let layout = match suffix.is_pair() {
             true => Layout::Pair,
@@ -118,7 +156,7 @@ impl Writer {
     }
 }
 
-/// A `.nii.gz` file that is put together of chunks while its image is still being made. Dropped, nothing remains of it.
+/// A `.nii.gz` file that grows chunk by chunk while its image is still being computed. Nothing remains of it when dropped.
 pub(crate) struct GrowingFile {
     path: PathBuf,
     file: PartFile,
@@ -127,10 +165,10 @@ pub(crate) struct GrowingFile {
 }
 
 impl GrowingFile {
-    /// Begins the file at `path` of an image with this header; shape and type are `volume`'s, whose voxels are not looked at.
-    /// `None` where that is not one compressed file; it is then written whole.
+    /// Starts the file at `path` for an image with this header and the shape and type of `volume`. `None` if that is not one
+    /// compressed file; it must then be written as a whole.
     ///
-    /// With all chunks of voxels it becomes what [`super::Workspace::write`] makes of the image: the same bytes, and atomic.
+    /// With all chunks of voxels, the file has the bytes that [`ImageWriter::write`] gives the image.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -176,7 +214,7 @@ impl GrowingFile {
             .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
     }
 
-    /// Ends the file.
+    /// Completes the file.
     ///
     /// # Errors
     /// See [`Cause`].

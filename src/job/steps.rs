@@ -14,8 +14,8 @@ use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
 use crate::image_io::{
-    Cause, Existing, Folders, GrowingFile, Header, Image, ImageError, NamelessOutput, OpenedInput,
-    ReadSummary, Workspace, WriteOptions,
+    Cause, Existing, Folders, GrowingFile, Header, Image, ImageError, ImageReader, ImageWriter,
+    NamelessOutput, OpenedInput, ReadSummary, WriteOptions,
 };
 use crate::volume::{Volume, VoxelBuffer};
 
@@ -73,7 +73,8 @@ pub struct ImageWorker<'a> {
     job: &'a ImageJob,
     /// One for each thread, the leader's first.
     members: Vec<Member>,
-    workspace: Workspace,
+    reader: ImageReader,
+    writer: ImageWriter,
     image: Image,
     buffers: Buffers,
     memory_limit: Option<u64>,
@@ -97,15 +98,16 @@ impl<'a> ImageWorker<'a> {
     /// A worker that processes each image with `threads` threads. The results are the same for any number.
     pub fn with_threads(job: &'a ImageJob, threads: usize) -> Self {
         let threads = threads.max(1);
-        let mut workspace = Workspace::new(job.compression);
+        let mut reader = ImageReader::new();
         let need = job.clone();
-        workspace.set_memory_need(move |header| {
+        reader.set_memory_need(move |header| {
             memory::image_bytes(&need, &memory::image_info(header), threads)
         });
         Self {
             job,
             members: (0..threads).map(|_| Member::new(job.compression)).collect(),
-            workspace,
+            reader,
+            writer: ImageWriter::new().compression(job.compression),
             image: Image::default(),
             buffers: Buffers::default(),
             memory_limit: None,
@@ -117,7 +119,7 @@ impl<'a> ImageWorker<'a> {
     /// Refuses images that need more memory than this, before it is taken.
     pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
         self.memory_limit = limit_bytes;
-        self.workspace.set_memory_limit(limit_bytes);
+        self.reader.set_memory_limit(limit_bytes);
     }
 
     /// Makes missing folders of results below this one.
@@ -209,7 +211,7 @@ impl<'a> ImageWorker<'a> {
             Some(file) => file.finish(),
             None => {
                 let options = self.destination.write_options(self.job, output);
-                self.workspace.write_nameless(output, &self.image, &options)
+                self.writer.stage(output, &self.image, &options)
             }
         };
         outcome.timings.write_s += started.elapsed().as_secs_f64();
@@ -240,7 +242,7 @@ impl<'a> ImageWorker<'a> {
             team::start(scope, team, others);
             let Self {
                 job,
-                workspace,
+                reader,
                 image,
                 buffers,
                 memory_limit,
@@ -255,7 +257,7 @@ impl<'a> ImageWorker<'a> {
                 options: destination.write_options(job, output),
             };
             let started = Instant::now();
-            let read = workspace.read_with(input, opened, image, &mut |header, volume, next| {
+            let read = reader.read_with(input, opened, image, &mut |header, volume, next| {
                 *survey = job.survey(volume);
                 match streaming.begin(header, volume, buffers) {
                     None => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use niimpi::filter::gaussian::Gaussian;
 use niimpi::filter::{self, Scratch, SharedOptions};
-use niimpi::image_io::{self, CompressionLevel, Image, Verifier, Workspace, WriteOptions};
+use niimpi::image_io::{self, Image, ImageReader, ImageWriter, Verifier};
 use niimpi::journal::RunLine;
 use niimpi::journal::past::Past;
 use niimpi::journal::status::Status;
@@ -21,7 +21,8 @@ const FILTERED_BYTES: usize = 64 << 10;
 
 struct Bench {
     folder: tempfile::TempDir,
-    workspace: Workspace,
+    reader: ImageReader,
+    writer: ImageWriter,
     image: Image,
     again: Image,
     scratch: Scratch,
@@ -41,11 +42,10 @@ impl Bench {
         } else {
             tempfile::tempdir()
         };
-        let mut workspace = Workspace::new(CompressionLevel::default());
-        workspace.set_memory_limit(Some(MEMORY_LIMIT_BYTES));
         Bench {
             folder: folder.expect("a folder for the files under test"),
-            workspace,
+            reader: ImageReader::new().memory_limit(MEMORY_LIMIT_BYTES),
+            writer: ImageWriter::new().sync(false),
             image: Image::default(),
             again: Image::default(),
             scratch: Scratch::default(),
@@ -63,7 +63,7 @@ impl Bench {
     fn carry(&mut self, path: &Path) {
         let probed = image_io::probe(path);
         let _ = self.verifier.verify(path);
-        if let Err(error) = self.workspace.read(path, &mut self.image) {
+        if let Err(error) = self.reader.read(path, &mut self.image) {
             assert!(!error.to_string().is_empty());
             return;
         }
@@ -83,15 +83,14 @@ impl Bench {
         filter::apply(&gaussian, &spec, &mut self.image.volume, &mut self.scratch)
             .expect("a sigma in voxels suits every image");
         let output = self.folder.path().join("output.nii.gz");
-        let options = WriteOptions::NO_SYNC;
-        match self.workspace.write(&output, &self.image, &options) {
+        match self.writer.write(&output, &self.image) {
             Ok(written) => {
                 let found = self
                     .verifier
                     .verify(&output)
                     .expect("what was written verifies");
                 assert_eq!(found, written);
-                self.workspace
+                self.reader
                     .read(&output, &mut self.again)
                     .expect("what was written can be read");
                 assert_eq!(self.again.volume.shape, self.image.volume.shape);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use niimpi::image_io::{CompressionLevel, Image, ImageError, ReadSummary, Workspace};
+use niimpi::image_io::{Image, ImageError, ImageReader, ImageWriter, ReadSummary};
 use niimpi::volume::Datatype;
 use tempfile::TempDir;
 
@@ -232,10 +232,11 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A folder with a workspace and an image to read into.
+/// A folder with a reader, a writer and an image to read into.
 pub struct Bench {
     pub folder: TempDir,
-    pub workspace: Workspace,
+    pub reader: ImageReader,
+    pub writer: ImageWriter,
     pub image: Image,
 }
 
@@ -243,7 +244,8 @@ impl Bench {
     pub fn new() -> Self {
         Bench {
             folder: tempfile::tempdir().unwrap(),
-            workspace: Workspace::new(CompressionLevel::FAST),
+            reader: ImageReader::new(),
+            writer: ImageWriter::new().sync(false),
             image: Image::default(),
         }
     }
@@ -269,7 +271,7 @@ impl Bench {
     }
 
     pub fn read_path(&mut self, path: &Path) -> Result<ReadSummary, ImageError> {
-        self.workspace.read(path, &mut self.image)
+        self.reader.read(path, &mut self.image)
     }
 
     /// What the file system shows, hidden files included.

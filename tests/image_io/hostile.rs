@@ -7,7 +7,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use niimpi::image_io::{Image, Workspace, probe};
+use niimpi::image_io::{Image, ImageReader, probe};
 use niimpi::volume::Datatype;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -148,8 +148,8 @@ fn a_bomb_behind_the_voxels() {
     }
     encoder.finish().unwrap();
     LARGEST.set(0);
-    let mut workspace = Workspace::new(Default::default());
-    workspace.read(&path, &mut Image::default()).unwrap();
+    let mut reader = ImageReader::new();
+    reader.read(&path, &mut Image::default()).unwrap();
     assert!(LARGEST.get() < 4 << 20);
     bench.read_path(&path).unwrap();
 }

@@ -482,10 +482,7 @@ fn a_bitpix_that_contradicts_the_datatype() {
             assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
             assert_eq!(kinds(&bench), ["bitpix"]);
             let output = bench.path("b.nii");
-            bench
-                .workspace
-                .write(&output, &bench.image, &Default::default())
-                .unwrap();
+            bench.writer.write(&output, &bench.image).unwrap();
             bench.read_path(&output).unwrap();
             assert_eq!(kinds(&bench), [""; 0]);
         }
@@ -516,10 +513,7 @@ fn an_axis_of_length_0_has_one_voxel() {
             assert_eq!(bench.image.header.warnings(), expected);
             // The output says 1.
             let output = bench.path("b.nii.gz");
-            bench
-                .workspace
-                .write(&output, &bench.image, &Default::default())
-                .unwrap();
+            bench.writer.write(&output, &bench.image).unwrap();
             bench.read_path(&output).unwrap();
             assert_eq!(bench.image.volume.shape, read);
             assert!(bench.image.header.warnings().is_empty());

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use niimpi::image_io::{Cause, ImageError, probe};
+use niimpi::image_io::{Cause, ImageError, ImageReader, probe};
 use niimpi::volume::Datatype;
 
 use crate::fixture::{Bench, Nifti, gzip, noise};
@@ -352,7 +352,7 @@ fn extensions_beyond_measure() {
 fn a_memory_limit() {
     let mut bench = Bench::new();
     let path = bench.put("a.nii", &large());
-    bench.workspace.set_memory_limit(Some(239_999));
+    bench.reader = ImageReader::new().memory_limit(239_999);
     let cause = refused(
         &mut bench,
         &path,
@@ -360,6 +360,6 @@ fn a_memory_limit() {
         false,
     );
     assert!(matches!(cause, Cause::OverMemoryLimit { .. }));
-    bench.workspace.set_memory_limit(Some(240_000));
+    bench.reader = ImageReader::new().memory_limit(240_000);
     bench.read_path(&path).unwrap();
 }

@@ -6,13 +6,16 @@ use std::io::Read;
 use flate2::read::{GzDecoder, MultiGzDecoder};
 use nifti::{NiftiObject, NiftiVolume, ReaderOptions};
 use niimpi::image_io::{
-    Cause, CompressionLevel, Crc32, Header, Image, Version, Workspace, WriteOptions,
+    Cause, CompressionLevel, Crc32, Header, Image, ImageReader, ImageWriter, Version,
 };
 use niimpi::volume::{Datatype, Scaling};
 
 use crate::fixture::{Bench, Nifti, noise};
 
-const NO_SYNC: WriteOptions = WriteOptions::NO_SYNC;
+fn at_level(level: u8) -> ImageWriter {
+    let level = CompressionLevel::new(level).unwrap();
+    ImageWriter::new().compression(level).sync(false)
+}
 
 fn content(path: &std::path::Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
@@ -46,10 +49,7 @@ fn headers_are_kept_byte_for_byte_and_become_little_endian() {
             ] {
                 bench.read("a.nii", &nifti.file()).unwrap();
                 let path = bench.path(output);
-                let files = bench
-                    .workspace
-                    .write(&path, &bench.image, &NO_SYNC)
-                    .unwrap();
+                let files = bench.writer.write(&path, &bench.image).unwrap();
                 let mut written = content(&path);
                 assert_eq!(files[0].raw_bytes, written.len() as u64);
                 assert_eq!(files[0].bytes, fs::metadata(&path).unwrap().len());
@@ -82,13 +82,10 @@ fn the_nifti_crate_reads_every_output() {
         let nifti = Nifti::of(datatype, &[5, 4, 3]);
         bench.read("a.nii.gz", &nifti.file()).unwrap();
         for level in 0..=9 {
-            bench.workspace = Workspace::new(CompressionLevel::new(level).unwrap());
+            bench.writer = at_level(level);
             for name in ["o.nii", "o.nii.gz", "p.hdr", "q.hdr.gz"] {
                 let path = bench.path(name);
-                bench
-                    .workspace
-                    .write(&path, &bench.image, &NO_SYNC)
-                    .unwrap();
+                bench.writer.write(&path, &bench.image).unwrap();
                 let object = ReaderOptions::new().read_file(&path).unwrap();
                 assert_eq!(object.header().datatype, datatype.code());
                 assert_eq!(object.header().pixdim[1..4], [2.0, 2.5, 3.0]);
@@ -134,12 +131,9 @@ fn every_layout_reads_back() {
             "caf\u{e9}.a.b.nii.gz",
         ] {
             let path = bench.path(name);
-            bench
-                .workspace
-                .write(&path, &bench.image, &NO_SYNC)
-                .unwrap();
+            bench.writer.write(&path, &bench.image).unwrap();
             let mut again = Image::default();
-            bench.workspace.read(&path, &mut again).unwrap();
+            bench.reader.read(&path, &mut again).unwrap();
             assert_eq!(again.volume.voxels.as_bytes(), base.voxels, "{name}");
             assert_eq!(again.header.extensions(), expected);
             assert_eq!(
@@ -178,10 +172,7 @@ fn type_scaling_and_shape_follow_the_volume() {
     volume.voxels.resize_for_overwrite(24 * 4);
     volume.voxels.as_mut_slice::<f32>().fill(1.25);
     let path = bench.path("o.nii.gz");
-    bench
-        .workspace
-        .write(&path, &bench.image, &NO_SYNC)
-        .unwrap();
+    bench.writer.write(&path, &bench.image).unwrap();
     bench.read_path(&path).unwrap();
     assert_eq!(bench.image.volume.datatype, Datatype::Float32);
     assert_eq!(bench.image.volume.scaling, None);
@@ -192,10 +183,7 @@ fn type_scaling_and_shape_follow_the_volume() {
         intercept: 3.0,
     });
     bench.image.volume.shape = vec![6, 4];
-    bench
-        .workspace
-        .write(&path, &bench.image, &NO_SYNC)
-        .unwrap();
+    bench.writer.write(&path, &bench.image).unwrap();
     bench.read_path(&path).unwrap();
     assert_eq!(
         bench.image.volume.scaling,
@@ -216,10 +204,7 @@ fn headers_from_nothing() {
         (volume.shape, volume.datatype) = (vec![3, 4, 5], Datatype::Int16);
         volume.voxels.resize_for_overwrite(120);
         let path = bench.path("o.nii.gz");
-        bench
-            .workspace
-            .write(&path, &bench.image, &NO_SYNC)
-            .unwrap();
+        bench.writer.write(&path, &bench.image).unwrap();
         bench.read_path(&path).unwrap();
         assert_eq!(bench.image.volume.voxel_size_mm, [1.0, 1.5, 2.0]);
         assert_eq!(bench.image.header.voxel_size_disagreement(), None);
@@ -253,18 +238,15 @@ fn bytes_do_not_depend_on_what_came_before() {
     let mut bench = Bench::new();
     noisy(&mut bench);
     for level in 0..=9 {
-        let level = CompressionLevel::new(level).unwrap();
         let (fresh, used) = (bench.path("fresh.nii.gz"), bench.path("used.nii.gz"));
-        Workspace::new(level)
-            .write(&fresh, &bench.image, &NO_SYNC)
-            .unwrap();
-        let mut workspace = Workspace::new(level);
+        at_level(level).write(&fresh, &bench.image).unwrap();
+        let mut writer = at_level(level);
         let mut other = Image::default();
         let small = bench.put("small.nii", &Nifti::small().file());
-        workspace.read(&small, &mut other).unwrap();
-        workspace.write(&used, &other, &NO_SYNC).unwrap();
+        bench.reader.read(&small, &mut other).unwrap();
+        writer.write(&used, &other).unwrap();
         for _ in 0..2 {
-            workspace.write(&used, &bench.image, &NO_SYNC).unwrap();
+            writer.write(&used, &bench.image).unwrap();
             assert!(
                 fs::read(&fresh).unwrap() == fs::read(&used).unwrap(),
                 "level {level}"
@@ -274,7 +256,7 @@ fn bytes_do_not_depend_on_what_came_before() {
             content(&fresh)[352..] == *bench.image.volume.voxels.as_bytes(),
             "level {level}"
         );
-        bench.workspace.read(&fresh, &mut other).unwrap();
+        bench.reader.read(&fresh, &mut other).unwrap();
         assert!(
             other.volume.voxels.as_bytes() == bench.image.volume.voxels.as_bytes(),
             "level {level}"
@@ -289,8 +271,7 @@ fn sizes_by_level() {
     let raw = fs::read(bench.path("noisy.nii")).unwrap();
     let size = |bench: &Bench, level: u8| {
         let path = bench.path("sized.nii.gz");
-        let mut workspace = Workspace::new(CompressionLevel::new(level).unwrap());
-        workspace.write(&path, &bench.image, &NO_SYNC).unwrap()[0].bytes as f64
+        at_level(level).write(&path, &bench.image).unwrap()[0].bytes as f64
     };
     let stored = size(&bench, 0);
     assert!(stored >= raw.len() as f64 && stored < raw.len() as f64 * 1.001);
@@ -303,10 +284,7 @@ fn nothing_remains_of_a_failed_write() {
     let mut bench = Bench::new();
     bench.read("a.nii", &Nifti::small().file()).unwrap();
     let path = bench.path("none/o.nii.gz");
-    let error = bench
-        .workspace
-        .write(&path, &bench.image, &NO_SYNC)
-        .unwrap_err();
+    let error = bench.writer.write(&path, &bench.image).unwrap_err();
     assert!(matches!(error.cause, Cause::FolderMissing { .. }));
     assert!(
         error
@@ -318,34 +296,24 @@ fn nothing_remains_of_a_failed_write() {
     // A folder in the file's place.
     let path = bench.path("taken.nii");
     fs::create_dir(&path).unwrap();
-    assert!(
-        bench
-            .workspace
-            .write(&path, &bench.image, &NO_SYNC)
-            .is_err()
-    );
+    assert!(bench.writer.write(&path, &bench.image).is_err());
 
     // Half of a pair: the header is the last to appear, and the first failure stops it.
     let path = bench.path("half.hdr");
     fs::create_dir(bench.path("half.img")).unwrap();
-    assert!(
-        bench
-            .workspace
-            .write(&path, &bench.image, &NO_SYNC)
-            .is_err()
-    );
+    assert!(bench.writer.write(&path, &bench.image).is_err());
 
     let error = bench
-        .workspace
-        .write(&bench.path("o.mgz"), &bench.image, &NO_SYNC)
+        .writer
+        .write(&bench.path("o.mgz"), &bench.image)
         .unwrap_err();
     assert!(matches!(error.cause, Cause::UnknownSuffix));
     assert_eq!(bench.names(), ["a.nii", "half.img", "taken.nii"]);
 
     bench.image.volume.shape = vec![5, 5, 5];
     let error = bench
-        .workspace
-        .write(&bench.path("o.nii"), &bench.image, &NO_SYNC)
+        .writer
+        .write(&bench.path("o.nii"), &bench.image)
         .unwrap_err();
     assert!(
         matches!(
@@ -366,8 +334,8 @@ fn axes_too_long_for_nifti_1() {
     bench.image.volume.shape = vec![2, 40_000];
     bench.image.volume.voxels.resize_for_overwrite(80_000);
     let error = bench
-        .workspace
-        .write(&bench.path("o.nii"), &bench.image, &NO_SYNC)
+        .writer
+        .write(&bench.path("o.nii"), &bench.image)
         .unwrap_err();
     assert!(matches!(
         error.cause,
@@ -378,10 +346,7 @@ fn axes_too_long_for_nifti_1() {
     ));
     bench.image.header = Header::new(Version::Nifti2, &[2, 40_000], Datatype::Uint8, [1.0; 3]);
     let path = bench.path("o.nii");
-    bench
-        .workspace
-        .write(&path, &bench.image, &WriteOptions::default())
-        .unwrap();
+    bench.writer.write(&path, &bench.image).unwrap();
     bench.read_path(&path).unwrap();
     assert_eq!(bench.image.volume.shape, [2, 40_000]);
 }
@@ -398,18 +363,16 @@ fn files_get_the_usual_permissions_and_replace_others() {
         .mode();
     let path = bench.put("o.nii", b"old");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    bench
-        .workspace
-        .write(&path, &bench.image, &WriteOptions::default())
-        .unwrap();
+    bench.writer.write(&path, &bench.image).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode(), usual);
     assert_eq!(bench.names(), ["a.nii", "o.nii"]);
 }
 
-/// A worker takes its workspace and image into its thread.
+/// A worker takes its reader, writer and image into its thread.
 #[test]
-fn workspaces_move_to_their_threads() {
+fn readers_and_writers_move_to_their_threads() {
     fn movable<T: Send>() {}
-    movable::<Workspace>();
+    movable::<ImageReader>();
+    movable::<ImageWriter>();
     movable::<Image>();
 }
