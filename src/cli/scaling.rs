@@ -97,8 +97,11 @@ pub(super) struct ScalingArgs {
 
 /// A whole number from 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
+    // Each image, rank or thread that is asked for takes memory before anything is measured.
+    const MOST: usize = 10_000_000;
     match text.trim().parse() {
         Ok(0) | Err(_) => Err("give whole numbers from 1".to_owned()),
+        Ok(number) if number > MOST => Err(format!("at most {MOST}")),
         Ok(number) => Ok(number),
     }
 }

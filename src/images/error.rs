@@ -77,6 +77,8 @@ pub(crate) enum ListError {
     FolderInList { path: PathBuf },
     #[error("is no list of paths, one per line; give images themselves without --list")]
     NoList,
+    #[error("the list has more than {most} lines; split it")]
+    TooLong { most: usize },
     #[error("{} line {line}: {error}", list.display())]
     Line {
         list: PathBuf,

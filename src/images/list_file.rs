@@ -11,6 +11,9 @@ use crate::image_io::file_name::is_image_name;
 /// The bytes of a line, beyond which it is no path: far more than systems allow.
 const LONGEST_LINE: u64 = 1 << 16;
 
+/// The most lines of a list. What has more is endless, such as a program's output.
+const MOST_LINES: usize = if cfg!(test) { 1 << 12 } else { 10_000_000 };
+
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -35,9 +38,12 @@ pub(super) fn read_list(
             break;
         }
         let is_cut = limited.limit() == 0 && line.last() != Some(&b'\n');
-        let path = match is_cut || line.contains(&0) {
-            true => Err(ListError::NoList),
-            false => path_of(&line, number),
+        let path = if number > MOST_LINES {
+            Err(ListError::TooLong { most: MOST_LINES })
+        } else if is_cut || line.contains(&0) {
+            Err(ListError::NoList)
+        } else {
+            path_of(&line, number)
         };
         path.and_then(|path| path.map_or(Ok(()), |path| take(path, number)))
             .map_err(|error| error.in_line(list, number))?;
@@ -104,6 +110,13 @@ mod tests {
         );
         let marked = read(b"\xef\xbb\xbfa.nii\r\nb c.nii\r\n").unwrap();
         assert_eq!(marked, paths(&[("a.nii", 1), ("b c.nii", 2)]));
+    }
+
+    #[test]
+    fn an_endless_list_is_refused() {
+        let message = read("a.nii\n".repeat(MOST_LINES + 1).as_bytes()).unwrap_err();
+        assert!(message.contains("more than 4096 lines"), "{message}");
+        assert!(read(&b"\n".repeat(MOST_LINES)).unwrap().is_empty());
     }
 
     #[test]
