@@ -17,11 +17,11 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::comm::launcher::Launch;
-use crate::comm::{self, Communicator, ROOT};
+use crate::comm::{self, Communicator, ROOT, StartError};
 use crate::console;
 use crate::logging::{self, LogArgs};
 use crate::resources;
-use crate::run::EXIT_USAGE;
+use crate::run::{EXIT_NO_MPI, EXIT_USAGE};
 
 /// Smooth thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
 ///
@@ -128,9 +128,13 @@ fn name_both_widths(error: &mut clap::Error) {
 /// The exit code with which every rank ends, when MPI does not start, when the requests differ, or when a rank cannot
 /// write its log file. The cause is printed.
 fn start_ranks(log: &LogArgs, request: &comm::Request) -> Result<(comm::World, tracing::Span), u8> {
-    let (world, warning) = comm::start().map_err(|message| {
+    let (world, warning) = comm::start().map_err(|error| {
+        let (message, exit_code) = match error {
+            StartError::Launch(message) => (message, EXIT_USAGE),
+            StartError::Mpi(message) => (message, EXIT_NO_MPI),
+        };
         Launch::say_error(|| console::error(&message));
-        EXIT_USAGE
+        exit_code
     })?;
     let started = comm::refuse_differences(&world, request).and_then(|()| {
         // One rank's trouble with its log file is everyone's: all end before anything is written.

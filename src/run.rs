@@ -60,10 +60,10 @@ pub const EXIT_DONE: u8 = 0;
 pub const EXIT_SOME_FAILED: u8 = 1;
 /// Exit code: wrong usage or set-up; nothing was written.
 pub const EXIT_USAGE: u8 = 2;
-/// Exit code: told to stop; what is done is done, and `--resume` continues (EX_TEMPFAIL of sysexits.h).
+/// Exit code: interrupted; what is done is done, and `--resume` continues (EX_TEMPFAIL of sysexits.h).
 pub const EXIT_INTERRUPTED: u8 = 75;
-/// Exit code of a rank that panicked, which ends the whole run.
-pub const EXIT_PANIC: u8 = 101;
+/// Exit code: MPI does not start (EX_SOFTWARE of sysexits.h).
+pub const EXIT_NO_MPI: u8 = 70;
 
 /// What to smooth, how, and how to tell of it. Every rank parses the same command line, so it is never sent.
 #[derive(Clone, Debug)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::flavour::MpiFlavour;
+
 /// How many processes the launcher started together with this one, and which of them this is, as far as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -33,7 +35,8 @@ pub fn outlook(mpi_description: &str) -> Outlook {
 fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) -> Outlook {
     let has = |name: &str| lookup(name).is_some();
     let in_step = has("SLURM_STEP_ID") && has("SLURM_PROCID");
-    if !in_step || !mpi_description.starts_with("Open MPI") || has("OMPI_COMM_WORLD_SIZE") {
+    let is_open_mpi = MpiFlavour::of_library(mpi_description) == MpiFlavour::OpenMpi;
+    if !in_step || !is_open_mpi || has("OMPI_COMM_WORLD_SIZE") {
         return Outlook::Good;
     }
     if has("PMIX_RANK") || has("PMIX_NAMESPACE") {
@@ -60,15 +63,6 @@ pub fn started_without_srun(mpi_description: &str) -> Option<String> {
     without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
 
-/// What `srun --mpi=` is told for this MPI: the interface that it finds its ranks by, as distributions build it.
-fn srun_mpi(mpi_description: &str) -> &'static str {
-    if mpi_description.starts_with("MPICH") {
-        "pmi2"
-    } else {
-        "pmix"
-    }
-}
-
 fn without_srun_from(
     mpi_description: &str,
     lookup: impl Fn(&str) -> Option<String>,
@@ -78,13 +72,7 @@ fn without_srun_from(
     // Where tasks were asked for by the node alone, their sum is not told.
     let by_node = || number("SLURM_NTASKS_PER_NODE").zip(number("SLURM_JOB_NUM_NODES"));
     let tasks = number("SLURM_NTASKS").or_else(|| by_node().map(|(tasks, nodes)| tasks * nodes))?;
-    let launched = [
-        "SLURM_STEP_ID",
-        "OMPI_COMM_WORLD_SIZE",
-        "PMI_SIZE",
-        "PMIX_RANK",
-    ];
-    if !has("SLURM_JOB_ID") || launched.into_iter().any(has) || tasks < 2 {
+    if !has("SLURM_JOB_ID") || is_present_in(&lookup) || tasks < 2 {
         return None;
     }
     let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
@@ -92,9 +80,43 @@ fn without_srun_from(
         "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all the work and the \
          rest idles; write `srun --mpi={}` before niimpi",
         nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes")),
-        srun_mpi(mpi_description),
+        MpiFlavour::of_library(mpi_description).srun_interface(),
     ))
 }
+
+/// Variables that only launchers set, each in every process that it starts: Open MPI, PMI and PMIx, MPICH's Hydra, MVAPICH,
+/// Cray's PALS and ALPS, Flux, IBM's jsrun.
+const MARKS: [&str; 17] = [
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_RANK",
+    "PMI_SIZE",
+    "PMI_FD",
+    "PMI_PORT",
+    "PMIX_RANK",
+    "PMIX_NAMESPACE",
+    "MPI_LOCALNRANKS",
+    "MPI_LOCALRANKID",
+    "HYDI_CONTROL_FD",
+    "MV2_COMM_WORLD_SIZE",
+    "MPIRUN_RANK",
+    "PALS_RANKID",
+    "ALPS_APP_PE",
+    "FLUX_TASK_RANK",
+    "JSM_NAMESPACE_RANK",
+    "JSM_NAMESPACE_SIZE",
+];
+
+/// Whether a launcher started this process, so that there may be other ranks. A Slurm step counts, whatever its interface.
+#[cfg(feature = "mpi")]
+pub(super) fn is_present() -> bool {
+    is_present_in(&|name: &str| std::env::var(name).ok())
+}
+
+fn is_present_in(lookup: &impl Fn(&str) -> Option<String>) -> bool {
+    let has = |name: &str| lookup(name).is_some();
+    MARKS.into_iter().any(has) || (has("SLURM_STEP_ID") && has("SLURM_PROCID"))
+}
+
 /// How long the silent processes of a launch leave the first one to say its error. mpirun ends them when it has.
 const HEAD_START: Duration = Duration::from_secs(1);
 
@@ -167,7 +189,7 @@ impl Launch {
                 format!(
                     "start it with `srun --mpi={}` (see `srun --mpi=list` for what this cluster offers; Open MPI wants \
                      pmix, MPICH pmi2 or pmix)",
-                    srun_mpi(mpi_description)
+                    MpiFlavour::of_library(mpi_description).srun_interface()
                 )
             } else {
                 "start it with the mpirun of the MPI that it was built with, and see that it was built with MPI at all"
@@ -309,12 +331,32 @@ mod tests {
             ),
             None
         );
-        let step = [&batch[..], &[("SLURM_STEP_ID", "0")]].concat();
+        let step = [&batch[..], &[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0")]].concat();
         assert_eq!(without_srun_from("Open MPI v4.1.4", lookup(&step)), None);
         assert_eq!(
             without_srun_from("Open MPI v4.1.4", lookup(&[("SLURM_NTASKS", "6")])),
             None
         );
+    }
+
+    #[test]
+    fn every_launcher_is_seen_and_a_laptop_or_a_batch_script_is_none() {
+        let present = |variables: &[(&str, &str)]| is_present_in(&lookup(variables));
+        for mark in MARKS {
+            assert!(present(&[(mark, "0")]), "{mark}");
+        }
+        assert!(present(&[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0")]));
+        assert!(!present(&[]));
+        assert!(!present(&[
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_NTASKS", "1"),
+            ("SLURM_PROCID", "0")
+        ]));
+        // A user's settings of a library are no launcher.
+        assert!(!present(&[
+            ("OMPI_MCA_btl", "tcp"),
+            ("PMIX_MCA_gds", "hash")
+        ]));
     }
 
     #[test]

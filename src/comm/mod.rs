@@ -4,6 +4,7 @@
 //! so that a rank that waits leaves its CPU to the workers.
 
 mod collective;
+pub(crate) mod flavour;
 mod handshake;
 pub mod launcher;
 #[cfg(feature = "mpi")]
@@ -11,12 +12,16 @@ pub mod mpi;
 pub mod path_bytes;
 pub mod serial;
 pub mod threads;
+mod world;
 
 pub(crate) use collective::{agree, all_gather, from_root, gather};
+pub use world::World;
+
 pub(crate) use handshake::{Request, refuse_differences};
 
 use std::time::Duration;
 
+use crate::console;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The rank that lists the images, answers requests for work, collects the records and prints the report.
@@ -143,13 +148,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
         .expect("a message of another form: do all ranks run the same niimpi?")
 }
 
-/// The communicator of this process: MPI's world where the program is built with it, one rank alone otherwise.
-#[cfg(feature = "mpi")]
-pub type World = mpi::MpiWorld;
-/// The communicator of this process: MPI's world where the program is built with it, one rank alone otherwise.
-#[cfg(not(feature = "mpi"))]
-pub type World = serial::Serial;
-
 /// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
 /// allowed before [`start`].
 pub fn library() -> Option<String> {
@@ -159,44 +157,67 @@ pub fn library() -> Option<String> {
     None
 }
 
-/// Starts the ranks and sees that they found each other. Collective. A panic on a rank ends all ranks from here on. With the
-/// ranks comes a warning for the user, if there is cause for one.
+/// Why the ranks did not start.
+pub(crate) enum StartError {
+    /// The launch cannot work: why, and what to do.
+    Launch(String),
+    /// MPI does not start.
+    Mpi(String),
+}
+
+/// Starts the ranks and checks that they found each other. Collective. A panic on a rank ends all ranks from here on. With
+/// the ranks comes a warning for the user, if there is cause for one.
+///
+/// MPI starts only in a process that a launcher started: alone, its start would take longer than a small image.
 ///
 /// # Errors
-/// A text for the user when the launcher started several processes that MPI does not join into one world, since each of
-/// them would do the whole list; or when MPI is known to end the process in its start.
-pub fn start() -> Result<(World, Option<String>), String> {
+/// [`StartError`], when the launcher started several processes that MPI does not join into one world, because each of them
+/// would do the whole list; or when MPI is known to end the process in its start.
+pub(crate) fn start() -> Result<(World, Option<String>), StartError> {
     let library = library().unwrap_or_default();
     let warning = launcher::started_without_srun(&library);
-    #[cfg(feature = "mpi")]
-    match launcher::outlook(&library) {
-        launcher::Outlook::Good => {}
-        launcher::Outlook::Doubtful(advice) => {
-            if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {
-                crate::console::note(advice);
-            }
-        }
-        launcher::Outlook::Hopeless(message) => return Err(message),
-    }
-    #[cfg(feature = "mpi")]
-    let world = mpi::MpiWorld::start().ok_or("MPI was started before in this process")?;
-    #[cfg(not(feature = "mpi"))]
-    let world = serial::Serial;
-    end_all_on_panic(world.rank());
+    let world = start_world(&library)?;
+    end_all_on_panic(&world);
     let warning = warning.filter(|_| world.size() == 1);
     let launch = launcher::Launch::from_env();
     match launch.and_then(|launch| launch.disagreement(world.size(), &world.description())) {
-        Some(message) => Err(message),
+        Some(message) => Err(StartError::Launch(message)),
         None => Ok((world, warning)),
     }
 }
 
+#[cfg(feature = "mpi")]
+fn start_world(library: &str) -> Result<World, StartError> {
+    if !launcher::is_present() {
+        return Ok(World::Alone(serial::Serial));
+    }
+    match launcher::outlook(library) {
+        launcher::Outlook::Good => {}
+        launcher::Outlook::Doubtful(advice) => {
+            if launcher::Launch::speaks(launcher::Launch::from_env().as_ref()) {
+                console::note(advice);
+            }
+        }
+        launcher::Outlook::Hopeless(message) => return Err(StartError::Launch(message)),
+    }
+    let started = mpi::MpiWorld::start();
+    let world = started
+        .ok_or_else(|| StartError::Mpi("MPI was started before in this process".to_owned()))?;
+    Ok(World::Mpi(world))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn start_world(_library: &str) -> Result<World, StartError> {
+    Ok(World::Alone(serial::Serial))
+}
+
 /// Ends the ranks' world, after all work is done, and returns the exit code. Collective.
 pub fn finish(world: World, exit_code: u8) -> u8 {
-    #[cfg(feature = "mpi")]
-    world.finish(exit_code);
-    #[cfg(not(feature = "mpi"))]
-    let serial::Serial = world;
+    match world {
+        World::Alone(_) => {}
+        #[cfg(feature = "mpi")]
+        World::Mpi(world) => world.finish(exit_code),
+    }
     exit_code
 }
 
@@ -205,22 +226,29 @@ pub fn finish(world: World, exit_code: u8) -> u8 {
 pub const WORKER_THREAD: &str = "worker-";
 
 /// A panic must end every rank: unwinding out of the main thread would finalise MPI, which waits for ranks that wait.
-fn end_all_on_panic(rank: usize) {
+fn end_all_on_panic(world: &World) {
+    let rank = world.rank();
+    let is_alone = matches!(world, World::Alone(_));
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        crate::console::note(format_args!(
+        console::note(format_args!(
             "rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
         ));
         default_hook(panic);
         let worker = std::thread::current()
             .name()
             .is_some_and(|name| name.starts_with(WORKER_THREAD));
-        if !worker {
-            #[cfg(feature = "mpi")]
-            mpi::abort_world(101);
-            // Unwinding would wait for workers that wait for images.
-            #[cfg(not(feature = "mpi"))]
-            std::process::exit(101);
+        if worker {
+            return;
         }
+        // Unwinding would wait for workers that wait for images.
+        if is_alone {
+            std::process::exit(EXIT_PANIC);
+        }
+        #[cfg(feature = "mpi")]
+        mpi::abort_world(EXIT_PANIC);
     }));
 }
+
+/// Exit code of a rank that panicked, which ends the whole run.
+pub(crate) const EXIT_PANIC: i32 = 101;

@@ -1,6 +1,7 @@
 //! Ranks over MPI: the only file that names `mpi::`.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mpi::Threading;
@@ -11,6 +12,7 @@ use mpi::traits::{
     Communicator as _, Destination as _, MatchedReceiveVec as _, Root as _, Source as _,
 };
 
+use super::flavour::MpiFlavour;
 use super::{Communicator, ROOT, Tag};
 
 /// How long a rank waits for the others' last words and for MPI's own end.
@@ -26,13 +28,35 @@ pub struct MpiWorld {
     _universe: Universe,
 }
 
+/// Whether MPI is starting: a library that fails there ends the process by itself, with an exit code of its own.
+static STARTING: AtomicBool = AtomicBool::new(false);
+
+/// Lets a process that MPI ends in its start end with [`EXIT_NO_MPI`]: 1 would mean that some images failed.
+fn exit_code_of_failed_start() {
+    extern "C" fn at_exit() {
+        if STARTING.load(Ordering::Relaxed) {
+            // SAFETY: ends the process without running anything else of it.
+            unsafe { nix::libc::_exit(EXIT_NO_MPI) }
+        }
+    }
+    // SAFETY: registers a function that lives as long as the program. Where that fails, the library's own code stays.
+    let _ = unsafe { nix::libc::atexit(at_exit) };
+}
+
+/// Exit code of a process whose MPI does not start (EX_SOFTWARE of sysexits.h).
+pub(crate) const EXIT_NO_MPI: i32 = 70;
+
 impl MpiWorld {
     /// Starts MPI. Collective. `None` when it was started before in this process.
     ///
     /// The main thread alone calls MPI; a worker that panics is reported to it. A library that offers less than that
     /// (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
     pub fn start() -> Option<Self> {
-        let (universe, _provided) = mpi::initialize_with_threading(Threading::Funneled)?;
+        exit_code_of_failed_start();
+        STARTING.store(true, Ordering::Relaxed);
+        let started = mpi::initialize_with_threading(Threading::Funneled);
+        STARTING.store(false, Ordering::Relaxed);
+        let (universe, _provided) = started?;
         Some(Self {
             world: universe.world(),
             _universe: universe,
@@ -60,7 +84,7 @@ impl MpiWorld {
     /// say farewell first, which makes it rare; and since nothing depends on it any more, a rank that is not through after
     /// `FINALISE_LIMIT` ends as it stands, with its exit code, instead of holding the job's nodes until the time limit.
     pub fn finish(self, exit_code: u8) {
-        if library().starts_with("MPICH") {
+        if MpiFlavour::of_library(&library()).broken_finalize() {
             let watch = move || {
                 std::thread::sleep(FINALISE_LIMIT);
                 let _ = std::io::stdout().flush();

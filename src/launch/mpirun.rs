@@ -4,55 +4,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Whose launcher it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavour {
-    /// Open MPI's mpirun.
-    OpenMpi,
-    /// MPICH's Hydra, and those made from it (Intel MPI).
-    Hydra,
-}
-
-impl Flavour {
-    /// The launcher that starts programs of this MPI library, by the library's own description of itself.
-    fn of_library(description: &str) -> Option<Self> {
-        let description = description.to_lowercase();
-        if description.contains("open mpi") {
-            Some(Flavour::OpenMpi)
-        } else if ["mpich", "intel", "mvapich"]
-            .iter()
-            .any(|name| description.contains(name))
-        {
-            Some(Flavour::Hydra)
-        } else {
-            None
-        }
-    }
-
-    /// Whose launcher says this when asked for its `--version`.
-    fn of_launcher(version: &str) -> Option<Self> {
-        let version = version.to_lowercase();
-        if ["open mpi", "open-mpi", "openrte"]
-            .iter()
-            .any(|name| version.contains(name))
-        {
-            Some(Flavour::OpenMpi)
-        } else if ["hydra", "mpich", "intel(r) mpi"]
-            .iter()
-            .any(|name| version.contains(name))
-        {
-            Some(Flavour::Hydra)
-        } else {
-            None
-        }
-    }
-}
+use crate::comm::flavour::MpiFlavour;
 
 /// A launcher that fits this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launcher {
     program: PathBuf,
-    flavour: Flavour,
+    flavour: MpiFlavour,
     as_root: bool,
 }
 
@@ -73,16 +31,17 @@ impl Launcher {
     /// # Errors
     /// A sentence saying what was looked for.
     pub fn find(library: &str, named: Option<&Path>) -> Result<Self, String> {
-        let Some(flavour) = Flavour::of_library(library) else {
+        let flavour = MpiFlavour::of_library(library);
+        if flavour == MpiFlavour::Other {
             return Err(format!(
                 "it is not known which launcher starts programs of {library}; niimpi knows those of Open MPI and MPICH"
             ));
-        };
+        }
         let proves = |program: &Path| {
             let output = Command::new(program).arg("--version").output().ok()?;
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
             text.push_str(&String::from_utf8_lossy(&output.stderr));
-            Flavour::of_launcher(&text)
+            MpiFlavour::of_launcher(&text)
         };
         let launcher = |program: &Path| Self {
             program: program.to_owned(),
@@ -91,7 +50,7 @@ impl Launcher {
         };
         if let Some(named) = named {
             return match proves(named) {
-                Some(found) if found == flavour => Ok(launcher(named)),
+                Some(found) if flavour.is_started_by(found) => Ok(launcher(named)),
                 Some(_) => Err(format!(
                     "--mpirun {}: is another MPI's launcher; this niimpi was built with {library}",
                     named.display()
@@ -105,7 +64,7 @@ impl Launcher {
         NAMES
             .iter()
             .map(Path::new)
-            .find(|name| proves(name) == Some(flavour))
+            .find(|name| proves(name).is_some_and(|found| flavour.is_started_by(found)))
             .map(launcher)
             .ok_or_else(|| {
                 format!(
@@ -119,56 +78,25 @@ impl Launcher {
     /// rank's workers may use all CPUs.
     pub fn words(&self, ranks: usize) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.program.clone().into()];
-        if self.flavour == Flavour::OpenMpi {
-            words.extend(["--oversubscribe", "--bind-to", "none"].map(OsString::from));
-            if self.as_root {
-                words.push("--allow-run-as-root".into());
-            }
-        }
+        words.extend(
+            self.flavour
+                .placement_args(self.as_root)
+                .iter()
+                .map(OsString::from),
+        );
         words.extend(["-n".into(), ranks.to_string().into()]);
         words
     }
 
     /// Its name and flavour.
     pub fn description(&self) -> String {
-        let flavour = match self.flavour {
-            Flavour::OpenMpi => "Open MPI",
-            Flavour::Hydra => "MPICH",
-        };
-        format!("{} ({flavour})", self.program.display())
+        format!("{} ({})", self.program.display(), self.flavour.name())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn flavours_are_told_by_what_they_say() {
-        let cases = [
-            (
-                "Open MPI v4.1.4",
-                "mpirun (Open MPI) 4.1.4\n\nReport bugs to…",
-                Flavour::OpenMpi,
-            ),
-            (
-                "MPICH Version: 4.0.2",
-                "HYDRA build details:\n    Version: 4.0.2",
-                Flavour::Hydra,
-            ),
-            (
-                "Intel(R) MPI Library 2021.10",
-                "Intel(R) MPI Library for Linux* OS, Version 2021.10",
-                Flavour::Hydra,
-            ),
-        ];
-        for (library, launcher, flavour) in cases {
-            assert_eq!(Flavour::of_library(library), Some(flavour), "{library}");
-            assert_eq!(Flavour::of_launcher(launcher), Some(flavour), "{launcher}");
-        }
-        assert_eq!(Flavour::of_library("SGI MPT 2.1"), None);
-        assert_eq!(Flavour::of_launcher("mpirun: unknown option"), None);
-    }
 
     #[test]
     fn root_and_oversubscription_are_allowed_where_that_has_to_be_said() {
@@ -186,14 +114,14 @@ mod tests {
                 .join(" ")
         };
         assert_eq!(
-            words(Flavour::OpenMpi, true),
+            words(MpiFlavour::OpenMpi, true),
             "mpirun --oversubscribe --bind-to none --allow-run-as-root -n 4"
         );
         assert_eq!(
-            words(Flavour::OpenMpi, false),
+            words(MpiFlavour::OpenMpi, false),
             "mpirun --oversubscribe --bind-to none -n 4"
         );
-        assert_eq!(words(Flavour::Hydra, true), "mpirun -n 4");
+        assert_eq!(words(MpiFlavour::Mpich, true), "mpirun -n 4");
     }
 
     #[test]

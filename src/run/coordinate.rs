@@ -14,8 +14,8 @@ use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::Pace;
 use super::worker::{self, IdleTime, WorkerContext};
-use super::{Config, EXIT_PANIC, Setup, root_loop, worker_loop};
-use crate::comm::{Communicator, ROOT, WORKER_THREAD};
+use super::{Config, Setup, root_loop, worker_loop};
+use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
 use crate::job::OutputFolder;
 use crate::journal::Journal;
 use crate::partition::Strategy;
@@ -103,7 +103,7 @@ pub(super) fn work(
                 .spawn_scoped(scope, move || span.in_scope(|| worker::work(context, worker, &sender)))
                 .unwrap_or_else(|error| {
                     tracing::error!("worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads");
-                    comm.abort(i32::from(EXIT_PANIC))
+                    comm.abort(EXIT_PANIC)
                 });
         }
         drop(sender);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Setup;
 use super::queue::TaskQueue;
 use super::sampler::Sampler;
 use super::worker::{Event, IdleTime};
-use super::{EXIT_PANIC, Setup};
-use crate::comm::Communicator;
+use crate::comm::{Communicator, EXIT_PANIC};
 use crate::job::outcome::{FailureKind, Outcome};
 use crate::journal::Journal;
 use crate::report::RankRecord;
@@ -120,7 +120,7 @@ impl<C: Communicator> RankLoop<'_, C> {
             Event::Panicked(message) => {
                 let message = printable(&message);
                 tracing::error!("a worker panicked, which ends the whole run: {message}");
-                self.comm.abort(i32::from(EXIT_PANIC));
+                self.comm.abort(EXIT_PANIC);
             }
         }
     }

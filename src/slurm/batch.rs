@@ -8,6 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::JobState;
+use crate::comm::flavour::MpiFlavour;
 
 /// What is asked of Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,13 +90,9 @@ impl BatchScript {
     }
 }
 
-/// How `srun --mpi=` starts the ranks of this MPI library: Open MPI wants pmix, MPICH and those made from it pmi2.
+/// How `srun --mpi=` starts the ranks of this MPI library.
 pub fn mpi_type_of(library: Option<&str>) -> &'static str {
-    match library {
-        Some(name) if name.to_lowercase().contains("open mpi") => "pmix",
-        Some(_) => "pmi2",
-        None => "none",
-    }
+    library.map_or("none", |name| MpiFlavour::of_library(name).srun_interface())
 }
 
 /// Minutes as `HH:MM:00`.
