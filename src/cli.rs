@@ -21,13 +21,13 @@ use crate::comm::{self, Communicator, ROOT, StartError};
 use crate::console;
 use crate::logging::{self, LogArgs};
 use crate::resources;
-use crate::run::{EXIT_NO_MPI, EXIT_USAGE};
+use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 
 /// Smooth thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
 ///
 /// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0 every image
-/// is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was written; 75 interrupted,
-/// --resume continues.
+/// is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was written; 70 MPI does
+/// not start; 75 interrupted, --resume continues.
 #[derive(Debug, Parser)]
 #[command(
     name = "niimpi",
@@ -97,6 +97,7 @@ impl Cli {
 
     /// Does what the arguments say and returns the exit code.
     pub fn run(self) -> ExitCode {
+        run::prepare_process();
         ExitCode::from(match self.command {
             Command::Smooth(args) => smooth::run(*args),
             Command::Plan(args) => plan::run(&args),

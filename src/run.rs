@@ -6,6 +6,7 @@ mod agree;
 mod checks;
 mod coordinate;
 mod dry_run;
+mod limits;
 mod memory;
 mod progress;
 mod queue;
@@ -32,8 +33,10 @@ use agree::{Listed, Ranks};
 use share::{Decision, Schedule};
 
 pub(crate) use agree::PROBE_THREADS;
+pub(crate) use limits::prepare_process;
 pub use progress::ProgressStyle;
 pub use share::{Existing, Shard};
+pub(crate) use stop::end_set_up_on_signals;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
 pub(crate) use worker::PUBLISHERS;
@@ -163,6 +166,7 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
     let Some((setup, schedule)) = set_up(comm, config)? else {
         return Ok(EXIT_DONE);
     };
+    stop::set_up_has_ended();
     // What the set-up of a long list took is not needed again. Left in the heap, it would add to what the images take.
     resources::release_freed_memory();
     let journal = open_journal(comm, config, &setup, &schedule)?;

@@ -125,8 +125,9 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: SmoothArgs) -> u8 {
     let log = args.log.clone();
     let config = config(args);
-    // Before the ranks find each other, which may take seconds: a signal at that time ends the run in order, too.
+    // Before the ranks find each other, which may take seconds.
     let stop = run::on_signals();
+    run::end_set_up_on_signals();
     let (world, span) = match super::start_ranks(&log, &config.request()) {
         Ok(started) => started,
         Err(exit_code) => return exit_code,

@@ -134,6 +134,8 @@ pub enum FailureKind {
     Own,
     /// Its file cannot be opened, which may be the fault of this node.
     CannotOpen,
+    /// This process has too many files open, which passes.
+    NoFreeFile,
     /// The disk is full or the quota is used up, which the other images meet too.
     NoSpace,
     /// The journal cannot be written, and without it no result may get its name.

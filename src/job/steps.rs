@@ -469,11 +469,20 @@ fn filter_failure(input: &Path, error: &FilterError) -> Failure {
     }
 }
 
+/// Whether this process, or the whole system, may open no other file.
+fn is_out_of_files(error: &std::io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
 fn failure(stage: Stage, error: &ImageError) -> Failure {
     Failure {
         stage,
         error: error.to_string(),
-        kind: match error.cause {
+        kind: match &error.cause {
+            Cause::Read(error) | Cause::Write { error, .. } if is_out_of_files(error) => {
+                FailureKind::NoFreeFile
+            }
             Cause::NotFound
             | Cause::PermissionDenied
             | Cause::PartnerMissing { .. }
@@ -483,12 +492,12 @@ fn failure(stage: Stage, error: &ImageError) -> Failure {
                 FailureKind::CannotOpen
             }
             Cause::NoSpace { .. } => FailureKind::NoSpace,
-            Cause::NotRecorded { ref error } => match error.kind() {
+            Cause::NotRecorded { error } => match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
                 _ => FailureKind::NoJournal,
             },
             Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
-                needed_bytes: needed,
+                needed_bytes: *needed,
             },
             _ => FailureKind::Own,
         },

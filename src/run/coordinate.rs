@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::limits::{self, Behind};
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::rank_loop::{HandBack, ProgressUpdate, RankLoop};
@@ -68,12 +69,20 @@ pub(super) fn work(
         let mib = limit.bytes >> 20;
         tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
     }
+    let behind = match config.job.sync {
+        true => limits::behind_each_of(workers),
+        false => Behind::default(),
+    };
+    if limit.as_ref().is_some_and(|limit| limit.address_space) {
+        limits::share_reserved_address_space(threads.iter().sum());
+    }
     let output = OutputFolder {
         path: config.list.output.clone(),
         follow_links: config.list.follow_links,
     };
-    let memory = RankMemory::new(&config.job, &output, &threads, limit);
     let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
+    let waiting_threads = workers * behind.publishers + ahead.threads(images);
+    let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit);
     let context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,
@@ -88,6 +97,7 @@ pub(super) fn work(
         rank,
         fault: config.fault,
         begun: AtomicUsize::new(0),
+        behind,
         sync: config.job.sync,
         replaced: &setup.decision.replaced,
         threads: &threads,

@@ -9,6 +9,9 @@ use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::{ImageJob, ImageWorker, OutputFolder, memory};
 use crate::resources::{self, MemoryLimit};
 
+/// Address space of a thread's stack and its guard.
+const STACK_BYTES: u64 = (2 << 20) + (64 << 10);
+
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
 ///
 /// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has, is done while
@@ -27,11 +30,13 @@ struct Limit {
 }
 
 impl<'a> RankMemory<'a> {
-    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already.
+    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and other threads,
+    /// which wait for files and for the disk, need their stacks.
     pub(super) fn new(
         job: &'a ImageJob,
         output: &OutputFolder,
         threads: &[usize],
+        waiting_threads: usize,
         limit: Option<MemoryLimit>,
     ) -> Self {
         let workers = threads.len();
@@ -41,7 +46,11 @@ impl<'a> RankMemory<'a> {
             } else {
                 resources::rss_bytes()
             };
-            let own = memory::worker_bytes(threads.iter().sum(), limit.address_space);
+            let stacks = match limit.address_space {
+                true => waiting_threads as u64 * STACK_BYTES,
+                false => 0,
+            };
+            let own = memory::worker_bytes(threads.iter().sum(), limit.address_space) + stacks;
             Limit {
                 bytes: limit.bytes.saturating_sub(used).saturating_sub(own),
                 source: limit.source,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::limits;
 use super::queue::TaskQueue;
 use crate::image_io::OpenedInput;
 use crate::images::ImageEntry;
@@ -17,9 +18,8 @@ const THREADS: RangeInclusive<usize> = 4..=16;
 
 /// The next image of each worker is always fetched, and so are those that they will begin within so many seconds.
 const HORIZON_S: f64 = 0.25;
-/// But no more than so many for each worker and in all: each is an open file, of which a process has 1024 on many systems.
+/// But no more than so many for each worker: each is an open file.
 const MOST_IMAGES: usize = 4;
-const MOST_IMAGES_IN_ALL: usize = 64;
 
 /// The files that are fetched ahead on a rank.
 pub(super) struct ReadAhead<'a> {
@@ -58,9 +58,10 @@ impl<'a> ReadAhead<'a> {
 
     /// Fetches until the queue is empty and closed.
     pub(super) fn run(&self) {
-        let most = (MOST_IMAGES * self.workers).min(MOST_IMAGES_IN_ALL);
+        let most = (MOST_IMAGES * self.workers).min(limits::files_ahead());
         let is_near = |before: usize, before_s: f64| {
-            before < self.workers || (before < most && before_s < HORIZON_S * self.workers as f64)
+            (before < self.workers && before < most)
+                || (before < most && before_s < HORIZON_S * self.workers as f64)
         };
         while let Some(place) = self.queue.upcoming(self.costs_s, is_near) {
             let Some(fetched) = OpenedInput::open_ahead(&self.entries[place].input) else {

@@ -3,25 +3,45 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::EXIT_INTERRUPTED;
 use crate::atomic_file;
 use crate::console;
 
 /// Exit code after a second interrupt: 128 + the number of SIGINT, as of a program that it kills.
 const EXIT_SECOND_INTERRUPT: i32 = 130;
 
-/// Lets signals stop this process's run. The first SIGTERM, SIGINT or SIGUSR1 sets the flag that is returned: the images
-/// in hand are finished and no other is begun. A second SIGINT ends the process at once, without its part files.
+/// Whether nothing is written yet, so that a signal may end the process at once.
+static IN_SET_UP: AtomicBool = AtomicBool::new(false);
+
+/// From here until [`set_up_has_ended`], a signal ends the process: to list and probe a large data set takes minutes.
+pub(crate) fn end_set_up_on_signals() {
+    IN_SET_UP.store(true, Ordering::Relaxed);
+}
+
+pub(super) fn set_up_has_ended() {
+    IN_SET_UP.store(false, Ordering::Relaxed);
+}
+
+/// Lets signals stop this process's run. The first SIGTERM, SIGINT, SIGUSR1 or SIGHUP sets the flag that is returned: images
+/// in progress are finished and no other is started. A second SIGINT ends the process at once, without its part files.
+/// SIGHUP stays ignored where it was, as under nohup.
 pub fn on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    let listen = Signals::new([SIGTERM, SIGINT, SIGUSR1]).and_then(|mut signals| {
+    let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let handled = [SIGTERM, SIGINT, SIGUSR1].into_iter().chain(hang_up);
+    let listen = Signals::new(handled).and_then(|mut signals| {
         let listen = move || {
             let mut interrupted = false;
             for signal in signals.forever() {
                 flag.store(true, Ordering::Relaxed);
+                if IN_SET_UP.load(Ordering::Relaxed) {
+                    console::note("interrupted during set-up: nothing was written");
+                    signal_hook::low_level::exit(EXIT_INTERRUPTED.into());
+                }
                 if signal == SIGINT && std::mem::replace(&mut interrupted, true) {
                     atomic_file::remove_unfinished();
                     console::note(
@@ -38,6 +58,17 @@ pub fn on_signals() -> Arc<AtomicBool> {
         tracing::warn!("signals cannot be handled, so they end the run at once: {error}");
     }
     stop
+}
+
+/// Whether this process was started with the signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only reads the present one into `action`, which is then initialised; it was
+    // zeroed, which is a valid value, should the call fail.
+    unsafe {
+        nix::libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == nix::libc::SIG_IGN
+    }
 }
 
 /// How long images take beside their estimated costs, learnt from those that are done; shared by a rank's workers.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Clock;
+use super::limits::Behind;
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
@@ -54,7 +55,9 @@ pub(super) struct WorkerContext<'a> {
     pub(super) fault: Option<Fault>,
     /// Images that the rank has begun.
     pub(super) begun: AtomicUsize,
-    /// Whether results are brought to the disk, which is waited for while the next images are processed.
+    /// What may wait for the disk while a worker is at the next images; nothing without syncing.
+    pub(super) behind: Behind,
+    /// Whether results are brought to the disk before they are recorded.
     pub(super) sync: bool,
     /// Files under the results' names, by their image's place.
     pub(super) replaced: &'a HashMap<usize, [Option<Stamp>; 2]>,
@@ -125,11 +128,11 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
     let done = catch_unwind(AssertUnwindSafe(|| {
         std::thread::scope(|scope| {
             // Ends the publishers when it is dropped, however this ends.
-            let (to_publish, made) = sync_channel::<MadeImage<'_>>(PUBLISHERS);
-            if context.sync {
+            let (to_publish, made) = sync_channel::<MadeImage<'_>>(context.behind.queued);
+            if context.behind.publishers > 0 {
                 let made = Arc::new(Mutex::new(made));
                 let span = tracing::Span::current();
-                for _ in 0..PUBLISHERS {
+                for _ in 0..context.behind.publishers {
                     let (made, events, span) = (Arc::clone(&made), events.clone(), span.clone());
                     // A panic there goes on in this thread, when it waits for the scope's end.
                     let name = std::thread::current().name().unwrap_or_default().to_owned();
@@ -160,7 +163,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     continue;
                 }
                 let image = carry(context, worker, place, fetched, cost_s, &mut waited);
-                if !context.sync || image.made.is_err() {
+                if context.behind.publishers == 0 || image.made.is_err() {
                     image.publish(context, events, Publishing::Here(&mut waited));
                 } else if let Err(SendError(image)) =
                     waiting(&mut waited.idle_s, || to_publish.send(image))
@@ -307,6 +310,33 @@ fn name_beside(files: &mut [FileId], image: &Path) {
     }
 }
 
+/// Makes an image's result, waiting while this process has too many files open. Also returns the seconds that it waited.
+fn make_with_files(
+    context: &WorkerContext<'_>,
+    worker: usize,
+    entry: &ImageEntry,
+    mut fetched: Option<OpenedInput>,
+    outcome: &mut Outcome,
+) -> (Result<NamelessOutput, Failure>, f64) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const MOST_PAUSES: usize = 600;
+    let fresh = outcome.clone();
+    let mut waited_s = 0.0;
+    for pause in 0.. {
+        let (made, for_memory_s) = context.memory.make(worker, entry, fetched.take(), outcome);
+        waited_s += for_memory_s;
+        match made {
+            Err(failure) if failure.kind == FailureKind::NoFreeFile && pause < MOST_PAUSES => {}
+            made => return (made, waited_s),
+        }
+        // Results that wait for the disk give their files back soon.
+        outcome.clone_from(&fresh);
+        std::thread::sleep(PAUSE);
+        waited_s += PAUSE.as_secs_f64();
+    }
+    unreachable!("the last try returns")
+}
+
 fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
@@ -351,7 +381,7 @@ fn carry<'a>(
         ..Outcome::default()
     };
     let made_from = Instant::now();
-    let (made, for_memory_s) = context.memory.make(worker, entry, fetched, &mut outcome);
+    let (made, for_memory_s) = make_with_files(context, worker, entry, fetched, &mut outcome);
     waited.idle_s += for_memory_s;
     if waited.threads > 1 {
         // Threads that share an image wait for each other; its stages count all their seconds.

@@ -1,0 +1,116 @@
+//! Limits of the system on a process: its open files, its address space, the size of its files.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use super::worker::PUBLISHERS;
+
+/// Files that a process may open where the system allows any number.
+const MOST_OPEN_FILES: u64 = 1 << 16;
+
+/// Files that the program, MPI and the journal hold open.
+const OWN_FILES: usize = 64;
+
+/// Prepares this process: it may open as many files as the system allows, and a file beyond `ulimit -f` fails its image instead
+/// of ending the process. To be called first.
+pub(crate) fn prepare_process() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(MOST_OPEN_FILES);
+        if soft < wanted {
+            // Where that is refused, fewer results wait for the disk.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+        }
+    }
+    // SAFETY: no handler is installed; the signal is ignored.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+/// How many results may wait for the disk behind each worker, and the threads that wait for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub(super) publishers: usize,
+    /// Results that wait for a publisher.
+    pub(super) queued: usize,
+}
+
+/// The most that this process's limit on open files allows with so many workers.
+pub(super) fn behind_each_of(workers: usize) -> Behind {
+    let files =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
+    behind_with(files as usize, workers)
+}
+
+fn behind_with(files: usize, workers: usize) -> Behind {
+    /// Both halves of an input and of a result.
+    const IN_PROGRESS: usize = 4;
+    /// Both halves of a result.
+    const EACH: usize = 2;
+    let left = files.saturating_sub(OWN_FILES + files_ahead_with(files));
+    let results = (left / workers).saturating_sub(IN_PROGRESS) / EACH;
+    let publishers = results.min(PUBLISHERS);
+    Behind {
+        publishers,
+        queued: (results - publishers).min(PUBLISHERS),
+    }
+}
+
+/// The most files that may be open for images that no worker has started.
+pub(super) fn files_ahead() -> usize {
+    let files =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
+    files_ahead_with(files as usize)
+}
+
+fn files_ahead_with(files: usize) -> usize {
+    const MOST: usize = 64;
+    MOST.min(files / 8)
+}
+
+/// Lets all threads share the address space that the allocator reserves for `threads` threads. Without this, each thread that
+/// waits for a file or for the disk may reserve as much as a worker, and `ulimit -v` ends the process.
+pub(super) fn share_reserved_address_space(threads: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let arenas = i32::try_from(threads + 1).unwrap_or(i32::MAX);
+        // SAFETY: sets one figure of the allocator. Arenas that exist already stay.
+        let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas) };
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = threads;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_results_wait_for_the_disk_where_few_files_may_be_open() {
+        let behind = |files, workers| behind_with(files, workers);
+        let usual = Behind {
+            publishers: PUBLISHERS,
+            queued: PUBLISHERS,
+        };
+        assert_eq!(behind(1 << 16, 128), usual);
+        assert_eq!(behind(1024, 4), usual);
+        let few = behind(1024, 128);
+        assert!(few.publishers + few.queued >= 1, "{few:?}");
+        assert_eq!(behind(256, 128).publishers, 0);
+        for (files, workers) in [(256, 4), (256, 16), (1024, 64), (1024, 128), (4096, 300)] {
+            let Behind { publishers, queued } = behind(files, workers);
+            // The worker itself holds one more result while it waits for a place.
+            let held =
+                OWN_FILES + files_ahead_with(files) + workers * (4 + 2 * (publishers + queued));
+            assert!(
+                held <= files,
+                "{workers} workers hold {held} of {files} files"
+            );
+        }
+    }
+
+    #[test]
+    fn the_limit_on_open_files_is_raised() {
+        prepare_process();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert!(soft >= hard.min(MOST_OPEN_FILES));
+    }
+}
