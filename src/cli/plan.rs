@@ -15,17 +15,19 @@ use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::mpi_type_of;
 use crate::slurm::limits::PartitionLimits;
+use crate::study::plan::document::PlanDocument;
 use crate::study::plan::predict::Bounds;
 use crate::study::plan::request::{ScriptJob, script};
-use crate::study::plan::{Plan, PlanDocument, PlanRequest, check, plan, recommend};
+use crate::study::plan::{Plan, PlanRequest, check, plan, recommend};
 use crate::study::scaling::folder::read_json;
 use crate::text::{counted, parse_bytes, parse_clock_s};
 use crate::{comm, console, resources};
 
 /// Predict time and memory from a few images, and write a batch script that requests the right amount
 ///
-/// Reads the headers of all images. Measures some of them in a pilot on this machine, or reads the reports of earlier runs.
-/// Prints time and memory for each number of nodes, ranks and threads, with a 90 % interval, and recommends one.
+/// Reads the headers of all images. Measures some of them in a pilot on this machine, or reads the reports of
+/// earlier runs. Prints time and memory for each number of nodes, ranks and threads, with a 90 % interval,
+/// and recommends one.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("check")))]
 #[command(mut_arg("inputs", |arg| arg.required_unless_present("check")))]
@@ -56,7 +58,8 @@ pub(super) struct PlanArgs {
     from: Vec<PathBuf>,
 
     /// Measure on N images of the list, here, several times [default: 20, without --from]
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "from", help_heading = "Measurements")]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "from")]
+    #[arg(help_heading = "Measurements")]
     pilot: Option<usize>,
 
     /// mpirun for the pilot [default: the one on the PATH that belongs to this program's MPI]
@@ -72,7 +75,8 @@ pub(super) struct PlanArgs {
     ranks: Vec<usize>,
 
     /// Numbers of workers of each rank
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive, help_heading = "Cluster")]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive)]
+    #[arg(help_heading = "Cluster")]
     threads: Vec<usize>,
 
     /// CPUs of a node [default: the partition's by sinfo, else this machine's]
@@ -95,7 +99,8 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "TYPE", help_heading = "Cluster")]
     srun_mpi: Option<String>,
 
-    /// Write a script for sbatch, and the plan next to it (FILE.plan.json); the job's report will be FILE.report.json
+    /// Write a script for sbatch, and the plan next to it (FILE.plan.json); the job's report will be
+    /// FILE.report.json
     #[arg(long, value_name = "FILE.sbatch", help_heading = "Results")]
     write: Option<PathBuf>,
 
@@ -109,8 +114,8 @@ pub(super) struct PlanArgs {
 
     /// Compare what a run used with its plan and its request
     ///
-    /// The plan is REPORT with .plan.json in place of .report.json, unless --plan names another. The exit code is 1 when the
-    /// run exceeded its request.
+    /// The plan is REPORT with .plan.json in place of .report.json, unless --plan names another. The exit
+    /// code is 1 when the run exceeded its request.
     #[arg(long, value_name = "REPORT.json", help_heading = "Results")]
     check: Option<PathBuf>,
 

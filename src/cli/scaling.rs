@@ -18,21 +18,23 @@ use crate::{comm, console, resources};
 
 /// Measure how time and memory grow with images, ranks and threads
 ///
-/// Smooths the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm jobs, and
-/// writes tables (CSV, Markdown) and plots (SVG) into the study's folder. A study that is begun again does what is missing.
+/// Smooths the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm
+/// jobs, and writes tables (CSV, Markdown) and plots (SVG) into the study's folder. A study that is begun
+/// again does what is missing.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("collect")))]
 pub(super) struct ScalingArgs {
-    /// Image files, or folders that are searched for images
+    /// Image files, or folders that are searched recursively
     #[arg(value_name = "DATA", required_unless_present = "collect")]
     data: Vec<PathBuf>,
 
-    /// Folder of the study; made if it is missing, continued if it is there
+    /// Folder of the study; created if it is missing, continued if it exists
     #[arg(short, long, value_name = "STUDY", required_unless_present = "collect")]
     output: Option<PathBuf>,
 
     /// Numbers of images
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,10,20,40,100,200,400", value_parser = positive)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    #[arg(default_value = "1,10,20,40,100,200,400")]
     sizes: Vec<usize>,
 
     /// Numbers of ranks, on all nodes together
@@ -51,27 +53,27 @@ pub(super) struct ScalingArgs {
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeat: usize,
 
-    /// Where the runs run
+    /// Where to run
     #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
     via: Via,
 
-    /// Keep the smoothed images, which are removed after each run otherwise
+    /// Keep the smoothed images (default: remove them after each run)
     #[arg(long)]
     keep: bool,
 
-    /// End a run that takes longer (such as 10m; a row with the state TIMEOUT); of a job its --time
+    /// Stop a run that takes longer, such as 10m (a row with the state TIMEOUT); for a job its --time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     time_limit: Option<Duration>,
 
-    /// Only take in what the jobs of a study have left, and write its tables and plots anew
+    /// Only collect the results of a study's jobs, then rewrite its tables and plots
     #[arg(long, value_name = "STUDY", conflicts_with_all = ["data", "output"])]
     collect: Option<PathBuf>,
 
-    /// The mpirun to use [default: the one on the PATH that belongs to this program's MPI]
+    /// mpirun to use [default: the one on the PATH that belongs to this program's MPI]
     #[arg(long, value_name = "PROGRAM")]
     mpirun: Option<PathBuf>,
 
-    /// Do not wait for the jobs (--via slurm); --collect takes their results in later
+    /// Do not wait for the jobs (--via slurm); --collect reads their results later
     #[arg(long, help_heading = "Slurm")]
     no_wait: bool,
 
@@ -87,7 +89,7 @@ pub(super) struct ScalingArgs {
     #[arg(long, value_name = "TYPE", help_heading = "Slurm")]
     srun_mpi: Option<String>,
 
-    /// Tell of errors only
+    /// Report errors only
     #[arg(short, long)]
     quiet: bool,
 
@@ -106,8 +108,8 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Runs, continues or collects the study. Exit code 0 when every run completed, 1 when some did not, 75 when stopped or
-/// when jobs are still under way.
+/// Runs, continues or collects the study. Exit code 0 when every run completed, 1 when some did not, 75 when
+/// stopped or when jobs are still under way.
 pub(super) fn run(args: &ScalingArgs) -> u8 {
     match study(args) {
         Ok(exit_code) => exit_code,
@@ -172,7 +174,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             batch::submit(&folder, &spec, &asked, args.quiet)?;
             if args.no_wait {
                 say(&format!(
-                    "The jobs are submitted; niimpi scaling --collect {} takes their results in.\n",
+                    "The jobs are submitted; niimpi scaling --collect {} reads their results.\n",
                     output.display()
                 ))?;
                 return Ok(EXIT_DONE);
@@ -194,8 +196,10 @@ fn check_workers(args: &ScalingArgs, cpus: usize) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "--ranks {ranks} with --threads {threads} are {workers} workers, and there are {cpus} CPUs here, on which at most {} \
-         are measured ({WORKERS_A_CPU} a CPU); give smaller --ranks or --threads, or measure on a cluster with --via slurm",
+        "--ranks {ranks} with --threads {threads} are {workers} workers, and there are {cpus} CPUs here, on \
+        which at most {} \
+         are measured ({WORKERS_A_CPU} a CPU); give smaller --ranks or --threads, or measure on a cluster \
+         with --via slurm",
         cpus * WORKERS_A_CPU
     ))
 }
@@ -237,7 +241,8 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
     let most = args.sizes.iter().copied().max().unwrap_or(0);
     if most > listed.len() {
         return Err(format!(
-            "--sizes {most}: there are {} images only; give more images (`niimpi synth` makes some) or smaller --sizes",
+            "--sizes {most}: there are {} images only; give more images (`niimpi synth` makes some) or \
+            smaller --sizes",
             listed.len()
         ));
     }

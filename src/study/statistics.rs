@@ -42,8 +42,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// How many standard errors a two-sided interval of `coverage` (such as 0.9) reaches to each side, by Student's t with
-/// `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
+/// How many standard errors a two-sided interval of `coverage` (such as 0.9) reaches to each side, by
+/// Student's t with `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
 pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
     let degrees = degrees.max(1) as f64;
     StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |student| {
@@ -51,7 +51,8 @@ pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
     })
 }
 
-/// How many standard deviations above the mean of a normal distribution a part of `below` (0 to 1) of it ends.
+/// How many standard deviations above the mean of a normal distribution a part of `below` (0 to 1) of it
+/// ends.
 pub(crate) fn normal_quantile(below: f64) -> f64 {
     Normal::standard().inverse_cdf(below)
 }
@@ -71,10 +72,11 @@ impl Line {
         self.intercept + self.slope * x
     }
 
-    /// Weighted least squares through `points` (x, y, weight), with neither part negative: costs and memory are not.
+    /// Weighted least squares through `points` (x, y, weight), with neither part negative: costs and memory
+    /// are not.
     ///
-    /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean: nothing is
-    /// then known of the intercept, and this way the line never promises that a larger x is cheap.
+    /// Where all x are nearly the same (within 2 %), the line goes through the origin and the weighted mean:
+    /// nothing is then known of the intercept, and this way the line never promises that a larger x is cheap.
     pub(crate) fn fit_nonnegative(points: &[(f64, f64, f64)]) -> Self {
         let weight: f64 = points.iter().map(|point| point.2).sum();
         if weight <= 0.0 {
@@ -125,11 +127,12 @@ impl Line {
     }
 }
 
-/// The part of the work that does not share itself out, by Amdahl's law 1/S = f + (1 − f)/p, from measured speed-ups
-/// (workers p, speed-up S) by least squares in 1/S. `None` when no point has more than one worker. May exceed 1 where more
-/// workers make the work slower.
+/// The part of the work that does not share itself out, by Amdahl's law 1/S = f + (1 − f)/p, from measured
+/// speed-ups (workers p, speed-up S) by least squares in 1/S. `None` when no point has more than one worker.
+/// May exceed 1 where more workers make the work slower.
 ///
-/// Source: G. Amdahl, "Validity of the single processor approach to achieving large scale computing capabilities", 1967.
+/// Source: G. Amdahl, "Validity of the single processor approach to achieving large scale computing
+/// capabilities", 1967.
 pub(crate) fn amdahl_serial_part(speed_ups: &[(f64, f64)]) -> Option<f64> {
     let (mut products, mut squares) = (0.0, 0.0);
     for &(workers, speed_up) in speed_ups {

@@ -1,8 +1,9 @@
-//! The check: what was predicted and requested against what a run used, and the request that would have fitted.
+//! The check: what was predicted and requested against what a run used, and the request that would have
+//! fitted.
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::PlanDocument;
+use super::document::PlanDocument;
 use super::predict::Prediction;
 use super::request::{MEMORY_MARGIN, TIME_MARGIN, in_words};
 use crate::report::{Report, State};
@@ -13,7 +14,8 @@ use crate::text::duration;
 /// What a run used.
 #[derive(Clone, Debug, PartialEq)]
 struct Used {
-    /// From start to end: by accounting where it is known, else by the report, which does not know of launching.
+    /// From start to end: by accounting where it is known, else by the report, which does not know of
+    /// launching.
     elapsed_s: f64,
     /// The most that one rank held.
     rss_bytes: u64,
@@ -237,9 +239,9 @@ fn fitting_request(report: &Report, used: &Used) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use super::super::document::tests::document;
     use super::super::measured::tests::Machine;
     use super::super::predict::tests::{layout, predictions};
-    use super::super::tests::document;
     use super::*;
 
     fn accounting() -> Accounting {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::listed::Listed;
 use super::measured::ImageClass;
 
-/// Which images stand for the list: of every class and size some, by their share, the one that takes the most memory always.
-/// More than `count` where there are more classes than that.
+/// Which images stand for the list: of every class and size some, by their share, the one that takes the most
+/// memory always. More than `count` where there are more classes than that.
 pub(crate) fn choose(listed: &Listed, count: usize) -> Vec<usize> {
     let mut groups: BTreeMap<(ImageClass, u64), Vec<usize>> = BTreeMap::new();
     for (place, (_, features)) in listed.found.iter().enumerate() {

@@ -28,7 +28,8 @@ pub(crate) struct Listed {
 
 /// Lists the images and reads their headers.
 ///
-/// `wanted` is how many images to plan for, `None` for those that exist. More than exist stand for more of the same mixture.
+/// `wanted` is how many images to plan for, `None` for those that exist. More than exist stand for more of
+/// the same mixture.
 ///
 /// # Errors
 /// A sentence when nothing is listed or no header can be read.

@@ -1,7 +1,8 @@
 //! Memory: what a rank holds, fitted to what ranks held, and never predicted below it.
 //!
-//! A rank's memory is a line in threads × bytes of the largest image, since each worker keeps buffers for the largest image
-//! that it has met. The intercept is the program, MPI and a worker's codec. What a rank knows of the list comes on top.
+//! A rank's memory is a line in threads × bytes of the largest image, since each worker keeps buffers for the
+//! largest image that it has met. The intercept is the program, MPI and a worker's codec. What a rank knows
+//! of the list comes on top.
 
 use super::measured::RunSample;
 use crate::study::statistics::Line;
@@ -31,10 +32,10 @@ pub(crate) struct MemoryModel {
 }
 
 impl MemoryModel {
-    /// Fits the line to the runs' largest ranks, without what their lists took: `image_list_bytes` per image up to the
-    /// `planned` ones, for which [`Self::rank_bytes`] adds it again, and half of it for those beyond, which a pilot has that
-    /// repeats small images. A run is never taken to have held less than half of what it did. `for_srun`: whether `srun` will
-    /// start the ranks.
+    /// Fits the line to the runs' largest ranks, without what their lists took: `image_list_bytes` per image
+    /// up to the `planned` ones, for which [`Self::rank_bytes`] adds it again, and half of it for those
+    /// beyond, which a pilot has that repeats small images. A run is never taken to have held less than half
+    /// of what it did. `for_srun`: whether `srun` will start the ranks.
     pub fn fit(runs: &[RunSample], image_list_bytes: f64, planned: usize, for_srun: bool) -> Self {
         let points: Vec<(f64, f64)> = runs
             .iter()
@@ -65,9 +66,9 @@ impl MemoryModel {
         }
     }
 
-    /// Bytes of a rank with `threads` workers whose largest image takes `largest_bytes`, and `list_bytes` for what it knows of
-    /// all images: the most that any such rank held, or, where none was measured, what the line says, and never less than what
-    /// was measured with less.
+    /// Bytes of a rank with `threads` workers whose largest image takes `largest_bytes`, and `list_bytes` for
+    /// what it knows of all images: the most that any such rank held, or, where none was measured, what the
+    /// line says, and never less than what was measured with less.
     pub fn rank_bytes(&self, threads: usize, largest_bytes: u64, list_bytes: f64) -> f64 {
         let x = threads as f64 * largest_bytes as f64;
         let most = |of: &dyn Fn(f64) -> bool| {
@@ -182,8 +183,8 @@ mod tests {
         assert_eq!(promised(&by_srun, true), promised(&by_mpirun, false));
     }
 
-    /// What is promised for `planned` images after a run of 10,000, whose list took 1000 bytes per image in addition to the
-    /// images' buffers, or as much less as it found room in these.
+    /// What is promised for `planned` images after a run of 10,000, whose list took 1000 bytes per image in
+    /// addition to the images' buffers, or as much less as it found room in these.
     fn after_a_long_run(planned: usize, room_in_buffers: u64) -> f64 {
         let long = RunSample {
             images: 10_000,

@@ -6,20 +6,23 @@
 //! | `pilot`, `choose` | a few images of the list, processed here to measure |
 //! | `listed` | the images that are planned for, by their headers alone |
 //! | `model` | what an image costs, how workers slow each other down, how uncertain all that is |
+//! | `spread` | how far measured times differ: images, workers, runs |
 //! | `memory` | what a rank holds |
 //! | `rank0` | rank 0's own work for every image |
 //! | `play` | a run of the list, simulated |
 //! | `predict` | nodes × ranks × threads → time with an interval, memory, core hours, efficiency |
 //! | `recommend` | which layout to take, and why |
 //! | `request` | what to ask of Slurm, and the batch script |
+//! | `document` | the plan as JSON |
 //! | `check` | predicted against used |
 //!
 //! ```text
-//! measured ← pilot · listed ← model, memory ← play ← predict ← recommend, request ← plan ← check
+//! measured ← pilot · listed ← model, memory ← play ← predict ← recommend, request ← document ← check
 //! ```
 
 pub(crate) mod check;
 mod choose;
+pub(crate) mod document;
 mod listed;
 mod measured;
 mod memory;
@@ -30,14 +33,14 @@ pub(crate) mod predict;
 mod rank0;
 pub(crate) mod recommend;
 pub(crate) mod request;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use self::document::{PlanDocument, SCHEMA};
 use self::listed::Listed;
 use self::measured::{ImageClass, Measurements, STAGES, Source, Wanted};
 use self::memory::MemoryModel;
@@ -50,52 +53,12 @@ use crate::images::ListRequest;
 use crate::job::ImageJob;
 use crate::launch::LocalMachine;
 use crate::partition::Strategy;
-use crate::slurm::batch::Request;
 use crate::slurm::limits::PartitionLimits;
 use crate::{comm, report, resources, run};
 
-/// How often the truth is to lie in an interval.
-const COVERAGE: f64 = 0.9;
-/// Images that failed when they were measured are left out of the plan if they are fewer than this part of all.
+/// Images that failed when they were measured are left out of the plan if they are fewer than this part of
+/// all.
 const FEW: f64 = 0.1;
-
-/// Name and version of the plan's JSON form.
-pub(crate) const SCHEMA: &str = "niimpi-plan/1";
-
-/// The plan as JSON: for scripts, and for the check after the run. Times in seconds, sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct PlanDocument {
-    pub schema: String,
-    /// The program's version.
-    pub version: String,
-    /// Images planned for.
-    pub images: usize,
-    /// The stage that takes most of the time.
-    pub dominated_by: String,
-    /// Each stage's part of the time that an image keeps its worker: read, filter, write.
-    pub shares: [f64; 3],
-    /// The hosts of the measurements.
-    pub measured_on: Vec<String>,
-    /// Images per second that the file system serves at most, where a limit was seen.
-    pub ceiling_images_per_s: Option<f64>,
-    /// Every layout.
-    pub configurations: Vec<Prediction>,
-    /// What to ask of Slurm for the recommended layout.
-    pub request: Request,
-    /// Where the job's report goes, when a script was written.
-    pub report: Option<String>,
-    /// What the reader should know.
-    pub notes: Vec<String>,
-}
-
-impl PlanDocument {
-    /// The recommended layout.
-    pub fn recommended(&self) -> Option<&Prediction> {
-        self.configurations
-            .iter()
-            .find(|prediction| prediction.recommended)
-    }
-}
 
 /// What to plan.
 #[derive(Clone, Debug)]
@@ -133,7 +96,8 @@ pub(crate) struct Plan {
 /// Measures or reads measurements, fits, and predicts every layout.
 ///
 /// # Errors
-/// A sentence when there is nothing to measure, measurements do not fit together or the list, or no layout is possible.
+/// A sentence when there is nothing to measure, measurements do not fit together or the list, or no layout is
+/// possible.
 pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let mut listed = listed::probe(&request.list, &request.job, request.images)?;
     let pilot = if request.from.is_empty() {
@@ -229,8 +193,8 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     })
 }
 
-/// Leaves images out whose headers cannot be read, that failed when they were measured, or of whose class none was measured
-/// because all of them failed, and names them in notes.
+/// Leaves images out whose headers cannot be read, that failed when they were measured, or of whose class
+/// none was measured because all of them failed, and names them in notes.
 ///
 /// # Errors
 /// A sentence when more than a few images would be left out.
@@ -242,7 +206,8 @@ fn leave_out_unmeasured(
     let unreadable = listed.unreadable();
     if unreadable > 0 {
         measured.notes.push(format!(
-            "{unreadable} of {} images have headers that cannot be read; they will fail and are not planned for",
+            "{unreadable} of {} images have headers that cannot be read; they will fail and are not planned \
+            for",
             listed.listed
         ));
     }
@@ -264,19 +229,22 @@ fn leave_out_unmeasured(
             .count();
         if failed == 0 {
             return Err(format!(
-                "{count} of the images are {class}, but none of that kind was measured, so their cost is unknown; measure some \
+                "{count} of the images are {class}, but none of that kind was measured, so their cost is \
+                unknown; measure some \
                  of each kind (--pilot 20 does)"
             ));
         }
         if *count as f64 > FEW * listed.planned.len() as f64 {
             return Err(format!(
-                "{count} of the images are {class}, and all of that kind that were measured failed, so their cost is unknown; \
+                "{count} of the images are {class}, and all of that kind that were measured failed, so their \
+                cost is unknown; \
                  {}",
                 measured.notes.first().map_or("", String::as_str)
             ));
         }
         measured.notes.push(format!(
-            "{count} of the images are {class}; all of that kind that were measured failed, so they are not planned for"
+            "{count} of the images are {class}; all of that kind that were measured failed, so they are not \
+            planned for"
         ));
     }
     listed
@@ -344,43 +312,14 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::measured::tests::{Machine, SIZES, gathered};
     use super::predict::tests::listed;
     use super::*;
-    use crate::filter::gaussian::Gaussian;
-    use crate::filter::{Options, OutputSpec, nonfinite::NonFinite};
-    use crate::image_io::CompressionLevel;
     use crate::volume::Datatype;
 
-    pub(crate) fn job() -> ImageJob {
-        ImageJob {
-            filter: Options::Gaussian(Gaussian::from_sigma_vox(2.0)),
-            output: OutputSpec::default(),
-            nan: NonFinite::default(),
-            compression: CompressionLevel::default(),
-            sync: true,
-        }
-    }
-
-    /// A plan of these predictions.
-    pub(crate) fn document(configurations: Vec<Prediction>) -> PlanDocument {
-        PlanDocument {
-            schema: SCHEMA.to_owned(),
-            version: "0".to_owned(),
-            images: 40,
-            dominated_by: "read".to_owned(),
-            shares: [1.0, 0.0, 0.0],
-            measured_on: Vec::new(),
-            ceiling_images_per_s: None,
-            configurations,
-            request: Request::default(),
-            report: None,
-            notes: Vec::new(),
-        }
-    }
-
-    /// A list of 400 images of which one is float32, and what remains of it after a measurement in which `failed` failed.
+    /// A list of 400 images of which one is float32, and what remains of it after a measurement in which
+    /// `failed` failed.
     fn left_of(rare: usize, failed: &[&str]) -> Result<(usize, Vec<String>), String> {
         let mut listed = listed(400, &SIZES);
         for place in 0..rare {

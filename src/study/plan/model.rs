@@ -1,30 +1,31 @@
 //! The model: what an image costs, how workers slow each other down, and how uncertain all that is.
 //!
-//! An image's stage takes c(x) · (1 + κ · (w − 1) + φ · (W − w)) seconds. c is a line through the measured images of a class,
-//! x the bytes of the file (read) or its voxels; w counts the workers on the node, W those on all nodes. Reading and publishing
-//! alone have a φ, since nodes share nothing but the file system. More workers than CPUs share them.
+//! An image's stage takes c(x) · (1 + κ · (w − 1) + φ · (W − w)) seconds. c is a line through the measured
+//! images of a class, x the bytes of the file (read) or its voxels; w counts the workers on the node, W those
+//! on all nodes. Reading and publishing alone have a φ, since nodes share nothing but the file system. More
+//! workers than CPUs share them.
 //!
-//! A worker's images take the sum of its reading, filtering and writing, or what its publishers need, whichever is more. What
-//! measured workers took beyond that (gaps between images, buffers that fill up, a full queue) is one factor, and how runs
-//! differ from it makes the interval, by Student's t. The interval widens the further a prediction lies from the measurements.
+//! A worker's images take the sum of its reading, filtering and writing, or what its publishers need,
+//! whichever is more. What measured workers took beyond that (gaps between images, buffers that fill up, a
+//! full queue) is one factor, and how runs differ from it makes the interval, by Student's t. The interval
+//! widens the further a prediction lies from the measurements.
 
 use std::collections::BTreeMap;
 
-use super::COVERAGE;
 use super::measured::{
     ImageClass, ImageFeatures, ImageSample, Measurements, PUBLISH, RunSample, WorkerSample,
 };
+use super::spread::{Expected, RunSpread, image_spread, run_spread, weight, worker_spread};
 use crate::run::PUBLISHERS;
 use crate::study::statistics::{Line, Summary, median, student_factor};
 
-/// How uncertain (standard deviation of the logarithm) each doubling of the workers is if only one number was measured.
+/// How often the truth is to lie in an interval.
+pub(crate) const COVERAGE: f64 = 0.9;
+/// How uncertain (standard deviation of the logarithm) each doubling of the workers is if only one number was
+/// measured.
 const UNMEASURED_DOUBLING: f64 = 0.25;
 /// How uncertain the cost of an image is for each doubling of its size beyond those measured.
 const UNMEASURED_SIZE: f64 = 0.2;
-/// The least spread between runs: no machine repeats itself better.
-const LEAST_RUN_SPREAD: f64 = 0.03;
-/// The spread between runs if only one was measured.
-const UNKNOWN_RUN_SPREAD: f64 = 0.1;
 /// The stages that touch files.
 const TOUCHES_FILES: [bool; 4] = [true, false, false, true];
 
@@ -125,42 +126,11 @@ pub(crate) struct Model {
     fixed_sd_s: f64,
 }
 
-/// How runs differ.
-#[derive(Clone, Copy, Debug, Default)]
-struct RunSpread {
-    /// Mean and standard deviation of the logarithm of what a run took over what its images cost.
-    mean: f64,
-    sd: f64,
-    /// Runs beyond those that the fit used up.
-    degrees: usize,
-    /// Sum of the runs' weights.
-    weight: f64,
-    /// Weighted mean of their workers per node, and the sum of squares about it.
-    mean_workers: f64,
-    workers_squares: f64,
-    most_workers: f64,
-}
-
 /// How uncertain a predicted time is, as factors to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Uncertainty {
     pub low: f64,
     pub high: f64,
-}
-
-/// A worker with what its images should have taken.
-struct Expected<'a> {
-    worker: &'a WorkerSample,
-    /// Of each image, without publishing.
-    images_s: Vec<f64>,
-    held_s: f64,
-}
-
-impl Expected<'_> {
-    /// The logarithm of what the worker took over what is expected.
-    fn over(&self) -> f64 {
-        (self.worker.span_s / self.held_s).ln()
-    }
 }
 
 impl Model {
@@ -170,7 +140,8 @@ impl Model {
     /// A sentence when there is nothing to fit to.
     pub fn fit(measured: &Measurements) -> Result<Self, String> {
         let runs = &measured.runs;
-        // A run with more workers than CPUs measures the operating system; it counts only where there is no other.
+        // A run with more workers than CPUs measures the operating system; it counts only where there is no
+        // other.
         let has_cpus = |run: &RunSample| run.workers_per_node() <= run.cpus_per_node();
         let any = runs.iter().any(has_cpus);
         let workers: Vec<&WorkerSample> = measured
@@ -230,7 +201,8 @@ impl Model {
         Some(stages_s)
     }
 
-    /// How many times as long each stage takes with these workers: expected, and at worst as far as other nodes go.
+    /// How many times as long each stage takes with these workers: expected, and at worst as far as other
+    /// nodes go.
     pub fn slow_down(&self, at_work: &AtWork) -> ([f64; 4], [f64; 4]) {
         let worst = Contention {
             far: self.far_high,
@@ -244,8 +216,8 @@ impl Model {
         self.spread.mean.exp()
     }
 
-    /// Images per second that the shared file system gives to any number of workers, for images of these stages: expected
-    /// where a limit was seen, and at least.
+    /// Images per second that the shared file system gives to any number of workers, for images of these
+    /// stages: expected where a limit was seen, and at least.
     pub fn ceiling(&self, stages_s: &[f64; 4]) -> (Option<f64>, Option<f64>) {
         let of = |far: &[f64; 4]| {
             let slope_s = held_s(&[0, 1, 2, 3].map(|stage| stages_s[stage] * far[stage]));
@@ -254,9 +226,11 @@ impl Model {
         (of(&self.contention.far), of(&self.far_high))
     }
 
-    /// The interval of a working time with so many workers per node, which slow each other down by `slow_down`.
+    /// The interval of a working time with so many workers per node, which slow each other down by
+    /// `slow_down`.
     ///
-    /// How uncertain contention is has bounds: workers that do not slow each other at all, and workers that take turns.
+    /// How uncertain contention is has bounds: workers that do not slow each other at all, and workers that
+    /// take turns.
     pub fn uncertainty(
         &self,
         per_node: f64,
@@ -317,11 +291,6 @@ impl Model {
         }
         if voxels > 0.0 { sum / voxels } else { 0.0 }
     }
-}
-
-/// What a run of so many images counts: few images show little, and many no more than one run can.
-fn weight(images: usize) -> f64 {
-    images as f64 / (images as f64 + 10.0)
 }
 
 fn fit_classes(
@@ -423,8 +392,8 @@ fn fit_contention(
     contention
 }
 
-/// The slope of a line over its intercept, at least 0: how much each step of x adds to what there is at x = 0. 0 where all x
-/// are the same.
+/// The slope of a line over its intercept, at least 0: how much each step of x adds to what there is at x =
+/// 0. 0 where all x are the same.
 fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
     let weight: f64 = points.iter().map(|point| point.2).sum();
     let mean = |value: fn(&(f64, f64, f64)) -> f64| {
@@ -451,7 +420,8 @@ fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
     }
 }
 
-/// The upper bound of φ. Where no other nodes were measured, at worst they slow files down as workers of one node do.
+/// The upper bound of φ. Where no other nodes were measured, at worst they slow files down as workers of one
+/// node do.
 fn far_high(
     contention: &Contention,
     spread: &RunSpread,
@@ -493,311 +463,5 @@ fn expect<'a>(
     }
 }
 
-/// How much single images differ from what is expected of them.
-fn image_spread(expected: &[Expected<'_>]) -> f64 {
-    let residuals: Vec<f64> = expected
-        .iter()
-        .flat_map(|expected| expected.worker.images.iter().zip(&expected.images_s))
-        .map(|(image, expected_s)| (image.worker_s() / expected_s).ln())
-        .filter(|residual| residual.is_finite())
-        .collect();
-    Summary::of(&residuals).sd
-}
-
-/// How much the workers of a run differ beyond what the noise of their images explains; 0 where too few runs had several.
-fn worker_spread(expected: &[Expected<'_>], image_sd: f64) -> f64 {
-    /// Differences between workers that are the fewest to judge by.
-    const FEWEST: usize = 2;
-    let mut runs: BTreeMap<usize, Vec<&Expected<'_>>> = BTreeMap::new();
-    for worker in expected.iter().filter(|worker| worker.over().is_finite()) {
-        runs.entry(worker.worker.run).or_default().push(worker);
-    }
-    let (mut squares, mut degrees) = (0.0, 0);
-    for workers in runs.values().filter(|workers| workers.len() > 1) {
-        let overs: Vec<f64> = workers.iter().map(|worker| worker.over()).collect();
-        let freedom = workers.len() - 1;
-        // The noise of a sum of images, in which large ones weigh more.
-        let noise = |worker: &&Expected<'_>| {
-            let squares: f64 = worker
-                .images_s
-                .iter()
-                .map(|image_s| image_s * image_s)
-                .sum();
-            squares / worker.images_s.iter().sum::<f64>().powi(2)
-        };
-        let of_images = workers.iter().map(noise).sum::<f64>() / workers.len() as f64;
-        squares += freedom as f64 * (Summary::of(&overs).sd.powi(2) - image_sd.powi(2) * of_images);
-        degrees += freedom;
-    }
-    if degrees < FEWEST {
-        0.0
-    } else {
-        (squares / degrees as f64).max(0.0).sqrt()
-    }
-}
-
-fn run_spread(expected: &[Expected<'_>], runs: &[RunSample]) -> RunSpread {
-    let mut sums = vec![(0.0, 0.0, 0_usize); runs.len()];
-    for worker in expected {
-        let sum = &mut sums[worker.worker.run];
-        sum.0 += worker.worker.span_s;
-        sum.1 += worker.held_s;
-        sum.2 += worker.images_s.len();
-    }
-    // Workers per node, the logarithm of taken over expected, weight.
-    let points: Vec<(f64, f64, f64)> = sums
-        .iter()
-        .zip(runs)
-        .filter(|((taken_s, held_s, _), _)| *taken_s > 0.0 && *held_s > 0.0)
-        .map(|((taken_s, held_s, images), run)| {
-            (
-                run.workers_per_node(),
-                (taken_s / held_s).ln(),
-                weight(*images),
-            )
-        })
-        .collect();
-    let weight = points
-        .iter()
-        .map(|point| point.2)
-        .sum::<f64>()
-        .max(f64::MIN_POSITIVE);
-    let moments = |value: fn(&(f64, f64, f64)) -> f64| {
-        let mean = points
-            .iter()
-            .map(|point| point.2 * value(point))
-            .sum::<f64>()
-            / weight;
-        let squares = |point: &(f64, f64, f64)| point.2 * (value(point) - mean).powi(2);
-        (mean, points.iter().map(squares).sum::<f64>())
-    };
-    let (mean_workers, workers_squares) = moments(|point| point.0);
-    let (mean, squares) = moments(|point| point.1);
-    let fitted = if workers_squares > 0.05 * weight {
-        2
-    } else {
-        1
-    };
-    let degrees = points.len().saturating_sub(fitted);
-    let sd = if degrees > 0 {
-        (squares / weight * points.len() as f64 / degrees as f64).sqrt()
-    } else {
-        UNKNOWN_RUN_SPREAD
-    };
-    RunSpread {
-        mean,
-        sd: sd.max(LEAST_RUN_SPREAD),
-        degrees,
-        weight,
-        mean_workers,
-        workers_squares,
-        most_workers: points.iter().map(|point| point.0).fold(1.0, f64::max),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::measured::tests::{Machine, SIZES, gathered};
-    use super::super::measured::{ImageClass, Source};
-    use super::*;
-    use crate::volume::Datatype;
-
-    const UINT8: ImageClass = ImageClass {
-        datatype: Datatype::Uint8,
-        scaled: false,
-    };
-
-    fn features(voxels: u64) -> ImageFeatures {
-        ImageFeatures {
-            class: UINT8,
-            voxels,
-            file_bytes: voxels / 2,
-            memory_bytes: voxels,
-        }
-    }
-
-    fn fitted(sources: &[Source]) -> Model {
-        Model::fit(&gathered(sources).unwrap()).unwrap()
-    }
-
-    fn at_work(per_node: f64, all: f64, cpus_per_node: f64) -> AtWork {
-        AtWork {
-            per_node,
-            all,
-            cpus_per_node,
-        }
-    }
-
-    /// Makes the stages of every image of a rank longer, and starts its next ones later.
-    fn slow(source: &mut Source, factor: impl Fn(usize) -> f64, stages: [bool; 3]) {
-        let mut later_s = vec![0.0; source.report.launch.ranks];
-        for image in &mut source.report.images {
-            let factor = factor(image.outcome.rank);
-            let outcome = &mut image.outcome;
-            outcome.start_s += later_s[outcome.rank];
-            let before_s = outcome.timings.worker_s();
-            let timings = &mut outcome.timings;
-            let all = [
-                &mut timings.read_s,
-                &mut timings.filter_s,
-                &mut timings.write_s,
-            ];
-            all.into_iter()
-                .zip(stages)
-                .filter(|(_, is_slow)| *is_slow)
-                .for_each(|(stage, _)| *stage *= factor);
-            later_s[outcome.rank] += outcome.timings.worker_s() - before_s;
-        }
-    }
-
-    #[test]
-    fn costs_and_contention_are_recovered_exactly_without_noise() {
-        let machine = Machine {
-            contention: 0.2,
-            ..Machine::exact()
-        };
-        let model = fitted(&machine.pilot(&SIZES, 1));
-        for voxels in [300_000, 1_000_000, 3_000_000] {
-            let found = model.stages_s(&features(voxels)).unwrap();
-            for (found, truth) in found.iter().zip(machine.stages_s(voxels)) {
-                assert!(
-                    (found / truth - 1.0).abs() < 1e-3,
-                    "{voxels}: {found} {truth}"
-                );
-            }
-        }
-        for factor in model.slow_down(&at_work(3.0, 3.0, 8.0)).0 {
-            assert!((factor - 1.4).abs() < 1e-2, "{factor}");
-        }
-        // Six workers on two CPUs share them, and two at a time slow each other down.
-        assert!((model.slow_down(&at_work(6.0, 6.0, 2.0)).0[1] - 3.0 * 1.2).abs() < 0.02);
-        assert_eq!(model.ceiling(&[1.0; 4]).0, None);
-        assert!(
-            model.overhead() >= 1.0 && model.overhead() < 1.01,
-            "{}",
-            model.overhead()
-        );
-    }
-
-    #[test]
-    fn noise_is_averaged_out() {
-        let machine = Machine::default();
-        let model = fitted(&machine.pilot(&SIZES, 2));
-        let found: f64 = model.stages_s(&features(900_000)).unwrap().iter().sum();
-        let truth: f64 = machine.stages_s(900_000).iter().sum();
-        assert!((found / truth - 1.0).abs() < 0.05, "{found} {truth}");
-        assert!(
-            (model.image_sd - machine.image_spread).abs() < 0.03,
-            "{}",
-            model.image_sd
-        );
-        let other = ImageClass {
-            datatype: Datatype::Float64,
-            scaled: false,
-        };
-        assert!(model.knows(&UINT8) && !model.knows(&other));
-    }
-
-    #[test]
-    fn the_interval_holds_the_truth_as_often_as_it_says() {
-        let machine = Machine {
-            run_spread: 0.06,
-            ..Machine::default()
-        };
-        let mut held = 0;
-        const TIMES: u64 = 200;
-        for seed in 0..TIMES {
-            let model = fitted(&machine.pilot(&SIZES, seed));
-            let predicted_s =
-                held_s(&model.stages_s(&features(900_000)).unwrap()) * model.overhead();
-            let range = model.uncertainty(1.0, 1.0, &[features(900_000)]);
-            // Another run, with its own luck.
-            let run = gathered(&[machine.source(400, 1, &[900_000], 1_000_000 + seed)]).unwrap();
-            let actual_s = run.workers[0].span_s / 400.0;
-            if (predicted_s * range.low..=predicted_s * range.high).contains(&actual_s) {
-                held += 1;
-            }
-        }
-        assert!((165..=198).contains(&held), "{held} of {TIMES}");
-    }
-
-    #[test]
-    fn what_was_not_measured_makes_the_interval_wide() {
-        let machine = Machine::default();
-        let model = fitted(&machine.pilot(&[900_000], 3));
-        let width = |range: Uncertainty| range.high / range.low;
-        let same = width(model.uncertainty(1.0, 1.0, &[features(900_000)]));
-        assert!(same < 1.3, "{same}");
-        assert!(width(model.uncertainty(24.0, 2.0, &[features(900_000)])) > 2.0 * same);
-        assert!(width(model.uncertainty(1.0, 1.0, &[features(9_000_000)])) > 2.0 * same);
-        // Five images in one run: no repeats to judge by.
-        let thin = fitted(&[machine.source(5, 1, &[900_000], 4)]);
-        let alone = width(thin.uncertainty(1.0, 1.0, &[features(900_000)]));
-        assert!(alone > 2.0 * same);
-        assert!(width(thin.uncertainty(4.0, 1.0, &[features(900_000)])) > alone);
-    }
-
-    #[test]
-    fn workers_that_are_not_equally_fast_are_seen() {
-        let with_factors = |image_spread: f64, factors: [f64; 4]| {
-            let machine = Machine {
-                image_spread,
-                ..Machine::exact()
-            };
-            let sources: Vec<Source> = (0..8)
-                .map(|seed| {
-                    let mut source = machine.source(208, 4, &SIZES, seed);
-                    slow(&mut source, |rank| factors[rank], [true; 3]);
-                    source
-                })
-                .collect();
-            fitted(&sources).worker_sd
-        };
-        // The standard deviation of these logarithms.
-        let apart = with_factors(0.05, [0.9, 1.0, 1.0, 1.1]);
-        assert!((apart - 0.082).abs() < 0.015, "{apart}");
-        let alike = with_factors(0.1, [1.0; 4]);
-        assert!(alike < 0.02, "{alike}");
-    }
-
-    #[test]
-    fn a_file_system_that_several_nodes_share_is_seen() {
-        let sources: Vec<Source> = [1_usize, 2, 4]
-            .into_iter()
-            .map(|nodes| {
-                let mut source = Machine::exact().source(40, nodes * 2, &SIZES, 1);
-                let slower = 1.0 + 0.1 * (nodes * 2 - 2) as f64;
-                slow(&mut source, |_| slower, [true, false, false]);
-                source.report.launch.nodes =
-                    (1..=nodes).map(|node| format!("node{node}")).collect();
-                source.report.launch.cpus = Some(8 * nodes);
-                source
-            })
-            .collect();
-        let model = fitted(&sources);
-        let slow = model.slow_down(&at_work(2.0, 8.0, 8.0)).0;
-        assert!(
-            (slow[0] - 1.6).abs() < 0.05 && (slow[1] - 1.0).abs() < 0.01,
-            "{slow:?}"
-        );
-        let ceiling = model.ceiling(&[0.1, 5.0, 0.1, 0.0]).0.unwrap();
-        assert!((ceiling - 1.0 / (0.1 * 0.1)).abs() < 5.0, "{ceiling}");
-    }
-
-    #[test]
-    fn a_slow_disk_holds_the_workers() {
-        // A result takes 0.2 s to the disk, four at a time; an image is 12 ms of work.
-        let machine = Machine {
-            publish_s: 0.2,
-            ..Machine::exact()
-        };
-        let sources: Vec<Source> = (1..=2)
-            .map(|ranks| machine.source(160, ranks, &SIZES, 1))
-            .collect();
-        let model = fitted(&sources);
-        let stages_s = model.stages_s(&features(900_000)).unwrap();
-        assert!((stages_s[PUBLISH] - 0.2).abs() < 1e-3, "{stages_s:?}");
-        let image_s = held_s(&stages_s) * model.overhead();
-        assert!((image_s / 0.05 - 1.0).abs() < 0.05, "{image_s}");
-    }
-}
+mod tests;

@@ -23,14 +23,15 @@ const ENOUGH: Duration = Duration::from_secs(120);
 const FEWEST_PASSES: usize = 2;
 /// The longest that one run may take.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// How long a run works at least, seconds. It repeats its images until then, since tenths of a second would measure the moment
-/// rather than the machine.
+/// How long a run works at least, seconds. It repeats its images until then, since tenths of a second would
+/// measure the moment rather than the machine.
 const LEAST_RUN_S: f64 = 1.0;
 /// A run repeats its images at most so often.
 const MOST_REPEATS: usize = 100;
 /// Workers are at most as many as leave each so many images.
 const IMAGES_PER_WORKER: usize = 5;
-/// Reading that took less than so many times as long in the first run does not count as reading from the disk.
+/// Reading that took less than so many times as long in the first run does not count as reading from the
+/// disk.
 const COLD_FACTOR: f64 = 1.5;
 
 /// How the pilot is made.
@@ -59,7 +60,8 @@ pub(crate) struct Pilot {
     pub notes: Vec<String>,
 }
 
-/// Ranks × threads that the pilot runs: one worker, several ranks, several threads. No more workers than CPUs.
+/// Ranks × threads that the pilot runs: one worker, several ranks, several threads. No more workers than
+/// CPUs.
 fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, usize)> {
     let workers = cpus.min((images / IMAGES_PER_WORKER).max(2));
     let mut configurations = vec![(1, 1)];
@@ -72,11 +74,12 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
     configurations
 }
 
-/// Runs the pilot and removes what it wrote. Runs that are not measured come first: the very first one reads the files as the
-/// job will, the next shows how long one pass over the images takes.
+/// Runs the pilot and removes what it wrote. Runs that are not measured come first: the very first one reads
+/// the files as the job will, the next shows how long one pass over the images takes.
 ///
 /// # Errors
-/// A sentence when there are too few images, runs cannot be started or leave results unwritten, or the pilot is interrupted.
+/// A sentence when there are too few images, runs cannot be started or leave results unwritten, or the pilot
+/// is interrupted.
 pub(crate) fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
@@ -162,7 +165,8 @@ fn working_s(report: &Report) -> f64 {
     held_s(&sums_s).max(1e-3)
 }
 
-/// How many times as long the first run's reading took as that of the later runs of one worker, and a note on it.
+/// How many times as long the first run's reading took as that of the later runs of one worker, and a note on
+/// it.
 fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
     // A worker's first image pays for more than reading.
     let mean_s = |report: &Report| {
@@ -187,7 +191,8 @@ fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
         return (1.0, None);
     }
     let note = format!(
-        "the first run read an image in {:.1} ms, the later ones, whose files were in memory by then, in {:.1} ms; the plan \
+        "the first run read an image in {:.1} ms, the later ones, whose files were in memory by then, in \
+        {:.1} ms; the plan \
          expects images to be read as in the first",
         cold_s * 1e3,
         warm_s * 1e3

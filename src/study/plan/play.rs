@@ -35,9 +35,9 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// How many times as long as the mean each worker takes: as far apart as so many draws from a normal distribution are
-    /// expected to lie (Blom, Statistical Estimates and Transformed Beta-Variables, 1958), always in the same order, which has
-    /// nothing to do with the list's.
+    /// How many times as long as the mean each worker takes: as far apart as so many draws from a normal
+    /// distribution are expected to lie (Blom, Statistical Estimates and Transformed Beta-Variables, 1958),
+    /// always in the same order, which has nothing to do with the list's.
     fn slowness(&self) -> Vec<f64> {
         let count = self.ranks * self.threads;
         let slowness_of = |place: usize| {
@@ -73,8 +73,8 @@ impl Played {
 }
 
 impl Workload {
-    /// Images that differ from their means by `spread` (standard deviation of the logarithm), always in the same way for the
-    /// same list, and that together take what their means add up to.
+    /// Images that differ from their means by `spread` (standard deviation of the logarithm), always in the
+    /// same way for the same list, and that together take what their means add up to.
     pub fn new(means_s: &[f64], costs: Vec<f64>, spread: f64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let noise = Normal::new(0.0, spread.max(0.0)).ok();

@@ -166,7 +166,8 @@ impl<'a> Predictor<'a> {
             .ceiling(&self.alone_s.map(|stage_s| stage_s / images))
     }
 
-    /// How many times as long an image keeps its worker as when that is alone, by these factors of the stages.
+    /// How many times as long an image keeps its worker as when that is alone, by these factors of the
+    /// stages.
     fn mean_slow_down(&self, slow: &[f64; 4]) -> f64 {
         held_s(&[0, 1, 2, 3].map(|stage| self.alone_s[stage] * slow[stage])) / held_s(&self.alone_s)
     }
@@ -250,7 +251,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The layouts that fit the nodes and their CPUs, and a sentence for each that was asked for and does not.
+    /// The layouts that fit the nodes and their CPUs, and a sentence for each that was asked for and does
+    /// not.
     pub fn layouts(&self) -> (Vec<Layout>, Vec<String>) {
         let (mut layouts, mut unfit) = (Vec::new(), Vec::new());
         for &threads in &self.threads {

@@ -1,7 +1,8 @@
 //! Rank 0's own work, which grows with the list: sharing out, gathering, reporting.
 //!
-//! The constants were measured on lists of 20,000 to 1,000,000 images. They are small against the work on an image, so a
-//! factor of two in the seconds does not matter; tests/planning holds the memory against real runs.
+//! The constants were measured on lists of 20,000 to 1,000,000 images. They are small against the work on an
+//! image, so a factor of two in the seconds does not matter; tests/planning holds the memory against real
+//! runs.
 
 /// Seconds per image for sharing out and sending the list.
 const SHARE_S: f64 = 1.5e-6;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::COVERAGE;
 use super::listed::Listed;
 use super::measured::PUBLISH;
-use super::model::Model;
+use super::model::{COVERAGE, Model};
 use super::predict::{Prediction, Predictor};
 use crate::columns::{Cell, Column};
 use crate::text::duration;
@@ -16,8 +15,9 @@ const WORTH_ASKING: f64 = 0.7;
 /// More workers are not worth it when doubling them brings less than this.
 const WORTH_DOUBLING: f64 = 1.3;
 
-/// Marks the layout to take: of those that are possible and whose CPUs do at least 70 % of what one alone would (as much as
-/// the best if none does), the fastest; of those within 3 % of it, the one with the fewest core hours.
+/// Marks the layout to take: of those that are possible and whose CPUs do at least 70 % of what one alone
+/// would (as much as the best if none does), the fastest; of those within 3 % of it, the one with the fewest
+/// core hours.
 ///
 /// # Errors
 /// A sentence when no layout is possible, with the limits that are exceeded and `unfit`.
@@ -122,7 +122,8 @@ pub(crate) fn reasons(
     let [expected, low, high] = choice.job_s().map(duration);
     let _ = writeln!(
         text,
-        "Recommended: {}. It takes {expected} ({low} to {high} with {:.0} % probability, launching included) and {:.2} core \
+        "Recommended: {}. It takes {expected} ({low} to {high} with {:.0} % probability, launching included) \
+        and {:.2} core \
          hours.",
         choice.layout,
         COVERAGE * 100.0,
@@ -135,7 +136,8 @@ pub(crate) fn reasons(
     };
     let _ = writeln!(
         text,
-        "What dominates: {dominant}. A worker spends {read:.0} % of an image's time on reading, {filter:.0} % on filtering and \
+        "What dominates: {dominant}. A worker spends {read:.0} % of an image's time on reading, {filter:.0} \
+        % on filtering and \
          {write:.0} % on writing (inflating and compressing included).",
     );
     let _ = writeln!(text, "{}", returns(predictions));
@@ -152,7 +154,8 @@ pub(crate) fn reasons(
             });
             let _ = writeln!(
                 text,
-                "All measurements come from one node, so the limit of the shared file system is not known. It serves at least \
+                "All measurements come from one node, so the limit of the shared file system is not known. \
+                It serves at least \
                  {at_least}; the intervals of several nodes allow for that."
             );
         }
@@ -162,7 +165,8 @@ pub(crate) fn reasons(
     if per_node > model.most_workers() * 1.5 {
         let _ = writeln!(
             text,
-            "At most {:.0} workers per node were measured, so the intervals beyond are wide. A run of `niimpi scaling` on a \
+            "At most {:.0} workers per node were measured, so the intervals beyond are wide. A run of \
+            `niimpi scaling` on a \
              node of the cluster narrows them.",
             model.most_workers()
         );
@@ -171,13 +175,15 @@ pub(crate) fn reasons(
     if beyond > 0.05 {
         let _ = writeln!(
             text,
-            "On average the images lie {beyond:.1} doublings beyond the sizes that were measured, which widens the intervals."
+            "On average the images lie {beyond:.1} doublings beyond the sizes that were measured, which \
+            widens the intervals."
         );
     }
     text
 }
 
-/// How much further workers bring: of the fastest layouts for each number of workers, the first doubling that is not worth it.
+/// How much further workers bring: of the fastest layouts for each number of workers, the first doubling that
+/// is not worth it.
 fn returns(predictions: &[Prediction]) -> String {
     let Some((before, after)) = not_worth(predictions) else {
         return "Adding workers still helps over the whole range.".to_owned();

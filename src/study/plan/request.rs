@@ -81,11 +81,13 @@ pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob
             job.images
         ),
         format!(
-            "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end, {:.0} % and a minute.",
+            "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end, \
+            {:.0} % and a minute.",
             TIME_MARGIN * 100.0
         ),
         format!(
-            "Memory: {:.0} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more or what a rank \
+            "Memory: {:.0} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % \
+            more or what a rank \
              reserves to admit its largest images, whichever is more.",
             mib(prediction.rss_per_rank_bytes),
             MEMORY_MARGIN * 100.0
@@ -147,7 +149,8 @@ mod tests {
             "#SBATCH --mem-per-cpu=624M",
             "#SBATCH --time=00:22:00",
             "#SBATCH --partition=cpu24",
-            "srun --mpi=pmix --kill-on-bad-exit=1 niimpi smooth data --sigma=2 --threads 2 --resume --report r.json",
+            "srun --mpi=pmix --kill-on-bad-exit=1 niimpi smooth data --sigma=2 --threads 2 --resume --report \
+            r.json",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

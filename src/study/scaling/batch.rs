@@ -1,9 +1,11 @@
-//! Running a study on a cluster: a Slurm job for each configuration, and what `sacct` knows of them afterwards.
+//! Running a study on a cluster: a Slurm job for each configuration, and what `sacct` knows of them
+//! afterwards.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use super::folder::{Configuration, StudyFolder, StudySpec};
+use super::configuration::Configuration;
+use super::folder::{StudyFolder, StudySpec, write_text};
 use super::record::{COMPLETED, RunRecord};
 use crate::console;
 use crate::slurm::accounting::Accounting;
@@ -28,8 +30,8 @@ pub(crate) struct Asked {
     pub mpi_type: String,
 }
 
-/// Submits every configuration that is neither done nor has a job in progress. One that Slurm refuses is recorded as failed,
-/// with the reason; the next call submits it again.
+/// Submits every configuration that is neither done nor has a job in progress. One that Slurm refuses is
+/// recorded as failed, with the reason; the next call submits it again.
 ///
 /// # Errors
 /// A sentence when a script cannot be written or there is no `sbatch`.
@@ -71,7 +73,7 @@ pub(crate) fn submit(
             command,
         };
         let path = scripts.join(format!("{}.sbatch", configuration.id()));
-        super::write_text(&path, &script.render()?)?;
+        write_text(&path, &script.render()?)?;
         let mut record = RunRecord {
             configuration,
             ..RunRecord::default()

@@ -1,4 +1,5 @@
-//! A study: what is varied, the configurations that follow from it, and the folder that holds everything it leaves.
+//! A study: what is varied, the configurations that follow from it, and the folder that holds everything it
+//! leaves.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Configuration;
 use super::record::{Run, RunRecord};
 use crate::report::{self, Report};
-use crate::text::counted;
 
 /// Name and version of `study.json`.
 pub(crate) const SCHEMA: &str = "niimpi-study/1";
@@ -55,59 +56,10 @@ pub(crate) enum Via {
     Slurm,
 }
 
-/// One cell of the study.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct Configuration {
-    /// Ranks, on all nodes together.
-    pub ranks: usize,
-    /// Workers of each rank.
-    pub threads: usize,
-    /// Nodes.
-    pub nodes: usize,
-    /// Images.
-    pub images: usize,
-    /// Which of the repeats, from 1.
-    pub repeat: usize,
-}
-
-impl Configuration {
-    /// Its name among the study's files.
-    pub(crate) fn id(&self) -> String {
-        let Self {
-            ranks,
-            threads,
-            nodes,
-            images,
-            repeat,
-        } = self;
-        format!("ranks-{ranks}_threads-{threads}_nodes-{nodes}_images-{images}_repeat-{repeat}")
-    }
-
-    /// Workers of all ranks.
-    pub(crate) fn workers(&self) -> usize {
-        self.ranks * self.threads
-    }
-}
-
-impl std::fmt::Display for Configuration {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [images, ranks, threads] = [
-            (self.images, "image"),
-            (self.ranks, "rank"),
-            (self.threads, "thread"),
-        ]
-        .map(|(count, noun)| counted(count, noun));
-        write!(f, "{images}, {ranks} × {threads}")?;
-        if self.nodes > 1 {
-            write!(f, " on {} nodes", self.nodes)?;
-        }
-        write!(f, ", repeat {}", self.repeat)
-    }
-}
-
 impl StudySpec {
-    /// Every configuration. Repeats come last, so that a slow hour touches every configuration and not one alone, and a
-    /// study that is cut short has all of them once. Ranks that do not divide evenly over the nodes are left out.
+    /// Every configuration. Repeats come last, so that a slow hour touches every configuration and not one
+    /// alone, and a study that is cut short has all of them once. Ranks that do not divide evenly over the
+    /// nodes are left out.
     pub(crate) fn configurations(&self) -> Vec<Configuration> {
         let mut configurations = Vec::new();
         for repeat in 1..=self.repeats {
@@ -133,7 +85,8 @@ impl StudySpec {
         configurations
     }
 
-    /// Whether `other` continues this study: it measures the same thing on the same images. What is varied may grow.
+    /// Whether `other` continues this study: it measures the same thing on the same images. What is varied
+    /// may grow.
     ///
     /// # Errors
     /// A sentence naming what differs.
@@ -150,7 +103,8 @@ impl StudySpec {
         match differs.iter().find(|(_, differs)| *differs) {
             None => Ok(()),
             Some((what, _)) => Err(format!(
-                "the study that is there was made with another choice of {what}; give another --output, or repeat the \
+                "the study that is there was made with another choice of {what}; give another --output, or \
+                repeat the \
                  first command"
             )),
         }
@@ -224,7 +178,7 @@ impl StudyFolder {
                 .map_err(|error| format!("--output {}: {error}", path.display()))?;
             spec = spec.joined(&earlier);
         }
-        super::write_text(&folder.path.join("study.json"), &json(&spec))?;
+        write_text(&folder.path.join("study.json"), &json(&spec))?;
         Ok(folder)
     }
 
@@ -282,7 +236,7 @@ impl StudyFolder {
     /// # Errors
     /// A sentence when it cannot be written.
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<(), String> {
-        super::write_text(&self.record(&record.configuration), &json(record))
+        write_text(&self.record(&record.configuration), &json(record))
     }
 
     /// What became of a configuration; `None` when it was not run yet.
@@ -326,6 +280,12 @@ impl StudyFolder {
         }
         Ok(runs)
     }
+}
+
+/// Writes a text file whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), String> {
+    crate::report::write_whole(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
 fn json<T: Serialize>(value: &T) -> String {

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::folder::{Configuration, StudyFolder, StudySpec};
+use super::configuration::Configuration;
+use super::folder::{StudyFolder, StudySpec};
 use super::record::{self, RunRecord};
 use crate::console;
 use crate::launch::child::{How, Limits};
@@ -22,8 +23,8 @@ pub(crate) struct Manner<'a> {
     pub quiet: bool,
 }
 
-/// Runs every configuration that is not done yet. Returns whether the study came to its end: a failed run is recorded and
-/// the study goes on, a study told to stop leaves the run in hand unrecorded.
+/// Runs every configuration that is not done yet. Returns whether the study came to its end: a failed run is
+/// recorded and the study goes on, a study told to stop leaves the run in hand unrecorded.
 ///
 /// # Errors
 /// A sentence when runs cannot be started or the folder cannot be written.
@@ -101,8 +102,8 @@ pub(crate) fn run(
     Ok(true)
 }
 
-/// How long runs take, learnt from those that have ended: a start and a rate per image, shared by the workers that have a
-/// CPU each.
+/// How long runs take, learnt from those that have ended: a start and a rate per image, shared by the workers
+/// that have a CPU each.
 struct Pace {
     cpus: usize,
     start_s: Option<f64>,

@@ -3,22 +3,23 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `folder` | what is varied, the configurations that follow, and the study's folder |
+//! | `configuration` | one cell of a study |
 //! | `record` | what became of one configuration's run |
 //! | `local` | runs every configuration on this machine |
 //! | `batch` | submits every configuration to Slurm, and collects what has ended |
 //! | `tables` | the runs as tables: CSV and Markdown |
 //! | `plots` | the runs as charts |
 //!
-//! A study is its folder: each run leaves a record there at once, and a study that is begun again does what is missing.
+//! A study is its folder: each run leaves a record there at once, and a study that is begun again does what
+//! is missing.
 
 pub(crate) mod batch;
+pub(crate) mod configuration;
 pub(crate) mod folder;
 pub(crate) mod local;
 pub(crate) mod plots;
 pub(crate) mod record;
 pub(crate) mod tables;
-
-use std::path::Path;
 
 use folder::StudyFolder;
 use record::Run;
@@ -33,12 +34,6 @@ pub(crate) fn write_results(folder: &StudyFolder) -> Result<String, String> {
     let text = tables::write(folder.path(), &spec, &runs)?;
     plots::write(folder.path(), &spec, &runs)?;
     Ok(text)
-}
-
-/// Writes a text file whole or not at all.
-fn write_text(path: &Path, text: &str) -> Result<(), String> {
-    crate::report::write_whole(path, |file| file.write_all(text.as_bytes()))
-        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
 /// Whether every run that was made ended well.

@@ -1,14 +1,16 @@
-//! Plots of a study: time and memory against images, speed-up and efficiency against workers, and the stages' shares.
+//! Plots of a study: time and memory against images, speed-up and efficiency against workers, and the stages'
+//! shares.
 
 use std::path::Path;
 
-use super::folder::StudySpec;
+use super::folder::{StudySpec, write_text};
 use super::record::{Figures, Run};
 use super::tables::{Row, rows};
 use crate::study::chart::{Bar, Chart, Mark, Series, stacked_bars_svg};
 use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 
-/// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`, as far as there is something to draw.
+/// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`, as far as there is
+/// something to draw.
 ///
 /// # Errors
 /// A sentence naming the file that cannot be drawn or written.
@@ -43,21 +45,21 @@ pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(),
         |figures| figures.time_s,
         true,
     );
-    super::write_text(&folder.join("time.svg"), &time.to_svg()?)?;
+    write_text(&folder.join("time.svg"), &time.to_svg()?)?;
     let memory = of_images(
         "Memory of the largest rank",
         "MiB",
         |figures| figures.memory_bytes / f64::from(1 << 20),
         false,
     );
-    super::write_text(&folder.join("memory.svg"), &memory.to_svg()?)?;
+    write_text(&folder.join("memory.svg"), &memory.to_svg()?)?;
     let at_largest: Vec<&Row> = rows.iter().filter(|row| row.images == largest).collect();
     for (file, chart) in [
         ("speed-up.svg", speed_up(&at_largest, largest, spec.cpus)),
         ("efficiency.svg", efficiency(&at_largest, largest)),
     ] {
         if let Some(chart) = chart {
-            super::write_text(&folder.join(file), &chart.to_svg()?)?;
+            write_text(&folder.join(file), &chart.to_svg()?)?;
         }
     }
     let bars: Vec<Bar> = at_largest
@@ -80,7 +82,7 @@ pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(),
         &["read", "filter", "write"],
         &bars,
     )?;
-    super::write_text(&folder.join("shares.svg"), &shares)
+    write_text(&folder.join("shares.svg"), &shares)
 }
 
 /// Rows of the same ranks, threads and nodes, as they follow each other.
@@ -109,8 +111,8 @@ fn name(row: &Row) -> String {
     format!("{} × {}{nodes}", row.ranks, row.threads)
 }
 
-/// How much faster several workers are than one: the whole run with more ranks, with more threads, and the filter alone.
-/// Points are (workers, speed-up); a line of one point is left out.
+/// How much faster several workers are than one: the whole run with more ranks, with more threads, and the
+/// filter alone. Points are (workers, speed-up); a line of one point is left out.
 pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
     let Some(serial) = at_largest
         .iter()
@@ -190,8 +192,8 @@ fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
     })
 }
 
-/// Amdahl's serial part by the points that had a CPU for every worker; beyond, workers wait for CPUs, which is no property
-/// of the program. Where no such point has several workers, by all.
+/// Amdahl's serial part by the points that had a CPU for every worker; beyond, workers wait for CPUs, which
+/// is no property of the program. Where no such point has several workers, by all.
 pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
     let within: Vec<_> = points
         .iter()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::Configuration;
+use super::configuration::Configuration;
 use crate::launch::child::How;
 use crate::report::Report;
 use crate::slurm::JobState;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::folder::StudySpec;
+use super::folder::{StudySpec, write_text};
 use super::record::{Figures, Run};
 use crate::columns::{self, Cell, Column, Grid, Style};
 use crate::study::statistics::Summary;
@@ -234,12 +234,12 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
         let mut csv = Vec::new();
         columns::write_csv(columns(), of_kind.iter().copied(), &mut csv)
             .map_err(|error| format!("{}: {error}", path.display()))?;
-        super::write_text(&path, &String::from_utf8_lossy(&csv))?;
+        write_text(&path, &String::from_utf8_lossy(&csv))?;
         let table = Grid::of(columns(), of_kind).draw(Style::Markdown);
         let _ = write!(page, "\n## {}\n\n{table}", kind.title());
     }
     page.push_str(&failures(&rows));
-    super::write_text(&folder.join("tables.md"), &page)?;
+    write_text(&folder.join("tables.md"), &page)?;
     Ok(page)
 }
 
@@ -275,10 +275,14 @@ fn head(spec: &StudySpec, runs: &[Run]) -> String {
     };
     format!(
         "# Scaling study\n\nniimpi {} on {via}; {}; options: `{}`.\n\n\
-         mem: the most that one rank held; mem-total: all ranks together. time: from launch to end, which is setup (the launcher \
-         and the start of MPI) and execution. rtime, ptime, wtime: read, filter and write seconds of the workers, summed over \
-         the images; publish: the wait for the disk behind them. CPUeff: CPU seconds over CPUs × time. /task is an image's \
-         share, /proc a rank's. Values are means over the repeats that completed, ± their standard deviation.\n{}",
+         mem: the most that one rank held; mem-total: all ranks together. time: from launch to end, which is \
+         setup (the launcher \
+         and the start of MPI) and execution. rtime, ptime, wtime: read, filter and write seconds of the \
+         workers, summed over \
+         the images; publish: the wait for the disk behind them. CPUeff: CPU seconds over CPUs × time. /task \
+         is an image's \
+         share, /proc a rank's. Values are means over the repeats that completed, ± their standard \
+         deviation.\n{}",
         spec.version,
         spec.mpi,
         spec.options.join(" "),
@@ -302,7 +306,8 @@ fn others(spec: &StudySpec, runs: &[Run]) -> String {
         ""
     };
     format!(
-        "\nMeanwhile other programs kept {busy:.2} of the machine's {} CPUs busy, on the mean of the runs.{verdict}\n",
+        "\nMeanwhile other programs kept {busy:.2} of the machine's {} CPUs busy, on the mean of the \
+        runs.{verdict}\n",
         spec.cpus
     )
 }
@@ -443,7 +448,7 @@ const COLUMNS: &[RowColumn] = &[
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::folder::Configuration;
+    use super::super::configuration::Configuration;
     use super::super::folder::tests::spec;
     use super::super::record::{COMPLETED, RunRecord};
     use super::*;

@@ -1,0 +1,66 @@
+//! The plan as JSON, schema `niimpi-plan/1`.
+
+use serde::{Deserialize, Serialize};
+
+use super::predict::Prediction;
+use crate::slurm::batch::Request;
+
+/// Name and version of the plan's JSON form.
+pub(crate) const SCHEMA: &str = "niimpi-plan/1";
+
+/// The plan as JSON: for scripts, and for the check after the run. Times in seconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PlanDocument {
+    pub schema: String,
+    /// The program's version.
+    pub version: String,
+    /// Images planned for.
+    pub images: usize,
+    /// The stage that takes most of the time.
+    pub dominated_by: String,
+    /// Each stage's part of the time that an image keeps its worker: read, filter, write.
+    pub shares: [f64; 3],
+    /// The hosts of the measurements.
+    pub measured_on: Vec<String>,
+    /// Images per second that the file system serves at most, where a limit was seen.
+    pub ceiling_images_per_s: Option<f64>,
+    /// Every layout.
+    pub configurations: Vec<Prediction>,
+    /// What to ask of Slurm for the recommended layout.
+    pub request: Request,
+    /// Where the job's report goes, when a script was written.
+    pub report: Option<String>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+}
+
+impl PlanDocument {
+    /// The recommended layout.
+    pub fn recommended(&self) -> Option<&Prediction> {
+        self.configurations
+            .iter()
+            .find(|prediction| prediction.recommended)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plan of these predictions.
+    pub(crate) fn document(configurations: Vec<Prediction>) -> PlanDocument {
+        PlanDocument {
+            schema: SCHEMA.to_owned(),
+            version: "0".to_owned(),
+            images: 40,
+            dominated_by: "read".to_owned(),
+            shares: [1.0, 0.0, 0.0],
+            measured_on: Vec::new(),
+            ceiling_images_per_s: None,
+            configurations,
+            request: Request::default(),
+            report: None,
+            notes: Vec::new(),
+        }
+    }
+}
