@@ -1,9 +1,10 @@
-"""Writes the answers of docs/scaling/README.md from a study's tables and plans: `answers.py DOCS WORK`. See `study`."""
+"""Writes the results in docs/scaling/README.md from a study's tables and plans: `answers.py DOCS WORK`."""
 
 import csv
 import datetime
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 docs, work = Path(sys.argv[1]), Path(sys.argv[2])
@@ -26,8 +27,10 @@ def duration(seconds):
 
 
 def expected(configuration):
-    low, high = configuration["elapsed_low_s"], configuration["elapsed_high_s"]
-    return f"{duration(configuration['elapsed_s'])} (90 %: {duration(low)} to {duration(high)})"
+    """With launching, as the plan's table shows it."""
+    names = ("elapsed_s", "elapsed_low_s", "elapsed_high_s")
+    time, low, high = (duration(configuration[name] + configuration["launch_s"]) for name in names)
+    return f"{time} (90 %: {low} to {high})"
 
 
 def processor():
@@ -44,54 +47,79 @@ def answers():
     serial = rows("serial")
     largest = serial[-1]
     images = int(largest["tasks"])
-    others = [json.loads(path.read_text()).get("others_cpus") for path in (work / "study/runs").glob("*.json")]
+    others = [
+        json.loads(path.read_text()).get("others_cpus") for path in (work / "study/runs").glob("*.json")
+    ]
     others = [value for value in others if value is not None]
-    busy = f"other programs kept {sum(others) / len(others):.2f} CPUs busy meanwhile" if others else "what else ran is not known"
+    busy = (
+        f"other programs kept {sum(others) / len(others):.2f} CPUs busy meanwhile"
+        if others
+        else "other programs were not measured"
+    )
 
-    yield f"Measured on {datetime.date.today():%-d %B %Y} on {study['cpus']} CPUs ({processor()}), {study['mpi']}, niimpi "
+    yield f"Measured on {datetime.date.today():%-d %B %Y} on {study['cpus']} CPUs ({processor()}), "
+    yield f"{study['mpi']}, niimpi "
     yield f"{study['version']}, {study['repeats']} repeats; {busy}.\n\n"
 
     # Memory
     one, four_hundred = value(serial[0], "mem_bytes") / MIB, value(largest, "mem_bytes") / MIB
     alone = next(c for c in plan if c["ranks"] == 1)
     yield "**How much memory do 40,000 images need?** "
-    yield f"{alone['rss_per_rank_bytes'] / MIB:.0f} MiB for each rank of one worker. A rank held {one:.1f} MiB with 1 image and "
-    yield f"{four_hundred:.1f} MiB with {images}: an image's memory is used again for the next, and what grows is the list alone "
-    yield f"({(alone['list_bytes'] / 40000):.0f} bytes an image, on rank 0 when it writes the report).\n\n"
+    yield f"{alone['rss_per_rank_bytes'] / MIB:.0f} MiB for each rank of one worker. A rank held "
+    yield f"{one:.1f} MiB with 1 image and "
+    yield f"{four_hundred:.1f} MiB with {images}: an image's memory is used again for the next. Only the "
+    yield f"list grows "
+    yield f"({(alone['list_bytes'] / 40000):.0f} bytes per image, on rank 0).\n\n"
 
     # Time
     yield "**How long do they take?** "
     parts = [f"{expected(c)} on {c['ranks']} rank{'s' if c['ranks'] > 1 else ''}" for c in plan]
     yield f"On this machine {', '.join(parts)} ([all settings](plan-40000.txt)). "
-    yield f"{images} images took {value(largest, 'time_s'):.2f} ± {value(largest, 'time_sd_s'):.2f} s on one worker, launching included.\n\n"
+    yield f"{images} images took {value(largest, 'time_s'):.2f} ± {value(largest, 'time_sd_s'):.2f} s on "
+    yield f"one worker, launching included.\n\n"
 
     # What dominates
-    stages = {name: value(largest, column) for name, column in [("reading", "rtime_s"), ("filtering", "ptime_s"), ("writing", "wtime_s")]}
+    stages = {
+        name: value(largest, column)
+        for name, column in [("reading", "rtime_s"), ("filtering", "ptime_s"), ("writing", "wtime_s")]
+    }
     total = sum(stages.values())
     order = sorted(stages, key=stages.get, reverse=True)
     yield f"**What dominates?** {order[0].capitalize()}. Of the {images} images' time on one worker, "
     yield ", ".join(f"{name} takes {stages[name] / total:.0%}" for name in order)
-    yield f"; wtime/ptime is {value(largest, 'wtime/ptime'):.2f}. Inflating counts as reading; compressing, and waiting until the "
-    yield "file is on the disk, as writing.\n\n"
+    yield f"; wtime/ptime is {value(largest, 'wtime/ptime'):.2f}. Inflating counts as reading, "
+    yield f"compressing as "
+    yield "writing; waiting for the disk (publish) goes on behind the workers.\n\n"
 
     # Threads and the convolution
     yield "**How far do more threads help the convolution alone?** "
-    threaded = [row for row in rows("multi-threaded") if int(row["tasks"]) == images]
+    threaded = [
+        row for row in rows("multi-threaded") if int(row["tasks"]) == images and int(row["threads"]) > 1
+    ]
     filter_ups, whole_ups = [], []
     for row in threaded:
         threads = int(row["threads"])
         if threads == 1:
             continue
-        filter_ups.append(f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times with {threads} threads")
+        filter_ups.append(
+            f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times with {threads} threads"
+        )
         whole_ups.append(f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} with {threads}")
-    yield f"Each worker filters an image of its own, so the convolution of {images} images is {' and '.join(filter_ups)} as fast as "
-    yield f"with one, and the whole run {' and '.join(whole_ups)}. Beyond the {study['cpus']} CPUs, threads only share them: each "
-    yield "image takes as much longer as there are more of them. Only a rank with more threads than images shares one among them.\n\n"
+    yield f"Each worker filters an image of its own, so the convolution of {images} images is "
+    yield f"{' and '.join(filter_ups)} as fast as "
+    yield f"with one, and the whole run {' and '.join(whole_ups)}. Beyond the {study['cpus']} CPUs, "
+    yield f"threads only share them: each "
+    yield "image takes as much longer as there are more of them. Only a rank with more threads than "
+    yield "images shares one among them.\n\n"
 
     # Ranks
     yield "**And more ranks?** "
-    ranked = [row for row in rows("multi-process") if int(row["tasks"]) == images]
-    ups = [f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} times as fast with {row['procs']}" for row in ranked if row["procs"] != "1"]
+    ranked = [row for row in rows("multi-process") if int(row["tasks"]) == images and int(row["procs"]) > 1]
+    ups = [
+        f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} times as fast with {row['procs']}"
+        for row in ranked
+        if row["procs"] != "1"
+    ]
     yield f"The whole run is {' and '.join(ups)}; CPU efficiency is "
     yield ", ".join(f"{value(row, 'CPUeff'):.0%} with {row['procs']}" for row in ranked)
     yield ".\n\n"
@@ -100,8 +128,16 @@ def answers():
     with_24 = next(c for c in plan_24 if c["ranks"] == 24)
     yield "**How long with 24 processes?** "
     yield f"On a node with 24 such CPUs {expected(with_24)}; one process takes {expected(plan_24[0])}. "
-    yield f"The interval is that wide because no more than {study['cpus']} workers with a CPU each could be measured here, and "
-    yield "24 are far from that: [the table](plan-24-processes.txt) shows how it opens. A pilot on a node of the cluster closes it.\n"
+    yield f"The interval is that wide because no more than {study['cpus']} workers with a CPU each could "
+    yield f"be measured here, and "
+    yield "24 are far from that: [the table](plan-24-processes.txt) shows how it opens. A pilot on a "
+    yield "node of the cluster closes it.\n"
+
+
+def wrapped(text):
+    """Each paragraph in lines of at most 110 columns."""
+    fill = {"width": 110, "break_long_words": False, "break_on_hyphens": False}
+    return "\n\n".join(textwrap.fill(part, **fill) for part in text.strip().split("\n\n")) + "\n"
 
 
 readme = docs / "README.md"
@@ -109,5 +145,5 @@ text = readme.read_text()
 begin, end = "<!-- answers: written by `study` -->\n", "<!-- end of the answers -->\n"
 before, rest = text.split(begin)
 after = rest.split(end)[1]
-readme.write_text(before + begin + "\n" + "".join(answers()) + "\n" + end + after)
+readme.write_text(before + begin + "\n" + wrapped("".join(answers())) + "\n" + end + after)
 print(f"{readme} is written.")

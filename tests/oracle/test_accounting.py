@@ -1,4 +1,4 @@
-"""Stage times add up: a rank's read, filter, write and idle seconds are its threads times its elapsed seconds."""
+"""Stage times add up: read + filter + write + idle seconds of a rank are its threads × elapsed seconds."""
 
 import json
 
@@ -27,17 +27,21 @@ def check(finished, threads):
         whole_s = threads * row["elapsed_s"]
         known_s = row["read_s"] + row["filter_s"] + row["write_s"] + row["idle_s"]
         assert known_s + row["other_s"] == pytest.approx(whole_s, abs=1e-3), row
-        # One percent. A busy machine adds milliseconds that a thread waits for a CPU between two measured intervals.
+        # One percent, and what a thread waits for a CPU between two measurements on a busy machine.
         assert abs(row["other_s"]) <= 0.01 * whole_s + 0.015 * threads, row
         assert row["idle_s"] >= 0
 
 
 @pytest.mark.parametrize("strategy", ["size", "dynamic"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.skipif(not HAS_RANKS, reason="no MPI"))])
+@pytest.mark.parametrize(
+    "ranks", [1, pytest.param(2, marks=pytest.mark.skipif(not HAS_RANKS, reason="no MPI"))]
+)
 @pytest.mark.parametrize("sync_ms", [0, 60])
-def test_stages_and_waits_are_all_of_a_ranks_time(images, faulty, tmp_path, ranks, threads, strategy, sync_ms):
-    """Also where the disk holds the workers up: what they wait for it is idle time, what it takes is `publish_s`."""
+def test_stages_and_waits_are_all_of_a_ranks_time(
+    images, faulty, tmp_path, ranks, threads, strategy, sync_ms
+):
+    """Also where the disk holds the workers up: waiting for it is idle time, its own time is `publish_s`."""
     env = faulty(f"fsync:{sync_ms}ms:0:/") if sync_ms else {}
     options = {"ranks": ranks if HAS_RANKS else None, "threads": threads, "env": env}
     finished = smooth(images, tmp_path / "out", "--sigma=1", "--strategy", strategy, sync=True, **options)

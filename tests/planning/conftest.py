@@ -1,4 +1,4 @@
-"""Fixtures of the scaling and planning tests. Environment: NIIMPI_BIN, NIIMPI_MPI and NIIMPI_MPIRUN, as for tests/oracle."""
+"""Fixtures of the scaling and planning tests. The environment is that of tests/oracle."""
 
 import os
 import sys

@@ -30,7 +30,18 @@ def plan(*words, expect=0, timeout=120, cwd=None, env=None):
 def piloted(data, tmp_path_factory):
     """A plan from a pilot, and its JSON."""
     folder = tmp_path_factory.mktemp("plan")
-    words = ["--pilot", "10", "--images", "4000", "--nodes", "1-2", "--cpus-per-node", "2", "--json", "plan.json"]
+    words = [
+        "--pilot",
+        "10",
+        "--images",
+        "4000",
+        "--nodes",
+        "1-2",
+        "--cpus-per-node",
+        "2",
+        "--json",
+        "plan.json",
+    ]
     words += ["--csv", "plan.csv", "--write", "job.sbatch", "--output", "out/smoothed"]
     finished = plan(data, *OPTIONS, *words, cwd=folder)
     return folder, finished, json.loads((folder / "plan.json").read_text())
@@ -44,7 +55,9 @@ def test_the_json_has_its_form(piloted):
     found = [(c["nodes"], c["ranks"], c["threads"]) for c in document["configurations"]]
     assert found == [(1, 1, 1), (1, 2, 1), (2, 2, 1), (2, 4, 1)]
     for configuration in document["configurations"]:
-        assert 0 < configuration["elapsed_low_s"] < configuration["elapsed_s"] < configuration["elapsed_high_s"]
+        assert (
+            0 < configuration["elapsed_low_s"] < configuration["elapsed_s"] < configuration["elapsed_high_s"]
+        )
         assert 5e6 < configuration["rss_per_rank_bytes"] < 1e9
         assert configuration["rss_per_node_bytes"] >= configuration["rss_per_rank_bytes"]
         assert 0 < configuration["efficiency"] <= 1.05
@@ -55,7 +68,13 @@ def test_the_json_has_its_form(piloted):
 
 def test_the_text_says_what_and_why(piloted):
     _, finished, document = piloted
-    for words in ("Recommended:", "What dominates:", "core hours", "--mem-per-cpu=", "4000 images planned for"):
+    for words in (
+        "Recommended:",
+        "What dominates:",
+        "core hours",
+        "--mem-per-cpu=",
+        "4000 images planned for",
+    ):
         assert words in finished.stdout, finished
     assert "All measurements come from one node" in finished.stdout
 
@@ -98,7 +117,16 @@ def test_csv_and_table_have_every_layout(piloted):
 def test_up_to_thousands_of_ranks_are_planned(data, reports, tmp_path):
     """Without --nodes, ranks get as many nodes as they need."""
     ranks = [2**step for step in range(13)]
-    words = ["--images", "4000", "--cpus-per-node", "24", "--ranks", ",".join(map(str, ranks)), "--json", tmp_path / "p.json"]
+    words = [
+        "--images",
+        "4000",
+        "--cpus-per-node",
+        "24",
+        "--ranks",
+        ",".join(map(str, ranks)),
+        "--json",
+        tmp_path / "p.json",
+    ]
     plan(data, *OPTIONS, "--from", *reports, *words)
     found = json.loads((tmp_path / "p.json").read_text())["configurations"]
     assert [(c["nodes"], c["ranks"]) for c in found] == [(1 if r <= 24 else r // 16, r) for r in ranks]
@@ -129,7 +157,9 @@ def test_earlier_reports_serve_as_measurements(data, reports, tmp_path):
         report["elapsed_s"] = 0.5 + slept
         recorded.append(tmp_path / f"{place}.json")
         recorded[-1].write_text(json.dumps(report))
-    finished = plan(data, *OPTIONS, "--from", *recorded, "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    finished = plan(
+        data, *OPTIONS, "--from", *recorded, "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path
+    )
     assert "pilot" not in finished.stderr
     predicted = json.loads((tmp_path / "p.json").read_text())["configurations"][0]
     assert predicted["elapsed_s"] == pytest.approx(0.5 + 40 * 0.01, rel=0.02)
@@ -140,9 +170,33 @@ def test_earlier_reports_serve_as_measurements(data, reports, tmp_path):
 
 def test_a_study_serves_as_measurements(data, tmp_path):
     study = tmp_path / "study"
-    words = ["scaling", data, "--output", study, "--sizes", "10,20", "--ranks", RANKS, "--threads", "1", "--repeat", "2"]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        "10,20",
+        "--ranks",
+        RANKS,
+        "--threads",
+        "1",
+        "--repeat",
+        "2",
+    ]
     assert run([str(word) for word in [*words, *OPTIONS]], timeout=120).code == 0
-    finished = plan(data, *OPTIONS, "--from", study, "--json", tmp_path / "p.json", "--ranks", RANKS, "--cpus-per-node", "2")
+    finished = plan(
+        data,
+        *OPTIONS,
+        "--from",
+        study,
+        "--json",
+        tmp_path / "p.json",
+        "--ranks",
+        RANKS,
+        "--cpus-per-node",
+        "2",
+    )
     document = json.loads((tmp_path / "p.json").read_text())
     assert document["images"] == 40
     # The study has measured what launching takes.
@@ -161,7 +215,7 @@ def in_memory(tmp_path):
 
 @pytest.mark.parametrize("nan", ["propagate", "ignore"])
 def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan):
-    """Time is compared by `make validate-plan`, on a machine that does nothing else. Memory does not depend on the machine."""
+    """Memory does not depend on the machine; `make validate-plan` compares times."""
     options = [*OPTIONS, "--nan", nan]
     plan(mixed, *options, "--pilot", "20", "--ranks", RANKS, "--json", tmp_path / "p.json", cwd=tmp_path)
     for predicted in json.loads((tmp_path / "p.json").read_text())["configurations"]:
@@ -173,8 +227,8 @@ def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan)
 
 
 def test_what_rank_0_holds_of_a_long_list_is_planned(in_memory):
-    """Of many small images the list is most of it, and rank 0 holds the most when it puts the report together. Several ranks hold
-    MPI's buffers besides while the list travels, and a resumed run its journals: these fit into the margin of the request."""
+    """The list is most of what rank 0 holds of many small images. MPI's buffers and, when resuming, journals
+    fit into the margin of the request."""
     count = 20_000
     images = synth(in_memory / "images", count, "6,6,6")
     plan(images, *OPTIONS, "--pilot", "20", "--ranks", RANKS, "--json", in_memory / "p.json", cwd=in_memory)
@@ -198,7 +252,19 @@ def test_a_pilot_repeats_its_images_wherever_they_are(data, tmp_path):
     work.mkdir(parents=True)
     (tmp_path / "linked").symlink_to(data)
     for images, output in [("../../linked", "../smoothed"), (data, "out")]:
-        finished = plan(images, *OPTIONS, "--pilot", "8", "--ranks", RANKS, "--cpus-per-node", "2", "--output", output, cwd=work)
+        finished = plan(
+            images,
+            *OPTIONS,
+            "--pilot",
+            "8",
+            "--ranks",
+            RANKS,
+            "--cpus-per-node",
+            "2",
+            "--output",
+            output,
+            cwd=work,
+        )
         measured = re.search(r"(\d+) measured (\d+) times in (\d+) runs", finished.stdout)
         distinct, times, runs = map(int, measured.groups())
         assert distinct == 8 and times > distinct * runs
@@ -210,9 +276,13 @@ def test_a_damaged_image_of_a_rare_kind_does_not_prevent_the_plan(data, tmp_path
     synth(tmp_path / "rare", 1, "40,44,40", "float32")
     whole = next((tmp_path / "rare").glob("*.nii.gz")).read_bytes()
     (images / "rare.nii.gz").write_bytes(whole[: len(whole) // 2])
-    finished = plan(images, *OPTIONS, "--pilot", "20", "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path)
+    finished = plan(
+        images, *OPTIONS, "--pilot", "20", "--ranks", "1", "--json", tmp_path / "p.json", cwd=tmp_path
+    )
     assert "rare.nii.gz failed when it was measured" in finished.stdout, finished
-    assert "1 of the images are float32; all of that kind that were measured failed" in finished.stdout, finished
+    assert "1 of the images are float32; all of that kind that were measured failed" in finished.stdout, (
+        finished
+    )
     assert json.loads((tmp_path / "p.json").read_text())["images"] == 40
 
 
@@ -224,7 +294,19 @@ def test_without_mpirun_a_pilot_says_that_it_ran_one_rank(data, tmp_path):
 
 def test_a_pilot_without_room_is_refused(data, faulty, tmp_path):
     env = faulty(f"write:{errno.ENOSPC}:0:/out/.niimpi-")
-    finished = plan(data, *OPTIONS, "--pilot", "30", "--ranks", "1", "--cpus-per-node", "1", cwd=tmp_path, env=env, expect=2)
+    finished = plan(
+        data,
+        *OPTIONS,
+        "--pilot",
+        "30",
+        "--ranks",
+        "1",
+        "--cpus-per-node",
+        "1",
+        cwd=tmp_path,
+        env=env,
+        expect=2,
+    )
     assert re.search(r"wrote 0 of 30 results \(.*the disk is full", finished.stderr), finished
 
 

@@ -1,4 +1,4 @@
-"""`niimpi scaling` from end to end: its runs, tables and plots, resuming, and what becomes of runs that fail."""
+"""`niimpi scaling` from end to end: runs, tables, plots, resuming, and runs that fail."""
 
 import csv
 import json
@@ -19,7 +19,20 @@ OPTIONS = ["--sigma", "1", "--no-sync"]
 
 
 def scaling(data, study, *options, ranks=RANKS, sizes="1,4,8", expect=0, timeout=120, **others):
-    words = ["scaling", data, "--output", study, "--sizes", sizes, "--ranks", ranks, "--threads", "1,2", *OPTIONS, *options]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        sizes,
+        "--ranks",
+        ranks,
+        "--threads",
+        "1,2",
+        *OPTIONS,
+        *options,
+    ]
     finished = run([str(word) for word in words], timeout=timeout, **others)
     assert finished.code == expect, finished
     return finished
@@ -50,7 +63,9 @@ def test_every_configuration_is_a_row(study):
         assert (row["state"], row["repeats"], row["jobID"]) == ("COMPLETED", "2", "local")
     for title in ("Serial", "Multi-threaded"):
         assert title in finished.stdout
-    assert re.search(r"run 1 of \d+: 1 image, 1 rank × 1 thread, repeat 1; time left unknown", finished.stderr)
+    assert re.search(
+        r"run 1 of \d+: 1 image, 1 rank × 1 thread, repeat 1; time left unknown", finished.stderr
+    )
     assert re.search(r"about \S+ left", finished.stderr)
 
 
@@ -118,7 +133,20 @@ def test_what_is_there_is_not_run_again(data, tmp_path):
 def test_another_study_is_not_mixed_in(data, tmp_path):
     study = tmp_path / "study"
     scaling(data, study, "--repeat", "1", ranks="1", sizes="1")
-    words = ["scaling", data, "--output", study, "--sizes", "1", "--ranks", "1", "--threads", "1", "--sigma", "3"]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        "1",
+        "--ranks",
+        "1",
+        "--threads",
+        "1",
+        "--sigma",
+        "3",
+    ]
     finished = run([str(word) for word in words])
     assert finished.code == 2 and "another choice of the options" in finished.stderr, finished
 
@@ -142,9 +170,7 @@ def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
     """A launcher that never comes to its end stands for a run that hangs."""
     mpirun = tmp_path / "mpirun"
     mpirun.write_text(
-        "#!/bin/sh\n"
-        'if [ "$1" = --version ]; then exec "$REAL_MPIRUN" --version; fi\n'
-        "exec sleep 1000\n"
+        '#!/bin/sh\nif [ "$1" = --version ]; then exec "$REAL_MPIRUN" --version; fi\nexec sleep 1000\n'
     )
     mpirun.chmod(mpirun.stat().st_mode | stat.S_IXUSR)
     from program import MPIRUN
@@ -159,7 +185,21 @@ def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
 
 def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
     study = tmp_path / "study"
-    words = ["scaling", data, "--output", study, "--sizes", "40", "--ranks", "1", "--threads", "1", "--repeat", "40", *OPTIONS]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        "40",
+        "--ranks",
+        "1",
+        "--threads",
+        "1",
+        "--repeat",
+        "40",
+        *OPTIONS,
+    ]
     words = [str(word) for word in words]
     with start(words) as running:
         deadline = time.monotonic() + 60
@@ -178,14 +218,31 @@ def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
 def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
     """SIGKILL leaves a study no time to end its run; the system tells the launcher."""
     study = tmp_path / "study"
-    words = ["scaling", data, "--output", study, "--sizes", "40", "--ranks", "2", "--threads", "1", "--repeat", "1", *OPTIONS]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        "40",
+        "--ranks",
+        "2",
+        "--threads",
+        "1",
+        "--repeat",
+        "1",
+        *OPTIONS,
+    ]
 
     def alive():
         # Ranks have the study's folder in their command line, and so has their launcher.
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                line, state = path.read_bytes(), (path.parent / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                line, state = (
+                    path.read_bytes(),
+                    (path.parent / "stat").read_text().rsplit(")", 1)[1].split()[0],
+                )
             except OSError:
                 continue
             if os.fsencode(study) in line and state != "Z":
@@ -216,7 +273,20 @@ def test_jobs_that_slurm_refuses_are_rows_and_are_submitted_again(data, tmp_path
         sbatch.chmod(0o755)
 
     env = {"PATH": f"{tools}:{os.environ['PATH']}"}
-    words = ["scaling", data, "--output", study, "--sizes", "1,2", "--ranks", "1", "--threads", "1", "--repeat", "1"]
+    words = [
+        "scaling",
+        data,
+        "--output",
+        study,
+        "--sizes",
+        "1,2",
+        "--ranks",
+        "1",
+        "--threads",
+        "1",
+        "--repeat",
+        "1",
+    ]
     words = [str(word) for word in [*words, "--via", "slurm", *OPTIONS]]
     reason = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
     fake(f"echo '{reason}' >&2; exit 1\n")

@@ -81,7 +81,15 @@ def test_a_pilot_of_20_predicts_400(images, scratch, disk):
     before = {ranks: full_run(folder, scratch, ranks, disk)["elapsed_s"] for ranks in RANKS}
     for turn in range(TIMES):
         words = ["plan", folder, "--sigma", "2", "--pilot", "20", "--ranks", ",".join(map(str, RANKS))]
-        words += ["--cpus-per-node", "2", "--json", scratch / "p.json", "--output", scratch / "pilot", "--quiet"]
+        words += [
+            "--cpus-per-node",
+            "2",
+            "--json",
+            scratch / "p.json",
+            "--output",
+            scratch / "pilot",
+            "--quiet",
+        ]
         finished = run([str(word) for word in words], timeout=600, env=disk)
         assert finished.code == 0, finished
         configurations = json.loads((scratch / "p.json").read_text())["configurations"]
