@@ -61,13 +61,6 @@ impl LocalMachine {
         self.launcher.is_some()
     }
 
-    /// The launcher's name and flavour, for records; "none" where runs are started alone.
-    pub fn description(&self) -> String {
-        self.launcher
-            .as_ref()
-            .map_or("none".to_owned(), Launcher::description)
-    }
-
     /// The command line of a run.
     pub fn command_line(&self, run: &LocalRun) -> Vec<OsString> {
         let mut words = self

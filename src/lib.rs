@@ -1,54 +1,63 @@
-//! niimpi smooths thousands of NIfTI images over MPI ranks: a map of the modules, in dependency order.
+//! niimpi filters thousands of NIfTI images over MPI ranks. As a library it offers three modules, which need no MPI:
 //!
-//! | module | what it holds | knows of |
-//! |---|---|---|
-//! | [`units`] | sigma in voxels and FWHM in mm, one from the other | nothing |
-//! | [`partition`] | costs and ranks → shares; pure | nothing |
-//! | `text` | figures and names as text, and back | nothing |
-//! | `columns` | tables as lists of columns: terminal, Markdown, CSV | `text` |
-//! | `parallel` | a parallel map on scoped threads | nothing |
-//! | [`console`] | what a command prints to standard output and standard error | `text` |
-//! | [`comm`] | what ranks say to each other: serial, threads, MPI | `console` |
-//! | [`slurm`] | what a job's environment and its accounts say; results never depend on it | nothing |
-//! | `process` | this process's name among all, and whether another lives | nothing |
-//! | [`resources`] | what this process was given and has used: CPUs, CPU time, memory | `slurm` |
-//! | [`logging`] | where log lines go, with rank and host on each | nothing |
-//! | [`fault`] | faults that tests ask for | nothing |
-//! | [`volume`] | voxels in the file's own type, shape, voxel size | nothing |
-//! | [`filter`] | the separable Gaussian, bit for bit scipy's | `volume`, `units` |
-//! | [`image_io`] | NIfTI headers, the gzip codec, reading, atomic writing | `volume`, `resources` |
-//! | [`phantom`] | deterministic brain-like test images | `volume` |
-//! | [`report`] | records, the merging of reports, and their faces: table, CSV, JSON, Markdown | `partition`, `slurm`, `volume` |
-//! | [`images`] | inputs → an ordered list of images with output names | `image_io`, `report` |
-//! | [`job`] | one image's way: read → filter → write, each stage timed | `filter`, `image_io`, `report` |
-//! | [`journal`] | what each rank did, line by line below the output folder, and what that says later | `partition`, `report`, `resources`, `console` |
-//! | [`run`] | what every rank does, written once against [`comm::Communicator`] | all of the above |
-//! | [`launch`] | starting runs of this program as children: which mpirun, time limits | `comm` |
-//! | [`study`] | scaling studies and plans: measurements → tables, plots, predictions, requests | `launch`, `run`, `report`, `slurm` |
-//! | [`cli`] | arguments → a validated configuration → `run` | all of the above |
+//! - [`volume`]: voxels in the type of their file, shape, voxel size
+//! - [`image_io`]: NIfTI headers, reading, and writing complete files or none
+//! - [`filter`]: the filters, bit for bit SciPy's
+//!
+//! The other modules are the program's own and may change at any time. In the order of dependency:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `text`, `columns`, `console`, `parallel`, `atomic_file`, `process` | what any module may use; they know nothing of images |
+//! | `units`, `partition` | sigma in voxels and FWHM in mm; costs and ranks → shares |
+//! | `slurm`, `resources`, `logging`, `fault` | the job's environment and accounts; CPUs and memory; log lines; faults for tests |
+//! | [`volume`], [`image_io`], [`filter`], `phantom` | voxels, files, filters, deterministic test images |
+//! | `images` | inputs → an ordered list of images with output names |
+//! | `job` | one image from start to end: steps, outcome, memory, cost, threads |
+//! | `comm` | messages between ranks: serial, threads, MPI |
+//! | `report`, `journal` | what listens to outcomes: the report at the end, the journal while it happens |
+//! | `run` | what every rank does, written once against `comm::Communicator` |
+//! | `launch`, `study` | runs as children of this program; scaling studies and plans |
+//! | `cli` | arguments → validated options → one call |
 
-pub(crate) mod atomic_file;
-pub mod cli;
-pub(crate) mod columns;
-pub mod comm;
-pub mod console;
-pub mod fault;
+#[cfg(not(unix))]
+compile_error!("niimpi runs on Unix only");
+
 pub mod filter;
 pub mod image_io;
-pub mod images;
-pub mod job;
-pub mod journal;
-pub mod launch;
-pub mod logging;
-pub(crate) mod parallel;
-pub mod partition;
-pub mod phantom;
-pub(crate) mod process;
-pub mod report;
-pub mod resources;
-pub mod run;
-pub mod slurm;
-pub mod study;
-pub(crate) mod text;
-pub mod units;
 pub mod volume;
+
+// The program, its tests and its benchmarks are crates of their own: they need these, nobody else should.
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod comm;
+#[doc(hidden)]
+pub mod images;
+#[doc(hidden)]
+pub mod job;
+#[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
+pub mod partition;
+#[doc(hidden)]
+pub mod phantom;
+#[doc(hidden)]
+pub mod report;
+#[doc(hidden)]
+pub mod resources;
+#[doc(hidden)]
+pub mod run;
+
+pub(crate) mod atomic_file;
+pub(crate) mod columns;
+pub(crate) mod console;
+pub(crate) mod fault;
+pub(crate) mod launch;
+pub(crate) mod logging;
+pub(crate) mod parallel;
+pub(crate) mod process;
+pub(crate) mod slurm;
+pub(crate) mod study;
+pub(crate) mod text;
+pub(crate) mod units;

@@ -70,16 +70,6 @@ impl MpiFlavour {
     pub(crate) fn broken_finalize(self) -> bool {
         self == Self::Mpich
     }
-
-    /// Its name, for people.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::OpenMpi => "Open MPI",
-            Self::Mpich => "MPICH",
-            Self::Intel => "Intel MPI",
-            Self::Other => "another MPI",
-        }
-    }
 }
 
 #[cfg(test)]

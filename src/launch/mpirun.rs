@@ -87,11 +87,6 @@ impl Launcher {
         words.extend(["-n".into(), ranks.to_string().into()]);
         words
     }
-
-    /// Its name and flavour.
-    pub fn description(&self) -> String {
-        format!("{} ({})", self.program.display(), self.flavour.name())
-    }
 }
 
 #[cfg(test)]
