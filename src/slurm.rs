@@ -201,7 +201,7 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
         .max(1);
     let max = number("SLURM_ARRAY_TASK_MAX")?;
     let count = number("SLURM_ARRAY_TASK_COUNT")?;
-    if id < min || (id - min) % step != 0 || (max - min) / step + 1 != count {
+    if id < min || id > max || (id - min) % step != 0 || (max - min) / step + 1 != count {
         return Err(format!(
             "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, {count} tasks), \
              so their shares are not known; give --shard K/N"
@@ -287,6 +287,9 @@ mod tests {
         assert_eq!(array("1", "1", "4", "1", "4"), Ok((1, 4)));
         assert_eq!(array("0", "0", "3", "1", "4"), Ok((1, 4)));
         assert_eq!(array("20", "10", "30", "5", "5"), Ok((3, 5)));
+        // What Slurm does not set, but a container or a user's script may.
+        assert!(array("9", "1", "4", "1", "4").is_err());
+        assert!(array("5", "5", "4", "1", "0").is_err());
         assert!(
             array("7", "1", "9", "1", "3")
                 .unwrap_err()

@@ -18,7 +18,7 @@ pub(crate) struct RunJournal {
     pub(crate) run: RunLine,
     /// Whether there is more than the first line: the run has passed its last check.
     pub(crate) works: bool,
-    closed: bool,
+    pub(crate) closed: bool,
     modified: SystemTime,
 }
 
@@ -31,18 +31,17 @@ pub(crate) enum Life {
     DeadAfter(Duration),
 }
 
-/// The journals of all runs below an output folder that were not closed.
+/// The journals of all runs below an output folder.
 ///
 /// # Errors
 /// The file system's, when the folder cannot be listed.
-pub(crate) fn open_runs(output: &Path) -> io::Result<Vec<RunJournal>> {
+pub(crate) fn runs(output: &Path) -> io::Result<Vec<RunJournal>> {
     let paths = past::journal_paths(output)?;
     let roots = paths.into_iter().filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.ends_with("-00000.jsonl")
     });
-    let open = |journal: &RunJournal| !journal.closed;
-    Ok(roots.filter_map(RunJournal::read).filter(open).collect())
+    Ok(roots.filter_map(RunJournal::read).collect())
 }
 
 impl RunJournal {

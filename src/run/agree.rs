@@ -181,6 +181,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
             shard: config.shard,
         };
         rivals::refuse_before(&config.list.output, &work).map_err(SetupError)?;
+        rivals::refuse_other_division(&config.list.output, &work).map_err(SetupError)?;
     }
     let mut claims = Vec::new();
     if config.existing.resumes() {

@@ -7,6 +7,7 @@ use super::share::Shard;
 use crate::images::ImageEntry;
 use crate::journal::RunLine;
 use crate::journal::living::{self, Life, RunJournal};
+use crate::slurm;
 use crate::text::{counted, long_duration};
 
 /// What a run does, as far as others must know.
@@ -54,6 +55,40 @@ pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String
     Ok(())
 }
 
+/// Refuses an array's share where earlier runs divided the same list into another number of shares: an array that repeats some
+/// tasks of another has other numbers. Warns where an array has one task, which then does the whole list. Local to the root.
+///
+/// # Errors
+/// A text for the user with the cure.
+pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<(), String> {
+    let Some(own) = work
+        .shard
+        .filter(|own| slurm::array_shard() == Ok((own.number, own.count)))
+    else {
+        return Ok(());
+    };
+    let runs = living::runs(output).unwrap_or_default();
+    let other = runs
+        .iter()
+        .filter(|journal| journal.run.list_digest.as_deref() == Some(work.list_digest))
+        .filter_map(|journal| journal.run.shard.as_deref()?.parse::<Shard>().ok())
+        .find(|shard| shard.count != own.count);
+    if let Some(other) = other {
+        let count = other.count;
+        return Err(format!(
+            "--shard slurm: this array makes it share {own}, but earlier runs divided the same list into {count} shares. Nothing \
+             was written.\n  Give --shard K/{count}; with array.sbatch, sbatch --array=K --export=ALL,SHARDS={count} array.sbatch"
+        ));
+    }
+    if own.count == 1 {
+        tracing::warn!(
+            "--shard slurm: this array has one task, which does the whole list; if it repeats one share of many, give \
+             --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
+        );
+    }
+    Ok(())
+}
+
 /// Refuses again once this run's journal can be seen, for runs that start at the same time. Local to the root.
 ///
 /// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has refused or works.
@@ -78,7 +113,7 @@ pub(super) fn refuse_after(output: &Path, work: &Work<'_>, own: &str) -> Result<
 
 /// The runs below this folder that live. Waits for those whose heartbeat has to decide.
 fn living_runs(output: &Path) -> Result<Vec<RunJournal>, String> {
-    let open = living::open_runs(output).map_err(|error| {
+    let runs = living::runs(output).map_err(|error| {
         format!(
             "--output {}: its journals cannot be listed: {error}",
             output.display()
@@ -86,7 +121,7 @@ fn living_runs(output: &Path) -> Result<Vec<RunJournal>, String> {
     })?;
     let mut living = Vec::new();
     let mut doubtful = Vec::new();
-    for journal in open {
+    for journal in runs.into_iter().filter(|journal| !journal.closed) {
         match journal.life() {
             Life::Dead => {}
             Life::Living => living.push(journal),

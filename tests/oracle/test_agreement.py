@@ -208,3 +208,22 @@ def test_a_nearly_full_disk_gets_the_images_that_fit(tmp_path, strategy):
     assert finished.code == 1, finished
     assert "trying the smallest images next" in finished.stderr, finished
     assert all(path.name in finished.stdout for path in small), finished
+
+
+def array_task(number, first, last, count):
+    names = {"ID": number, "MIN": first, "MAX": last, "STEP": 1, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": value for name, value in names.items()}
+
+
+def test_one_task_of_an_array_does_not_do_the_whole_list_again(tmp_path):
+    images.series(tmp_path / "in", 8)
+    words = arguments(tmp_path, "--sigma=1", "--resume", "--shard=slurm")
+    alone = run(words, env=array_task(7, 7, 7, 1))
+    assert alone.code == 0 and "SHARDS=40" in alone.stderr, alone
+    words[3] = tmp_path / "shares"
+    assert run(words, env=array_task(2, 1, 4, 4)).code == 0
+    again = run(words, env=array_task(2, 2, 2, 1))
+    assert again.code == 2 and "SHARDS=4 " in again.stderr, again
+    assert len(images.results(tmp_path / "shares")) == 2
+    beyond = run(words, env=array_task(9, 1, 4, 4))
+    assert beyond.code == 2 and "panicked" not in beyond.stderr, beyond
