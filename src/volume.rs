@@ -155,8 +155,8 @@ macro_rules! voxel_types {
 }
 
 voxel_types!(
-    u8 => Uint8, i8 => Int8, u16 => Uint16, i16 => Int16, u32 => Uint32, i32 => Int32, u64 => Uint64, i64 => Int64,
-    f32 => Float32, f64 => Float64
+    u8 => Uint8, i8 => Int8, u16 => Uint16, i16 => Int16, u32 => Uint32, i32 => Int32,
+    u64 => Uint64, i64 => Int64, f32 => Float32, f64 => Float64
 );
 
 /// Why a volume cannot be viewed as an array.
@@ -205,8 +205,8 @@ pub struct Scaling {
 }
 
 impl Scaling {
-    /// The intensity of a stored number, product and sum each rounded to double. A slope of 1 or an intercept of 0 skips its
-    /// operation, so that -0 keeps its sign.
+    /// The intensity of a stored number, product and sum each rounded to double. A slope of 1 or an intercept
+    /// of 0 skips its operation, so that -0 keeps its sign.
     pub fn intensity(self, stored: f64) -> f64 {
         let product = if self.slope == 1.0 {
             stored
@@ -233,8 +233,8 @@ impl Scaling {
 /// ```
 #[derive(Default)]
 pub struct VoxelBuffer {
-    /// The widest type that the allocator aligns by itself. It would write zeros to memory of a wider alignment, page by
-    /// page, although the kernel's pages are zero.
+    /// The widest type that the allocator aligns by itself. It would write zeros to memory of a wider
+    /// alignment, page by page, although the kernel's pages are zero.
     words: Vec<u128>,
     /// Where the bytes start in it.
     start: usize,
@@ -274,7 +274,8 @@ impl VoxelBuffer {
     /// [`NoMemory`]; the buffer is then empty.
     pub fn try_resize_for_overwrite(&mut self, len_bytes: usize) -> Result<(), NoMemory> {
         if self.start + len_bytes > size_of_val(&self.words[..]) {
-            // The kernel provides the pages of a fresh zeroed allocation when they are first touched, not here.
+            // The kernel provides the pages of a fresh zeroed allocation when they are first touched, not
+            // here.
             *self = VoxelBuffer::default();
             let words = (len_bytes + ALIGNMENT).div_ceil(size_of::<u128>());
             self.words = bytemuck::try_zeroed_vec(words).map_err(|()| NoMemory { len_bytes })?;
@@ -317,8 +318,8 @@ impl VoxelBuffer {
 
 /// The voxels of one image, of one to seven dimensions, the first index fastest in memory (NIfTI's order).
 ///
-/// Voxels are native-endian numbers of [`Volume::datatype`]. With [`Volume::scaling`] they become intensities; without, they
-/// are intensities. Reading or filtering another image reuses the memory.
+/// Voxels are native-endian numbers of [`Volume::datatype`]. With [`Volume::scaling`] they become
+/// intensities; without, they are intensities. Reading or filtering another image reuses the memory.
 ///
 /// ```
 /// use niimpi::volume::{Datatype, Volume};
@@ -397,8 +398,8 @@ impl Volume {
         self.shape.is_empty() || self.len() == 0
     }
 
-    /// The stored numbers as an array, without a copy. Axes are in the order of the header: `view[[x, y, z]]` for a 3-D image,
-    /// with x fastest in memory. `reversed_axes` turns it into a C-order array of z, y, x.
+    /// The stored numbers as an array, without a copy. Axes are in the order of the header: `view[[x, y, z]]`
+    /// for a 3-D image, with x fastest in memory. `reversed_axes` turns it into a C-order array of z, y, x.
     ///
     /// # Errors
     /// [`ViewError`] if the voxels are not of type `T`, or more or fewer than the shape has.
@@ -418,7 +419,8 @@ impl Volume {
         ArrayViewMutD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
     }
 
-    /// Checks that shape and voxels are those of an array of `T`. Returns the error for when it cannot be made all the same.
+    /// Checks that shape and voxels are those of an array of `T`. Returns the error for when it cannot be
+    /// made all the same.
     fn check_view<T: VoxelType>(&self) -> Result<ViewError, ViewError> {
         let voxels = self.voxels.as_slice::<T>().len();
         let length = ViewError::Length {

@@ -1,4 +1,4 @@
-//! Image files in and out: what is read and written, what is refused and in which words, and what hostile files do.
+//! Image files: what is read and written, what is refused and why, and what hostile files do.
 
 #[path = "image_io/fixture.rs"]
 mod fixture;

@@ -1,4 +1,4 @@
-//! Every way in which reading or writing an image fails, in words that say what is wrong and what to do next.
+//! Why reading or writing an image fails. Each text says what is wrong and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,25 @@ use thiserror::Error;
 use super::not_fetched;
 
 /// A failure to read or write one image: the file concerned and the cause.
+///
+/// ```
+/// use std::path::Path;
+/// use niimpi::image_io::{Cause, probe};
+///
+/// let error = probe(Path::new("missing.nii.gz")).unwrap_err();
+/// assert!(matches!(error.cause, Cause::NotFound));
+/// assert_eq!(error.to_string(), "missing.nii.gz: there is no such file; check the path");
+/// ```
 #[derive(Debug, Error)]
 #[error("{}: {cause}", path.display())]
 pub struct ImageError {
-    /// The file that the cause is about; of a pair, the half.
+    /// The file concerned; in a pair, the half.
     pub path: PathBuf,
     /// What went wrong.
     pub cause: Cause,
 }
 
-/// What went wrong with an image file.
+/// What went wrong with an image file. See [`ImageError`] for an example.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 #[allow(
@@ -36,7 +45,9 @@ pub enum Cause {
     IsDirectory,
     #[error("is a pipe, socket or device; an image must be a regular file")]
     NotRegular,
-    #[error("its name is no image's; names end in .nii, .nii.gz, .hdr, .img, .hdr.gz or .img.gz")]
+    #[error(
+        "is not an image file name; names end in .nii, .nii.gz, .hdr, .img, .hdr.gz or .img.gz"
+    )]
     UnknownSuffix,
     #[error("its other half {} is missing; a pair needs both its .hdr and its .img", partner.display())]
     PartnerMissing { partner: PathBuf },
@@ -44,7 +55,7 @@ pub enum Cause {
     Read(io::Error),
     #[error("is empty (0 bytes); copy or convert it again")]
     Empty,
-    #[error("was changed while it was read; wait until whoever writes it is done, then --resume")]
+    #[error("was changed while it was read; wait until its writer is done, then process it again")]
     ChangedWhileRead,
 
     // The kind of file.
@@ -53,7 +64,7 @@ pub enum Cause {
     #[error("its magic is {found}, where NIfTI has n+1, ni1, n+2 or ni2; the header is damaged")]
     BadMagic { found: String },
     #[error(
-        "is an Analyze 7.5 image (no NIfTI magic), which does not say which side is left; convert it to NIfTI"
+        "is an Analyze 7.5 image (no NIfTI magic), which does not define left and right; convert it to NIfTI"
     )]
     Analyze,
     #[error("is a CIFTI file (grayordinates, not a grid of voxels); smooth it with a CIFTI tool")]
@@ -88,25 +99,26 @@ pub enum Cause {
     #[error("its header says that axis {axis} is {length} voxels long; the header is damaged")]
     BadDimension { axis: usize, length: i64 },
     #[error(
-        "its header says that the voxels start at byte {offset} (vox_offset), which no file has; the header is damaged"
+        "its header says that the voxels start at byte {offset} (vox_offset), which no file has; \
+         the header is damaged"
     )]
     BadVoxOffset { offset: f64 },
     #[error(
-        "its header says that the voxels start at byte {offset} (vox_offset), inside the header, which needs {least}; \
-         set vox_offset to where they do start"
+        "its header says that the voxels start at byte {offset} (vox_offset), inside the header, \
+         which needs {least}; set vox_offset to where they do start"
     )]
     OffsetInHeader { offset: u64, least: u64 },
     #[error(
-        "its header says that the voxels start at byte {offset} (vox_offset), but the .img has only {found} bytes, \
-         which are the voxels alone; set vox_offset to 0"
+        "its header says that the voxels start at byte {offset} (vox_offset), but the .img has only \
+         {found} bytes, which are the voxels alone; set vox_offset to 0"
     )]
     OffsetInPair { offset: u64, found: u64 },
     #[error(
-        "its header has the valid slope {slope} with the intercept {intercept}; set scl_inter to a number"
+        "its header has a valid slope of {slope} but an intercept of {intercept}; set scl_inter to a number"
     )]
     NonFiniteIntercept { slope: f64, intercept: f64 },
     #[error(
-        "its header extensions take {bytes} bytes, more than the {limit} that can be carried over"
+        "its header extensions take {bytes} bytes; at most {limit} can be copied to the output"
     )]
     ExtensionsTooLarge { bytes: u64, limit: u64 },
 
@@ -121,7 +133,8 @@ pub enum Cause {
     )]
     OverMemoryLimit { needed: u64, limit: u64 },
     #[error(
-        "needs {needed} bytes for its voxels, and the system has none left; use fewer workers or more memory"
+        "needs {needed} bytes for its voxels, which the system does not have; \
+         use fewer threads or more memory"
     )]
     OutOfMemory { needed: u64 },
     #[error(
@@ -136,7 +149,8 @@ pub enum Cause {
     )]
     GzipTruncated { inflated: u64 },
     #[error(
-        "its last {missing} bytes are missing (gzip's checksum and length); the file was cut short: copy it again"
+        "its last {missing} bytes are missing (gzip's checksum and length); \
+         the file was cut short: copy it again"
     )]
     GzipTrailerCut { missing: usize },
     #[error(
@@ -153,22 +167,21 @@ pub enum Cause {
     )]
     CrcMismatch { stored: u32, computed: u32 },
     #[error(
-        "its content is {found} bytes long (mod 2^32) where gzip recorded {stored}; the file is damaged: copy it again"
+        "its content is {found} bytes long (mod 2^32) where gzip recorded {stored}; \
+         the file is damaged: copy it again"
     )]
     LengthMismatch { stored: u32, found: u32 },
-    #[error(
-        "something that is not gzip follows its gzip stream; copy it again, or take the surplus away"
-    )]
+    #[error("data that are not gzip follow its gzip stream; copy it again, or remove them")]
     TrailingGarbage,
     #[error("more than {limit} zero bytes follow its gzip stream; cut them off")]
     PaddingTooLong { limit: u64 },
 
     // Writing.
     #[error(
-        "the disk is full or the quota is used up ({error}); free space or choose another --output, then --resume"
+        "the disk is full or the quota is used up ({error}); free space or choose another output folder"
     )]
     NoSpace { error: io::Error },
-    #[error("no permission to write in {}; choose another --output", folder.display())]
+    #[error("no permission to write in {}; choose another output folder", folder.display())]
     WriteDenied { folder: PathBuf },
     #[error(
         "the folder {} is a link, which leads out of the output folder; remove it, or follow links",
@@ -188,18 +201,16 @@ pub enum Cause {
         action: &'static str,
         error: io::Error,
     },
-    #[error(
-        "axis {axis} is {length} long, more than a NIfTI-1 header can say (32767); write NIfTI-2"
-    )]
+    #[error("axis {axis} is {length} voxels long, more than NIfTI-1 allows (32767); write NIfTI-2")]
     TooLongForNifti1 { axis: usize, length: usize },
     #[error(
-        "the image in memory has {found} bytes of voxels where its shape and type make {needed}; this is a defect"
+        "the image in memory has {found} bytes of voxels, but its shape and type need {needed}"
     )]
     Inconsistent { found: usize, needed: usize },
 }
 
 impl Cause {
-    /// The error that this cause makes of the file at `path`.
+    /// The error for the file at `path`.
     pub(super) fn at(self, path: &Path) -> ImageError {
         let is_other_content = matches!(
             self,
@@ -217,7 +228,7 @@ impl Cause {
         }
     }
 
-    /// The cause behind a failed open or read.
+    /// The cause of a failed open or read.
     pub(super) fn reading(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Cause::NotFound,
@@ -228,7 +239,7 @@ impl Cause {
         }
     }
 
-    /// The cause behind a failed step of writing a file in `folder`.
+    /// The cause of a failed step of writing a file in `folder`.
     pub(super) fn writing(action: &'static str, folder: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoSpace { error },
@@ -246,7 +257,7 @@ impl Cause {
     }
 }
 
-/// The first bytes of a file as a message shows them.
+/// The first bytes of a file for a message.
 pub(super) fn beginning(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes[..bytes.len().min(16)].escape_ascii())
 }
@@ -277,10 +288,12 @@ mod tests {
             "{full}"
         );
         assert!(
-            full.ends_with("free space or choose another --output, then --resume"),
+            full.ends_with("free space or choose another output folder"),
             "{full}"
         );
-        assert!(text(EACCES).ends_with("no permission to write in /out; choose another --output"));
+        assert!(
+            text(EACCES).ends_with("no permission to write in /out; choose another output folder")
+        );
         assert!(text(EROFS).contains("no permission to write in /out"));
         assert!(text(ENOENT).ends_with("the folder /out does not exist; create it first"));
         assert!(text(EIO).contains("writing failed: "));

@@ -1,8 +1,15 @@
-//! Names of image files: which are images, what their stem is, and what the other half of a pair is called.
+//! Names of image files: which files are images, their stems, and the other half of a pair.
 
 use std::ffi::{OsStr, OsString};
 
-/// Which of the files that can hold an image a name stands for.
+/// What a file of an image holds, by its name.
+///
+/// ```
+/// use niimpi::image_io::file_name::{Role, split};
+///
+/// let (stem, suffix) = split("sub-01_T1w.nii.gz".as_ref()).unwrap();
+/// assert_eq!((stem.to_str(), suffix.role), (Some("sub-01_T1w"), Role::Single));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Header and voxels in one file, `.nii`.
@@ -13,7 +20,15 @@ pub enum Role {
     Voxels,
 }
 
-/// The suffix of an image file, as far as it matters: what the file holds and whether it is compressed.
+/// The suffix of an image file: what the file holds and whether it is compressed.
+///
+/// ```
+/// use niimpi::image_io::file_name::split;
+///
+/// let (_, suffix) = split("brain.IMG".as_ref()).unwrap();
+/// assert_eq!(suffix.as_str(), ".img");
+/// assert!(suffix.is_pair() && !suffix.gzip);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Suffix {
     /// What the file holds.
@@ -68,7 +83,7 @@ const SUFFIXES: [Suffix; 6] = [
     },
 ];
 
-/// Whether a file of this name is taken for an image. Upper and lower case are the same; names need not be UTF-8.
+/// Whether a file of this name is an image. Case does not matter, and names need not be UTF-8.
 ///
 /// A name that is a suffix and nothing else (`.nii`) is a hidden file, not an image.
 pub fn is_image_name(name: &OsStr) -> bool {
@@ -87,13 +102,15 @@ pub fn split(name: &OsStr) -> Option<(&OsStr, Suffix)> {
         if !tail.eq_ignore_ascii_case(suffix.as_str().as_bytes()) {
             return None;
         }
-        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII character.
+        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII
+        // character.
         let stem = unsafe { OsStr::from_encoded_bytes_unchecked(stem) };
         Some((stem, suffix))
     })
 }
 
-/// The name of the other half of a pair, in the same case: `a.HDR.gz` → `a.IMG.gz`. None for names that are no half.
+/// The name of the other half of a pair, in the same case: `a.HDR.gz` → `a.IMG.gz`. `None` for any other
+/// name.
 pub fn pair_partner(name: &OsStr) -> Option<OsString> {
     let (stem, suffix) = split(name)?;
     let other: &[u8; 3] = match suffix.role {
@@ -116,13 +133,14 @@ pub fn pair_partner(name: &OsStr) -> Option<OsString> {
     Some(unsafe { OsString::from_encoded_bytes_unchecked(partner) })
 }
 
-/// `name` with `.gz` added, or taken away where it is there.
+/// `name` with `.gz` added, or without it if it has it.
 pub(crate) fn toggle_gzip(name: &OsStr) -> Option<OsString> {
     let (_, suffix) = split(name)?;
     if suffix.gzip {
         let bytes = name.as_encoded_bytes();
         let cut = &bytes[..bytes.len() - ".gz".len()];
-        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII character.
+        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII
+        // character.
         Some(unsafe { OsStr::from_encoded_bytes_unchecked(cut) }.to_os_string())
     } else {
         let mut longer = name.to_os_string();

@@ -172,8 +172,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Whether the open file is still what it was. A file that is written to while it is read yields a mixture, which only a
-    /// compressed file's checksum would show.
+    /// Whether the open file is still what it was. A file that is written to while it is read yields a
+    /// mixture, which only a compressed file's checksum would show.
     pub fn check_file(&self, file: &File) -> Result<(), Cause> {
         let now = FileId::of(&self.id.path, &file.metadata().map_err(Cause::reading)?);
         match now.seems_same(&self.id) {
@@ -238,8 +238,8 @@ impl OpenedInput {
         })
     }
 
-    /// Opens the files and asks the system to fetch them into its cache, without waiting for the content. `None` if that
-    /// fails: reading the image then reports the cause.
+    /// Opens the files and asks the system to fetch them into its cache, without waiting for the content.
+    /// `None` if that fails: reading the image then reports the cause.
     pub(crate) fn open_ahead(path: &Path) -> Option<Self> {
         let opened = Self::open(path).ok()?;
         match &opened {

@@ -1,79 +1,34 @@
 //! NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising, and the extensions that follow them.
 //!
-//! A header is kept as the file's bytes in little-endian order, so that every field that this program does not set is
-//! carried over bit for bit. Beside the bytes stand the few fields that it computes with.
-
-use std::fmt;
+//! A [`Header`] keeps the bytes of the file in little-endian order, so that every field that niimpi does not
+//! set is copied to the output bit for bit. The few fields that niimpi computes with are kept as numbers too.
 
 use nifti::NiftiHeader;
 
 use super::error::{Cause, beginning};
 use super::header_layout::{HeaderLayout, LEN_1, LEN_2, Layout, Version};
+use super::voxel_size::{LengthUnit, VoxelSizeDisagreement};
 use super::warning::Warning;
 use crate::volume::{Datatype, Scaling, Volume};
 
 /// Bytes of the flag that says whether extensions follow.
 pub(super) const EXTENDER_LEN: usize = 4;
-/// More extension bytes than this are refused: they are carried in memory.
+/// More bytes of extensions than this are refused, because they are held in memory.
 pub(super) const EXTENSIONS_LIMIT: u64 = 64 << 20;
 
-/// Relative difference from which on two voxel sizes disagree. Affines written in single precision are within 1e-6.
+/// Two voxel sizes disagree beyond this relative difference. Affines in single precision are within 1e-6.
 const VOXEL_SIZE_TOLERANCE: f64 = 1e-3;
 
-/// A voxel size that pixdim and the affine tell differently.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct VoxelSizeDisagreement {
-    /// What pixdim says, in mm.
-    pub pixdim_mm: [f64; 3],
-    /// What the lengths of the affine's columns say, in mm. This is what [`Header::voxel_size_mm`] returns.
-    pub affine_mm: [f64; 3],
-}
-
-/// The unit of length of a header, by its `xyzt_units`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LengthUnit {
-    /// None is given, which means mm.
-    #[default]
-    Unknown,
-    /// Metre.
-    Metre,
-    /// Millimetre.
-    Millimetre,
-    /// Micrometre.
-    Micrometre,
-}
-
-impl LengthUnit {
-    fn from_code(xyzt_units: u8) -> Self {
-        match xyzt_units & 7 {
-            1 => LengthUnit::Metre,
-            2 => LengthUnit::Millimetre,
-            3 => LengthUnit::Micrometre,
-            _ => LengthUnit::Unknown,
-        }
-    }
-
-    fn mm(self) -> f64 {
-        match self {
-            LengthUnit::Metre => 1e3,
-            LengthUnit::Micrometre => 1e-3,
-            LengthUnit::Unknown | LengthUnit::Millimetre => 1.0,
-        }
-    }
-}
-
-impl fmt::Display for LengthUnit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LengthUnit::Unknown => "unknown",
-            LengthUnit::Metre => "metre",
-            LengthUnit::Millimetre => "millimetre",
-            LengthUnit::Micrometre => "micrometre",
-        })
-    }
-}
-
 /// The header of a NIfTI image with its extensions.
+///
+/// ```
+/// use niimpi::image_io::{Header, Version};
+/// use niimpi::volume::Datatype;
+///
+/// let header = Header::new(Version::Nifti1, &[91, 109, 91], Datatype::Int16, [2.0; 3]);
+/// assert_eq!(header.voxel_bytes(), Some(91 * 109 * 91 * 2));
+/// assert!(header.scaling().is_none());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     raw: HeaderLayout,
@@ -97,8 +52,8 @@ impl Default for Header {
     }
 }
 
-/// Whether this is the shape of a FreeSurfer overlay: one value per vertex of a surface. NIfTI-1 axes end at 32767, so
-/// FreeSurfer folds n vertices into n/6 × 1 × 6 voxels, or into another small factor of n.
+/// Whether this is the shape of a FreeSurfer overlay: one value per vertex of a surface. NIfTI-1 axes end at
+/// 32767, so FreeSurfer folds n vertices into n/6 × 1 × 6 voxels, or into another small factor of n.
 fn is_folded_surface([x, y, z]: [usize; 3]) -> bool {
     /// Icosahedra of order 3 to 7, to which FreeSurfer maps subjects.
     const ICOSAHEDRA: [usize; 5] = [642, 2562, 10_242, 40_962, 163_842];
@@ -165,7 +120,7 @@ impl Header {
         }
     }
 
-    /// Which NIfTI the image is; the output is the same.
+    /// The NIfTI version of the image and of its output.
     pub fn version(&self) -> Version {
         self.raw.version
     }
@@ -180,12 +135,14 @@ impl Header {
         self.datatype
     }
 
-    /// How stored numbers become intensities. None when slope is 0, NaN or infinite, or when slope is 1 and intercept 0.
+    /// How stored numbers become intensities. `None` if the slope is 0, NaN or infinite, or if it is 1 and
+    /// the intercept 0.
     pub fn scaling(&self) -> Option<Scaling> {
         self.scaling
     }
 
-    /// Distance between voxel centres along x, y and z in mm: pixdim's, or the affine's where the two disagree.
+    /// Distance between voxel centres along x, y and z in mm: by pixdim, or by the affine if the two
+    /// disagree.
     pub fn voxel_size_mm(&self) -> [f64; 3] {
         match self.voxel_size_disagreement() {
             Some(disagreement) => disagreement.affine_mm,
@@ -198,7 +155,7 @@ impl Header {
         self.unit
     }
 
-    /// Both voxel sizes when pixdim and the affine differ by more than 0.1 % along an axis that the image has.
+    /// Both voxel sizes, if pixdim and the affine differ by more than 0.1 % along an axis of the image.
     pub fn voxel_size_disagreement(&self) -> Option<VoxelSizeDisagreement> {
         let affine_mm = self.affine_mm?;
         let axes = self.shape.len().min(3);
@@ -212,7 +169,7 @@ impl Header {
         })
     }
 
-    /// The free text in `descrip`, without what follows its first zero byte.
+    /// The free text in `descrip`, up to its first zero byte.
     pub fn description(&self) -> String {
         let text = self
             .raw
@@ -228,12 +185,12 @@ impl Header {
         self.big_endian
     }
 
-    /// The header extensions one after another, each with its size and code (little-endian) before its content.
+    /// All header extensions, each with its size and code (little-endian) before its content.
     pub fn extensions(&self) -> &[u8] {
         &self.extensions
     }
 
-    /// What is odd about the file. Reading found all of it; probing finds what the header and the sizes show.
+    /// The oddities of the file that reading has found.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -242,7 +199,7 @@ impl Header {
         self.warnings.push(warning);
     }
 
-    /// Bytes of all voxels, or None when they do not fit 64 bits.
+    /// Bytes of all voxels; `None` if they do not fit 64 bits.
     pub fn voxel_bytes(&self) -> Option<u64> {
         let bytes = self.declared_voxel_bytes();
         u64::try_from(bytes)
@@ -250,7 +207,7 @@ impl Header {
             .filter(|&bytes| bytes <= isize::MAX as u64)
     }
 
-    /// Bytes of all voxels; saturates, so that it is right for saying how wrong a header is.
+    /// Bytes of all voxels, for messages about headers that are wrong; saturates.
     pub(super) fn declared_voxel_bytes(&self) -> u128 {
         self.shape
             .iter()
@@ -264,9 +221,8 @@ impl Header {
         self.vox_offset
     }
 
-    /// Bytes needed to know which header this is and, then, to parse it: asks for more until it is content.
-    ///
-    /// `bytes` is the beginning of the file, all of it when `at_end`.
+    /// The version of the header at the start of a file, of which `bytes` are the first [`LEN_1`] or as many
+    /// as there are.
     pub(super) fn recognise(bytes: &[u8]) -> Result<Version, Cause> {
         if bytes.is_empty() {
             return Err(Cause::Empty);
@@ -309,8 +265,8 @@ impl Header {
         }
     }
 
-    /// Takes over the header in `bytes`, which [`Header::recognise`] has found to be of `version`, and checks it. The
-    /// extensions are emptied; their memory and that of the shape are reused.
+    /// Parses and checks the header in `bytes`, which has the version that [`Header::recognise`] returned.
+    /// Reuses the memory of the last header, whose extensions are removed.
     pub(super) fn parse(
         &mut self,
         version: Version,
@@ -394,7 +350,8 @@ impl Header {
         Ok(())
     }
 
-    /// In a single file, voxels that overlap the header would be the header's bytes: nibabel refuses such offsets too.
+    /// In a single file, voxels that overlap the header would be the header's bytes: nibabel refuses such
+    /// offsets too.
     fn take_voxel_offset(&mut self, offset: f64, layout: Layout) -> Result<(), Cause> {
         let whole = offset.fract() == 0.0 && (0.0..(1_u64 << 52) as f64).contains(&offset);
         if !whole {
@@ -442,7 +399,7 @@ impl Header {
         });
     }
 
-    /// Reads NIfTI-1's fields with the nifti crate's parser.
+    /// Parses the fields of NIfTI-1 with the nifti crate.
     fn fields_1(&self) -> Result<Fields, Cause> {
         let header =
             NiftiHeader::from_reader(self.raw.as_slice()).map_err(|_| Cause::BadMagic {
@@ -451,7 +408,7 @@ impl Header {
         Ok(Fields {
             sizeof_hdr: header.sizeof_hdr,
             freesurfer_vertices: i64::from(header.glmin),
-            // The crate gives lengths as u16; the standard's are signed.
+            // Lengths are u16 in the crate and signed in the standard.
             dim: header.dim.map(|length| i64::from(length as i16)),
             datatype: header.datatype,
             bitpix: header.bitpix,
@@ -488,8 +445,9 @@ impl Header {
         }
     }
 
-    /// Takes over the extensions in `section`, which begins after the extension flag and ends where the voxels begin (of
-    /// a pair: with the header file). An extension that overruns the section makes all of it void.
+    /// Parses the extensions in `section`, which starts after the extension flag and ends where the voxels
+    /// start or, in a pair, where the file ends. If an extension overruns the section, all extensions are
+    /// dropped.
     pub(super) fn take_extensions(&mut self, section: &[u8]) -> Result<(), Cause> {
         const HEAD: usize = 8;
         const CIFTI_CODE: u32 = 32;
@@ -527,8 +485,8 @@ impl Header {
         Ok(())
     }
 
-    /// Appends to `out` the header as it is written: for `volume`'s shape, type and scaling, little-endian, with the
-    /// extensions, and of a single file the padding up to the voxels.
+    /// Appends the header of an output to `out`: little-endian, with the shape, type and scaling of `volume`,
+    /// the extensions, and in a single file the padding up to the voxels.
     pub(super) fn serialise(
         &self,
         volume: &Volume,

@@ -5,7 +5,14 @@ pub(super) const LEN_1: usize = 348;
 /// Bytes of a NIfTI-2 header.
 pub(super) const LEN_2: usize = 540;
 
-/// Which NIfTI a header is.
+/// The version of a NIfTI header.
+///
+/// ```
+/// use niimpi::image_io::Version;
+///
+/// assert_eq!(Version::Nifti1.header_len(), 348);
+/// assert_eq!(Version::Nifti2.header_len(), 540);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// 348 bytes, axes up to 32767.
@@ -75,7 +82,7 @@ const NUMBERS_2: [Run; 14] = [
     (496, 4, 3), // slice_code, xyzt_units, intent_code
 ];
 
-/// A header's bytes in little-endian order; the first [`Version::header_len`] of them count.
+/// The bytes of a header in little-endian order, of which the first [`Version::header_len`] are used.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HeaderLayout {
     pub version: Version,
@@ -91,7 +98,7 @@ impl HeaderLayout {
         }
     }
 
-    /// The header at the beginning of `file`, which holds at least so many bytes, and whether it was big-endian.
+    /// The header at the start of `file`, which has at least that many bytes, and whether it was big-endian.
     pub fn from_file(version: Version, file: &[u8]) -> (Self, bool) {
         let mut header = HeaderLayout::zeroed(version);
         let len = version.header_len();
@@ -103,13 +110,13 @@ impl HeaderLayout {
         (header, big_endian)
     }
 
-    /// The bytes, as they are written.
+    /// The bytes of the output.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.version.header_len()]
     }
 
-    /// Whether the bytes, as they came from a file, are big-endian: the order in which `dim[0]` is 1 to 7, and where that
-    /// says nothing, the one in which `sizeof_hdr` is right.
+    /// Whether the bytes of a file are big-endian. The byte order is the one in which `dim[0]` is 1 to 7. If
+    /// there is none, it is the one in which `sizeof_hdr` is right.
     fn is_big_endian(&self) -> bool {
         let (little, big) = match self.version {
             Version::Nifti1 => {

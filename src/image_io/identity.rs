@@ -125,8 +125,8 @@ impl FileId {
     }
 }
 
-/// The checksum and the length modulo 2³² at the end of a gzip file. `None` where there are none or both are 0, as where
-/// zeros or an empty member follow the content: they then identify nothing.
+/// The checksum and the length modulo 2³² at the end of a gzip file. `None` where there are none or both are
+/// 0, as where zeros or an empty member follow the content: they then identify nothing.
 pub(super) fn gzip_trailer(file: &File) -> Option<(Crc32, u32)> {
     let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
     let mut bytes = [0; TRAILER_LEN as usize];

@@ -22,7 +22,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// A new image with these voxels: NIfTI-1, or NIfTI-2 if an axis is too long for that, and voxel 0 at the origin.
+    /// A new image with these voxels: NIfTI-1, or NIfTI-2 if an axis is too long for that, and voxel 0 at the
+    /// origin.
     pub fn new(volume: Volume) -> Self {
         let long = volume.shape.iter().any(|&len| len > i16::MAX as usize);
         let version = if long {

@@ -120,7 +120,8 @@ impl<'a> InputStream<'a> {
         Ok(bytes - left)
     }
 
-    /// Checks the rest of a compressed file. Returns how much content was left, 0 for a file without compression.
+    /// Checks the rest of a compressed file. Returns how much content was left, 0 for a file without
+    /// compression.
     pub fn finish(&mut self) -> Result<u64, Cause> {
         match &mut self.source {
             Source::Gzip(reader) => reader.finish(),
@@ -128,8 +129,8 @@ impl<'a> InputStream<'a> {
         }
     }
 
-    /// The checksum of the file, after everything that matters was read. A gzip file has it in its trailer. Of any other
-    /// file, the rest is read unless it is long.
+    /// The checksum of the file, after everything that matters was read. A gzip file has it in its trailer.
+    /// Of any other file, the rest is read unless it is long.
     pub fn crc32(&mut self) -> Result<Option<Crc32>, Cause> {
         if let Source::Gzip(reader) = &self.source {
             return Ok(gzip_trailer(reader.source()).map(|(crc32, _)| crc32));

@@ -5,7 +5,7 @@
 //! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
 //! | `files` | the files of an image: finding, opening and watching them |
 //! | `identity` | what tells a file from a changed one |
-//! | `header`, `header_layout` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
+//! | `header`, `header_layout`, `voxel_size` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
 //! | `gzip` | gzip files, over ISA-L or flate2 |
 //! | `input_stream` | the content of a file, compressed or not |
 //! | `read_header`, `read`, `probe` | reading a header, an image, or only what a header says |
@@ -14,9 +14,9 @@
 //! | `verify` | checking that what was written is still there |
 //! | `error`, `warning` | every cause of failure and every oddity, in words |
 //!
-//! An [`ImageReader`] and an [`ImageWriter`] belong to one thread and keep the codec's state and a few small buffers. Voxels are
-//! inflated straight into the buffer of a [`Volume`](crate::volume::Volume) and deflated straight out of it, so that an image
-//! costs its decompressed size and little more.
+//! An [`ImageReader`] and an [`ImageWriter`] belong to one thread and keep the codec's state and a few small
+//! buffers. Voxels are inflated straight into the buffer of a [`Volume`](crate::volume::Volume) and deflated
+//! straight out of it, so that an image costs its decompressed size and little more.
 //!
 //! ```
 //! use niimpi::image_io::{Image, ImageReader, ImageWriter};
@@ -54,6 +54,7 @@ mod publish;
 mod read;
 mod read_header;
 mod verify;
+mod voxel_size;
 mod warning;
 mod write;
 
@@ -63,16 +64,17 @@ pub(crate) use files::OpenedInput;
 pub use files::identify;
 pub use gzip::CompressionLevel;
 pub(crate) use gzip::{Chunk, ChunkEncoder};
-pub use header::{Header, LengthUnit, VoxelSizeDisagreement};
+pub use header::Header;
 pub use header_layout::Version;
 pub(crate) use identity::path_text;
 pub use identity::{Crc32, FileId};
 pub use image::Image;
 pub use probe::{Probe, probe};
 pub(crate) use publish::Existing;
-pub use publish::NamelessOutput;
+pub use publish::StagedFile;
 pub use read::{ImageReader, ReadSummary};
 pub use verify::{Verifier, input_crc32, pair_seems_intact, seems_intact};
+pub use voxel_size::{LengthUnit, VoxelSizeDisagreement};
 pub use warning::Warning;
 pub use write::ImageWriter;
-pub(crate) use write::{GrowingFile, WriteOptions};
+pub(crate) use write::{ChunkedWriter, WriteOptions};

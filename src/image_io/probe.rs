@@ -5,10 +5,11 @@ use std::path::Path;
 use super::error::ImageError;
 use super::files::{ImageFiles, OpenFile};
 use super::gzip::Decoder;
-use super::header::{Header, VoxelSizeDisagreement};
+use super::header::Header;
 use super::header_layout::{Layout, Version};
 use super::input_stream::InputStream;
 use super::read_header::{check_size, read_header};
+use super::voxel_size::VoxelSizeDisagreement;
 use super::warning::Warning;
 use crate::volume::Datatype;
 
@@ -51,8 +52,8 @@ pub struct Probe {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads the header of the image at `path`, and nothing else. A file is refused if its size shows that it is too short for
-/// what its header declares.
+/// Reads the header of the image at `path`, and nothing else. A file is refused if its size shows that it is
+/// too short for what its header declares.
 ///
 /// # Errors
 /// See [`Cause`].

@@ -69,20 +69,20 @@ impl Part {
 }
 
 /// An output that is complete but has no name yet. Dropped, nothing remains of it.
-pub struct NamelessOutput {
-    /// The files in the order in which they are named: of a pair the voxels first, so that whoever waits for the header finds
-    /// them complete.
+pub struct StagedFile {
+    /// The files in the order in which they are named: of a pair the voxels first, so that whoever waits for
+    /// the header finds them complete.
     parts: Vec<Part>,
     sync: bool,
 }
 
-impl NamelessOutput {
+impl StagedFile {
     pub(super) fn new(parts: Vec<Part>, sync: bool) -> Self {
-        NamelessOutput { parts, sync }
+        StagedFile { parts, sync }
     }
 
-    /// Brings the output to the disk, where that was asked for, and gives it its name. What has the name is replaced. The disk is
-    /// waited for, the processor hardly used.
+    /// Brings the output to the disk, where that was asked for, and gives it its name. What has the name is
+    /// replaced. The disk is waited for, the processor hardly used.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -90,8 +90,8 @@ impl NamelessOutput {
         self.publish_over(&Existing::Any, |_| Ok(()))
     }
 
-    /// [`NamelessOutput::publish`], but only what is expected is replaced, and `record` notes the files before any of them has
-    /// its name. If it fails, none gets one.
+    /// [`StagedFile::publish`], but only what is expected is replaced, and `record` notes the files before
+    /// any of them has its name. If it fails, none gets one.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -100,7 +100,7 @@ impl NamelessOutput {
         existing: &Existing,
         record: impl FnOnce(&[FileId]) -> io::Result<()>,
     ) -> Result<Vec<FileId>, ImageError> {
-        let NamelessOutput { mut parts, sync } = self;
+        let StagedFile { mut parts, sync } = self;
         for part in &mut parts {
             part.settle(sync)
                 .map_err(|error| failed("bringing the file to the disk", &part.id.path, error))?;
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn output(folder: &Path, content: &str) -> NamelessOutput {
+    fn output(folder: &Path, content: &str) -> StagedFile {
         let parts = ["a.img", "a.hdr"].map(|name| {
             let path = folder.join(name);
             let mut file = create_part(&path, Folders::Existing).unwrap();
@@ -205,7 +205,7 @@ mod tests {
             };
             Part::complete(file, &path, &written)
         });
-        NamelessOutput::new(parts.into(), false)
+        StagedFile::new(parts.into(), false)
     }
 
     fn seen(folder: &Path) -> Existing {

@@ -27,11 +27,12 @@ pub struct ReadSummary {
     pub voxel_bytes: u64,
 }
 
-/// Fills a buffer with the next content of a file and returns how much there was: less than requested only at the end.
+/// Fills a buffer with the next content of a file and returns how much there was: less than requested only at
+/// the end.
 pub(crate) type NextBytes<'a> = dyn FnMut(&mut [u8]) -> Result<usize, Cause> + 'a;
 
-/// Fetches the voxels of an image into the volume's buffer and returns how many bytes there were. The rest of the volume is
-/// set and the buffer has its size. The bytes are in the order of the file.
+/// Fetches the voxels of an image into the volume's buffer and returns how many bytes there were. The rest of
+/// the volume is set and the buffer has its size. The bytes are in the order of the file.
 pub(crate) type TakeVoxels<'a> =
     dyn FnMut(&Header, &mut Volume, &mut NextBytes<'_>) -> Result<usize, Cause> + 'a;
 
@@ -115,8 +116,8 @@ impl ImageReader {
 
     /// Reads the image at `path` into `image`, whose memory is reused. Either half of a pair may be named.
     ///
-    /// The voxels are the numbers of the file in its own type, in native byte order. The checksum and length of a gzip file
-    /// are verified to the end of the file, also if more data follow the voxels.
+    /// The voxels are the numbers of the file in its own type, in native byte order. The checksum and length
+    /// of a gzip file are verified to the end of the file, also if more data follow the voxels.
     ///
     /// # Errors
     /// See [`Cause`]. The content of `image` is then unspecified; it can be read into again.
@@ -136,8 +137,8 @@ impl ImageReader {
         })
     }
 
-    /// [`ImageReader::read_opened`], but `take` fetches the voxels and may use the first ones while the last are still to
-    /// come. They are known to be sound when this returns, not earlier.
+    /// [`ImageReader::read_opened`], but `take` fetches the voxels and may use the first ones while the last
+    /// are still to come. They are known to be sound when this returns, not earlier.
     pub(crate) fn read_with(
         &mut self,
         path: &Path,
@@ -186,8 +187,8 @@ impl ImageReader {
         Ok(watch.id)
     }
 
-    /// Both halves are open before either is read, and both paths must still name the same files at the end. A pair that is
-    /// replaced meanwhile would otherwise yield the old header with the new voxels.
+    /// Both halves are open before either is read, and both paths must still name the same files at the end.
+    /// A pair that is replaced meanwhile would otherwise yield the old header with the new voxels.
     fn read_pair(
         &mut self,
         header_file: OpenFile,

@@ -1,4 +1,5 @@
-//! The header at the start of a file: reading it and its extensions, and comparing it with the size of the file.
+//! The header at the start of a file: reading it and its extensions, and comparing it with the size of the
+//! file.
 
 use super::error::Cause;
 use super::gzip::MAGIC;
@@ -38,7 +39,8 @@ pub(super) fn read_header(
     Ok(RawHeader { bytes, len })
 }
 
-/// Reads the extensions that follow the header, up to `end` or, in a pair, to the end of the file. `section` is a buffer.
+/// Reads the extensions that follow the header, up to `end` or, in a pair, to the end of the file. `section`
+/// is a buffer.
 pub(super) fn read_extensions(
     stream: &mut InputStream<'_>,
     header: &mut Header,
@@ -77,7 +79,8 @@ pub(super) fn read_extensions(
     header.take_extensions(section)
 }
 
-/// Checks, before memory is allocated, that a file of this size can hold what its header declares. Returns how much that is.
+/// Checks, before memory is allocated, that a file of this size can hold what its header declares. Returns
+/// how much that is.
 pub(super) fn check_size(
     stream: &InputStream<'_>,
     header: &mut Header,

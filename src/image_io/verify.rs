@@ -1,4 +1,4 @@
-//! Checking files that were written: at a glance by size and trailer, or thoroughly by reading all of them.
+//! Checking files that were written: quickly by size and trailer, or completely by reading them.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,9 +15,9 @@ use super::identity::{Crc32, FileId, gzip_trailer};
 use super::input_stream::InputStream;
 use super::read_header::{read_header, truncated};
 
-/// Whether the file is what the record says, by no more than a look where that is enough: its size, and of a gzip file the
-/// checksum and the length that its last eight bytes hold. Any other file is what it was when the time of its last change
-/// is the same; else all of it is read for its checksum.
+/// Whether a file still is what the record describes, with as little reading as possible. It compares the
+/// size and, for a gzip file, the checksum and length in the last eight bytes. Any other file must have the
+/// recorded time of its last change, or all of it is read for its checksum.
 ///
 /// A gzip file that was damaged in its middle and kept its size passes; [`Verifier::verify`] finds it.
 pub fn seems_intact(recorded: &FileId) -> bool {
@@ -40,8 +40,8 @@ pub fn seems_intact(recorded: &FileId) -> bool {
     look().unwrap_or(false)
 }
 
-/// Whether a pair is what a record of niimpi-journal/1 says, which holds the sums of sizes and lengths, the later of the times
-/// and the `.img`'s checksum.
+/// Whether a pair still is what a record of niimpi-journal/1 describes. Such a record has the sums of sizes
+/// and lengths, the later of the times and the checksum of the `.img`.
 pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
         let found = identify(path).ok()?;
@@ -63,7 +63,7 @@ pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
     look().unwrap_or(false)
 }
 
-/// The checksum of an input as it is now: of a gzip file the one in its trailer, of any other all of it is read.
+/// The current checksum of an input: for a gzip file the one in its trailer, otherwise that of all bytes.
 pub fn input_crc32(path: &Path) -> Option<Crc32> {
     let file = OpenFile::open(path).ok()?.file;
     match suffix_of(path).ok()?.gzip {
@@ -85,7 +85,17 @@ fn content_crc32(mut file: File) -> Option<Crc32> {
     }
 }
 
-/// Reads files to their ends without keeping them; its buffers are reused from file to file.
+/// Reads images completely and checks them, without keeping them. It keeps its buffers.
+///
+/// ```
+/// use niimpi::image_io::{Image, ImageWriter, Verifier};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("image.nii.gz");
+/// let written = ImageWriter::new().write(&path, &Image::default())?;
+/// assert_eq!(Verifier::default().verify(&path)?, written);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Verifier {
     decoder: Decoder,
     header: Header,
@@ -105,8 +115,9 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Reads all of the image at `path` and identifies its file, or both halves of a pair, the header first. The header must
-    /// be valid, the voxels complete, and gzip's checksum and length right.
+    /// Reads all of the image at `path` and returns the identity of its file, or of both halves of a pair,
+    /// the header first. The header must be valid, the voxels complete, and the checksum and length of gzip
+    /// right.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -121,7 +132,7 @@ impl Verifier {
         Ok(all)
     }
 
-    /// Reads a file that has a header, voxels, or both.
+    /// Reads a file with a header, voxels, or both.
     fn verify_file(
         &mut self,
         path: &Path,
@@ -144,7 +155,7 @@ impl Verifier {
         Ok(id)
     }
 
-    /// The length of a file's content and its checksum; its header is parsed when one is asked for.
+    /// Length and checksum of the content of a file. Parses its header if one is requested.
     fn read_all(
         stream: &mut InputStream<'_>,
         header: Option<(&mut Header, Layout)>,

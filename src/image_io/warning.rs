@@ -40,7 +40,8 @@ pub enum Warning {
     #[error("its header extensions overrun the room before the voxels, so none of them is kept")]
     ExtensionsDropped,
     #[error(
-        "{bytes} more bytes follow the voxels that its header declares ({volumes} more volumes); they are ignored"
+        "{bytes} more bytes follow the voxels that its header declares ({volumes} more volumes); \
+         they are ignored"
     )]
     SurplusData { bytes: u64, volumes: u64 },
     #[error(

@@ -14,14 +14,15 @@ use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::FileId;
 use super::image::Image;
-use super::publish::{NamelessOutput, Part, create_part, folder_of};
+use super::publish::{Part, StagedFile, create_part, folder_of};
 use crate::atomic_file::{Folders, PartFile};
 use crate::volume::Volume;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WriteOptions {
-    /// Whether the file and its name are on the disk when publishing returns, so that not even a power cut loses them.
+    /// Whether the file and its name are on the disk when publishing returns, so that not even a power cut
+    /// loses them.
     pub(crate) sync: bool,
     /// Which folders of the path are followed and created.
     pub(crate) folders: Folders,
@@ -78,19 +79,19 @@ impl ImageWriter {
         self
     }
 
-    /// Whether a file and its name must be on the disk when [`ImageWriter::write`] returns, so that not even a power cut
-    /// loses them.
+    /// Whether a file and its name must be on the disk when [`ImageWriter::write`] returns, so that not even
+    /// a power cut loses them.
     #[must_use]
     pub fn sync(mut self, sync: bool) -> Self {
         self.sync = sync;
         self
     }
 
-    /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not. Returns the files
-    /// in the order in which they got their names: of a pair, the header last.
+    /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.
+    /// Returns the files in the order in which they got their names: of a pair, the header last.
     ///
-    /// A file appears under its name once it is complete. An existing file is replaced. The folder must exist. The bytes
-    /// depend only on the image, the compression level and the codec.
+    /// A file appears under its name once it is complete. An existing file is replaced. The folder must
+    /// exist. The bytes depend only on the image, the compression level and the codec.
     ///
     /// # Errors
     /// See [`Cause`]. Nothing of the output remains under `path`, and what was there before is untouched.
@@ -102,14 +103,14 @@ impl ImageWriter {
         self.stage(path, image, &options)?.publish()
     }
 
-    /// [`ImageWriter::write`] without its last step, which waits for the disk: [`NamelessOutput::publish`] does it, perhaps
-    /// in another thread.
+    /// [`ImageWriter::write`] without its last step, which waits for the disk: [`StagedFile::publish`] does
+    /// it, perhaps in another thread.
     pub(crate) fn stage(
         &mut self,
         path: &Path,
         image: &Image,
         options: &WriteOptions,
-    ) -> Result<NamelessOutput, ImageError> {
+    ) -> Result<StagedFile, ImageError> {
         let suffix = suffix_of(path)?;
         let volume = &image.volume;
         let voxels = volume.voxels.as_bytes();
@@ -136,7 +137,7 @@ impl ImageWriter {
 
         if !suffix.is_pair() {
             let part = write_part(path, options.folders, codec, &[header, voxels], voxel_bytes)?;
-            return Ok(NamelessOutput::new(vec![part], options.sync));
+            return Ok(StagedFile::new(vec![part], options.sync));
         }
         let partner_name = path.file_name().and_then(file_name::pair_partner);
         let partner =
@@ -149,24 +150,22 @@ impl ImageWriter {
         let (folders, first) = (options.folders, codec.as_deref_mut());
         let voxel_part = write_part(voxel_path, folders, first, &[voxels], voxel_bytes)?;
         let header_part = write_part(header_path, folders, codec, &[header], voxel_bytes)?;
-        Ok(NamelessOutput::new(
-            vec![voxel_part, header_part],
-            options.sync,
-        ))
+        Ok(StagedFile::new(vec![voxel_part, header_part], options.sync))
     }
 }
 
-/// A `.nii.gz` file that grows chunk by chunk while its image is still being computed. Nothing remains of it when dropped.
-pub(crate) struct GrowingFile {
+/// A `.nii.gz` file that grows chunk by chunk while its image is still being computed. Nothing remains of it
+/// when dropped.
+pub(crate) struct ChunkedWriter {
     path: PathBuf,
     file: PartFile,
     member: GzipMember,
     sync: bool,
 }
 
-impl GrowingFile {
-    /// Starts the file at `path` for an image with this header and the shape and type of `volume`. `None` if that is not one
-    /// compressed file; it must then be written as a whole.
+impl ChunkedWriter {
+    /// Starts the file at `path` for an image with this header and the shape and type of `volume`. `None` if
+    /// that is not one compressed file; it must then be written as a whole.
     ///
     /// With all chunks of voxels, the file has the bytes that [`ImageWriter::write`] gives the image.
     ///
@@ -196,7 +195,7 @@ impl GrowingFile {
         member
             .append_content(file.file(), &bytes, voxel_bytes, &mut encoder, &mut chunk)
             .map_err(failed("writing"))?;
-        Ok(Some(GrowingFile {
+        Ok(Some(ChunkedWriter {
             path: path.to_owned(),
             file,
             member,
@@ -218,12 +217,12 @@ impl GrowingFile {
     ///
     /// # Errors
     /// See [`Cause`].
-    pub fn finish(mut self) -> Result<NamelessOutput, ImageError> {
+    pub fn finish(mut self) -> Result<StagedFile, ImageError> {
         let written = self.member.finish(self.file.file()).map_err(|error| {
             Cause::writing("writing", folder_of(&self.path), error).at(&self.path)
         })?;
         let part = Part::complete(self.file, &self.path, &written);
-        Ok(NamelessOutput::new(vec![part], self.sync))
+        Ok(StagedFile::new(vec![part], self.sync))
     }
 }
 

@@ -14,8 +14,8 @@ use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
 use crate::image_io::{
-    Cause, Existing, Folders, GrowingFile, Header, Image, ImageError, ImageReader, ImageWriter,
-    NamelessOutput, OpenedInput, ReadSummary, WriteOptions,
+    Cause, ChunkedWriter, Existing, Folders, Header, Image, ImageError, ImageReader, ImageWriter,
+    OpenedInput, ReadSummary, StagedFile, WriteOptions,
 };
 use crate::volume::{Volume, VoxelBuffer};
 
@@ -25,7 +25,7 @@ use crate::volume::{Volume, VoxelBuffer};
 /// # Errors
 /// [`Failure`] with the cause; nothing that looks like a result is left behind.
 pub(crate) fn publish(
-    made: NamelessOutput,
+    made: StagedFile,
     existing: &Existing,
     outcome: &mut Outcome,
     record: impl FnOnce(&[FileId]) -> std::io::Result<()>,
@@ -167,7 +167,7 @@ impl<'a> ImageWorker<'a> {
         fetched: Option<OpenedInput>,
         output: &Path,
         outcome: &mut Outcome,
-    ) -> Result<NamelessOutput, Failure> {
+    ) -> Result<StagedFile, Failure> {
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
         let mut survey = None;
@@ -384,7 +384,7 @@ impl Streaming<'_> {
         header: &Header,
         volume: &mut Volume,
         buffers: &mut Buffers,
-    ) -> Option<(ImageRun, GrowingFile)> {
+    ) -> Option<(ImageRun, ChunkedWriter)> {
         let job = self.job;
         // Voxels that are not finite are counted, and perhaps replaced, in the whole volume.
         let treated = job.nan != NonFinite::Propagate && volume.datatype.is_float();
@@ -448,10 +448,10 @@ fn begin_file(
     run: &ImageRun,
     output: &Path,
     options: &WriteOptions,
-) -> Result<Option<GrowingFile>, ImageError> {
+) -> Result<Option<ChunkedWriter>, ImageError> {
     let stored = (volume.datatype, volume.scaling);
     (volume.datatype, volume.scaling) = (run.result_type(), None);
-    let file = GrowingFile::begin(output, header, volume, job.compression, options);
+    let file = ChunkedWriter::begin(output, header, volume, job.compression, options);
     (volume.datatype, volume.scaling) = stored;
     file
 }

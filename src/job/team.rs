@@ -11,7 +11,7 @@ use std::thread::{Builder, Scope};
 use std::time::Instant;
 
 use crate::filter::{Board, FilterError, ImageRun, Next, Progress, Task, ThreadScratch};
-use crate::image_io::{Chunk, ChunkEncoder, CompressionLevel, GrowingFile, ImageError};
+use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, CompressionLevel, ImageError};
 
 /// What one thread needs of its own; kept from image to image.
 pub(super) struct Member {
@@ -58,7 +58,7 @@ struct Work {
     chunks_written: usize,
     spare_chunks: Vec<Chunk>,
     /// Away while a member writes to it.
-    file: Option<GrowingFile>,
+    file: Option<ChunkedWriter>,
     error: Option<TeamError>,
     /// No more work is started.
     over: bool,
@@ -85,7 +85,7 @@ pub(super) struct Made {
     /// What has the result for the volume.
     pub(super) run: ImageRun,
     /// The complete file, where the team has written it.
-    pub(super) file: Option<GrowingFile>,
+    pub(super) file: Option<ChunkedWriter>,
     pub(super) error: Option<TeamError>,
     pub(super) spent: Spent,
 }
@@ -111,7 +111,7 @@ impl<'a> Team<'a> {
     ///
     /// # Panics
     /// When this team has an image already.
-    pub(super) fn begin(&self, run: ImageRun, file: Option<GrowingFile>, members: usize) {
+    pub(super) fn begin(&self, run: ImageRun, file: Option<ChunkedWriter>, members: usize) {
         let result_bytes = run.result_bytes();
         let chunks = result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES);
         let filter = Progress::new(run.parts());
@@ -252,7 +252,7 @@ impl<'a> Team<'a> {
 
 impl Work {
     /// The file and the chunk that comes next, where both are there.
-    fn turn(&mut self) -> Option<(GrowingFile, Chunk)> {
+    fn turn(&mut self) -> Option<(ChunkedWriter, Chunk)> {
         let turn = self.chunks_written;
         if self.file.is_none() || !self.waiting.contains_key(&turn) {
             return None;

@@ -1,4 +1,5 @@
-//! Warnings: what a user should know about an image that was processed, because its result may not be what they expect.
+//! Warnings: what a user should know about an image that was processed, because its result may not be what
+//! they expect.
 //!
 //! An outcome carries those of its image. A run prints one line per kind, not one per image.
 
@@ -42,7 +43,8 @@ impl From<&FilterWarning> for Warning {
     }
 }
 
-/// What the header of an image shows. `in_mm`: whether the filter's width is in mm, so that the voxel size counts.
+/// What the header of an image shows. `in_mm`: whether the filter's width is in mm, so that the voxel size
+/// counts.
 pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]>) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = header.warnings().iter().map(Warning::from).collect();
     if !in_mm {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use crate::image_io::{NamelessOutput, OpenedInput};
+use crate::image_io::{OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::{ImageJob, ImageWorker, OutputFolder, memory};
@@ -93,7 +93,7 @@ impl<'a> RankMemory<'a> {
         entry: &ImageEntry,
         fetched: Option<OpenedInput>,
         outcome: &mut Outcome,
-    ) -> (Result<NamelessOutput, Failure>, f64) {
+    ) -> (Result<StagedFile, Failure>, f64) {
         let started = Instant::now();
         let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         let mut waited_s = started.elapsed().as_secs_f64();

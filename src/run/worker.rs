@@ -18,7 +18,7 @@ use super::resume;
 use super::stop::Pace;
 use crate::atomic_file::Stamp;
 use crate::fault::Fault;
-use crate::image_io::{Existing, NamelessOutput, OpenedInput};
+use crate::image_io::{Existing, OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job;
 use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
@@ -225,7 +225,7 @@ struct MadeImage<'a> {
     begin: BeginLine,
     cost_s: f64,
     outcome: Outcome,
-    made: Result<NamelessOutput, Failure>,
+    made: Result<StagedFile, Failure>,
 }
 
 impl MadeImage<'_> {
@@ -317,7 +317,7 @@ fn make_with_files(
     entry: &ImageEntry,
     mut fetched: Option<OpenedInput>,
     outcome: &mut Outcome,
-) -> (Result<NamelessOutput, Failure>, f64) {
+) -> (Result<StagedFile, Failure>, f64) {
     const PAUSE: Duration = Duration::from_millis(100);
     const MOST_PAUSES: usize = 600;
     let fresh = outcome.clone();

@@ -1,4 +1,5 @@
-//! Damaged and malicious files: refused or read, but never a panic, an endless loop or memory beyond the bound.
+//! Damaged and malicious files: refused or read, but never a panic, an endless loop or memory beyond the
+//! bound.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

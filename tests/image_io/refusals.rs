@@ -61,51 +61,96 @@ fn with_glmin(nifti: Nifti) -> Vec<u8> {
 refusal!(empty_file: "a.nii", [], "is empty (0 bytes)", Cause::Empty);
 refusal!(empty_gzip_file: "a.nii.gz", [], "is empty (0 bytes)", Cause::Empty);
 refusal!(empty_content: "a.nii.gz", gzip(b""), "is empty", Cause::Empty);
-refusal!(text_file: "a.nii", *b"subject,age\n1,2\n", r#"begins with "subject,age\n1,2\n""#, Cause::NotNifti { .. });
-refusal!(text_in_gzip: "a.nii.gz", gzip(b"hello"), r#"is not a NIfTI image: it begins with "hello""#, Cause::NotNifti { .. });
-refusal!(text_named_gzip: "a.nii.gz", *b"<html>no</html>", r#"not a gzip file: it begins with "<html>"#, Cause::NotGzip { .. });
-refusal!(bad_magic: "a.nii", patched(Nifti::small().file(), 344, b"n+3\0"), r#"its magic is "n+3\x00""#, Cause::BadMagic { .. });
-refusal!(bad_magic_2: "a.nii", patched(Nifti::small().two().file(), 4, b"n+9\0"), "its magic is", Cause::BadMagic { .. });
-refusal!(analyze: "a.hdr", patched(Nifti::small().pair().header(), 344, &[0; 4]), "Analyze 7.5", Cause::Analyze);
-refusal!(analyze_big_endian: "a.nii", patched(Nifti::small().big().file(), 344, &[0; 4]), "Analyze 7.5", Cause::Analyze);
-refusal!(text_mode: "a.nii", patched(Nifti::small().two().file(), 8, b"\n\x1a\n\0"), "text mode", Cause::MangledByTextMode);
-refusal!(gzip_in_plain_name: "a.nii", gzip(&Nifti::small().file()), "rename it to end in .gz", Cause::GzipInPlainName);
-refusal!(plain_in_gzip_name: "a.nii.gz", Nifti::small().file(), "rename it without .gz", Cause::PlainInGzipName);
-refusal!(plain_2_in_gzip_name: "a.nii.gz", Nifti::small().two().big().file(), "not compressed", Cause::PlainInGzipName);
-refusal!(cut_header: "a.nii", Nifti::small().file()[..200], "ends after 200 bytes, inside its header of 348", Cause::HeaderTruncated { .. });
-refusal!(cut_header_2: "a.nii.gz", gzip(&Nifti::small().two().file()[..400]), "ends after 400 bytes, inside its header of 540", Cause::HeaderTruncated { .. });
-refusal!(cifti: "a.dconn.nii", Nifti { intent_code: 3001, ..Nifti::small().two() }.file(), "CIFTI", Cause::Cifti);
-refusal!(complex: "a.nii", Nifti { datatype: 32, bitpix: 64, ..Nifti::small() }.file(), "complex64 voxels (datatype 32)", Cause::UnsupportedDatatype { .. });
-refusal!(rgb: "a.nii", Nifti { datatype: 128, bitpix: 24, ..Nifti::small() }.file(), "rgb24 voxels (datatype 128)", Cause::UnsupportedDatatype { .. });
-refusal!(float128: "a.nii", Nifti { datatype: 1536, bitpix: 128, ..Nifti::small().two() }.file(), "float128 voxels", Cause::UnsupportedDatatype { .. });
-refusal!(unknown_type: "a.nii", Nifti { datatype: 3, ..Nifti::small() }.file(), "unknown voxels (datatype 3)", Cause::UnsupportedDatatype { .. });
-refusal!(no_dimensions: "a.nii", Nifti { shape: vec![], ..Nifti::small() }.file(), "says 0 dimensions", Cause::BadDimensionCount { ndim: 0 });
-refusal!(many_dimensions: "a.nii", patched(Nifti::small().file(), 40, &[8, 0]), "says 8 dimensions", Cause::BadDimensionCount { ndim: 8 });
-refusal!(many_dimensions_2: "a.nii", patched(Nifti::small().two().file(), 16, &[9]), "says 9 dimensions", Cause::BadDimensionCount { ndim: 9 });
-refusal!(negative_length: "a.nii", Nifti { shape: vec![4, 3, -2], ..Nifti::small() }.file(), "axis 3 is -2 voxels long", Cause::BadDimension { .. });
-refusal!(length_over_32767: "a.nii", Nifti { shape: vec![40_000], ..Nifti::small() }.file(), "axis 1 is -25536 voxels long", Cause::BadDimension { .. });
-refusal!(fractional_offset: "a.nii", Nifti { vox_offset: 352.5, ..Nifti::small() }.file(), "start at byte 352.5", Cause::BadVoxOffset { .. });
-refusal!(negative_offset: "a.nii", patched(Nifti::small().file(), 108, &(-16_f32).to_le_bytes()), "start at byte -16", Cause::BadVoxOffset { .. });
-refusal!(huge_offset: "a.nii", patched(Nifti::small().file(), 108, &1e30_f32.to_le_bytes()), "which no file has", Cause::BadVoxOffset { .. });
-refusal!(nan_offset: "a.nii", patched(Nifti::small().file(), 108, &f32::NAN.to_le_bytes()), "start at byte NaN", Cause::BadVoxOffset { .. });
-refusal!(offset_in_header: "a.nii", Nifti { vox_offset: 348.0, ..Nifti::small() }.file(), "start at byte 348 (vox_offset), inside the header, which needs 352", Cause::OffsetInHeader { .. });
-refusal!(offset_in_header_2: "a.nii.gz", gzip(&Nifti { vox_offset: 543.0, ..Nifti::small().two() }.file()), "start at byte 543 (vox_offset), inside the header, which needs 544", Cause::OffsetInHeader { .. });
-refusal!(surface_ico7: "a.nii.gz", gzip(&Nifti::of(Datatype::Float32, &[27307, 1, 6]).file()), "FreeSurfer surface overlay (163842 vertices", Cause::SurfaceOverlay { .. });
-refusal!(surface_ico7_of_frames: "a.nii", Nifti::of(Datatype::Uint8, &[27307, 1, 6, 2]).big().file(), "mri_surf2surf", Cause::SurfaceOverlay { .. });
-refusal!(surface_ico5: "a.nii", Nifti::of(Datatype::Int16, &[1707, 1, 6]).two().file(), "FreeSurfer surface overlay (10242 vertices", Cause::SurfaceOverlay { .. });
-refusal!(surface_of_a_subject: "a.nii", Nifti::of(Datatype::Uint8, &[18_347, 1, 7]).file(), "FreeSurfer surface overlay (128429 vertices", Cause::SurfaceOverlay { .. });
-refusal!(surface_by_glmin: "a.nii", with_glmin(Nifti::small()), "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
-refusal!(surface_by_glmin_big_endian: "a.nii", with_glmin(Nifti::small().big()), "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
-refusal!(nonfinite_intercept: "a.nii", Nifti { slope: 2.0, ..Nifti::small() }.file(), "valid slope 2 with the intercept NaN", Cause::NonFiniteIntercept { .. });
-refusal!(cut_voxels: "a.nii", Nifti::small().file()[..370], "declares 376 bytes but it holds 370", Cause::VoxelsTruncated { .. });
-refusal!(absurd_size: "a.nii", Nifti { shape: vec![30_000; 3], ..Nifti::small() }.file(), "declares 27000000000352 bytes but it holds 376", Cause::VoxelsTruncated { .. });
-refusal!(absurd_gzip: "a.nii.gz", gzip(&Nifti { shape: vec![30_000; 3], ..Nifti::small() }.file()), "more than a gzip file of", Cause::ImpossibleSize { .. });
-refusal!(overflowing_size: "a.nii.gz", gzip(&Nifti { shape: vec![i64::MAX; 7], ..Nifti::small().two() }.file()), "more than a gzip file of", Cause::ImpossibleSize { .. });
-refusal!(gzip_ends_in_header: "a.nii.gz", gzip(&Nifti::small().file())[..40], "ends early, after", Cause::GzipTruncated { .. });
+refusal!(text_file: "a.nii", *b"subject,age\n1,2\n",
+    r#"begins with "subject,age\n1,2\n""#, Cause::NotNifti { .. });
+refusal!(text_in_gzip: "a.nii.gz", gzip(b"hello"),
+    r#"is not a NIfTI image: it begins with "hello""#, Cause::NotNifti { .. });
+refusal!(text_named_gzip: "a.nii.gz", *b"<html>no</html>",
+    r#"not a gzip file: it begins with "<html>"#, Cause::NotGzip { .. });
+refusal!(bad_magic: "a.nii", patched(Nifti::small().file(), 344, b"n+3\0"),
+    r#"its magic is "n+3\x00""#, Cause::BadMagic { .. });
+refusal!(bad_magic_2: "a.nii", patched(Nifti::small().two().file(), 4, b"n+9\0"),
+    "its magic is", Cause::BadMagic { .. });
+refusal!(analyze: "a.hdr", patched(Nifti::small().pair().header(), 344, &[0; 4]),
+    "Analyze 7.5", Cause::Analyze);
+refusal!(analyze_big_endian: "a.nii", patched(Nifti::small().big().file(), 344, &[0; 4]),
+    "Analyze 7.5", Cause::Analyze);
+refusal!(text_mode: "a.nii", patched(Nifti::small().two().file(), 8, b"\n\x1a\n\0"),
+    "text mode", Cause::MangledByTextMode);
+refusal!(gzip_in_plain_name: "a.nii", gzip(&Nifti::small().file()),
+    "rename it to end in .gz", Cause::GzipInPlainName);
+refusal!(plain_in_gzip_name: "a.nii.gz", Nifti::small().file(),
+    "rename it without .gz", Cause::PlainInGzipName);
+refusal!(plain_2_in_gzip_name: "a.nii.gz", Nifti::small().two().big().file(),
+    "not compressed", Cause::PlainInGzipName);
+refusal!(cut_header: "a.nii", Nifti::small().file()[..200],
+    "ends after 200 bytes, inside its header of 348", Cause::HeaderTruncated { .. });
+refusal!(cut_header_2: "a.nii.gz", gzip(&Nifti::small().two().file()[..400]),
+    "ends after 400 bytes, inside its header of 540", Cause::HeaderTruncated { .. });
+refusal!(cifti: "a.dconn.nii", Nifti { intent_code: 3001, ..Nifti::small().two() }.file(),
+    "CIFTI", Cause::Cifti);
+refusal!(complex: "a.nii", Nifti { datatype: 32, bitpix: 64, ..Nifti::small() }.file(),
+    "complex64 voxels (datatype 32)", Cause::UnsupportedDatatype { .. });
+refusal!(rgb: "a.nii", Nifti { datatype: 128, bitpix: 24, ..Nifti::small() }.file(),
+    "rgb24 voxels (datatype 128)", Cause::UnsupportedDatatype { .. });
+refusal!(float128: "a.nii", Nifti { datatype: 1536, bitpix: 128, ..Nifti::small().two() }.file(),
+    "float128 voxels", Cause::UnsupportedDatatype { .. });
+refusal!(unknown_type: "a.nii", Nifti { datatype: 3, ..Nifti::small() }.file(),
+    "unknown voxels (datatype 3)", Cause::UnsupportedDatatype { .. });
+refusal!(no_dimensions: "a.nii", Nifti { shape: vec![], ..Nifti::small() }.file(),
+    "says 0 dimensions", Cause::BadDimensionCount { ndim: 0 });
+refusal!(many_dimensions: "a.nii", patched(Nifti::small().file(), 40, &[8, 0]),
+    "says 8 dimensions", Cause::BadDimensionCount { ndim: 8 });
+refusal!(many_dimensions_2: "a.nii", patched(Nifti::small().two().file(), 16, &[9]),
+    "says 9 dimensions", Cause::BadDimensionCount { ndim: 9 });
+refusal!(negative_length: "a.nii", Nifti { shape: vec![4, 3, -2], ..Nifti::small() }.file(),
+    "axis 3 is -2 voxels long", Cause::BadDimension { .. });
+refusal!(length_over_32767: "a.nii", Nifti { shape: vec![40_000], ..Nifti::small() }.file(),
+    "axis 1 is -25536 voxels long", Cause::BadDimension { .. });
+refusal!(fractional_offset: "a.nii", Nifti { vox_offset: 352.5, ..Nifti::small() }.file(),
+    "start at byte 352.5", Cause::BadVoxOffset { .. });
+refusal!(negative_offset: "a.nii", patched(Nifti::small().file(), 108, &(-16_f32).to_le_bytes()),
+    "start at byte -16", Cause::BadVoxOffset { .. });
+refusal!(huge_offset: "a.nii", patched(Nifti::small().file(), 108, &1e30_f32.to_le_bytes()),
+    "which no file has", Cause::BadVoxOffset { .. });
+refusal!(nan_offset: "a.nii", patched(Nifti::small().file(), 108, &f32::NAN.to_le_bytes()),
+    "start at byte NaN", Cause::BadVoxOffset { .. });
+refusal!(offset_in_header: "a.nii", Nifti { vox_offset: 348.0, ..Nifti::small() }.file(),
+    "start at byte 348 (vox_offset), inside the header, which needs 352", Cause::OffsetInHeader { .. });
+refusal!(offset_in_header_2: "a.nii.gz", gzip(&Nifti { vox_offset: 543.0, ..Nifti::small().two() }.file()),
+    "start at byte 543 (vox_offset), inside the header, which needs 544", Cause::OffsetInHeader { .. });
+refusal!(surface_ico7: "a.nii.gz", gzip(&Nifti::of(Datatype::Float32, &[27307, 1, 6]).file()),
+    "FreeSurfer surface overlay (163842 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_ico7_of_frames: "a.nii", Nifti::of(Datatype::Uint8, &[27307, 1, 6, 2]).big().file(),
+    "mri_surf2surf", Cause::SurfaceOverlay { .. });
+refusal!(surface_ico5: "a.nii", Nifti::of(Datatype::Int16, &[1707, 1, 6]).two().file(),
+    "FreeSurfer surface overlay (10242 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_of_a_subject: "a.nii", Nifti::of(Datatype::Uint8, &[18_347, 1, 7]).file(),
+    "FreeSurfer surface overlay (128429 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_by_glmin: "a.nii", with_glmin(Nifti::small()),
+    "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
+refusal!(surface_by_glmin_big_endian: "a.nii", with_glmin(Nifti::small().big()),
+    "FreeSurfer surface overlay (40000 vertices", Cause::SurfaceOverlay { .. });
+refusal!(nonfinite_intercept: "a.nii", Nifti { slope: 2.0, ..Nifti::small() }.file(),
+    "valid slope of 2 but an intercept of NaN", Cause::NonFiniteIntercept { .. });
+refusal!(cut_voxels: "a.nii", Nifti::small().file()[..370],
+    "declares 376 bytes but it holds 370", Cause::VoxelsTruncated { .. });
+refusal!(absurd_size: "a.nii", Nifti { shape: vec![30_000; 3], ..Nifti::small() }.file(),
+    "declares 27000000000352 bytes but it holds 376", Cause::VoxelsTruncated { .. });
+refusal!(absurd_gzip: "a.nii.gz", gzip(&Nifti { shape: vec![30_000; 3], ..Nifti::small() }.file()),
+    "more than a gzip file of", Cause::ImpossibleSize { .. });
+refusal!(overflowing_size: "a.nii.gz",
+    gzip(&Nifti { shape: vec![i64::MAX; 7], ..Nifti::small().two() }.file()),
+    "more than a gzip file of", Cause::ImpossibleSize { .. });
+refusal!(gzip_ends_in_header: "a.nii.gz", gzip(&Nifti::small().file())[..40],
+    "ends early, after", Cause::GzipTruncated { .. });
 refusal!(gzip_of_one_byte: "a.nii.gz", [0x1f], "ends early", Cause::GzipTruncated { .. });
-refusal!(gzip_method: "a.nii.gz", patched(gzip(&Nifti::small().file()), 2, &[7]), "unknown method or flag", Cause::GzipHeaderDamaged);
-refusal!(gzip_flags: "a.nii.gz", patched(gzip(&Nifti::small().file()), 3, &[0x20]), "unknown method or flag", Cause::GzipHeaderDamaged);
-refusal!(gzip_damaged: "a.nii.gz", patched(gzip(&Nifti::small().file()), 10, &[7]), "is damaged after 0 bytes", Cause::GzipDamaged { .. });
+refusal!(gzip_method: "a.nii.gz", patched(gzip(&Nifti::small().file()), 2, &[7]),
+    "unknown method or flag", Cause::GzipHeaderDamaged);
+refusal!(gzip_flags: "a.nii.gz", patched(gzip(&Nifti::small().file()), 3, &[0x20]),
+    "unknown method or flag", Cause::GzipHeaderDamaged);
+refusal!(gzip_damaged: "a.nii.gz", patched(gzip(&Nifti::small().file()), 10, &[7]),
+    "is damaged after 0 bytes", Cause::GzipDamaged { .. });
 
 /// Big enough that a probe does not meet the end.
 fn large() -> Vec<u8> {
@@ -145,7 +190,7 @@ fn trailers_cut_wrong_or_followed_by_garbage() {
         let cause = refuse(
             "a.nii.gz",
             &[&whole, garbage].concat(),
-            "not gzip follows",
+            "not gzip follow its gzip stream",
             false,
         );
         assert!(matches!(cause, Cause::TrailingGarbage));

@@ -1,4 +1,4 @@
-"""Headers that break the standard: read as nibabel reads them, with a warning, or refused where that would shift voxels."""
+"""Headers that break the standard: read with a warning, or refused where that would shift voxels."""
 
 import gzip
 import struct
@@ -67,7 +67,8 @@ def test_an_axis_of_length_0_is_read_as_1(tmp_path):
 
 
 def surface(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.arange(163842, dtype="f4").reshape(-1, 1, 1), np.eye(4)), tmp_path / "ico7.nii")
+    values = np.arange(163842, dtype="f4").reshape(-1, 1, 1)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "ico7.nii")
     return (tmp_path / "ico7.nii").read_bytes()
 
 
@@ -100,7 +101,7 @@ def test_offsets_inside_the_header_and_surfaces_are_refused(tmp_path, ending):
 
 
 def test_many_images_with_one_problem_are_one_line(tmp_path):
-    """The voxel size by pixdim and by the affine disagree, in all of forty images; the report has it for each."""
+    """Voxel sizes by pixdim and by the affine disagree in forty images; the report has it for each."""
     header = images.header_for(ARRAY, zooms=(2, 2, 2), affine=images.diagonal(3, 2, 2))
     for number in range(40):
         images.write(tmp_path / "in" / f"image_{number}.nii", ARRAY, header)

@@ -12,7 +12,8 @@ RNG = np.random.default_rng(29)
 
 
 def kinds(finished):
-    return [[warning["kind"] for warning in record.get("warnings", [])] for record in finished.report["images"]]
+    records = finished.report["images"]
+    return [[warning["kind"] for warning in record.get("warnings", [])] for record in records]
 
 
 def image(path, zooms=(2, 2, 2), units=2, dtype="float32"):

@@ -1,10 +1,10 @@
 //! What the gzip reader and writer and the codecs agree on.
 
 /// The first bytes of a gzip file.
-pub(in crate::image_io) const MAGIC: [u8; 2] = [0x1f, 0x8b];
+pub(crate) const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// One compressed byte holds at most so many bytes of content.
-pub(in crate::image_io) const MAX_RATIO: u128 = 1032;
+pub(crate) const MAX_RATIO: u128 = 1032;
 
 /// Bytes that a codec may take from its input beyond the end of the stream.
 pub(super) const LOOKAHEAD: usize = 8;
@@ -17,7 +17,8 @@ pub(super) struct Step {
     pub produced: usize,
     /// The stream is at its end.
     pub finished: bool,
-    /// How many of the bytes taken, now or earlier, lie beyond the end of a finished stream; at most [`LOOKAHEAD`].
+    /// How many of the bytes taken, now or earlier, lie beyond the end of a finished stream; at most
+    /// [`LOOKAHEAD`].
     pub returned: usize,
 }
 

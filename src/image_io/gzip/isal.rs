@@ -24,7 +24,7 @@ impl Inflater {
         Inflater { state }
     }
 
-    /// Begins a new stream.
+    /// Starts a new stream.
     pub fn reset(&mut self) {
         // SAFETY: the state was initialised in `new`.
         unsafe { isal::isal_inflate_reset(&mut *self.state) };
@@ -40,8 +40,8 @@ impl Inflater {
         state.avail_in = avail_in;
         state.next_out = output.as_mut_ptr();
         state.avail_out = avail_out;
-        // SAFETY: next_in and next_out point to avail_in readable and avail_out writable bytes; the library writes through
-        // next_out only and keeps neither pointer beyond the call.
+        // SAFETY: next_in and next_out point to avail_in readable and avail_out writable bytes; the library
+        // writes through next_out only and keeps neither pointer beyond the call.
         let status = unsafe { isal::isal_inflate(state) };
         if status < 0 {
             // The counts mean nothing now: the library has been seen to leave avail_in below 0.
@@ -51,7 +51,8 @@ impl Inflater {
             consumed: (avail_in - state.avail_in) as usize,
             produced: (avail_out - state.avail_out) as usize,
             finished: state.block_state == isal::isal_block_state_ISAL_BLOCK_FINISH,
-            // It loads eight bytes at a time; whole bytes behind the stream's last bit belong to what follows.
+            // It loads eight bytes at a time; whole bytes behind the stream's last bit belong to what
+            // follows.
             returned: (state.read_in_length.max(0) / 8) as usize,
         };
         state.next_in = ptr::null_mut();
@@ -69,10 +70,11 @@ pub(super) enum Level {
 
 /// The compressing half, one level.
 ///
-/// ISA-L (up to 2.31 at least) files the third position of a stream under a hash of the address of the stream's own
-/// structure instead of under that of the data: `igzip_icf_body_h1_gr_bt.asm` reads a register that nothing has set. That is
-/// harmless but where the two hashes meet, about once in a thousand addresses, and then the same data give other, equally
-/// valid bytes. So a stream is only used for a chunk where the hashes do not meet; there is mostly just one.
+/// ISA-L (at least up to 2.31) has a defect: `igzip_icf_body_h1_gr_bt.asm` reads a register that nothing has
+/// set. The third position of a stream is therefore hashed by the address of the stream's structure instead
+/// of by its data. If this hash collides with one of the first positions, about once in a thousand addresses,
+/// the same data give other, equally valid bytes. A stream is therefore used only for chunks without a
+/// collision. Mostly one stream is enough.
 pub(super) struct Deflater {
     level: Level,
     streams: Vec<Stream>,
@@ -85,8 +87,8 @@ struct Stream {
     _level_buffer: Vec<u8>,
 }
 
-// SAFETY: level_buf points into the vector beside it, whose heap block moves with neither; the other pointers are set and
-// used within one call, apart from that to the library's constant tables.
+// SAFETY: level_buf points into the vector beside it, whose heap block moves with neither; the other pointers
+// are set and used within one call, apart from that to the library's constant tables.
 unsafe impl Send for Stream {}
 
 impl Stream {
@@ -110,10 +112,10 @@ impl Stream {
         }
     }
 
-    /// Whether the hash of the structure's address meets one of the first three positions of `chunk`.
-    fn meets(&self, chunk: &[u8]) -> bool {
-        // The library's hash table has 8192 places or more, or as many as twice the chunk is long; under fewer, hashes that
-        // meet there meet as well.
+    /// Whether the hash of the structure's address collides with one of the first three positions of `chunk`.
+    fn collides(&self, chunk: &[u8]) -> bool {
+        // The library's hash table has at least 8192 places, or twice as many as the chunk has bytes. Hashes
+        // that collide there also collide under this smaller mask.
         const LEAST_MASK: u32 = 0x1fff;
         let mask = ((chunk.len() as u32).next_power_of_two() - 1).min(LEAST_MASK);
         let address = (ptr::from_ref(&*self.state).addr() >> 16) as u32;
@@ -141,13 +143,13 @@ impl Deflater {
         }
     }
 
-    /// A stream whose address leaves no trace in what it makes of `chunk`.
+    /// A stream whose address does not influence the compressed bytes of `chunk`.
     fn stream_for(&mut self, chunk: &[u8]) -> &mut isal::isal_zstream {
-        // Structures are larger than the 64 KiB that the hash leaves out, so each next one has another hash. Should so many
-        // in a row meet the data, something else is wrong, and a valid stream is better than none.
+        // Structures are larger than the 64 KiB that the hash ignores, so each has another hash. If this many
+        // collide in a row, something else is wrong, and a valid stream is better than none.
         const MOST: usize = 64;
         let mut place = 0;
-        while self.streams[place].meets(chunk) && place + 1 < MOST {
+        while self.streams[place].collides(chunk) && place + 1 < MOST {
             place += 1;
             if place == self.streams.len() {
                 self.streams.push(Stream::new(self.level));
@@ -156,7 +158,8 @@ impl Deflater {
         &mut self.streams[place].state
     }
 
-    /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole byte.
+    /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole
+    /// byte.
     pub fn deflate_chunk(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         let stream = self.stream_for(chunk);
         // SAFETY: the stream was initialised in `new`.
@@ -171,8 +174,8 @@ impl Deflater {
             let avail_out = spare.len().min(u32::MAX as usize) as u32;
             stream.next_out = spare.as_mut_ptr().cast();
             stream.avail_out = avail_out;
-            // SAFETY: next_in points to avail_in readable bytes of `chunk`, next_out to avail_out writable bytes behind the
-            // vector's length, level_buf to level_buf_size bytes that the stream alone uses.
+            // SAFETY: next_in points to avail_in readable bytes of `chunk`, next_out to avail_out writable
+            // bytes behind the vector's length, level_buf to level_buf_size bytes that the stream alone uses.
             let status = unsafe { isal::isal_deflate(stream) };
             assert_eq!(
                 status,
@@ -210,7 +213,7 @@ mod tests {
         }
     }
 
-    /// Where a stream lies in memory is nobody's business: without the choice of streams a handful of these differ.
+    /// Without the choice of streams, a handful of these differ.
     #[test]
     fn the_same_bytes_from_every_address() {
         let mut chunk = vec![0; 352];

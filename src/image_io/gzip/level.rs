@@ -16,13 +16,14 @@ use std::str::FromStr;
 /// | level | with ISA-L (default) | without |
 /// |---|---|---|
 /// | 0 | stored: gzip's framing and checksum, no compression | the same |
-/// | 1 (default) | ISA-L level 1, the fastest (8-bit voxels: level 2, as fast); about as small as zlib's 1 | flate2 level 1 |
+/// | 1 (default) | ISA-L level 1, the fastest; level 2 for 8-bit voxels, as fast there | flate2 level 1 |
 /// | 2, 3 | ISA-L level 2: a little smaller, a little slower | flate2 levels 2 and 3 |
 /// | 4 to 9 | flate2 at that level: smaller by a few percent, ten to fifty times slower than 1 | the same |
 ///
-/// ISA-L's level 3 is not used: it finds other matches on processors with AVX-512 than on those without, so the bytes of an
-/// output would depend on the node that wrote it. Levels 1 and 2 give the same bytes on both. Another codec, another
-/// release of ISA-L or another processor family (aarch64) may compress the same content into other bytes.
+/// ISA-L's level 3 is not used: it finds other matches on processors with AVX-512 than on those without, so
+/// the bytes of an output would depend on the node that wrote it. Levels 1 and 2 give the same bytes on both.
+/// Another codec, another release of ISA-L or another processor family (aarch64) may compress the same
+/// content into other bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionLevel(u8);
 

@@ -3,7 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `codec` | what reader, writer and codecs agree on |
-//! | `isal`, `portable` | the two codecs, ISA-L and flate2; the build chooses one for reading and for levels 0 to 3 |
+//! | `isal`, `portable` | the codecs, ISA-L and flate2; the build chooses one for reading and low levels |
 //! | `level` | compression levels |
 //! | `reader` | any number of members, checked to the end of the file |
 //! | `writer` | one member, made of chunks that threads can compress independently |

@@ -15,7 +15,8 @@ impl Deflater {
         }
     }
 
-    /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole byte.
+    /// Appends to `out` the deflate blocks of `chunk`, which refer to nothing before it and end at a whole
+    /// byte.
     pub fn deflate_chunk(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         self.stream.reset();
         let mut rest = chunk;
@@ -43,7 +44,7 @@ mod inflate {
     use crate::image_io::gzip::codec::{Damaged, Step};
 
     /// The decompressing half.
-    pub(in crate::image_io::gzip) struct Inflater {
+    pub(crate) struct Inflater {
         stream: Decompress,
     }
 
@@ -54,7 +55,7 @@ mod inflate {
             }
         }
 
-        /// Begins a new stream.
+        /// Starts a new stream.
         pub fn reset(&mut self) {
             self.stream.reset(false);
         }

@@ -1,5 +1,5 @@
-//! Reading gzip files, as Python's gzip module and so nibabel does: any number of members, zeros after the last; anything else
-//! is an error. The recorded length (`ISIZE`) is checked but never used to size a buffer.
+//! Reading gzip files, as Python's gzip module and so nibabel does: any number of members, zeros after the
+//! last; anything else is an error. The recorded length (`ISIZE`) is checked but never used to size a buffer.
 
 use std::io::{self, Read};
 
@@ -23,9 +23,10 @@ const PADDING_LIMIT: u64 = 1 << 30;
 const SLACK: usize = 64;
 
 /// A codec and an input buffer, reused from file to file.
-pub(in crate::image_io) struct Decoder {
+pub(crate) struct Decoder {
     inflater: Inflater,
-    /// Compressed bytes. What was read last starts at [`LOOKAHEAD`], after the last bytes of what was read before.
+    /// Compressed bytes. What was read last starts at [`LOOKAHEAD`], after the last bytes of what was read
+    /// before.
     input: Vec<u8>,
     sink: Vec<u8>,
 }
@@ -51,7 +52,7 @@ enum State {
 }
 
 /// The content of a gzip file, checked while it is read.
-pub(in crate::image_io) struct GzipReader<'a, R> {
+pub(crate) struct GzipReader<'a, R> {
     source: R,
     decoder: &'a mut Decoder,
     state: State,
@@ -83,8 +84,8 @@ impl<'a, R: Read> GzipReader<'a, R> {
         &self.source
     }
 
-    /// Fills `out` with content and returns how much there was. That is less than requested only at the end of the file, when
-    /// the checksum and length of every member have been verified.
+    /// Fills `out` with content and returns how much there was. That is less than requested only at the end
+    /// of the file, when the checksum and length of every member have been verified.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
         let mut filled = 0;
         while filled < out.len() {
@@ -106,7 +107,8 @@ impl<'a, R: Read> GzipReader<'a, R> {
         Ok(filled)
     }
 
-    /// Reads and checks `bytes` of content, or as many as there are, without keeping them. Returns how many there were.
+    /// Reads and checks `bytes` of content, or as many as there are, without keeping them. Returns how many
+    /// there were.
     pub fn skip(&mut self, bytes: u64) -> Result<u64, Cause> {
         const SINK_LEN: usize = 128 << 10;
         let mut sink = std::mem::take(&mut self.decoder.sink);

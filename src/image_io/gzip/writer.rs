@@ -1,5 +1,5 @@
-//! Writing gzip files of one member. The content is cut into chunks that are compressed independently and end at whole bytes,
-//! so that threads can share the work without changing a byte of the result.
+//! Writing gzip files of one member. The content is cut into chunks that are compressed independently and end
+//! at whole bytes, so that threads can share the work without changing a byte of the result.
 
 use std::io::{self, Write};
 
@@ -30,7 +30,8 @@ impl Deflater {
         }
     }
 
-    /// Appends the deflate blocks of `chunk` to `out`, without a final block. The same chunk gives the same bytes.
+    /// Appends the deflate blocks of `chunk` to `out`, without a final block. The same chunk gives the same
+    /// bytes.
     fn deflate_chunk(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         match self {
             Deflater::Stored => {
@@ -77,7 +78,8 @@ impl ChunkEncoder {
         }
     }
 
-    /// Compresses `content` of a file with voxels of `voxel_bytes` into `chunk`. The same content gives the same bytes.
+    /// Compresses `content` of a file with voxels of `voxel_bytes` into `chunk`. The same content gives the
+    /// same bytes.
     pub(crate) fn encode(&mut self, content: &[u8], voxel_bytes: usize, chunk: &mut Chunk) {
         chunk.compressed.clear();
         chunk.crc.reset();
@@ -87,8 +89,8 @@ impl ChunkEncoder {
             .deflate_chunk(content, &mut chunk.compressed);
     }
 
-    /// ISA-L's level 1 finds matches in a way that suits wider voxels. For 8-bit voxels, level 2 makes files four percent
-    /// smaller in the same time.
+    /// ISA-L's level 1 finds matches in a way that suits wider voxels. For 8-bit voxels, level 2 makes files
+    /// four percent smaller in the same time.
     fn deflater_for(&mut self, voxel_bytes: usize) -> &mut Deflater {
         let isal = cfg!(any(feature = "isal", feature = "isal-bundled"));
         if isal && self.level == CompressionLevel::FAST && voxel_bytes == 1 {
@@ -102,7 +104,7 @@ impl ChunkEncoder {
 
 /// What was written.
 #[derive(Clone, Copy)]
-pub(in crate::image_io) struct Written {
+pub(crate) struct Written {
     /// Bytes of its content.
     pub raw_bytes: u64,
     /// CRC-32 of its content.
@@ -110,7 +112,7 @@ pub(in crate::image_io) struct Written {
 }
 
 /// A gzip file of one member, put together from chunks. Its header has neither a name nor a time.
-pub(in crate::image_io) struct GzipMember {
+pub(crate) struct GzipMember {
     crc: Hasher,
     raw_bytes: u64,
 }
