@@ -1,30 +1,34 @@
-//! The journal's form: what each rank did, one JSON object a line, written as it happens below the output folder.
+//! The journal: what each rank does, one JSON object per line, written as it happens below the output folder.
 //!
 //! | file | role |
 //! |---|---|
 //! | `writer` | a rank appends to its own file |
-//! | `past` | what the journals of earlier runs say of every result |
+//! | `past` | what the journals of earlier runs record of every result |
 //! | `living` | whether the run of a journal still lives |
-//! | `status` | how far the runs have come |
+//! | `status`, `status_text` | how far the runs are |
 //! | `series` | what ranks noted of themselves over time |
 //!
-//! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. It is only ever appended to, a line at
-//! a time, so whatever ends a rank leaves at most its last line torn. Readers leave out what is no line, and leave aside
-//! events and fields that they do not know. [`Line`] lists the events:
+//! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. Lines are only appended, so whatever ends
+//! a rank leaves at most its last line torn. Readers skip torn lines, and events and fields that they do not know.
+//! [`Line`] lists the events:
 //!
 //! ```json
-//! {"event":"run","format":"niimpi-journal/1","unix_s":1795423478.123,"run":"20261123T084438-5bd1e995c0ffee11","version":"0.1.0","rank":0,"ranks":2,"host":"n1","pid":4711,"workers":2,"images":400,"kept":0,"share":200,"strategy":"size","options":{"filter":{"name":"gaussian"},"compression":1}}
-//! {"event":"begin","unix_s":1795423478.130,"index":17,"worker":0,"input":"/data/sample_17.nii.gz","output":"sample_17.nii.gz"}
-//! {"event":"end","unix_s":1795423478.161,"index":17,"worker":0,"state":"done","input":"/data/sample_17.nii.gz","input_bytes":812345,"input_mtime_ns":1795420000123456789,"output":"sample_17.nii.gz","output_bytes":799001,"raw_bytes":1764352,"crc32":"09f1c2d4","read_s":0.0061,"filter_s":0.0122,"write_s":0.0119,"voxels":882000}
-//! {"event":"end","unix_s":1795423478.163,"index":18,"worker":1,"state":"failed","stage":"read","error":"/data/sample_18.nii.gz: is empty (0 bytes); copy or convert it again","input":"/data/sample_18.nii.gz","output":"sample_18.nii.gz","read_s":0.0001,"filter_s":0.0,"write_s":0.0,"voxels":0}
+//! {"event":"run","format":"niimpi-journal/2","unix_s":1795423478.123,"run":"20261123T084438-5bd1e995c0ffee11","version":"0.2.0","rank":0,"ranks":2,"host":"n1","pid":4711,"workers":2,"images":400,"kept":0,"share":200,"strategy":"size","options":{"filter":{"name":"gaussian"},"compression":1,"numerics":1}}
+//! {"event":"begin","unix_s":1795423478.130,"index":17,"worker":0,"input":"/data/a.nii.gz","output":"a.nii.gz"}
+//! {"event":"staged","unix_s":1795423478.160,"index":17,"input":"/data/a.nii.gz","output":"a.nii.gz","files_in":[{"bytes":812345,"mtime_ns":1795420000123456789,"crc32":"5d1e77a0"}],"files_out":[{"bytes":799001,"mtime_ns":1795423478159000000,"crc32":"09f1c2d4","raw_bytes":1764352}]}
+//! {"event":"end","unix_s":1795423478.161,"input":"/data/a.nii.gz","output":"a.nii.gz","index":17,"rank":0,"worker":0,"status":"done","stage":null,"error":null,"start_s":0.03,"read_s":0.0061,"filter_s":0.0122,"write_s":0.0119,"publish_s":0.004,"voxels":882000,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[2.0,2.0,2.0],"sigma_vox":[1.3,1.3,1.3],"bytes_in":812345,"bytes_out":799001,"files_in":[{"bytes":812345,"mtime_ns":1795420000123456789,"crc32":"5d1e77a0"}],"files_out":[{"bytes":799001,"mtime_ns":1795423478159000000,"crc32":"09f1c2d4","raw_bytes":1764352}]}
 //! {"event":"alive","unix_s":1795423508.2}
 //! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,"bytes_in":245012345,"bytes_out":240112345}
 //! {"event":"close","unix_s":1795423520.5,"state":"completed"}
 //! ```
 //!
-//! `input` is absolute, `output` is below the output folder. A name that is not UTF-8 is a list of its bytes. `crc32` and
-//! `raw_bytes` are of the result before compression, which is what a gzip file's last eight bytes hold; of a pair, they
-//! are of the `.img` and of both halves.
+//! `input` is absolute, `output` is below the output folder. A file in `files_in` and `files_out` has a `path` only if it is
+//! not the image's own: the other half of a pair has its name there. A name that is not UTF-8 is a list of its bytes.
+//! `crc32` and `raw_bytes` describe the content before compression, as the last eight bytes of a gzip file do.
+//!
+//! The line `staged` comes before a result gets its name. If results are synced, it is on the disk by then, so that every
+//! file under a result's name has a record, whatever ended the run. All times of a run count from its start, on every rank,
+//! and are later than those of every earlier run: the latest line about a result is the valid one.
 
 pub(crate) mod living;
 pub mod past;
@@ -48,9 +52,9 @@ use crate::report::State;
 
 /// The folder of the journals, below the output folder. Hidden, so that it is never searched for images.
 pub const FOLDER: &str = ".niimpi";
-/// Name and version of the form.
+/// Name and version of the format.
 pub const FORMAT: &str = "niimpi-journal/2";
-/// The form of versions before, which is read, too.
+/// The format of 0.1, which is read, too.
 const FORMAT_1: &str = "niimpi-journal/1";
 
 /// One line.
@@ -59,20 +63,20 @@ const FORMAT_1: &str = "niimpi-journal/1";
 pub enum Line {
     /// The first line: the run and this rank of it.
     Run(RunLine),
-    /// An image is begun.
+    /// An image is started.
     Begin(BeginLine),
     /// The files of a result are complete and get their names next.
     Staged(Box<StagedLine>),
     /// The outcome of an image.
     End(Box<EndLine>),
-    /// The rank lives, and had nothing else to say for a while.
+    /// The rank lives and wrote no other line for a while.
     Alive {
         /// When, seconds since 1970.
         unix_s: f64,
     },
     /// What the rank has used and done so far.
     Sample(SampleLine),
-    /// The last line: the rank has ended in an orderly way.
+    /// The last line: the rank ended in order.
     Close {
         /// When, seconds since 1970.
         unix_s: f64,
@@ -92,12 +96,12 @@ impl Line {
     }
 }
 
-/// What a run is, and which rank of it writes here.
+/// The run, and the rank of it that writes here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunLine {
     /// [`FORMAT`].
     pub format: String,
-    /// When the run was begun, seconds since 1970: the same on all its ranks.
+    /// When the run started, seconds since 1970: the same on all its ranks.
     pub unix_s: f64,
     /// The run's own name; names sort by the time of the start.
     pub run: String,
@@ -144,7 +148,7 @@ pub struct RunLine {
     pub options: serde_json::Value,
 }
 
-/// An image is begun.
+/// An image is started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BeginLine {
     /// When, seconds since 1970.
@@ -208,7 +212,7 @@ pub struct SampleLine {
     pub rss_bytes: u64,
     /// Images done.
     pub done: usize,
-    /// Images given up.
+    /// Images that failed.
     pub failed: usize,
     /// Bytes of the input files.
     pub bytes_in: u64,
@@ -216,7 +220,7 @@ pub struct SampleLine {
     pub bytes_out: u64,
 }
 
-/// A name for a run that begins now: its time to the second, and what no other run has.
+/// A name for a run that starts now: its time to the second, and what no other run has.
 pub fn new_run_name(now: SystemTime) -> String {
     use std::hash::{BuildHasher, Hasher};
     let time = humantime::format_rfc3339_seconds(now).to_string();

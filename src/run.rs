@@ -52,7 +52,7 @@ use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::process::ProcessId;
-use crate::report::{Journals, Report, RunFacts, Shares, State, csv, table};
+use crate::report::{Journals, ListedImage, Report, RunFacts, Shares, State, csv, table};
 use crate::resources::CpuMeter;
 use crate::text::{self, printable};
 use crate::{comm, console, resources, slurm};
@@ -382,14 +382,18 @@ fn report(
         }),
         resume: setup.decision.resume,
     };
-    let names = setup.entries.iter().map(|entry| {
-        (
-            entry.index,
-            entry.input.display().to_string(),
-            entry.output.display().to_string(),
-        )
-    });
-    let mut report = Report::assemble(facts, names, work.records);
+    let mut kept = setup.decision.skipped.iter().peekable();
+    let images = setup
+        .entries
+        .iter()
+        .enumerate()
+        .map(|(place, entry)| ListedImage {
+            index: entry.index,
+            input: entry.input.display().to_string(),
+            output: entry.output.display().to_string(),
+            kept: kept.next_if_eq(&&place).is_some(),
+        });
+    let mut report = Report::assemble(facts, images, work.records);
     report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
     if setup.unreadable_folders > 0 {
         tracing::error!(

@@ -31,6 +31,10 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_enum, value_name = "WHAT")]
     against: Option<Against>,
 
+    /// Remove results that are not what was recorded, so that --resume makes them again
+    #[arg(long, requires = "against")]
+    remove: bool,
+
     /// Workers of each rank [default: the CPUs that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
@@ -45,6 +49,7 @@ pub(super) fn run(args: VerifyArgs) -> u8 {
     let request = VerifyRequest {
         output: args.output,
         against_journal: args.against == Some(Against::Journal),
+        remove: args.remove,
         threads: args.threads.map(usize::from),
         quiet: log.quiet,
     };

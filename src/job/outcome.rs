@@ -26,6 +26,8 @@ pub struct Outcome {
     pub timings: Timings,
     /// What was read.
     pub input: InputFacts,
+    /// How often the image was read again after an error that may pass.
+    pub retries: u32,
     /// What the user should know about the image or its result.
     pub warnings: Vec<Warning>,
     /// Bytes of all files that were written.
@@ -255,6 +257,8 @@ struct Row {
     bytes_in: u64,
     #[serde(default, alias = "output_bytes")]
     bytes_out: u64,
+    #[serde(default)]
+    retries: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Warning>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -313,6 +317,7 @@ impl From<&Outcome> for Row {
             sigma_vox: finite(input.sigma_vox),
             bytes_in: input.bytes,
             bytes_out: outcome.bytes_out,
+            retries: outcome.retries,
             warnings: outcome.warnings.clone(),
             files_in: input.files.clone(),
             files_out,
@@ -366,6 +371,7 @@ impl From<Row> for Outcome {
             },
             warnings: row.warnings,
             bytes_out: row.bytes_out,
+            retries: row.retries,
             end: match row.status {
                 Status::Done => End::Done(files_out),
                 Status::Failed => End::Failed(Failure {
@@ -389,6 +395,7 @@ struct Message {
     start_s: f64,
     timings: Timings,
     input: InputFacts,
+    retries: u32,
     warnings: Vec<Warning>,
     bytes_out: u64,
     end: End,
@@ -446,6 +453,7 @@ pub(crate) mod tests {
             },
             warnings: Vec::new(),
             bytes_out: 20,
+            retries: 0,
             end: End::Done(vec![FileId {
                 path: PathBuf::new(),
                 bytes: 20,
@@ -472,7 +480,7 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&done()).unwrap();
         assert_eq!(
             text,
-            r#"{"index":2,"rank":3,"worker":1,"status":"done","stage":null,"error":null,"start_s":0.5,"read_s":0.25,"filter_s":0.5,"write_s":0.125,"publish_s":2.0,"voxels":48,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[1.0,1.0,2.0],"sigma_vox":[2.0,2.0,1.0],"bytes_in":10,"bytes_out":20,"files_in":[{"bytes":10,"mtime_ns":1795420000123456789,"crc32":"0000feed"}],"files_out":[{"bytes":20,"mtime_ns":7,"crc32":"0001f00d","raw_bytes":400}]}"#
+            r#"{"index":2,"rank":3,"worker":1,"status":"done","stage":null,"error":null,"start_s":0.5,"read_s":0.25,"filter_s":0.5,"write_s":0.125,"publish_s":2.0,"voxels":48,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[1.0,1.0,2.0],"sigma_vox":[2.0,2.0,1.0],"bytes_in":10,"bytes_out":20,"retries":0,"files_in":[{"bytes":10,"mtime_ns":1795420000123456789,"crc32":"0000feed"}],"files_out":[{"bytes":20,"mtime_ns":7,"crc32":"0001f00d","raw_bytes":400}]}"#
         );
         for outcome in [
             done(),

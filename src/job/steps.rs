@@ -80,6 +80,8 @@ pub struct ImageWorker<'a> {
     memory_limit: Option<u64>,
     stop: Option<&'a AtomicBool>,
     destination: Destination,
+    /// Whether reading failed in a way that may not repeat.
+    read_error_may_pass: bool,
 }
 
 /// What is kept from image to image besides the image.
@@ -113,6 +115,7 @@ impl<'a> ImageWorker<'a> {
             memory_limit: None,
             stop: None,
             destination: Destination::default(),
+            read_error_may_pass: false,
         }
     }
 
@@ -162,6 +165,28 @@ impl<'a> ImageWorker<'a> {
     /// # Errors
     /// Those of [`ImageWorker::process`].
     pub(crate) fn make(
+        &mut self,
+        input: &Path,
+        fetched: Option<OpenedInput>,
+        output: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<StagedFile, Failure> {
+        self.read_error_may_pass = false;
+        let made = self.make_once(input, fetched, output, outcome);
+        if made.is_ok() || !self.read_error_may_pass {
+            return made;
+        }
+        // File systems over a network fail for a moment, and so do disks.
+        let spent_s = outcome.timings.worker_s();
+        (outcome.timings, outcome.input) = Default::default();
+        outcome.warnings.clear();
+        outcome.retries = 1;
+        let made = self.make_once(input, None, output, outcome);
+        outcome.timings.read_s += spent_s;
+        made
+    }
+
+    fn make_once(
         &mut self,
         input: &Path,
         fetched: Option<OpenedInput>,
@@ -324,10 +349,13 @@ impl<'a> ImageWorker<'a> {
 
     /// Records what was read.
     fn was_read(
-        &self,
+        &mut self,
         read: Result<ReadSummary, ImageError>,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
+        if let Err(error) = &read {
+            self.read_error_may_pass = may_pass(&error.cause);
+        }
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
         let header = &self.image.header;
         let facts = &mut outcome.input;
@@ -473,6 +501,16 @@ fn filter_failure(input: &Path, error: &FilterError) -> Failure {
 fn is_out_of_files(error: &std::io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE};
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// Whether reading again may succeed.
+fn may_pass(cause: &Cause) -> bool {
+    use nix::libc::{EIO, ESTALE};
+    match cause {
+        Cause::Read(error) => [Some(EIO), Some(ESTALE)].contains(&error.raw_os_error()),
+        Cause::CrcMismatch { .. } | Cause::GzipDamaged { .. } => true,
+        _ => false,
+    }
 }
 
 fn failure(stage: Stage, error: &ImageError) -> Failure {

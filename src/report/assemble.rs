@@ -10,7 +10,7 @@ use super::schema::{
     FilterDescription, ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shares,
     State, Totals,
 };
-use crate::job::outcome::{Outcome, Reason, Status};
+use crate::job::outcome::{End, Outcome, Reason, Status};
 use crate::partition::{Strategy, imbalance};
 
 /// What one rank brings to the report.
@@ -71,12 +71,25 @@ pub struct RunFacts {
     pub resume: Option<ResumeCounts>,
 }
 
+/// An image of the list.
+#[derive(Clone, Debug)]
+pub struct ListedImage {
+    /// Its place in the whole list, from 1.
+    pub index: usize,
+    /// The image file.
+    pub input: String,
+    /// Its result.
+    pub output: String,
+    /// Whether the result of an earlier run is kept.
+    pub kept: bool,
+}
+
 impl Report {
-    /// Puts the ranks' records together. `names` are the images' index, input and output, and must ascend by index; an image of
-    /// which no rank has a record (the run was stopped first) is listed as skipped, a record without a name is left out.
+    /// Puts the ranks' records together. `images` must ascend by index. An image of which no rank has a record is listed as
+    /// skipped, a record of another image is left out.
     pub fn assemble(
         facts: RunFacts,
-        names: impl IntoIterator<Item = (usize, String, String)>,
+        images: impl IntoIterator<Item = ListedImage>,
         mut records: Vec<RankRecord>,
     ) -> Self {
         records.sort_by_key(|record| record.rank);
@@ -102,16 +115,21 @@ impl Report {
         };
         let mut records = ByIndex::new(records);
         let mut before = 0;
-        let images: Vec<ImageRow> = names
+        let images: Vec<ImageRow> = images
             .into_iter()
-            .map(|(index, input, output)| {
+            .map(|image| {
+                let index = image.index;
                 debug_assert!(index > before, "{index} comes after {before}");
                 before = index;
+                let without = match image.kept {
+                    true => Reason::Kept,
+                    false => Reason::NotStarted,
+                };
                 let outcome = records.take(index);
                 ImageRow {
-                    input,
-                    output,
-                    outcome: outcome.unwrap_or_else(|| Outcome::skipped(index, Reason::NotStarted)),
+                    input: image.input,
+                    output: image.output,
+                    outcome: outcome.unwrap_or_else(|| Outcome::skipped(index, without)),
                 }
             })
             .collect();
@@ -256,6 +274,7 @@ impl Totals {
                 .filter(|image| image.outcome.status() == status)
                 .count()
         };
+        let ended = |end: End| images.iter().filter(|image| image.end == end).count();
         let sum = |seconds: fn(&RankRow) -> f64| ranks.iter().map(seconds).fold(0.0, f64::add);
         let done = count(Status::Done);
         let cpu_s = sum(|rank| rank.cpu_s);
@@ -264,6 +283,9 @@ impl Totals {
             done,
             failed: count(Status::Failed),
             skipped: count(Status::Skipped),
+            kept: ended(End::Skipped(Reason::Kept)),
+            not_started: ended(End::Skipped(Reason::NotStarted)),
+            retried: images.iter().filter(|image| image.retries > 0).count(),
             read_s: sum(|rank| rank.read_s),
             filter_s: sum(|rank| rank.filter_s),
             write_s: sum(|rank| rank.write_s),
@@ -291,7 +313,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::job::outcome::{End, Failure, FailureKind, InputFacts, Stage, Timings};
+    use crate::job::outcome::{Failure, FailureKind, InputFacts, Stage, Timings};
     use crate::volume::Datatype;
 
     pub(crate) fn image(index: usize, rank: usize, status: Status) -> Outcome {
@@ -369,9 +391,31 @@ pub(crate) mod tests {
         }
     }
 
+    fn listed(index: usize, input: String, output: String) -> ListedImage {
+        ListedImage {
+            index,
+            input,
+            output,
+            kept: false,
+        }
+    }
+
+    #[test]
+    fn kept_and_not_started_are_two_counts() {
+        let names = (1..=4).map(|index| ListedImage {
+            kept: index < 3,
+            ..listed(index, String::new(), String::new())
+        });
+        let records = vec![rank(0, "n", 1.0, vec![image(4, 0, Status::Done)])];
+        let report = Report::assemble(facts(), names, records);
+        let totals = &report.totals;
+        assert_eq!((totals.kept, totals.not_started, totals.skipped), (2, 1, 3));
+        assert_eq!(report.images[0].end, End::Skipped(Reason::Kept));
+    }
+
     pub(crate) fn report() -> Report {
-        let names =
-            (1..=4).map(|index| (index, format!("in/{index}.nii"), format!("out/{index}.nii")));
+        let names = (1..=4)
+            .map(|index| listed(index, format!("in/{index}.nii"), format!("out/{index}.nii")));
         let records = vec![
             rank(1, "n2", 6.0, vec![image(3, 1, Status::Done)]),
             rank(
@@ -417,7 +461,7 @@ pub(crate) mod tests {
     #[test]
     fn records_find_their_images_whatever_their_order() {
         // A share of a list: it neither begins at 1 nor goes on without gaps.
-        let names = [3, 7, 8, 20].map(|index| (index, format!("{index}.nii"), String::new()));
+        let names = [3, 7, 8, 20].map(|index| listed(index, format!("{index}.nii"), String::new()));
         let images = |indices: &[usize]| {
             let made = indices.iter().map(|&index| image(index, 0, Status::Done));
             made.collect()

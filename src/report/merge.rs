@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::{
     ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shares, State, Status, Totals,
 };
+use crate::job::outcome::{End, Reason};
 use crate::slurm::Job;
 use crate::text::counted;
 
@@ -202,12 +203,13 @@ impl Images {
             });
         }
         found.settled |= settled;
-        let rank = |status| match status {
-            Status::Done => 2,
-            Status::Failed => 1,
-            Status::Skipped => 0,
+        let rank = |end: &End| match end {
+            End::Done(_) => 3,
+            End::Failed(_) => 2,
+            End::Skipped(Reason::Kept) => 1,
+            End::Skipped(Reason::NotStarted) => 0,
         };
-        if rank(row.status()) >= rank(found.row.status()) {
+        if rank(&row.end) >= rank(&found.row.end) {
             found.row = row;
             found.source = source;
         }

@@ -20,11 +20,13 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::job::outcome::{End, Reason};
+
 pub(crate) use crate::atomic_file::{is_device, write_whole};
 pub use crate::job::outcome::{Stage, Status};
 #[cfg(test)]
 pub(crate) use assemble::tests as sample;
-pub use assemble::{RankRecord, RunFacts};
+pub use assemble::{ListedImage, RankRecord, RunFacts};
 pub use schema::{
     FilterDescription, ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1,
     Shares, State, Totals,
@@ -77,7 +79,8 @@ fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
     // Row by row: the text of a long list takes as much memory as its rows do.
     let mut reader = open()?;
     match serde_json::from_reader::<_, Report>(&mut reader) {
-        Ok(report) if [SCHEMA, SCHEMA_1].contains(&report.schema.as_str()) => Ok(report),
+        Ok(report) if report.schema == SCHEMA => Ok(report),
+        Ok(report) if report.schema == SCHEMA_1 => Ok(of_version_1(report)),
         Ok(report) => Err(no_report(format!("its schema is {}", report.schema))),
         Err(_) if reader.get_ref().limit() == 0 => {
             Err(no_report(format!("it is larger than {} MiB", most >> 20)))
@@ -89,6 +92,26 @@ fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
             None => "it has no schema".to_owned(),
         })),
     }
+}
+
+/// Version 1 has one word for results that are kept and for images that were not started. A run that came to its end kept all
+/// that it skipped.
+fn of_version_1(mut report: Report) -> Report {
+    let reason = match report.state {
+        State::Interrupted => Reason::NotStarted,
+        State::Completed | State::Failed => Reason::Kept,
+    };
+    for image in &mut report.images {
+        if let End::Skipped(why) = &mut image.end {
+            *why = reason;
+        }
+    }
+    let skipped = report.totals.skipped;
+    match reason {
+        Reason::Kept => report.totals.kept = skipped,
+        Reason::NotStarted => report.totals.not_started = skipped,
+    }
+    report
 }
 
 fn schema_of(reader: impl Read) -> Option<String> {

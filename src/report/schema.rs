@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
 
-/// Name and version of the JSON form.
+/// Name and version of the JSON format.
 pub const SCHEMA: &str = "niimpi-report/2";
-/// The form of versions before, which is read, too.
+/// The format of 0.1, which is read, too.
 pub const SCHEMA_1: &str = "niimpi-report/1";
 
 /// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
@@ -147,6 +147,15 @@ pub struct Totals {
     pub done: usize,
     pub failed: usize,
     pub skipped: usize,
+    /// Of the skipped images, those whose results are kept.
+    #[serde(default)]
+    pub kept: usize,
+    /// Of the skipped images, those that were not started.
+    #[serde(default)]
+    pub not_started: usize,
+    /// Images that were read again after an error.
+    #[serde(default)]
+    pub retried: usize,
     pub read_s: f64,
     pub filter_s: f64,
     pub write_s: f64,

@@ -72,12 +72,6 @@ fn done_line(report: &Report) -> String {
         );
     }
     let _ = write!(line, "{} of {} images done", totals.done, totals.images);
-    let skipped = |wanted: Reason| {
-        let ends = report.images.iter().map(|image| &image.end);
-        ends.filter(|end| matches!(end, End::Skipped(reason) if *reason == wanted))
-            .count()
-    };
-    let kept = skipped(Reason::Kept);
     let left = if report.schema == SCHEMA_1 {
         "skipped"
     } else {
@@ -85,8 +79,9 @@ fn done_line(report: &Report) -> String {
     };
     let counts = [
         (totals.failed, "failed"),
-        (kept, "kept"),
-        (skipped(Reason::NotStarted), left),
+        (totals.kept, "kept"),
+        (totals.not_started, left),
+        (totals.retried, "read again after an error"),
     ];
     for (count, word) in counts.into_iter().filter(|(count, _)| *count > 0) {
         let _ = write!(line, ", {count} {word}");

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::limits::{self, Behind};
@@ -104,7 +103,7 @@ pub(super) fn work(
         idle: IdleTime::default(),
     };
     std::thread::scope(|scope| {
-        let (sender, events) = channel();
+        let (sender, events) = crossbeam_channel::unbounded();
         let span = tracing::Span::current();
         for worker in 0..workers {
             let (sender, context, span) = (sender.clone(), &context, span.clone());

@@ -1,9 +1,10 @@
 //! The main thread of a rank while its workers work: it takes their events and keeps the rank's outcomes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
 use super::Setup;
@@ -154,6 +155,11 @@ impl<C: Communicator> RankLoop<'_, C> {
             _ => self.progress.opens_images = true,
         }
         self.progress.failed += 1;
+        if failure.kind == FailureKind::NoJournal && !self.progress.stopping {
+            tracing::error!("stopping: without a journal no result may get its name");
+            self.progress.stopping = true;
+            self.queue.drain();
+        }
         let no_space = failure.kind == FailureKind::NoSpace;
         self.progress.no_space += usize::from(no_space);
         // The first error of a full disk stands for all.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::resume;
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::comm::{self, Communicator, ROOT, path_bytes};
 use crate::console;
@@ -16,7 +17,7 @@ use crate::images::{self, natural_order};
 use crate::journal::past::{Last, Past};
 use crate::parallel::par_map_with;
 use crate::resources;
-use crate::text::printable;
+use crate::text::{counted, printable};
 
 /// What is to be verified.
 #[derive(Clone, Debug)]
@@ -25,7 +26,9 @@ pub struct VerifyRequest {
     pub output: PathBuf,
     /// Whether they are compared with the journals below it.
     pub against_journal: bool,
-    /// Workers of each rank; `None` for the CPUs that it was given.
+    /// Whether recorded results that are wrong are removed.
+    pub remove: bool,
+    /// Threads of each rank; `None` for the CPUs that it was given.
     pub threads: Option<usize>,
     /// Whether nothing is printed but what is wrong.
     pub quiet: bool,
@@ -39,6 +42,7 @@ impl VerifyRequest {
             ("the command", "verify".to_owned()),
             ("the folder", self.output.display().to_string()),
             ("--against journal", self.against_journal.to_string()),
+            ("--remove", self.remove.to_string()),
         ];
         values.map(|(name, value)| (name.to_owned(), value)).into()
     }
@@ -100,6 +104,9 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         }
         wrong.sort();
         let told = tell(&items, &wrong, bytes, begun, request);
+        if request.remove {
+            remove(&items, &wrong);
+        }
         if wrong.is_empty() && told {
             EXIT_DONE
         } else {
@@ -107,6 +114,33 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         }
     });
     comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE))
+}
+
+/// Removes results that are not what niimpi wrote, so that `--resume` makes them again.
+fn remove(items: &[Item], wrong: &[Wrong]) {
+    let mut removed = 0;
+    for (place, _) in wrong {
+        let item = &items[*place];
+        if !matches!(item.known, Known::Written(_)) {
+            continue;
+        }
+        for path in resume::names(&item.path).into_iter().flatten() {
+            match std::fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::error!(
+                    "{}: cannot be removed: {error}",
+                    printable(&path.display().to_string())
+                ),
+            }
+        }
+    }
+    if removed > 0 {
+        tracing::info!(
+            "removed {}; --resume makes them again",
+            counted(removed, "file")
+        );
+    }
 }
 
 fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
@@ -169,12 +203,20 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
         }
         Known::File | Known::Written(..) => {}
     }
-    let found = verifier
-        .verify(&item.path)
-        .map_err(|error| match error.path == item.path {
+    let found = verifier.verify(&item.path).map_err(|error| {
+        let text = match error.path == item.path {
             true => error.cause.to_string(),
             false => error.to_string(),
-        })?;
+        };
+        // What follows is advice for an input.
+        let what = text.split("; ").next().unwrap_or_default();
+        match item.known {
+            Known::Written(_) => {
+                format!("{what}; --remove removes it, then --resume makes it again")
+            }
+            _ => what.to_owned(),
+        }
+    })?;
     if let Known::Written(recorded) = &item.known {
         let compared = recorded.iter().rev();
         let mut compared = compared.map(|files| compare(&item.path, files, &found));

@@ -1,13 +1,14 @@
-//! Workers: threads that each carry one image after another its whole way.
+//! Workers: threads that process one image after another, from reading to its result.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SendError, Sender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{SendError, Sender};
 
 use super::Clock;
 use super::limits::Behind;
@@ -24,13 +25,13 @@ use crate::job;
 use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
 use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
 
-/// What a worker tells its rank's main thread.
+/// What a worker reports to its rank's main thread.
 pub(super) enum Event {
     /// An image is done or failed.
     Ended(Outcome),
-    /// An image (its place in the list, from 1) was not begun, since it would not be finished in time.
+    /// An image (its place in the list, from 1) was not started, because it would not be finished in time.
     Late(usize),
-    /// A worker waits for work.
+    /// A worker waits for images.
     Idle,
     /// A worker panicked; the run cannot go on.
     Panicked(String),
@@ -53,7 +54,7 @@ pub(super) struct WorkerContext<'a> {
     pub(super) clock: Clock,
     pub(super) rank: usize,
     pub(super) fault: Option<Fault>,
-    /// Images that the rank has begun.
+    /// Images that the rank has started.
     pub(super) begun: AtomicUsize,
     /// What may wait for the disk while a worker is at the next images; nothing without syncing.
     pub(super) behind: Behind,
@@ -111,34 +112,36 @@ impl IdleTime {
 }
 
 thread_local! {
-    /// The image that this thread is at work on, for the message of a panic.
+    /// The image that this thread processes, for the message of a panic.
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Threads of a worker that wait for the disk while it goes on. They hold files, no images.
+/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not images.
 pub(crate) const PUBLISHERS: usize = 4;
 
-/// How long a worker waits after a full disk: it gets no better within milliseconds, and the root's word to stop needs time.
+/// How long a worker waits after a full disk. It does not get better within milliseconds, and the root's order to stop needs time.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Does images until there are none; the worker's thread runs this.
-///
-/// Results that must reach the disk before they are named are left to threads that wait for it (write-behind).
+/// Processes images until none are left, on the worker's thread. Results that are synced are left to publishers, which wait
+/// for the disk.
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
         std::thread::scope(|scope| {
             // Ends the publishers when it is dropped, however this ends.
-            let (to_publish, made) = sync_channel::<MadeImage<'_>>(context.behind.queued);
+            let (to_publish, made) =
+                crossbeam_channel::bounded::<MadeImage<'_>>(context.behind.queued);
             if context.behind.publishers > 0 {
-                let made = Arc::new(Mutex::new(made));
                 let span = tracing::Span::current();
                 for _ in 0..context.behind.publishers {
-                    let (made, events, span) = (Arc::clone(&made), events.clone(), span.clone());
+                    let (made, events, span) = (made.clone(), events.clone(), span.clone());
                     // A panic there goes on in this thread, when it waits for the scope's end.
                     let name = std::thread::current().name().unwrap_or_default().to_owned();
                     let publisher = std::thread::Builder::new().name(name);
                     let started = publisher.spawn_scoped(scope, move || {
-                        span.in_scope(|| publish_all(context, &made, &events));
+                        let publish = |image: MadeImage<'_>| {
+                            image.publish(context, &events, Publishing::Behind);
+                        };
+                        span.in_scope(|| made.iter().for_each(publish));
                     });
                     if let Err(error) = started {
                         tracing::debug!(
@@ -148,6 +151,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     }
                 }
             }
+            drop(made);
             let mut waited = Waited {
                 threads: context.threads[worker],
                 idle_s: context.clock.now_s(),
@@ -201,21 +205,6 @@ enum Publishing<'a> {
     Here(&'a mut Waited),
     /// A publisher, while the worker is at the next images.
     Behind,
-}
-
-/// Publishes what the worker has made until it ends.
-fn publish_all<'a>(
-    context: &WorkerContext<'_>,
-    made: &Mutex<Receiver<MadeImage<'a>>>,
-    events: &Sender<Event>,
-) {
-    loop {
-        let next = made.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match next {
-            Ok(image) => image.publish(context, events, Publishing::Behind),
-            Err(_) => return,
-        }
-    }
 }
 
 /// An image whose result is complete but for its name, or that failed.

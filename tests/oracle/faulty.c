@@ -3,7 +3,7 @@
  *
  * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
  *   CALL   read, write, fsync, rename, symlink or open
- *   ERROR  a number of errno; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists; or as `60ms`: it
+ *   ERROR  a number of errno, with x1 after it for the first such call only; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists; or as `60ms`: it
  *          takes so long longer
  *   AFTER  how many bytes of a file pass first (read and write), 0 for none
  *   PART   what the file's path contains
@@ -25,6 +25,7 @@
 struct fault {
     char call[16], error[16], part[256];
     long after;
+    int spent;
 };
 
 static struct fault faults[8];
@@ -62,7 +63,8 @@ static struct fault *find_open(const char *call, int file) {
 }
 
 /* Fails with the fault's error, or waits and lets the call pass. */
-static int strike(const struct fault *fault) {
+static int strike(struct fault *fault) {
+    if (strstr(fault->error, "x1") && fault->spent++) return 0;
     if (strstr(fault->error, "ms")) {
         usleep((useconds_t)atoi(fault->error) * 1000);
         return 0;

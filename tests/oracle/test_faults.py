@@ -142,6 +142,18 @@ def test_an_input_output_error(tmp_path, faulty, call):
     check_rest(source, out, tmp_path)
 
 
+def test_a_read_error_that_passes(tmp_path, faulty):
+    """It costs a second look at the image, which the report counts."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 4)
+    env = faulty(f"read:{errno.EIO}x1:0:sample_3")
+    finished = smooth(source, out, "--sigma=1", "--strategy=block", env=env)
+    assert finished.report["totals"]["retried"] == 1, finished
+    assert [row["retries"] for row in finished.report["images"]] == [0, 0, 1, 0]
+    assert "1 read again after an error" in finished.stdout, finished
+    check_rest(source, out, tmp_path)
+
+
 def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
     """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up error."""
     place = ordinary[0]
