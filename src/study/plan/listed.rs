@@ -1,6 +1,6 @@
 //! The images that are planned for, known by their headers: never by their voxels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -104,6 +104,15 @@ pub(crate) fn probe(
 }
 
 impl Listed {
+    /// The memory of each image that was found, by its path as it was given and from the root folder.
+    pub fn memory_by_path(&self) -> HashMap<String, u64> {
+        let names = |(path, features): &(PathBuf, ImageFeatures)| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            [path, &absolute].map(|path| (path.display().to_string(), features.memory_bytes))
+        };
+        self.found.iter().flat_map(names).collect()
+    }
+
     /// Images whose headers cannot be read.
     pub fn unreadable(&self) -> usize {
         self.listed - self.found.len()

@@ -1,7 +1,7 @@
 //! Measurements: reports → samples of images, workers and runs. Refuses reports that cannot be fitted
 //! together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
@@ -172,6 +172,8 @@ pub(crate) struct Wanted<'a> {
     pub job: &'a ImageJob,
     /// The job's identity, as reports have it.
     pub options: &'a Value,
+    /// Bytes that a worker holds for images whose headers were read, by their paths.
+    pub memory_bytes: &'a HashMap<String, u64>,
 }
 
 /// Reads samples from reports.
@@ -210,7 +212,7 @@ pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurem
                     .insert(row.input.clone(), failure.error.clone());
             }
         }
-        take_run(source, wanted.job, &mut measured)?;
+        take_run(source, wanted, &mut measured)?;
     }
     measured.hosts = hosts.into_iter().collect();
     measured.distinct_images = distinct.len();
@@ -342,7 +344,7 @@ fn agree_with_each_other(sources: &[Source]) -> Result<(), String> {
     Ok(())
 }
 
-fn take_run(source: &Source, job: &ImageJob, into: &mut Measurements) -> Result<(), String> {
+fn take_run(source: &Source, wanted: &Wanted<'_>, into: &mut Measurements) -> Result<(), String> {
     let report = &source.report;
     let run = into.runs.len();
     let (mut images, mut largest_bytes) = (0, 0);
@@ -364,12 +366,15 @@ fn take_run(source: &Source, job: &ImageJob, into: &mut Measurements) -> Result<
                 scaled: outcome.input.scaled,
             };
             let voxels = outcome.input.voxels;
-            let features = ImageFeatures {
-                class,
-                voxels,
-                file_bytes: outcome.input.bytes,
-                memory_bytes: memory::image_bytes(job, &info(&outcome.input, datatype), 1),
-            };
+            let features =
+                ImageFeatures {
+                    class,
+                    voxels,
+                    file_bytes: outcome.input.bytes,
+                    memory_bytes: wanted.memory_bytes.get(&row.input).copied().unwrap_or_else(
+                        || memory::image_bytes(wanted.job, &info(&outcome.input, datatype), 1),
+                    ),
+                };
             samples.push(ImageSample {
                 features,
                 stage_s: [
@@ -418,7 +423,7 @@ fn take_run(source: &Source, job: &ImageJob, into: &mut Measurements) -> Result<
     Ok(())
 }
 
-/// About the image that a report's row describes: reports have the number of voxels, not the shape.
+/// About the image of a report's row, which has the number of voxels and not the shape.
 fn info(input: &InputFacts, datatype: Datatype) -> ImageInfo {
     let side = (input.voxels as f64).cbrt().round().max(1.0) as usize;
     let slices = (input.voxels as usize).div_ceil(side * side);

@@ -112,6 +112,7 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let wanted = Wanted {
         job: &request.job,
         options: &request.job.options(),
+        memory_bytes: &listed.memory_by_path(),
     };
     let mut measured = measured::gather(&pilot.sources, &wanted)?;
     measured.reading_factor = pilot.reading_factor;

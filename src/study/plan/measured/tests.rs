@@ -60,6 +60,7 @@ pub(crate) fn gathered(sources: &[Source]) -> Result<Measurements, String> {
         &Wanted {
             job: &job,
             options: &options,
+            memory_bytes: &HashMap::new(),
         },
     )
 }
@@ -268,6 +269,7 @@ fn other_options_are_named() {
         &Wanted {
             job: &job,
             options: &options,
+            memory_bytes: &HashMap::new(),
         },
     )
     .unwrap_err();
@@ -286,7 +288,8 @@ fn other_options_are_named() {
             &[source],
             &Wanted {
                 job: &job,
-                options: &options
+                options: &options,
+                memory_bytes: &HashMap::new()
             }
         )
         .is_ok()
