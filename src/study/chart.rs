@@ -1,17 +1,20 @@
-//! Charts: lines, points, bands and stacked bars, drawn as SVG.
+//! Charts: lines, points and stacked bars, drawn as SVG.
 
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (760, 480);
 const FONT: &str = "sans-serif";
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// Points joined by a line.
     Points,
-    /// A line alone.
     Line,
     /// A thin grey line: an ideal or a bound to compare with.
     Reference,
@@ -20,36 +23,52 @@ pub(crate) enum Mark {
 /// One curve of a chart.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
-    /// Its name in the legend.
     pub name: String,
-    /// Its points, in the order in which they are joined.
     pub points: Vec<(f64, f64)>,
-    /// How it is drawn.
     pub mark: Mark,
 }
 
 /// A chart of curves over two axes.
 #[derive(Clone, Debug)]
 pub(crate) struct Chart {
-    /// What it shows.
     pub title: String,
-    /// What the x axis counts, with its unit.
+    /// What the axis counts, with its unit.
     pub x_label: String,
-    /// What the y axis counts, with its unit.
     pub y_label: String,
-    /// Whether both axes are logarithmic; points that are not positive are then left out.
+    /// Both axes; points that are not positive are then left out.
     pub logarithmic: bool,
-    /// The curves.
     pub series: Vec<Series>,
 }
 
-/// A bar of stacked parts.
+/// A bar of stacked parts, from below, in the order of the chart's part names.
 #[derive(Clone, Debug)]
 pub(crate) struct Bar {
-    /// Its name below the axis.
     pub name: String,
-    /// Its parts, from below, in the order of the chart's part names.
     pub parts: Vec<f64>,
+}
+
+/// Draws on a new SVG document.
+fn svg(title: &str, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let drawn = area.fill(&WHITE).and_then(|()| draw(&area));
+        drawn
+            .and_then(|()| area.present())
+            .map_err(|error| format!("{title}: {error}"))?;
+    }
+    Ok(svg)
+}
+
+/// The frame of a chart.
+fn frame<'a, 'b>(area: &'a Area<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut frame = ChartBuilder::on(area);
+    frame
+        .caption(title, (FONT, 18))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64);
+    frame
 }
 
 impl Chart {
@@ -58,72 +77,55 @@ impl Chart {
     /// # Errors
     /// A sentence when there is nothing to draw or the drawing fails.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
-        let shown = |point: &&(f64, f64)| {
-            point.0.is_finite()
-                && point.1.is_finite()
-                && (!self.logarithmic || (point.0 > 0.0 && point.1 > 0.0))
-        };
         let all: Vec<(f64, f64)> = self
             .series
             .iter()
-            .flat_map(|series| series.points.iter().filter(shown).copied())
+            .flat_map(|series| self.shown(series))
             .collect();
         if all.is_empty() {
             return Err(format!("{}: there is nothing to draw", self.title));
         }
         let bounds = |value: fn(&(f64, f64)) -> f64| {
-            all.iter()
-                .map(value)
-                .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-                    (low.min(value), high.max(value))
-                })
+            let values = || all.iter().map(value);
+            (
+                values().fold(f64::INFINITY, f64::min),
+                values().fold(f64::NEG_INFINITY, f64::max),
+            )
         };
         let ((low_x, high_x), (low_y, high_y)) = (bounds(|point| point.0), bounds(|point| point.1));
-        let mut svg = String::new();
-        {
-            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let drawn = if self.logarithmic {
-                self.draw(
-                    &area,
-                    (low_x * 0.9..high_x * 1.15).log_scale(),
-                    (low_y * 0.8..high_y * 1.3).log_scale(),
-                )
+        svg(&self.title, |area| {
+            if self.logarithmic {
+                let x = (low_x * 0.9..high_x * 1.15).log_scale();
+                self.draw(area, x, (low_y * 0.8..high_y * 1.3).log_scale())
             } else {
+                let x = low_x.min(0.0)..(high_x * 1.05).max(f64::MIN_POSITIVE);
                 self.draw(
-                    &area,
-                    low_x.min(0.0)..(high_x * 1.05).max(f64::MIN_POSITIVE),
+                    area,
+                    x,
                     low_y.min(0.0)..(high_y * 1.1).max(f64::MIN_POSITIVE),
                 )
-            };
-            drawn.map_err(|error| format!("{}: {error}", self.title))?;
-        }
-        Ok(svg)
+            }
+        })
     }
 
-    fn draw<X, Y>(
-        &self,
-        area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-        x: X,
-        y: Y,
-    ) -> Result<(), Box<dyn std::error::Error + '_>>
+    /// The points of a series that can be drawn.
+    fn shown(&self, series: &Series) -> Vec<(f64, f64)> {
+        let can_be_drawn = |point: &&(f64, f64)| {
+            point.0.is_finite()
+                && point.1.is_finite()
+                && (!self.logarithmic || (point.0 > 0.0 && point.1 > 0.0))
+        };
+        series.points.iter().filter(can_be_drawn).copied().collect()
+    }
+
+    fn draw<X, Y>(&self, area: &Area<'_>, x: X, y: Y) -> Drawn
     where
         X: AsRangedCoord<Value = f64>,
         Y: AsRangedCoord<Value = f64>,
         X::CoordDescType: ValueFormatter<f64>,
         Y::CoordDescType: ValueFormatter<f64>,
     {
-        let text = |error: DrawingAreaErrorKind<_>| -> Box<dyn std::error::Error> {
-            let error: DrawingAreaErrorKind<std::io::Error> = error;
-            error.to_string().into()
-        };
-        area.fill(&WHITE).map_err(text)?;
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, (FONT, 18))
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
-            .build_cartesian_2d(x, y)
-            .map_err(text)?;
+        let mut chart = frame(area, &self.title).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .x_desc(&self.x_label)
@@ -132,36 +134,20 @@ impl Chart {
             .y_label_formatter(&|value| figure(*value))
             .light_line_style(WHITE)
             .label_style((FONT, 13))
-            .draw()
-            .map_err(text)?;
+            .draw()?;
         for (place, series) in self.series.iter().enumerate() {
             let colour = Palette99::pick(place).to_rgba();
             let style = match series.mark {
                 Mark::Reference => BLACK.mix(0.35).stroke_width(1),
                 _ => colour.stroke_width(2),
             };
-            let points: Vec<(f64, f64)> = series
-                .points
-                .iter()
-                .filter(|point| {
-                    point.0.is_finite()
-                        && point.1.is_finite()
-                        && (!self.logarithmic || (point.0 > 0.0 && point.1 > 0.0))
-                })
-                .copied()
-                .collect();
+            let points = self.shown(series);
             if series.mark == Mark::Points {
-                chart
-                    .draw_series(
-                        points
-                            .iter()
-                            .map(|&point| Circle::new(point, 4, colour.filled())),
-                    )
-                    .map_err(text)?;
+                let circle = |&point| Circle::new(point, 4, colour.filled());
+                chart.draw_series(points.iter().map(circle))?;
             }
             chart
-                .draw_series(LineSeries::new(points, style))
-                .map_err(text)?
+                .draw_series(LineSeries::new(points, style))?
                 .label(&series.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
@@ -172,13 +158,10 @@ impl Chart {
             .border_style(BLACK.mix(0.3))
             .label_font((FONT, 13))
             .draw()
-            .map_err(text)?;
-        area.present().map_err(text)?;
-        Ok(())
     }
 }
 
-/// Stacked bars as an SVG document: the parts' names in the legend, one bar beside the other.
+/// Stacked bars as an SVG document: the parts' names in the legend, a bar for each of `bars`.
 ///
 /// # Errors
 /// A sentence when there is no bar or the drawing fails.
@@ -195,79 +178,49 @@ pub(crate) fn stacked_bars_svg(
     if highest <= 0.0 {
         return Err(format!("{title}: there is nothing to draw"));
     }
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        draw_bars(&area, title, y_label, part_names, bars, highest)
-            .map_err(|error| format!("{title}: {error}"))?;
-    }
-    Ok(svg)
-}
-
-fn draw_bars(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    title: &str,
-    y_label: &str,
-    part_names: &[&str],
-    bars: &[Bar],
-    highest: f64,
-) -> Result<(), String> {
-    let text = |error: DrawingAreaErrorKind<std::io::Error>| error.to_string();
-    area.fill(&WHITE).map_err(text)?;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, 18))
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(-0.5..bars.len() as f64 - 0.5, 0.0..highest * 1.25)
-        .map_err(text)?;
     let name_of = |value: &f64| {
         let near = value.round();
-        if (value - near).abs() > 1e-6 || near < 0.0 {
-            return String::new();
-        }
-        bars.get(near as usize)
-            .map_or(String::new(), |bar| bar.name.clone())
+        let bar = ((value - near).abs() <= 1e-6 && near >= 0.0).then(|| bars.get(near as usize));
+        bar.flatten().map_or(String::new(), |bar| bar.name.clone())
     };
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(bars.len() * 2 + 1)
-        .x_label_formatter(&name_of)
-        .y_label_formatter(&|value| figure(*value))
-        .y_desc(y_label)
-        .light_line_style(WHITE)
-        .label_style((FONT, 13))
-        .draw()
-        .map_err(text)?;
-    for (part, name) in part_names.iter().enumerate() {
-        let colour = Palette99::pick(part).to_rgba();
-        let rectangles = bars.iter().enumerate().map(|(place, bar)| {
-            let below: f64 = bar.parts[..part].iter().sum();
-            let middle = place as f64;
-            Rectangle::new(
-                [
-                    (middle - 0.35, below),
-                    (middle + 0.35, below + bar.parts[part]),
-                ],
-                colour.filled(),
-            )
-        });
+    svg(title, |area| {
+        let (x, y) = (-0.5..bars.len() as f64 - 0.5, 0.0..highest * 1.25);
+        let mut chart = frame(area, title).build_cartesian_2d(x, y)?;
         chart
-            .draw_series(rectangles)
-            .map_err(text)?
-            .label(*name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 13))
-        .draw()
-        .map_err(text)?;
-    area.present().map_err(text)
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(bars.len() * 2 + 1)
+            .x_label_formatter(&name_of)
+            .y_label_formatter(&|value| figure(*value))
+            .y_desc(y_label)
+            .light_line_style(WHITE)
+            .label_style((FONT, 13))
+            .draw()?;
+        for (part, name) in part_names.iter().enumerate() {
+            let colour = Palette99::pick(part).to_rgba();
+            let rectangles = bars.iter().enumerate().map(|(place, bar)| {
+                let below: f64 = bar.parts[..part].iter().sum();
+                let (left, right) = (place as f64 - 0.35, place as f64 + 0.35);
+                Rectangle::new(
+                    [(left, below), (right, below + bar.parts[part])],
+                    colour.filled(),
+                )
+            });
+            chart
+                .draw_series(rectangles)?
+                .label(*name)
+                .legend(move |(x, y)| {
+                    Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled())
+                });
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .label_font((FONT, 13))
+            .draw()
+    })
 }
 
 /// A tick's number, short: no trailing zeros, few digits.

@@ -293,7 +293,7 @@ def test_without_mpirun_a_pilot_says_that_it_ran_one_rank(data, tmp_path):
 
 
 def test_a_pilot_without_room_is_refused(data, faulty, tmp_path):
-    env = faulty(f"write:{errno.ENOSPC}:0:/out/.niimpi-")
+    env = faulty(f"write:{errno.ENOSPC}:0:/images/.niimpi-")
     finished = plan(
         data,
         *OPTIONS,

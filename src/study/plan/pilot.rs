@@ -13,7 +13,7 @@ use crate::console;
 use crate::job::outcome::{Stage, Status};
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
-use crate::report::{self, Report};
+use crate::report::{self, ImageRow, Report};
 use crate::study::statistics::median;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
@@ -101,7 +101,6 @@ pub(crate) fn run(
         .into_iter()
         .map(|place| listed.found[place].0.as_path())
         .collect();
-    let list = write_list(folder.path(), &chosen)?;
     let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
         console::note(format!(
@@ -111,8 +110,19 @@ pub(crate) fn run(
         ));
     }
     let started = Instant::now();
+    let list = write_list(folder.path(), &chosen)?;
+    let mut cold = one(request, machine, &list, (1, 1), 1)?;
+    let failed = take_failed(&mut cold.report);
+    let works = |image: &&Path| {
+        !failed
+            .iter()
+            .any(|row| Path::new(&row.input) == absolute(image))
+    };
+    let working: Vec<&Path> = chosen.iter().copied().filter(works).collect();
+    if working.len() >= FEWEST_IMAGES {
+        write_list(folder.path(), &working)?;
+    }
     let run = |workers, repeats| one(request, machine, &list, workers, repeats);
-    let cold = run((1, 1), 1)?;
     let once_s = match working_s(&cold.report) {
         long if long > 2.0 * LEAST_RUN_S => long,
         _ => working_s(&run((1, 1), 1)?.report),
@@ -127,12 +137,33 @@ pub(crate) fn run(
             sources.push(run((ranks, threads), repeats.clamp(1, MOST_REPEATS))?);
         }
     }
+    if working.len() >= FEWEST_IMAGES
+        && let Some(first) = sources.first_mut()
+    {
+        // They are not processed again, but the plan names them.
+        first.report.totals.failed += failed.len();
+        first.report.images.extend(failed);
+    }
     let (reading_factor, note) = reading_factor(&cold.report, &sources);
     Ok(Pilot {
         sources,
         reading_factor,
         notes: note.into_iter().collect(),
     })
+}
+
+/// Takes the images that failed out of a report.
+fn take_failed(report: &mut Report) -> Vec<ImageRow> {
+    let rows = std::mem::take(&mut report.images);
+    let (failed, rest) = rows
+        .into_iter()
+        .partition(|row| row.outcome.failure().is_some());
+    report.images = rest;
+    failed
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn write_list(folder: &Path, images: &[&Path]) -> Result<PathBuf, String> {
