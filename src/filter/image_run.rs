@@ -198,6 +198,17 @@ impl ImageRun {
     }
 }
 
+#[cfg(test)]
+impl Planes {
+    /// Bytes that they hold.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|buffer| buffer.as_bytes().len() as u64)
+            .sum()
+    }
+}
+
 /// Makes the buffers as large as the layout says.
 fn make_room(layout: &Layout, volume: &mut Volume, extra: &mut Planes) -> Result<(), FilterError> {
     if layout.lead > 0 {

@@ -387,6 +387,12 @@ pub struct ThreadScratch {
 }
 
 impl ThreadScratch {
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> u64 {
+        (self.tile.as_bytes().len() + self.plane.as_bytes().len()) as u64
+    }
+
     /// Room for so many doubles, whose values are unspecified.
     ///
     /// # Errors

@@ -223,7 +223,7 @@ pub(crate) fn prepare(
 }
 
 #[cfg(test)]
-mod identity;
+pub(crate) mod identity;
 #[cfg(test)]
 mod interleavings;
 #[cfg(test)]

@@ -5,11 +5,18 @@ use crate::filter::{Division, Filter, ImageInfo, Layout};
 use crate::image_io::{Header, Probe};
 use crate::volume::{Datatype, Scaling};
 
-/// What a worker's thread needs besides its images: codec, buffers of files, stack.
+/// What a worker's thread needs besides its images: codec, buffers of files, the part of its stack that it uses.
 pub(crate) const WORKER_BYTES: u64 = 12 << 20;
 
-/// The same in address space, of which the allocator reserves 64 MiB for each thread.
-pub(crate) const WORKER_ADDRESS_SPACE_BYTES: u64 = 80 << 20;
+/// The same of a thread that waits for files: it opens them ahead or publishes results.
+const HELPER_BYTES: u64 = 128 << 10;
+
+/// Address space of a thread's stack and its guard.
+const STACK_BYTES: u64 = (2 << 20) + (64 << 10);
+
+/// Address space that the C library's allocator reserves for each thread that works on images. Threads that wait for files
+/// share these areas.
+const ARENA_BYTES: u64 = 64 << 20;
 
 /// What the program and MPI take in a rank before there is a worker.
 pub(crate) const PROGRAM_BYTES: u64 = 18 << 20;
@@ -17,6 +24,12 @@ pub(crate) const PROGRAM_BYTES: u64 = 18 << 20;
 /// Bytes that one image takes while it is processed by `threads` threads together: voxels, result, planes between stages,
 /// kernels, and the tiles of the threads. An image that cannot be filtered takes its voxels.
 pub(crate) fn image_bytes(job: &ImageJob, image: &ImageInfo, threads: usize) -> u64 {
+    let streamed = Division::among(threads, threads > 1);
+    least_image_bytes(job, image, threads).max(layout_bytes(job, image, streamed))
+}
+
+/// The same where memory is short: the image is then not filtered while it is being read.
+pub(crate) fn least_image_bytes(job: &ImageJob, image: &ImageInfo, threads: usize) -> u64 {
     layout_bytes(job, image, Division::among(threads, false))
 }
 
@@ -53,14 +66,15 @@ fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
     finite.max(plain(image, shared))
 }
 
-/// Bytes that a worker of so many threads needs besides its images; in address space where that is what is limited.
-pub(crate) fn worker_bytes(threads: usize, address_space: bool) -> u64 {
-    let each = if address_space {
-        WORKER_ADDRESS_SPACE_BYTES
+/// Bytes that a rank's threads need besides images: `threads` that work on them and `helpers` that wait for files. Of
+/// address space where that is what is limited.
+pub(crate) fn threads_bytes(threads: usize, helpers: usize, address_space: bool) -> u64 {
+    let (threads, helpers) = (threads as u64, helpers as u64);
+    if address_space {
+        threads * (WORKER_BYTES + STACK_BYTES + ARENA_BYTES) + helpers * STACK_BYTES
     } else {
-        WORKER_BYTES
-    };
-    each.saturating_mul(threads as u64)
+        threads * WORKER_BYTES + helpers * HELPER_BYTES
+    }
 }
 
 /// Bytes of a rank that processes these images, each with its [`image_bytes`], `workers` at a time: the program and the
@@ -70,7 +84,7 @@ pub(crate) fn rank_bytes(images: impl Iterator<Item = u64>, workers: usize) -> u
     images.sort_unstable_by(|a, b| b.cmp(a));
     let largest = images.iter().take(workers);
     largest.fold(
-        PROGRAM_BYTES + worker_bytes(workers, false),
+        PROGRAM_BYTES + threads_bytes(workers, 0, false),
         |all, &bytes| all.saturating_add(bytes),
     )
 }
@@ -98,5 +112,130 @@ pub(crate) fn probe_info(probe: &Probe) -> ImageInfo {
         datatype: probe.datatype,
         scaling: probe.scaled.then_some(SOME),
         nonfinite_voxels: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::filter::gaussian::{Gaussian, PerAxis};
+    use crate::filter::nonfinite::NonFinite;
+    use crate::filter::{Options, OutputSpec, OutputType, Rounding};
+    use crate::image_io::CompressionLevel;
+
+    fn job(filter: impl Into<Options>, nan: NonFinite, output: OutputSpec) -> ImageJob {
+        ImageJob {
+            filter: filter.into(),
+            output,
+            nan,
+            compression: CompressionLevel::default(),
+            sync: false,
+        }
+    }
+
+    fn info(shape: &[usize], datatype: Datatype) -> ImageInfo {
+        ImageInfo {
+            shape: shape.to_vec(),
+            voxel_size_mm: [1.0; 3],
+            datatype,
+            ..ImageInfo::default()
+        }
+    }
+
+    #[test]
+    fn tiles_of_a_long_axis_count() {
+        let job = job(
+            Gaussian::from_sigma_vox(1.0),
+            NonFinite::Propagate,
+            OutputSpec::default(),
+        );
+        let long = info(&[1, 50_000_000, 1, 1], Datatype::Float32);
+        assert!(image_bytes(&job, &long, 1) > 50_000_000 * (4 + 64));
+        let usual = info(&[100, 100, 100], Datatype::Float32);
+        let bytes = image_bytes(&job, &usual, 1);
+        assert!((4_000_000..4_100_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn the_treatment_of_nan_counts() {
+        let shape = [64, 64, 64];
+        let voxels = 64 * 64 * 64;
+        let bytes = |nan, datatype| {
+            let gaussian = Gaussian::from_sigma_vox(1.0);
+            let job = job(gaussian, nan, OutputSpec::default());
+            image_bytes(&job, &info(&shape, datatype), 1)
+        };
+        let plain = bytes(NonFinite::Propagate, Datatype::Float32);
+        let ignore = bytes(NonFinite::Ignore, Datatype::Float32);
+        assert!(ignore >= plain + 16 * voxels, "{ignore} and {plain}");
+        assert_eq!(
+            bytes(NonFinite::Propagate, Datatype::Int16),
+            bytes(NonFinite::Ignore, Datatype::Int16)
+        );
+    }
+
+    #[test]
+    fn absurd_shapes_saturate() {
+        let job = job(
+            Gaussian::from_sigma_vox(1.0),
+            NonFinite::Ignore,
+            OutputSpec::default(),
+        );
+        for shape in [
+            &[32767; 7][..],
+            &[usize::MAX, usize::MAX],
+            &[1, 1, usize::MAX],
+        ] {
+            assert_eq!(
+                image_bytes(&job, &info(shape, Datatype::Float64), 4),
+                u64::MAX
+            );
+        }
+    }
+
+    #[test]
+    fn a_rank_holds_its_largest_images_at_once() {
+        let mib = |mib: u64| mib << 20;
+        let images = [mib(1), mib(50), mib(3), mib(20)];
+        let alone = rank_bytes(images.into_iter(), 1);
+        assert_eq!(alone, PROGRAM_BYTES + WORKER_BYTES + mib(50));
+        let two = rank_bytes(images.into_iter(), 2);
+        assert_eq!(two, PROGRAM_BYTES + 2 * WORKER_BYTES + mib(70));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is promised from the header is never less than what the image's buffers take.
+        #[test]
+        fn no_image_takes_more_than_its_header_promises(
+            shape in prop::collection::vec(1usize..24, 1..5),
+            datatype in prop::sample::select(&Datatype::ALL[..]),
+            scaled in any::<bool>(),
+            has_nan in any::<bool>(),
+            nan in prop::sample::select(&[NonFinite::Propagate, NonFinite::Zero, NonFinite::Ignore][..]),
+            sigma in prop::array::uniform3(prop_oneof![Just(0.0), 0.1f64..6.0]),
+            output_type in prop_oneof![
+                Just(OutputType::Same),
+                prop::sample::select(&Datatype::ALL[..]).prop_map(OutputType::As),
+            ],
+            round in prop::sample::select(&[Rounding::Truncate, Rounding::Nearest][..]),
+            threads in 1usize..4,
+        ) {
+            let gaussian = Gaussian {
+                sigma: Some(PerAxis::Each(sigma)),
+                ..Gaussian::from_sigma_vox(0.0)
+            };
+            let job = job(gaussian, nan, OutputSpec { output_type, round });
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.nii");
+            super::super::steps::tests::write_noise(&path, &shape, datatype, scaled, has_nan);
+            let probe = crate::image_io::probe(&path).unwrap();
+            let promised = image_bytes(&job, &probe_info(&probe), threads);
+            let held = super::super::steps::tests::held_bytes(&job, &path, threads);
+            prop_assert!(held <= promised, "{held} bytes are held, {promised} were promised");
+        }
     }
 }

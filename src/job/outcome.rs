@@ -138,6 +138,8 @@ pub enum FailureKind {
     CannotOpen,
     /// This process has too many files open, which passes.
     NoFreeFile,
+    /// The run was stopped before it was finished.
+    Stopped,
     /// The disk is full or the quota is used up, which the other images meet too.
     NoSpace,
     /// The journal cannot be written, and without it no result may get its name.

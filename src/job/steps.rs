@@ -103,7 +103,7 @@ impl<'a> ImageWorker<'a> {
         let mut reader = ImageReader::new();
         let need = job.clone();
         reader.set_memory_need(move |header| {
-            memory::image_bytes(&need, &memory::image_info(header), threads)
+            memory::least_image_bytes(&need, &memory::image_info(header), threads)
         });
         Self {
             job,
@@ -492,6 +492,7 @@ fn filter_failure(input: &Path, error: &FilterError) -> Failure {
             FilterError::Memory { bytes } => FailureKind::NeedsMemory {
                 needed_bytes: bytes,
             },
+            FilterError::Stopped => FailureKind::Stopped,
             _ => FailureKind::Own,
         },
     }
@@ -541,3 +542,6 @@ fn failure(stage: Stage, error: &ImageError) -> Failure {
         },
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

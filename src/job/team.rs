@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, Scope};
 use std::time::Instant;
 
@@ -155,6 +155,10 @@ impl<'a> Team<'a> {
     /// The step that is nearest to the end of those that can be done now.
     fn next(&self, work: &mut Work) -> Next<Step> {
         if work.over || work.error.is_some() {
+            return Next::Over;
+        }
+        if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            work.error = Some(TeamError::Filter(FilterError::Stopped));
             return Next::Over;
         }
         let Some(image) = self.image.get() else {

@@ -9,9 +9,6 @@ use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::{ImageJob, ImageWorker, OutputFolder, memory};
 use crate::resources::{self, MemoryLimit};
 
-/// Address space of a thread's stack and its guard.
-const STACK_BYTES: u64 = (2 << 20) + (64 << 10);
-
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
 ///
 /// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has, is done while
@@ -46,11 +43,8 @@ impl<'a> RankMemory<'a> {
             } else {
                 resources::rss_bytes()
             };
-            let stacks = match limit.address_space {
-                true => waiting_threads as u64 * STACK_BYTES,
-                false => 0,
-            };
-            let own = memory::worker_bytes(threads.iter().sum(), limit.address_space) + stacks;
+            let all = threads.iter().sum();
+            let own = memory::threads_bytes(all, waiting_threads, limit.address_space);
             Limit {
                 bytes: limit.bytes.saturating_sub(used).saturating_sub(own),
                 source: limit.source,

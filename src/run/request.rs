@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
-use crate::job::memory::WORKER_BYTES;
+use crate::job::memory;
 use crate::resources::{self, MemoryLimit};
 use crate::slurm::{self, MemoryOption};
 
 /// Refuses a job whose ranks could not hold the largest of these images, each with the bytes that it takes in memory. Local;
-/// the root speaks for all. Outside a Slurm job an image that does not fit fails by itself.
+/// the root speaks for all, whose rank works with `threads`. Outside a Slurm job an image that does not fit fails by itself.
 ///
 /// # Errors
 /// A text with the figures and the line of the script to change.
 pub(super) fn check<'a>(
     images: impl Iterator<Item = (&'a Path, u64)>,
     ranks_on_host: usize,
+    threads: usize,
 ) -> Result<(), String> {
     let Some((_, option)) = slurm::memory_bytes() else {
         return Ok(());
@@ -22,9 +23,9 @@ pub(super) fn check<'a>(
         return Ok(());
     };
     let cpus = slurm::cpus_per_task().unwrap_or(1);
-    let used = resources::rss_bytes();
+    let own = resources::rss_bytes() + memory::threads_bytes(threads, 0, false);
     match images.max_by_key(|&(_, bytes)| bytes) {
-        Some((path, bytes)) => fits(path, bytes, &limit, option, used, ranks_on_host, cpus),
+        Some((path, bytes)) => fits(path, bytes, &limit, option, own, ranks_on_host, cpus),
         None => Ok(()),
     }
 }
@@ -34,11 +35,10 @@ fn fits(
     image_bytes: u64,
     limit: &MemoryLimit,
     option: MemoryOption,
-    used_bytes: u64,
+    own_bytes: u64,
     ranks_on_host: usize,
     cpus_per_rank: usize,
 ) -> Result<(), String> {
-    let own_bytes = used_bytes.saturating_add(WORKER_BYTES);
     let rank_bytes = image_bytes.saturating_add(own_bytes);
     if rank_bytes <= limit.bytes {
         return Ok(());
@@ -74,8 +74,8 @@ mod tests {
                 source: "Slurm's --mem".to_owned(),
                 address_space: false,
             };
-            // An image of 900 MiB and 20 MiB beside the worker's 12.
-            fits(path, 900 << 20, &limit, option, 20 << 20, ranks, cpus)
+            // An image of 900 MiB, and 32 MiB for the program and its worker.
+            fits(path, 900 << 20, &limit, option, 32 << 20, ranks, cpus)
         };
         assert_eq!(check(932, MemoryOption::PerNode, 4, 1), Ok(()));
         let message = check(931, MemoryOption::PerNode, 4, 1).unwrap_err();

@@ -185,7 +185,8 @@ pub(super) fn decide(
         let bytes = looks[place].facts.memory_bytes?;
         Some((entries[place].input.as_path(), bytes))
     });
-    request::check(in_memory, ranks.on_host_of(0)).map_err(SetupError)?;
+    let threads = ranks.threads[0].min(todo.len());
+    request::check(in_memory, ranks.on_host_of(0), threads).map_err(SetupError)?;
     let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;

@@ -302,6 +302,45 @@ def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
     assert finished.report["totals"]["max_rss_bytes"] < limit
 
 
+def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
+    """50 million voxels along y: 50 KB of file, 50 MB of voxels, gigabytes of lines side by side."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 2)
+    header = bytearray(544)
+    struct.pack_into("<i8s2h", header, 0, 540, b"n+2\0\r\n\x1a\n", 2, 8)
+    struct.pack_into("<8q", header, 16, 4, 1, 50_000_000, 1, 1, 1, 1, 1)
+    struct.pack_into("<8d", header, 104, 1, 1, 1, 1, 1, 1, 1, 1)
+    struct.pack_into("<q", header, 168, 544)
+    with gzip.open(source / "line.nii.gz", "wb", 9) as file:
+        file.write(header + bytes(50_000_000))
+    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--report", tmp_path / "r.json", "--no-sync"]
+    limited = ["bash", "-c", 'ulimit -v 3000000; exec "$@"', "-"]
+    finished = run(args, prefix=limited, report_path=tmp_path / "r.json", timeout=120)
+    assert finished.code == 1 and list(failed(finished)) == ["line.nii.gz"], finished
+    assert "of memory" in failed(finished)["line.nii.gz"]["error"], finished
+    assert finished.report["totals"]["done"] == 2
+
+
+@pytest.mark.parametrize("nan, fits", [("propagate", True), ("zero", True), ("ignore", False)])
+def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
+    """128³ float32 are 8 MiB. Left out, NaN takes 16 bytes more per voxel, which the job's memory does not hold."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    voxels = images.random_array(np.random.default_rng(3), (128, 128, 128), "float32")
+    voxels[5, 5, 5] = np.nan
+    images.write(source / "a.nii", voxels)
+    args = ["smooth", source, "--output", out, "--sigma=1", f"--nan={nan}", "--threads=1", "--no-sync"]
+    args += ["--report", tmp_path / "r.json"]
+    # The program itself takes some 15 to 25 MiB and 12 for its worker.
+    env = {"SLURM_JOB_ID": 1, "SLURM_MEM_PER_NODE": 55}
+    finished = run(args, env=env, report_path=tmp_path / "r.json", timeout=120)
+    if fits:
+        assert finished.code == 0, finished
+    else:
+        assert finished.code == 2 and "the largest image needs 4" in finished.stderr, finished
+        assert not list(tmp_path.rglob("out/*.nii"))
+
+
 def memory_group():
     """A control group of this test's own with a memory limit, version 1 or 2; needs root."""
     for root, file in ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max")):
