@@ -8,7 +8,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use niimpi::image_io::{Image, ImageReader, probe};
+use niimpi::image_io::{Cause, Image, ImageReader, probe};
 use niimpi::volume::Datatype;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -153,6 +153,20 @@ fn a_bomb_behind_the_voxels() {
     reader.read(&path, &mut Image::default()).unwrap();
     assert!(LARGEST.get() < 4 << 20);
     bench.read_path(&path).unwrap();
+}
+
+/// 100 GB of zeros after the stream, which take no room on the disk.
+#[test]
+fn zeros_without_end_are_refused() {
+    let mut bench = Bench::new();
+    let path = bench.put("zeros.nii.gz", &gzip(&Nifti::small().file()));
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(100 << 30).unwrap();
+    let error = bench.read_path(&path).unwrap_err();
+    assert!(
+        matches!(error.cause, Cause::PaddingTooLong { .. }),
+        "{error}"
+    );
 }
 
 /// Random bytes behind a valid gzip header, and random bytes altogether.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use niimpi::image_io::{Cause, ImageError, ImageReader, probe};
+use niimpi::image_io::{
+    Cause, ImageError, ImageReader, identify, pair_seems_intact, probe, seems_intact,
+};
 use niimpi::volume::Datatype;
 
 use crate::fixture::{Bench, Nifti, gzip, noise};
@@ -270,12 +272,25 @@ fn things_that_are_no_files() {
 #[test]
 fn pipes_do_not_hold_the_run_up() {
     let mut bench = Bench::new();
+    let pipe = |path: &Path| {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    };
     let path = bench.path("pipe.nii");
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    pipe(&path);
     assert!(matches!(
         refused(&mut bench, &path, "regular file", true),
         Cause::NotRegular
     ));
+    // Either half of a compressed pair, also when a result is compared with its record.
+    let voxels = bench.put("pair.img.gz", &gzip(&Nifti::small().voxels));
+    let path = bench.path("pair.hdr.gz");
+    pipe(&path);
+    refused(&mut bench, &path, "regular file", true);
+    let mut record = identify(&voxels).unwrap()[1].clone();
+    record.bytes += fs::metadata(&path).unwrap().len();
+    assert!(!pair_seems_intact(&voxels, &record));
+    record.path = path;
+    assert!(!seems_intact(&record));
 }
 
 #[cfg(unix)]

@@ -17,7 +17,7 @@ use crate::image_io::header::Header;
 const PIECE: usize = 512 << 10;
 
 /// More zeros than this after a member are refused: a sparse file could have terabytes of them.
-const PADDING_LIMIT: u64 = 1 << 30;
+const PADDING_LIMIT: u64 = 64 << 20;
 
 /// Unused bytes behind the input, for codecs that load whole words.
 const SLACK: usize = 64;
