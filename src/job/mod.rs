@@ -11,6 +11,7 @@
 //! | `survey` | signs that an image is a mask or a label map |
 
 pub(crate) mod cost;
+pub mod description;
 pub(crate) mod memory;
 pub mod outcome;
 mod steps;
@@ -23,8 +24,8 @@ use serde_json::Value;
 use crate::filter::nonfinite::NonFinite;
 use crate::filter::{Filter, ImageInfo, Options, OutputSpec, Rounding, SharedOptions};
 use crate::image_io::CompressionLevel;
-use crate::report::FilterDescription;
 use crate::volume::Datatype;
+use description::FilterDescription;
 
 pub use steps::ImageWorker;
 pub(crate) use steps::{OutputFolder, publish};

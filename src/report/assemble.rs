@@ -7,9 +7,9 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use super::schema::{
-    FilterDescription, ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shares,
-    State, Totals,
+    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shares, State, Totals,
 };
+use crate::job::description::FilterDescription;
 use crate::job::outcome::{End, Outcome, Reason, Status};
 use crate::partition::{Strategy, imbalance};
 

@@ -23,13 +23,14 @@ use thiserror::Error;
 use crate::job::outcome::{End, Reason};
 
 pub(crate) use crate::atomic_file::{is_device, write_whole};
+pub use crate::job::description::FilterDescription;
 pub use crate::job::outcome::{Stage, Status};
 #[cfg(test)]
 pub(crate) use assemble::tests as sample;
 pub use assemble::{ListedImage, RankRecord, RunFacts};
 pub use schema::{
-    FilterDescription, ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1,
-    Shares, State, Totals,
+    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1, Shares, State,
+    Totals,
 };
 
 /// Why a report cannot be read.

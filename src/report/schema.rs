@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::job::description::FilterDescription;
 use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
 
@@ -103,37 +104,6 @@ pub struct Launch {
     /// Whether results were synced to the disk; `None` in a report of an earlier version.
     #[serde(default)]
     pub sync: Option<bool>,
-}
-
-/// The filter, as it was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FilterDescription {
-    /// Its name.
-    pub name: String,
-    /// Sigma along x, y, z in voxels; empty when FWHM was given, since it then depends on each image's voxel size.
-    pub sigma_vox: Vec<f64>,
-    /// FWHM along x, y, z in mm; empty when sigma was given.
-    pub fwhm_mm: Vec<f64>,
-    /// What lies beyond the image's edge.
-    pub boundary: String,
-    /// The value beyond the edge with the boundary `constant`.
-    pub cval: f64,
-    /// The kernel ends at this many sigmas.
-    pub truncate: f64,
-    /// Half widths of the kernels; empty when FWHM was given.
-    pub radius_vox: Vec<usize>,
-    /// `same` or the type of the results.
-    pub output_type: String,
-    /// How results become integers.
-    pub round: String,
-    /// What becomes of voxels that are NaN or infinite.
-    #[serde(default = "propagate")]
-    pub nan: String,
-}
-
-/// What reports of versions without the choice did.
-fn propagate() -> String {
-    "propagate".to_owned()
 }
 
 /// Sums and figures over all ranks.
