@@ -6,6 +6,7 @@ mod entry;
 mod error;
 mod found;
 mod list_file;
+mod output_folder;
 mod output_name;
 mod place;
 pub(crate) mod probe;
@@ -27,8 +28,9 @@ pub(crate) use walk::images_below;
 use crate::image_io::file_name::{is_image_name, pair_partner};
 use collisions::refuse_collisions;
 use found::{Found, push, sort_and_merge_pairs};
+use output_folder::OutputFolder;
 use place::Base;
-use real_path::{refuse_climbing, resolve};
+use real_path::refuse_climbing;
 use selection::Selection;
 use walk::Walk;
 
@@ -77,10 +79,9 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
         return Err(ListError::NoInput);
     }
     refuse_climbing(&request.output)?;
-    let output = resolve(&request.output);
     let selection = Selection::new(&request.include, &request.exclude)?;
     let mut walk = Walk::new(&selection, request.follow_links);
-    walk.output = Some(&output);
+    walk.output = Some(OutputFolder::new(&request.output));
     let mut found = find(request, &mut walk)?;
     let unreadable_folders = walk.notes.unreadable;
     walk.notes.log();

@@ -9,6 +9,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::error::ListError;
 use super::found::{Found, push, sort_and_merge_pairs};
+use super::output_folder::OutputFolder;
 use super::real_path::resolve;
 use super::selection::Selection;
 use crate::image_io::file_name::is_image_name;
@@ -19,8 +20,8 @@ pub(super) struct Walk<'a> {
     pub(super) selection: &'a Selection,
     /// Whether links to folders outside the folder that is searched are followed.
     pub(super) follow_links: bool,
-    /// The real folder of the results, which must not be searched.
-    pub(super) output: Option<&'a Path>,
+    /// The folder of the results, which must not be searched.
+    pub(super) output: Option<OutputFolder>,
     /// The folders that are searched, by their real paths, with their places.
     searched: HashMap<PathBuf, PathBuf>,
     pub(super) notes: Notes,
@@ -65,7 +66,6 @@ impl<'a> Walk<'a> {
         found: &mut Vec<Found>,
     ) -> Result<(), ListError> {
         let root = resolve(folder);
-        self.refuse_output_below(folder, &root, place)?;
         let mut links = VecDeque::new();
         self.tree(folder, place, None, found, &mut links)?;
         // Links come after the folders: an image that both lead to keeps its real path.
@@ -76,7 +76,6 @@ impl<'a> Walk<'a> {
             } else if !self.follow_links && !real.starts_with(&root) {
                 count(&mut self.notes.links_outside, link);
             } else {
-                self.refuse_output_below(&link, &real, &place)?;
                 self.searched.insert(real.clone(), place.clone());
                 self.tree(&link, &place, Some(&real), found, &mut links)?;
             }
@@ -110,6 +109,7 @@ impl<'a> Walk<'a> {
                 }
             };
             if item.depth() == 0 {
+                self.refuse_output_in(&item, place)?;
                 continue;
             }
             let below = item.path().strip_prefix(folder).unwrap_or(item.path());
@@ -124,6 +124,9 @@ impl<'a> Walk<'a> {
             }
             if skipped {
                 continue;
+            }
+            if is_folder {
+                self.refuse_output_in(&item, &item_place)?;
             }
             if is_image_name(item.file_name()) {
                 let input = item.into_path();
@@ -157,22 +160,19 @@ impl<'a> Walk<'a> {
         self.searched.contains_key(real)
     }
 
-    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next
-    /// run's inputs.
-    fn refuse_output_below(
-        &self,
-        folder: &Path,
-        real: &Path,
-        place: &Path,
-    ) -> Result<(), ListError> {
-        match self
-            .output
-            .map(|output| (output, output.strip_prefix(real)))
-        {
-            Some((output, Ok(below))) if !self.selection.excludes(&place.join(below)) => {
+    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next run's
+    /// inputs.
+    fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), ListError> {
+        let Some(output) = &self.output else {
+            return Ok(());
+        };
+        let below = folder.path().metadata().ok();
+        let below = below.and_then(|metadata| output.below(&metadata));
+        match below {
+            Some(below) if !self.selection.excludes(&place.join(below)) => {
                 Err(ListError::OutputInsideInput {
-                    output: output.to_owned(),
-                    input: folder.to_owned(),
+                    output: output.written.clone(),
+                    input: folder.path().to_owned(),
                 })
             }
             _ => Ok(()),

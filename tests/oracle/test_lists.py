@@ -156,7 +156,8 @@ def can_mount():
 
 @pytest.mark.skipif(not can_mount(), reason="mounting is not allowed")
 @pytest.mark.parametrize("how", ["--resume", "--overwrite"])
-def test_hard_linked_inputs_are_not_replaced_through_a_bind_mount(study, how):
+@pytest.mark.parametrize("given", ["folder", "files"])
+def test_hard_linked_inputs_are_not_replaced_through_a_bind_mount(study, how, given):
     source, out = study / "in", study / "out"
     names = [path.name for path in images.series(source, 3)]
     (study / "mirror").mkdir()
@@ -164,11 +165,25 @@ def test_hard_linked_inputs_are_not_replaced_through_a_bind_mount(study, how):
     for name in names:
         os.link(source / name, study / "mirror" / name)
     before = {name: (source / name).read_bytes() for name in names}
-    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    words = [NIIMPI, "smooth", source, "--output", out, "--sigma=1", how, "--no-sync"]
-    finished = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", script, "-", source, out, *words],
-        env=environment(), capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert finished.returncode == 2 and "overwritten" in finished.stderr, finished
+    inputs = [str(source)] if given == "folder" else [f"{source}/./{name}" for name in names]
+    finished = mounted(source, out, [*inputs, "--output", out, "--sigma=1", how, "--no-sync"])
+    assert finished.returncode == 2 and re.search("would be overwritten|lies inside", finished.stderr), finished
     assert {name: (source / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounting is not allowed")
+def test_results_in_a_folder_that_is_mounted_into_the_input_are_refused(study):
+    (study / "study" / "mounted").mkdir()
+    (study / "out").mkdir()
+    words = [study / "study", "--output", study / "out" / "smooth", "--sigma=1"]
+    finished = mounted(study / "out", study / "study" / "mounted", words)
+    assert finished.returncode == 2 and "lies inside the input folder" in finished.stderr, finished
+    finished = mounted(study / "out", study / "study" / "mounted", [*words, "--exclude=mounted"])
+    assert finished.returncode == 0, finished
+
+
+def mounted(folder, at, words):
+    """Runs `niimpi smooth` where a folder is mounted at a second place."""
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "--mount", "bash", "-c", script, "-", folder, at, NIIMPI, "smooth", *words]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
