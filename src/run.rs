@@ -12,6 +12,7 @@ mod progress;
 mod queue;
 mod rank_loop;
 mod read_ahead;
+mod renamed;
 mod request;
 mod resume;
 mod rivals;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::checks::{check_folders, refuse_links};
+use super::renamed::refuse_renamed;
 use super::resume::{self, Claims, Found};
 use super::{Config, SetupError, rivals};
 use crate::comm::{self, Communicator, ROOT};
@@ -183,22 +184,14 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         rivals::refuse_before(&config.list.output, &work).map_err(SetupError)?;
         rivals::refuse_other_division(&config.list.output, &work).map_err(SetupError)?;
     }
-    let mut claims = Vec::new();
-    if config.existing.resumes() {
-        let output = &config.list.output;
-        let past = Past::load(output, resources::available_cpus()).map_err(|error| {
-            SetupError(format!(
-                "--resume: the journals of earlier runs cannot be read: {error}"
-            ))
-        })?;
-        if past.torn_lines > 0 {
-            tracing::info!(
-                "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are done again",
-                past.torn_lines
-            );
-        }
-        claims = resume::claims(&past, &entries, output, &config.job.options());
-    }
+    let past = past_of(config)?;
+    let (output, options) = (&config.list.output, config.job.options());
+    refuse_renamed(&past, &entries, output, &options).map_err(SetupError)?;
+    let claims = match config.existing.resumes() {
+        true => resume::claims(&past, &entries, output, &options),
+        false => Vec::new(),
+    };
+    drop(past);
     // What sorting names and reading journals took would otherwise stay in the heap beside all that comes.
     resources::release_freed_memory();
     Ok(Listed {
@@ -207,6 +200,27 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         claims,
         digest,
     })
+}
+
+/// What the journals of earlier runs record. Only a run that resumes depends on it.
+fn past_of(config: &Config) -> Result<Past, SetupError> {
+    let past = Past::load(&config.list.output, resources::available_cpus());
+    let past = match (past, config.existing.resumes()) {
+        (Ok(past), _) => past,
+        (Err(error), true) => {
+            return Err(SetupError(format!(
+                "--resume: the journals of earlier runs cannot be read: {error}"
+            )));
+        }
+        (Err(_), false) => Past::default(),
+    };
+    if past.torn_lines > 0 {
+        tracing::info!(
+            "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are done again",
+            past.torn_lines
+        );
+    }
+    Ok(past)
 }
 
 /// What one rank sees of an image before any image is read.

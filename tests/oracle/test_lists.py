@@ -54,6 +54,16 @@ def test_a_result_lands_where_it_would_without_the_other_inputs(study):
     assert landed(study / "own-base") == ["anat/T1w.nii.gz"]
 
 
+def test_an_earlier_result_under_another_name_is_refused_with_its_base(study):
+    do(study, "study", "-o", "out")
+    for options in ([], ["--resume"], ["--overwrite"]):
+        finished = do(study, "study/sub-03", "-o", "out", *options, expect=2, ranks=RANKS)
+        assert f"--base {study}/study" in finished.stderr and landed(study / "out") == SUBJECTS, finished
+    do(study, "study/sub-03", "-o", "out", "--base", "study", "--resume")
+    do(study, "study/sub-03", "-o", "out", "--name", "wide_{stem}", "--truncate=6")
+    assert landed(study / "out") == [*SUBJECTS, "wide_T1w.nii.gz"]
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_absolute_paths_without_a_base_are_refused_with_a_proposal(study, count):
     paths = [str(study / "study" / name) for name in SUBJECTS[:count]]
