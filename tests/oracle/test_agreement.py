@@ -116,7 +116,7 @@ def test_a_second_run_of_the_same_images_is_refused(tmp_path):
             assert finished.code == 2, finished
             assert f"process {first.process.pid} on " in finished.stderr and "since 20" in finished.stderr, finished
         # Another list may go on; it is one line.
-        other = ["smooth", tmp_path / "in" / "sample_8.nii.gz", "--output", tmp_path / "out", "--sigma=1", "--no-sync"]
+        other = ["smooth", tmp_path / "in" / "sample_8.nii.gz", "--output", tmp_path / "out", "--sigma=2", "--no-sync"]
         finished = run([*other, "--base", tmp_path / "in", "--name", "other_{stem}"])
         assert finished.code == 0, finished
         assert finished.stderr.count("another run is in progress") == 1, finished
