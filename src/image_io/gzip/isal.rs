@@ -1,9 +1,14 @@
 //! Raw deflate streams through ISA-L's streaming calls.
 
+use std::ffi::c_void;
 use std::mem;
-use std::ptr;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{self, NonNull};
+use std::sync::LazyLock;
 
 use isal_sys::igzip_lib as isal;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::codec::{Damaged, Step};
 
@@ -70,19 +75,21 @@ pub(super) enum Level {
 
 /// The compressing half, one level.
 ///
-/// ISA-L (at least up to 2.31) has a defect: `igzip_icf_body_h1_gr_bt.asm` reads a register that nothing has
-/// set. The third position of a stream is therefore hashed by the address of the stream's structure instead
-/// of by its data. If this hash collides with one of the first positions, about once in a thousand addresses,
-/// the same data give other, equally valid bytes. A stream is therefore used only for chunks without a
-/// collision. Mostly one stream is enough.
+/// ISA-L (at least up to 2.31) has a defect: `igzip_icf_body_h1_gr_bt.asm` reads a register that nothing
+/// has set. The third position of a stream is therefore hashed by the address of the stream's structure
+/// instead of by its data. Where other data have this hash, the same chunk can give other, equally valid
+/// bytes. So the structures are placed at addresses whose hashes are the same in every process, and a
+/// stream is not used for a chunk that starts with its hash.
 pub(super) struct Deflater {
     level: Level,
     streams: Vec<Stream>,
 }
 
-/// One stream of the library, at an address of its own.
+/// One stream of the library.
 struct Stream {
-    state: Box<isal::isal_zstream>,
+    state: Placed<isal::isal_zstream>,
+    /// The hash of the structure's address.
+    hash: u32,
     /// What the stream's `level_buf` points to.
     _level_buffer: Vec<u8>,
 }
@@ -92,38 +99,61 @@ struct Stream {
 unsafe impl Send for Stream {}
 
 impl Stream {
-    fn new(level: Level) -> Self {
+    fn new(level: Level, hash: u32) -> Self {
         let (level, buffer_len) = match level {
             Level::One => (1, isal::ISAL_DEF_LVL1_DEFAULT),
             Level::Two => (2, isal::ISAL_DEF_LVL2_DEFAULT),
         };
-        // SAFETY: the structure is plain numbers, arrays and pointers, for all of which zero is a value.
-        let mut state: Box<isal::isal_zstream> = Box::new(unsafe { mem::zeroed() });
+        let mut state: Placed<isal::isal_zstream> =
+            Placed::zeroed(|block| address_with(hash, block));
         let mut level_buffer = vec![0_u8; buffer_len as usize];
-        // SAFETY: the stream is exclusively ours and of the size that the library expects.
-        unsafe { isal::isal_deflate_init(&mut *state) };
+        // SAFETY: the stream is exclusively ours, all zero, and of the size that the library expects.
+        unsafe { isal::isal_deflate_init(&raw mut *state) };
         state.level = level;
         state.level_buf = level_buffer.as_mut_ptr();
         state.level_buf_size = buffer_len;
         state.gzip_flag = isal::IGZIP_DEFLATE as u16;
         Stream {
             state,
+            hash,
             _level_buffer: level_buffer,
         }
     }
 
-    /// Whether the hash of the structure's address collides with one of the first three positions of `chunk`.
+    /// Whether the hash is that of one of the first three positions of `chunk`.
     fn collides(&self, chunk: &[u8]) -> bool {
-        // The library's hash table has at least 8192 places, or twice as many as the chunk has bytes. Hashes
-        // that collide there also collide under this smaller mask.
-        const LEAST_MASK: u32 = 0x1fff;
-        let mask = ((chunk.len() as u32).next_power_of_two() - 1).min(LEAST_MASK);
-        let address = (ptr::from_ref(&*self.state).addr() >> 16) as u32;
-        let own = crc32c(address) & mask;
+        // For a short chunk the library uses as many places as twice its length.
+        let mask = ((chunk.len() as u32).next_power_of_two() - 1).min(HASH_MASK);
         chunk.windows(4).take(3).any(|bytes| {
-            crc32c(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) & mask == own
+            crc32c(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) & mask
+                == self.hash & mask
         })
     }
+}
+
+/// The library's hash table has 8192 places or more.
+const HASH_MASK: u32 = 0x1fff;
+
+/// The hash of the first stream's address; those of others follow. Any number will do.
+const FIRST_HASH: u32 = 0x0b5c;
+
+/// Address bits that the library's hash leaves out.
+const UNHASHED_BITS: u32 = 16;
+
+/// An address of a block of 4 GiB that has this hash.
+fn address_with(hash: u32, block: usize) -> usize {
+    /// For each hash, lowest bits of the hashed part that have it when all others are 0.
+    static LOW: LazyLock<Vec<u16>> = LazyLock::new(|| {
+        let mut low = vec![0; HASH_MASK as usize + 1];
+        for bits in 0..=u16::MAX {
+            low[(crc32c(bits.into()) & HASH_MASK) as usize] = bits;
+        }
+        low
+    });
+    let high = (block >> UNHASHED_BITS) & !usize::from(u16::MAX);
+    // The hash of a sum without carry is the sum of the hashes.
+    let rest = hash ^ (crc32c(high as u32) & HASH_MASK);
+    (high | usize::from(LOW[rest as usize])) << UNHASHED_BITS
 }
 
 /// The processor's CRC-32 instruction on a zero register: the library's hash.
@@ -134,25 +164,99 @@ fn crc32c(word: u32) -> u32 {
     })
 }
 
+/// A value in memory of its own, at an address that somebody chose.
+struct Placed<T> {
+    value: NonNull<T>,
+    mapped: NonZeroUsize,
+}
+
+impl<T> Placed<T> {
+    /// A value of zeros at the address that `choose` names in a block of memory below the place that the
+    /// system prefers. If none is free, another address is used.
+    ///
+    /// `T` must be a type for which zeros are a value.
+    ///
+    /// # Panics
+    /// When the system has no memory.
+    fn zeroed(choose: impl Fn(usize) -> usize) -> Self {
+        const BLOCK: usize = 1 << (u16::BITS + UNHASHED_BITS);
+        const TRIES: usize = 1 << 12;
+        let mapped = NonZeroUsize::new(size_of::<T>()).expect("the structure has a size");
+        let map = |address: Option<NonZeroUsize>| {
+            // SAFETY: without MAP_FIXED the system replaces no other mapping.
+            let start = unsafe {
+                mmap_anonymous(
+                    address,
+                    mapped,
+                    ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                    MapFlags::MAP_PRIVATE,
+                )
+            };
+            start.expect("memory for the gzip codec")
+        };
+        let unmap = |start: NonNull<c_void>| {
+            // SAFETY: it was mapped with this size just now, and nobody uses it.
+            let _ = unsafe { munmap(start, mapped.get()) };
+        };
+        let mut start = map(None);
+        let first = start.addr().get() / BLOCK;
+        let blocks = (1..TRIES).map_while(|step| Some(first.checked_sub(step)? * BLOCK));
+        for address in blocks.map(choose) {
+            unmap(start);
+            start = map(NonZeroUsize::new(address));
+            if start.addr().get() == address {
+                break;
+            }
+        }
+        Placed {
+            value: start.cast(),
+            mapped,
+        }
+    }
+}
+
+impl<T> Deref for Placed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the mapping is this value's alone and as long as it.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T> DerefMut for Placed<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T> Drop for Placed<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's alone.
+        let _ = unsafe { munmap(self.value.cast(), self.mapped.get()) };
+    }
+}
+
 impl Deflater {
     /// A compressor of one level.
     pub fn new(level: Level) -> Self {
         Deflater {
             level,
-            streams: vec![Stream::new(level)],
+            streams: vec![Stream::new(level, FIRST_HASH)],
         }
     }
 
-    /// A stream whose address does not influence the compressed bytes of `chunk`.
+    /// The first stream that does not collide with `chunk`: the same one in every process.
     fn stream_for(&mut self, chunk: &[u8]) -> &mut isal::isal_zstream {
-        // Structures are larger than the 64 KiB that the hash ignores, so each has another hash. If this many
-        // collide in a row, something else is wrong, and a valid stream is better than none.
-        const MOST: usize = 64;
+        // The first positions of a chunk have three hashes.
+        const MOST: usize = 4;
         let mut place = 0;
         while self.streams[place].collides(chunk) && place + 1 < MOST {
             place += 1;
             if place == self.streams.len() {
-                self.streams.push(Stream::new(self.level));
+                let hash = FIRST_HASH + place as u32;
+                self.streams.push(Stream::new(self.level, hash));
             }
         }
         &mut self.streams[place].state
@@ -213,7 +317,21 @@ mod tests {
         }
     }
 
-    /// Without the choice of streams, a handful of these differ.
+    #[test]
+    fn each_block_has_an_address_with_each_hash() {
+        for hash in [0, 1, FIRST_HASH, HASH_MASK] {
+            for block in [0, 0x7f12_e000_0000, 0x5555_4000_0000_usize] {
+                let address = address_with(hash, block);
+                assert_eq!(crc32c((address >> 16) as u32) & HASH_MASK, hash);
+                assert_eq!(address >> 32, block >> 32);
+            }
+        }
+        let stream = Stream::new(Level::One, FIRST_HASH);
+        let address = ptr::from_ref(&*stream.state).addr();
+        assert_eq!(address, address_with(FIRST_HASH, address));
+    }
+
+    /// Without the choice of addresses a handful of these differ.
     #[test]
     fn the_same_bytes_from_every_address() {
         let mut chunk = vec![0; 352];
@@ -224,7 +342,7 @@ mod tests {
         let mut first = Vec::new();
         // All are kept, so that each has an address of its own.
         let mut deflaters = Vec::new();
-        for _ in 0..1500 {
+        for _ in 0..500 {
             let mut deflater = Deflater::new(Level::One);
             let mut out = Vec::new();
             deflater.deflate_chunk(&chunk, &mut out);
@@ -232,6 +350,38 @@ mod tests {
                 first.clone_from(&out);
             }
             assert_eq!(out, first);
+            deflaters.push(deflater);
+        }
+    }
+
+    /// Long matches skip most positions, so the wrong entry remains for the whole chunk.
+    #[test]
+    fn the_same_bytes_from_every_address_of_many_matches() {
+        let mut random = 1_u64;
+        let mut next = || {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            random >> 33
+        };
+        // Doubles that are mostly NaN, like the result for an image with infinite voxels.
+        let chunk: Vec<u8> = (0..1 << 17)
+            .flat_map(|_| match next() % 71 {
+                0 => f64::from_bits(0x4050_0000_0000_0000 | next() << 20 | next() & 0xf_ffff)
+                    .to_le_bytes(),
+                _ => f64::NAN.to_le_bytes(),
+            })
+            .collect();
+        let mut first = Vec::new();
+        let mut deflaters = Vec::new();
+        for _ in 0..500 {
+            let mut deflater = Deflater::new(Level::One);
+            let mut out = Vec::new();
+            deflater.deflate_chunk(&chunk, &mut out);
+            if first.is_empty() {
+                first.clone_from(&out);
+            }
+            assert!(out == first);
             deflaters.push(deflater);
         }
     }
