@@ -8,27 +8,38 @@
 //! | `status`, `status_text` | how far the runs are |
 //! | `series` | what ranks noted of themselves over time |
 //!
-//! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. Lines are only appended, so whatever ends
-//! a rank leaves at most its last line torn. Readers skip torn lines, and events and fields that they do not know.
-//! [`Line`] lists the events:
+//! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. Lines are only appended,
+//! so whatever ends a rank leaves at most its last line torn. Readers skip torn lines, and events and fields
+//! that they do not know. [`Line`] lists the events:
 //!
 //! ```json
-//! {"event":"run","format":"niimpi-journal/2","unix_s":1795423478.123,"run":"20261123T084438-5bd1e995c0ffee11","version":"0.2.0","rank":0,"ranks":2,"host":"n1","pid":4711,"workers":2,"images":400,"kept":0,"share":200,"strategy":"size","options":{"filter":{"name":"gaussian"},"compression":1,"numerics":1}}
-//! {"event":"begin","unix_s":1795423478.130,"index":17,"worker":0,"input":"/data/a.nii.gz","output":"a.nii.gz"}
-//! {"event":"staged","unix_s":1795423478.160,"index":17,"input":"/data/a.nii.gz","output":"a.nii.gz","files_in":[{"bytes":812345,"mtime_ns":1795420000123456789,"crc32":"5d1e77a0"}],"files_out":[{"bytes":799001,"mtime_ns":1795423478159000000,"crc32":"09f1c2d4","raw_bytes":1764352}]}
-//! {"event":"end","unix_s":1795423478.161,"input":"/data/a.nii.gz","output":"a.nii.gz","index":17,"rank":0,"worker":0,"status":"done","stage":null,"error":null,"start_s":0.03,"read_s":0.0061,"filter_s":0.0122,"write_s":0.0119,"publish_s":0.004,"voxels":882000,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[2.0,2.0,2.0],"sigma_vox":[1.3,1.3,1.3],"bytes_in":812345,"bytes_out":799001,"files_in":[{"bytes":812345,"mtime_ns":1795420000123456789,"crc32":"5d1e77a0"}],"files_out":[{"bytes":799001,"mtime_ns":1795423478159000000,"crc32":"09f1c2d4","raw_bytes":1764352}]}
+//! {"event":"run","format":"niimpi-journal/2","unix_s":1795423478.123,
+//!  "run":"20261123T084438-5bd1e995c0ffee11","version":"0.2.0","rank":0,"ranks":2,
+//!  "host":"n1","pid":4711,"workers":2,"images":400,"kept":0,"share":200,"strategy":"size",
+//!  "options":{"filter":{"name":"gaussian"},"compression":1,"numerics":1}}
+//! {"event":"begin","unix_s":1795423478.130,"index":17,"worker":0,"input":"/data/a.nii.gz",
+//!  "output":"a.nii.gz"}
+//! {"event":"staged","unix_s":1795423478.160,"index":17,"input":"/data/a.nii.gz","output":"a.nii.gz",
+//!  "files_in":[{"bytes":812345,"mtime_ns":1795420000123456789,"crc32":"5d1e77a0"}],
+//!  "files_out":[{"bytes":799001,"mtime_ns":1795423478159000000,"crc32":"09f1c2d4","raw_bytes":1764352}]}
+//! {"event":"end","unix_s":1795423478.161,"input":"/data/a.nii.gz","output":"a.nii.gz","index":17,"rank":0,
+//!  "worker":0,"status":"done","stage":null,"error":null,"start_s":0.03,"read_s":0.0061,"filter_s":0.0122,
+//!  "write_s":0.0119,"publish_s":0.004,"voxels":882000,"datatype":"int16","bytes_in":812345,…}
 //! {"event":"alive","unix_s":1795423508.2}
-//! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,"bytes_in":245012345,"bytes_out":240112345}
+//! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,
+//!  "bytes_in":245012345,"bytes_out":240112345}
 //! {"event":"close","unix_s":1795423520.5,"state":"completed"}
 //! ```
 //!
-//! `input` is absolute, `output` is below the output folder. A file in `files_in` and `files_out` has a `path` only if it is
-//! not the image's own: the other half of a pair has its name there. A name that is not UTF-8 is a list of its bytes.
-//! `crc32` and `raw_bytes` describe the content before compression, as the last eight bytes of a gzip file do.
+//! `input` is absolute, `output` is below the output folder. A file in `files_in` and `files_out` has a
+//! `path` only if it is not the image's own: the other half of a pair has its name there. A name that is not
+//! UTF-8 is a list of its bytes. `crc32` and `raw_bytes` describe the content before compression, as the last
+//! eight bytes of a gzip file do.
 //!
-//! The line `staged` comes before a result gets its name. If results are synced, it is on the disk by then, so that every
-//! file under a result's name has a record, whatever ended the run. All times of a run count from its start, on every rank,
-//! and are later than those of every earlier run: the latest line about a result is the valid one.
+//! The line `staged` comes before a result gets its name. If results are synced, it is on the disk by then,
+//! so that every file under a result's name has a record, whatever ended the run. All times of a run count
+//! from its start, on every rank, and are later than those of every earlier run: the latest line about a
+//! result is the valid one.
 
 pub(crate) mod living;
 pub mod past;
@@ -165,8 +176,8 @@ pub struct BeginLine {
     pub output: PathBuf,
 }
 
-/// What a result's files are that get their names next, and what they are made from. Whatever ends the run from here on, a file
-/// under one of these names is known.
+/// What a result's files are that get their names next, and what they are made from. Whatever ends the run
+/// from here on, a file under one of these names is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StagedLine {
     /// When, seconds since 1970.
@@ -273,14 +284,21 @@ mod tests {
     fn an_end_is_one_line_and_reads_back() {
         let line = Line::End(Box::new(end()));
         let text = serde_json::to_string(&line).unwrap();
-        let start = r#"{"event":"end","unix_s":1.5,"input":"/in/a\n\"b\".nii","output":"a.nii.gz","index":2,"rank":3,"#;
+        let start = concat!(
+            r#"{"event":"end","unix_s":1.5,"input":"/in/a\n\"b\".nii","output":"a.nii.gz","index":2,"#,
+            r#""rank":3,"#
+        );
         assert!(text.starts_with(start), "{text}");
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
     }
 
     #[test]
     fn a_line_of_version_1_reads_as_one_of_today() {
-        let text = r#"{"event":"end","unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","input_bytes":10,"input_mtime_ns":1795420000123456789,"output":"a.nii.gz","output_bytes":20,"raw_bytes":400,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#;
+        let text = concat!(
+            r#"{"event":"end","unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","#,
+            r#""input_bytes":10,"input_mtime_ns":1795420000123456789,"output":"a.nii.gz","output_bytes":20,"#,
+            r#""raw_bytes":400,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#
+        );
         let Line::End(end) = serde_json::from_str(text).unwrap() else {
             panic!("{text}")
         };

@@ -1,7 +1,9 @@
-//! The outcome of an image: where it was done, when, what each stage took, what its input was, and how it ended.
+//! The outcome of an image: where it was done, when, what each stage took, what its input was, and how it
+//! ended.
 //!
-//! A worker makes it once. A journal's line and a report's row are this type in JSON. Versions before niimpi-journal/2 and
-//! niimpi-report/2 used other names for some fields; [`Row`] is the one place where those are read.
+//! A worker makes it once. A journal's line and a report's row are this type in JSON. Versions before
+//! niimpi-journal/2 and niimpi-report/2 used other names for some fields; [`Row`] is the one place where
+//! those are read.
 
 use std::path::PathBuf;
 
@@ -91,7 +93,8 @@ pub struct InputFacts {
 /// How an image ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum End {
-    /// Its result is written: these files, in the order in which they got their names. Reports leave the files out.
+    /// Its result is written: these files, in the order in which they got their names. Reports leave the
+    /// files out.
     Done(Vec<FileId>),
     /// It failed.
     Failed(Failure),
@@ -213,7 +216,8 @@ impl Outcome {
         }
     }
 
-    /// Forgets the files' identities, which only journals record: the report of a long list would take twice the memory.
+    /// Forgets the files' identities, which only journals record: the report of a long list would take twice
+    /// the memory.
     pub(crate) fn forget_files(&mut self) {
         self.input.files = Vec::new();
         if let End::Done(files) = &mut self.end {
@@ -222,7 +226,8 @@ impl Outcome {
     }
 }
 
-/// An outcome as JSON has it: one flat object. Fields of version 1 that have another name or place now are read, too.
+/// An outcome as JSON has it: one flat object. Fields of version 1 that have another name or place now are
+/// read, too.
 #[derive(Serialize, Deserialize)]
 struct Row {
     index: usize,
@@ -482,7 +487,14 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&done()).unwrap();
         assert_eq!(
             text,
-            r#"{"index":2,"rank":3,"worker":1,"status":"done","stage":null,"error":null,"start_s":0.5,"read_s":0.25,"filter_s":0.5,"write_s":0.125,"publish_s":2.0,"voxels":48,"nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[1.0,1.0,2.0],"sigma_vox":[2.0,2.0,1.0],"bytes_in":10,"bytes_out":20,"retries":0,"files_in":[{"bytes":10,"mtime_ns":1795420000123456789,"crc32":"0000feed"}],"files_out":[{"bytes":20,"mtime_ns":7,"crc32":"0001f00d","raw_bytes":400}]}"#
+            concat!(
+                r#"{"index":2,"rank":3,"worker":1,"status":"done","stage":null,"error":null,"start_s":0.5,"#,
+                r#""read_s":0.25,"filter_s":0.5,"write_s":0.125,"publish_s":2.0,"voxels":48,"#,
+                r#""nonfinite_voxels":0,"datatype":"int16","scaled":false,"voxel_size_mm":[1.0,1.0,2.0],"#,
+                r#""sigma_vox":[2.0,2.0,1.0],"bytes_in":10,"bytes_out":20,"retries":0,"#,
+                r#""files_in":[{"bytes":10,"mtime_ns":1795420000123456789,"crc32":"0000feed"}],"#,
+                r#""files_out":[{"bytes":20,"mtime_ns":7,"crc32":"0001f00d","raw_bytes":400}]}"#
+            )
         );
         for outcome in [
             done(),
@@ -512,7 +524,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_line_of_version_1_is_read() {
-        let line = r#"{"unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","input_bytes":10,"input_mtime_ns":99,"output":"a.nii","output_bytes":20,"output_mtime_ns":77,"raw_bytes":20,"crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#;
+        let line = concat!(
+            r#"{"unix_s":1.5,"index":2,"worker":1,"state":"done","input":"/in/a.nii","input_bytes":10,"#,
+            r#""input_mtime_ns":99,"output":"a.nii","output_bytes":20,"output_mtime_ns":77,"raw_bytes":20,"#,
+            r#""crc32":"0001f00d","read_s":0.25,"filter_s":0.5,"write_s":0.125,"voxels":48}"#
+        );
         let outcome: Outcome = serde_json::from_str(line).unwrap();
         assert_eq!(outcome.input.bytes, 10);
         let input = &outcome.input.files[0];

@@ -1,4 +1,5 @@
-//! The past: what the journals below an output folder record of every result, whatever wrote them and however it ended.
+//! The past: what the journals below an output folder record of every result, whatever wrote them and however
+//! it ended.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -79,8 +80,9 @@ pub struct Head {
     pub torn_lines: usize,
 }
 
-/// Reads a journal and passes each line after the first to `visit`, with the first. Nothing in it is an error. A journal whose
-/// first line is missing or of an unknown form has no lines: nothing in it can be relied on.
+/// Reads a journal and passes each line after the first to `visit`, with the first. Nothing in it is an
+/// error. A journal whose first line is missing or of an unknown form has no lines: nothing in it can be
+/// relied on.
 ///
 /// # Errors
 /// The reader's.
@@ -145,8 +147,8 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The paths of all journals in their folder. What has the name of one and is no regular file is left out, with a word on
-/// standard error: whoever opens a pipe waits for its writer for ever.
+/// The paths of all journals in their folder. What has the name of one and is no regular file is left out,
+/// with a word on standard error: whoever opens a pipe waits for its writer for ever.
 ///
 /// # Errors
 /// The file system's.
@@ -172,7 +174,8 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads each journal on one of `threads` threads; in the order of `paths`. An error's text begins with the path.
+/// Reads each journal on one of `threads` threads; in the order of `paths`. An error's text begins with the
+/// path.
 pub(super) fn read_each<T: Send>(
     paths: &[PathBuf],
     threads: usize,
@@ -186,7 +189,8 @@ pub(super) fn read_each<T: Send>(
     read.into_iter().collect()
 }
 
-/// The time of the newest line in any journal below an output folder, by the last lines of each; `None` where there is none.
+/// The time of the newest line in any journal below an output folder, by the last lines of each; `None` where
+/// there is none.
 ///
 /// # Errors
 /// The file system's.
@@ -380,8 +384,10 @@ mod tests {
 
     fn journal(run: &str, unix_s: f64, lines: &[&str]) -> String {
         let first = format!(
-            r#"{{"event":"run","format":"niimpi-journal/2","unix_s":{unix_s},"run":"{run}","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{{"sigma":{unix_s:?}}}}}"#
-        );
+            r#"{{"event":"run","format":"niimpi-journal/2","unix_s":{unix_s},"run":"{run}","version":"0",
+"rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size",
+"options":{{"sigma":{unix_s:?}}}}}"#
+        ).replace('\n', "");
         format!("{first}\n{}", lines.join("\n"))
     }
 
@@ -401,11 +407,26 @@ mod tests {
         format!(r#"{event}"unix_s":{unix_s},{rest}"#)
     }
 
-    const BEGIN: &str = r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
-    const DONE: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"done","input":"/in/a.nii","output":"a.nii","bytes_in":1,"bytes_out":3,"files_in":[{"bytes":1,"mtime_ns":2}],"files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}],"read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
-    const FAILED: &str = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"failed","stage":"read","error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}"#;
+    const BEGIN: &str = concat!(
+        r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#
+    );
+    const DONE: &str = concat!(
+        r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"done","input":"/in/a.nii","#,
+        r#""output":"a.nii","bytes_in":1,"bytes_out":3,"files_in":[{"bytes":1,"mtime_ns":2}],"#,
+        r#""files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}],"read_s":0.0,"filter_s":0.0,"#,
+        r#""write_s":0.0,"voxels":1}"#
+    );
+    const FAILED: &str = concat!(
+        r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"failed","stage":"read","#,
+        r#""error":"e","input":"/in/a.nii","output":"a.nii","read_s":0.0,"filter_s":0.0,"write_s":0.0,"#,
+        r#""voxels":0}"#
+    );
 
-    const STAGED: &str = r#"{"event":"staged","unix_s":1.5,"index":1,"input":"/in/a.nii","output":"a.nii","files_in":[{"bytes":1,"mtime_ns":2}],"files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}]}"#;
+    const STAGED: &str = concat!(
+        r#"{"event":"staged","unix_s":1.5,"index":1,"input":"/in/a.nii","output":"a.nii","#,
+        r#""files_in":[{"bytes":1,"mtime_ns":2}],"files_out":[{"bytes":3,"raw_bytes":3,"#,
+        r#""crc32":"000000ff"}]}"#
+    );
 
     #[test]
     fn the_latest_record_counts_whichever_run_started_last() {
@@ -445,7 +466,11 @@ mod tests {
     #[test]
     fn version_1_is_read() {
         let first = journal("a", 1.0, &[]).replace("journal/2", "journal/1");
-        let done = r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#;
+        let done = concat!(
+            r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"state":"done","input":"/in/a.nii","#,
+            r#""input_bytes":1,"input_mtime_ns":2,"output":"a.nii","output_bytes":3,"raw_bytes":3,"#,
+            r#""crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#
+        );
         let started = history(&[format!("{first}{BEGIN}\n")]);
         assert_eq!(
             started.made.len(),

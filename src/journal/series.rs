@@ -31,7 +31,8 @@ pub enum SeriesError {
     NoSamples(String),
 }
 
-/// One sample of one rank. Counts and bytes are since the rank began; `cpus` is the mean since its last sample.
+/// One sample of one rank. Counts and bytes are since the rank began; `cpus` is the mean since its last
+/// sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     /// The run's name.
@@ -202,12 +203,17 @@ pub(crate) fn write_csv(samples: &[Sample], writer: impl Write) -> Result<(), ::
 mod tests {
     use super::*;
 
-    const RUN: &str = r#"{"event":"run","format":"niimpi-journal/1","unix_s":1000.0,"run":"R","version":"0","rank":3,"ranks":4,"host":"n2","pid":1,"workers":1,"images":9,"kept":0,"strategy":"size","options":{}}"#;
+    const RUN: &str = concat!(
+        r#"{"event":"run","format":"niimpi-journal/1","unix_s":1000.0,"run":"R","version":"0","rank":3,"#,
+        r#""ranks":4,"host":"n2","pid":1,"workers":1,"images":9,"kept":0,"strategy":"size","#,
+        r#""options":{}}"#
+    );
 
     fn sample(unix_s: f64, cpu_s: f64, done: usize) -> String {
         format!(
-            r#"{{"event":"sample","unix_s":{unix_s},"cpu_s":{cpu_s},"rss_bytes":1048576,"done":{done},"failed":0,"bytes_in":2097152,"bytes_out":0}}"#
-        )
+            r#"{{"event":"sample","unix_s":{unix_s},"cpu_s":{cpu_s},"rss_bytes":1048576,"done":{done},
+"failed":0,"bytes_in":2097152,"bytes_out":0}}"#
+        ).replace('\n', "")
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Status: how far the runs below an output folder have come, by their journals alone, while they go on or afterwards.
+//! Status: how far the runs below an output folder have come, by their journals alone, while they go on or
+//! afterwards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
@@ -83,7 +84,8 @@ impl Progress {
         self.last_unix_s = self.last_unix_s.max(unix_s);
     }
 
-    /// The status at the time `now_unix_s`. `alive` says whether a process of this host lives, where that can be told.
+    /// The status at the time `now_unix_s`. `alive` says whether a process of this host lives, where that can
+    /// be told.
     fn status(
         self,
         run: RunLine,
@@ -196,8 +198,8 @@ pub(super) fn share(run: &RunLine) -> Option<(usize, usize)> {
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
-/// The runs to show, of all in the order of their start: the last one, those that go on, and, where the last one has a share
-/// of the list, the last run of each other share.
+/// The runs to show, of all in the order of their start: the last one, those that go on, and, where the last
+/// one has a share of the list, the last run of each other share.
 fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
     let last = runs
         .last()
@@ -228,8 +230,11 @@ mod tests {
 
     fn journal(rank: usize, lines: &str) -> String {
         let first = format!(
-            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":100.0,"run":"r","version":"0","rank":{rank},"ranks":3,"host":"n{rank}","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size","options":{{}}}}"#
-        );
+            r#"{{"event":"run","format":"niimpi-journal/1","unix_s":100.0,"run":"r","version":"0",
+"rank":{rank},"ranks":3,"host":"n{rank}","pid":1,"workers":1,"images":10,"kept":5,
+"strategy":"size","options":{{}}}}"#
+        )
+        .replace('\n', "");
         format!("{first}\n{lines}")
     }
 
@@ -243,20 +248,30 @@ mod tests {
 
     fn begin(name: &str, unix_s: f64) -> String {
         format!(
-            r#"{{"event":"begin","unix_s":{unix_s},"index":1,"worker":0,"input":"/in/{name}","output":"{name}"}}"#
-        ) + "\n"
+            r#"{{"event":"begin","unix_s":{unix_s},"index":1,"worker":0,"input":"/in/{name}",
+"output":"{name}"}}"#
+        )
+        .replace('\n', "")
+            + "\n"
     }
 
     fn failed(name: &str, unix_s: f64) -> String {
         format!(
-            r#"{{"event":"end","unix_s":{unix_s},"index":1,"worker":0,"state":"failed","input":"/in/{name}","output":"{name}","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":0}}"#
-        ) + "\n"
+            r#"{{"event":"end","unix_s":{unix_s},"index":1,"worker":0,"state":"failed",
+"input":"/in/{name}","output":"{name}","read_s":0.0,"filter_s":0.0,"write_s":0.0,
+"voxels":0}}"#
+        )
+        .replace('\n', "")
+            + "\n"
     }
 
     fn done(name: &str, unix_s: f64) -> String {
         failed(name, unix_s).replace(
             r#""state":"failed""#,
-            r#""state":"done","input_bytes":1,"input_mtime_ns":1,"output_bytes":1,"raw_bytes":1,"crc32":"00000000""#,
+            concat!(
+                r#""state":"done","input_bytes":1,"input_mtime_ns":1,"output_bytes":1,"raw_bytes":1,"#,
+                r#""crc32":"00000000""#
+            ),
         )
     }
 
@@ -297,8 +312,10 @@ mod tests {
     fn the_shares_of_an_array_have_their_jobs_and_a_sum() {
         let task = |run: &str, number: usize, lines: &str| {
             let first = format!(
-                r#"{{"event":"run","format":"niimpi-journal/2","unix_s":100.0,"run":"{run}","version":"0","rank":0,"ranks":1,"host":"n","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size","slurm_job":"471{number}","shard":"{number}/5","options":{{}}}}"#
-            );
+                r#"{{"event":"run","format":"niimpi-journal/2","unix_s":100.0,"run":"{run}","version":"0",
+"rank":0,"ranks":1,"host":"n","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size",
+"slurm_job":"471{number}","shard":"{number}/5","options":{{}}}}"#
+            ).replace('\n', "");
             format!("{first}\n{lines}")
         };
         let close = "{\"event\":\"close\",\"unix_s\":150.0,\"state\":\"completed\"}\n";
@@ -311,7 +328,8 @@ mod tests {
         let text = status(&journals, 199.0, |_| None).render();
         assert!(text.contains("run r1, share 1 of 5, job 4711"), "{text}");
         assert!(text.contains("run r4, share 4 of 5, job 4714"), "{text}");
-        let sum = "5 shares: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; not started: 3, 5\n";
+        let sum = "5 shares: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; \
+                   not started: 3, 5\n";
         assert!(text.contains(sum), "{text}");
     }
 

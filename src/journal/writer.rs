@@ -16,8 +16,9 @@ const SAY_ALIVE: Duration = Duration::from_secs(30);
 
 /// A rank's open journal, shared by its threads.
 ///
-/// A line is one write to a file that is open for appending. Nothing is held back, so that `kill -9` costs no line that was
-/// written. Only lines that must be there after a power failure are brought to the disk one by one: see [`Journal::record`].
+/// A line is one write to a file that is open for appending. Nothing is held back, so that `kill -9` costs no
+/// line that was written. Only lines that must be there after a power failure are brought to the disk one by
+/// one: see [`Journal::record`].
 #[derive(Debug)]
 pub struct Journal {
     sink: Mutex<Sink>,
@@ -42,8 +43,8 @@ struct Sink {
 }
 
 impl Journal {
-    /// Makes this rank's journal below the output folder, which exists, and writes its first line; `now_unix_s` is the run's
-    /// time. With `sync` the journal and its name are on the disk then. Local.
+    /// Makes this rank's journal below the output folder, which exists, and writes its first line;
+    /// `now_unix_s` is the run's time. With `sync` the journal and its name are on the disk then. Local.
     ///
     /// # Errors
     /// The file system's. Nothing but the journals' folder is left behind.
@@ -87,7 +88,8 @@ impl Journal {
         })
     }
 
-    /// The run's time, seconds since 1970 to the millisecond. All ranks and later runs agree on it, whatever their clocks.
+    /// The run's time, seconds since 1970 to the millisecond. All ranks and later runs agree on it, whatever
+    /// their clocks.
     pub fn unix_s(&self) -> f64 {
         let now = self.created_unix_s + self.created.elapsed().as_secs_f64();
         (now * 1e3).round() / 1e3
@@ -98,8 +100,8 @@ impl Journal {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line that must not be missing; with `sync` it is on the disk then. Threads that wait for the disk at the same
-    /// time wait for one write.
+    /// Appends a line that must not be missing; with `sync` it is on the disk then. Threads that wait for the
+    /// disk at the same time wait for one write.
     ///
     /// # Errors
     /// The file system's.
@@ -180,8 +182,8 @@ impl Sink {
     }
 }
 
-/// Adds JSON to a line, with every character escaped that does not show as itself: line breaks beyond ASCII, too, are
-/// taken for such by what reads a journal line by line.
+/// Adds JSON to a line, with every character escaped that does not show as itself: line breaks beyond ASCII,
+/// too, are taken for such by what reads a journal line by line.
 fn push_plain(json: &str, line: &mut Vec<u8>) {
     let mut units = [0; 2];
     for c in json.chars() {

@@ -85,8 +85,8 @@ pub struct ListedImage {
 }
 
 impl Report {
-    /// Puts the ranks' records together. `images` must ascend by index. An image of which no rank has a record is listed as
-    /// skipped, a record of another image is left out.
+    /// Puts the ranks' records together. `images` must ascend by index. An image of which no rank has a
+    /// record is listed as skipped, a record of another image is left out.
     pub fn assemble(
         facts: RunFacts,
         images: impl IntoIterator<Item = ListedImage>,
@@ -161,8 +161,8 @@ impl Report {
         }
     }
 
-    /// Raises a rank's `max_rss_bytes`, and that of all, to what it has held since its record was made. A rank that the report
-    /// does not know is left alone.
+    /// Raises a rank's `max_rss_bytes`, and that of all, to what it has held since its record was made. A
+    /// rank that the report does not know is left alone.
     pub fn raise_rank_peak(&mut self, rank: usize, rss_bytes: u64) {
         if let Some(row) = self.ranks.iter_mut().find(|row| row.rank == rank) {
             row.max_rss_bytes = row.max_rss_bytes.max(rss_bytes);
@@ -221,8 +221,8 @@ impl RankRow {
     }
 }
 
-/// The records of all ranks by their index, ascending. A list may have a million images: each rank's records stay where they are
-/// until they are taken.
+/// The records of all ranks by their index, ascending. A list may have a million images: each rank's records
+/// stay where they are until they are taken.
 struct ByIndex {
     ranks: Vec<std::vec::IntoIter<Outcome>>,
     /// The index of each rank's next record, and the rank's place.

@@ -1,4 +1,5 @@
-//! The rows of a report: ranks, images and Slurm's accounts as lists of columns. Tables and CSV are made of them.
+//! The rows of a report: ranks, images and Slurm's accounts as lists of columns. Tables and CSV are made of
+//! them.
 
 use std::io::Write;
 

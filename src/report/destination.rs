@@ -1,4 +1,5 @@
-//! Destinations: which files a command may replace with its report, table or plan. Only what an earlier one wrote.
+//! Destinations: which files a command may replace with its report, table or plan. Only what an earlier one
+//! wrote.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,7 +10,8 @@ pub(crate) const TABLE: &str = "rankhostimages";
 pub(crate) const RANKS_CSV: &str = "rank,host,images,";
 pub(crate) const IMAGES_CSV: &str = "index,input,output,";
 
-/// Refuses to replace a file with content that does not begin as `mark` says. Pipes and devices are written to, not replaced.
+/// Refuses to replace a file with content that does not begin as `mark` says. Pipes and devices are written
+/// to, not replaced.
 ///
 /// # Errors
 /// A sentence that names the option and the file, and says what to do.

@@ -1,5 +1,5 @@
-//! Merging: the reports of several runs over one list (the tasks of an array, the runs of a requeued job) become one, as
-//! if one run had done it all.
+//! Merging: the reports of several runs over one list (the tasks of an array, the runs of a requeued job)
+//! become one, as if one run had done it all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -81,12 +81,15 @@ pub(crate) fn read(path: &Path) -> Result<Source, MergeError> {
 
 /// Joins reports into one.
 ///
-/// - Ranks are numbered through, in the order of shares and then of starting times. Their figures stay as they are.
-/// - The run began with the first and ended with the last of the runs; `start_s` of images counts from that beginning.
-/// - An image that several runs had (one was interrupted, another resumed) counts once: done before failed before skipped.
+/// - Ranks are numbered through, in the order of shares and then of starting times. Their figures stay as
+///   they are.
+/// - The run began with the first and ended with the last of the runs; `start_s` of images counts from that
+///   beginning.
+/// - An image that several runs had (one was interrupted, another resumed) counts once: done before failed
+///   before skipped.
 /// - Totals are computed again from ranks and images, as for one run.
-/// - The state is "interrupted" when shares are missing, the list has gaps or images are left over, "failed" when images
-///   failed.
+/// - The state is "interrupted" when shares are missing, the list has gaps or images are left over, "failed"
+///   when images failed.
 ///
 /// # Errors
 /// When the reports are of different work or lists or of the same run, or there is none.
@@ -339,7 +342,8 @@ fn group_line(group: &[&Source]) -> String {
     line
 }
 
-/// Refuses reports that hold the same run, by the run's own name and, where a report has none, by all that it says.
+/// Refuses reports that hold the same run, by the run's own name and, where a report has none, by all that it
+/// says.
 fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
     let twice = |first: &Source, second: &Source| MergeError::Twice {
         first: first.path.clone(),
@@ -371,8 +375,8 @@ fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
     Ok(())
 }
 
-/// The places of the list, from 1 to the last that is known, of which a report has no image: ranges of first and last. A run
-/// over the list as it was, or all its shares together, leave none.
+/// The places of the list, from 1 to the last that is known, of which a report has no image: ranges of first
+/// and last. A run over the list as it was, or all its shares together, leave none.
 pub(crate) fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
     let mut next = 1;
     let mut gaps = Vec::new();

@@ -95,8 +95,8 @@ fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
     }
 }
 
-/// Version 1 has one word for results that are kept and for images that were not started. A run that came to its end kept all
-/// that it skipped.
+/// Version 1 has one word for results that are kept and for images that were not started. A run that came to
+/// its end kept all that it skipped.
 fn of_version_1(mut report: Report) -> Report {
     let reason = match report.state {
         State::Interrupted => Reason::NotStarted,
@@ -125,7 +125,8 @@ fn schema_of(reader: impl Read) -> Option<String> {
 }
 
 impl Report {
-    /// Writes the JSON form, whole or not at all: a temporary file in the same folder takes the name when it is complete.
+    /// Writes the JSON form, whole or not at all: a temporary file in the same folder takes the name when it
+    /// is complete.
     ///
     /// # Errors
     /// The file system's, as they are.

@@ -1,6 +1,7 @@
 //! The report's schema: what its JSON form holds, niimpi-report/2.
 //!
-//! Fields are only ever added within a version. Reports of niimpi-report/1 are read, too; [`super::read`] does it.
+//! Fields are only ever added within a version. Reports of niimpi-report/1 are read, too; [`super::read`]
+//! does it.
 
 use serde::{Deserialize, Serialize};
 
@@ -186,18 +187,21 @@ pub struct RankRow {
     /// The CPUs that it was given; 0 in a report of an earlier version.
     #[serde(default)]
     pub cpus: usize,
-    /// Waiting for the disk and naming results, while its workers are at the next images; 0 in a report of an earlier version.
+    /// Waiting for the disk and naming results, while its workers are at the next images; 0 in a report of an
+    /// earlier version.
     #[serde(default)]
     pub publish_s: f64,
     /// Thread seconds that are neither idle nor in a stage; 0 in a report of an earlier version.
     #[serde(default)]
     pub other_s: f64,
-    /// The model of its host's CPUs; empty in a report of an earlier version and where the system does not name it.
+    /// The model of its host's CPUs; empty in a report of an earlier version and where the system does not
+    /// name it.
     #[serde(default)]
     pub cpu_model: String,
 }
 
-/// An image's outcome with the names of its files. A name that is not UTF-8 has U+FFFD in place of its odd bytes.
+/// An image's outcome with the names of its files. A name that is not UTF-8 has U+FFFD in place of its odd
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageRow {
     /// The image file.
@@ -233,7 +237,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The shares without a report, as ranges of first and last. The count is read from files: it may be anything.
+    /// The shares without a report, as ranges of first and last. The count is read from files: it may be
+    /// anything.
     pub fn missing(&self) -> Vec<(usize, usize)> {
         let mut next = 1;
         let mut missing = Vec::new();
@@ -278,8 +283,8 @@ pub struct Report {
     pub launch: Launch,
     /// The filter.
     pub filter: FilterDescription,
-    /// All that shapes the results besides their inputs; `null` in a report of an earlier version. Equal for runs whose
-    /// results are equal.
+    /// All that shapes the results besides their inputs; `null` in a report of an earlier version. Equal for
+    /// runs whose results are equal.
     #[serde(default)]
     pub options: serde_json::Value,
     /// How the images were shared out.

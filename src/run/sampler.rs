@@ -15,7 +15,8 @@ pub(super) struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`. `cpu` counts from the run's start.
+    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`. `cpu` counts from
+    /// the run's start.
     pub(super) fn new(journal: &'a Journal, cpu: CpuMeter, every_s: Option<f64>) -> Self {
         Self {
             journal,

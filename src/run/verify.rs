@@ -71,8 +71,9 @@ struct Item {
 /// Something wrong: the item's place, and what.
 type Wrong = (usize, String);
 
-/// Reads the results again, shared among all ranks, and prints a table of what is wrong. Collective; returns the exit code,
-/// the same on every rank: 0 when nothing is wrong, 1 when something is, 2 when nothing could be verified.
+/// Reads the results again, shared among all ranks, and prints a table of what is wrong. Collective; returns
+/// the exit code, the same on every rank: 0 when nothing is wrong, 1 when something is, 2 when nothing could
+/// be verified.
 pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
     let begun = Instant::now();
     let is_root = comm.rank() == ROOT;
@@ -153,7 +154,8 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
             .map_err(|error| format!("the journals cannot be read: {error}"))?;
         if past.records.is_empty() {
             return Err(format!(
-                "{}: there is no journal to compare with; leave --against out, or give the folder that was --output",
+                "{}: there is no journal to compare with; leave --against out, or give the folder that was \
+                 --output",
                 output.display()
             ));
         }

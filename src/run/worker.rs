@@ -82,7 +82,8 @@ impl WorkerContext<'_> {
     }
 }
 
-/// The time that a rank's threads spent waiting: for images, for memory, and for a free place before the disk.
+/// The time that a rank's threads spent waiting: for images, for memory, and for a free place before the
+/// disk.
 #[derive(Default)]
 pub(super) struct IdleTime(Mutex<Vec<Waited>>);
 
@@ -116,14 +117,16 @@ thread_local! {
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not images.
+/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not
+/// images.
 pub(crate) const PUBLISHERS: usize = 4;
 
-/// How long a worker waits after a full disk. It does not get better within milliseconds, and the root's order to stop needs time.
+/// How long a worker waits after a full disk. It does not get better within milliseconds, and the root's
+/// order to stop needs time.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Processes images until none are left, on the worker's thread. Results that are synced are left to publishers, which wait
-/// for the disk.
+/// Processes images until none are left, on the worker's thread. Results that are synced are left to
+/// publishers, which wait for the disk.
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
         std::thread::scope(|scope| {
@@ -299,7 +302,8 @@ fn name_beside(files: &mut [FileId], image: &Path) {
     }
 }
 
-/// Makes an image's result, waiting while this process has too many files open. Also returns the seconds that it waited.
+/// Makes an image's result, waiting while this process has too many files open. Also returns the seconds that
+/// it waited.
 fn make_with_files(
     context: &WorkerContext<'_>,
     worker: usize,

@@ -252,6 +252,27 @@ def test_links_and_paths_that_lead_elsewhere(tmp_path):
     assert finished.report["totals"]["images"] == 3, "the two images and the treasure, each once"
 
 
+def test_folders_of_the_output_that_are_links(tmp_path):
+    """Results would land somewhere else, so a link below the output stops the run."""
+    source, out, victim = tmp_path / "in", tmp_path / "out", tmp_path / "victim"
+    images.series(source / "sub", 3)
+    images.series(victim, 3)
+    raw = {path.name: path.read_bytes() for path in victim.iterdir()}
+    out.mkdir()
+    (out / "sub").symlink_to(victim)
+    words = [str(word) for word in ("smooth", source, "--output", out, "--sigma=1", "--overwrite")]
+    finished = run(words, ranks=RANKS)
+    assert finished.code == 2 and f"{out / 'sub'} is a link" in finished.stderr, finished
+    assert "--follow-links" in finished.stderr and {path.name: path.read_bytes() for path in victim.iterdir()} == raw
+    smooth(source, out, "--sigma=1", "--overwrite", "--follow-links", ranks=RANKS)
+    assert all((victim / name).read_bytes() != content for name, content in raw.items())
+    # The output folder itself may be a link.
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    smooth(source, tmp_path / "link", "--sigma=1", ranks=RANKS)
+    assert len(list((tmp_path / "elsewhere" / "sub").iterdir())) == 3
+
+
 def test_a_deep_folder(tmp_path):
     """Paths up to the system's limit are done; a folder beyond it is named and costs its images only."""
     source = tmp_path / "in"
