@@ -1,8 +1,8 @@
 //! Faults on request: a test asks a rank to panic or to fail, to show that the other ranks end with it.
 //!
-//! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it begins its second image; `fail@0:0` makes rank 0 fail in
-//! set-up, after MPI has started; `slow@0:500` makes every image of rank 0 and those above it take 500 ms longer, so that there is
-//! time to break something. Without the variable nothing here does anything.
+//! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it begins its second image; `fail@0:0` makes rank 0
+//! fail in set-up, after MPI has started; `slow@0:500` makes every image of rank 0 and those above it take
+//! 500 ms longer, so that there is time to break something. Without the variable nothing here does anything.
 
 use std::time::Duration;
 
@@ -55,7 +55,8 @@ impl Fault {
     }
 }
 
-/// How long to wait where niimpi gives caches and heartbeats time: `default`, or what `NIIMPI_TEST_WAIT_MS` sets.
+/// How long to wait where niimpi gives caches and heartbeats time: `default`, or what `NIIMPI_TEST_WAIT_MS`
+/// sets.
 pub(crate) fn wait_limit(default: Duration) -> Duration {
     let asked = std::env::var("NIIMPI_TEST_WAIT_MS").ok();
     let asked_ms = asked.and_then(|text| text.parse().ok());

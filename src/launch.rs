@@ -24,7 +24,8 @@ pub struct LocalRun {
     pub log: PathBuf,
 }
 
-/// Starts runs on this machine: with the launcher of the MPI that the program was built with, or, without MPI, alone.
+/// Starts runs on this machine: with the launcher of the MPI that the program was built with, or, without
+/// MPI, alone.
 #[derive(Clone, Debug)]
 pub struct LocalMachine {
     program: PathBuf,
@@ -42,7 +43,8 @@ impl LocalMachine {
         let launcher = match (crate::comm::library(), mpirun) {
             (None, _) if several_ranks => {
                 return Err(
-                    "this niimpi was built without MPI, so there is only one rank; build it with MPI or say --ranks 1"
+                    "this niimpi was built without MPI, so there is only one rank; build it with MPI or \
+                     say --ranks 1"
                         .to_owned(),
                 );
             }

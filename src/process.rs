@@ -7,8 +7,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// What names a process, together with its number, among all of all machines and times. Host names name nothing: containers
-/// and cloned machines share them.
+/// What names a process, together with its number, among all of all machines and times. Host names name
+/// nothing: containers and cloned machines share them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     /// The machine, since it was last started.

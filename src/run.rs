@@ -1,6 +1,7 @@
 //! The run: what every rank does, written once against [`Communicator`].
 //!
-//! List (the root) → probe (all) → decide (the root) → work (all, asking the root with `dynamic`) → report (the root).
+//! List (the root) → probe (all) → decide (the root) → work (all, asking the root with `dynamic`) → report
+//! (the root).
 
 mod agree;
 mod checks;
@@ -69,34 +70,35 @@ pub const EXIT_INTERRUPTED: u8 = 75;
 /// Exit code: MPI does not start (EX_SOFTWARE of sysexits.h).
 pub const EXIT_NO_MPI: u8 = 70;
 
-/// What to smooth, how, and how to tell of it. Every rank parses the same command line, so it is never sent.
+/// What to smooth, how, and what to report. Every rank parses the same command line, so it is never sent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which images.
     pub list: ListRequest,
-    /// Only the first so many of them.
+    /// Only this many of them, from the first.
     pub limit: Option<usize>,
     /// Only this share of them.
     pub shard: Option<Shard>,
-    /// What is done when a result is there already.
+    /// What is done when a result exists.
     pub existing: Existing,
     /// What is done to each image.
     pub job: ImageJob,
-    /// How the images are shared out.
+    /// How the images are distributed.
     pub strategy: Strategy,
-    /// Workers of each rank; `None` for the CPUs that it was given.
+    /// Threads of each rank; `None` for the CPUs that it was given.
     pub threads: Option<usize>,
-    /// No image is begun that would not be finished so many seconds after the run's start; `None` for the end of the job.
+    /// No image is started that would not be finished within so many seconds of the run's start; `None` for
+    /// the job's end.
     pub stop_before_s: Option<f64>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
-    /// Whether the table is also written to a file beside the report.
+    /// Whether the table is also written to a file next to the report.
     pub report_table: bool,
-    /// Whether the rows are also written to CSV files beside the report.
+    /// Whether the rows are also written to CSV files next to the report.
     pub report_csv: bool,
-    /// Each rank notes its use of resources every so many seconds; `None` for never.
+    /// Seconds between two samples of each rank's resources; `None` for no samples.
     pub sample_s: Option<f64>,
-    /// Only tell what would be done.
+    /// Only print what would be done.
     pub dry_run: bool,
     /// No table, no progress.
     pub quiet: bool,
@@ -108,12 +110,13 @@ pub struct Config {
     pub fault: Option<Fault>,
 }
 
-/// Why nothing was begun.
+/// Why the run did not start.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct SetupError(pub String);
 
-/// Seconds since the run's start, the same on every rank except for the time that a broadcast takes. Monotonic.
+/// Seconds since the run's start, the same on every rank except for the time that a broadcast takes.
+/// Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     base: Instant,
@@ -146,12 +149,14 @@ struct Setup {
     clock: Clock,
 }
 
-/// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank. Collective.
+/// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank.
+/// Collective.
 ///
 /// `stop` may be set at any time (by a signal): images in progress are finished, no other is started.
 ///
 /// # Panics
-/// When a rank receives a message of another form. A worker's panic ends all ranks through [`Communicator::abort`].
+/// When a rank receives a message of another form. A worker's panic ends all ranks through
+/// [`Communicator::abort`].
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     run(comm, config, stop).unwrap_or_else(|error| {
         if comm.rank() == ROOT {
@@ -168,7 +173,8 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
         return Ok(EXIT_DONE);
     };
     stop::set_up_has_ended();
-    // What the set-up of a long list took is not needed again. Left in the heap, it would add to what the images take.
+    // What the set-up of a long list took is not needed again. Left in the heap, it would add to what the
+    // images take.
     resources::release_freed_memory();
     let journal = open_journal(comm, config, &setup, &schedule)?;
     if setup.decision.earlier_run {
@@ -188,10 +194,12 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
     Ok(exit_code)
 }
 
-/// Lists the images, looks at each on all ranks together, and decides who does which. Collective; `None` after a dry run.
+/// Lists the images, looks at each on all ranks together, and decides who does which. Collective; `None`
+/// after a dry run.
 ///
 /// # Errors
-/// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was written then.
+/// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was
+/// written then.
 fn set_up(
     comm: &impl Communicator,
     config: &Config,
@@ -227,7 +235,8 @@ fn set_up(
         return Ok((!config.dry_run).then_some((setup, schedule)));
     };
     tracing::debug!(
-        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, shared out after {:.3} s",
+        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, shared out after \
+         {:.3} s",
         setup.entries.len(),
         clock.now_s()
     );
@@ -236,14 +245,14 @@ fn set_up(
     }
     if config.dry_run {
         let looks = setup.decision.of_shard(looks);
-        say(&dry_run::render(&setup, &schedule, &looks, config));
+        print(&dry_run::render(&setup, &schedule, &looks, config));
         return Ok(None);
     }
     Ok(Some((setup, schedule)))
 }
 
-/// Removes what ranks that were killed left unfinished. The first rank of each host looks, because it can see which of
-/// its host's processes live. Local.
+/// Removes what ranks that were killed left unfinished. The first rank of each host looks, because it can see
+/// which of its host's processes live. Local.
 fn remove_stale_parts(rank: usize, setup: &Setup) {
     let hosts = &setup.ranks.hosts;
     if hosts.iter().position(|host| *host == hosts[rank]) != Some(rank) {
@@ -263,7 +272,8 @@ fn remove_stale_parts(rank: usize, setup: &Setup) {
 /// Starts every rank's journal, the root's first, which all others must see. Collective.
 ///
 /// # Errors
-/// The same on every rank, when one of them cannot write there or has another folder there. No image was started then.
+/// The same on every rank, when one of them cannot write there or has another folder there. No image was
+/// started then.
 fn open_journal(
     comm: &impl Communicator,
     config: &Config,
@@ -277,7 +287,8 @@ fn open_journal(
         let now_unix_s = run.unix_s + setup.clock.now_s() - setup.decision.sent_s;
         Journal::create(output, run, now_unix_s, config.job.sync).map_err(|error| {
             format!(
-                "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can write to",
+                "{}: rank {rank} cannot write its journal: {error}; choose an --output that every node can \
+                 write to",
                 output.join(journal::FOLDER).display()
             )
         })
@@ -441,7 +452,7 @@ fn print_warnings(report: &Report, output: &OutputSpec) {
     }
 }
 
-/// The path from the root folder; as it is where that cannot be told.
+/// The absolute path; as it is where the current folder is unknown.
 fn absolute(path: &Path) -> String {
     std::path::absolute(path)
         .unwrap_or_else(|_| path.to_owned())
@@ -449,7 +460,7 @@ fn absolute(path: &Path) -> String {
         .to_string()
 }
 
-/// The exit code of a run that ended so.
+/// The exit code of a run that ended in this state.
 pub fn exit_code_of(state: State) -> u8 {
     match state {
         State::Completed => EXIT_DONE,
@@ -458,8 +469,8 @@ pub fn exit_code_of(state: State) -> u8 {
     }
 }
 
-/// Prints a text of the root's; whether that could be done.
-fn say(text: &str) -> bool {
+/// Prints a text on the root. Returns whether that was possible.
+fn print(text: &str) -> bool {
     let result = console::print(text);
     if let Err(error) = &result {
         tracing::error!("standard output cannot be written: {error}");
@@ -499,9 +510,9 @@ fn write_report(report: &Report, config: &Config) -> u8 {
             write(path_of("images"), images);
         }
     }
-    // Last, since a reader that is slow or gone must not cost the files; nor does it make images fail.
+    // Last, because a reader that is slow or gone must not cost the files.
     if !config.quiet {
-        say(&text);
+        print(&text);
     }
     exit_code
 }

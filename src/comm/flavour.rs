@@ -24,7 +24,8 @@ impl MpiFlavour {
         }
     }
 
-    /// The flavour of a launcher, by what it prints for `--version`. Intel's counts as MPICH's, which it is made from.
+    /// The flavour of a launcher, by what it prints for `--version`. Intel's counts as MPICH's, which it is
+    /// made from.
     pub(crate) fn of_launcher(version: &str) -> Option<Self> {
         let version = version.to_lowercase();
         let is_one_of = |names: &[&str]| names.iter().any(|name| version.contains(name));
@@ -52,7 +53,8 @@ impl MpiFlavour {
         }
     }
 
-    /// What its launcher needs to put ranks on this machine, however few CPUs it has, without binding them to cores.
+    /// What its launcher needs to put ranks on this machine, however few CPUs it has, without binding them to
+    /// cores.
     pub(crate) fn placement_args(self, as_root: bool) -> &'static [&'static str] {
         match (self, as_root) {
             (Self::OpenMpi, false) => &["--oversubscribe", "--bind-to", "none"],
@@ -66,7 +68,8 @@ impl MpiFlavour {
         }
     }
 
-    /// Whether its end of a run may hang: MPICH over UCX flushes connections to ranks that have stopped listening.
+    /// Whether its end of a run may hang: MPICH over UCX flushes connections to ranks that have stopped
+    /// listening.
     pub(crate) fn broken_finalize(self) -> bool {
         self == Self::Mpich
     }

@@ -5,7 +5,8 @@ use super::{Communicator, ROOT, encode, from_root};
 /// What a rank was asked to do, as named values that must be the same on all ranks.
 pub(crate) type Request = Vec<(String, String)>;
 
-/// Compares the requests of all ranks. Collective, and the first call of a run: it must understand other versions.
+/// Compares the requests of all ranks. Collective, and the first call of a run: it must understand other
+/// versions.
 ///
 /// # Errors
 /// On every rank the first difference and the ranks that have it.
@@ -38,8 +39,8 @@ fn difference(requests: &[Request]) -> Option<String> {
         .filter(|&rank| value(&requests[rank], name) == found)
         .collect();
     Some(format!(
-        "the ranks were started with different requests: {name} is {expected} on rank {ROOT} and {found} on {}. Nothing was \
-         written.\n  Start all ranks with the same program and the same options",
+        "the ranks were started with different requests: {name} is {expected} on rank {ROOT} and {found} \
+         on {}. Nothing was written.\n  Start all ranks with the same program and the same options",
         text_of_ranks(&ranks)
     ))
 }

@@ -1,33 +1,34 @@
-//! What the launcher (mpirun, srun) told this process in its environment, before and beside MPI.
+//! What the launcher (mpirun, srun) left in the environment of this process.
 
 use std::time::Duration;
 
 use super::flavour::MpiFlavour;
 
-/// How many processes the launcher started together with this one, and which of them this is, as far as it says.
+/// How many processes the launcher started together with this one, and which of them this is, as far as
+/// known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The variable that tells the number, for messages.
+    /// The variable with the number, for messages.
     pub variable: &'static str,
     /// Processes of the launch.
     pub size: usize,
-    /// This process's number among them, if told.
+    /// This process's number among them, if known.
     pub rank: Option<usize>,
 }
 
-/// What can be said before MPI is started, which may end the process by itself.
+/// What is known before MPI starts, which may end the process by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
     /// Nothing speaks against it.
     Good,
-    /// It may fail: what to try then, in a line that stands above the library's own.
+    /// It may fail: what to try then, printed before the library's own message.
     Doubtful(String),
     /// It cannot work: why, and what to do.
     Hopeless(String),
 }
 
-/// Looks for the one mistake that ends Open MPI in its start with a page of its own words: a Slurm step without the
-/// interface (`srun --mpi=…`) through which ranks find each other.
+/// Looks for the mistake that ends Open MPI in its start with a page of its own text: a Slurm step without
+/// the interface (`srun --mpi=…`) through which ranks find each other.
 pub fn outlook(mpi_description: &str) -> Outlook {
     outlook_from(mpi_description, |name| std::env::var(name).ok())
 }
@@ -45,20 +46,21 @@ fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) 
     let tasks = lookup("SLURM_STEP_NUM_TASKS").unwrap_or_else(|| "1".to_owned());
     if has("PMI_RANK") || has("PMI_FD") {
         return Outlook::Doubtful(format!(
-            "srun started {tasks} tasks with PMI-2, which not every Open MPI can use; if it fails below, start it with \
-             `srun --mpi=pmix` (`srun --mpi=list` shows what this cluster offers)"
+            "srun started {tasks} tasks with PMI-2, which not every Open MPI can use; if it fails below, \
+             start it with `srun --mpi=pmix` (`srun --mpi=list` shows what this cluster offers)"
         ));
     }
     Outlook::Hopeless(format!(
-        "srun started {tasks} tasks, but without --mpi=pmix, so that Open MPI's ranks cannot find each other. Nothing was \
-         written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this cluster offers; where pmix is not \
-         among it, leave srun out and use the mpirun of the MPI that niimpi was built with"
+        "srun started {tasks} tasks, but without --mpi=pmix, so that Open MPI's ranks cannot find each \
+         other. Nothing was written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this \
+         cluster offers; where pmix is not among it, leave srun out and use the mpirun of the MPI that \
+         niimpi was built with"
     ))
 }
 
-/// A batch script that asked for several tasks and starts the program without srun or mpirun: one process does all the work,
-/// while what was asked for idles. The warning, or `None` when nothing looks wrong. To be asked before MPI is started: an
-/// Open MPI that is alone sets a launcher's variables itself.
+/// A batch script that asked for several tasks and starts the program without srun or mpirun: one process
+/// does all the work, while what was asked for idles. The warning, or `None` when nothing looks wrong. To be
+/// asked before MPI is started: an Open MPI that is alone sets a launcher's variables itself.
 pub fn started_without_srun(mpi_description: &str) -> Option<String> {
     without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
@@ -69,7 +71,7 @@ fn without_srun_from(
 ) -> Option<String> {
     let has = |name: &str| lookup(name).is_some();
     let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
-    // Where tasks were asked for by the node alone, their sum is not told.
+    // Where tasks were requested per node, their sum is not in the environment.
     let by_node = || number("SLURM_NTASKS_PER_NODE").zip(number("SLURM_JOB_NUM_NODES"));
     let tasks = number("SLURM_NTASKS").or_else(|| by_node().map(|(tasks, nodes)| tasks * nodes))?;
     if !has("SLURM_JOB_ID") || is_present_in(&lookup) || tasks < 2 {
@@ -77,15 +79,15 @@ fn without_srun_from(
     }
     let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
     Some(format!(
-        "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all the work and the \
-         rest idles; write `srun --mpi={}` before niimpi",
+        "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all \
+         the work and the rest idles; write `srun --mpi={}` before niimpi",
         nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes")),
         MpiFlavour::of_library(mpi_description).srun_interface(),
     ))
 }
 
-/// Variables that only launchers set, each in every process that it starts: Open MPI, PMI and PMIx, MPICH's Hydra, MVAPICH,
-/// Cray's PALS and ALPS, Flux, IBM's jsrun.
+/// Variables that only launchers set, each in every process that it starts: Open MPI, PMI and PMIx, MPICH's
+/// Hydra, MVAPICH, Cray's PALS and ALPS, Flux, IBM's jsrun.
 const MARKS: [&str; 17] = [
     "OMPI_COMM_WORLD_SIZE",
     "PMI_RANK",
@@ -106,7 +108,8 @@ const MARKS: [&str; 17] = [
     "JSM_NAMESPACE_SIZE",
 ];
 
-/// Whether a launcher started this process, so that there may be other ranks. A Slurm step counts, whatever its interface.
+/// Whether a launcher started this process, so that there may be other ranks. A Slurm step counts, whatever
+/// its interface.
 #[cfg(feature = "mpi")]
 pub(super) fn is_present() -> bool {
     is_present_in(&|name: &str| std::env::var(name).ok())
@@ -117,7 +120,8 @@ fn is_present_in(lookup: &impl Fn(&str) -> Option<String>) -> bool {
     MARKS.into_iter().any(has) || (has("SLURM_STEP_ID") && has("SLURM_PROCID"))
 }
 
-/// How long the silent processes of a launch leave the first one to say its error. mpirun ends them when it has.
+/// How long the silent processes of a launch wait for the first one to print its error. mpirun ends them
+/// then.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Variables of the launchers: who sets them, the one with the size, the one with the rank.
@@ -139,8 +143,8 @@ impl Launch {
     /// Reads an environment given as a function from name to value.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
-        // A batch script that calls the program without srun is not a step: SLURM_NTASKS then says what was asked for,
-        // not how many processes run.
+        // A batch script that calls the program without srun is not a step: SLURM_NTASKS then says what was
+        // asked for, not how many processes run.
         let in_step = lookup("SLURM_STEP_ID").is_some() && lookup("SLURM_PROCID").is_some();
         let found = LAUNCHERS
             .into_iter()
@@ -170,8 +174,8 @@ impl Launch {
         launch.is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
     }
 
-    /// Calls `say` in the process that speaks for all; the others wait. mpirun ends a job as soon as one of its processes
-    /// exits with an error, and a silent process that exits first would cut the message off.
+    /// Calls `say` in the process that speaks for all; the others wait. mpirun ends a job as soon as one of
+    /// its processes exits with an error, and a silent process that exits first would cut the message off.
     pub fn say_error(say: impl FnOnce()) {
         if Launch::speaks(Launch::from_env().as_ref()) {
             say();
@@ -180,24 +184,25 @@ impl Launch {
         }
     }
 
-    /// What is wrong when the launcher started several processes but MPI sees one rank in each: every one of them would
-    /// do the whole list. `None` when they agree.
+    /// What is wrong when the launcher started several processes but MPI sees one rank in each: every one of
+    /// them would do the whole list. `None` when they agree.
     pub fn disagreement(&self, mpi_size: usize, mpi_description: &str) -> Option<String> {
         (mpi_size == 1 && self.size > 1).then(|| {
             let (variable, size) = (self.variable, self.size);
             let cure = if variable.starts_with("SLURM") || variable.starts_with("PMIX") {
                 format!(
-                    "start it with `srun --mpi={}` (see `srun --mpi=list` for what this cluster offers; Open MPI wants \
-                     pmix, MPICH pmi2 or pmix)",
+                    "start it with `srun --mpi={}` (see `srun --mpi=list` for what this cluster offers; \
+                     Open MPI wants pmix, MPICH pmi2 or pmix)",
                     MpiFlavour::of_library(mpi_description).srun_interface()
                 )
             } else {
-                "start it with the mpirun of the MPI that it was built with, and see that it was built with MPI at all"
+                "start it with the mpirun of the MPI that it was built with, and see that it was built \
+                 with MPI at all"
                     .to_owned()
             };
             format!(
-                "the launcher started {size} processes ({variable}={size}), but each is an MPI world of its own \
-                 ({mpi_description}), so each would do the whole list. Nothing was written.\n  {cure}"
+                "the launcher started {size} processes ({variable}={size}), but each is an MPI world of \
+                 its own ({mpi_description}), so each would do the whole list. Nothing was written.\n  {cure}"
             )
         })
     }

@@ -1,7 +1,7 @@
-//! What ranks say to each other: one trait, which one rank alone, threads (in tests) and MPI fulfil.
+//! Messages between ranks: one trait, with implementations for one rank alone, threads (in tests) and MPI.
 //!
-//! Messages are bytes; [`encode`] and [`decode`] put values into them. Waiting is done by polling with a sleep between,
-//! so that a rank that waits leaves its CPU to the workers.
+//! Messages are bytes; [`encode`] and [`decode`] put values into them. Waiting is done by polling with a
+//! sleep between, so that a rank that waits leaves its CPU to the workers.
 
 mod collective;
 pub(crate) mod flavour;
@@ -27,11 +27,12 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The rank that lists the images, answers requests for work, collects the records and prints the report.
 pub const ROOT: usize = 0;
 
-/// How long a waiting rank sleeps between two looks at its messages. 2 ms costs a waiting rank about 2 % of a CPU and
-/// is short beside one image (10 ms and more).
+/// How long a waiting rank sleeps between two looks at its messages. 2 ms costs a waiting rank about 2 % of a
+/// CPU and is short beside one image (10 ms and more).
 pub const WAIT: Duration = Duration::from_millis(2);
 
-/// What a message is about. Messages of one kind between two ranks arrive in the order in which they were sent.
+/// What a message is about. Messages of one kind between two ranks arrive in the order in which they were
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tag {
     /// The root has something to broadcast.
@@ -56,8 +57,8 @@ pub enum Tag {
 
 /// The ranks of one run, seen from one of them.
 ///
-/// Calls are made from one thread of a rank, its main thread. `broadcast` and `gather` are collective: every rank calls
-/// them, in the same order. The others are local.
+/// Calls are made from one thread of a rank, its main thread. `broadcast` and `gather` are collective: every
+/// rank calls them, in the same order. The others are local.
 pub trait Communicator {
     /// This rank's number, from 0.
     fn rank(&self) -> usize;
@@ -65,14 +66,15 @@ pub trait Communicator {
     /// How many ranks there are.
     fn size(&self) -> usize;
 
-    /// Sends bytes to another rank. Local; returns when the message may be forgotten here, which for a long one may mean
-    /// that the receiver has begun to take it.
+    /// Sends bytes to another rank. Local; returns when the message is no longer needed here. For a long one
+    /// that may be when the receiver takes it.
     ///
     /// # Panics
     /// When `to` is this rank or not a rank.
     fn send(&self, to: usize, tag: Tag, message: &[u8]);
 
-    /// Takes one message of this kind from any rank, if there is one: the sender and the bytes. Local, does not wait.
+    /// Takes one message of this kind from any rank, if there is one: the sender and the bytes. Local, does
+    /// not wait.
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)>;
 
     /// Takes one message of this kind from this rank, if there is one. Local, does not wait.
@@ -96,13 +98,15 @@ pub trait Communicator {
         }
     }
 
-    /// Collects one message of each rank on the root, in the order of ranks. Collective; the other ranks get `None`.
+    /// Collects one message of each rank on the root, in the order of ranks. Collective; the other ranks get
+    /// `None`.
     fn gather(&self, message: Vec<u8>) -> Option<Vec<Vec<u8>>> {
         if self.rank() != ROOT {
             self.send(ROOT, Tag::Gather, &message);
             return None;
         }
-        // Each rank's next message, not the next message of any rank: a fast rank may be in the gather after this one.
+        // Each rank's next message, not the next message of any rank: a fast rank may be in the gather after
+        // this one.
         let mut own = Some(message);
         let part = |rank| match rank {
             ROOT => own.take().unwrap_or_default(),
@@ -148,8 +152,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
         .expect("a message of another form: do all ranks run the same niimpi?")
 }
 
-/// The MPI library that this program was built with, by its own description; `None` for a program without MPI. Local, and
-/// allowed before [`start`].
+/// The MPI library that this program was built with, by its own description; `None` for a program without
+/// MPI. Local, and allowed before [`start`].
 pub fn library() -> Option<String> {
     #[cfg(feature = "mpi")]
     return Some(mpi::library());
@@ -165,14 +169,15 @@ pub(crate) enum StartError {
     Mpi(String),
 }
 
-/// Starts the ranks and checks that they found each other. Collective. A panic on a rank ends all ranks from here on. With
-/// the ranks comes a warning for the user, if there is cause for one.
+/// Starts the ranks and checks that they found each other. Collective. A panic on a rank ends all ranks from
+/// here on. With the ranks comes a warning for the user, if there is cause for one.
 ///
-/// MPI starts only in a process that a launcher started: alone, its start would take longer than a small image.
+/// MPI starts only in a process that a launcher started: alone, its start would take longer than a small
+/// image.
 ///
 /// # Errors
-/// [`StartError`], when the launcher started several processes that MPI does not join into one world, because each of them
-/// would do the whole list; or when MPI is known to end the process in its start.
+/// [`StartError`], when the launcher started several processes that MPI does not join into one world, because
+/// each of them would do the whole list; or when MPI is known to end the process in its start.
 pub(crate) fn start() -> Result<(World, Option<String>), StartError> {
     let library = library().unwrap_or_default();
     let warning = launcher::started_without_srun(&library);
@@ -221,11 +226,12 @@ pub fn finish(world: World, exit_code: u8) -> u8 {
     exit_code
 }
 
-/// Name of the threads that may panic without taking the process with them: their main thread hears of it and ends the
-/// run in an orderly way.
+/// Name of the threads that may panic without taking the process with them: their main thread hears of it and
+/// ends the run in an orderly way.
 pub const WORKER_THREAD: &str = "worker-";
 
-/// A panic must end every rank: unwinding out of the main thread would finalise MPI, which waits for ranks that wait.
+/// A panic must end every rank: unwinding out of the main thread would finalise MPI, which waits for ranks
+/// that wait.
 fn end_all_on_panic(world: &World) {
     let rank = world.rank();
     let is_alone = matches!(world, World::Alone(_));

@@ -28,7 +28,8 @@ pub struct MpiWorld {
     _universe: Universe,
 }
 
-/// Whether MPI is starting: a library that fails there ends the process by itself, with an exit code of its own.
+/// Whether MPI is starting: a library that fails there ends the process by itself, with an exit code of its
+/// own.
 static STARTING: AtomicBool = AtomicBool::new(false);
 
 /// Lets a process that MPI ends in its start end with [`EXIT_NO_MPI`]: 1 would mean that some images failed.
@@ -39,7 +40,8 @@ fn exit_code_of_failed_start() {
             unsafe { nix::libc::_exit(EXIT_NO_MPI) }
         }
     }
-    // SAFETY: registers a function that lives as long as the program. Where that fails, the library's own code stays.
+    // SAFETY: registers a function that lives as long as the program. Where that fails, the library's own
+    // code stays.
     let _ = unsafe { nix::libc::atexit(at_exit) };
 }
 
@@ -49,8 +51,8 @@ pub(crate) const EXIT_NO_MPI: i32 = 70;
 impl MpiWorld {
     /// Starts MPI. Collective. `None` when it was started before in this process.
     ///
-    /// The main thread alone calls MPI; a worker that panics is reported to it. A library that offers less than that
-    /// (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
+    /// The main thread alone calls MPI; a worker that panics is reported to it. A library that offers less
+    /// than that (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
     pub fn start() -> Option<Self> {
         exit_code_of_failed_start();
         STARTING.store(true, Ordering::Relaxed);
@@ -79,10 +81,11 @@ impl MpiWorld {
 
     /// Finalises MPI, after all work is done. Collective.
     ///
-    /// MPICH over UCX (4.0.2 over TCP) waits for ever there in every second run over several nodes: a rank flushes its
-    /// connections, and makes those that it never used, with the help of others that have stopped listening. So all pairs
-    /// say farewell first, which makes it rare; and since nothing depends on it any more, a rank that is not through after
-    /// `FINALISE_LIMIT` ends as it stands, with its exit code, instead of holding the job's nodes until the time limit.
+    /// MPICH over UCX (4.0.2 over TCP) hangs there in every second run over several nodes: a rank flushes its
+    /// connections, and makes those that it never used, with the help of others that no longer listen. All
+    /// pairs of ranks therefore exchange a last message first, which makes it rare. A rank that is not
+    /// through after `FINALISE_LIMIT` ends with its exit code, instead of holding the job's nodes until the
+    /// time limit.
     pub fn finish(self, exit_code: u8) {
         if MpiFlavour::of_library(&library()).broken_finalize() {
             let watch = move || {
@@ -109,7 +112,8 @@ pub fn abort_world(exit_code: i32) -> ! {
     SimpleCommunicator::world().abort(exit_code)
 }
 
-/// How long an abort waits for the launcher to hand on what this rank said last: MPICH's drops what it has not yet read.
+/// How long an abort waits for the launcher to hand on what this rank said last: MPICH's drops what it has
+/// not yet read.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
@@ -199,8 +203,8 @@ impl Communicator for MpiWorld {
         library()
     }
 
-    /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work; the bytes
-    /// themselves then go down MPI's broadcast tree.
+    /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work;
+    /// the bytes themselves then go down MPI's broadcast tree.
     fn broadcast(&self, message: Vec<u8>) -> Vec<u8> {
         let root = self.world.process_at_rank(ROOT as i32);
         let mut bytes = message;

@@ -1,4 +1,5 @@
-//! The wire format of paths: bytes, because file names need not be UTF-8. For `#[serde(with = "path_bytes")]`.
+//! The wire format of paths: bytes, because file names need not be UTF-8. For `#[serde(with =
+//! "path_bytes")]`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

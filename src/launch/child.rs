@@ -1,4 +1,5 @@
-//! A child process: started in a process group of its own, timed, and ended with all its own when its time is up.
+//! A child process: started in a process group of its own, timed, and ended with all its own when its time is
+//! up.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,7 +33,8 @@ pub struct Ended {
     pub wall_s: f64,
     /// Why.
     pub how: How,
-    /// CPUs that others on the machine kept busy meanwhile, on the mean; `None` where the system does not tell.
+    /// CPUs that others on the machine kept busy meanwhile, on the mean; `None` where the system does not
+    /// tell.
     pub others_cpus: Option<f64>,
 }
 
@@ -133,8 +135,9 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     }
 }
 
-/// Lets the system tell the child to end when this process is gone, however that came about: one that is killed can tell
-/// nobody. The launcher then ends its ranks. The system goes by the thread that starts the child, which waits for it here.
+/// Lets the system tell the child to end when this process is gone, however that came about: one that is
+/// killed can tell nobody. The launcher then ends its ranks. The system goes by the thread that starts the
+/// child, which waits for it here.
 fn end_with_this_process(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {

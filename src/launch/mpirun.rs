@@ -1,4 +1,5 @@
-//! mpirun: which one belongs to the MPI that this program was built with, and the words that each flavour wants.
+//! mpirun: which one belongs to the MPI that this program was built with, and the words that each flavour
+//! wants.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ pub struct Launcher {
     as_root: bool,
 }
 
-/// Names under which launchers are installed. Where two MPIs live side by side, plain `mpirun` may be either's.
+/// Names under which launchers are installed. Where two MPIs live side by side, plain `mpirun` may be
+/// either's.
 const NAMES: [&str; 6] = [
     "mpirun",
     "mpiexec",
@@ -25,8 +27,8 @@ const NAMES: [&str; 6] = [
 ];
 
 impl Launcher {
-    /// The launcher of the MPI that describes itself as `library`: `named` if the user names one, else the first of the
-    /// usual names on the PATH that proves to be of the same flavour.
+    /// The launcher of the MPI that describes itself as `library`: `named` if the user names one, else the
+    /// first of the usual names on the PATH that proves to be of the same flavour.
     ///
     /// # Errors
     /// A sentence saying what was looked for.
@@ -34,7 +36,8 @@ impl Launcher {
         let flavour = MpiFlavour::of_library(library);
         if flavour == MpiFlavour::Other {
             return Err(format!(
-                "it is not known which launcher starts programs of {library}; niimpi knows those of Open MPI and MPICH"
+                "it is not known which launcher starts programs of {library}; niimpi knows those of Open \
+                 MPI and MPICH"
             ));
         }
         let proves = |program: &Path| {
@@ -68,14 +71,15 @@ impl Launcher {
             .map(launcher)
             .ok_or_else(|| {
                 format!(
-                    "no launcher of {library} is on the PATH (looked for {}); load its module, or name it with --mpirun",
+                    "no launcher of {library} is on the PATH (looked for {}); load its module, or name it \
+                     with --mpirun",
                     NAMES.join(", ")
                 )
             })
     }
 
-    /// The words that put `ranks` ranks on this machine, however few CPUs it has. Ranks are not bound to cores, so that a
-    /// rank's workers may use all CPUs.
+    /// The words that put `ranks` ranks on this machine, however few CPUs it has. Ranks are not bound to
+    /// cores, so that a rank's workers may use all CPUs.
     pub fn words(&self, ranks: usize) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.program.clone().into()];
         words.extend(

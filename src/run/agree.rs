@@ -105,7 +105,8 @@ pub(super) struct Ranks {
     pub(super) cpus: Vec<usize>,
     /// Threads of each rank.
     pub(super) threads: Vec<usize>,
-    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not report them.
+    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not
+    /// report them.
     pub(super) distinct_cpus: Option<usize>,
 }
 
@@ -265,7 +266,8 @@ pub(super) fn look_at_images(
     comm::gather(comm, looks).map(probe::interleave)
 }
 
-/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank knows of none.
+/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank
+/// knows of none.
 fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
     let mut cpus = HashSet::new();
     for hello in hellos {
@@ -277,8 +279,8 @@ fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
     Some(cpus.len())
 }
 
-/// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow, divided
-/// among the ranks of a host that may use the same ones.
+/// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow,
+/// divided among the ranks of a host that may use the same ones.
 fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
     let slurm_cpus = slurm::cpus_per_task();
     let mut masks: HashMap<&str, Vec<&[usize]>> = HashMap::new();

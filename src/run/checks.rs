@@ -78,7 +78,8 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// How long a rank waits for another rank's file: longer than network file systems keep attributes (NFS: up to 60 s).
+/// How long a rank waits for another rank's file: longer than network file systems keep attributes (NFS: up
+/// to 60 s).
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Waits until this rank sees the root's journal below its own --output. Local.
@@ -99,8 +100,9 @@ pub(super) fn see_roots_journal(
     while File::open(&journal).is_err() {
         if started.elapsed() >= limit {
             return Err(format!(
-                "--output {}: rank {rank} on {host} does not see there what rank {ROOT} wrote, so it is another folder, such \
-                 as a node's own disk. No image was written.\n  Choose a folder that all nodes share",
+                "--output {}: rank {rank} on {host} does not see there what rank {ROOT} wrote, so it is \
+                 another folder, such as a node's own disk. No image was written.\n  Choose a folder that \
+                 all nodes share",
                 output.display()
             ));
         }
@@ -131,8 +133,8 @@ pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<()
     match folders.iter().find(is_link) {
         None => Ok(()),
         Some(link) => Err(SetupError(format!(
-            "--output {}: its folder {} is a link, so results would be written somewhere else; remove the link, or say \
-             --follow-links",
+            "--output {}: its folder {} is a link, so results would be written somewhere else; remove the \
+             link, or say --follow-links",
             output.display(),
             link.display()
         ))),

@@ -1,4 +1,4 @@
-//! The work of a rank: its workers and the threads that read ahead are started, and its main thread takes what they report.
+//! The work of a rank: starts its workers and the threads that read ahead, and takes what they report.
 //! Only the main thread exchanges messages with other ranks.
 
 use std::collections::VecDeque;
@@ -33,7 +33,8 @@ pub(super) struct Work {
     pub(super) interrupted: bool,
 }
 
-/// Does the images of the run: this rank's share on its workers. Collective; the root gets the records of all ranks.
+/// Does the images of the run: this rank's share on its workers. Collective; the root gets the records of all
+/// ranks.
 pub(super) fn work(
     comm: &impl Communicator,
     config: &Config,
@@ -109,9 +110,14 @@ pub(super) fn work(
             let (sender, context, span) = (sender.clone(), &context, span.clone());
             std::thread::Builder::new()
                 .name(format!("worker-{worker}"))
-                .spawn_scoped(scope, move || span.in_scope(|| worker::work(context, worker, &sender)))
+                .spawn_scoped(scope, move || {
+                    span.in_scope(|| worker::work(context, worker, &sender))
+                })
                 .unwrap_or_else(|error| {
-                    tracing::error!("worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads");
+                    tracing::error!(
+                        "worker {worker} of {workers} cannot be started: {error}; ask for \
+                                     fewer --threads"
+                    );
                     comm.abort(EXIT_PANIC)
                 });
         }
@@ -150,8 +156,8 @@ pub(super) fn work(
     })
 }
 
-/// The threads of each worker of a rank that has `threads` and so many images: one each. Where there are fewer images than
-/// threads, each image has a worker, and the other threads help them.
+/// The threads of each worker of a rank that has `threads` and so many images: one each. Where there are
+/// fewer images than threads, each image has a worker, and the other threads help them.
 fn threads_of_workers(threads: usize, images: usize) -> Vec<usize> {
     let workers = threads.min(images).max(1);
     (0..workers)

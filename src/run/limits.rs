@@ -11,8 +11,8 @@ const MOST_OPEN_FILES: u64 = 1 << 16;
 /// Files that the program, MPI and the journal hold open.
 const OWN_FILES: usize = 64;
 
-/// Prepares this process: it may open as many files as the system allows, and a file beyond `ulimit -f` fails its image instead
-/// of ending the process. To be called first.
+/// Prepares this process: it may open as many files as the system allows, and a file beyond `ulimit -f` fails
+/// its image instead of ending the process. To be called first.
 pub(crate) fn prepare_process() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MOST_OPEN_FILES);
@@ -66,8 +66,9 @@ fn files_ahead_with(files: usize) -> usize {
     MOST.min(files / 8)
 }
 
-/// Lets all threads share the address space that the allocator reserves for `threads` threads. Without this, each thread that
-/// waits for a file or for the disk may reserve as much as a worker, and `ulimit -v` ends the process.
+/// Lets all threads share the address space that the allocator reserves for `threads` threads. Without this,
+/// each thread that waits for a file or for the disk may reserve as much as a worker, and `ulimit -v` ends
+/// the process.
 pub(super) fn share_reserved_address_space(threads: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -11,8 +11,9 @@ use crate::resources::{self, MemoryLimit};
 
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
 ///
-/// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has, is done while
-/// no other is, with the other workers' buffers given back. An image that does not fit at all is refused.
+/// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has,
+/// is done while no other is, with the other workers' buffers given back. An image that does not fit at all
+/// is refused.
 pub(super) struct RankMemory<'a> {
     buffers: Vec<Mutex<ImageWorker<'a>>>,
     limit: Option<Limit>,
@@ -27,8 +28,8 @@ struct Limit {
 }
 
 impl<'a> RankMemory<'a> {
-    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and other threads,
-    /// which wait for files and for the disk, need their stacks.
+    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and
+    /// other threads, which wait for files and for the disk, need their stacks.
     pub(super) fn new(
         job: &'a ImageJob,
         output: &OutputFolder,
@@ -74,8 +75,8 @@ impl<'a> RankMemory<'a> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries an image its whole way on this worker's buffers, from its opened file where there is one. Waits for the others
-    /// where it needs their memory.
+    /// Carries an image its whole way on this worker's buffers, from its opened file where there is one.
+    /// Waits for the others where it needs their memory.
     ///
     /// Also returns for how many seconds it waited.
     ///
@@ -105,8 +106,8 @@ impl<'a> RankMemory<'a> {
                 stage: Stage::Read,
                 kind: failure.kind,
                 error: format!(
-                    "{}: needs {} MiB of memory, and this rank has {} MiB for images ({}); give the job more memory, or \
-                     start fewer ranks on a node",
+                    "{}: needs {} MiB of memory, and this rank has {} MiB for images ({}); give the job \
+                     more memory, or start fewer ranks on a node",
                     entry.input.display(),
                     needed_bytes.div_ceil(1 << 20),
                     limit.bytes >> 20,

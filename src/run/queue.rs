@@ -1,9 +1,10 @@
-//! Queue: the images that a rank still has to begin, handed to its workers one by one, and those near the front to read-ahead.
+//! Queue: the images that a rank has not started. Workers take them one by one, and read-ahead those near the
+//! front.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Places in the plan's list, in the order in which they are begun.
+/// Places in the list, in the order in which work on them starts.
 #[derive(Default)]
 pub(super) struct TaskQueue {
     state: Mutex<State>,
@@ -61,7 +62,8 @@ impl TaskQueue {
         self.moved.notify_one();
     }
 
-    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it is closed.
+    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it
+    /// is closed.
     pub(super) fn wanted(&self, ahead: usize) -> usize {
         let state = self.state();
         if state.closed {
@@ -71,7 +73,7 @@ impl TaskQueue {
         }
     }
 
-    /// The next image, waiting for one, which `on_wait` is told; `None` when there will be none.
+    /// The next image. Waits for one, after a call of `on_wait`; `None` when there will be none.
     pub(super) fn next(&self, on_wait: impl Fn()) -> Option<usize> {
         let mut state = self.state();
         loop {
@@ -99,8 +101,9 @@ impl TaskQueue {
         }
     }
 
-    /// The first queued image that is near enough to the front and was not given away here before, waiting for one; `None`
-    /// when there will be none. `is_near` is asked of each with the number and the costs of those before it.
+    /// The first queued image that is near enough to the front and was not given away here before, waiting
+    /// for one; `None` when there will be none. `is_near` is asked of each with the number and the costs of
+    /// those before it.
     pub(super) fn upcoming(
         &self,
         costs_s: &[f64],

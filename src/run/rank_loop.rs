@@ -18,9 +18,9 @@ use crate::report::RankRecord;
 use crate::resources::{self, CpuMeter};
 use crate::text::printable;
 
-/// A rank whose images take less than this asks for the next ones early: the answer may take two looks, which should not
-/// be seen beside an image. Longer images are asked for when a worker is free, so that no rank keeps one that another has
-/// time for.
+/// A rank whose images take less than this asks for the next ones early: the answer may take two looks, which
+/// should not be seen beside an image. Longer images are asked for when a worker is free, so that no rank
+/// keeps one that another has time for.
 const QUICK_IMAGE: Duration = Duration::from_millis(60);
 
 /// A rank that cannot open its first images asks for no more after so many.
@@ -111,8 +111,8 @@ impl<C: Communicator> RankLoop<'_, C> {
             Event::Late(index) => {
                 if self.late == 0 {
                     tracing::warn!(
-                        "the time left is too short for image {index}: neither it nor any other that would not be finished \
-                         is started"
+                        "the time left is too short for image {index}: neither it nor any other that would \
+                         not be finished is started"
                     );
                 }
                 self.late += 1;

@@ -1,8 +1,9 @@
-//! Read-ahead: the files of the images that a rank's workers begin next are opened, and fetched by the system.
+//! Read-ahead: the files of the images that a rank's workers begin next are opened, and fetched by the
+//! system.
 //!
-//! Their content goes into the system's cache, so that this costs no memory of the process and hardly any of its time. It
-//! pays where files come over a network or from a busy disk: the waits for a file's opening and for its bytes fall into the
-//! work on the images before.
+//! Their content goes into the system's cache, so that this costs no memory of the process and hardly any of
+//! its time. It pays where files come over a network or from a busy disk: the waits for a file's opening and
+//! for its bytes fall into the work on the images before.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -16,7 +17,8 @@ use crate::images::ImageEntry;
 /// Threads that wait for files, as many as there are workers but within these bounds.
 const THREADS: RangeInclusive<usize> = 4..=16;
 
-/// The next image of each worker is always fetched, and so are those that they will begin within so many seconds.
+/// The next image of each worker is always fetched, and so are those that they will begin within so many
+/// seconds.
 const HORIZON_S: f64 = 0.25;
 /// But no more than so many for each worker: each is an open file.
 const MOST_IMAGES: usize = 4;
@@ -28,7 +30,7 @@ pub(super) struct ReadAhead<'a> {
     /// Estimated seconds of each image.
     costs_s: &'a [f64],
     workers: usize,
-    /// Of images that no worker has begun.
+    /// Of images that no worker has started.
     opened: Mutex<HashMap<usize, OpenedInput>>,
 }
 
@@ -67,7 +69,8 @@ impl<'a> ReadAhead<'a> {
             let Some(fetched) = OpenedInput::open_ahead(&self.entries[place].input) else {
                 continue;
             };
-            // A worker leaves the queue first and comes here then: with this lock held it can only be still to come.
+            // A worker leaves the queue first and comes here then: with this lock held it can only be still
+            // to come.
             let mut opened = self.opened();
             if self.queue.is_ahead(place) {
                 opened.insert(place, fetched);
@@ -75,7 +78,8 @@ impl<'a> ReadAhead<'a> {
         }
     }
 
-    /// The opened file of an image that a worker has taken from the queue; `None` where it was not opened yet, or could not be.
+    /// The opened file of an image that a worker has taken from the queue; `None` where it was not opened
+    /// yet, or could not be.
     pub(super) fn take(&self, place: usize) -> Option<OpenedInput> {
         self.opened().remove(&place)
     }

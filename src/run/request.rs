@@ -1,4 +1,5 @@
-//! The request: whether the memory that was asked of Slurm holds the largest image, checked before anything is written.
+//! The request: whether the memory that was asked of Slurm holds the largest image, checked before anything
+//! is written.
 
 use std::path::Path;
 
@@ -6,8 +7,9 @@ use crate::job::memory;
 use crate::resources::{self, MemoryLimit};
 use crate::slurm::{self, MemoryOption};
 
-/// Refuses a job whose ranks could not hold the largest of these images, each with the bytes that it takes in memory. Local;
-/// the root speaks for all, whose rank works with `threads`. Outside a Slurm job an image that does not fit fails by itself.
+/// Refuses a job whose ranks could not hold the largest of these images, each with the bytes that it takes in
+/// memory. Local; the root speaks for all, and its rank works with `threads`. Outside a Slurm job an image that does
+/// not fit fails by itself.
 ///
 /// # Errors
 /// A text with the figures and the line of the script to change.
@@ -51,8 +53,8 @@ fn fits(
         MemoryOption::PerNode => ("mem", wanted_mib.saturating_mul(ranks_on_host as u64)),
     };
     Err(format!(
-        "{}: the largest image needs {} MiB of memory and the program itself {} MiB, but each rank has {} MiB ({}). Nothing \
-         was written.\n  Ask for more: #SBATCH --{name}={value_mib}M",
+        "{}: the largest image needs {} MiB of memory and the program itself {} MiB, but each rank has {} \
+         MiB ({}). Nothing was written.\n  Ask for more: #SBATCH --{name}={value_mib}M",
         path.display(),
         mib(image_bytes),
         mib(own_bytes),
@@ -81,8 +83,8 @@ mod tests {
         let message = check(931, MemoryOption::PerNode, 4, 1).unwrap_err();
         assert_eq!(
             message,
-            "in/large.nii: the largest image needs 900 MiB of memory and the program itself 32 MiB, but each rank has 931 MiB \
-             (Slurm's --mem). Nothing was written.\n  Ask for more: #SBATCH --mem=4104M"
+            "in/large.nii: the largest image needs 900 MiB of memory and the program itself 32 MiB, but \
+             each rank has 931 MiB (Slurm's --mem). Nothing was written.\n  Ask for more: #SBATCH --mem=4104M"
         );
         let message = check(931, MemoryOption::PerCpu, 4, 2).unwrap_err();
         assert!(message.ends_with("#SBATCH --mem-per-cpu=513M"), "{message}");

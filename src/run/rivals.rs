@@ -16,7 +16,8 @@ pub(super) struct Work<'a> {
     pub(super) shard: Option<Shard>,
 }
 
-/// A number for the list: the same inputs and outputs give the same one. FNV-1a, which is the same on every machine.
+/// A number for the list: the same inputs and outputs give the same one. FNV-1a, which is the same on every
+/// machine.
 pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut take = |path: &Path| {
@@ -55,8 +56,9 @@ pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String
     Ok(())
 }
 
-/// Refuses an array's share where earlier runs divided the same list into another number of shares: an array that repeats some
-/// tasks of another has other numbers. Warns where an array has one task, which then does the whole list. Local to the root.
+/// Refuses an array's share where earlier runs divided the same list into another number of shares: an array
+/// that repeats some tasks of another has other numbers. Warns where an array has one task, which then does
+/// the whole list. Local to the root.
 ///
 /// # Errors
 /// A text for the user with the cure.
@@ -76,22 +78,25 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
     if let Some(other) = other {
         let count = other.count;
         return Err(format!(
-            "--shard slurm: this array makes it share {own}, but earlier runs divided the same list into {count} shares. Nothing \
-             was written.\n  Give --shard K/{count}; with array.sbatch, sbatch --array=K --export=ALL,SHARDS={count} array.sbatch"
+            "--shard slurm: this array makes it share {own}, but earlier runs divided the same list into \
+             {count} shares. Nothing was written.\n  Give --shard K/{count}; with array.sbatch, sbatch \
+             --array=K --export=ALL,SHARDS={count} array.sbatch"
         ));
     }
     if own.count == 1 {
         tracing::warn!(
-            "--shard slurm: this array has one task, which does the whole list; if it repeats one share of many, give \
-             --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
+            "--shard slurm: this array has one task, which does the whole list; if it repeats one share of \
+             many, give --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
         );
     }
     Ok(())
 }
 
-/// Refuses again once this run's journal can be seen, for runs that start at the same time. Local to the root.
+/// Refuses again once this run's journal can be seen, for runs that start at the same time. Local to the
+/// root.
 ///
-/// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has refused or works.
+/// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has
+/// refused or works.
 ///
 /// # Errors
 /// As of [`refuse_before`].
@@ -179,8 +184,9 @@ fn overlaps(other: &RunLine, work: &Work<'_>) -> bool {
 
 fn message(rival: &RunLine, output: &Path) -> String {
     format!(
-        "--output {}: another run of the same images is in progress there: {}. Nothing was written.\n  Wait for it to end, \
-         stop it, or choose another --output. To use several processes for one run, start niimpi with mpirun or srun",
+        "--output {}: another run of the same images is in progress there: {}. Nothing was written.\n  \
+         Wait for it to end, stop it, or choose another --output. To use several processes for one run, \
+         start niimpi with mpirun or srun",
         output.display(),
         description(rival)
     )
@@ -233,7 +239,8 @@ mod tests {
     fn only_disjoint_shares_of_a_list_go_together() {
         let run = |digest: &str, shard: Option<&str>| -> RunLine {
             serde_json::from_value(serde_json::json!({
-                "format": "niimpi-journal/2", "unix_s": 1.0, "run": "r", "version": "1", "rank": 0, "ranks": 1, "host": "n",
+                "format": "niimpi-journal/2", "unix_s": 1.0, "run": "r", "version": "1", "rank": 0,
+                "ranks": 1, "host": "n",
                 "pid": 1, "workers": 1, "images": 1, "kept": 0, "strategy": "size", "options": {},
                 "list_digest": digest, "shard": shard,
             }))

@@ -1,4 +1,5 @@
-//! The root's loop: it works, hands out images with `dynamic`, shows progress, and waits for the records of all ranks.
+//! The root's loop: it works, hands out images with `dynamic`, shows progress, and waits for the records of
+//! all ranks.
 
 use std::collections::VecDeque;
 
@@ -115,8 +116,8 @@ impl<'a> Coordinator<'a> {
         if hand_back.gives_up && !rank.gave_up {
             rank.gave_up = true;
             tracing::warn!(
-                "rank {from} on {host} cannot open its images and gets no more; other ranks do them. Check that this node \
-                 sees the input: {}",
+                "rank {from} on {host} cannot open its images and gets no more; other ranks do them. Check \
+                 that this node sees the input: {}",
                 printable(&hand_back.error)
             );
         }
@@ -187,15 +188,16 @@ impl<'a> Coordinator<'a> {
         }
         if self.ordered.is_none() {
             tracing::warn!(
-                "the last {} failed because the disk is full or the quota is used up; trying the smallest images next",
+                "the last {} failed because the disk is full or the quota is used up; trying the smallest \
+                 images next",
                 counted(in_a_row, "image")
             );
             return Some(Order::SmallestFirst);
         }
         self.disk_full = true;
         tracing::error!(
-            "stopped early: the last {} failed because the disk is full or the quota is used up, the smallest too; free \
-             space or choose another --output, then --resume does the rest",
+            "stopped early: the last {} failed because the disk is full or the quota is used up, the \
+             smallest too; free space or choose another --output, then --resume does the rest",
             counted(in_a_row, "image")
         );
         Some(Order::Stop)
@@ -226,8 +228,8 @@ impl<'a> Coordinator<'a> {
         let started: usize = records.iter().map(|record| record.images.len()).sum();
         Work {
             records,
-            // A run that was stopped during its last images is complete. A full disk is no interruption after which the
-            // same command may go on by itself: somebody has to make room first.
+            // A run that was stopped during its last images is complete. A full disk is no interruption after
+            // which the same command may go on by itself: somebody has to make room first.
             interrupted: started < images && !self.disk_full,
         }
     }

@@ -26,8 +26,9 @@ pub enum Existing {
     /// An error, before anything is written.
     #[default]
     Refuse,
-    /// It is kept if it was made from the same input with the same options, and made again if an earlier run left it failed or
-    /// unfinished or its input was changed. Any other file is an error, before anything is written.
+    /// It is kept if it was made from the same input with the same options, and made again if an earlier run
+    /// left it failed or unfinished or its input was changed. Any other file is an error, before anything is
+    /// written.
     Resume,
     /// It is replaced.
     Overwrite,
@@ -52,7 +53,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Places of this share's images, in the list's order. Shares are made by the same strategy as among ranks.
+    /// Places of this share's images, in the list's order. Shares are made by the same strategy as among
+    /// ranks.
     fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
         let mut places =
             partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
@@ -71,7 +73,8 @@ impl FromStr for Shard {
     type Err = String;
 
     /// # Errors
-    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
+    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array
+    /// task.
     fn from_str(text: &str) -> Result<Self, String> {
         // Far more than any array has tasks; each share costs root some memory.
         const MOST: usize = 1_000_000;
@@ -89,7 +92,8 @@ impl FromStr for Shard {
             .filter(|shard| shard.number >= 1 && shard.number <= shard.count && shard.count <= MOST)
             .ok_or_else(|| {
                 format!(
-                    "give K/N with K from 1 to N and N up to {MOST}, such as 1/4, or slurm inside an array task"
+                    "give K/N with K from 1 to N and N up to {MOST}, such as 1/4, or slurm inside an array \
+                     task"
                 )
             })
     }
@@ -138,7 +142,8 @@ impl Decision {
 pub(super) struct Schedule {
     /// Estimated seconds of each image.
     pub(super) costs_s: Vec<f64>,
-    /// One share per rank: places in the order in which they are done. With `dynamic` one list of all, the root's.
+    /// One share per rank: places in the order in which they are done. With `dynamic` one list of all, the
+    /// root's.
     pub(super) shares: Vec<Vec<usize>>,
 }
 
@@ -228,8 +233,8 @@ fn refuse_existing(
     let mut existing = (0..entries.len()).filter(exists);
     match (config.existing, existing.next()) {
         (Existing::Refuse, Some(first)) => Err(SetupError(format!(
-            "{} of {} results exist already, the first is {}; choose another --output, or say --resume to keep what is \
-             there and do the rest, or --overwrite to replace it",
+            "{} of {} results exist already, the first is {}; choose another --output, or say --resume to \
+             keep what is there and do the rest, or --overwrite to replace it",
             1 + existing.count(),
             entries.len(),
             entries[first].output.display()
@@ -265,7 +270,8 @@ fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) 
     }
 }
 
-/// The time of a run that starts now: later than all lines of earlier runs, whatever clocks they were written by.
+/// The time of a run that starts now: later than all lines of earlier runs, whatever clocks they were written
+/// by.
 fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, SetupError> {
     const STEP: Duration = Duration::from_millis(1);
     let newest = past::newest_unix_s(output, resources::available_cpus()).map_err(|error| {
@@ -278,8 +284,8 @@ fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, Set
     Ok(after.map_or(now, |after| after.max(now)))
 }
 
-/// When every image must be finished, in seconds since the run's start: after what was asked for, or else before the job
-/// ends, with time left for the report.
+/// When every image must be finished, in seconds since the run's start: after what was asked for, or else
+/// before the job ends, with time left for the report.
 fn finish_by_s(
     asked_s: Option<f64>,
     job_end_unix_s: Option<f64>,

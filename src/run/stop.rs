@@ -16,7 +16,8 @@ const EXIT_SECOND_INTERRUPT: i32 = 130;
 /// Whether nothing is written yet, so that a signal may end the process at once.
 static IN_SET_UP: AtomicBool = AtomicBool::new(false);
 
-/// From here until [`set_up_has_ended`], a signal ends the process: to list and probe a large data set takes minutes.
+/// From here until [`set_up_has_ended`], a signal ends the process: to list and probe a large data set takes
+/// minutes.
 pub(crate) fn end_set_up_on_signals() {
     IN_SET_UP.store(true, Ordering::Relaxed);
 }
@@ -25,9 +26,9 @@ pub(super) fn set_up_has_ended() {
     IN_SET_UP.store(false, Ordering::Relaxed);
 }
 
-/// Lets signals stop this process's run. The first SIGTERM, SIGINT, SIGUSR1 or SIGHUP sets the flag that is returned: images
-/// in progress are finished and no other is started. A second SIGINT ends the process at once, without its part files.
-/// SIGHUP stays ignored where it was, as under nohup.
+/// Lets signals stop this process's run. The first SIGTERM, SIGINT, SIGUSR1 or SIGHUP sets the flag that is
+/// returned: images in progress are finished and no other is started. A second SIGINT ends the process at
+/// once, without its part files. SIGHUP stays ignored where it was, as under nohup.
 pub fn on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -45,7 +46,8 @@ pub fn on_signals() -> Arc<AtomicBool> {
                 if signal == SIGINT && std::mem::replace(&mut interrupted, true) {
                     atomic_file::remove_unfinished();
                     console::note(
-                        "interrupted twice: stopping immediately. Finished images are kept; continue with --resume",
+                        "interrupted twice: stopping immediately. Finished images are kept; continue with \
+                         --resume",
                     );
                     signal_hook::low_level::exit(EXIT_SECOND_INTERRUPT);
                 }
@@ -63,15 +65,16 @@ pub fn on_signals() -> Arc<AtomicBool> {
 /// Whether this process was started with the signal ignored.
 fn is_ignored(signal: i32) -> bool {
     let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
-    // SAFETY: without a new action the call only reads the present one into `action`, which is then initialised; it was
-    // zeroed, which is a valid value, should the call fail.
+    // SAFETY: without a new action the call only reads the present one into `action`, which is then
+    // initialised; it was zeroed, which is a valid value, should the call fail.
     unsafe {
         nix::libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction == nix::libc::SIG_IGN
     }
 }
 
-/// How long images take beside their estimated costs, learnt from those that are done; shared by a rank's workers.
+/// How long images take beside their estimated costs, learnt from those that are done; shared by a rank's
+/// workers.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The most seconds of an image for each second of its estimate, as bits.

@@ -329,5 +329,5 @@ fn tell(
             bytes as f64 / f64::from(1 << 20)
         );
     }
-    super::say(&text)
+    super::print(&text)
 }

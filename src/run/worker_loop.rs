@@ -1,4 +1,5 @@
-//! The loop of a rank that is not the root: it works, asks for images with `dynamic`, and reports to the root.
+//! The loop of a rank that is not the root: it works, asks for images with `dynamic`, and reports to the
+//! root.
 
 use std::time::{Duration, Instant};
 
