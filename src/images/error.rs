@@ -79,7 +79,7 @@ pub(crate) enum ListError {
     NoList,
     #[error("the list has more than {most} lines; split it")]
     TooLong { most: usize },
-    #[error("{} line {line}: {error}", list.display())]
+    #[error("{} line {line}: {error}", name_of(list))]
     Line {
         list: PathBuf,
         line: usize,
@@ -116,6 +116,13 @@ fn again(line: Option<usize>) -> String {
     line.map_or(String::new(), |line| {
         format!(", again in line {line} of the list")
     })
+}
+
+fn name_of(list: &Path) -> String {
+    match list.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => list.display().to_string(),
+    }
 }
 
 fn and_others(others: usize) -> String {

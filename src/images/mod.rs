@@ -109,7 +109,8 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
     })
 }
 
-/// The whole list as often as the request repeats it. The results of each further time are below a folder of their own.
+/// The whole list as often as the request repeats it. The results of each further time are below a folder
+/// of their own.
 fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEntry> {
     let count = entries.len();
     for repeat in 2..=request.repeat {

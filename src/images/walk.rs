@@ -160,8 +160,8 @@ impl<'a> Walk<'a> {
         self.searched.contains_key(real)
     }
 
-    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next run's
-    /// inputs.
+    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next
+    /// run's inputs.
     fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), ListError> {
         let Some(output) = &self.output else {
             return Ok(());

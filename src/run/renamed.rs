@@ -61,8 +61,8 @@ pub(super) fn refuse_renamed(
     };
     let entry = &entries[place];
     Err(format!(
-        "{} of {} results exist under other names: the result of {} is {}, and would now also be {}; {}, or choose \
-         another --output",
+        "{} of {} results exist under other names: the result of {} is {}, and would now also be {}; {}, or \
+         choose another --output",
         renamed.len(),
         entries.len(),
         entry.input.display(),
@@ -91,11 +91,21 @@ mod tests {
 
     /// A journal of results that were made of these inputs.
     fn past(results: &[(&str, &str)]) -> Past {
-        let mut text = r#"{"event":"run","format":"niimpi-journal/2","unix_s":1,"run":"r","version":"0","rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","options":{"sigma":2}}"#.to_owned();
+        let mut text = concat!(
+            r#"{"event":"run","format":"niimpi-journal/2","unix_s":1,"run":"r","version":"0","rank":0,"#,
+            r#""ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size","#,
+            r#""options":{"sigma":2}}"#
+        )
+        .to_owned();
         for (input, output) in results {
-            text += &format!(
-                "\n{{\"event\":\"end\",\"unix_s\":2.0,\"index\":1,\"worker\":0,\"status\":\"done\",\"input\":\"{input}\",\"output\":\"{output}\",\"files_in\":[{{\"bytes\":1,\"mtime_ns\":2}}],\"files_out\":[{{\"bytes\":3,\"raw_bytes\":3,\"crc32\":\"000000ff\"}}],\"read_s\":0.0,\"filter_s\":0.0,\"write_s\":0.0,\"voxels\":1}}"
-            );
+            let end = [
+                r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"done","#,
+                &format!(r#""input":"{input}","output":"{output}","#),
+                r#""files_in":[{"bytes":1,"mtime_ns":2}],"#,
+                r#""files_out":[{"bytes":3,"raw_bytes":3,"crc32":"000000ff"}],"#,
+                r#""read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#,
+            ];
+            text += &format!("\n{}", end.concat());
         }
         Past::of_bytes([text.as_bytes()])
     }

@@ -177,7 +177,8 @@ def test_hard_linked_inputs_are_not_replaced_through_a_bind_mount(study, how, gi
     before = {name: (source / name).read_bytes() for name in names}
     inputs = [str(source)] if given == "folder" else [f"{source}/./{name}" for name in names]
     finished = mounted(source, out, [*inputs, "--output", out, "--sigma=1", how, "--no-sync"])
-    assert finished.returncode == 2 and re.search("would be overwritten|lies inside", finished.stderr), finished
+    refused = re.search("would be overwritten|lies inside", finished.stderr)
+    assert finished.returncode == 2 and refused, finished
     assert {name: (source / name).read_bytes() for name in names} == before
 
 
