@@ -1,4 +1,4 @@
-"""The report's two faces: the table on standard output, and the JSON of schema niimpi-report/1 with its types."""
+"""The report's two faces: the table on standard output, and the JSON of schema niimpi-report/2 with its types."""
 
 import datetime
 import re
@@ -82,7 +82,7 @@ def test_no_more_cpu_time_than_the_cpus_have(tmp_path):
 
 def test_what_was_run(finished):
     report = finished.report
-    assert report["schema"] == "niimpi-report/1"
+    assert report["schema"] == "niimpi-report/2"
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", report["version"])
     assert "smooth" in report["command"] and "--sigma=1,2,1.5" in report["command"]
     started = datetime.datetime.fromisoformat(report["started"])

@@ -60,7 +60,6 @@ CASES = {
     "shard beyond the last": ([*GOOD, "--shard=4/3"], "shard"),
     "shard without sense": ([*GOOD, "--shard=x"], "shard"),
     "compression beyond 9": ([*GOOD, "--compression=10"], "compression"),
-    "resume and overwrite": ([*GOOD, "--resume", "--overwrite"], "--resume|--overwrite"),
     "empty folder": (["empty", "--output", "out", "--sigma=1"], "empty|no image"),
     "empty list": (["--list", "empty.txt", "--output", "out", "--sigma=1"], "empty|no image"),
     "list of blank lines": (["--list", "blank.txt", "--output", "out", "--sigma=1"], "empty|no image|blank"),
