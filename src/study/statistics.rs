@@ -5,7 +5,6 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 /// Mean and spread of repeated measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Summary {
-    /// How many values.
     pub count: usize,
     /// Their mean; 0 for none.
     pub mean: f64,
@@ -60,9 +59,7 @@ pub(crate) fn normal_quantile(below: f64) -> f64 {
 /// A straight line y = intercept + slope · x.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Line {
-    /// y at x = 0.
     pub intercept: f64,
-    /// How fast y grows.
     pub slope: f64,
 }
 

@@ -100,23 +100,7 @@ pub(crate) struct Plan {
 /// possible.
 pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let mut listed = listed::probe(&request.list, &request.job, request.images)?;
-    let pilot = if request.from.is_empty() {
-        run_pilot(request, &listed)?
-    } else {
-        Pilot {
-            sources: read_sources(&request.from)?,
-            reading_factor: 1.0,
-            notes: Vec::new(),
-        }
-    };
-    let wanted = Wanted {
-        job: &request.job,
-        options: &request.job.options(),
-        memory_bytes: &listed.memory_by_path(),
-    };
-    let mut measured = measured::gather(&pilot.sources, &wanted)?;
-    measured.reading_factor = pilot.reading_factor;
-    measured.notes.extend(pilot.notes);
+    let mut measured = measure(request, &listed)?;
     let model = Model::fit(&measured)?;
     leave_out_unmeasured(&mut listed, &model, &mut measured)?;
     let images = listed.planned.len();
@@ -192,6 +176,28 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
         document,
         listed: listed.listed,
     })
+}
+
+/// Runs the pilot or reads reports.
+fn measure(request: &PlanRequest, listed: &Listed) -> Result<Measurements, String> {
+    let pilot = if request.from.is_empty() {
+        run_pilot(request, listed)?
+    } else {
+        Pilot {
+            sources: read_sources(&request.from)?,
+            reading_factor: 1.0,
+            notes: Vec::new(),
+        }
+    };
+    let wanted = Wanted {
+        job: &request.job,
+        options: &request.job.options(),
+        memory_bytes: &listed.memory_by_path(),
+    };
+    let mut measured = measured::gather(&pilot.sources, &wanted)?;
+    measured.reading_factor = pilot.reading_factor;
+    measured.notes.extend(pilot.notes);
+    Ok(measured)
 }
 
 /// Leaves images out whose headers cannot be read, that failed when they were measured, or of whose class

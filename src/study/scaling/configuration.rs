@@ -11,9 +11,7 @@ pub(crate) struct Configuration {
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
-    /// Nodes.
     pub nodes: usize,
-    /// Images.
     pub images: usize,
     /// Which of the repeats, from 1.
     pub repeat: usize,
@@ -32,7 +30,6 @@ impl Configuration {
         format!("ranks-{ranks}_threads-{threads}_nodes-{nodes}_images-{images}_repeat-{repeat}")
     }
 
-    /// Workers of all ranks.
     pub(crate) fn workers(&self) -> usize {
         self.ranks * self.threads
     }

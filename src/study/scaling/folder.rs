@@ -23,25 +23,19 @@ pub(crate) struct StudySpec {
     pub inputs: Vec<PathBuf>,
     /// The options of `niimpi smooth` that every run has.
     pub options: Vec<String>,
-    /// Numbers of images.
     pub sizes: Vec<usize>,
-    /// Numbers of ranks.
     pub ranks: Vec<usize>,
     /// Numbers of workers of each rank.
     pub threads: Vec<usize>,
-    /// Numbers of nodes.
     pub nodes: Vec<usize>,
     /// How often each configuration is run.
     pub repeats: usize,
-    /// Where the runs run.
     pub via: Via,
     /// The machine on which the study was begun.
     pub host: String,
-    /// The CPUs that it gave.
     pub cpus: usize,
     /// The MPI library and the launcher.
     pub mpi: String,
-    /// The program's version.
     pub version: String,
 }
 
@@ -182,7 +176,6 @@ impl StudyFolder {
         Ok(folder)
     }
 
-    /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

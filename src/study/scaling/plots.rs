@@ -150,43 +150,62 @@ pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64
 }
 
 fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
-    let curves = speed_ups(at_largest);
-    let most = curves
-        .iter()
-        .flat_map(|(_, points)| points.iter().map(|point| point.0))
-        .fold(1.0, f64::max);
-    if curves.is_empty() {
-        return None;
+    let title = format!("Speed-up, {images} images on {cpus} CPUs");
+    let mut chart = against_workers(at_largest, title, "speed-up", |_, speed_up| speed_up)?;
+    let most = chart.series[0].points[1].0;
+    for (name, points) in speed_ups(at_largest) {
+        let Some(serial_part) = serial_part(&points, cpus).filter(|_| !name.contains("alone"))
+        else {
+            continue;
+        };
+        let steps = (0..=40).map(|step| 1.0 + (most - 1.0) * f64::from(step) / 40.0);
+        chart.series.push(Series {
+            name: format!("Amdahl, {name}: {:.1} % serial", serial_part * 100.0),
+            points: steps
+                .map(|workers| (workers, amdahl_speed_up(serial_part, workers)))
+                .collect(),
+            mark: Mark::Line,
+        });
     }
+    Some(chart)
+}
+
+fn efficiency(at_largest: &[&Row], images: usize) -> Option<Chart> {
+    let title = format!("Efficiency (speed-up / workers), {images} images");
+    against_workers(at_largest, title, "efficiency", |workers, speed_up| {
+        speed_up / workers
+    })
+}
+
+/// A chart of `value(workers, speed-up)`, with the ideal as its first series.
+fn against_workers(
+    at_largest: &[&Row],
+    title: String,
+    y_label: &str,
+    value: fn(f64, f64) -> f64,
+) -> Option<Chart> {
+    let curves = speed_ups(at_largest);
+    let all = curves.iter().flat_map(|(_, points)| points);
+    let most = all.map(|point| point.0).fold(1.0, f64::max);
     let mut series = vec![Series {
         name: "ideal".to_owned(),
-        points: vec![(1.0, 1.0), (most, most)],
+        points: vec![(1.0, value(1.0, 1.0)), (most, value(most, most))],
         mark: Mark::Reference,
     }];
-    for (name, points) in &curves {
-        series.push(Series {
-            name: (*name).to_owned(),
-            points: points.clone(),
+    series.extend(curves.into_iter().map(|(name, points)| {
+        Series {
+            name: name.to_owned(),
+            points: points
+                .into_iter()
+                .map(|(workers, up)| (workers, value(workers, up)))
+                .collect(),
             mark: Mark::Points,
-        });
-        if name.contains("alone") {
-            continue;
         }
-        if let Some(serial_part) = serial_part(points, cpus) {
-            series.push(Series {
-                name: format!("Amdahl, {name}: {:.1} % serial", serial_part * 100.0),
-                points: (0..=40)
-                    .map(|step| 1.0 + (most - 1.0) * f64::from(step) / 40.0)
-                    .map(|workers| (workers, amdahl_speed_up(serial_part, workers)))
-                    .collect(),
-                mark: Mark::Line,
-            });
-        }
-    }
-    Some(Chart {
-        title: format!("Speed-up, {images} images on {cpus} CPUs"),
+    }));
+    (series.len() > 1).then(|| Chart {
+        title,
         x_label: "workers".to_owned(),
-        y_label: "speed-up".to_owned(),
+        y_label: y_label.to_owned(),
         logarithmic: false,
         series,
     })
@@ -201,39 +220,6 @@ pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
         .copied()
         .collect();
     amdahl_serial_part(&within).or_else(|| amdahl_serial_part(points))
-}
-
-fn efficiency(at_largest: &[&Row], images: usize) -> Option<Chart> {
-    let curves = speed_ups(at_largest);
-    let most = curves
-        .iter()
-        .flat_map(|(_, points)| points.iter().map(|point| point.0))
-        .fold(1.0, f64::max);
-    if curves.is_empty() {
-        return None;
-    }
-    let mut series = vec![Series {
-        name: "ideal".to_owned(),
-        points: vec![(1.0, 1.0), (most, 1.0)],
-        mark: Mark::Reference,
-    }];
-    series.extend(curves.into_iter().map(|(name, points)| {
-        Series {
-            name: name.to_owned(),
-            points: points
-                .into_iter()
-                .map(|(workers, speed_up)| (workers, speed_up / workers))
-                .collect(),
-            mark: Mark::Points,
-        }
-    }));
-    Some(Chart {
-        title: format!("Efficiency (speed-up / workers), {images} images"),
-        x_label: "workers".to_owned(),
-        y_label: "efficiency".to_owned(),
-        logarithmic: false,
-        series,
-    })
 }
 
 #[cfg(test)]

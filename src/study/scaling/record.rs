@@ -14,17 +14,14 @@ pub const COMPLETED: &str = "COMPLETED";
 /// What became of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Which run.
     pub configuration: Configuration,
     /// In Slurm's words: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, …
     pub state: String,
     /// Seconds from the launcher's start to its end; of a job as Slurm counts them.
     pub wall_s: Option<f64>,
-    /// The Slurm job.
     pub job_id: Option<String>,
     /// What Slurm's accounting knows of the job.
     pub accounting: Option<Accounting>,
-    /// What went wrong.
     pub message: Option<String>,
     /// CPUs of the machine that others kept busy meanwhile.
     #[serde(default)]
@@ -89,11 +86,9 @@ pub struct Figures {
     pub time_s: f64,
     /// Seconds of the run by its own report: without the launcher and the start of MPI.
     pub elapsed_s: f64,
-    /// Reading, summed over the images.
+    /// Seconds of the stages, summed over the images.
     pub read_s: f64,
-    /// Filtering, summed over the images.
     pub filter_s: f64,
-    /// Writing, summed over the images.
     pub write_s: f64,
     /// Waiting for the disk behind the workers, summed over the images.
     pub publish_s: f64,

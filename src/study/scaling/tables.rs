@@ -76,13 +76,10 @@ impl Kind {
 /// The repeats of one configuration.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Ranks.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
-    /// Nodes.
     pub nodes: usize,
-    /// Images.
     pub images: usize,
     /// The Slurm jobs, or "local".
     pub jobs: String,
