@@ -39,7 +39,9 @@ def too_wide(path, text):
 
 def code_of(text):
     """Rust's code without comments, strings and tests. Test modules stand at the end of a file."""
-    text = re.split(r"^#\[cfg\((?:all\()?test\b.*\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod \w+ \{", text, flags=re.M)[0]
+    text = re.split(
+        r"^#\[cfg\((?:all\()?test\b.*\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod \w+ \{", text, flags=re.M
+    )[0]
     text = re.sub(r'(?<![\w\'])b?r?(#*)"(?:\\.|[^"\\])*?"\1', '""', text, flags=re.S)
     return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
 
@@ -125,7 +127,9 @@ class Modules:
         paths += [path for path, name in self.uses(module, public=True) if re.search(rf"\b{name}\b", body)]
         paths += [tuple(found.split("::")) for found in re.findall(r"\b(?:crate|super|self)(?:::\w+)+", body)]
         children = {found[-1] for found in self.code if found[:-1] == module and found}
-        paths += [(child, item) for child, item in re.findall(r"(?<![:\w])(\w+)::(\w+)", body) if child in children]
+        paths += [
+            (child, item) for child, item in re.findall(r"(?<![:\w])(\w+)::(\w+)", body) if child in children
+        ]
         for path in paths:
             absolute = self.absolute(module, path)
             owner = None if absolute is None else self.owner(absolute)
@@ -171,7 +175,12 @@ def cycles(sources):
     for what, graph in (("files", files), ("modules", tops)):
         for component in components(graph):
             inside = set(component)
-            edges = [f"{'::'.join(a)} → {'::'.join(b)}" for a in component for b in graph[a] if b in inside and a != b]
+            edges = [
+                f"{'::'.join(a)} → {'::'.join(b)}"
+                for a in component
+                for b in graph[a]
+                if b in inside and a != b
+            ]
             yield f"src: a cycle of {what}: {', '.join(edges)}"
 
 
@@ -189,7 +198,9 @@ def main():
             if not text.startswith("//! "):
                 findings.append(f"{path}: the first line does not say what the file is for (//! …)")
     findings += cycles(sources)
-    print("\n".join(findings) if findings else f"code-check: {len(sources)} source files, nothing to correct.")
+    print(
+        "\n".join(findings) if findings else f"code-check: {len(sources)} source files, nothing to correct."
+    )
     return bool(findings)
 
 

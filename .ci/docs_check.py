@@ -37,7 +37,9 @@ def anchors(markdown):
     prose = re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
     seen = {}
     for title in re.findall(r"^#+ +(.+?) *$", prose, flags=re.M):
-        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(
+            " ", "-"
+        )
         seen[slug] = seen.get(slug, -1) + 1
         yield slug if not seen[slug] else f"{slug}-{seen[slug]}"
 
@@ -80,7 +82,9 @@ def main():
         if str(path) not in FORBIDDEN_FREE:
             for pattern, what in FORBIDDEN:
                 for hit in pattern.finditer(text):
-                    findings.append(f"{path}:{text.count(chr(10), 0, hit.start()) + 1}: {hit.group().strip()!r} is {what}")
+                    findings.append(
+                        f"{path}:{text.count(chr(10), 0, hit.start()) + 1}: {hit.group().strip()!r} is {what}"
+                    )
         if path.suffix == ".md":
             pages += 1
             findings += check_links(path, text)

@@ -47,7 +47,9 @@ def tell(name, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     print(f"{FILES} files of {BYTES >> 10} KiB each {'':28} {'make ms':>8} {'write ms':>8}")

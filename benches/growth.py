@@ -23,7 +23,9 @@ from side_by_side import write_csv
 NIIMPI = os.environ["NIIMPI_BIN"]
 LAUNCHER = [os.environ["NIIMPI_MPIRUN"]]
 if os.environ.get("NIIMPI_MPI") == "openmpi":
-    LAUNCHER += ["--oversubscribe", "--bind-to", "none"] + (["--allow-run-as-root"] if os.getuid() == 0 else [])
+    LAUNCHER += ["--oversubscribe", "--bind-to", "none"] + (
+        ["--allow-run-as-root"] if os.getuid() == 0 else []
+    )
 ENV = {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
 CPU = {max(os.sched_getaffinity(0))}
 ONE = ["--threads", "1", "--no-sync", "--overwrite", "--quiet"]
@@ -31,8 +33,11 @@ ONE = ["--threads", "1", "--no-sync", "--overwrite", "--quiet"]
 
 def synth(folder, count, shape, datatype):
     """Makes images and returns their folder."""
-    subprocess.run([NIIMPI, "synth", folder, "--count", str(count), "--shape", shape, "--datatype", datatype], check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [NIIMPI, "synth", folder, "--count", str(count), "--shape", shape, "--datatype", datatype],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return folder
 
 
@@ -40,8 +45,20 @@ def smooth(images, out, *options, launcher=(), cpus=None, sigma=2):
     """Runs niimpi; returns its cost and its report."""
     measure.touch_memory()
     report = out.with_suffix(".json")
-    command = [*launcher, NIIMPI, "smooth", str(images), "--output", str(out), "--sigma", str(sigma), *ONE, "--report",
-               str(report), *options]
+    command = [
+        *launcher,
+        NIIMPI,
+        "smooth",
+        str(images),
+        "--output",
+        str(out),
+        "--sigma",
+        str(sigma),
+        *ONE,
+        "--report",
+        str(report),
+        *options,
+    ]
     taken = measure.cost([command], cpus, ENV)
     return taken, json.loads(report.read_text())
 
@@ -73,7 +90,10 @@ def sigmas(scratch):
     folder = synth(scratch / "sigma", 4, "197,233,189", "int16")
     widths = (0.5, 1, 2, 4, 8, 16)
     # All in turn, so that a busy moment of the machine meets all of them.
-    runs = [{sigma: smooth(folder, scratch / "out", cpus=CPU, sigma=sigma)[1] for sigma in widths} for _ in range(6)]
+    runs = [
+        {sigma: smooth(folder, scratch / "out", cpus=CPU, sigma=sigma)[1] for sigma in widths}
+        for _ in range(6)
+    ]
     for sigma in widths:
         yield from rows("sigma", sigma, filter_ms=min(least(run[sigma], "filter_s") for run in runs))
 
@@ -85,8 +105,12 @@ def voxels(scratch):
         _, report = smooth(folder, scratch / "out", cpus=CPU)
         count = edge**3
         yield from rows(
-            "voxels", count,
-            **{f"{stage}_ns_per_voxel": least(report, f"{stage}_s") * 1e6 / count for stage in ("read", "filter", "write")},
+            "voxels",
+            count,
+            **{
+                f"{stage}_ns_per_voxel": least(report, f"{stage}_s") * 1e6 / count
+                for stage in ("read", "filter", "write")
+            },
             peak_mib=report["totals"]["max_rss_bytes"] / 2**20,
             voxel_mib=count * 2 / 2**20,
         )
@@ -100,12 +124,20 @@ def ranks(scratch):
         for strategy in ("cyclic", "dynamic"):
             spans, cpu = [], []
             for images in (few, many):
-                taken, report = smooth(folder, scratch / "out", "--strategy", strategy, "--limit", str(images),
-                                       launcher=[*LAUNCHER, "-n", str(count)])
+                taken, report = smooth(
+                    folder,
+                    scratch / "out",
+                    "--strategy",
+                    strategy,
+                    "--limit",
+                    str(images),
+                    launcher=[*LAUNCHER, "-n", str(count)],
+                )
                 spans.append(report["elapsed_s"])
                 cpu.append(taken.cpu_s)
             yield from rows(
-                f"ranks, {strategy}", count,
+                f"ranks, {strategy}",
+                count,
                 wall_us_per_image=(spans[1] - spans[0]) / (many - few) * 1e6,
                 cpu_us_per_image=(cpu[1] - cpu[0]) / (many - few) * 1e6,
             )
@@ -123,16 +155,41 @@ def listing(scratch):
         name.unlink()
     for count in (1, 2):
         said = subprocess.run(
-            [*LAUNCHER, "-n", str(count), NIIMPI, "smooth", str(folder), "--output", str(scratch / "none"), "--sigma", "2",
-             "--dry-run", "-v", "--threads", "1"], capture_output=True, text=True, check=True, env={**os.environ, **ENV}).stderr
-        found = re.search(r"listed after ([\d.]+) s, the list sent after ([\d.]+) s, all looked at after ([\d.]+) s, "
-                          r"shared out and sent after ([\d.]+) s", said)
+            [
+                *LAUNCHER,
+                "-n",
+                str(count),
+                NIIMPI,
+                "smooth",
+                str(folder),
+                "--output",
+                str(scratch / "none"),
+                "--sigma",
+                "2",
+                "--dry-run",
+                "-v",
+                "--threads",
+                "1",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **ENV},
+        ).stderr
+        found = re.search(
+            r"listed after ([\d.]+) s, the list sent after ([\d.]+) s, all looked at after ([\d.]+) s, "
+            r"shared out and sent after ([\d.]+) s",
+            said,
+        )
         if found is None:
             raise RuntimeError(f"no times in: {said[-2000:]}")
         at = [0.0, *map(float, found.groups())]
         steps = ("list", "broadcast", "look_and_gather", "partition_and_broadcast")
-        yield from rows(f"40000 images, {count} ranks", 40000,
-                        **{f"{step}_s": after - before for step, before, after in zip(steps, at, at[1:])})
+        yield from rows(
+            f"40000 images, {count} ranks",
+            40000,
+            **{f"{step}_s": after - before for step, before, after in zip(steps, at, at[1:])},
+        )
 
 
 def slow_disk(scratch):
@@ -152,13 +209,27 @@ def slow_disk(scratch):
     def run(wait_ms, images, size="large"):
         """One run, on a disk of which nothing is in the system's cache: its report."""
         shutil.rmtree(disk / "out", ignore_errors=True)
-        server = subprocess.Popen([program, disk, str(wait_ms * 1000), mount, "-f"], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [program, disk, str(wait_ms * 1000), mount, "-f"], stderr=subprocess.DEVNULL
+        )
         try:
             while not os.path.ismount(mount):
                 time.sleep(0.05)
             report = scratch / "report.json"
-            words = [NIIMPI, "smooth", *(str(mount / size / f"sample_{k}.nii.gz") for k in images), "--output", str(mount / "out"),
-                     "--sigma", "2", "--threads", "1", "--quiet", "--report", str(report)]
+            words = [
+                NIIMPI,
+                "smooth",
+                *(str(mount / size / f"sample_{k}.nii.gz") for k in images),
+                "--output",
+                str(mount / "out"),
+                "--sigma",
+                "2",
+                "--threads",
+                "1",
+                "--quiet",
+                "--report",
+                str(report),
+            ]
             measure.cost([words])
             return json.loads(report.read_text())["images"]
         finally:
@@ -174,13 +245,24 @@ def slow_disk(scratch):
         together = run(wait_ms, range(1, count + 1))
         reads = [image["read_s"] * 1e3 for image in sorted(together, key=lambda image: image["start_s"])]
         one_by_one_s = sum(span_s(run(wait_ms, [k])) for k in range(1, count + 1))
-        yield from rows("slow disk, ms a request", wait_ms, first_read_ms=reads[0], later_read_ms=statistics.median(reads[1:]),
-                        together_s=span_s(together), one_by_one_s=one_by_one_s)
+        yield from rows(
+            "slow disk, ms a request",
+            wait_ms,
+            first_read_ms=reads[0],
+            later_read_ms=statistics.median(reads[1:]),
+            together_s=span_s(together),
+            one_by_one_s=one_by_one_s,
+        )
     for wait_ms in (0, 1, 5, 20):
         together = run(wait_ms, range(1, 101), "small")
         reads = [image["read_s"] * 1e3 for image in sorted(together, key=lambda image: image["start_s"])]
-        yield from rows("slow disk, 100 small images, ms a request", wait_ms, first_read_ms=reads[0],
-                        later_read_ms=statistics.median(reads[1:]), together_s=span_s(together))
+        yield from rows(
+            "slow disk, 100 small images, ms a request",
+            wait_ms,
+            first_read_ms=reads[0],
+            later_read_ms=statistics.median(reads[1:]),
+            together_s=span_s(together),
+        )
 
 
 def syncing(_scratch):
@@ -190,15 +272,31 @@ def syncing(_scratch):
         small = synth(disk / "small", 100, "91,109,91", "uint8")
         for _ in range(3):
             for name, options in (("not synced", ["--no-sync"]), ("synced", [])):
-                command = [NIIMPI, "smooth", str(small), "--output", str(disk / "out"), "--sigma", "2", "--threads", "1",
-                           "--overwrite", "--quiet", "--report", str(disk / "out.json"), *options]
+                command = [
+                    NIIMPI,
+                    "smooth",
+                    str(small),
+                    "--output",
+                    str(disk / "out"),
+                    "--sigma",
+                    "2",
+                    "--threads",
+                    "1",
+                    "--overwrite",
+                    "--quiet",
+                    "--report",
+                    str(disk / "out.json"),
+                    *options,
+                ]
                 measure.cost([command])
                 report = json.loads((disk / "out.json").read_text())
                 yield from rows(f"100 small images, {name}", 100, elapsed_s=report["elapsed_s"])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", help="one of: images, sigmas, voxels, ranks, listing, slow_disk, syncing")
     args = parser.parse_args()
@@ -214,7 +312,9 @@ def main():
             found = []
             for row in study(Path(scratch)):
                 found.append(row)
-                print(f"{row['grows']:24} {row['size']:>10} {row['figure']:28} {row['value']:10.3f}", flush=True)
+                print(
+                    f"{row['grows']:24} {row['size']:>10} {row['figure']:28} {row['value']:10.3f}", flush=True
+                )
         anew = {row["grows"] for row in found}
         measured = [row for row in measured if row["grows"] not in anew] + found
         # After each study, so that one that fails costs only its own figures.

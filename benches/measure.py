@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 # Programs that take their number of threads from elsewhere than the CPUs they may use.
 ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 }
 
 
@@ -57,7 +56,9 @@ def cost(commands, cpus=None, env=None):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            raise RuntimeError(f"{command}: exit code {process.returncode}: {errors.decode(errors='replace')[-2000:]}")
+            raise RuntimeError(
+                f"{command}: exit code {process.returncode}: {errors.decode(errors='replace')[-2000:]}"
+            )
         total.user_s += usage.ru_utime
         total.system_s += usage.ru_stime
         total.wall_s += time.perf_counter() - begun
@@ -71,7 +72,9 @@ def scratch(prefix):
     free = shutil.disk_usage(IN_MEMORY).free if os.access(IN_MEMORY, os.W_OK) else 0
     with open("/proc/meminfo") as file:
         available = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
-    chosen = IN_MEMORY if "TMPDIR" not in os.environ and min(free, available - MEMORY_BYTES) > ROOM_BYTES else None
+    chosen = (
+        IN_MEMORY if "TMPDIR" not in os.environ and min(free, available - MEMORY_BYTES) > ROOM_BYTES else None
+    )
     return tempfile.TemporaryDirectory(prefix=prefix, dir=chosen)
 
 
@@ -87,7 +90,9 @@ def touch_memory():
 
 def machine():
     """What figures depend on: processor, caches, memory, system, and how busy the machine was with other work."""
-    lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    lscpu = subprocess.run(
+        ["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+    ).stdout
     fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
     vectors = [flag for flag in ("sse2", "avx2", "avx512f") if flag in fields.get("Flags", "")]
     with open("/proc/meminfo") as meminfo:

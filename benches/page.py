@@ -58,7 +58,9 @@ def ratio(figures, program):
     if program == FLOOR:
         own, others = others, own
     rounds = sorted(set(own) & set(others))
-    return statistics.median(others[turn] / own[turn] for turn in rounds), min(others.values()) / min(own.values())
+    return statistics.median(others[turn] / own[turn] for turn in rounds), min(others.values()) / min(
+        own.values()
+    )
 
 
 def verdict(value, bound, at_most):
@@ -81,11 +83,17 @@ def side_by_side(rows):
             if program != "niimpi":
                 middle, least = ratio(figures, program)
                 floor = program == FLOOR
-                times, of_least = (f"{middle:.2f} × its time", f"{least:.2f} ×") if floor else (f"{middle:.1f} × faster", f"{least:.1f} ×")
+                times, of_least = (
+                    (f"{middle:.2f} × its time", f"{least:.2f} ×")
+                    if floor
+                    else (f"{middle:.1f} × faster", f"{least:.1f} ×")
+                )
                 if target := TARGETS.get((case, program)):
                     must = verdict(middle, target, floor)
-            yield (f"| {program} | {statistics.median(values.values()):.1f} | {min(values.values()):.1f} | {len(values)} | "
-                   f"{times} | {of_least} | {must} |")
+            yield (
+                f"| {program} | {statistics.median(values.values()):.1f} | {min(values.values()):.1f} | {len(values)} | "
+                f"{times} | {of_least} | {must} |"
+            )
         yield ""
 
 
@@ -100,7 +108,11 @@ def throughput(rows):
     yield "| | seconds, median | least | against 1 thread (least / least) | must be |"
     yield "|---|---:|---:|---:|---:|"
     for way, taken in spans.items():
-        base = next(base for base in reversed(spans) if base.endswith("1 thread") and way.startswith(base.removesuffix("1 thread")))
+        base = next(
+            base
+            for base in reversed(spans)
+            if base.endswith("1 thread") and way.startswith(base.removesuffix("1 thread"))
+        )
         separate = way == SEPARATE
         against = min(spans[base]) / min(taken) * (2 if separate else 1)
         target = None if way == base or separate else 1.7 if way.startswith("1 ") else 1.9
@@ -108,8 +120,10 @@ def throughput(rows):
         yield f"| {way} | {statistics.median(taken):.3f} | {min(taken):.3f} | {against:.2f} × | {must} |"
     yield ""
     if SEPARATE in spans:
-        yield ("Two separate runs do twice the work, each on a CPU of its own and knowing nothing of the other: what they reach is what "
-               "the machine gives.\n")
+        yield (
+            "Two separate runs do twice the work, each on a CPU of its own and knowing nothing of the other: what they reach is what "
+            "the machine gives.\n"
+        )
 
 
 def sizes(told):
@@ -151,23 +165,32 @@ def plot(rows):
     bars, top = [], 24
     width, label, line = 640, 150, 22
     for case, title in CASES.items():
-        figures = {name: statistics.median(values.values()) for name, values in by_program(rows, case).items()}
+        figures = {
+            name: statistics.median(values.values()) for name, values in by_program(rows, case).items()
+        }
         if not figures:
             continue
-        bars.append(f'<text x="8" y="{top}" font-weight="bold">{escape(title)}: CPU ms a further image</text>')
+        bars.append(
+            f'<text x="8" y="{top}" font-weight="bold">{escape(title)}: CPU ms a further image</text>'
+        )
         top += 10
         longest = max(figures.values())
         for name, value in sorted(figures.items(), key=lambda item: item[1]):
             length = max(1.0, (width - label - 80) * value / longest)
             colour = {"niimpi": "#1b7837", FLOOR: "#999999"}.get(name, "#762a83")
-            bars.append(f'<text x="{label - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>'
-                        f'<rect x="{label}" y="{top + 3}" width="{length:.1f}" height="{line - 6}" fill="{colour}"/>'
-                        f'<text x="{label + length + 6:.1f}" y="{top + 15}">{value:.4g}</text>')
+            bars.append(
+                f'<text x="{label - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>'
+                f'<rect x="{label}" y="{top + 3}" width="{length:.1f}" height="{line - 6}" fill="{colour}"/>'
+                f'<text x="{label + length + 6:.1f}" y="{top + 15}">{value:.4g}</text>'
+            )
             top += line
         top += 30
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}" '
-            f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>\n'
-            + "\n".join(bars) + "\n</svg>\n")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>\n'
+        + "\n".join(bars)
+        + "\n</svg>\n"
+    )
 
 
 def main():
@@ -180,7 +203,10 @@ def main():
         f"{about['processor']}, {about['cpus']} CPUs ({', '.join(about['vectors'])}; L2 {about['l2']}, L3 {about['l3']}), "
         f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. Other work on the machine: a load "
         f"of {about['load_before']:.1f} before and {about['load_after']:.1f} after, of which this run is 1.\n",
-        ", ".join(f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()) + ".\n",
+        ", ".join(
+            f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()
+        )
+        + ".\n",
         "`make bench` repeats it. Inputs are phantoms (`niimpi synth`) compressed by gzip at level 6; sigma is 2 voxels. "
         "Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU, and the difference of their CPU times "
         "(user and system) over their number is a further image's cost. All take turns in every round; ratios are made within a round, and their median "

@@ -56,9 +56,26 @@ def in_python(script):
 
 def niimpi(*options):
     """niimpi on one rank with one thread, its results not synced to the disk, as nobody else's are."""
+
     def commands(images, out, _raw):
-        return [[NIIMPI, "smooth", *map(str, images), "--output", str(out), "--sigma", "2", "--threads", "1",
-                 "--no-sync", "--overwrite", "--quiet", *options]]
+        return [
+            [
+                NIIMPI,
+                "smooth",
+                *map(str, images),
+                "--output",
+                str(out),
+                "--sigma",
+                "2",
+                "--threads",
+                "1",
+                "--no-sync",
+                "--overwrite",
+                "--quiet",
+                *options,
+            ]
+        ]
+
     return commands
 
 
@@ -66,22 +83,46 @@ def niimath(images, out, _raw):
     """niimath takes sigma in mm; voxels are 1 mm here, or 2."""
     program = Path(sys.executable).with_name("niimath")
     sigma_mm = "4" if "uint8" in str(images[0]) else "2"
-    return [[str(program), str(image), "-s", sigma_mm, str(out / image.name), "-odt", "input"] for image in images]
+    return [
+        [str(program), str(image), "-s", sigma_mm, str(out / image.name), "-odt", "input"] for image in images
+    ]
 
 
 def mrfilter(images, out, _raw):
     """MRtrix3; it always writes float32."""
     sigma_mm = "4" if "uint8" in str(images[0]) else "2"
-    return [["mrfilter", "-quiet", "-force", "-nthreads", "0", "-stdev", sigma_mm, str(image), "smooth",
-             str(out / image.name)] for image in images]
+    return [
+        [
+            "mrfilter",
+            "-quiet",
+            "-force",
+            "-nthreads",
+            "0",
+            "-stdev",
+            sigma_mm,
+            str(image),
+            "smooth",
+            str(out / image.name),
+        ]
+        for image in images
+    ]
 
 
 def programs(rounds, slow_rounds):
     """Everyone, the floor first."""
     return [
-        Program("igzip -d", lambda images, _out, _raw: [f"igzip -d -c {words(images)} >/dev/null"], rounds, needs="igzip"),
-        Program("igzip -1", lambda images, out, raw: [f"igzip -1 -c {words(raw[:len(images)])} >{out}/all.gz"], rounds,
-                needs="igzip"),
+        Program(
+            "igzip -d",
+            lambda images, _out, _raw: [f"igzip -d -c {words(images)} >/dev/null"],
+            rounds,
+            needs="igzip",
+        ),
+        Program(
+            "igzip -1",
+            lambda images, out, raw: [f"igzip -1 -c {words(raw[: len(images)])} >{out}/all.gz"],
+            rounds,
+            needs="igzip",
+        ),
         Program("niimpi", niimpi(), rounds),
         Program("workshop's Python", in_python("workshop_serial.py"), slow_rounds),
         Program("niimath", niimath, slow_rounds),
@@ -102,11 +143,45 @@ def make_images(folder, case):
     shape, datatype, voxel_mm, further = CASES[case]
     many = FEW + further
     images, raw = folder / case, folder / f"{case}-smoothed"
-    run([NIIMPI, "synth", images, "--count", many, "--shape", shape, "--datatype", datatype, "--voxel-size", voxel_mm])
+    run(
+        [
+            NIIMPI,
+            "synth",
+            images,
+            "--count",
+            many,
+            "--shape",
+            shape,
+            "--datatype",
+            datatype,
+            "--voxel-size",
+            voxel_mm,
+        ]
+    )
     for image in sorted(images.iterdir()):
-        run(["bash", "-c", f"igzip -d -c {image} >{image}.raw && gzip -6 -n <{image}.raw >{image} && rm {image}.raw"])
+        run(
+            [
+                "bash",
+                "-c",
+                f"igzip -d -c {image} >{image}.raw && gzip -6 -n <{image}.raw >{image} && rm {image}.raw",
+            ]
+        )
     paths = [images / f"sample_{k}.nii.gz" for k in range(1, many + 1)]
-    run([NIIMPI, "smooth", images, "--output", raw, "--name", "{stem}.nii", "--sigma", "2", "--no-sync", "--quiet"])
+    run(
+        [
+            NIIMPI,
+            "smooth",
+            images,
+            "--output",
+            raw,
+            "--name",
+            "{stem}.nii",
+            "--sigma",
+            "2",
+            "--no-sync",
+            "--quiet",
+        ]
+    )
     return paths, [raw / f"sample_{k}.nii" for k in range(1, many + 1)]
 
 
@@ -123,11 +198,27 @@ def throughput(images, folder, rounds):
     both = sorted(os.sched_getaffinity(0))[:2]
     launcher = [os.environ["NIIMPI_MPIRUN"]]
     if os.environ.get("NIIMPI_MPI") == "openmpi":
-        launcher += ["--oversubscribe", "--bind-to", "none"] + (["--allow-run-as-root"] if os.getuid() == 0 else [])
+        launcher += ["--oversubscribe", "--bind-to", "none"] + (
+            ["--allow-run-as-root"] if os.getuid() == 0 else []
+        )
 
     def smooth(threads, sources, name="many"):
-        return [NIIMPI, "smooth", *map(str, sources), "--output", str(folder / name), "--sigma", "2", "--threads", str(threads),
-                "--no-sync", "--overwrite", "--quiet", "--report", str(folder / f"{name}.json")]
+        return [
+            NIIMPI,
+            "smooth",
+            *map(str, sources),
+            "--output",
+            str(folder / name),
+            "--sigma",
+            "2",
+            "--threads",
+            str(threads),
+            "--no-sync",
+            "--overwrite",
+            "--quiet",
+            "--report",
+            str(folder / f"{name}.json"),
+        ]
 
     def at_once(cpu, name):
         return f"taskset -c {cpu} {words(smooth(1, images, name))} & "
@@ -156,14 +247,24 @@ def throughput(images, folder, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--quick", action="store_true", help="two rounds of the fast, one of the slow programs")
-    parser.add_argument("--only-throughput", action="store_true", help="only one CPU against two: throughput.csv")
+    parser.add_argument(
+        "--quick", action="store_true", help="two rounds of the fast, one of the slow programs"
+    )
+    parser.add_argument(
+        "--only-throughput", action="store_true", help="only one CPU against two: throughput.csv"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rounds, slow_rounds = (2, 1) if args.quick else (11, 2)
-    everyone = [program for program in programs(rounds, slow_rounds) if not program.needs or shutil.which(program.needs)]
+    everyone = [
+        program
+        for program in programs(rounds, slow_rounds)
+        if not program.needs or shutil.which(program.needs)
+    ]
     cpu = max(os.sched_getaffinity(0))
     rows, sizes = [], {}
     about = measure.machine()
@@ -188,7 +289,11 @@ def main():
                         shutil.rmtree(out, ignore_errors=True)
                         out.mkdir()
                         measure.touch_memory()
-                        costs.append(measure.cost(program.commands(images[:count], out, raw), {cpu}, measure.ONE_THREAD))
+                        costs.append(
+                            measure.cost(
+                                program.commands(images[:count], out, raw), {cpu}, measure.ONE_THREAD
+                            )
+                        )
                     few, many = costs
                     further = len(images) - FEW
                     row = {
@@ -200,12 +305,29 @@ def main():
                         "wall_ms_per_image": (many.wall_s - few.wall_s) / further * 1e3,
                     }
                     rows.append(row)
-                    print(f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a further image",
-                          flush=True)
+                    print(
+                        f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a further image",
+                        flush=True,
+                    )
             sizes[case] = {"images": len(images), "in": sum(map(size, images)), "raw": sum(map(size, raw))}
             report = scratch / "sizes.json"
-            run([NIIMPI, "smooth", *images, "--output", scratch / "sizes", "--sigma", "2", "--threads", "1", "--no-sync", "--quiet",
-                 "--report", report])
+            run(
+                [
+                    NIIMPI,
+                    "smooth",
+                    *images,
+                    "--output",
+                    scratch / "sizes",
+                    "--sigma",
+                    "2",
+                    "--threads",
+                    "1",
+                    "--no-sync",
+                    "--quiet",
+                    "--report",
+                    report,
+                ]
+            )
             sizes[case]["niimpi"] = sum(map(size, (scratch / "sizes").glob("*.nii.gz")))
             sizes[case]["peak memory"] = json.loads(report.read_text())["totals"]["max_rss_bytes"]
             sizes[case]["zlib level 1"] = sum(len(zlib.compress(image.read_bytes(), 1)) for image in raw)
@@ -224,7 +346,9 @@ def main():
         "python": sys.version.split()[0],
         **{name: importlib.metadata.version(name) for name in packages},
     }
-    (args.out / "side_by_side.json").write_text(json.dumps({"machine": about, "sizes_bytes": sizes}, indent=1) + "\n")
+    (args.out / "side_by_side.json").write_text(
+        json.dumps({"machine": about, "sizes_bytes": sizes}, indent=1) + "\n"
+    )
 
 
 def size(path):
@@ -239,7 +363,9 @@ def write_csv(path, rows):
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             for row in rows:
-                writer.writerow({key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()})
+                writer.writerow(
+                    {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()}
+                )
 
 
 if __name__ == "__main__":

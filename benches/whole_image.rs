@@ -1,4 +1,5 @@
-//! How long an image takes from file to file: read, smoothed at a sigma of 2 voxels and written, with one thread and two.
+//! How long an image takes from file to file: read, smoothed at a sigma of 2 voxels and written, with one
+//! thread and two.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use niimpi::filter::OutputSpec;

@@ -25,9 +25,9 @@ use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 
 /// Smooth thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
 ///
-/// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0 every image
-/// is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was written; 70 MPI does
-/// not start; 75 interrupted, --resume continues.
+/// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0
+/// every image is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was
+/// written; 70 MPI does not start; 75 interrupted, --resume continues.
 #[derive(Debug, Parser)]
 #[command(
     name = "niimpi",
@@ -70,8 +70,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses the process's arguments. Usage errors, `--help` and `--version` are answered here, before MPI is started,
-    /// by the first process of a launch alone.
+    /// Parses the process's arguments. Usage errors, `--help` and `--version` are answered here, before MPI
+    /// is started, by the first process of a launch alone.
     ///
     /// # Errors
     /// The exit code with which to end at once.
@@ -126,8 +126,8 @@ fn name_both_widths(error: &mut clap::Error) {
 /// Starts the ranks and their logging, and compares what they were asked to do. Collective.
 ///
 /// # Errors
-/// The exit code with which every rank ends, when MPI does not start, when the requests differ, or when a rank cannot
-/// write its log file. The cause is printed.
+/// The exit code with which every rank ends, when MPI does not start, when the requests differ, or when a
+/// rank cannot write its log file. The cause is printed.
 fn start_ranks(log: &LogArgs, request: &comm::Request) -> Result<(comm::World, tracing::Span), u8> {
     let (world, warning) = comm::start().map_err(|error| {
         let (message, exit_code) = match error {

@@ -141,7 +141,8 @@ impl Grid {
         }
     }
 
-    /// Adds rows below that sum the others up: total, mean and maximum. Their names stand in the second column.
+    /// Adds rows below that sum the others up: total, mean and maximum. Their names stand in the second
+    /// column.
     pub(crate) fn add_summary(&mut self) {
         type Summary = fn(&[f64]) -> f64;
         const SUMMARIES: [(&str, Summary); 3] = [
@@ -193,7 +194,8 @@ impl Grid {
         }
     }
 
-    /// The table as text that ends with a line break. Text is on the left of its column, all else on the right.
+    /// The table as text that ends with a line break. Text is on the left of its column, all else on the
+    /// right.
     pub(crate) fn draw(&self, style: Style) -> String {
         let left = |place: usize| {
             let mut texts = self.rows.iter().map(|row| &row[place]);

@@ -1,7 +1,7 @@
 //! What a command itself prints to standard output and standard error; log lines go through `logging`.
 //!
-//! `print!` and `eprintln!` panic when the reader has gone, and a panic ends every rank: `niimpi smooth … | head` would end
-//! the run before its report is written.
+//! `print!` and `eprintln!` panic when the reader has gone, and a panic ends every rank: `niimpi smooth … |
+//! head` would end the run before its report is written.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -28,7 +28,8 @@ pub(crate) fn error(message: impl Display) {
     note(format_args!("error: {message}"));
 }
 
-/// Prints `niimpi: MESSAGE` to standard error, control characters escaped. A stream that cannot be written is ignored.
+/// Prints `niimpi: MESSAGE` to standard error, control characters escaped. A stream that cannot be written is
+/// ignored.
 pub(crate) fn note(message: impl Display) {
     write_error(&format!(
         "niimpi: {}\n",

@@ -1,4 +1,5 @@
-//! niimpi filters thousands of NIfTI images over MPI ranks. As a library it offers three modules, which need no MPI:
+//! niimpi filters thousands of NIfTI images over MPI ranks. As a library it offers three modules, which need
+//! no MPI:
 //!
 //! - [`volume`]: voxels in the type of their file, shape, voxel size
 //! - [`image_io`]: NIfTI headers, reading, and writing complete files or none

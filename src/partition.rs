@@ -14,7 +14,8 @@ pub enum Strategy {
     Block,
     /// Dealt like cards: rank r gets image r, r + ranks, r + 2·ranks, …
     Cyclic,
-    /// Largest first, each to the rank with the least to do so far (by the cost that headers and file sizes tell)
+    /// Largest first, each to the rank with the least to do so far (by the cost that headers and file sizes
+    /// tell)
     #[default]
     Size,
     /// No fixed shares: a rank whose workers are idle asks rank 0 for the next image, largest first
@@ -38,13 +39,13 @@ impl Strategy {
     }
 }
 
-/// Shares the items 0 .. `costs.len()` out into `parts` parts; each item is in exactly one part. Parts beyond the number
-/// of items are empty. `Dynamic` has no shares of its own and is shared out like `Size`.
+/// Shares the items 0 .. `costs.len()` out into `parts` parts; each item is in exactly one part. Parts beyond
+/// the number of items are empty. `Dynamic` has no shares of its own and is shared out like `Size`.
 ///
-/// Every part is in the order in which it should be done: `Size` largest first, the others as listed.
-/// `Size` is Graham's longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest part
-/// is at most 4/3 − 1/(3·parts) of the best possible. Equal costs keep the order of the list, so the result is the same
-/// everywhere. A cost that is not a number counts as 0.
+/// Every part is in the order in which it should be done: `Size` largest first, the others as listed. `Size`
+/// is Graham's longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest
+/// part is at most 4/3 − 1/(3·parts) of the best possible. Equal costs keep the order of the list, so the
+/// result is the same everywhere. A cost that is not a number counts as 0.
 ///
 /// # Panics
 /// When `parts` is 0.

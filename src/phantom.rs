@@ -1,8 +1,9 @@
 //! Phantom: deterministic brain-like test images with Rician noise.
 //!
-//! A head is nested ellipsoids, drawn from the outside in: scalp, skull, cerebrospinal fluid, a folded grey ribbon, white
-//! matter, deep nuclei, ventricles. Intensities follow a T1-weighted contrast with a smooth bias field. The noise is that
-//! of a magnitude image: √((s + n₁)² + n₂²) with independent normal n₁ and n₂, so the background is Rayleigh noise, not 0.
+//! A head is nested ellipsoids, drawn from the outside in: scalp, skull, cerebrospinal fluid, a folded grey
+//! ribbon, white matter, deep nuclei, ventricles. Intensities follow a T1-weighted contrast with a smooth
+//! bias field. The noise is that of a magnitude image: √((s + n₁)² + n₂²) with independent normal n₁ and n₂,
+//! so the background is Rayleigh noise, not 0.
 
 use ndarray::{ArrayViewMut3, Ix3};
 use rand::Rng;
@@ -14,9 +15,10 @@ use crate::volume::{Datatype, Volume, VoxelType};
 
 /// A series of synthetic heads. Image `index` of a series depends on the fields here and on `index` alone.
 ///
-/// All arithmetic is IEEE 754 addition, multiplication, division and square root, which every machine rounds alike. The
-/// one exception is inside the normal distribution, whose rejection test and tail (one draw in 3,700) take the C library's
-/// `exp` and `ln`; magnitudes are rounded to single precision, which hides a last-bit difference between such libraries.
+/// All arithmetic is IEEE 754 addition, multiplication, division and square root, which every machine rounds
+/// alike. The one exception is inside the normal distribution, whose rejection test and tail (one draw in
+/// 3,700) take the C library's `exp` and `ln`; magnitudes are rounded to single precision, which hides a
+/// last-bit difference between such libraries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phantom {
     /// Voxels along x, y and z. The head fills the field of view, whatever its proportions.
@@ -25,7 +27,8 @@ pub struct Phantom {
     pub voxel_size_mm: [f64; 3],
     /// The type of a voxel; [`white_matter`] says what it means for the range of intensities.
     pub datatype: Datatype,
-    /// Standard deviation of the noise in both channels, as a fraction of white matter's intensity. 0 means no noise.
+    /// Standard deviation of the noise in both channels, as a fraction of white matter's intensity. 0 means
+    /// no noise.
     pub noise: f64,
     /// Another seed, another series.
     pub seed: u64,
@@ -44,8 +47,8 @@ impl Default for Phantom {
     }
 }
 
-/// Intensity of white matter, before the bias field, in voxels of `datatype`: high enough for fine steps, low enough that
-/// neither fat, nor the bias field, nor noise of 5 % reaches the end of the type's range.
+/// Intensity of white matter, before the bias field, in voxels of `datatype`: high enough for fine steps, low
+/// enough that neither fat, nor the bias field, nor noise of 5 % reaches the end of the type's range.
 pub fn white_matter(datatype: Datatype) -> f64 {
     match datatype {
         Datatype::Uint8 => 160.0,
@@ -55,7 +58,8 @@ pub fn white_matter(datatype: Datatype) -> f64 {
 }
 
 impl Phantom {
-    /// Fills `volume` with image `index`: shape, voxel size, datatype and voxels, no scaling. Its memory is reused.
+    /// Fills `volume` with image `index`: shape, voxel size, datatype and voxels, no scaling. Its memory is
+    /// reused.
     pub fn fill(&self, index: u64, volume: &mut Volume) {
         volume.shape.clear();
         volume.shape.extend_from_slice(&self.shape);
@@ -159,8 +163,8 @@ mod tissue {
     pub const NUCLEUS: f64 = 0.8;
 }
 
-/// One person's head without noise. Coordinates run from −1 to 1 over the field of view: x to the right, y to the front,
-/// z up.
+/// One person's head without noise. Coordinates run from −1 to 1 over the field of view: x to the right, y to
+/// the front, z up.
 struct Head {
     shape: [usize; 3],
     /// Scalp, skull, inside of the skull: each drawn over the one before.

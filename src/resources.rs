@@ -1,4 +1,5 @@
-//! Resources: what this process was given (CPUs, host) and what it has used (CPU time, memory), from the kernel.
+//! Resources: what this process was given (CPUs, host) and what it has used (CPU time, memory), from the
+//! kernel.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -41,8 +42,8 @@ pub fn host_name() -> String {
     )
 }
 
-/// The CPUs that this process may run on, by number: its affinity mask, never the machine's count. Empty where the
-/// system has no such mask.
+/// The CPUs that this process may run on, by number: its affinity mask, never the machine's count. Empty
+/// where the system has no such mask.
 pub fn affinity() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
@@ -53,7 +54,8 @@ pub fn affinity() -> Vec<usize> {
     Vec::new()
 }
 
-/// How many threads the system lets run at once for this process: affinity and CPU quota of its control group together.
+/// How many threads the system lets run at once for this process: affinity and CPU quota of its control group
+/// together.
 pub fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -87,19 +89,19 @@ impl CpuMeter {
     }
 }
 
-/// The most memory that this process has held at any moment since it began, or since [`forget_peak_rss`] (resident set,
-/// high-water mark), in bytes.
+/// The most memory that this process has held at any moment since it began, or since [`forget_peak_rss`]
+/// (resident set, high-water mark), in bytes.
 ///
-/// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is inherited from the
-/// process that started it.
+/// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is
+/// inherited from the process that started it.
 pub fn peak_rss_bytes() -> u64 {
     status_bytes("VmHWM:").unwrap_or_else(|| {
         getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
     })
 }
 
-/// Gives memory that was freed back to the system, so that what is taken next is seen in [`rss_bytes`]. Does nothing where the
-/// C library is another than GNU's.
+/// Gives memory that was freed back to the system, so that what is taken next is seen in [`rss_bytes`]. Does
+/// nothing where the C library is another than GNU's.
 pub fn release_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim(3) takes no pointer and may be called at any time by any thread.
@@ -108,8 +110,8 @@ pub fn release_freed_memory() {
     }
 }
 
-/// Lets [`peak_rss_bytes`] count from now on. Returns whether the kernel does so, which it does on Linux where /proc may be
-/// written to.
+/// Lets [`peak_rss_bytes`] count from now on. Returns whether the kernel does so, which it does on Linux
+/// where /proc may be written to.
 pub fn forget_peak_rss() -> bool {
     // proc_pid_clear_refs(5): 5 resets the high-water mark, since Linux 4.0.
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
@@ -141,15 +143,16 @@ pub fn process_lives(pid: i32) -> bool {
     !matches!(state, Some('Z' | 'X'))
 }
 
-/// When a process was started, in clock ticks since the host's start; `None` where the system does not tell. With its number it
-/// identifies a process of this host.
+/// When a process was started, in clock ticks since the host's start; `None` where the system does not tell.
+/// With its number it identifies a process of this host.
 pub(crate) fn process_start(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Where process numbers are what they are here: this start of this host, and this namespace of processes. Digits and letters.
+/// Where process numbers are what they are here: this start of this host, and this namespace of processes.
+/// Digits and letters.
 pub(crate) fn process_space() -> &'static str {
     static SPACE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
@@ -173,16 +176,16 @@ pub struct MemoryLimit {
     pub address_space: bool,
 }
 
-/// What may be used together by this process and the others that a limit is shared with. Taken from the environment and the
-/// kernel; the least of them counts.
+/// What may be used together by this process and the others that a limit is shared with. Taken from the
+/// environment and the kernel; the least of them counts.
 ///
 /// - `ulimit -v` (`RLIMIT_AS`) is this process's own.
-/// - The control group's limit (version 2 and 1, of the group or of one around it) is shared by all ranks on the host that
-///   are in it, as those of a job on a node are.
+/// - The control group's limit (version 2 and 1, of the group or of one around it) is shared by all ranks on
+///   the host that are in it, as those of a job on a node are.
 /// - Slurm's `--mem` and `--mem-per-cpu` count where Slurm does not enforce them through a control group.
 ///
-/// `ranks_on_host` is the number of this run's ranks on this host, by which shared limits are divided. `None` where nothing
-/// sets a limit.
+/// `ranks_on_host` is the number of this run's ranks on this host, by which shared limits are divided. `None`
+/// where nothing sets a limit.
 pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
     let ranks = ranks_on_host.max(1) as u64;
     let own = |bytes: u64, source: &str| MemoryLimit {
@@ -212,8 +215,8 @@ pub fn rss_bytes() -> u64 {
     status_bytes("VmRSS:").unwrap_or(0)
 }
 
-/// Bytes of address space that this process has mapped now, which is what `ulimit -v` limits; 0 where the kernel does not
-/// tell.
+/// Bytes of address space that this process has mapped now, which is what `ulimit -v` limits; 0 where the
+/// kernel does not tell.
 pub fn address_space_bytes() -> u64 {
     status_bytes("VmSize:").unwrap_or(0)
 }
@@ -239,7 +242,8 @@ fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
             _ => return None,
         };
         let mount = root.join(mount);
-        // In a container the path may be that outside it: what cannot be read is left out, the mount's own is last.
+        // In a container the path may be that outside it: what cannot be read is left out, the mount's own is
+        // last.
         mount
             .join(path.trim_start_matches('/'))
             .ancestors()
@@ -254,7 +258,8 @@ fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
     least.min().filter(|&bytes| bytes < 1 << 62)
 }
 
-/// Counts for each CPU of a host the ranks that may use it: `masks` are the affinity masks of the host's ranks.
+/// Counts for each CPU of a host the ranks that may use it: `masks` are the affinity masks of the host's
+/// ranks.
 pub fn ranks_on_cpus<'a>(masks: impl IntoIterator<Item = &'a [usize]>) -> HashMap<usize, usize> {
     let mut ranks_on = HashMap::new();
     for &cpu in masks.into_iter().flatten() {
@@ -263,8 +268,8 @@ pub fn ranks_on_cpus<'a>(masks: impl IntoIterator<Item = &'a [usize]>) -> HashMa
     ranks_on
 }
 
-/// CPUs for one of several ranks of a host, by its affinity mask and what [`ranks_on_cpus`] says of the host. CPUs that several
-/// ranks may use (an unbound `mpirun -n 4`) are divided among them; at least 1.
+/// CPUs for one of several ranks of a host, by its affinity mask and what [`ranks_on_cpus`] says of the host.
+/// CPUs that several ranks may use (an unbound `mpirun -n 4`) are divided among them; at least 1.
 pub fn fair_cpus(own: &[usize], ranks_on: &HashMap<usize, usize>) -> usize {
     let share: f64 = own
         .iter()

@@ -1,7 +1,7 @@
 //! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
 //!
-//! [`steps`] asks what a job and its steps used, [`accounting`] makes one whole of that, [`limits`] asks what a partition
-//! gives, and [`batch`] writes and submits scripts.
+//! [`steps`] asks what a job and its steps used, [`accounting`] makes one whole of that, [`limits`] asks what
+//! a partition gives, and [`batch`] writes and submits scripts.
 
 pub mod accounting;
 pub mod batch;
@@ -146,7 +146,8 @@ impl MemoryOption {
     }
 }
 
-/// The memory that Slurm gave, in bytes, and by which option; `None` outside a job and where the job may use all of a node.
+/// The memory that Slurm gave, in bytes, and by which option; `None` outside a job and where the job may use
+/// all of a node.
 pub fn memory_bytes() -> Option<(u64, MemoryOption)> {
     memory_bytes_from(|name| std::env::var(name).ok())
 }
@@ -170,7 +171,8 @@ fn memory_bytes_from(lookup: impl Fn(&str) -> Option<String>) -> Option<(u64, Me
     })
 }
 
-/// When the job must have ended, seconds since 1970 (`SLURM_JOB_END_TIME`); `None` outside a job and without a limit.
+/// When the job must have ended, seconds since 1970 (`SLURM_JOB_END_TIME`); `None` outside a job and without
+/// a limit.
 pub fn job_end_unix_s() -> Option<f64> {
     std::env::var("SLURM_JOB_END_TIME")
         .ok()?
@@ -188,11 +190,13 @@ pub fn array_shard() -> Result<(usize, usize), String> {
 }
 
 fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, usize), String> {
-    let number = |name: &str| {
-        lookup(name).and_then(|value| value.parse::<usize>().ok()).ok_or_else(|| {
-            format!("--shard slurm: {name} is not set; submit the script as an array, with sbatch --array=1-N")
+    let number =
+        |name: &str| {
+            lookup(name).and_then(|value| value.parse::<usize>().ok()).ok_or_else(|| {
+            format!("--shard slurm: {name} is not set; submit the script as an array, with sbatch \
+                     --array=1-N")
         })
-    };
+        };
     let id = number("SLURM_ARRAY_TASK_ID")?;
     let min = number("SLURM_ARRAY_TASK_MIN")?;
     let step = lookup("SLURM_ARRAY_TASK_STEP")
@@ -203,7 +207,8 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
     let count = number("SLURM_ARRAY_TASK_COUNT")?;
     if id < min || id > max || (id - min) % step != 0 || (max - min) / step + 1 != count {
         return Err(format!(
-            "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, {count} tasks), \
+            "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, \
+             {count} tasks), \
              so their shares are not known; give --shard K/N"
         ));
     }

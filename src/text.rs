@@ -10,7 +10,8 @@ const UNITS: [(char, u64); 4] = [
     ('K', 1 << 10),
 ];
 
-/// The text with every character escaped that could drive a terminal, break a table or show another text than there is.
+/// The text with every character escaped that could drive a terminal, break a table or show another text than
+/// there is.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -23,14 +24,15 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// A message of one or more lines with its characters escaped. A line break that indents by two blanks is niimpi's own.
+/// A message of one or more lines with its characters escaped. A line break that indents by two blanks is
+/// niimpi's own.
 pub(crate) fn printable_lines(text: &str) -> String {
     let lines: Vec<String> = text.split("\n  ").map(printable).collect();
     lines.join("\n  ")
 }
 
-/// Whether a character shows as itself. Control characters, line breaks, marks without width and marks that change the
-/// direction of writing do not.
+/// Whether a character shows as itself. Control characters, line breaks, marks without width and marks that
+/// change the direction of writing do not.
 pub(crate) fn is_plain(c: char) -> bool {
     !c.is_control()
         && !matches!(
@@ -108,7 +110,8 @@ pub(crate) fn bytes(count: f64) -> String {
         )
 }
 
-/// Bytes of a size such as `20480K`, `1.5G` or `4GiB`; a number alone counts in `unit` bytes. `None` for anything else.
+/// Bytes of a size such as `20480K`, `1.5G` or `4GiB`; a number alone counts in `unit` bytes. `None` for
+/// anything else.
 pub(crate) fn parse_bytes(text: &str, unit: u64) -> Option<u64> {
     let text = text.trim();
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

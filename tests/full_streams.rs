@@ -1,4 +1,5 @@
-//! A disk that is full behind standard output and standard error, or a reader that went away, costs the text and not the run.
+//! A disk that is full behind standard output and standard error, or a reader that went away, costs the text
+//! and not the run.
 
 #![cfg(target_os = "linux")]
 

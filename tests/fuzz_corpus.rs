@@ -1,4 +1,5 @@
-//! Every file of the fuzzers' corpora, and every one that once made a fuzzer stop, tried again without a fuzzer.
+//! Every file of the fuzzers' corpora, and every one that once made a fuzzer stop, tried again without a
+//! fuzzer.
 
 #[path = "fuzz/targets.rs"]
 mod targets;

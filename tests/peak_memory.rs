@@ -1,5 +1,5 @@
-//! The peak of the memory held, counted anew, and what is measured by it. A process of its own: other tests would take memory
-//! meanwhile.
+//! The peak of the memory held, counted anew, and what is measured by it. A process of its own: other tests
+//! would take memory meanwhile.
 
 #![cfg(target_os = "linux")]
 

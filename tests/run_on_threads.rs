@@ -1,4 +1,5 @@
-//! The run as every rank does it, on ranks that are threads: the same outputs for any number of ranks and any strategy.
+//! The run as every rank does it, on ranks that are threads: the same outputs for any number of ranks and any
+//! strategy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

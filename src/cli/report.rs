@@ -49,8 +49,8 @@ struct ShowArgs {
 
     /// Also print what Slurm's accounting says of the job: time, CPU, memory and state of every step
     ///
-    /// Calls sacct, so it works on the cluster that ran the job. The states of a job: COMPLETED, FAILED (the exit code says
-    /// how), TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED.
+    /// Calls sacct, so it works on the cluster that ran the job. The states of a job: COMPLETED, FAILED (the
+    /// exit code says how), TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED.
     #[arg(long)]
     sacct: bool,
 
@@ -61,8 +61,8 @@ struct ShowArgs {
 
 /// Join reports of one piece of work into one: the shares of an array, or the runs of a requeued job
 ///
-/// Ends with 0 when all is done, 1 when images failed, 75 when shares or images are missing (they are named), and 2 when the
-/// reports are not of one piece of work.
+/// Ends with 0 when all is done, 1 when images failed, 75 when shares or images are missing (they are named),
+/// and 2 when the reports are not of one piece of work.
 #[derive(Args, Debug)]
 struct MergeArgs {
     /// The reports
@@ -202,7 +202,8 @@ fn write_csv(
     Ok(())
 }
 
-/// The JSON form: the report's own keys, and after them what else was asked for, null when it is not to be had.
+/// The JSON form: the report's own keys, and after them what else was asked for, null when it is not to be
+/// had.
 #[derive(Serialize)]
 struct Json<'a> {
     #[serde(flatten)]
@@ -263,7 +264,8 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         ));
     } else if !gaps.is_empty() {
         console::note(format_args!(
-            "no report has the images {} of the list: it was another one for some of the runs; run all of them again \
+            "no report has the images {} of the list: it was another one for some of the runs; run all of \
+             them again \
              with --resume, then merge the new reports",
             ranges(&gaps)
         ));

@@ -14,8 +14,9 @@ use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
 /// Smooth images with a Gaussian
 ///
-/// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D volume and writes
-/// it with the same name below the output folder. Every image is done or named in the report with the reason.
+/// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D volume
+/// and writes it with the same name below the output folder. Every image is done or named in the report with
+/// the reason.
 #[derive(Args, Debug)]
 pub(super) struct SmoothArgs {
     #[command(flatten)]
@@ -27,8 +28,8 @@ pub(super) struct SmoothArgs {
 
     /// Name the results, for example 'denoised_{index}.nii.gz'; {stem}, {index} and {dir} are filled in
     ///
-    /// {stem} is the input's name without its suffix, {index} its place in the list from 1, {dir} its folder below the
-    /// base. The suffix decides the format; without one the input's is kept.
+    /// {stem} is the input's name without its suffix, {index} its place in the list from 1, {dir} its folder
+    /// below the base. The suffix decides the format; without one the input's is kept.
     #[arg(long, value_name = "TEMPLATE")]
     name: Option<NameTemplate>,
 
@@ -53,9 +54,9 @@ pub(super) struct SmoothArgs {
 
     /// Keep the results of earlier runs and do the rest
     ///
-    /// A result is kept if niimpi wrote it from the same input with the same options. It is made again if it is missing, failed
-    /// or was left unfinished, or if its input was changed since. Any other file under a result's name stops the run before it
-    /// writes anything; add --overwrite to replace such files.
+    /// A result is kept if niimpi wrote it from the same input with the same options. It is made again if it
+    /// is missing, failed or was left unfinished, or if its input was changed since. Any other file under a
+    /// result's name stops the run before it writes anything; add --overwrite to replace such files.
     #[arg(long)]
     resume: bool,
 
@@ -65,9 +66,11 @@ pub(super) struct SmoothArgs {
     #[arg(long)]
     overwrite: bool,
 
-    /// Begin no image that would not be finished so many seconds after the start [default: before the Slurm job's end]
+    /// Begin no image that would not be finished so many seconds after the start [default: before the Slurm
+    /// job's end]
     ///
-    /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by those that are done.
+    /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by
+    /// those that are done.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     stop_before: Option<f64>,
 
@@ -85,7 +88,8 @@ pub(super) struct SmoothArgs {
 
     /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
     ///
-    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was given.
+    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was
+    /// given.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
     sample: Option<f64>,
 

@@ -34,8 +34,8 @@ pub(super) struct SmoothingArgs {
     )]
     pub(super) strategy: Strategy,
 
-    /// How strongly .gz outputs are compressed: 0 stores, 1 is the fastest, 2 and 3 are a little smaller, 4 to 9 smaller
-    /// by a few percent and ten times slower or more
+    /// How strongly .gz outputs are compressed: 0 stores, 1 is the fastest, 2 and 3 are a little smaller, 4
+    /// to 9 smaller by a few percent and ten times slower or more
     #[arg(long, value_name = "LEVEL", default_value_t)]
     pub(super) compression: CompressionLevel,
 

@@ -11,9 +11,10 @@ use crate::text::printable;
 
 /// Show the progress of a run, during the run or afterwards
 ///
-/// Reads the journals below the output folder. It needs no MPI and does not disturb the run, so it may run on a login node.
-/// Shows for each rank the images done, failed and in progress, the images per second, and whether it died or went quiet;
-/// for each run its share of the list, its Slurm job and the time left; and the sum over all shares.
+/// Reads the journals below the output folder. It needs no MPI and does not disturb the run, so it may run on
+/// a login node. Shows for each rank the images done, failed and in progress, the images per second, and
+/// whether it died or went quiet; for each run its share of the list, its Slurm job and the time left; and
+/// the sum over all shares.
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
     /// The output folder of the run

@@ -20,7 +20,8 @@ const MAX_AXIS: usize = i16::MAX as usize;
 
 /// Write synthetic brain-like images for trials and tests
 ///
-/// Each image is a head of nested ellipsoids with Rician noise. The same options give the same bytes on every machine.
+/// Each image is a head of nested ellipsoids with Rician noise. The same options give the same bytes on every
+/// machine.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SynthArgs {
     /// Folder for the images DIR/sample_1.nii.gz, DIR/sample_2.nii.gz, …; created if missing
@@ -114,7 +115,8 @@ fn refuse_replacing(args: &SynthArgs) -> Result<(), String> {
     match existing.iter().min() {
         None => Ok(()),
         Some(&first) => Err(format!(
-            "{}: {} of the {} images exist already, the first is {}; add --overwrite to replace them, or give another folder",
+            "{}: {} of the {} images exist already, the first is {}; add --overwrite to replace them, or \
+             give another folder",
             args.dir.display(),
             existing.len(),
             args.count,
@@ -145,7 +147,8 @@ fn write_some(
         .map_err(|error| {
             let [x, y, z] = phantom.shape;
             format!(
-                "--shape {x},{y},{z}: an image of {} takes {} MiB, and {} of them are made at once: {error}; give a smaller \
+                "--shape {x},{y},{z}: an image of {} takes {} MiB, and {} of them are made at once: \
+                 {error}; give a smaller \
                  --shape or a narrower --datatype",
                 phantom.datatype,
                 mib(phantom.size_bytes() as u64),

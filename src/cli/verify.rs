@@ -17,15 +17,17 @@ enum Against {
 
 /// Read results again and say which are damaged
 ///
-/// Every image below the folder is read to its end: its header must be valid, its voxels complete, and gzip's checksum and
-/// length right. Start it with srun or mpirun to share the reading among ranks. The exit code is 1 if anything is wrong.
+/// Every image below the folder is read to its end: its header must be valid, its voxels complete, and gzip's
+/// checksum and length right. Start it with srun or mpirun to share the reading among ranks. The exit code is
+/// 1 if anything is wrong.
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
     /// The folder of the results
     #[arg(value_name = "OUT")]
     output: PathBuf,
 
-    /// Compare with what was recorded when the results were written, so that missing and exchanged ones are found as well
+    /// Compare with what was recorded when the results were written, so that missing and exchanged ones are
+    /// found as well
     ///
     /// Images that failed or were left unfinished count as wrong too.
     #[arg(long, value_enum, value_name = "WHAT")]

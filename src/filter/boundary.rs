@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What lies beyond the first and the last voxel of a line, by scipy's names (scipy's "Boundary behavior" table and its
-/// `mode` argument). In the drawings `a b c d` is the line.
+/// What lies beyond the first and the last voxel of a line, by scipy's names (scipy's "Boundary behavior"
+/// table and its `mode` argument). In the drawings `a b c d` is the line.
 #[derive(
     clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize,
 )]
@@ -34,8 +34,9 @@ impl Boundary {
         }
     }
 
-    /// The voxel of a line of `len` that stands at `position`, which may be any distance before or after the line; `None`
-    /// where the constant stands. The pattern goes on for ever, so a kernel may be many times longer than the line.
+    /// The voxel of a line of `len` that stands at `position`, which may be any distance before or after the
+    /// line; `None` where the constant stands. The pattern goes on for ever, so a kernel may be many times
+    /// longer than the line.
     ///
     /// # Panics
     /// When `len` is 0.

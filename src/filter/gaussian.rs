@@ -18,8 +18,8 @@ pub const SKIPPED_SIGMA_VOX: f64 = 1e-15;
 /// Longest radius that is computed, in voxels; beyond it a line's buffer would be gigabytes.
 pub const MAX_RADIUS_VOX: usize = 1 << 20;
 
-/// A radius is at most so many times the length of the axis: the voxel size of such an image is wrong, and smoothing it
-/// would take hours.
+/// A radius is at most so many times the length of the axis: the voxel size of such an image is wrong, and
+/// smoothing it would take hours.
 pub const MAX_RADIUS_LINES: usize = 8;
 
 /// A radius up to this is computed along an axis of any length.
@@ -85,7 +85,8 @@ impl std::fmt::Display for PerAxis {
 /// Options of the Gaussian filter: smoothing of the spatial axes, one after the other, as
 /// `scipy.ndimage.gaussian_filter` of order 0 does it.
 ///
-/// Sigma is in voxels, FWHM in mm; exactly one of them is given. Each volume of a 4-D image is smoothed by itself.
+/// Sigma is in voxels, FWHM in mm; exactly one of them is given. Each volume of a 4-D image is smoothed by
+/// itself.
 ///
 /// ```
 /// use niimpi::filter::Filter;
@@ -117,8 +118,8 @@ pub struct Gaussian {
 pub(crate) struct Args {
     /// Standard deviation of the Gaussian in VOXELS: one value, or one each for x, y and z
     ///
-    /// This is what scipy.ndimage.gaussian_filter takes. 0 leaves an axis as it is. For a width in mm use --fwhm:
-    /// FWHM = 2.3548 × sigma × voxel size.
+    /// This is what scipy.ndimage.gaussian_filter takes. 0 leaves an axis as it is. For a width in mm use
+    /// --fwhm: FWHM = 2.3548 × sigma × voxel size.
     #[arg(
         long,
         value_name = "VOX[,Y,Z]",
@@ -131,7 +132,8 @@ pub(crate) struct Args {
 
     /// Full width of the Gaussian at half its maximum, in MILLIMETRES: one value, or one each for x, y and z
     ///
-    /// Turned into sigma with each image's own voxel size, so images of different resolution get the same smoothness.
+    /// Turned into sigma with each image's own voxel size, so images of different resolution get the same
+    /// smoothness.
     #[arg(long, value_name = "MM[,Y,Z]", value_parser = parse_width, allow_negative_numbers = true)]
     fwhm: Option<PerAxis>,
 
@@ -192,14 +194,22 @@ fn parse_truncate(text: &str) -> Result<f64, String> {
 
 /// What is wrong with a sigma or FWHM, and what to do.
 fn width_fault(value: f64) -> Option<String> {
-    (!value.is_finite() || value < 0.0)
-        .then(|| format!("{value} is no width: give a finite number that is not negative, 0 to leave an axis unsmoothed"))
+    (!value.is_finite() || value < 0.0).then(|| {
+        format!(
+            "{value} is no width: give a finite number that is not negative, 0 to leave an \
+                          axis unsmoothed"
+        )
+    })
 }
 
 /// What is wrong with a number of standard deviations, and what to do.
 fn truncate_fault(value: f64) -> Option<String> {
-    (!value.is_finite() || value < 0.0)
-        .then(|| format!("{value} is no place to cut a kernel off: give a finite number that is not negative, such as 4"))
+    (!value.is_finite() || value < 0.0).then(|| {
+        format!(
+            "{value} is no place to cut a kernel off: give a finite number that is not \
+                          negative, such as 4"
+        )
+    })
 }
 
 impl Gaussian {
@@ -268,8 +278,8 @@ impl Gaussian {
     /// Sigma in voxels along x, y and z for an image of this voxel size.
     ///
     /// # Errors
-    /// What [`Filter::validate`] finds, and [`FilterError::VoxelSize`] when a FWHM above 0 meets a voxel size that is
-    /// not a positive number.
+    /// What [`Filter::validate`] finds, and [`FilterError::VoxelSize`] when a FWHM above 0 meets a voxel size
+    /// that is not a positive number.
     pub fn sigma_vox(&self, voxel_size_mm: [f64; 3]) -> Result<[f64; 3], FilterError> {
         self.check()?;
         let Some(fwhm) = self.fwhm else {
@@ -291,8 +301,8 @@ impl Gaussian {
         Ok(sigma_vox)
     }
 
-    /// Radius of the kernel in voxels along x, y and z for an image of this voxel size: `int(truncate·sigma + 0.5)`, and 0
-    /// along an axis that is not smoothed.
+    /// Radius of the kernel in voxels along x, y and z for an image of this voxel size: `int(truncate·sigma +
+    /// 0.5)`, and 0 along an axis that is not smoothed.
     ///
     /// # Errors
     /// Those of [`Gaussian::sigma_vox`], and [`FilterError::Radius`] beyond [`MAX_RADIUS_VOX`].

@@ -1,4 +1,5 @@
-//! Identity: a filter for tests, which leaves every voxel as it is. It takes this file and a line in the registry.
+//! Identity: a filter for tests, which leaves every voxel as it is. It takes this file and a line in the
+//! registry.
 
 use serde::{Deserialize, Serialize};
 

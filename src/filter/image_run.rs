@@ -1,4 +1,5 @@
-//! Image run: one volume on its way through a prepared filter, part by part, its planes in memory as the layout says.
+//! Image run: one volume on its way through a prepared filter, part by part, its planes in memory as the
+//! layout says.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -10,8 +11,8 @@ use super::layout::{Layout, Place};
 use super::slabs::{Parts, Task};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
-/// A volume that is being filtered. Parts may be computed by several threads, in any order that [`Parts`] allows, also while
-/// later slices are still being read.
+/// A volume that is being filtered. Parts may be computed by several threads, in any order that [`Parts`]
+/// allows, also while later slices are still being read.
 ///
 /// The buffers are the volume's own, which must neither be touched nor moved until the last part is computed.
 /// [`ImageRun::finish`] or [`ImageRun::abandon`] gives them back.
@@ -31,8 +32,8 @@ pub(crate) struct ImageRun {
 pub(crate) struct Planes(Vec<VoxelBuffer>);
 
 impl ImageRun {
-    /// Makes room for a volume whose shape, type and scaling are set. With a [lead](Layout::has_lead) its voxels are still to
-    /// be read.
+    /// Makes room for a volume whose shape, type and scaling are set. With a [lead](Layout::has_lead) its
+    /// voxels are still to be read.
     ///
     /// # Errors
     /// [`FilterError::Memory`]; the volume then has room for its voxels, or none.
@@ -109,7 +110,8 @@ impl ImageRun {
     /// The place of slices as they are read, counted through all volumes.
     ///
     /// # Safety
-    /// The volume is as [`ImageRun::begin`] left it, and nobody uses these slices while the bytes are borrowed.
+    /// The volume is as [`ImageRun::begin`] left it, and nobody uses these slices while the bytes are
+    /// borrowed.
     pub(crate) unsafe fn unread<'a>(&self, slices: Range<usize>) -> &'a mut [u8] {
         let plane = self.layout.shape[0] * self.layout.shape[1];
         let first = self.input.offset(slices.start * plane);

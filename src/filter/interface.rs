@@ -1,9 +1,9 @@
 //! Interface: what a filter declares and does, for the programs that run it.
 //!
-//! A [`Filter`] is a set of options. [`Filter::prepare`] turns it into a [`Prepared`] filter for one image: a chain of
-//! [`Stage`]s, each of which computes one or more planes from the image or from planes of earlier stages. The caller decides
-//! how a stage is divided into [`Slab`]s, where planes lie in memory and which thread computes which slab; the result does
-//! not depend on it.
+//! A [`Filter`] is a set of options. [`Filter::prepare`] turns it into a [`Prepared`] filter for one image: a
+//! chain of [`Stage`]s, each of which computes one or more planes from the image or from planes of earlier
+//! stages. The caller decides how a stage is divided into [`Slab`]s, where planes lie in memory and which
+//! thread computes which slab; the result does not depend on it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,8 @@ pub struct ImageInfo {
     pub datatype: Datatype,
     /// From stored numbers to intensities.
     pub scaling: Option<Scaling>,
-    /// How many voxels are NaN or infinite; `None` before they are counted, when memory and cost are those of the worst case.
+    /// How many voxels are NaN or infinite; `None` before they are counted, when memory and cost are those of
+    /// the worst case.
     pub nonfinite_voxels: Option<u64>,
 }
 
@@ -117,15 +118,15 @@ pub trait Filter: Send + Sync {
 
 /// A filter prepared for one image.
 pub trait Prepared: Send + Sync {
-    /// The stages in the order in which they run. The first plane of the last stage is the result. Without stages the result
-    /// is the input.
+    /// The stages in the order in which they run. The first plane of the last stage is the result. Without
+    /// stages the result is the input.
     fn stages(&self) -> &[Stage];
 
     /// Estimated seconds of a stage for so many voxels on one CPU core. Only proportions matter.
     fn cost_s(&self, stage: usize, voxels: u64) -> f64;
 
-    /// Bytes that a thread needs in its [`ThreadScratch`] for a slab of a stage, which has up to `slab_voxels` voxels with
-    /// those that it reads around.
+    /// Bytes that a thread needs in its [`ThreadScratch`] for a slab of a stage, which has up to
+    /// `slab_voxels` voxels with those that it reads around.
     fn scratch_bytes(&self, stage: usize, slab_voxels: u64) -> u64;
 
     /// Bytes that the prepared filter itself holds.
@@ -161,7 +162,8 @@ pub trait Prepared: Send + Sync {
 pub enum FilterWarning {
     /// The kernel is wider than the image.
     #[error(
-        "sigma is {sigma_vox:.4} voxels along {axis}, where the image has {length}; the result is nearly constant"
+        "sigma is {sigma_vox:.4} voxels along {axis}, where the image has {length}; the result is nearly \
+         constant"
     )]
     BeyondAxis {
         /// x, y or z.
@@ -173,7 +175,8 @@ pub enum FilterWarning {
     },
     /// The kernel is one voxel along every axis.
     #[error(
-        "sigma is {sigma_vox:.2e} voxels, less than one voxel's reach along every axis; the image is not smoothed"
+        "sigma is {sigma_vox:.2e} voxels, less than one voxel's reach along every axis; the image is not \
+         smoothed"
     )]
     NoEffect {
         /// The largest sigma.
@@ -198,8 +201,8 @@ pub struct Stage {
     pub reads: Vec<(Source, Reach)>,
     /// The types of the planes that it writes; at least one.
     pub writes: Vec<Datatype>,
-    /// Whether the first plane written may take the place of the first plane read in memory: slice by slice, or where a
-    /// slice depends on others, in whole columns along z.
+    /// Whether the first plane written may take the place of the first plane read in memory: slice by slice,
+    /// or where a slice depends on others, in whole columns along z.
     pub in_place: bool,
 }
 
@@ -229,8 +232,8 @@ pub enum Reach {
         /// Whether the volume continues at its other end.
         wrap: bool,
     },
-    /// Whole columns along z. The stage is divided into bands of columns, and no other slab reads a band's voxels, so that
-    /// planes of earlier stages may be overwritten there.
+    /// Whole columns along z. The stage is divided into bands of columns, and no other slab reads a band's
+    /// voxels, so that planes of earlier stages may be overwritten there.
     WholeZ,
 }
 
@@ -332,8 +335,8 @@ impl Slab<'_> {
         });
     }
 
-    /// Writes the slab's columns of all its slices to a target, slice after slice: rounded to nearest and saturated where
-    /// it has an integer type.
+    /// Writes the slab's columns of all its slices to a target, slice after slice: rounded to nearest and
+    /// saturated where it has an integer type.
     ///
     /// # Panics
     /// When `from` has another length.

@@ -1,5 +1,5 @@
-//! Interleavings: the scheduler of slabs under many schedules of its threads. No part may touch memory that another one
-//! writes meanwhile, and the work always comes to its end.
+//! Interleavings: the scheduler of slabs under many schedules of its threads. No part may touch memory that
+//! another one writes meanwhile, and the work always comes to its end.
 
 mod sync {
     pub(super) use shuttle::sync::{Condvar, Mutex, MutexGuard};

@@ -8,7 +8,8 @@ use super::interface::{ImageInfo, Prepared, Reach, Source, Stage};
 use super::slabs::{After, Part, Parts};
 use crate::volume::Datatype;
 
-/// A slab has at least about so many bytes, so that taking the next one costs little compared to computing it.
+/// A slab has at least about so many bytes, so that taking the next one costs little compared to computing
+/// it.
 const SLAB_BYTES: u64 = 1 << 20;
 
 /// Columns that are computed side by side: bands are multiples of this.
@@ -30,8 +31,8 @@ pub(super) enum Place {
 pub(crate) struct Division {
     /// Threads that share the image.
     pub(crate) threads: usize,
-    /// Whether slabs are to be finished one after the other while later slices are still being read. Where the result takes
-    /// the place of the input this needs memory for a few slices more.
+    /// Whether slabs are to be finished one after the other while later slices are still being read. Where
+    /// the result takes the place of the input this needs memory for a few slices more.
     pub(crate) streamed: bool,
     /// Least bytes of a slab.
     pub(super) slab_bytes: u64,
@@ -129,8 +130,8 @@ impl Layout {
         layout
     }
 
-    /// Bytes that the image takes: its voxels, the result where that has a buffer of its own, planes between stages, and
-    /// what threads need.
+    /// Bytes that the image takes: its voxels, the result where that has a buffer of its own, planes between
+    /// stages, and what threads need.
     pub(crate) fn bytes(&self) -> u64 {
         let mut bytes = self.voxel_bytes();
         if self.result_place == Place::Spare {
@@ -194,8 +195,8 @@ impl Layout {
         if !stage.in_place || furthest(stage) == 0 {
             return Split::Slices;
         }
-        // In slabs it needs a place of its own for the result, in columns it does not. A plane that has to be another one than
-        // the input's would have to be kept beside the result's.
+        // In slabs it needs a place of its own for the result, in columns it does not. A plane that has to be
+        // another one than the input's would have to be kept beside the result's.
         let source_fits = source_types(stages, stage, self.input)
             .all(|datatype| datatype.size_bytes() == self.input.size_bytes());
         let result_fits = stage.writes[0].size_bytes() == self.input.size_bytes();
@@ -261,8 +262,8 @@ impl Layout {
         self.extra_bytes.push(bytes);
     }
 
-    /// A result that is computed slab by slab from slices around: it goes to the front of the input's buffer, a few slices
-    /// ahead of what is still read, where that is possible.
+    /// A result that is computed slab by slab from slices around: it goes to the front of the input's buffer,
+    /// a few slices ahead of what is still read, where that is possible.
     fn place_sliding(&mut self, stages: &[Stage], last: usize, fits: bool) {
         let reads_voxels = stages[last].reads.iter().any(|&(source, _)| match source {
             Source::Input => true,

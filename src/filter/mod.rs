@@ -1,8 +1,8 @@
 //! Filters: what can be done to a volume, and how one is applied.
 //!
-//! A filter is one file with three parts: its options, the command line's arguments for them, and an implementation of
-//! [`Filter`]. [`Options`] lists all filters of the program. A program of its own may implement [`Filter`] for its own type
-//! and use it with [`apply`].
+//! A filter is one file with three parts: its options, the command line's arguments for them, and an
+//! implementation of [`Filter`]. [`Options`] lists all filters of the program. A program of its own may
+//! implement [`Filter`] for its own type and use it with [`apply`].
 //!
 //! ```
 //! use niimpi::filter::gaussian::Gaussian;
@@ -84,7 +84,8 @@ pub enum FilterError {
     },
     /// A FWHM in mm cannot be turned into voxels.
     #[error(
-        "the header gives a voxel size of {size_mm} mm along {axis}, so a FWHM in mm cannot be converted to voxels: \
+        "the header gives a voxel size of {size_mm} mm along {axis}, so a FWHM in mm cannot be converted to \
+         voxels: \
          repair the header (pixdim), or give sigma in voxels"
     )]
     VoxelSize {
@@ -95,7 +96,8 @@ pub enum FilterError {
     },
     /// The kernel is too long to be computed.
     #[error(
-        "the kernel along {axis} would reach {radius_vox} voxels to each side ({truncate} × a sigma of {sigma_vox} voxels); \
+        "the kernel along {axis} would reach {radius_vox} voxels to each side ({truncate} × a sigma of \
+         {sigma_vox} voxels); \
          at most {limit} are computed: give a smaller sigma, FWHM or truncate, and check that the FWHM is in mm and the \
          voxel size in the header is right"
     )]
@@ -113,7 +115,8 @@ pub enum FilterError {
     },
     /// The image would take too long.
     #[error(
-        "the image would take {products:.1e} multiplications; at most {limit:.1e} are done: give a smaller sigma, FWHM or \
+        "the image would take {products:.1e} multiplications; at most {limit:.1e} are done: give a smaller \
+         sigma, FWHM or \
          truncate, and check that the FWHM is in mm and the voxel size in the header is right"
     )]
     Work {
@@ -143,7 +146,8 @@ pub enum FilterError {
     },
 }
 
-/// Memory that [`apply`] reuses from image to image: it grows to the largest image once and is then never allocated again.
+/// Memory that [`apply`] reuses from image to image: it grows to the largest image once and is then never
+/// allocated again.
 #[derive(Default)]
 pub struct Scratch {
     pub(crate) thread: ThreadScratch,
@@ -154,8 +158,9 @@ pub struct Scratch {
 /// Applies `filter` to `volume` in place and returns how many of its voxels were NaN or infinite. Afterwards
 /// `volume.datatype` is the output type, `volume.scaling` is `None` and `volume.voxels` holds the result.
 ///
-/// The spatial axes that the image has (up to three) are filtered; each volume of an image of more dimensions by itself. The
-/// result has the same bits on every processor, but for the sign of a NaN that infinities make.
+/// The spatial axes that the image has (up to three) are filtered; each volume of an image of more dimensions
+/// by itself. The result has the same bits on every processor, but for the sign of a NaN that infinities
+/// make.
 ///
 /// # Errors
 /// [`FilterError`] for options that do not fit this image, and without memory.
@@ -184,7 +189,8 @@ pub fn apply(
     Ok(found)
 }
 
-/// Prepares a filter for a volume that was read: counts its non-finite voxels and replaces them where the options say so.
+/// Prepares a filter for a volume that was read: counts its non-finite voxels and replaces them where the
+/// options say so.
 ///
 /// # Errors
 /// [`FilterError`] for options that do not fit this image, and without memory.

@@ -1,4 +1,5 @@
-//! Voxels that are no finite number (NaN, infinity): how many there are, and what is done so that they do not spread.
+//! Voxels that are no finite number (NaN, infinity): how many there are, and what is done so that they do not
+//! spread.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,13 +36,14 @@ impl NonFinite {
 pub struct NonFiniteArgs {
     /// What becomes of voxels that are NaN or infinite
     ///
-    /// How many there were is in the report whatever is chosen; images without any are smoothed in the same way by all three.
+    /// How many there were is in the report whatever is chosen; images without any are smoothed in the same
+    /// way by all three.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub nan: NonFinite,
 }
 
-/// Voxels of a volume that are NaN or infinite; 0 for every integer type. Of an intensity-scaled volume its intensities
-/// count, which a slope may make infinite.
+/// Voxels of a volume that are NaN or infinite; 0 for every integer type. Of an intensity-scaled volume its
+/// intensities count, which a slope may make infinite.
 pub fn count(volume: &Volume) -> u64 {
     count_stored(volume.datatype, volume.scaling, volume.voxels.as_bytes())
 }
@@ -112,8 +114,8 @@ fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
         })
 }
 
-/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `shared` then names the type
-/// that its result would have had.
+/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `shared` then
+/// names the type that its result would have had.
 ///
 /// # Errors
 /// [`NoMemory`]; the volume is unchanged.

@@ -9,7 +9,8 @@ use crate::volume::{Datatype, Volume};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum OutputType {
-    /// The input's own type; float32 for an intensity-scaled image, whose intensities its own type cannot hold.
+    /// The input's own type; float32 for an intensity-scaled image, whose intensities its own type cannot
+    /// hold.
     #[default]
     Same,
     /// This type.
@@ -84,17 +85,18 @@ pub enum Rounding {
 pub struct OutputSpec {
     /// Number type of the smoothed image
     ///
-    /// same: the input's own type (float32 if the image has an intensity scale). As in scipy, an integer image is then
-    /// truncated to whole numbers after each axis, which lowers its mean by one to two grey levels. To avoid that, write
-    /// float32, or keep the integer type and round with --round nearest. An integer type other than the input's own is
-    /// always rounded to nearest and limited to the type's range.
+    /// same: the input's own type (float32 if the image has an intensity scale). As in scipy, an integer
+    /// image is then truncated to whole numbers after each axis, which lowers its mean by one to two grey
+    /// levels. To avoid that, write float32, or keep the integer type and round with --round nearest. An
+    /// integer type other than the input's own is always rounded to nearest and limited to the type's range.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub output_type: OutputType,
 
     /// How whole-number output is rounded
     ///
-    /// truncate: towards zero after each axis, bit for bit as scipy. nearest: computed in double, rounded to nearest (halves
-    /// to even) and limited to the type's range once at the end, so the mean is kept; NaN becomes 0.
+    /// truncate: towards zero after each axis, bit for bit as scipy. nearest: computed in double, rounded to
+    /// nearest (halves to even) and limited to the type's range once at the end, so the mean is kept; NaN
+    /// becomes 0.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub round: Rounding,
 }
@@ -116,8 +118,8 @@ impl OutputSpec {
         self.resolve_for(volume.datatype, volume.scaling.is_some())
     }
 
-    /// The output type for an image of this type, known from its header alone; `scaled`: it has a slope other than 0 and 1
-    /// or an intercept.
+    /// The output type for an image of this type, known from its header alone; `scaled`: it has a slope other
+    /// than 0 and 1 or an intercept.
     pub fn resolve_for(&self, datatype: Datatype, scaled: bool) -> Datatype {
         match self.output_type {
             OutputType::As(chosen) => chosen,

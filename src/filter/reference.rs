@@ -1,4 +1,5 @@
-//! Reference: the filter as scipy's documentation has it, written as plainly as possible. Tests compare with it.
+//! Reference: the filter as scipy's documentation has it, written as plainly as possible. Tests compare with
+//! it.
 
 use ndarray::{ArrayD, Axis};
 
@@ -30,8 +31,8 @@ fn correlate(
     }
 }
 
-/// Smooths the first axes of `image`, x being axis 0, one for each kernel that is not empty; stores each axis's result as
-/// `T` by `convert` before the next.
+/// Smooths the first axes of `image`, x being axis 0, one for each kernel that is not empty; stores each
+/// axis's result as `T` by `convert` before the next.
 pub(super) fn smooth<T: Voxel>(
     mut image: ArrayD<f64>,
     kernels: &[Vec<f64>],

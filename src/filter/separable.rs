@@ -1,8 +1,8 @@
 //! Separable: symmetric kernels along x, y and z, one axis after the other, as stages of a filter.
 //!
-//! x and y of a slice are done together while it is in the cache, z comes once the slices around are finished. Voxels that
-//! are not finite may be left out of the sums: normalised convolution, Knutsson and Westin, "Normalized and differential
-//! convolution", CVPR 1993.
+//! x and y of a slice are done together while it is in the cache, z comes once the slices around are
+//! finished. Voxels that are not finite may be left out of the sums: normalised convolution, Knutsson and
+//! Westin, "Normalized and differential convolution", CVPR 1993.
 
 use super::FilterError;
 use super::boundary::Boundary;
@@ -71,10 +71,11 @@ enum Role {
 }
 
 impl Separable {
-    /// With `skip_nonfinite`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once: a₀ are the
-    /// intensities with 0 for each that is not finite, m is 1 where they are finite and 0 elsewhere, and G the smoothing.
-    /// Without a finite voxel under the kernel the result is NaN, or 0 for integers. Beyond the edge, m is 1 with
-    /// [`Boundary::Constant`], whose value counts as finite, and continues as a₀ does otherwise.
+    /// With `skip_nonfinite`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once: a₀
+    /// are the intensities with 0 for each that is not finite, m is 1 where they are finite and 0 elsewhere,
+    /// and G the smoothing. Without a finite voxel under the kernel the result is NaN, or 0 for integers.
+    /// Beyond the edge, m is 1 with [`Boundary::Constant`], whose value counts as finite, and continues as a₀
+    /// does otherwise.
     pub(super) fn new(
         kernels: Kernels,
         image: &ImageInfo,
@@ -192,7 +193,8 @@ impl Separable {
                 if self.kernels.is_active(axis) {
                     let to = if axis == 0 && both { middle } else { target };
                     let pass = self.pass(axis, slab, scratch);
-                    // SAFETY: the areas hold the slice, they are the same or apart, and the slice is this slab's alone.
+                    // SAFETY: the areas hold the slice, they are the same or apart, and the slice is this
+                    // slab's alone.
                     unsafe { pass.run(from, to, self.lines(axis), &mut scratch.tile)? };
                     from = to;
                 }
@@ -253,8 +255,8 @@ impl Separable {
         let pass = self.pass(2, slab, scratch);
         let first = slab.columns().start;
         let (source, target) = (slab.sources[0].offset(first), slab.targets[0].offset(first));
-        // SAFETY: both areas hold the volume; they are the same only where the slab has whole columns, and nobody writes what
-        // it may read.
+        // SAFETY: both areas hold the volume; they are the same only where the slab has whole columns, and
+        // nobody writes what it may read.
         unsafe {
             pass.run_part(
                 source,

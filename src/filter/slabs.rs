@@ -1,8 +1,8 @@
 //! Slabs: which part of which stage may be computed next, and threads that compute them together.
 //!
-//! Knows nothing of voxels. A part waits until slices are read and until so many first parts of other stages are finished;
-//! that covers halos, buffers that are used again, and results that take the place of the input. What is nearest to the
-//! result goes first.
+//! Knows nothing of voxels. A part waits until slices are read and until so many first parts of other stages
+//! are finished; that covers halos, buffers that are used again, and results that take the place of the
+//! input. What is nearest to the result goes first.
 
 use std::ops::Range;
 
@@ -17,7 +17,8 @@ pub(crate) struct Part {
     pub(crate) slices: Range<usize>,
     /// Columns along z of each of them.
     pub(crate) columns: Range<usize>,
-    /// So many slices, counted through all volumes, are complete once this part and those before it are finished.
+    /// So many slices, counted through all volumes, are complete once this part and those before it are
+    /// finished.
     pub(crate) complete: usize,
     /// What it waits for.
     pub(crate) after: Vec<After>,
@@ -99,7 +100,8 @@ impl Progress {
         self.read = until;
     }
 
-    /// Starts the part that is nearest to the result; `None` where all that is left waits for something, or nothing is left.
+    /// Starts the part that is nearest to the result; `None` where all that is left waits for something, or
+    /// nothing is left.
     pub(crate) fn next(&mut self, parts: &Parts) -> Option<Task> {
         for stage in (0..self.stages.len()).rev() {
             let part = self.stages[stage].started;

@@ -111,8 +111,8 @@ fn shared(output: &OutputSpec) -> SharedOptions {
     }
 }
 
-/// Filters with every instruction set of this machine, as a whole and divided among threads, and compares all with the
-/// reference.
+/// Filters with every instruction set of this machine, as a whole and divided among threads, and compares all
+/// with the reference.
 fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     let expected = expected(gaussian, output, volume);
     for isa in Isa::available() {
@@ -152,8 +152,8 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     }
 }
 
-/// Filters as so many threads would that always take as many parts as they may, while the image is read slab by slab: of the
-/// parts that are started together the last one goes first.
+/// Filters as so many threads would that always take as many parts as they may, while the image is read slab
+/// by slab: of the parts that are started together the last one goes first.
 fn apply_divided(
     filter: &dyn Filter,
     shared: &SharedOptions,

@@ -7,9 +7,9 @@ use crate::images::probe::{ImageFacts, Need};
 
 /// Estimated seconds of an image: inflating and compressing by its bytes, and the filter by its own account.
 ///
-/// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. An image whose
-/// header is unknown is taken for one that was compressed to a third, with two bytes per voxel, and each of its voxels for
-/// one that takes the filter `filter_s_per_voxel`.
+/// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. An
+/// image whose header is unknown is taken for one that was compressed to a third, with two bytes per voxel,
+/// and each of its voxels for one that takes the filter `filter_s_per_voxel`.
 pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
     const CODEC_S_PER_BYTE: f64 = 4e-9;
     const FILE_S: f64 = 2e-4;

@@ -1,11 +1,13 @@
-//! Memory: what an image, a worker and a rank need. Set-up, dry run, plan and the workers themselves ask here.
+//! Memory: what an image, a worker and a rank need. Set-up, dry run, plan and the workers themselves ask
+//! here.
 
 use super::ImageJob;
 use crate::filter::{Division, Filter, ImageInfo, Layout};
 use crate::image_io::{Header, Probe};
 use crate::volume::{Datatype, Scaling};
 
-/// What a worker's thread needs besides its images: codec, buffers of files, the part of its stack that it uses.
+/// What a worker's thread needs besides its images: codec, buffers of files, the part of its stack that it
+/// uses.
 pub(crate) const WORKER_BYTES: u64 = 12 << 20;
 
 /// The same of a thread that waits for files: it opens them ahead or publishes results.
@@ -14,15 +16,15 @@ const HELPER_BYTES: u64 = 128 << 10;
 /// Address space of a thread's stack and its guard.
 const STACK_BYTES: u64 = (2 << 20) + (64 << 10);
 
-/// Address space that the C library's allocator reserves for each thread that works on images. Threads that wait for files
-/// share these areas.
+/// Address space that the C library's allocator reserves for each thread that works on images. Threads that
+/// wait for files share these areas.
 const ARENA_BYTES: u64 = 64 << 20;
 
 /// What the program and MPI take in a rank before there is a worker.
 pub(crate) const PROGRAM_BYTES: u64 = 18 << 20;
 
-/// Bytes that one image takes while it is processed by `threads` threads together: voxels, result, planes between stages,
-/// kernels, and the tiles of the threads. An image that cannot be filtered takes its voxels.
+/// Bytes that one image takes while it is processed by `threads` threads together: voxels, result, planes
+/// between stages, kernels, and the tiles of the threads. An image that cannot be filtered takes its voxels.
 pub(crate) fn image_bytes(job: &ImageJob, image: &ImageInfo, threads: usize) -> u64 {
     let streamed = Division::among(threads, threads > 1);
     least_image_bytes(job, image, threads).max(layout_bytes(job, image, streamed))
@@ -66,8 +68,8 @@ fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
     finite.max(plain(image, shared))
 }
 
-/// Bytes that a rank's threads need besides images: `threads` that work on them and `helpers` that wait for files. Of
-/// address space where that is what is limited.
+/// Bytes that a rank's threads need besides images: `threads` that work on them and `helpers` that wait for
+/// files. Of address space where that is what is limited.
 pub(crate) fn threads_bytes(threads: usize, helpers: usize, address_space: bool) -> u64 {
     let (threads, helpers) = (threads as u64, helpers as u64);
     if address_space {
@@ -77,8 +79,8 @@ pub(crate) fn threads_bytes(threads: usize, helpers: usize, address_space: bool)
     }
 }
 
-/// Bytes of a rank that processes these images, each with its [`image_bytes`], `workers` at a time: the program and the
-/// largest images, which may meet.
+/// Bytes of a rank that processes these images, each with its [`image_bytes`], `workers` at a time: the
+/// program and the largest images, which may meet.
 pub(crate) fn rank_bytes(images: impl Iterator<Item = u64>, workers: usize) -> u64 {
     let mut images: Vec<u64> = images.collect();
     images.sort_unstable_by(|a, b| b.cmp(a));

@@ -19,8 +19,8 @@ use crate::image_io::{
 };
 use crate::volume::{Volume, VoxelBuffer};
 
-/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that took and how much was
-/// written. `record` records the files before they have their names.
+/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that
+/// took and how much was written. `record` records the files before they have their names.
 ///
 /// # Errors
 /// [`Failure`] with the cause; nothing that looks like a result is left behind.
@@ -144,8 +144,8 @@ impl<'a> ImageWorker<'a> {
         }
     }
 
-    /// Processes one image completely. `outcome` is filled stage by stage, also when one fails; where several threads share
-    /// the image, a stage's seconds are those of all of them.
+    /// Processes one image completely. `outcome` is filled stage by stage, also when one fails; where several
+    /// threads share the image, a stage's seconds are those of all of them.
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause; nothing that looks like a result is left behind.
@@ -159,8 +159,9 @@ impl<'a> ImageWorker<'a> {
         publish(made, &Existing::Any, outcome, |_| Ok(()))
     }
 
-    /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet. [`publish`] gives it
-    /// one, perhaps in another thread, because that waits for the disk. `fetched` is the input's opened file, if it is open.
+    /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet.
+    /// [`publish`] gives it one, perhaps in another thread, because that waits for the disk. `fetched` is the
+    /// input's opened file, if it is open.
     ///
     /// # Errors
     /// Those of [`ImageWorker::process`].
@@ -243,8 +244,8 @@ impl<'a> ImageWorker<'a> {
         made.map_err(|error| failure(Stage::Write, &error))
     }
 
-    /// Reads and filters an image with all members. Where that is possible, slices are filtered and compressed while later
-    /// ones are still being read.
+    /// Reads and filters an image with all members. Where that is possible, slices are filtered and
+    /// compressed while later ones are still being read.
     fn read_and_filter(
         &mut self,
         team: &Team<'_>,
@@ -405,8 +406,8 @@ struct Streaming<'a> {
 }
 
 impl Streaming<'_> {
-    /// Prepares filter and file of an image that is about to be read. `None` where it has to be read first, or where
-    /// something is wrong that is reported at its own stage.
+    /// Prepares filter and file of an image that is about to be read. `None` where it has to be read first,
+    /// or where something is wrong that is reported at its own stage.
     fn begin(
         &self,
         header: &Header,

@@ -1,8 +1,9 @@
-//! Team: the threads that share one image. Its later slices are inflated while earlier ones are filtered and compressed.
+//! Team: the threads that share one image. Its later slices are inflated while earlier ones are filtered and
+//! compressed.
 //!
-//! One thread, the leader, reads the file, because inflating cannot be shared; then it joins the others. Whole chunks of the
-//! result are compressed as soon as they are complete. They are the same whoever compresses them, so the file has the bytes
-//! that one thread gives it.
+//! One thread, the leader, reads the file, because inflating cannot be shared; then it joins the others.
+//! Whole chunks of the result are compressed as soon as they are complete. They are the same whoever
+//! compresses them, so the file has the bytes that one thread gives it.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -107,7 +108,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Starts the work on an image, `members` strong. The leader reports with [`Team::has_read`] how far it is read.
+    /// Starts the work on an image, `members` strong. The leader reports with [`Team::has_read`] how far it
+    /// is read.
     ///
     /// # Panics
     /// When this team has an image already.
@@ -144,7 +146,8 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.over = true);
     }
 
-    /// Works until there is nothing left to do, waiting for what others have yet to do. When it panics, the others stop.
+    /// Works until there is nothing left to do, waiting for what others have yet to do. When it panics, the
+    /// others stop.
     pub(super) fn work(&self, member: &mut Member) {
         let panicked = EndOnDrop(self);
         self.board
@@ -193,7 +196,8 @@ impl<'a> Team<'a> {
         let started = Instant::now();
         match step {
             Step::Filter(task) => {
-                // SAFETY: the volume stays where it is until the team is done, and `next` has started the part.
+                // SAFETY: the volume stays where it is until the team is done, and `next` has started the
+                // part.
                 let computed = unsafe { image.run.compute(task, self.stop, &mut member.scratch) };
                 self.board.update(|work| {
                     work.spent.filter_s += started.elapsed().as_secs_f64();
@@ -216,7 +220,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Writes a compressed chunk, and those after it that waited for it; or leaves it to the member that comes to its turn.
+    /// Writes a compressed chunk, and those after it that waited for it; or leaves it to the member that
+    /// comes to its turn.
     fn write(&self, started: Instant, index: usize, chunk: Chunk) {
         let mut turn = self.board.update(|work| {
             work.waiting.insert(index, chunk);
@@ -274,7 +279,8 @@ impl Drop for EndOnDrop<'_, '_> {
     }
 }
 
-/// Starts the members of a team but the leader, under the leader's name. Without a thread the others do its work.
+/// Starts the members of a team but the leader, under the leader's name. Without a thread the others do its
+/// work.
 pub(super) fn start<'scope, 'team: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     team: &'scope Team<'team>,

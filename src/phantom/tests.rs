@@ -110,8 +110,8 @@ fn images_and_seeds_differ_in_noise_and_in_anatomy() {
     }
 }
 
-/// The corner of the field of view lies outside every head: there the magnitude is Rayleigh distributed, with mean
-/// σ·√(π/2) and standard deviation σ·√(2 − π/2).
+/// The corner of the field of view lies outside every head: there the magnitude is Rayleigh distributed, with
+/// mean σ·√(π/2) and standard deviation σ·√(2 − π/2).
 #[test]
 fn background_is_rayleigh_noise() {
     let phantom = Phantom {

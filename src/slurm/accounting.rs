@@ -49,8 +49,8 @@ impl Accounting {
         }
     }
 
-    /// Takes a job's rows together: its own has state and times, its steps' have the memory. Of a job that was requeued
-    /// only the last run counts, which `sacct` gives last.
+    /// Takes a job's rows together: its own has state and times, its steps' have the memory. Of a job that
+    /// was requeued only the last run counts, which `sacct` gives last.
     fn of(job_id: &str, rows: &[Account]) -> Option<Self> {
         let own = rows.iter().rposition(|row| row.job_id == job_id)?;
         let (job, steps) = (&rows[own], &rows[own + 1..]);
@@ -80,7 +80,8 @@ impl Accounting {
     }
 }
 
-/// `ReqMem` in bytes of the whole job. Older versions append `c` (a CPU) or `n` (a node); newer ones give the sum.
+/// `ReqMem` in bytes of the whole job. Older versions append `c` (a CPU) or `n` (a node); newer ones give the
+/// sum.
 fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
     let (text, times) = if let Some(text) = text.strip_suffix('c') {
         (text, cpus)

@@ -76,8 +76,8 @@ impl BatchScript {
             }
         }
         text.push_str("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
-        // Slurm's default lets ranks of several nodes leave MPI's start before the others are through, now and then
-        // (docs/slurm.md).
+        // Slurm's default lets ranks of several nodes leave MPI's start before the others are through, now
+        // and then (docs/slurm.md).
         if self.mpi_type.starts_with("pmix") && request.nodes > 1 {
             text.push_str("export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}\n");
         }

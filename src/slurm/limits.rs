@@ -21,7 +21,8 @@ pub struct PartitionLimits {
 }
 
 impl PartitionLimits {
-    /// Asks `sinfo` for a partition, the cluster's default one if none is named. `None` where there is no `sinfo`.
+    /// Asks `sinfo` for a partition, the cluster's default one if none is named. `None` where there is no
+    /// `sinfo`.
     ///
     /// # Errors
     /// A sentence when `sinfo` fails or does not know the partition.

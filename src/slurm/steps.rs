@@ -1,4 +1,5 @@
-//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran. Here alone it is asked.
+//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran. Here alone it
+//! is asked.
 
 use std::process::Command;
 
@@ -15,12 +16,14 @@ const FIELDS: &str = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,
 pub enum AccountingError {
     /// There is no such command here.
     #[error(
-        "sacct cannot be started ({0}); ask where Slurm's commands are, on a login node of the cluster that ran the job"
+        "sacct cannot be started ({0}); ask where Slurm's commands are, on a login node of the cluster that \
+         ran the job"
     )]
     NoCommand(std::io::Error),
     /// The cluster keeps no accounts.
     #[error(
-        "this cluster keeps no accounts (its slurm.conf names no AccountingStorageType), so nobody knows what the job used; \
+        "this cluster keeps no accounts (its slurm.conf names no AccountingStorageType), so nobody knows \
+         what the job used; \
          the report's own figures are all there is"
     )]
     Off,
@@ -32,7 +35,8 @@ pub enum AccountingError {
     Unreadable(String),
     /// It answered, but knows no such job.
     #[error(
-        "the accounts have nothing on job {0}: is this the cluster that ran it, and was it longer ago than they reach?"
+        "the accounts have nothing on job {0}: is this the cluster that ran it, and was it longer ago than \
+         they reach?"
     )]
     Unknown(String),
 }
@@ -116,8 +120,8 @@ fn answer(
     Ok(accounts)
 }
 
-/// The rows of what `sacct` printed. A line that is none is left out, since a job's name may hold a line break; text without
-/// any row is an error.
+/// The rows of what `sacct` printed. A line that is none is left out, since a job's name may hold a line
+/// break; text without any row is an error.
 pub(super) fn rows(text: &str) -> Result<Vec<Account>, AccountingError> {
     let accounts: Vec<Account> = text.lines().filter_map(parse).collect();
     match text.lines().find(|line| !line.trim().is_empty()) {

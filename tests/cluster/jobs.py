@@ -16,12 +16,26 @@ MPI = os.environ.get("NIIMPI_MPI", "openmpi")
 NIIMPI = os.path.realpath(os.environ.get("NIIMPI_BIN", "target/release/niimpi"))
 SCRIPTS = ROOT / "slurm"
 # States in which a job is over; a requeued one goes back to PENDING by itself.
-ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
+ENDED = {
+    "COMPLETED",
+    "FAILED",
+    "TIMEOUT",
+    "CANCELLED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "PREEMPTED",
+}
 
 
 def environment():
     """What the user's shell exports: niimpi on the PATH, and patience between ranks that share two cores."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_", "PMI", "NIIMPI_", "MPI"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "OMPI_", "PMI", "NIIMPI_", "MPI"))
+    }
     kept["PATH"] = f"{os.path.dirname(NIIMPI)}:{kept['PATH']}"
     # What srun is told where a script says nothing else: the interface by which this MPI finds its ranks.
     kept["SLURM_MPI_TYPE"] = {"openmpi": "pmix", "mpich": "pmi2"}[MPI]
@@ -40,11 +54,15 @@ class User:
 
     def run(self, *words, timeout=60, check=True, **variables):
         """Runs a command on the head, in the user's folder; its exit code and texts."""
-        env = self.cluster.head.environment(**environment() | {key: str(value) for key, value in variables.items()})
+        env = self.cluster.head.environment(
+            **environment() | {key: str(value) for key, value in variables.items()}
+        )
         words = self.cluster.head.words(*words, folder=self.folder)
         finished = subprocess.run(words, env=env, timeout=timeout, text=True, capture_output=True)
         if check:
-            assert finished.returncode == 0, f"$ {' '.join(map(str, words))}\n{finished.stdout}{finished.stderr}"
+            assert finished.returncode == 0, (
+                f"$ {' '.join(map(str, words))}\n{finished.stdout}{finished.stderr}"
+            )
         return finished
 
     def submit(self, script, *options, **variables):
@@ -90,14 +108,18 @@ class Job:
             if time.monotonic() > limit:
                 self.user.run("scancel", "--signal=KILL", self.number, check=False)
                 self.user.run("scancel", self.number, check=False)
-                raise AssertionError(f"not in {sorted(until)} after {timeout} s: {self.states()}\n{self.output()}")
+                raise AssertionError(
+                    f"not in {sorted(until)} after {timeout} s: {self.states()}\n{self.output()}"
+                )
             time.sleep(0.2)
 
     def ends(self, state="COMPLETED", code="0:0", timeout=90):
         """Waits for the end and checks how it ended."""
         for record in self.wait(timeout):
             found = (record["JobState"], record["ExitCode"])
-            assert found == (state, code), f"job {self.number}: {found}, reason {record['Reason']}\n{self.output()}"
+            assert found == (state, code), (
+                f"job {self.number}: {found}, reason {record['Reason']}\n{self.output()}"
+            )
         return self
 
     def output(self):
@@ -126,7 +148,17 @@ def sums(folder):
 
 def smooth_here(data, output, *options):
     """The same work in one process, outside of any cluster: what results are compared with."""
-    words = [NIIMPI, "smooth", str(data), "--output", str(output), "--threads", "1", "--quiet", *map(str, options)]
+    words = [
+        NIIMPI,
+        "smooth",
+        str(data),
+        "--output",
+        str(output),
+        "--threads",
+        "1",
+        "--quiet",
+        *map(str, options),
+    ]
     finished = subprocess.run(words, timeout=120, text=True, capture_output=True, env=environment())
     assert finished.returncode == 0, finished.stderr
     return sums(output)
@@ -134,5 +166,10 @@ def smooth_here(data, output, *options):
 
 def synth(folder, count, *options):
     """Sample images."""
-    subprocess.run([NIIMPI, "synth", str(folder), "--count", str(count), *map(str, options)], timeout=120, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [NIIMPI, "synth", str(folder), "--count", str(count), *map(str, options)],
+        timeout=120,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return Path(folder)

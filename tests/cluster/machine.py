@@ -83,7 +83,13 @@ class Machine:
     def run(self, *command, timeout=30, check=True, **options):
         """Runs a command on this machine to its end; its output as text."""
         return subprocess.run(
-            self.words(*command), timeout=timeout, check=check, text=True, capture_output=True, env=self.environment(), **options
+            self.words(*command),
+            timeout=timeout,
+            check=check,
+            text=True,
+            capture_output=True,
+            env=self.environment(),
+            **options,
         )
 
     def succeeds(self, *command):

@@ -22,7 +22,9 @@ from processes import ClusterError, wait_for
 
 ROOT = HERE.parent.parent
 DEFAULT_STATE = "/var/tmp/niimpi-cluster"
-NEEDED = "slurmctld slurmd slurmdbd munged mariadbd mariadb mariadb-install-db ip nsenter unshare setpriv".split()
+NEEDED = (
+    "slurmctld slurmd slurmdbd munged mariadbd mariadb mariadb-install-db ip nsenter unshare setpriv".split()
+)
 # A private network, seen by nobody outside the cluster's own namespaces.
 NETWORK = "10.99.77"
 READY_STATES = {"idle", "mixed", "allocated", "completing"}
@@ -74,7 +76,9 @@ class SlurmCluster:
         """Starts whatever is not up: everything, or a node that crashed. A second call changes nothing."""
         missing = [name for name in NEEDED if shutil.which(name, path=PATH) is None]
         if missing:
-            raise ClusterError(f"not installed: {', '.join(missing)}; `make cluster` installs what is missing")
+            raise ClusterError(
+                f"not installed: {', '.join(missing)}; `make cluster` installs what is missing"
+            )
         started = time.monotonic()
 
         def tell(text):
@@ -149,7 +153,9 @@ class SlurmCluster:
         """Boots every machine that is down, all at once; returns those."""
         new = [machine for machine in [self.head, *self.nodes()] if not machine.booted]
         shape = self.shape
-        shared = [path for path in (ROOT, self.state, *map(Path, shape.shared)) if path.is_relative_to("/tmp")]
+        shared = [
+            path for path in (ROOT, self.state, *map(Path, shape.shared)) if path.is_relative_to("/tmp")
+        ]
         for machine in new:
             machine.boot(shared)
         if self.head in new:

@@ -15,7 +15,18 @@ COUNTS = ("images", "done", "failed", "skipped", "bytes_in", "bytes_out", "voxel
 def whole(cluster, data):
     """The report of one run over everything."""
     path = cluster.state / "home" / "whole.json"
-    words = [NIIMPI, "smooth", str(data), "--output", str(path.with_suffix("")), "--sigma", "2", "--report", str(path), "-q"]
+    words = [
+        NIIMPI,
+        "smooth",
+        str(data),
+        "--output",
+        str(path.with_suffix("")),
+        "--sigma",
+        "2",
+        "--report",
+        str(path),
+        "-q",
+    ]
     subprocess.run(words, check=True, timeout=120, env=environment())
     return json.loads(path.read_text())
 
@@ -28,7 +39,10 @@ def check_merged(user, expected, whole, shares):
         assert merged["totals"][name] == whole["totals"][name], name
     assert merged["shard"] == {"numbers": list(range(1, shares + 1)), "count": shares}
     assert merged["launch"]["ranks"] == len(merged["ranks"]) == shares
-    told = [{key: image[key] for key in ("index", "input", "status", "voxels", "bytes_in", "bytes_out")} for image in merged["images"]]
+    told = [
+        {key: image[key] for key in ("index", "input", "status", "voxels", "bytes_in", "bytes_out")}
+        for image in merged["images"]
+    ]
     assert told == [{key: image[key] for key in told[0]} for image in whole["images"]]
     for name in ("read_s", "filter_s", "write_s"):
         assert sum(image[name] for image in merged["images"]) == pytest.approx(merged["totals"][name])

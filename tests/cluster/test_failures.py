@@ -76,7 +76,9 @@ def test_a_corrupt_image_fails_the_job_and_costs_no_other(user, data, expected):
     assert (report["state"], report["totals"]["done"], report["totals"]["failed"]) == ("failed", 59, 1)
     (failed,) = [image for image in report["images"] if image["status"] == "failed"]
     assert failed["input"].endswith("sample_7.nii.gz") and failed["stage"] == "read"
-    assert sums(user.folder / "out") == {name: total for name, total in expected.items() if name != "sample_7.nii.gz"}
+    assert sums(user.folder / "out") == {
+        name: total for name, total in expected.items() if name != "sample_7.nii.gz"
+    }
 
 
 def test_a_rank_that_is_killed_ends_the_job(user, data, expected):
@@ -108,7 +110,9 @@ def test_the_time_limit_drains_and_requeues(user, data, expected):
     """USR1 comes before the limit: images in hand are finished, the job queues again, and in the end nothing was done twice."""
     # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10 to 40 s of
     # a run that takes 45 s.
-    job = user.submit("requeue.sbatch", "--time=1", "--signal=USR1@20", DATA=data, NIIMPI_TEST_FAULT="slow@0:3000")
+    job = user.submit(
+        "requeue.sbatch", "--time=1", "--signal=USR1@20", DATA=data, NIIMPI_TEST_FAULT="slow@0:3000"
+    )
     (record,) = job.ends("COMPLETED", timeout=220).records()
     restarts = int(record["Restarts"])
     assert restarts >= 1, job.output()
@@ -186,7 +190,9 @@ def test_a_step_above_its_memory_is_told_in_the_report(user, data):
     (record,) = job.wait(90)
     assert record["JobState"] in ("FAILED", "OUT_OF_MEMORY"), job.output()
     assert not list((user.folder / "out2").glob("*.nii.gz"))
-    shown = user.run("niimpi", "report", "show", f"logs/memory.sbatch-{job.number}.json", "--sacct", "--format=json").stdout
+    shown = user.run(
+        "niimpi", "report", "show", f"logs/memory.sbatch-{job.number}.json", "--sacct", "--format=json"
+    ).stdout
     accounts = {account["job_id"]: account for account in json.loads(shown)["accounts"]}
     assert accounts[f"{job.number}.0"]["state"] == "COMPLETED"
     killed = accounts[f"{job.number}.1"]

@@ -1,7 +1,5 @@
 """Launches that would go wrong: refused or warned of before anything is written, with what to try."""
 
-
-
 import re
 
 import pytest
@@ -46,7 +44,11 @@ def test_a_launcher_that_knows_another_mpi(user, data):
 
 
 def test_a_script_that_forgot_srun_is_warned(user, data):
-    user.script("forgot.sbatch", "#SBATCH --nodes=2 --ntasks-per-node=2 --output=logs/%x-%j.out", " ".join(smooth(data)))
+    user.script(
+        "forgot.sbatch",
+        "#SBATCH --nodes=2 --ntasks-per-node=2 --output=logs/%x-%j.out",
+        " ".join(smooth(data)),
+    )
     job = user.submit("forgot.sbatch").ends("COMPLETED")
     warnings = [line for line in job.output().splitlines() if "without srun" in line]
     assert len(warnings) == 1 and "4 tasks on 2 nodes" in warnings[0] and "`srun --mpi=pmix`" in warnings[0]

@@ -17,7 +17,12 @@ def command(state, *words, check=True):
     """The playground's command, as a person types it."""
     env = {**os.environ, "CLUSTER_STATE": str(state)}
     finished = subprocess.run(
-        [sys.executable, HERE / "cluster", *words], env=env, text=True, capture_output=True, timeout=120, cwd="/"
+        [sys.executable, HERE / "cluster", *words],
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        cwd="/",
     )
     if check:
         assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -12,7 +12,18 @@ OPTIONS = ["--sigma", "2", "--no-sync"]
 
 def test_a_planned_job_completes_inside_its_request(user, data):
     niimpi = jobs.NIIMPI
-    words = ["--ranks", "2,4", "--nodes", "1-2", "--output", "smoothed", "--write", "job.sbatch", "--json", "plan.json"]
+    words = [
+        "--ranks",
+        "2,4",
+        "--nodes",
+        "1-2",
+        "--output",
+        "smoothed",
+        "--write",
+        "job.sbatch",
+        "--json",
+        "plan.json",
+    ]
     planned = user.run(niimpi, "plan", data, *OPTIONS, *words, timeout=120)
     assert "Recommended:" in planned.stdout
     request = json.loads((user.folder / "plan.json").read_text())["request"]
@@ -66,7 +77,20 @@ def rows(path):
 
 def test_a_study_runs_as_jobs_and_is_collected_later(user, data):
     niimpi = jobs.NIIMPI
-    words = ["--sizes", "10,60", "--ranks", "1,2", "--threads", "1", "--nodes", "1,2", "--repeat", "1", "--via", "slurm"]
+    words = [
+        "--sizes",
+        "10,60",
+        "--ranks",
+        "1,2",
+        "--threads",
+        "1",
+        "--nodes",
+        "1,2",
+        "--repeat",
+        "1",
+        "--via",
+        "slurm",
+    ]
     words += ["--output", "study", "--time-limit", "5m", "--mem-per-cpu", "200", "--no-wait"]
     submitted = user.run(niimpi, "scaling", data, *OPTIONS, *words, timeout=120)
     numbers = re.findall(r"job (\d+):", submitted.stderr)
@@ -95,7 +119,20 @@ def test_a_job_that_takes_too_long_is_a_row_with_its_state(user, data):
     script = user.script("busy.sbatch", "#SBATCH --nodes=3 --exclusive --time=5", "sleep 300")
     busy = user.submit(script)
     busy.wait(30, until={"RUNNING"})
-    words = ["--sizes", "10", "--ranks", "1", "--threads", "1", "--repeat", "1", "--via", "slurm", "--output", "study"]
+    words = [
+        "--sizes",
+        "10",
+        "--ranks",
+        "1",
+        "--threads",
+        "1",
+        "--repeat",
+        "1",
+        "--via",
+        "slurm",
+        "--output",
+        "study",
+    ]
     submitted = user.run(jobs.NIIMPI, "scaling", data, *OPTIONS, *words, "--no-wait", timeout=60)
     (number,) = re.findall(r"job (\d+):", submitted.stderr)
     waiting = user.run(jobs.NIIMPI, "scaling", "--collect", "study", check=False)

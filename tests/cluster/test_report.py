@@ -90,7 +90,9 @@ def test_the_series_grows_to_the_totals(job, show):
 
 def test_a_run_without_samples_says_how_to_get_them(user, data):
     job = user.submit("serial.sbatch", DATA=data).ends("COMPLETED")
-    shown = user.run("niimpi", "report", "show", f"logs/niimpi-serial-{job.number}.json", "--series", check=False)
+    shown = user.run(
+        "niimpi", "report", "show", f"logs/niimpi-serial-{job.number}.json", "--series", check=False
+    )
     assert shown.returncode == 1 and "60 of 60 images done" in shown.stdout
     assert "--sample SECONDS" in shown.stderr
 

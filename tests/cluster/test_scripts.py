@@ -36,7 +36,9 @@ def test_mpi_over_three_nodes(user, data, expected):
     assert hosts == ["n1", "n1", "n2", "n2", "n3", "n3"]
     assert all(rank["images"] > 0 for rank in report["ranks"])
     if MPI == "openmpi":
-        ways = re.findall(r"\[(n\d):\d+\] mca: bml: Using (\w+) btl for send to \S+ on node (n\d)", job.output())
+        ways = re.findall(
+            r"\[(n\d):\d+\] mca: bml: Using (\w+) btl for send to \S+ on node (n\d)", job.output()
+        )
         between = {way for here, way, there in ways if here != there}
         within = {way for here, way, there in ways if here == there} - {"self"}
         assert (between, within) == ({"tcp"}, {"vader"})
@@ -83,7 +85,9 @@ def test_hybrid(user, data, expected):
 @pytest.mark.parametrize("chosen, found", [({}, "ring"), ({"SLURM_PMIX_FENCE": "tree"}, "tree")])
 def test_ranks_of_several_nodes_are_held_together_in_a_ring(user, data, script, chosen, found):
     """docs/slurm.md tells why. Who has chosen another way keeps it."""
-    user.edit(script, '"${step[@]}" niimpi smooth', '"${step[@]}" printenv SLURM_PMIX_FENCE; exit; niimpi smooth')
+    user.edit(
+        script, '"${step[@]}" niimpi smooth', '"${step[@]}" printenv SLURM_PMIX_FENCE; exit; niimpi smooth'
+    )
     job = user.submit(script, "--nodes=2", "--ntasks-per-node=1", DATA=data, **chosen).ends("COMPLETED")
     assert job.output().split()[-2:] == [found] * 2, job.output()
 

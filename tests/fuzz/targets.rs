@@ -1,7 +1,7 @@
 //! What the fuzzers try: bytes that nobody vouches for. Each function must return, whatever it is given.
 //!
-//! A file that is accepted must also hold together: its voxels are as many as its shape says, it can be filtered, and what
-//! is written of it verifies and reads back the same.
+//! A file that is accepted must also hold together: its voxels are as many as its shape says, it can be
+//! filtered, and what is written of it verifies and reads back the same.
 #![allow(dead_code, reason = "each fuzzer uses one of the functions")]
 
 use std::cell::RefCell;
@@ -130,8 +130,8 @@ pub fn gzip(bytes: &[u8]) {
     });
 }
 
-/// What lies between a sound header and the voxels. The first four bytes say where the voxels start and in which order the
-/// header's bytes are.
+/// What lies between a sound header and the voxels. The first four bytes say where the voxels start and in
+/// which order the header's bytes are.
 pub fn extension(bytes: &[u8]) {
     let Some((control, section)) = bytes.split_at_checked(4) else {
         return;

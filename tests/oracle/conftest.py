@@ -21,7 +21,9 @@ started = time.monotonic()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--write-kernels", action="store_true", help="store the kernels used, for machines without AVX-512")
+    parser.addoption(
+        "--write-kernels", action="store_true", help="store the kernels used, for machines without AVX-512"
+    )
 
 
 def pytest_configure(config):
@@ -50,9 +52,16 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"{tally.line()}; kernels: {kernels}; MPI: {program.MPI}")
     summary = os.environ.get("NIIMPI_ORACLE_SUMMARY")
     if summary:
-        counts = {"images": tally.images, "voxels": tally.voxels, "differ": tally.differ, "topics": tally.topics}
+        counts = {
+            "images": tally.images,
+            "voxels": tally.voxels,
+            "differ": tally.differ,
+            "topics": tally.topics,
+        }
         counts |= {"mpi": program.MPI, "avx512": reference.HAS_AVX512, "seconds": time.monotonic() - started}
         Path(summary).write_text(json.dumps(counts, indent=1) + "\n")
     if config.getoption("--write-kernels"):
         reference.write_kernels()
-        terminalreporter.write_line(f"{len(reference.used_kernels)} kernels stored in {reference.KERNELS_FILE.name}")
+        terminalreporter.write_line(
+            f"{len(reference.used_kernels)} kernels stored in {reference.KERNELS_FILE.name}"
+        )

@@ -100,20 +100,29 @@ def series(folder, count, shape=(8, 9, 7), datatype="uint8", seed=0):
     """sample_1.nii.gz … sample_<count>.nii.gz; returns their paths."""
     rng = np.random.default_rng(seed)
     return [
-        write(Path(folder) / f"sample_{index}.nii.gz", random_array(rng, shape, datatype), affine=diagonal(2, 2, 2))
+        write(
+            Path(folder) / f"sample_{index}.nii.gz",
+            random_array(rng, shape, datatype),
+            affine=diagonal(2, 2, 2),
+        )
         for index in range(1, count + 1)
     ]
 
 
 def results(folder):
     """Every path below an output folder but the journals', sorted."""
-    return [path for path in sorted(Path(folder).rglob("*")) if ".niimpi" not in path.relative_to(folder).parts]
+    return [
+        path for path in sorted(Path(folder).rglob("*")) if ".niimpi" not in path.relative_to(folder).parts
+    ]
 
 
 def tree(folder):
     """Relative path → size and time of everything below a folder: to show that nothing was written."""
     folder = Path(folder)
     return {
-        str(path.relative_to(folder)): (path.lstat().st_size if path.is_file() else None, path.lstat().st_mtime_ns)
+        str(path.relative_to(folder)): (
+            path.lstat().st_size if path.is_file() else None,
+            path.lstat().st_mtime_ns,
+        )
         for path in sorted(folder.rglob("*"))
     }

@@ -175,11 +175,16 @@ def run(args, ranks=None, timeout=60, report_path=None, **options):
         return running.wait(timeout, report_path)
 
 
-def smooth(inputs, output, *options, ranks=None, threads=1, timeout=60, expect=0, report=None, sync=False, **others):
+def smooth(
+    inputs, output, *options, ranks=None, threads=1, timeout=60, expect=0, report=None, sync=False, **others
+):
     """Runs `niimpi smooth` and checks its exit code; the report lies beside the output folder."""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     # The result of a file lands directly in the output folder: `/./` is where its place begins.
-    inputs = [f"{Path(i).parent}/./{Path(i).name}" if Path(i).is_absolute() and not Path(i).is_dir() else i for i in inputs]
+    inputs = [
+        f"{Path(i).parent}/./{Path(i).name}" if Path(i).is_absolute() and not Path(i).is_dir() else i
+        for i in inputs
+    ]
     report = report or Path(f"{output}.report.json")
     sync = [] if sync else ["--no-sync"]
     args = ["smooth", *inputs, "--output", output, "--threads", threads, "--report", report, *sync, *options]

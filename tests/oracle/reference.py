@@ -100,7 +100,9 @@ def rounded(a, integer_type):
     return result
 
 
-def expected(a, scaled, sigma, boundary="reflect", cval=0.0, truncate=4.0, output_type="same", round_nearest=False):
+def expected(
+    a, scaled, sigma, boundary="reflect", cval=0.0, truncate=4.0, output_type="same", round_nearest=False
+):
     """What `niimpi smooth` must write for the array `a`."""
     own = a.dtype.newbyteorder("=")
     if output_type == "same":
@@ -164,7 +166,9 @@ def stem(path):
 
 def outputs(report):
     """Input → output, of the images done, by the report."""
-    return {stem(record["input"]): record["output"] for record in report["images"] if record["status"] == "done"}
+    return {
+        stem(record["input"]): record["output"] for record in report["images"] if record["status"] == "done"
+    }
 
 
 def compare(inputs, report, topic, sigma=None, fwhm=None, **options):

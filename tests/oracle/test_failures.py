@@ -141,7 +141,9 @@ def smooth_as(ordinary, source, output, *options, **others):
         # The launcher sees an ordinary user: no words for root.
         os.geteuid = lambda: 65534
     try:
-        return smooth(source, output, *options, env=env, prefix=prefix, program=binary, cwd=place / "home", **others)
+        return smooth(
+            source, output, *options, env=env, prefix=prefix, program=binary, cwd=place / "home", **others
+        )
     finally:
         os.geteuid = kept
 
@@ -157,7 +159,15 @@ def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
         way(path)
         broken[str(path)] = cause
     finished = smooth_as(
-        ordinary, place / "in", place / "out", "--sigma=1", "--strategy", strategy, ranks=RANKS, threads=2, expect=1
+        ordinary,
+        place / "in",
+        place / "out",
+        "--sigma=1",
+        "--strategy",
+        strategy,
+        ranks=RANKS,
+        threads=2,
+        expect=1,
     )
     report = finished.report
     totals = report["totals"]
@@ -167,7 +177,9 @@ def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
     assert sorted(failed) == sorted(broken), "the ten broken images are recorded, by their paths"
     for path, cause in broken.items():
         record = failed[path]
-        assert re.search(cause, record["error"], re.IGNORECASE), f"{path}: {record['error']!r} does not say {cause!r}"
+        assert re.search(cause, record["error"], re.IGNORECASE), (
+            f"{path}: {record['error']!r} does not say {cause!r}"
+        )
         assert record["stage"] == "read", record
         assert not (place / "out" / Path(path).name).exists()
         lines = [line for line in finished.stderr.splitlines() if Path(path).name in line]
@@ -183,16 +195,25 @@ def test_images_of_other_kinds_are_refused_by_name(tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     array = np.zeros((4, 5, 6), "uint8")
-    kinds = {"complex64": (32, 64), "complex128": (1792, 128), "rgb24": (128, 24), "float128": (1536, 128), "rgba32": (2304, 32)}
+    kinds = {
+        "complex64": (32, 64),
+        "complex128": (1792, 128),
+        "rgb24": (128, 24),
+        "float128": (1536, 128),
+        "rgba32": (2304, 32),
+    }
     causes = {}
     for name, (code, bits) in kinds.items():
         header = images.header_for(array)
         header["datatype"], header["bitpix"] = code, bits
         content = images.image_bytes(array, header)
         (source / f"{name}.nii").write_bytes(content + b"\0" * (4 * 5 * 6 * (bits // 8)))
-        causes[f"{name}.nii"] = {"complex64": "complex", "complex128": "complex", "rgb24": "rgb", "rgba32": "rgb"}.get(
-            name, "float128|longdouble|128"
-        )
+        causes[f"{name}.nii"] = {
+            "complex64": "complex",
+            "complex128": "complex",
+            "rgb24": "rgb",
+            "rgba32": "rgb",
+        }.get(name, "float128|longdouble|128")
     samples = Path(nibabel.__file__).parent / "tests" / "data"
     shutil.copy(samples / "row_major.dconn.nii", source)
     causes["row_major.dconn.nii"] = "cifti"
@@ -205,7 +226,9 @@ def test_images_of_other_kinds_are_refused_by_name(tmp_path):
     failed = {name.replace("analyze.img", "analyze.hdr"): error for name, error in failed.items()}
     assert sorted(failed) == sorted(causes)
     for name, cause in causes.items():
-        assert re.search(cause, failed[name], re.IGNORECASE), f"{name}: {failed[name]!r} does not say {cause!r}"
+        assert re.search(cause, failed[name], re.IGNORECASE), (
+            f"{name}: {failed[name]!r} does not say {cause!r}"
+        )
     assert finished.report["totals"]["done"] == 2
 
 
@@ -242,7 +265,16 @@ def all_gone_within(running, seconds):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_panic_in_one_rank_ends_all(tmp_path, ranks, strategy):
     images.series(tmp_path / "in", 40, shape=(40, 40, 40))
-    args = ["smooth", tmp_path / "in", "--output", tmp_path / "out", "--sigma=2", "--threads=1", "--strategy", strategy]
+    args = [
+        "smooth",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--sigma=2",
+        "--threads=1",
+        "--strategy",
+        strategy,
+    ]
     with start(args, ranks=ranks, env={"NIIMPI_TEST_FAULT": "panic@1:2"}) as running:
         finished = all_gone_within(running, LIMIT_S)
     assert finished.code not in (0, 1, 2), finished
@@ -269,7 +301,15 @@ def slow_run(place, ranks):
     first = images.write(place / "in" / "sample_1.nii", array)
     for number in range(2, 61):
         os.link(first, place / "in" / f"sample_{number}.nii")
-    return ["smooth", place / "in", "--output", place / "out", "--sigma=40", "--threads=1", "--no-sync"], place / "out"
+    return [
+        "smooth",
+        place / "in",
+        "--output",
+        place / "out",
+        "--sigma=40",
+        "--threads=1",
+        "--no-sync",
+    ], place / "out"
 
 
 def wait_for_output(running, output, ranks):

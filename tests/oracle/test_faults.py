@@ -33,7 +33,11 @@ def parts(folder):
 
 
 def failed(finished):
-    return {Path(record["input"]).name: record for record in finished.report["images"] if record["status"] == "failed"}
+    return {
+        Path(record["input"]).name: record
+        for record in finished.report["images"]
+        if record["status"] == "failed"
+    }
 
 
 def check_rest(source, out, tmp_path, broken=(), options=("--sigma=1",)):
@@ -58,7 +62,9 @@ def test_one_image_meets_a_full_disk(tmp_path, faulty):
     finished = smooth(source, out, "--sigma=1", ranks=RANKS, env=env, expect=1)
     assert list(failed(finished)) == ["large.nii"]
     record = failed(finished)["large.nii"]
-    assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], record
+    assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], (
+        record
+    )
     check_rest(source, out, tmp_path, broken={"large.nii"})
     assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "failed_before": 1}
     check_rest(source, out, tmp_path)
@@ -88,7 +94,10 @@ def small_disk(tmp_path):
     """A disk of 3 MiB; needs root."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place]).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place]).returncode == 0
+    )
     if not mounted:
         pytest.skip("no file system can be mounted here")
     yield place
@@ -109,7 +118,9 @@ def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk):
     assert not parts(out)
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     again = smooth(source, out, "--sigma=1", "--resume", ranks=RANKS, report=tmp_path / "again.json")
-    assert again.report["resume"]["kept"] >= totals["done"] - 5, "records are lost with the lines that did not fit"
+    assert again.report["resume"]["kept"] >= totals["done"] - 5, (
+        "records are lost with the lines that did not fit"
+    )
     assert sums(out) == whole
 
 
@@ -123,7 +134,17 @@ def test_an_input_output_error(tmp_path, faulty, call):
     part = "sample_3" if call in ("read", "open") else "/out/.niimpi-"
     # Every result is written to a part, so that one kind of fault concerns all of them.
     finished = run(
-        ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--report", tmp_path / "r.json", "--strategy=block"],
+        [
+            "smooth",
+            source,
+            "--output",
+            out,
+            "--sigma=1",
+            "--threads=1",
+            "--report",
+            tmp_path / "r.json",
+            "--strategy=block",
+        ],
         ranks=RANKS,
         env=faulty(f"{call}:{errno.EIO}:0:{part}"),
         report_path=tmp_path / "r.json",
@@ -165,13 +186,19 @@ def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
     (place / "out" / "b").chmod(0o555)
     finished = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", ranks=RANKS, expect=1)
     broken = [record for record in finished.report["images"] if record["status"] == "failed"]
-    assert len(broken) == 3 and all("no permission to write in" in record["error"] for record in broken), finished
+    assert len(broken) == 3 and all("no permission to write in" in record["error"] for record in broken), (
+        finished
+    )
     assert len(sums(place / "out")) == 3
     (place / "out" / ".niimpi").chmod(0o555)
-    closed = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2)
+    closed = smooth_as(
+        ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2
+    )
     assert "cannot write its journal" in closed.stderr, closed
     (place / "out").chmod(0o555)
-    closed = smooth_as(ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2)
+    closed = smooth_as(
+        ordinary, place / "in", place / "out", "--sigma=1", "--overwrite", ranks=RANKS, expect=2
+    )
     assert "cannot be written to" in closed.stderr, closed
 
 
@@ -187,10 +214,22 @@ def test_an_output_on_a_read_only_disk(tmp_path, small_disk):
 def test_an_input_that_changes_while_it_is_read(tmp_path, faulty, change, suffix):
     source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
     images.series(source, 2)
-    path = images.write(source / f"moving{suffix}", images.random_array(np.random.default_rng(1), (99, 99, 99), "float32"))
+    path = images.write(
+        source / f"moving{suffix}", images.random_array(np.random.default_rng(1), (99, 99, 99), "float32")
+    )
     content = path.read_bytes()
     # The run is held when it reads the file beyond its header.
-    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--strategy=block", "--report", tmp_path / "r.json"]
+    args = [
+        "smooth",
+        source,
+        "--output",
+        out,
+        "--sigma=1",
+        "--threads=1",
+        "--strategy=block",
+        "--report",
+        tmp_path / "r.json",
+    ]
     env = faulty(f"read:wait:{1000 if suffix == '.nii.gz' else 300}:moving", go=go)
     with start(args, ranks=RANKS, env=env) as running:
         until = time.monotonic() + 60
@@ -232,7 +271,17 @@ def test_an_input_that_vanishes_before_its_turn(tmp_path, faulty):
     """One that is open by then, since it comes soon, is read to its end; one that is far away is a failure."""
     source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
     images.series(source, 12)
-    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--strategy=block", "--report", tmp_path / "r.json"]
+    args = [
+        "smooth",
+        source,
+        "--output",
+        out,
+        "--sigma=1",
+        "--threads=1",
+        "--strategy=block",
+        "--report",
+        tmp_path / "r.json",
+    ]
     with start(args, env=faulty("read:wait:0:sample_1.", go=go)) as running:
         until = time.monotonic() + 60
         while not is_open(running.process.pid, source / "sample_3.nii.gz"):
@@ -287,7 +336,17 @@ def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
         images.write(source / f"large_{number}.nii", images.random_array(rng, (320, 300, 300), "float32"))
     limit = 1_400 << 20
 
-    args = ["smooth", source, "--output", out, "--sigma=0.5", "--threads=4", "--report", tmp_path / "r.json", "--no-sync"]
+    args = [
+        "smooth",
+        source,
+        "--output",
+        out,
+        "--sigma=0.5",
+        "--threads=4",
+        "--report",
+        tmp_path / "r.json",
+        "--no-sync",
+    ]
     finished = run(
         args,
         report_path=tmp_path / "r.json",
@@ -297,7 +356,11 @@ def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
     assert finished.code == 1, finished
     assert list(failed(finished)) == ["huge.nii.gz"], finished
     record = failed(finished)["huge.nii.gz"]
-    assert record["stage"] == "read" and "needs 2781 MiB of memory" in record["error"] and "ulimit -v" in record["error"], record
+    assert (
+        record["stage"] == "read"
+        and "needs 2781 MiB of memory" in record["error"]
+        and "ulimit -v" in record["error"]
+    ), record
     assert finished.report["totals"]["done"] == 7
     assert finished.report["totals"]["max_rss_bytes"] < limit
 
@@ -313,7 +376,17 @@ def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
     struct.pack_into("<q", header, 168, 544)
     with gzip.open(source / "line.nii.gz", "wb", 9) as file:
         file.write(header + bytes(50_000_000))
-    args = ["smooth", source, "--output", out, "--sigma=1", "--threads=1", "--report", tmp_path / "r.json", "--no-sync"]
+    args = [
+        "smooth",
+        source,
+        "--output",
+        out,
+        "--sigma=1",
+        "--threads=1",
+        "--report",
+        tmp_path / "r.json",
+        "--no-sync",
+    ]
     limited = ["bash", "-c", 'ulimit -v 3000000; exec "$@"', "-"]
     finished = run(args, prefix=limited, report_path=tmp_path / "r.json", timeout=120)
     assert finished.code == 1 and list(failed(finished)) == ["line.nii.gz"], finished
@@ -343,7 +416,10 @@ def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
 
 def memory_group():
     """A control group of this test's own with a memory limit, version 1 or 2; needs root."""
-    for root, file in ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max")):
+    for root, file in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
         group = root / f"niimpi-test-{os.getpid()}"
         try:
             group.mkdir()
@@ -365,7 +441,16 @@ def test_an_image_beyond_the_memory_of_a_control_group_is_refused(tmp_path):
     lying(source / "huge.nii.gz", (700, 700, 700))
     try:
         (group / file).write_text(str(512 << 20))
-        args = ["smooth", source, "--output", out, "--sigma=1", "--threads=2", "--report", tmp_path / "r.json"]
+        args = [
+            "smooth",
+            source,
+            "--output",
+            out,
+            "--sigma=1",
+            "--threads=2",
+            "--report",
+            tmp_path / "r.json",
+        ]
         words = ["bash", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "-"]
         finished = run(args, ranks=RANKS, report_path=tmp_path / "r.json", prefix=words, timeout=120)
         assert finished.code == 1 and list(failed(finished)) == ["huge.nii.gz"], finished
@@ -390,7 +475,10 @@ def wait_for(running, out, ranks, ended):
     while time.monotonic() < until:
         if running.process.poll() is not None:
             return False
-        if len(ranks_alive(running.mark)) == ranks and sum('"end"' in line for line in journal_lines(out)) >= ended:
+        if (
+            len(ranks_alive(running.mark)) == ranks
+            and sum('"end"' in line for line in journal_lines(out)) >= ended
+        ):
             return True
         time.sleep(0.01)
     raise AssertionError("no image after 60 s")
@@ -430,14 +518,22 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
             at = time.monotonic()
             running.wait(30)
             while program.processes(running.mark):
-                assert time.monotonic() - at < 15, "processes of a job are left after one of its ranks was killed"
+                assert time.monotonic() - at < 15, (
+                    "processes of a job are left after one of its ranks was killed"
+                )
                 time.sleep(0.05)
             slowest = max(slowest, time.monotonic() - at)
         # What has a name is whole.
-        assert all(whole[name] == total for name, total in sums(out).items() if not name.rpartition("/")[2].startswith(".niimpi-"))
+        assert all(
+            whole[name] == total
+            for name, total in sums(out).items()
+            if not name.rpartition("/")[2].startswith(".niimpi-")
+        )
         found = resume(source, out, "--sigma=2", ranks=rng.choice([1, 2, 3]))
         unfinished += found.get("unfinished", 0)
         assert sums(out) == whole and not parts(out), f"round {number}, {strategy}: {found}"
         shutil.rmtree(out)
-    print(f"{rounds} rounds, {killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most")
+    print(
+        f"{rounds} rounds, {killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most"
+    )
     assert killed > rounds // 2

@@ -63,11 +63,15 @@ def check_interrupted(finished, out, whole, ranks):
     report = finished.report
     assert report["state"] == "interrupted"
     totals = report["totals"]
-    assert totals["failed"] == 0 and 0 < totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, totals
+    assert totals["failed"] == 0 and 0 < totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, (
+        totals
+    )
     assert "--resume continues" in finished.stdout, finished
     assert not parts(out)
     written = sums(out)
-    assert len(written) == totals["done"] and (not whole or all(whole[name] == total for name, total in written.items()))
+    assert len(written) == totals["done"] and (
+        not whole or all(whole[name] == total for name, total in written.items())
+    )
     closed = [line for line in lines(out) if line["event"] == "close"]
     assert [line["state"] for line in closed] == ["interrupted"] * (ranks or 1)
     begun = sum(line["event"] == "begin" for line in lines(out))
@@ -209,4 +213,6 @@ def test_status_while_a_run_goes_on(tmp_path, slow):
                 os.kill(process, signal.SIGKILL)
         running.wait(20)
     status = run(["status", out])
-    assert status.stdout.count("has died; once the job has ended, --resume does the rest") == (RANKS or 1), status
+    assert status.stdout.count("has died; once the job has ended, --resume does the rest") == (RANKS or 1), (
+        status
+    )

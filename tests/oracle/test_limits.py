@@ -25,7 +25,9 @@ def test_few_open_files_and_a_slow_disk_fail_no_image(tmp_path, faulty):  # noqa
     """The limit is hard, so it cannot be raised: fewer results wait for the disk."""
     images.series(tmp_path / "in", 150)
     env = faulty("fsync:200ms:0:out")
-    finished = run(arguments(tmp_path, "--sigma=1", "--threads=24"), prefix=limited("-n", 256), env=env, timeout=100)
+    finished = run(
+        arguments(tmp_path, "--sigma=1", "--threads=24"), prefix=limited("-n", 256), env=env, timeout=100
+    )
     assert finished.code == 0, finished
     assert len(images.results(tmp_path / "out")) == 150
 

@@ -95,16 +95,22 @@ def test_the_result_is_the_definition(tmp_path, source, how, boundary):
         assert result.dtype == wanted.dtype, name
         np.testing.assert_array_equal(np.isnan(result), np.isnan(wanted), err_msg=name)
         same = (result == wanted) | np.isnan(wanted)
-        assert same.all(), f"{name}: {(~same).sum()} of {same.size} differ, by {np.nanmax(np.abs(result - wanted))}"
+        assert same.all(), (
+            f"{name}: {(~same).sum()} of {same.size} differ, by {np.nanmax(np.abs(result - wanted))}"
+        )
         if how == "ignore" and holes:
-            assert np.isnan(result).any() and np.isnan(result).sum() < holes, "only where nothing finite is in reach"
+            assert np.isnan(result).any() and np.isnan(result).sum() < holes, (
+                "only where nothing finite is in reach"
+            )
         if how == "zero":
             assert np.isfinite(result).all()
         total += holes
     told = f"4 images with {total} voxels that are NaN or infinite (--nan {how})"
     assert told in finished.stdout, finished
     assert finished.report["filter"]["nan"] == how
-    recorded = {line["output"]: line.get("nonfinite_voxels", 0) for line in lines(out) if line["event"] == "end"}
+    recorded = {
+        line["output"]: line.get("nonfinite_voxels", 0) for line in lines(out) if line["event"] == "end"
+    }
     assert sum(recorded.values()) == total and recorded["whole.nii.gz"] == 0
 
 
@@ -120,7 +126,9 @@ def test_the_choice_shapes_results_and_so_a_resumed_run(tmp_path, source):
     out = tmp_path / "out"
     smooth(source, out, "--sigma=1", ranks=RANKS)
     assert resume(source, out, "--sigma=1", "--nan=propagate", ranks=RANKS) == {"kept": 6}
-    assert resume(source, out, "--sigma=1", "--nan=zero", "--report-csv", ranks=RANKS) == {"options_changed": 6}
+    assert resume(source, out, "--sigma=1", "--nan=zero", "--report-csv", ranks=RANKS) == {
+        "options_changed": 6
+    }
     with open(f"{out}.again.images.csv", newline="") as file:
         rows = {Path(row["input"]).name: int(row["nonfinite_voxels"]) for row in csv.DictReader(file)}
     assert rows["whole.nii.gz"] == rows["integer.nii.gz"] == 0 and rows["float32.nii.gz"] > 2000

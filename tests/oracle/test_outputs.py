@@ -55,7 +55,9 @@ def written(tmp_path_factory):
                     header["scl_slope"], header["scl_inter"] = (0.5, -3) if scaled else (1, 0)
                     name = f"{datatype}_{'scaled' if scaled else 'plain'}"
                     here = source / f"nifti{version}_{order_name}"
-                    extensions = images.extension(6, b"kept as it is", order) + images.extension(40, bytes(range(256)), order)
+                    extensions = images.extension(6, b"kept as it is", order) + images.extension(
+                        40, bytes(range(256)), order
+                    )
                     paths.append(images.write(here / f"{name}.nii.gz", array, header, extensions))
                     paths.append(images.write(here / f"{name}_bare.nii", array, header))
                     paths.append(images.write_pair(here / f"{name}_pair.hdr", array, header))
@@ -86,7 +88,11 @@ def extensions_of(path):
     single = raw[4:8] == b"n+2\0" if size == 540 else raw[344:348] == b"n+1\0"
     end = len(raw)
     if single:
-        end = struct.unpack_from(f"{order}q", raw, 168)[0] if size == 540 else int(struct.unpack_from(f"{order}f", raw, 108)[0])
+        end = (
+            struct.unpack_from(f"{order}q", raw, 168)[0]
+            if size == 540
+            else int(struct.unpack_from(f"{order}f", raw, 108)[0])
+        )
     found, at = [], size + 4
     while at + 8 <= end:
         length, code = struct.unpack_from(f"{order}ii", raw, at)
@@ -196,7 +202,9 @@ def test_the_output_folder_mirrors_the_input_and_holds_nothing_else(written):
 
 
 def test_compression_levels_hold_the_same_voxels(tmp_path):
-    path = images.write(tmp_path / "in" / "a.nii.gz", images.random_array(np.random.default_rng(1), (20, 21, 22), "int16"))
+    path = images.write(
+        tmp_path / "in" / "a.nii.gz", images.random_array(np.random.default_rng(1), (20, 21, 22), "int16")
+    )
     seen = set()
     for level in range(10):
         finished = smooth(path, tmp_path / f"out{level}", "--sigma=1.5", f"--compression={level}")

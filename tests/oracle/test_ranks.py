@@ -34,7 +34,9 @@ def mixed(tmp_path_factory):
     ]
     for number, (datatype, shape, ending) in enumerate(kinds):
         array = images.random_array(rng, shape, datatype)
-        images.write(folder / "ab"[number % 2] / f"image_{number}{ending}", array, affine=images.diagonal(2, 2, 2))
+        images.write(
+            folder / "ab"[number % 2] / f"image_{number}{ending}", array, affine=images.diagonal(2, 2, 2)
+        )
     images.write_pair(folder / "b" / "image_11.hdr", images.random_array(rng, (8, 8, 8), "int16"))
     return folder
 
@@ -67,9 +69,13 @@ def check_report(report, images_expected, ranks, threads):
     for name in ("images", "done", "failed", "skipped", "bytes_in", "bytes_out"):
         assert sum(rank[name] for rank in report["ranks"]) == totals[name], name
     for name in ("read_s", "filter_s", "write_s"):
-        assert sum(rank[name] for rank in report["ranks"]) == pytest.approx(totals[name], rel=1e-6, abs=1e-6), name
+        assert sum(rank[name] for rank in report["ranks"]) == pytest.approx(
+            totals[name], rel=1e-6, abs=1e-6
+        ), name
     for name in ("voxels", "bytes_in", "bytes_out", "read_s", "filter_s", "write_s"):
-        assert sum(record[name] for record in records) == pytest.approx(totals[name], rel=1e-6, abs=1e-6), name
+        assert sum(record[name] for record in records) == pytest.approx(totals[name], rel=1e-6, abs=1e-6), (
+            name
+        )
     for rank in report["ranks"]:
         own = [record for record in records if record["rank"] == rank["rank"]]
         assert len(own) == rank["images"] == rank["done"]
@@ -79,8 +85,12 @@ def check_report(report, images_expected, ranks, threads):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_bytes_do_not_depend_on_ranks_threads_or_strategy(mixed, baseline, tmp_path, ranks, threads, strategy):
-    finished = smooth(mixed, tmp_path / "out", "--sigma=1.3", "--strategy", strategy, ranks=ranks, threads=threads)
+def test_bytes_do_not_depend_on_ranks_threads_or_strategy(
+    mixed, baseline, tmp_path, ranks, threads, strategy
+):
+    finished = smooth(
+        mixed, tmp_path / "out", "--sigma=1.3", "--strategy", strategy, ranks=ranks, threads=threads
+    )
     assert len(baseline) == 13, "11 single files and a pair"
     assert sums(tmp_path / "out") == baseline
     check_report(finished.report, 12, ranks, threads)
@@ -97,7 +107,9 @@ def test_bytes_do_not_depend_on_the_launcher(mixed, baseline, tmp_path):
 @pytest.mark.parametrize("count", [1, 3])
 def test_more_ranks_than_images(tmp_path, strategy, count):
     images.series(tmp_path / "in", count)
-    finished = smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", "--strategy", strategy, ranks=4, threads=2)
+    finished = smooth(
+        tmp_path / "in", tmp_path / "out", "--sigma=1", "--strategy", strategy, ranks=4, threads=2
+    )
     check_report(finished.report, count, 4, 2)
     assert len(sums(tmp_path / "out")) == count
 
@@ -134,8 +146,18 @@ def test_a_list_from_a_file(tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in chosen))
     out = tmp_path / "out"
     finished = run(
-        ["smooth", "--list", tmp_path / "list.txt", "--base", tmp_path / "in", "--output", out, "--sigma=1", "--report",
-         tmp_path / "r.json"],  # fmt: skip
+        [
+            "smooth",
+            "--list",
+            tmp_path / "list.txt",
+            "--base",
+            tmp_path / "in",
+            "--output",
+            out,
+            "--sigma=1",
+            "--report",
+            tmp_path / "r.json",
+        ],  # fmt: skip
         ranks=2,
         report_path=tmp_path / "r.json",
     )
@@ -167,7 +189,9 @@ def test_resume_does_what_is_missing(tmp_path):
     before = sums(tmp_path / "out")
     for name in ("sample_2.nii.gz", "sample_7.nii.gz"):
         (tmp_path / "out" / name).unlink()
-    again = smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", "--resume", ranks=3, report=tmp_path / "again.json")
+    again = smooth(
+        tmp_path / "in", tmp_path / "out", "--sigma=1", "--resume", ranks=3, report=tmp_path / "again.json"
+    )
     assert sums(tmp_path / "out") == before
     assert (again.report["totals"]["done"], again.report["totals"]["skipped"]) == (2, 6)
 
@@ -185,7 +209,9 @@ def test_overwrite_writes_all_again(tmp_path):
 
 def test_a_dry_run_writes_nothing(tmp_path):
     images.series(tmp_path / "in", 5)
-    finished = run(["smooth", tmp_path / "in", "--output", tmp_path / "out", "--sigma=1", "--dry-run"], ranks=2)
+    finished = run(
+        ["smooth", tmp_path / "in", "--output", tmp_path / "out", "--sigma=1", "--dry-run"], ranks=2
+    )
     assert finished.code == 0, finished
     assert not (tmp_path / "out").exists()
     assert finished.stdout.strip(), "the plan is printed"

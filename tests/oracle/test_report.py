@@ -29,7 +29,13 @@ IMAGE = {
     "stage": (TEXT, type(None)), "error": (TEXT, type(None)), "start_s": NUMBER, "read_s": NUMBER, "filter_s": NUMBER,
     "write_s": NUMBER, "voxels": WHOLE, "bytes_in": WHOLE, "bytes_out": WHOLE,
 }  # fmt: skip
-LAUNCH = {"ranks": WHOLE, "threads_per_rank": WHOLE, "nodes": list, "mpi": (TEXT, type(None)), "slurm": (dict, type(None))}
+LAUNCH = {
+    "ranks": WHOLE,
+    "threads_per_rank": WHOLE,
+    "nodes": list,
+    "mpi": (TEXT, type(None)),
+    "slurm": (dict, type(None)),
+}
 FILTER = {
     "name": TEXT, "sigma_vox": (list, type(None)), "fwhm_mm": (list, type(None)), "boundary": TEXT, "truncate": NUMBER,
     "radius_vox": (list, type(None)),
@@ -56,7 +62,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     images.series(folder / "in", 9, shape=(40, 41, 42))
     (folder / "in" / "sample_10.nii.gz").write_bytes(b"")
-    return smooth(folder / "in", folder / "out", "--sigma=1,2,1.5", "--truncate=3", ranks=RANKS, threads=2, expect=1)
+    return smooth(
+        folder / "in", folder / "out", "--sigma=1,2,1.5", "--truncate=3", ranks=RANKS, threads=2, expect=1
+    )
 
 
 def test_every_key_has_its_type(finished):
@@ -112,7 +120,9 @@ def test_figures_are_plausible(finished):
         assert rank["elapsed_s"] <= report["elapsed_s"] * 1.05 + 0.1
         assert rank["idle_s"] <= rank["elapsed_s"] * 2 + 0.1
     for record in report["images"]:
-        assert record["start_s"] + record["read_s"] + record["filter_s"] + record["write_s"] <= finished.seconds
+        assert (
+            record["start_s"] + record["read_s"] + record["filter_s"] + record["write_s"] <= finished.seconds
+        )
         if record["status"] == "done":
             assert record["error"] is None and record["voxels"] == 40 * 41 * 42
             assert record["read_s"] > 0 and record["filter_s"] > 0 and record["write_s"] > 0

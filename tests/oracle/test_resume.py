@@ -45,7 +45,9 @@ def resume(source, output, *options, **others):
     assert totals["skipped"] == counts["kept"], finished
     done = totals["done"] + totals["failed"]
     assert done == sum(counts.values()) - counts["kept"] - counts["moved"], finished
-    assert f"resume: {counts['kept']} kept" in finished.stderr and f", {done} to do" in finished.stderr, finished
+    assert f"resume: {counts['kept']} kept" in finished.stderr and f", {done} to do" in finished.stderr, (
+        finished
+    )
     return {name: count for name, count in counts.items() if count}
 
 
@@ -95,7 +97,14 @@ def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
     smooth(source, out, "--sigma=1", ranks=RANKS)
-    refused(source, out, "--sigma=1", "--compression=2", kinds={"made with other options": (6, "sample_1.nii.gz")}, ranks=RANKS)
+    refused(
+        source,
+        out,
+        "--sigma=1",
+        "--compression=2",
+        kinds={"made with other options": (6, "sample_1.nii.gz")},
+        ranks=RANKS,
+    )
     refused(source, out, "--sigma=2", kinds={"made with other options": (6, "sample_1.nii.gz")}, ranks=RANKS)
     # What a user edited, and what was damaged where a look can see it.
     with open(out / "sample_4.nii.gz", "ab") as file:
@@ -116,7 +125,10 @@ def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
 def test_an_output_of_another_image_is_not_replaced(tmp_path):
     """Three subjects with the same file name, one run each, into one folder."""
     for subject in "123":
-        images.write(tmp_path / subject / "T1.nii.gz", images.random_array(np.random.default_rng(int(subject)), (8, 9, 7), "int16"))
+        images.write(
+            tmp_path / subject / "T1.nii.gz",
+            images.random_array(np.random.default_rng(int(subject)), (8, 9, 7), "int16"),
+        )
     out = tmp_path / "out"
     smooth(tmp_path / "1", out, "--sigma=1")
     first = sums(out)
@@ -128,7 +140,13 @@ def test_an_output_of_another_image_is_not_replaced(tmp_path):
     images.series(source, 3)
     smooth(source, numbered, "--sigma=1", "--name=denoised_{index}")
     images.write(source / "a.nii.gz", images.random_array(np.random.default_rng(9), (8, 9, 7), "int16"))
-    refused(source, numbered, "--sigma=1", "--name=denoised_{index}", kinds={"made from another input": (3, "denoised_1.nii.gz")})
+    refused(
+        source,
+        numbered,
+        "--sigma=1",
+        "--name=denoised_{index}",
+        kinds={"made from another input": (3, "denoised_1.nii.gz")},
+    )
 
 
 def test_data_that_moved_is_known_by_its_content(tmp_path):
@@ -267,7 +285,9 @@ def test_any_ranks_and_strategy_go_on_where_others_stopped(tmp_path, strategy, r
     before = {name: (out / name).stat().st_mtime_ns for name in sums(out)}
     found = resume(source, out, "--sigma=1", "--strategy", strategy, ranks=ranks, threads=2)
     assert found == {"kept": 6, "missing": 4}
-    assert all((out / name).stat().st_mtime_ns == time for name, time in before.items()), "a result was written twice"
+    assert all((out / name).stat().st_mtime_ns == time for name, time in before.items()), (
+        "a result was written twice"
+    )
 
 
 def test_shards_and_the_whole_list_know_of_each_other(tmp_path):
@@ -326,7 +346,15 @@ def test_journals_of_a_whole_run(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 20)
     (source / "sample_7.nii.gz").write_bytes(b"")
-    finished = smooth(Path(os.path.relpath(source, tmp_path)), out, "--sigma=1", ranks=RANKS, threads=2, expect=1, cwd=tmp_path)
+    finished = smooth(
+        Path(os.path.relpath(source, tmp_path)),
+        out,
+        "--sigma=1",
+        ranks=RANKS,
+        threads=2,
+        expect=1,
+        cwd=tmp_path,
+    )
     assert len(journals(out)) == (RANKS or 1)
     seen = {"begin": [], "staged": [], "end": []}
     for path in journals(out):
@@ -338,12 +366,17 @@ def test_journals_of_a_whole_run(tmp_path):
             seen[row["event"]].append(row["output"])
             assert row["input"] == str(source / row["output"])
             if row["event"] == "staged":
-                assert not any(row["output"] == other for other in seen["end"]), "staged before it has its name"
+                assert not any(row["output"] == other for other in seen["end"]), (
+                    "staged before it has its name"
+                )
             if row["event"] == "end" and row["status"] == "done":
                 content = (out / row["output"]).read_bytes()
                 (written,) = row["files_out"]
                 assert row["bytes_out"] == written["bytes"] == len(content)
-                trailer = [int.from_bytes(content[at : at + 4], "little") for at in (len(content) - 8, len(content) - 4)]
+                trailer = [
+                    int.from_bytes(content[at : at + 4], "little")
+                    for at in (len(content) - 8, len(content) - 4)
+                ]
                 assert [int(written["crc32"], 16), written["raw_bytes"]] == trailer
                 assert written["mtime_ns"] == (out / row["output"]).stat().st_mtime_ns
                 (read,) = row["files_in"]
@@ -361,7 +394,9 @@ def test_many_images_are_checked(tmp_path):
     """Four thousand here; the stress run has forty thousand."""
     count = int(os.environ.get("NIIMPI_STRESS_IMAGES", "4000"))
     source, out = tmp_path / "in", tmp_path / "out"
-    first = images.write(source / "0" / "image_0.nii.gz", images.random_array(np.random.default_rng(5), (4, 4, 4), "uint8"))
+    first = images.write(
+        source / "0" / "image_0.nii.gz", images.random_array(np.random.default_rng(5), (4, 4, 4), "uint8")
+    )
     for number in range(1, count):
         folder = source / str(number // 500)
         folder.mkdir(exist_ok=True)

@@ -59,7 +59,9 @@ def every_type(tmp_path_factory):
             for shape_name, shape in SHAPES.items():
                 ending = ".nii.gz" if len(paths) % 3 == 0 else ".nii"
                 array = images.random_array(rng, shape, datatype)
-                paths.append(images.write(folder / datatype / f"{order_name}_{shape_name}{ending}", array, order=order))
+                paths.append(
+                    images.write(folder / datatype / f"{order_name}_{shape_name}{ending}", array, order=order)
+                )
     return folder, paths
 
 
@@ -67,7 +69,9 @@ def every_type(tmp_path_factory):
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_every_datatype_byte_order_and_boundary(every_type, tmp_path, boundary, sigma):
     folder, paths = every_type
-    finished = smooth(folder, tmp_path / "out", flag("sigma", SIGMAS[sigma]), "--boundary", boundary, threads=2)
+    finished = smooth(
+        folder, tmp_path / "out", flag("sigma", SIGMAS[sigma]), "--boundary", boundary, threads=2
+    )
     done = compare(paths, finished.report, f"types, {boundary}", sigma=SIGMAS[sigma], boundary=boundary)
     assert done == 10 * 2 * len(SHAPES) == len(paths)
 
@@ -102,7 +106,9 @@ def test_every_length_of_axis(every_length, tmp_path, boundary, sigma):
 @pytest.mark.parametrize("cval", [17.5, 100.0])
 def test_constant_beyond_the_edge(every_type, tmp_path, cval):
     folder, paths = every_type
-    finished = smooth(folder, tmp_path / "out", flag("sigma", 1.5), "--boundary=constant", flag("cval", cval), threads=2)
+    finished = smooth(
+        folder, tmp_path / "out", flag("sigma", 1.5), "--boundary=constant", flag("cval", cval), threads=2
+    )
     compare(paths, finished.report, "cval", sigma=1.5, boundary="constant", cval=cval)
 
 
@@ -187,7 +193,9 @@ def test_rounding_does_not_lower_the_mean(tmp_path):
     means = {}
     for rounding in ([], ["--round=nearest"]):
         finished = smooth(path, tmp_path / f"out{len(rounding)}", "--sigma=2", *rounding)
-        means[len(rounding)] = reference.array_of(finished.report["images"][0]["output"])[0].mean() - array.mean()
+        means[len(rounding)] = (
+            reference.array_of(finished.report["images"][0]["output"])[0].mean() - array.mean()
+        )
     assert means[0] < -1 and abs(means[1]) < 0.1, means
 
 
@@ -224,7 +232,9 @@ def test_the_affine_wins_over_pixdim_and_a_warning_names_the_image(tmp_path):
     agree = images.write(
         tmp_path / "in" / "agreeing.nii", array, zooms=(3, 2, 1), affine=images.diagonal(3, 2, 1)
     )
-    differ = images.write(tmp_path / "in" / "differing.nii", array, zooms=(1, 1, 1), affine=images.diagonal(3, 2, 1))
+    differ = images.write(
+        tmp_path / "in" / "differing.nii", array, zooms=(1, 1, 1), affine=images.diagonal(3, 2, 1)
+    )
     finished = smooth(tmp_path / "in", tmp_path / "out", "--fwhm=6")
     compare([agree, differ], finished.report, "fwhm", fwhm=6.0)
     warnings = [line for line in finished.stderr.splitlines() if "differing.nii" in line]
@@ -273,7 +283,9 @@ def test_nan_and_infinity(tmp_path, boundary):
             for place, value in marks:
                 array[place] = value
             for order_name, order in images.ORDERS.items():
-                paths.append(images.write(tmp_path / "in" / f"{datatype}_{name}_{order_name}.nii", array, order=order))
+                paths.append(
+                    images.write(tmp_path / "in" / f"{datatype}_{name}_{order_name}.nii", array, order=order)
+                )
     with np.errstate(all="ignore"):
         for number, sigma in enumerate([0.8, (0.0, 1.0, 0.0), 3.0]):
             out = tmp_path / f"out{number}"
@@ -297,8 +309,15 @@ def containers(tmp_path_factory):
             paths += [
                 images.write(here / "nifti2.nii", array, **second),
                 images.write(here / "nifti2z.nii.gz", array, **second),
-                images.write(here / "nifti2_extended.nii.gz", array, extensions=images.extension(6, b"x" * 90, order), **second),
-                images.write(here / "extended.nii", array, extensions=images.extension(4, b"<a/>", order), **first),
+                images.write(
+                    here / "nifti2_extended.nii.gz",
+                    array,
+                    extensions=images.extension(6, b"x" * 90, order),
+                    **second,
+                ),
+                images.write(
+                    here / "extended.nii", array, extensions=images.extension(4, b"<a/>", order), **first
+                ),
                 images.write(
                     here / "two_extensions.nii.gz",
                     array,
@@ -319,7 +338,9 @@ def containers(tmp_path_factory):
     members = [gzip.compress(content[start : start + 3001], 6) for start in range(0, len(content), 3001)]
     forms = {
         "members.nii.gz": b"".join(members),
-        "members_short.nii.gz": gzip.compress(content[:100]) + gzip.compress(b"") + gzip.compress(content[100:]),
+        "members_short.nii.gz": gzip.compress(content[:100])
+        + gzip.compress(b"")
+        + gzip.compress(content[100:]),
         "zeros_after.nii.gz": gzip.compress(content) + b"\0" * 512,
         "stored.nii.gz": gzip.compress(content, 0),
         "best.nii.gz": gzip.compress(content, 9),
@@ -385,7 +406,9 @@ def nibabel_samples(tmp_path_factory):
 def test_nibabel_samples(nibabel_samples, tmp_path, boundary):
     folder, paths = nibabel_samples
     for number, sigma in enumerate([2.0, (0.7, 1.3, 0.0)]):
-        finished = smooth(folder, tmp_path / f"out{number}", flag("sigma", sigma), "--boundary", boundary, threads=2)
+        finished = smooth(
+            folder, tmp_path / f"out{number}", flag("sigma", sigma), "--boundary", boundary, threads=2
+        )
         compare(paths, finished.report, "nibabel's samples", sigma=sigma, boundary=boundary)
 
 
@@ -421,7 +444,16 @@ def test_the_reference_of_machines_without_avx512(request, tmp_path):
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": "X86_V4", "PYTHONWARNINGS": "ignore"}
     environment.pop("NIIMPI_ORACLE_SUMMARY", None)
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "nibabel_samples or truncate", f"--basetemp={tmp_path}/inner", __file__],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-k",
+            "nibabel_samples or truncate",
+            f"--basetemp={tmp_path}/inner",
+            __file__,
+        ],
         env=environment,
         cwd=Path(__file__).parent,
         capture_output=True,

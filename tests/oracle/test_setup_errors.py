@@ -76,7 +76,11 @@ def message_lines(text):
         ruler = re.fullmatch(r"\s*[-=*]{10,}\s*", line)
         if ruler:
             inside = not inside
-        elif not inside and line.strip() and not re.match(r"\s*(=|mpi(run|exec)|\[proxy|\[mpiexec|Primary job)", line):
+        elif (
+            not inside
+            and line.strip()
+            and not re.match(r"\s*(=|mpi(run|exec)|\[proxy|\[mpiexec|Primary job)", line)
+        ):
             kept.append(line.strip())
     return kept
 
@@ -129,7 +133,13 @@ STRANGE = {
     "a job of Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
     "a job with PMI": {"PMI_SIZE": "2", "PMI_RANK": "0"},
     "a job of MPICH's hydra": {"MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "0"},
-    "a step of Slurm": {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
+    "a step of Slurm": {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_PROCID": "0",
+    },
 }
 
 

@@ -96,7 +96,9 @@ def test_markdown_tables_are_rectangular(study):
     assert len(tables) == (4 if HAS_RANKS else 2)
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
-        assert len(table.splitlines()) in (5, 8), "a head, a rule, and three numbers of images per configuration"
+        assert len(table.splitlines()) in (5, 8), (
+            "a head, a rule, and three numbers of images per configuration"
+        )
 
 
 def test_the_plots_are_svg(study):

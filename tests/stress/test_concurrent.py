@@ -16,7 +16,14 @@ MODES = {"none": [], "resume": ["--resume"], "overwrite": ["--overwrite"]}
 # Ways to start a run so that it does not see the others' processes or does not share their host's name.
 PLACES = {
     "same host": lambda number: [],
-    "other host name": lambda number: ["unshare", "--uts", "sh", "-c", f'hostname node{number} && exec "$@"', "-"],
+    "other host name": lambda number: [
+        "unshare",
+        "--uts",
+        "sh",
+        "-c",
+        f'hostname node{number} && exec "$@"',
+        "-",
+    ],
     "other pid namespace": lambda number: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
 }
 MATRIX = [
@@ -33,7 +40,10 @@ CASES = MATRIX if SAMPLE >= len(MATRIX) else random.Random(7).sample(MATRIX, SAM
 
 def may_unshare():
     try:
-        return subprocess.run(["unshare", "--uts", "--pid", "--fork", "true"], capture_output=True).returncode == 0
+        return (
+            subprocess.run(["unshare", "--uts", "--pid", "--fork", "true"], capture_output=True).returncode
+            == 0
+        )
     except FileNotFoundError:
         return False
 
@@ -57,7 +67,17 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
     running = []
     for number, (mode, sigma) in enumerate(zip(modes, sigmas)):
         report = tmp_path / f"report-{number}.json"
-        args = ["smooth", images, "--output", out, f"--sigma={sigma}", "--threads=1", "--report", report, *MODES[mode]]
+        args = [
+            "smooth",
+            images,
+            "--output",
+            out,
+            f"--sigma={sigma}",
+            "--threads=1",
+            "--report",
+            report,
+            *MODES[mode],
+        ]
         running.append((start(args, prefix=PLACES[place](number)), report))
     ended = []
     for run, report in running:
@@ -71,7 +91,11 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
     # Nobody is refused by nobody: one run at least was the first, and its images are there.
     assert any(finished.code != 2 for finished in ended), ended
     done = [
-        {outputs.stem(image["output"].rpartition("/")[2]) for image in finished.report["images"] if image["status"] == "done"}
+        {
+            outputs.stem(image["output"].rpartition("/")[2])
+            for image in finished.report["images"]
+            if image["status"] == "done"
+        }
         if finished.code != 2
         else set()
         for finished in ended

@@ -1,4 +1,5 @@
-//! Convert: numbers of every voxel type to double and back, with the roundings that scipy's compiled code has.
+//! Convert: numbers of every voxel type to double and back, with the roundings that scipy's compiled code
+//! has.
 
 use super::scalar::{cast_i32, cast_i64, cast_u64, map_lanes};
 use super::simd::{Vector, load_each};
@@ -15,8 +16,8 @@ pub(in crate::filter) trait Voxel: VoxelType {
     /// The processor has `V`'s instructions and so many voxels are valid.
     unsafe fn load_lanes<V: Vector<LANES>, const LANES: usize>(voxels: *const Self) -> V;
 
-    /// What a C cast gives when gcc compiles it for x86-64: truncation, and out of range (where C leaves it open) whatever
-    /// that processor's conversion leaves in the low bits. NaN counts as out of range.
+    /// What a C cast gives when gcc compiles it for x86-64: truncation, and out of range (where C leaves it
+    /// open) whatever that processor's conversion leaves in the low bits. NaN counts as out of range.
     fn cast(value: f64) -> Self;
 
     /// [`Voxel::cast`] of a vector's lanes.
@@ -25,7 +26,8 @@ pub(in crate::filter) trait Voxel: VoxelType {
     /// The processor has `V`'s instructions.
     unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES];
 
-    /// Nearest, halves to even, saturated at the ends of the type, NaN → 0. For float types the same as [`Voxel::cast`].
+    /// Nearest, halves to even, saturated at the ends of the type, NaN → 0. For float types the same as
+    /// [`Voxel::cast`].
     fn nearest(value: f64) -> Self;
 
     /// [`Voxel::nearest`] of a vector's lanes.

@@ -1,13 +1,15 @@
 //! Correlate: one axis of a block of voxels correlated with a symmetric kernel, tile by tile, in place.
 //!
-//! A tile is a small table of doubles: one row for each position along the axis, padded at both ends by the boundary, and
-//! one column for each of a few neighbouring lines. Whatever the axis, its lines stand side by side in a tile, so that one
-//! vector holds the same position of several lines and the sums are written once for all axes. A tile is filled from voxels
-//! of any type, correlated, and written back as voxels of any type; it fits the processor's first-level cache.
+//! A tile is a small table of doubles: one row for each position along the axis, padded at both ends by the
+//! boundary, and one column for each of a few neighbouring lines. Whatever the axis, its lines stand side by
+//! side in a tile, so that one vector holds the same position of several lines and the sums are written once
+//! for all axes. A tile is filled from voxels of any type, correlated, and written back as voxels of any
+//! type; it fits the processor's first-level cache.
 
 #![expect(
     clippy::needless_range_loop,
-    reason = "the same index runs over several register blocks; the adaptors of iterators stay out of line there"
+    reason = "the same index runs over several register blocks; the adaptors of iterators stay out of line \
+              there"
 )]
 
 use std::ops::Range;
@@ -18,8 +20,9 @@ use super::convert::{Conversion, Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
 use crate::volume::{Datatype, NoMemory, Scaling, VoxelBuffer};
 
-/// Bytes of each row of the image that a tile takes, and at least a vector. Narrow tiles stay in the first-level cache between
-/// being filled and being summed, which makes passes of 16-bit voxels a tenth faster than tiles of whole cache lines did.
+/// Bytes of each row of the image that a tile takes, and at least a vector. Narrow tiles stay in the
+/// first-level cache between being filled and being summed, which makes passes of 16-bit voxels a tenth
+/// faster than tiles of whole cache lines did.
 const ROW_BYTES: usize = 16;
 
 /// Bytes that a processor fetches at once.
@@ -35,7 +38,8 @@ pub(in crate::filter) struct VoxelPointer {
     address: *mut u8,
 }
 
-// SAFETY: a pointer by itself does nothing; who follows it (`Pass::run`) demands that no two threads use the same voxels.
+// SAFETY: a pointer by itself does nothing; who follows it (`Pass::run`) demands that no two threads use the
+// same voxels.
 unsafe impl Send for VoxelPointer {}
 // SAFETY: as above.
 unsafe impl Sync for VoxelPointer {}
@@ -49,8 +53,8 @@ impl VoxelPointer {
         }
     }
 
-    /// The same place, taken as another type: a result that replaces its source is written by what the source is read by,
-    /// since a second borrow of the buffer would end the first.
+    /// The same place, taken as another type: a result that replaces its source is written by what the source
+    /// is read by, since a second borrow of the buffer would end the first.
     pub(in crate::filter) fn retyped(self, datatype: Datatype) -> Self {
         VoxelPointer { datatype, ..self }
     }
@@ -98,7 +102,8 @@ impl VoxelPointer {
     /// The first `len` voxels, to be written.
     ///
     /// # Safety
-    /// `T` is the pointer's type, it is valid for `len` voxels, and nobody else uses them while the slice lives.
+    /// `T` is the pointer's type, it is valid for `len` voxels, and nobody else uses them while the slice
+    /// lives.
     pub(in crate::filter) unsafe fn as_mut_slice<'a, T: Voxel>(self, len: usize) -> &'a mut [T] {
         debug_assert_eq!(T::DATATYPE, self.datatype);
         // SAFETY: the caller's.
@@ -139,7 +144,8 @@ pub(in crate::filter) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Correlates `lines` of `source` at all their positions into the same places of `target`, which may be the same voxels.
+    /// Correlates `lines` of `source` at all their positions into the same places of `target`, which may be
+    /// the same voxels.
     ///
     /// # Errors
     /// [`NoMemory`] for the tile.
@@ -168,19 +174,20 @@ impl Pass<'_> {
         MAX_LANES.max(ROW_BYTES / source.size_bytes())
     }
 
-    /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a whole line only
-    /// of lines that lie side by side, and not with [`Boundary::Wrap`], which reaches to the line's other end.
+    /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a
+    /// whole line only of lines that lie side by side, and not with [`Boundary::Wrap`], which reaches to the
+    /// line's other end.
     ///
-    /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded to double: the
-    /// order of scipy's `correlate1d` for a symmetric kernel.
+    /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded
+    /// to double: the order of scipy's `correlate1d` for a symmetric kernel.
     ///
     /// # Errors
     /// [`NoMemory`] for the tile.
     ///
     /// # Safety
-    /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and `part` is all, or
-    /// the voxels do not overlap. Nobody writes meanwhile what is read (`part` and the radius before and behind it) or uses
-    /// what is written.
+    /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and
+    /// `part` is all, or the voxels do not overlap. Nobody writes meanwhile what is read (`part` and the
+    /// radius before and behind it) or uses what is written.
     pub(in crate::filter) unsafe fn run_part(
         &self,
         source: VoxelPointer,
@@ -243,8 +250,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The positions that are read. What the boundary asks for beyond the line's ends is among them, but for `Wrap`, with
-    /// which all are read.
+    /// The positions that are read. What the boundary asks for beyond the line's ends is among them, but for
+    /// `Wrap`, with which all are read.
     #[inline(always)]
     fn window(&self) -> Range<usize> {
         let radius = self.pass.half_kernel.len() - 1;
@@ -337,8 +344,8 @@ impl<S: Voxel> Load<'_, S> {
         let window = self.work.window();
         let tile = self.work.tile.as_mut_ptr();
         let (whole, rest) = (lines.count / LANES, lines.count % LANES);
-        // SAFETY: positions of the window and `count` voxels at each are within the lines, and the tile has a row for each
-        // position in every group.
+        // SAFETY: positions of the window and `count` voxels at each are within the lines, and the tile has a
+        // row for each position in every group.
         unsafe {
             let first = self.voxels.add(window.start * lines.step);
             let top = tile.add((radius + window.start - start) * LANES);
@@ -346,8 +353,9 @@ impl<S: Voxel> Load<'_, S> {
                 let (mut voxels, mut row) =
                     (first.add(group * LANES), top.add(group * rows * LANES));
                 for _ in window.clone() {
-                    // The voxels of the same lanes in the next tile, which the processor cannot guess: the step may be a
-                    // whole slice. The last of them, as a line of the cache may begin among them.
+                    // The voxels of the same lanes in the next tile, which the processor cannot guess: the
+                    // step may be a whole slice. The last of them, as a line of the cache may begin among
+                    // them.
                     V::prefetch(
                         voxels
                             .wrapping_add(lines.count + LANES)
@@ -380,7 +388,8 @@ impl<S: Voxel> Load<'_, S> {
         let radius = pass.half_kernel.len() - 1;
         for (group, first) in (0..lines.count).step_by(LANES).enumerate() {
             let tile = self.work.tile[(group * rows + radius) * LANES..].as_mut_ptr();
-            // SAFETY: lines up to `count` and positions up to `len` are valid; the tile has a row for each position.
+            // SAFETY: lines up to `count` and positions up to `len` are valid; the tile has a row for each
+            // position.
             unsafe {
                 // Lanes without a line repeat the last one.
                 let line: [*const S; LANES] = std::array::from_fn(|lane| {
@@ -417,8 +426,8 @@ impl<S: Voxel> Load<'_, S> {
     }
 }
 
-/// Starts of the blocks of `BLOCK` positions that make up `0..len`; the last one overlaps its neighbour where `len` is no
-/// multiple. One block where `len` is smaller.
+/// Starts of the blocks of `BLOCK` positions that make up `0..len`; the last one overlaps its neighbour where
+/// `len` is no multiple. One block where `len` is smaller.
 #[inline(always)]
 fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
     (0..len)
@@ -507,12 +516,13 @@ impl<T: Voxel> Correlate<'_, T> {
             let lanes = LANES.min(lines.count - first);
             let tile = &tile[group * rows * LANES..][..rows * LANES];
             for position in blocks::<LANES>(len) {
-                // SAFETY: a group has rows for LANES positions from the last block's start on, and 2·radius more; the caller
-                // of Pass::run vouches for the voxels of all positions of all lines.
+                // SAFETY: a group has rows for LANES positions from the last block's start on, and 2·radius
+                // more; the caller of Pass::run vouches for the voxels of all positions of all lines.
                 unsafe {
                     let sums =
                         sums::<V, LANES>(tile.as_ptr().add(position * LANES), pass.half_kernel);
-                    // The voxels lie `LANES` side by side, in as many runs: a run for each position, or one for each line.
+                    // The voxels lie `LANES` side by side, in as many runs: a run for each position, or one
+                    // for each line.
                     let (sums, to, apart, runs, len) = if lines.apart == 1 {
                         let to = self.voxels.add((start + position) * lines.step + first);
                         (sums, to, lines.step, LANES.min(len), lanes)
@@ -547,8 +557,8 @@ impl<T: Voxel> Correlate<'_, T> {
     }
 }
 
-/// The sums at `LANES` positions, each lane a line of its own: centre·w₀ + (before + behind)·wⱼ for j = radius … 1.
-/// `top` is the row `radius` before the first position.
+/// The sums at `LANES` positions, each lane a line of its own: centre·w₀ + (before + behind)·wⱼ for j =
+/// radius … 1. `top` is the row `radius` before the first position.
 ///
 /// # Safety
 /// The processor has `V`'s instructions and `LANES + 2·radius` rows are valid.

@@ -1,8 +1,10 @@
-//! exp in double, the same bits on every machine: those of numpy's released wheels on a processor with AVX-512.
+//! exp in double, the same bits on every machine: those of numpy's released wheels on a processor with
+//! AVX-512.
 //!
-//! A kernel is made of exponentials, and C libraries, numpy's builds and processors disagree about the last bit of some
-//! four per cent of them. One bit of one weight is enough to move a voxel, so the exponential is computed here and nowhere
-//! else. numpy itself calls the C library where it finds no AVX-512, and then differs from what it gives elsewhere.
+//! A kernel is made of exponentials, and C libraries, numpy's builds and processors disagree about the last
+//! bit of some four per cent of them. One bit of one weight is enough to move a voxel, so the exponential is
+//! computed here and nowhere else. numpy itself calls the C library where it finds no AVX-512, and then
+//! differs from what it gives elsewhere.
 
 /// Steps from one power of two to the next.
 const STEPS: usize = 16;
@@ -47,13 +49,15 @@ const TABLE: [(u64, u64); STEPS] = [
 
 /// exp(x) for x ≤ 0.
 ///
-/// x = (m + j/16)·ln2 + r with 0 ≤ r < ln2/16, so exp(x) = 2^m · 2^(j/16) · exp(r): a table for the second factor, a
-/// polynomial for the third. `f64::mul_add` rounds once everywhere, with or without an instruction for it.
+/// x = (m + j/16)·ln2 + r with 0 ≤ r < ln2/16, so exp(x) = 2^m · 2^(j/16) · exp(r): a table for the second
+/// factor, a polynomial for the third. `f64::mul_add` rounds once everywhere, with or without an instruction
+/// for it.
 ///
-/// The method is that of table-driven exponentials (P. T. P. Tang, ACM Transactions on Mathematical Software 15 (1989)
-/// 144–157); step, coefficients and the order of operations are those of the vector mathematics library that numpy's
-/// wheels link (the SVML routine for exp of eight doubles, high accuracy). Below −707.7, where that library turns to another
-/// routine, the last bit can differ: such a weight is under 5·10⁻³⁰⁸ and needs a kernel of more than 37 sigmas.
+/// The method is that of table-driven exponentials (P. T. P. Tang, ACM Transactions on Mathematical Software
+/// 15 (1989) 144–157); step, coefficients and the order of operations are those of the vector mathematics
+/// library that numpy's wheels link (the SVML routine for exp of eight doubles, high accuracy). Below −707.7,
+/// where that library turns to another routine, the last bit can differ: such a weight is under 5·10⁻³⁰⁸ and
+/// needs a kernel of more than 37 sigmas.
 pub(in crate::filter) fn exp_of_nonpositive(x: f64) -> f64 {
     debug_assert!(x <= 0.0, "{x} is not a kernel's exponent");
     if x < UNDERFLOW {

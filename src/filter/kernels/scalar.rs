@@ -34,8 +34,8 @@ pub(super) fn cast_u64(value: f64) -> u64 {
     }
 }
 
-/// `from.map(convert)`, always inlined: the standard library's `map` may be compiled as a separate function without the
-/// caller's vector instructions.
+/// `from.map(convert)`, always inlined: the standard library's `map` may be compiled as a separate function
+/// without the caller's vector instructions.
 #[inline(always)]
 pub(super) fn map_lanes<A: Copy, B: Pod, const LANES: usize>(
     from: [A; LANES],

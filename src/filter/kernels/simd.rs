@@ -1,13 +1,14 @@
 //! SIMD: vectors of doubles, and the choice of the widest ones that this processor has.
 //!
-//! Every width does the same operations in the same order on each number, so the bits do not depend on the processor. There
-//! is deliberately no fused multiply-add among the operations.
+//! Every width does the same operations in the same order on each number, so the bits do not depend on the
+//! processor. There is deliberately no fused multiply-add among the operations.
 
 use super::scalar::{cast_i32, cast_i64, map_lanes};
 
 /// Work that is written once over [`Vector`] and compiled for each instruction set.
 pub(in crate::filter) trait Job {
-    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled with the caller's instructions.
+    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled with the caller's
+    /// instructions.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -17,8 +18,8 @@ pub(in crate::filter) trait Job {
 /// A vector of `LANES` doubles.
 ///
 /// # Safety
-/// Every method may be called only where the processor has the vector's instructions; pointers are valid for `LANES`
-/// doubles and need no alignment.
+/// Every method may be called only where the processor has the vector's instructions; pointers are valid for
+/// `LANES` doubles and need no alignment.
 pub(in crate::filter) trait Vector<const LANES: usize>: Copy {
     /// Reads a vector.
     unsafe fn load(from: *const f64) -> Self;
@@ -254,8 +255,8 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct F64x4(__m256d);
 
-    // SAFETY (of every block below): the caller's processor has AVX2, its pointers are valid, and a register has the size
-    // of the array that it is taken for.
+    // SAFETY (of every block below): the caller's processor has AVX2, its pointers are valid, and a register
+    // has the size of the array that it is taken for.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Vector<4> for F64x4 {
         #[inline(always)]
@@ -367,8 +368,8 @@ mod x86 {
         }
     }
 
-    // SAFETY (of every block below): the caller's processor has these parts of AVX-512, its pointers are valid, and a
-    // register has the size of the array that it is taken for.
+    // SAFETY (of every block below): the caller's processor has these parts of AVX-512, its pointers are
+    // valid, and a register has the size of the array that it is taken for.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Vector<8> for F64x8 {
         #[inline(always)]

@@ -3,12 +3,12 @@
 use super::exp::exp_of_nonpositive;
 use crate::volume::NoMemory;
 
-/// The weights of a sampled Gaussian at 0, 1 … `radius` voxels from its centre. The whole kernel, both sides, sums to 1
-/// but for rounding.
+/// The weights of a sampled Gaussian at 0, 1 … `radius` voxels from its centre. The whole kernel, both sides,
+/// sums to 1 but for rounding.
 ///
-/// The steps and their roundings are those of scipy's `_gaussian_kernel1d` on numpy: exp(−0.5/σ² · x²), divided by the sum
-/// over the whole kernel, which numpy adds up pairwise. Sampled Gaussian: Getreuer, "A Survey of Gaussian Convolution
-/// Algorithms", IPOL 3 (2013), section on FIR filtering.
+/// The steps and their roundings are those of scipy's `_gaussian_kernel1d` on numpy: exp(−0.5/σ² · x²),
+/// divided by the sum over the whole kernel, which numpy adds up pairwise. Sampled Gaussian: Getreuer, "A
+/// Survey of Gaussian Convolution Algorithms", IPOL 3 (2013), section on FIR filtering.
 ///
 /// # Errors
 /// [`NoMemory`].

@@ -104,7 +104,8 @@ fn a_run_is_not_counted_twice() {
         source
     };
     let message = |sources| merge(sources).unwrap_err().to_string();
-    let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of them out";
+    let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of \
+                them out";
     assert_eq!(
         message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]),
         said
@@ -135,7 +136,8 @@ fn reports_of_other_work_are_refused_by_name() {
         folder: "/data/out/.niimpi".to_owned(),
         runs: Vec::new(),
     });
-    let expected = "the reports belong to different work (the filter's options differ):\n  1 report, such as 1.json\n  \
+    let expected = "the reports belong to different work (the filter's options differ):\n  1 report, such \
+                    as 1.json\n  \
                     1 report, such as 2.json, of array job 40, with results in /data/out\n  merge each group alone";
     assert_eq!(message(share(1, 0), wider), expected);
     let mut of_three = share(2, 0);
