@@ -6,7 +6,7 @@ use super::warning::Warning;
 use crate::volume::Datatype;
 
 /// Pairs of neighbours per image, about.
-const SAMPLES: usize = 1 << 16;
+const SAMPLES: usize = 1 << 14;
 
 /// What is known of the voxels of an image with an integer result.
 pub(super) struct Survey {
@@ -14,7 +14,7 @@ pub(super) struct Survey {
     /// Voxels from one sample to the next.
     step: usize,
     /// The first voxel of the image, which is background in most images.
-    background: Option<[u8; 8]>,
+    background: Option<u64>,
     nonzero: bool,
     /// Sampled pairs of neighbours along x, both different from 0 and from the background.
     pairs: usize,
@@ -51,17 +51,18 @@ impl Survey {
         let Some(first) = voxels.first() else {
             return;
         };
-        let background = *self.background.get_or_insert_with(|| {
-            let mut value = [0; 8];
-            value[..BYTES].copy_from_slice(first);
-            value
-        });
-        let background = &background[..BYTES];
-        let counts = |voxel: &[u8; BYTES]| *voxel != [0; BYTES] && voxel != background;
+        let number = |voxel: &[u8; BYTES]| {
+            let mut bytes = [0; 8];
+            bytes[..BYTES].copy_from_slice(voxel);
+            u64::from_ne_bytes(bytes)
+        };
+        let background = *self.background.get_or_insert_with(|| number(first));
+        let counts = |value: u64| value != 0 && value != background;
         for pair in voxels.windows(2).step_by(self.step) {
-            if counts(&pair[0]) && counts(&pair[1]) {
+            let (one, other) = (number(&pair[0]), number(&pair[1]));
+            if counts(one) && counts(other) {
                 self.pairs += 1;
-                self.equal += usize::from(pair[0] == pair[1]);
+                self.equal += usize::from(one == other);
             }
         }
     }
