@@ -9,14 +9,7 @@
 //! use niimpi::filter::{Scratch, SharedOptions, apply};
 //! use niimpi::volume::{Datatype, Volume};
 //!
-//! let mut volume = Volume {
-//!     shape: vec![9, 9, 9],
-//!     datatype: Datatype::Float32,
-//!     voxel_size_mm: [1.0; 3],
-//!     ..Volume::default()
-//! };
-//! volume.voxels.resize_for_overwrite(9 * 9 * 9 * 4);
-//! volume.voxels.as_mut_slice::<f32>().fill(0.0);
+//! let mut volume = Volume::zeros(&[9, 9, 9], Datatype::Float32);
 //! volume.voxels.as_mut_slice::<f32>()[364] = 1.0;
 //!
 //! let gaussian = Gaussian::from_sigma_vox(1.0);

@@ -12,7 +12,7 @@ use super::rank_loop::{HandBack, ProgressUpdate, RankLoop};
 use super::read_ahead::ReadAhead;
 use super::sampler::Sampler;
 use super::share::Schedule;
-use super::stop::Pace;
+use super::stop::{Grace, Pace};
 use super::worker::{self, IdleTime, WorkerContext};
 use super::{Config, Setup, root_loop, worker_loop};
 use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
@@ -82,7 +82,15 @@ pub(super) fn work(
     };
     let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
     let waiting_threads = workers * behind.publishers + ahead.threads(images);
-    let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit);
+    let abandon = AtomicBool::new(false);
+    let memory = RankMemory::new(
+        &config.job,
+        &output,
+        &threads,
+        waiting_threads,
+        limit,
+        &abandon,
+    );
     let context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,
@@ -138,6 +146,8 @@ pub(super) fn work(
             cpu,
             events,
             stop,
+            abandon: &abandon,
+            grace: Grace::until(context.finish_by_s),
             images: Vec::with_capacity(images),
             workers,
             idle: &context.idle,

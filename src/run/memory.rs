@@ -1,5 +1,6 @@
 //! Memory: which images fit into what this rank may use, side by side or one at a time.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -29,13 +30,15 @@ struct Limit {
 
 impl<'a> RankMemory<'a> {
     /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and
-    /// other threads, which wait for files and for the disk, need their stacks.
+    /// other threads, which wait for files and for the disk, need their stacks. Images are left unfinished once
+    /// `abandon` is set.
     pub(super) fn new(
         job: &'a ImageJob,
         output: &OutputFolder,
         threads: &[usize],
         waiting_threads: usize,
         limit: Option<MemoryLimit>,
+        abandon: &'a AtomicBool,
     ) -> Self {
         let workers = threads.len();
         let limit = limit.map(|limit| {
@@ -57,6 +60,7 @@ impl<'a> RankMemory<'a> {
             .map(|&threads| {
                 let mut buffers = ImageWorker::with_threads(job, threads);
                 buffers.set_memory_limit(fair);
+                buffers.set_stop(abandon);
                 buffers.set_output(output.clone());
                 Mutex::new(buffers)
             })

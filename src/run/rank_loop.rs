@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Setup;
 use super::queue::TaskQueue;
 use super::sampler::Sampler;
+use super::stop::Grace;
 use super::worker::{Event, IdleTime};
 use crate::comm::{Communicator, EXIT_PANIC};
 use crate::job::outcome::{FailureKind, Outcome};
@@ -59,6 +60,9 @@ pub(super) struct RankLoop<'a, C: Communicator> {
     pub(super) cpu: CpuMeter,
     pub(super) events: Receiver<Event>,
     pub(super) stop: &'a AtomicBool,
+    /// Set when images in progress are to be left unfinished.
+    pub(super) abandon: &'a AtomicBool,
+    pub(super) grace: Grace,
     pub(super) images: Vec<Outcome>,
     pub(super) workers: usize,
     pub(super) idle: &'a IdleTime,
@@ -84,6 +88,10 @@ impl<C: Communicator> RankLoop<'_, C> {
         if self.stop.load(Ordering::Relaxed) && !self.progress.stopping {
             tracing::warn!("stopping: finishing images in progress, starting no new ones");
             self.stop_early();
+        }
+        let stopped = self.stop.load(Ordering::Relaxed);
+        if self.grace.is_over(stopped, self.setup.clock.now_s()) {
+            self.abandon.store(true, Ordering::Relaxed);
         }
     }
 
@@ -115,6 +123,10 @@ impl<C: Communicator> RankLoop<'_, C> {
                          not be finished is started"
                     );
                 }
+                self.late += 1;
+            }
+            Event::Unfinished(index) => {
+                tracing::warn!("image {index} is left unfinished; --resume starts it again");
                 self.late += 1;
             }
             Event::Idle => {}

@@ -73,6 +73,38 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// How long images in progress may take once the run is to end.
+#[derive(Debug)]
+pub(super) struct Grace {
+    stopped_at_s: Option<f64>,
+    finish_by_s: f64,
+}
+
+/// Slurm kills 30 s after its signal; the report needs some of that.
+const GRACE_S: f64 = 10.0;
+
+impl Grace {
+    /// Of a run that is to end `finish_by_s` seconds after its start.
+    pub(super) fn until(finish_by_s: f64) -> Self {
+        Grace {
+            stopped_at_s: None,
+            finish_by_s,
+        }
+    }
+
+    /// Whether images in progress are to be left unfinished now, `now_s` seconds after the run's start. `stopped`: a signal
+    /// has come.
+    pub(super) fn is_over(&mut self, stopped: bool, now_s: f64) -> bool {
+        if stopped {
+            self.stopped_at_s.get_or_insert(now_s);
+        }
+        let end_s = self
+            .stopped_at_s
+            .map_or(self.finish_by_s, |at_s| at_s.min(self.finish_by_s));
+        now_s > end_s + GRACE_S
+    }
+}
+
 /// How long images take beside their estimated costs, learnt from those that are done; shared by a rank's
 /// workers.
 #[derive(Debug)]
@@ -112,6 +144,18 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_in_progress_have_some_time_after_a_stop() {
+        let mut grace = Grace::until(f64::INFINITY);
+        assert!(!grace.is_over(false, 1e9));
+        assert!(!grace.is_over(true, 100.0));
+        assert!(!grace.is_over(true, 100.0 + GRACE_S));
+        assert!(grace.is_over(true, 101.0 + GRACE_S));
+        let mut timed = Grace::until(50.0);
+        assert!(!timed.is_over(false, 50.0 + GRACE_S));
+        assert!(timed.is_over(false, 51.0 + GRACE_S));
+    }
 
     #[test]
     fn the_slowest_image_so_far_sets_the_pace() {

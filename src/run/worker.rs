@@ -31,6 +31,8 @@ pub(super) enum Event {
     Ended(Outcome),
     /// An image (its place in the list, from 1) was not started, because it would not be finished in time.
     Late(usize),
+    /// An image (its place in the list, from 1) was left unfinished, because the run is to end.
+    Unfinished(usize),
     /// A worker waits for images.
     Idle,
     /// A worker panicked; the run cannot go on.
@@ -170,6 +172,11 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     continue;
                 }
                 let image = carry(context, worker, place, fetched, cost_s, &mut waited);
+                if matches!(&image.made, Err(failure) if failure.kind == FailureKind::Stopped) {
+                    // As after a kill: the journal has its start and no end.
+                    let _ = events.send(Event::Unfinished(entry.index));
+                    continue;
+                }
                 if context.behind.publishers == 0 || image.made.is_err() {
                     image.publish(context, events, Publishing::Here(&mut waited));
                 } else if let Err(SendError(image)) =
