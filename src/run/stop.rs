@@ -32,7 +32,7 @@ pub(super) fn set_up_has_ended() {
 pub fn on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let hang_up = (!HANG_UP_IGNORED.load(Ordering::Relaxed)).then_some(SIGHUP);
     let handled = [SIGTERM, SIGINT, SIGUSR1].into_iter().chain(hang_up);
     let listen = Signals::new(handled).and_then(|mut signals| {
         let listen = move || {
@@ -62,15 +62,23 @@ pub fn on_signals() -> Arc<AtomicBool> {
     stop
 }
 
-/// Whether this process was started with the signal ignored.
-fn is_ignored(signal: i32) -> bool {
+/// Whether SIGHUP was ignored when this process started, as under nohup.
+static HANG_UP_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Looks at SIGHUP before any library is set up: UCX, below MPICH, takes it for itself.
+#[used]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".preinit_array"))]
+static BEFORE_LIBRARIES: extern "C" fn() = look_at_hang_up;
+
+extern "C" fn look_at_hang_up() {
     let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
-    // SAFETY: without a new action the call only reads the present one into `action`, which is then
-    // initialised; it was zeroed, which is a valid value, should the call fail.
-    unsafe {
-        nix::libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+    // SAFETY: without a new action the call only reads the present one into `action`, which is then initialised; it was
+    // zeroed, which is a valid value, should the call fail.
+    let ignored = unsafe {
+        nix::libc::sigaction(SIGHUP, std::ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction == nix::libc::SIG_IGN
-    }
+    };
+    HANG_UP_IGNORED.store(ignored, Ordering::Relaxed);
 }
 
 /// How long images in progress may take once the run is to end.
