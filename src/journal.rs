@@ -71,6 +71,10 @@ const FORMAT_1: &str = "niimpi-journal/1";
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a line is read, used and dropped, one at a time"
+)]
 pub enum Line {
     /// The first line: the run and this rank of it.
     Run(RunLine),

@@ -107,11 +107,10 @@ pub fn for_each_line(
         }
         match Line::parse(&bytes) {
             None => {}
-            Some(Ok(Line::Run(run))) => {
-                if [FORMAT, FORMAT_1].contains(&run.format.as_str()) {
-                    head.run = Some(run);
-                }
+            Some(Ok(Line::Run(run))) if [FORMAT, FORMAT_1].contains(&run.format.as_str()) => {
+                head.run = Some(run);
             }
+            Some(Ok(Line::Run(_))) => {}
             Some(Ok(line)) => {
                 if let Some(run) = &head.run {
                     visit(run, line);

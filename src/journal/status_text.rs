@@ -184,7 +184,7 @@ impl Status {
                 .iter()
                 .filter_map(|ranks| Some((share(&ranks[0].run)?, ranks)))
         };
-        let Some(((_, count), _)) = shares().last() else {
+        let Some(((_, count), _)) = shares().next_back() else {
             return;
         };
         let sum = Sum::of(shares().map(|(_, ranks)| ranks));

@@ -62,8 +62,7 @@ impl<'a> ReadAhead<'a> {
     pub(super) fn run(&self) {
         let most = (MOST_IMAGES * self.workers).min(limits::files_ahead());
         let is_near = |before: usize, before_s: f64| {
-            (before < self.workers && before < most)
-                || (before < most && before_s < HORIZON_S * self.workers as f64)
+            before < most && (before < self.workers || before_s < HORIZON_S * self.workers as f64)
         };
         while let Some(place) = self.queue.upcoming(self.costs_s, is_near) {
             let Some(fetched) = OpenedInput::open_ahead(&self.entries[place].input) else {

@@ -1,5 +1,10 @@
 //! Workers: threads that process one image after another, from reading to its result.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "an image that cannot be sent is published by its worker"
+)]
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +31,10 @@ use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
 use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
 
 /// What a worker reports to its rank's main thread.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a handful of events per image, each moved once"
+)]
 pub(super) enum Event {
     /// An image is done or failed.
     Ended(Outcome),

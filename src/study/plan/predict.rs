@@ -266,7 +266,8 @@ impl Bounds {
                 continue;
             }
             let mut fits = |nodes: usize, ranks: usize| {
-                let fits = ranks >= nodes && ranks % nodes == 0 && ranks / nodes <= on_a_node;
+                let fits =
+                    ranks >= nodes && ranks.is_multiple_of(nodes) && ranks / nodes <= on_a_node;
                 if fits {
                     layouts.push(Layout {
                         nodes,
