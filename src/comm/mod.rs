@@ -166,6 +166,10 @@ pub(crate) enum StartError {
     /// The launch cannot work: why, and what to do.
     Launch(String),
     /// MPI does not start.
+    #[cfg_attr(
+        not(feature = "mpi"),
+        allow(dead_code, reason = "there is no MPI to start")
+    )]
     Mpi(String),
 }
 
