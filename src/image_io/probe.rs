@@ -20,10 +20,12 @@ const INPUT_LEN: usize = 4 << 10;
 ///
 /// ```
 /// use niimpi::image_io::{Image, ImageWriter, probe};
+/// use niimpi::volume::{Datatype, Volume};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("image.nii.gz");
-/// ImageWriter::new().write(&path, &Image::default())?;
+/// let image = Image::new(Volume::zeros(&[1], Datatype::Uint8));
+/// ImageWriter::new().write(&path, &image)?;
 ///
 /// let probe = probe(&path)?;
 /// assert_eq!(probe.shape, [1]);

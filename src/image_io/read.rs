@@ -62,10 +62,12 @@ impl MemoryLimit {
 ///
 /// ```
 /// use niimpi::image_io::{Image, ImageReader, ImageWriter};
+/// use niimpi::volume::{Datatype, Volume};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("image.nii");
-/// ImageWriter::new().write(&path, &Image::default())?;
+/// let image = Image::new(Volume::zeros(&[1], Datatype::Uint8));
+/// ImageWriter::new().write(&path, &image)?;
 ///
 /// let mut reader = ImageReader::new().memory_limit(1 << 30);
 /// let mut image = Image::default();

@@ -89,10 +89,12 @@ fn content_crc32(mut file: File) -> Option<Crc32> {
 ///
 /// ```
 /// use niimpi::image_io::{Image, ImageWriter, Verifier};
+/// use niimpi::volume::{Datatype, Volume};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("image.nii.gz");
-/// let written = ImageWriter::new().write(&path, &Image::default())?;
+/// let image = Image::new(Volume::zeros(&[1], Datatype::Uint8));
+/// let written = ImageWriter::new().write(&path, &image)?;
 /// assert_eq!(Verifier::default().verify(&path)?, written);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
