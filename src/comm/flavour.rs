@@ -70,6 +70,7 @@ impl MpiFlavour {
 
     /// Whether its end of a run may hang: MPICH over UCX flushes connections to ranks that have stopped
     /// listening.
+    #[cfg(any(feature = "mpi", test))]
     pub(crate) fn broken_finalize(self) -> bool {
         self == Self::Mpich
     }
