@@ -1,9 +1,6 @@
 //! Passes the commit to the program, for `niimpi --version -v`. A build without git has none.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "this is how a build script speaks to cargo"
-)]
+#![allow(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 
 use std::process::Command;
 

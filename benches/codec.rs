@@ -71,11 +71,7 @@ fn codec(criterion: &mut Criterion) {
             let path = folder.path().join(format!("{datatype}{path}"));
             writer.write(&path, &image).expect("an image to be written");
             group.bench_function(BenchmarkId::new("read", name), |bencher| {
-                bencher.iter(|| {
-                    reader
-                        .read(&path, &mut target)
-                        .expect("an image to be read")
-                });
+                bencher.iter(|| reader.read(&path, &mut target).expect("an image to be read"));
             });
         }
         group.finish();

@@ -12,11 +12,7 @@ fn phantom(shape: [usize; 3], datatype: Datatype) -> Volume {
     let mut volume = Volume::zeros(&shape, datatype);
     let mut state = 1u64;
     let mut intensity = |i: usize| {
-        let position = [
-            i % shape[0],
-            i / shape[0] % shape[1],
-            i / shape[0] / shape[1],
-        ];
+        let position = [i % shape[0], i / shape[0] % shape[1], i / shape[0] / shape[1]];
         let radius2: f64 = (0..3)
             .map(|axis| (position[axis] as f64 * 2.0 / shape[axis] as f64 - 1.0).powi(2))
             .sum();

@@ -19,9 +19,7 @@ fn image(shape: &[usize; 3], datatype: Datatype) -> Image {
     let volume = &mut image.volume;
     volume.shape = shape.to_vec();
     volume.datatype = datatype;
-    volume
-        .voxels
-        .resize_for_overwrite(voxels * datatype.size_bytes());
+    volume.voxels.resize_for_overwrite(voxels * datatype.size_bytes());
     let mut state = 1_u32;
     let intensities = (0..voxels).map(|voxel| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -47,10 +45,7 @@ fn image(shape: &[usize; 3], datatype: Datatype) -> Image {
 
 fn whole_image(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (input, output) = (
-        folder.path().join("in.nii.gz"),
-        folder.path().join("out.nii.gz"),
-    );
+    let (input, output) = (folder.path().join("in.nii.gz"), folder.path().join("out.nii.gz"));
     let job = ImageJob {
         nan: niimpi::filter::nonfinite::NonFinite::default(),
         filter: Gaussian::from_sigma_vox(2.0).into(),

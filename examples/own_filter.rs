@@ -20,11 +20,7 @@ impl Filter for MeanAlongZ {
         Ok(())
     }
 
-    fn prepare(
-        &self,
-        image: &ImageInfo,
-        shared: &SharedOptions,
-    ) -> Result<Box<dyn Prepared>, FilterError> {
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         let is_scaled = image.scaling.is_some();
         let result = shared.output.resolve_for(image.datatype, is_scaled);
         Ok(Box::new(PreparedMean {
@@ -88,13 +84,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = MeanAlongZ { radius: 1 };
     let shared = SharedOptions::default();
     apply(&filter, &shared, &mut volume, &mut Scratch::default())?;
-    let first_column: Vec<f32> = volume
-        .voxels
-        .as_slice()
-        .iter()
-        .step_by(4)
-        .copied()
-        .collect();
+    let first_column: Vec<f32> = volume.voxels.as_slice().iter().step_by(4).copied().collect();
     assert_eq!(first_column, [0.5, 1.0, 2.0, 3.0, 3.5]);
     println!("{first_column:?}");
     Ok(())

@@ -198,10 +198,7 @@ pub(crate) enum Expected {
 
 /// The error where something else than expected is under the name.
 fn changed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        "another run wrote it meanwhile",
-    )
+    io::Error::new(io::ErrorKind::AlreadyExists, "another run wrote it meanwhile")
 }
 
 /// A file that does not have its name yet. Dropped, it is removed.
@@ -217,11 +214,7 @@ impl PartFile {
     pub(crate) fn create(folder: &Arc<Folder>) -> io::Result<Self> {
         loop {
             let name = OsString::from(format!("{}{:016x}{SUFFIX}", *OWN_PREFIX, random()));
-            let flags = OFlag::O_CREAT
-                | OFlag::O_EXCL
-                | OFlag::O_RDWR
-                | OFlag::O_NOFOLLOW
-                | OFlag::O_CLOEXEC;
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             // What the user's umask leaves of this, as for any other new file.
             let mode = Mode::from_bits_truncate(0o666);
             let fd = match openat(&folder.fd, name.as_os_str(), flags, mode) {
@@ -266,10 +259,7 @@ impl PartFile {
         };
         match named {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let gone = self
-                    .folder
-                    .stamp(&self.name)
-                    .is_ok_and(|part| part.is_none());
+                let gone = self.folder.stamp(&self.name).is_ok_and(|part| part.is_none());
                 match gone {
                     true => Err(io::Error::other(
                         "its unfinished file was removed by somebody else; --resume does it again",
@@ -300,12 +290,10 @@ impl PartFile {
             Ok(()) => Ok(()),
             Err(Errno::EEXIST) => Err(changed()),
             // A file system without links.
-            Err(error) if is_unsupported(error) || error == Errno::EPERM => {
-                match self.folder.stamp(name)? {
-                    None => Ok(self.rename(name)?),
-                    Some(_) => Err(changed()),
-                }
-            }
+            Err(error) if is_unsupported(error) || error == Errno::EPERM => match self.folder.stamp(name)? {
+                None => Ok(self.rename(name)?),
+                Some(_) => Err(changed()),
+            },
             Err(error) => Err(error.into()),
         }
     }

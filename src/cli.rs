@@ -29,12 +29,7 @@ use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 /// every image is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was
 /// written; 70 MPI does not start; 75 interrupted, --resume continues.
 #[derive(Debug, Parser)]
-#[command(
-    name = "niimpi",
-    version,
-    disable_version_flag = true,
-    max_term_width = 100
-)]
+#[command(name = "niimpi", version, disable_version_flag = true, max_term_width = 100)]
 #[command(after_help = "Example: mpirun -n 2 niimpi smooth images --output smoothed --fwhm 6")]
 pub struct Cli {
     /// Print the version; with -v also MPI, gzip codec, devices, CPU features and commit
@@ -51,9 +46,7 @@ enum Command {
         after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
     )]
     Smooth(Box<smooth::SmoothArgs>),
-    #[command(
-        after_help = "Example: niimpi plan images --output smoothed --fwhm 6 --write job.sbatch"
-    )]
+    #[command(after_help = "Example: niimpi plan images --output smoothed --fwhm 6 --write job.sbatch")]
     Plan(Box<plan::PlanArgs>),
     #[command(
         after_help = "Example: niimpi scaling images --sigma 2 --sizes 10,100 --ranks 1,2 --output study"
@@ -139,10 +132,7 @@ fn start_ranks(log: &LogArgs, request: &comm::Request) -> Result<(comm::World, t
     })?;
     let started = comm::refuse_differences(&world, request).and_then(|()| {
         // One rank's trouble with its log file is everyone's: all end before anything is written.
-        comm::agree(
-            &world,
-            logging::start(log, world.rank(), &resources::host_name()),
-        )
+        comm::agree(&world, logging::start(log, world.rank(), &resources::host_name()))
     });
     match started {
         Ok(span) => {

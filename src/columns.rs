@@ -63,9 +63,7 @@ impl Cell {
             Cell::Unknown => String::new(),
             Cell::Text(text) | Cell::Figure(text) => printable(text),
             Cell::Count(count) | Cell::Bytes(count) => count.to_string(),
-            Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => {
-                number.to_string()
-            }
+            Cell::Number(number, _) | Cell::Clock(number) | Cell::Share(number) => number.to_string(),
         }
     }
 
@@ -188,9 +186,7 @@ impl Grid {
     /// Shows a column as unknown throughout.
     pub(crate) fn hide(&mut self, head: &str) {
         if let Some(place) = self.heads.iter().position(|&found| found == head) {
-            self.rows
-                .iter_mut()
-                .for_each(|row| row[place] = Cell::Unknown);
+            self.rows.iter_mut().for_each(|row| row[place] = Cell::Unknown);
         }
     }
 
@@ -221,11 +217,7 @@ impl Grid {
             Style::Markdown => {
                 let rule = |place| if left(place) { "---" } else { "--:" };
                 let rules: Vec<&str> = (0..self.heads.len()).map(rule).collect();
-                let mut text = format!(
-                    "| {} |\n| {} |\n",
-                    self.heads.join(" | "),
-                    rules.join(" | ")
-                );
+                let mut text = format!("| {} |\n| {} |\n", self.heads.join(" | "), rules.join(" | "));
                 for row in &self.rows {
                     for cell in row {
                         let _ = write!(text, "| {} ", cell.shown().replace('|', "\\|"));
@@ -290,10 +282,6 @@ mod tests {
         assert_eq!(grid.draw(Style::Markdown), expected);
         grid.hide("MiB");
         assert!(grid.draw(Style::Markdown).contains("| 1 | a\\|b | – |\n"));
-        assert!(
-            Grid::of(&COLUMNS, &[])
-                .draw(Style::Terminal)
-                .contains("images")
-        );
+        assert!(Grid::of(&COLUMNS, &[]).draw(Style::Terminal).contains("images"));
     }
 }

@@ -14,10 +14,7 @@ use crate::text::printable_lines;
 /// The stream's own, such as a full disk.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_ref())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -31,10 +28,7 @@ pub(crate) fn error(message: impl Display) {
 /// Prints `niimpi: MESSAGE` to standard error, control characters escaped. A stream that cannot be written is
 /// ignored.
 pub(crate) fn note(message: impl Display) {
-    write_error(&format!(
-        "niimpi: {}\n",
-        printable_lines(&message.to_string())
-    ));
+    write_error(&format!("niimpi: {}\n", printable_lines(&message.to_string())));
 }
 
 /// Writes text to standard error as it is. A stream that cannot be written is ignored.

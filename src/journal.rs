@@ -239,10 +239,7 @@ pub struct SampleLine {
 pub fn new_run_name(now: SystemTime) -> String {
     use std::hash::{BuildHasher, Hasher};
     let time = humantime::format_rfc3339_seconds(now).to_string();
-    let time: String = time
-        .chars()
-        .filter(|c| c.is_ascii_digit() || *c == 'T')
-        .collect();
+    let time: String = time.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect();
     let random = std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish();
@@ -251,9 +248,7 @@ pub fn new_run_name(now: SystemTime) -> String {
 
 /// The file of a rank's journal.
 pub fn file_of(output: &Path, run: &str, rank: usize) -> PathBuf {
-    output
-        .join(FOLDER)
-        .join(format!("journal-{run}-{rank:05}.jsonl"))
+    output.join(FOLDER).join(format!("journal-{run}-{rank:05}.jsonl"))
 }
 
 /// Seconds since 1970, to the millisecond.

@@ -137,11 +137,7 @@ where
         .with_ansi(false);
     match format {
         LogFormat::Text => plain.boxed(),
-        LogFormat::Json => plain
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
+        LogFormat::Json => plain.json().flatten_event(true).with_span_list(false).boxed(),
     }
 }
 

@@ -7,11 +7,7 @@ const BATCH: usize = 64;
 
 /// Calls `f` for each item on up to `threads` threads, the calling one included. The results are in the order
 /// of the items.
-pub(crate) fn par_map<T: Sync, R: Send>(
-    items: &[T],
-    threads: usize,
-    f: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
+pub(crate) fn par_map<T: Sync, R: Send>(items: &[T], threads: usize, f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     par_map_with(items, threads, || (), |(), item| f(item))
 }
 
@@ -27,12 +23,7 @@ pub(crate) fn par_map_with<T: Sync, S, R: Send>(
     let mut results: Vec<Option<R>> = Vec::new();
     results.resize_with(items.len(), || None);
     let batches = Mutex::new(items.chunks(batch).zip(results.chunks_mut(batch)));
-    let next = || {
-        batches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next()
-    };
+    let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
         let mut state = state();
         while let Some((items, results)) = next() {

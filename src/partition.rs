@@ -62,17 +62,12 @@ pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usi
         Strategy::Size | Strategy::Dynamic => {
             let mut shares = vec![Vec::new(); parts];
             // The least loaded part first; among equals the one with fewer items, then the lower number.
-            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> = (0..parts)
-                .map(|part| Reverse((Cost(0.0), 0, part)))
-                .collect();
+            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> =
+                (0..parts).map(|part| Reverse((Cost(0.0), 0, part))).collect();
             for item in largest_first(costs) {
                 let Reverse((load, items, part)) = loads.pop().expect("there is a part");
                 shares[part].push(item);
-                loads.push(Reverse((
-                    Cost(load.0 + known(costs[item])),
-                    items + 1,
-                    part,
-                )));
+                loads.push(Reverse((Cost(load.0 + known(costs[item])), items + 1, part)));
             }
             shares
         }

@@ -207,14 +207,8 @@ impl Head {
             ],
             brain: place([0.0, 0.0, -0.02], [0.69, 0.75, 0.71]),
             deep: [
-                (
-                    place([-0.22, 0.04, -0.06], [0.10, 0.20, 0.12]),
-                    tissue::NUCLEUS,
-                ),
-                (
-                    place([0.22, 0.04, -0.06], [0.10, 0.20, 0.12]),
-                    tissue::NUCLEUS,
-                ),
+                (place([-0.22, 0.04, -0.06], [0.10, 0.20, 0.12]), tissue::NUCLEUS),
+                (place([0.22, 0.04, -0.06], [0.10, 0.20, 0.12]), tissue::NUCLEUS),
                 (
                     place([-0.10, 0.02, 0.08], [0.06 * v, 0.28, 0.10 * v]),
                     tissue::FLUID,
@@ -253,8 +247,7 @@ impl Head {
 
         let fold = 0.2 * self.folds[1][y] * self.folds[2][z];
         for x in self.brain.span(y_centre, z_centre, nx) {
-            let depth = 1.0 - self.brain.norm(centre_of(x, nx), y_centre, z_centre)
-                + fold * self.folds[0][x];
+            let depth = 1.0 - self.brain.norm(centre_of(x, nx), y_centre, z_centre) + fold * self.folds[0][x];
             // Fluid in the valleys of the folds, a ribbon of grey matter, white matter below.
             if depth > 0.26 {
                 row[x] = tissue::WHITE;

@@ -44,9 +44,7 @@ impl ProcessId {
         }
         // Another user's process may be hidden: it lives then, but its start is unknown.
         let stat = Stat::of(&pid.to_string());
-        Some(stat.is_none_or(|stat| {
-            stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')
-        }))
+        Some(stat.is_none_or(|stat| stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')))
     }
 }
 
@@ -92,11 +90,7 @@ mod tests {
             start_ticks: own.start_ticks - 1,
             ..own.clone()
         };
-        assert_eq!(
-            earlier.lives(pid),
-            Some(false),
-            "the number was used before"
-        );
+        assert_eq!(earlier.lives(pid), Some(false), "the number was used before");
         let elsewhere = ProcessId {
             boot_id: "another".to_owned(),
             ..own.clone()

@@ -24,13 +24,7 @@ fn cpu_model_in(cpuinfo: &str) -> String {
         found.map(|(_, value)| value.trim().to_owned())
     };
     // CPUs of the ARM family have numbers in place of a name.
-    let numbered = || {
-        Some(format!(
-            "{} {}",
-            value("CPU implementer")?,
-            value("CPU part")?
-        ))
-    };
+    let numbered = || Some(format!("{} {}", value("CPU implementer")?, value("CPU part")?));
     value("model name").or_else(numbered).unwrap_or_default()
 }
 
@@ -62,8 +56,7 @@ pub fn available_cpus() -> usize {
 
 /// CPU seconds that all threads of this process have used so far, user and system.
 pub fn cpu_seconds() -> f64 {
-    let seconds =
-        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
     getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
@@ -121,12 +114,7 @@ pub fn forget_peak_rss() -> bool {
 fn status_bytes(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kib = value
-        .trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?;
+    let kib = value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
     Some(kib * 1024)
 }
 
@@ -200,12 +188,8 @@ pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
         }),
         cgroup_limit_bytes(Path::new("/"))
             .map(|bytes| own(bytes / ranks, "the memory limit of the control group")),
-        slurm::memory_bytes().map(|(bytes, source)| {
-            own(
-                bytes / if source.per_node() { ranks } else { 1 },
-                source.option(),
-            )
-        }),
+        slurm::memory_bytes()
+            .map(|(bytes, source)| own(bytes / if source.per_node() { ranks } else { 1 }, source.option())),
     ];
     limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
 }
@@ -344,14 +328,8 @@ mod tests {
         assert_eq!(cgroup_limit_bytes(root.path()), None);
         write("proc/self/cgroup", "0::/system.slice/job_7/step_0\n");
         assert_eq!(cgroup_limit_bytes(root.path()), None);
-        write(
-            "sys/fs/cgroup/system.slice/job_7/memory.max",
-            "2147483648\n",
-        );
-        write(
-            "sys/fs/cgroup/system.slice/job_7/step_0/memory.max",
-            "max\n",
-        );
+        write("sys/fs/cgroup/system.slice/job_7/memory.max", "2147483648\n");
+        write("sys/fs/cgroup/system.slice/job_7/step_0/memory.max", "max\n");
         assert_eq!(cgroup_limit_bytes(root.path()), Some(2 << 30));
         write(
             "proc/self/cgroup",

@@ -200,10 +200,7 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
 /// # Errors
 /// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was
 /// written then.
-fn set_up(
-    comm: &impl Communicator,
-    config: &Config,
-) -> Result<Option<(Setup, Schedule)>, SetupError> {
+fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, SetupError> {
     let clock = Clock::start_at(0.0);
     let ranks = agree::meet(comm, config);
     let listed = agree::list(comm, config)?;
@@ -317,8 +314,7 @@ fn open_journal(
         Some(journal) => Ok(journal),
         None => {
             let host = &setup.ranks.hosts[rank];
-            checks::see_roots_journal(output, &setup.decision.run, rank, host)
-                .and_then(|()| create())
+            checks::see_roots_journal(output, &setup.decision.run, rank, host).and_then(|()| create())
         }
     };
     let all = opened.as_ref().map(|_| ()).map_err(String::clone);
@@ -334,9 +330,7 @@ fn open_journal(
 
 /// The first line of a rank's journal.
 fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) -> RunLine {
-    let Setup {
-        ranks, decision, ..
-    } = setup;
+    let Setup { ranks, decision, .. } = setup;
     let fixed = config.strategy != Strategy::Dynamic;
     let job = slurm::Job::from_env();
     let restarts = job.as_ref().and_then(|job| job.restart_count.as_deref());

@@ -153,12 +153,7 @@ pub fn memory_bytes() -> Option<(u64, MemoryOption)> {
 }
 
 fn memory_bytes_from(lookup: impl Fn(&str) -> Option<String>) -> Option<(u64, MemoryOption)> {
-    let number = |name: &str| {
-        lookup(name)?
-            .parse::<u64>()
-            .ok()
-            .filter(|&number| number > 0)
-    };
+    let number = |name: &str| lookup(name)?.parse::<u64>().ok().filter(|&number| number > 0);
     let of_cpus = number("SLURM_MEM_PER_CPU").map(|mib| {
         let cpus = number("SLURM_CPUS_PER_TASK").unwrap_or(1);
         (
@@ -190,13 +185,16 @@ pub fn array_shard() -> Result<(usize, usize), String> {
 }
 
 fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, usize), String> {
-    let number =
-        |name: &str| {
-            lookup(name).and_then(|value| value.parse::<usize>().ok()).ok_or_else(|| {
-            format!("--shard slurm: {name} is not set; submit the script as an array, with sbatch \
-                     --array=1-N")
-        })
-        };
+    let number = |name: &str| {
+        lookup(name)
+            .and_then(|value| value.parse::<usize>().ok())
+            .ok_or_else(|| {
+                format!(
+                    "--shard slurm: {name} is not set; submit the script as an array, with sbatch \
+                     --array=1-N"
+                )
+            })
+    };
     let id = number("SLURM_ARRAY_TASK_ID")?;
     let min = number("SLURM_ARRAY_TASK_MIN")?;
     let step = lookup("SLURM_ARRAY_TASK_STEP")
@@ -231,11 +229,7 @@ mod tests {
     #[test]
     fn a_job_is_known_by_its_id() {
         assert_eq!(Job::from_lookup(lookup(&[("SLURM_NTASKS", "4")])), None);
-        let job = Job::from_lookup(lookup(&[
-            ("SLURM_JOB_ID", "7"),
-            ("SLURM_JOB_NAME", "smooth"),
-        ]))
-        .unwrap();
+        let job = Job::from_lookup(lookup(&[("SLURM_JOB_ID", "7"), ("SLURM_JOB_NAME", "smooth")])).unwrap();
         assert_eq!(
             (job.job_id.as_str(), job.job_name.as_deref()),
             ("7", Some("smooth"))
@@ -263,10 +257,7 @@ mod tests {
     fn memory_is_by_the_cpu_or_by_the_node() {
         assert_eq!(memory_bytes_from(lookup(&[])), None);
         // --mem=0 asks for all of a node.
-        assert_eq!(
-            memory_bytes_from(lookup(&[("SLURM_MEM_PER_NODE", "0")])),
-            None
-        );
+        assert_eq!(memory_bytes_from(lookup(&[("SLURM_MEM_PER_NODE", "0")])), None);
         assert_eq!(
             memory_bytes_from(lookup(&[("SLURM_MEM_PER_NODE", "4000")])),
             Some((4000 << 20, MemoryOption::PerNode))
@@ -300,10 +291,6 @@ mod tests {
                 .unwrap_err()
                 .contains("--shard K/N")
         );
-        assert!(
-            array_shard_from(lookup(&[]))
-                .unwrap_err()
-                .contains("--array=1-N")
-        );
+        assert!(array_shard_from(lookup(&[])).unwrap_err().contains("--array=1-N"));
     }
 }

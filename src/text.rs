@@ -3,12 +3,7 @@
 use std::time::Duration;
 
 /// Binary units, largest first.
-const UNITS: [(char, u64); 4] = [
-    ('T', 1 << 40),
-    ('G', 1 << 30),
-    ('M', 1 << 20),
-    ('K', 1 << 10),
-];
+const UNITS: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 
 /// The text with every character escaped that could drive a terminal, break a table or show another text than
 /// there is.
@@ -101,13 +96,10 @@ pub(crate) fn mib(bytes: u64) -> u64 {
 
 /// Bytes with a binary unit: `19.4M`, `1.2G`.
 pub(crate) fn bytes(count: f64) -> String {
-    UNITS
-        .iter()
-        .find(|&&(_, size)| count >= size as f64)
-        .map_or_else(
-            || format!("{count:.0}B"),
-            |&(unit, size)| format!("{:.1}{unit}", count / size as f64),
-        )
+    UNITS.iter().find(|&&(_, size)| count >= size as f64).map_or_else(
+        || format!("{count:.0}B"),
+        |&(unit, size)| format!("{:.1}{unit}", count / size as f64),
+    )
 }
 
 /// Bytes of a size such as `20480K`, `1.5G` or `4GiB`; a number alone counts in `unit` bytes. `None` for
@@ -155,10 +147,7 @@ mod tests {
         for (seconds, text) in [(3.21, "3.2 s"), (90.0, "1.5 min"), (9000.0, "2.50 h")] {
             assert_eq!(duration(seconds), text);
         }
-        assert_eq!(
-            (clock(12.34), clock(3725.2)),
-            ("12.3 s".into(), "1:02:05".into())
-        );
+        assert_eq!((clock(12.34), clock(3725.2)), ("12.3 s".into(), "1:02:05".into()));
         assert_eq!(long_duration(3725.9), "1h 2m 5s");
         assert_eq!(
             (counted(1, "rank"), counted(0, "rank")),

@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(Datatype::Int16.name(), "int16");
 /// assert_eq!(Datatype::Int16.size_bytes(), 2);
 /// ```
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Datatype {
     /// `DT_UINT8`, code 2

@@ -22,17 +22,8 @@ fn every_command_outlives_its_reader() {
     let (images, out, report) = (images.as_os_str(), out.as_os_str(), report.as_os_str());
     let word = std::ffi::OsStr::new;
     let synth = ["--count=2", "--shape=8,8,8"].map(word);
-    assert_eq!(
-        run(&[&[word("synth"), images], &synth[..]].concat()),
-        Some(0)
-    );
-    let smooth = [
-        word("smooth"),
-        images,
-        word("--output"),
-        out,
-        word("--sigma=1"),
-    ];
+    assert_eq!(run(&[&[word("synth"), images], &synth[..]].concat()), Some(0));
+    let smooth = [word("smooth"), images, word("--output"), out, word("--sigma=1")];
     let reported = [word("--report"), report];
     assert_eq!(run(&[&smooth[..], &reported[..]].concat()), Some(0));
     assert!(path("report.json").is_file());

@@ -13,12 +13,7 @@ fn niimpi(folder: &Path, words: &[&str]) -> Command {
 }
 
 fn full() -> Stdio {
-    Stdio::from(
-        std::fs::File::options()
-            .write(true)
-            .open("/dev/full")
-            .unwrap(),
-    )
+    Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap())
 }
 
 #[test]

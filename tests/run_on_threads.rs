@@ -88,9 +88,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
 }
 
 fn run_on(ranks: usize, config: &Config) -> Vec<u8> {
-    run_on_threads(ranks, |comm| {
-        run::smooth(comm, config, &AtomicBool::new(false))
-    })
+    run_on_threads(ranks, |comm| run::smooth(comm, config, &AtomicBool::new(false)))
 }
 
 fn report(config: &Config) -> Report {
@@ -130,11 +128,7 @@ fn outputs_are_the_same_for_any_ranks_workers_and_strategy() {
             for strategy in STRATEGIES {
                 let name = format!("{}-{ranks}-{threads}", strategy.name());
                 let config = config(&data, folder.path().join(&name), strategy, threads);
-                assert_eq!(
-                    run_on(ranks, &config),
-                    vec![run::EXIT_DONE; ranks],
-                    "{name}"
-                );
+                assert_eq!(run_on(ranks, &config), vec![run::EXIT_DONE; ranks], "{name}");
                 assert!(contents(&config.list.output) == expected, "{name} differs");
                 let report = report(&config);
                 assert_eq!(report.state, State::Completed);

@@ -85,8 +85,7 @@ fn the_file_is_the_same_for_any_number_of_threads() {
                         let bytes = fs::read(&result).unwrap();
                         assert_eq!(outcome.input.bytes, fs::metadata(&path).unwrap().len());
                         assert_eq!(outcome.input.datatype, Some(datatype));
-                        let expected =
-                            expected.get_or_insert_with(|| (bytes.clone(), written.clone()));
+                        let expected = expected.get_or_insert_with(|| (bytes.clone(), written.clone()));
                         assert_eq!(written, expected.1);
                         assert!(
                             bytes == expected.0,

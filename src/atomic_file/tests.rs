@@ -43,9 +43,7 @@ fn a_file_is_replaced_only_if_it_is_the_one_that_was_seen() {
     let at = dir.path().join("a.nii");
     std::fs::write(&at, "seen").unwrap();
     let seen = Expected::This(Stamp::of_path(&at).unwrap());
-    part(dir.path(), "new")
-        .publish("a.nii".as_ref(), seen)
-        .unwrap();
+    part(dir.path(), "new").publish("a.nii".as_ref(), seen).unwrap();
     assert_eq!(std::fs::read_to_string(&at).unwrap(), "new");
     // Another one has the name now; then none.
     for _ in 0..2 {
@@ -86,10 +84,7 @@ fn a_file_gets_its_name_where_it_was_written() {
     std::fs::rename(&sub, dir.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(&victim, &sub).unwrap();
     part.publish("a.nii".as_ref(), Expected::Anything).unwrap();
-    assert_eq!(
-        std::fs::read_to_string(victim.join("a.nii")).unwrap(),
-        "raw"
-    );
+    assert_eq!(std::fs::read_to_string(victim.join("a.nii")).unwrap(), "raw");
     let written = dir.path().join("moved/a.nii");
     assert_eq!(std::fs::read_to_string(written).unwrap(), "result");
 }
@@ -99,9 +94,7 @@ fn a_vanished_unfinished_file_has_words_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let part = part(dir.path(), "x");
     std::fs::remove_file(dir.path().join(&part.name)).unwrap();
-    let error = part
-        .publish("a.nii".as_ref(), Expected::Nothing)
-        .unwrap_err();
+    let error = part.publish("a.nii".as_ref(), Expected::Nothing).unwrap_err();
     assert!(error.to_string().contains("was removed by somebody else"));
 }
 

@@ -76,14 +76,8 @@ impl InputArgs {
                 words.extend([option.into(), absolute(path)?.into()]);
             }
         }
-        let include = self
-            .include
-            .iter()
-            .map(|pattern| format!("--include={pattern}"));
-        let exclude = self
-            .exclude
-            .iter()
-            .map(|pattern| format!("--exclude={pattern}"));
+        let include = self.include.iter().map(|pattern| format!("--include={pattern}"));
+        let exclude = self.exclude.iter().map(|pattern| format!("--exclude={pattern}"));
         words.extend(include.chain(exclude).map(OsString::from));
         if self.follow_links {
             words.push("--follow-links".into());

@@ -120,12 +120,7 @@ pub(super) struct PlanArgs {
     check: Option<PathBuf>,
 
     /// The plan that --check compares with
-    #[arg(
-        long,
-        value_name = "PLAN.json",
-        requires = "check",
-        help_heading = "Results"
-    )]
+    #[arg(long, value_name = "PLAN.json", requires = "check", help_heading = "Results")]
     plan: Option<PathBuf>,
 
     /// Report errors only
@@ -203,11 +198,7 @@ fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     };
     let found = check::check(&report, plan.as_ref(), accounting.as_ref());
     say(&found.text)?;
-    Ok(if found.inside {
-        EXIT_DONE
-    } else {
-        EXIT_SOME_FAILED
-    })
+    Ok(if found.inside { EXIT_DONE } else { EXIT_SOME_FAILED })
 }
 
 /// Writes to standard output.
@@ -233,10 +224,7 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
         pilot: args.pilot.unwrap_or(20),
         mpirun: args.mpirun.clone(),
         bounds: Bounds {
-            nodes: args
-                .nodes
-                .as_ref()
-                .map_or(Vec::new(), |nodes| nodes.0.clone()),
+            nodes: args.nodes.as_ref().map_or(Vec::new(), |nodes| nodes.0.clone()),
             ranks: args.ranks.clone(),
             threads: args.threads.clone(),
             cpus_per_node: args
@@ -246,9 +234,7 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
             mem_per_node_bytes: args
                 .mem_per_node
                 .or(limits.as_ref().map(|limits| limits.mem_per_node_bytes)),
-            max_time_s: args
-                .max_time
-                .or(limits.as_ref().and_then(|limits| limits.time_s)),
+            max_time_s: args.max_time.or(limits.as_ref().and_then(|limits| limits.time_s)),
         },
         for_srun: limits.is_some() || args.write.is_some(),
         limits,
@@ -289,9 +275,8 @@ fn write_script(
     made: &mut Plan,
     options: &[OsString],
 ) -> Result<String, String> {
-    let absolute = |path: &Path| {
-        std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
-    };
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
     let stem = absolute(path)?.with_extension("");
     let beside = |end: &str| {
         let mut name = stem.clone().into_os_string();
@@ -299,9 +284,7 @@ fn write_script(
         PathBuf::from(name)
     };
     if args.inputs.list.as_deref() == Some(Path::new("-")) {
-        return Err(
-            "--write: the job cannot read a list on standard input; give it as a file".to_owned(),
-        );
+        return Err("--write: the job cannot read a list on standard input; give it as a file".to_owned());
     }
     let document = &mut made.document;
     let mut words = args.inputs.words()?;
@@ -351,9 +334,7 @@ fn partition_limits(args: &PlanArgs) -> Result<Option<PartitionLimits>, String> 
     match PartitionLimits::of(args.partition.as_deref()) {
         Err(message) if args.partition.is_none() => {
             if !args.quiet {
-                console::note(format!(
-                    "planning without the limits of a partition: {message}"
-                ));
+                console::note(format!("planning without the limits of a partition: {message}"));
             }
             Ok(None)
         }
@@ -384,11 +365,7 @@ mod tests {
 
     #[test]
     fn the_plan_lies_beside_the_report() {
-        let found = sibling(
-            Path::new("/x/job.report.json"),
-            ".report.json",
-            ".plan.json",
-        );
+        let found = sibling(Path::new("/x/job.report.json"), ".report.json", ".plan.json");
         assert_eq!(found, Some("/x/job.plan.json".into()));
         assert_eq!(
             sibling(Path::new("/x/other.json"), ".report.json", ".plan.json"),

@@ -26,9 +26,7 @@ pub(super) struct ReportArgs {
 enum Action {
     #[command(after_help = "Example: niimpi report show run.json --format csv --rows images")]
     Show(ShowArgs),
-    #[command(
-        after_help = "Example: niimpi report merge logs/shards/4711-*.json --output all.json"
-    )]
+    #[command(after_help = "Example: niimpi report merge logs/shards/4711-*.json --output all.json")]
     Merge(MergeArgs),
 }
 
@@ -115,9 +113,7 @@ pub(super) fn run(args: &ReportArgs) -> u8 {
 }
 
 fn show(args: &ShowArgs) -> Result<u8, String> {
-    let report = merge::read(&args.file)
-        .map_err(|error| error.to_string())?
-        .report;
+    let report = merge::read(&args.file).map_err(|error| error.to_string())?.report;
     let accounts = args.sacct.then(|| accounts_of(&report));
     let samples = args
         .series
@@ -130,8 +126,9 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     match args.format {
         Format::Table => write_tables(&mut text, &report, accounts, samples, Style::Terminal),
         Format::Markdown => write_tables(&mut text, &report, accounts, samples, Style::Markdown),
-        Format::Csv => write_csv(&mut text, &report, args.rows, accounts, samples)
-            .map_err(|error| error.to_string())?,
+        Format::Csv => {
+            write_csv(&mut text, &report, args.rows, accounts, samples).map_err(|error| error.to_string())?
+        }
         Format::Json => {
             let json = Json {
                 report: &report,
@@ -242,12 +239,9 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     let report = sources
         .and_then(merge::merge)
         .map_err(|error| error.to_string())?;
-    report.write_json(&args.output).map_err(|error| {
-        format!(
-            "{}: the report cannot be written: {error}",
-            args.output.display()
-        )
-    })?;
+    report
+        .write_json(&args.output)
+        .map_err(|error| format!("{}: the report cannot be written: {error}", args.output.display()))?;
     if !args.quiet {
         console::print(table::render(&report)).map_err(|error| error.to_string())?;
     }
@@ -289,11 +283,7 @@ mod tests {
         std::fs::write(&path, b"an image").unwrap();
         let error = check_output(&path).unwrap_err();
         assert!(error.contains("so it is not replaced"), "{error}");
-        assert!(
-            check_output(folder.path())
-                .unwrap_err()
-                .contains("is a folder")
-        );
+        assert!(check_output(folder.path()).unwrap_err().contains("is a folder"));
         std::fs::remove_file(&path).unwrap();
         crate::report::sample::report().write_json(&path).unwrap();
         assert_eq!(check_output(&path), Ok(()));

@@ -138,15 +138,11 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
     let ended = match args.via {
         Via::Local => {
             if args.nodes.iter().any(|&nodes| nodes > 1) {
-                return Err(
-                    "--nodes: this machine is one node; several need --via slurm".to_owned(),
-                );
+                return Err("--nodes: this machine is one node; several need --via slurm".to_owned());
             }
             check_workers(args, resources::available_cpus())?;
-            let machine = LocalMachine::new(
-                args.mpirun.as_deref(),
-                args.ranks.iter().any(|&ranks| ranks > 1),
-            )?;
+            let machine =
+                LocalMachine::new(args.mpirun.as_deref(), args.ranks.iter().any(|&ranks| ranks > 1))?;
             let folder = StudyFolder::begin(output, &spec)?;
             let manner = local::Manner {
                 keep: args.keep,
@@ -163,9 +159,7 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             let asked = batch::Asked {
                 partition: args.partition.clone(),
                 mem_per_cpu_mib: args.mem_per_cpu,
-                time_min: args
-                    .time_limit
-                    .map(|time| time.as_secs().div_ceil(60).max(1)),
+                time_min: args.time_limit.map(|time| time.as_secs().div_ceil(60).max(1)),
                 mpi_type: args
                     .srun_mpi
                     .clone()

@@ -87,12 +87,7 @@ mod tests {
                     .unwrap()
                     .smoothing
             };
-            let first = parse(
-                &typed
-                    .split_whitespace()
-                    .map(OsString::from)
-                    .collect::<Vec<_>>(),
-            );
+            let first = parse(&typed.split_whitespace().map(OsString::from).collect::<Vec<_>>());
             let again = parse(&first.words());
             assert_eq!(format!("{first:?}"), format!("{again:?}"), "{typed}");
         }

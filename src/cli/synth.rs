@@ -87,14 +87,11 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
     }
     let phantom = Phantom::from(&args.phantom);
     let next = AtomicU64::new(1);
-    let threads =
-        resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
+    let threads = resources::available_cpus().min(usize::try_from(args.count).unwrap_or(usize::MAX));
     let workers = vec![(); threads];
-    par_map(&workers, threads, |()| {
-        write_some(&phantom, args, threads, &next)
-    })
-    .into_iter()
-    .collect()
+    par_map(&workers, threads, |()| write_some(&phantom, args, threads, &next))
+        .into_iter()
+        .collect()
 }
 
 fn refuse_replacing(args: &SynthArgs) -> Result<(), String> {
@@ -125,12 +122,7 @@ fn refuse_replacing(args: &SynthArgs) -> Result<(), String> {
     }
 }
 
-fn write_some(
-    phantom: &Phantom,
-    args: &SynthArgs,
-    threads: usize,
-    next: &AtomicU64,
-) -> Result<(), String> {
+fn write_some(phantom: &Phantom, args: &SynthArgs, threads: usize, next: &AtomicU64) -> Result<(), String> {
     let mut writer = ImageWriter::new().sync(false);
     let mut image = Image {
         header: Header::new(
@@ -162,9 +154,7 @@ fn write_some(
         }
         phantom.fill(index, &mut image.volume);
         let path = Path::new(&args.dir).join(SynthArgs::file_name(index));
-        writer
-            .write(&path, &image)
-            .map_err(|error| error.to_string())?;
+        writer.write(&path, &image).map_err(|error| error.to_string())?;
     }
 }
 

@@ -28,10 +28,7 @@ pub(super) fn details() -> String {
     let lines = [
         ("commit", COMMIT.to_owned()),
         ("MPI", comm::library().unwrap_or_else(|| "none".to_owned())),
-        (
-            "gzip codec",
-            if isal { "ISA-L" } else { "flate2" }.to_owned(),
-        ),
+        ("gzip codec", if isal { "ISA-L" } else { "flate2" }.to_owned()),
         ("devices", "CPU".to_owned()),
         ("CPU features", cpu_features().join(" ")),
         (
@@ -59,9 +56,7 @@ fn cpu_features() -> Vec<&'static str> {
     ];
     #[cfg(not(target_arch = "x86_64"))]
     let known = [("neon", cfg!(target_feature = "neon"))];
-    let found = known
-        .into_iter()
-        .filter_map(|(name, has)| has.then_some(name));
+    let found = known.into_iter().filter_map(|(name, has)| has.then_some(name));
     found.collect()
 }
 
@@ -72,13 +67,7 @@ mod tests {
     #[test]
     fn details_name_every_part_and_are_asked_for_with_v() {
         let text = details();
-        for part in [
-            "commit:",
-            "MPI:",
-            "gzip codec:",
-            "devices:",
-            "CPU features:",
-        ] {
+        for part in ["commit:", "MPI:", "gzip codec:", "devices:", "CPU features:"] {
             assert!(text.contains(part), "{text}");
         }
         let wanted = |line: &str| {

@@ -5,10 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Communicator, ROOT, decode, encode};
 
 /// Collects one value of each rank on the root, in the order of ranks. The other ranks get `None`.
-pub(crate) fn gather<T: Serialize + DeserializeOwned>(
-    comm: &impl Communicator,
-    value: T,
-) -> Option<Vec<T>> {
+pub(crate) fn gather<T: Serialize + DeserializeOwned>(comm: &impl Communicator, value: T) -> Option<Vec<T>> {
     if comm.size() == 1 {
         return Some(vec![value]);
     }
@@ -20,10 +17,7 @@ pub(crate) fn gather<T: Serialize + DeserializeOwned>(
 }
 
 /// Gives every rank the values of all ranks, in the order of ranks.
-pub(crate) fn all_gather<T: Serialize + DeserializeOwned>(
-    comm: &impl Communicator,
-    value: T,
-) -> Vec<T> {
+pub(crate) fn all_gather<T: Serialize + DeserializeOwned>(comm: &impl Communicator, value: T) -> Vec<T> {
     let gathered = gather(comm, value);
     from_root(comm, || gathered.unwrap_or_default())
 }

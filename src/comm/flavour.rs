@@ -58,12 +58,7 @@ impl MpiFlavour {
     pub(crate) fn placement_args(self, as_root: bool) -> &'static [&'static str] {
         match (self, as_root) {
             (Self::OpenMpi, false) => &["--oversubscribe", "--bind-to", "none"],
-            (Self::OpenMpi, true) => &[
-                "--oversubscribe",
-                "--bind-to",
-                "none",
-                "--allow-run-as-root",
-            ],
+            (Self::OpenMpi, true) => &["--oversubscribe", "--bind-to", "none", "--allow-run-as-root"],
             _ => &[],
         }
     }
@@ -98,11 +93,7 @@ mod tests {
                 "Intel(R) MPI Library for Linux* OS, Version 2021.10",
                 "pmi2",
             ),
-            (
-                "MVAPICH2 Version      : 2.3.7",
-                "HYDRA build details:",
-                "pmi2",
-            ),
+            ("MVAPICH2 Version      : 2.3.7", "HYDRA build details:", "pmi2"),
         ];
         for (library, launcher, interface) in cases {
             let flavour = MpiFlavour::of_library(library);

@@ -22,10 +22,7 @@ pub(crate) fn refuse_differences(comm: &impl Communicator, own: &Request) -> Res
 /// The first value in which a rank differs from the root.
 fn difference(requests: &[Request]) -> Option<String> {
     let root = requests.get(ROOT)?;
-    let (rank, other) = requests
-        .iter()
-        .enumerate()
-        .find(|(_, other)| *other != root)?;
+    let (rank, other) = requests.iter().enumerate().find(|(_, other)| *other != root)?;
     let value = |request: &Request, name: &str| {
         let found = request.iter().find(|(other, _)| other == name);
         found.map_or_else(|| "not given".to_owned(), |(_, value)| value.clone())

@@ -65,10 +65,7 @@ pub fn started_without_srun(mpi_description: &str) -> Option<String> {
     without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
 
-fn without_srun_from(
-    mpi_description: &str,
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Option<String> {
+fn without_srun_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let has = |name: &str| lookup(name).is_some();
     let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
     // Where tasks were requested per node, their sum is not in the environment.
@@ -250,10 +247,7 @@ mod tests {
 
     #[test]
     fn a_batch_script_that_runs_one_process_itself_is_no_launch() {
-        assert_eq!(
-            launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]),
-            None
-        );
+        assert_eq!(launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]), None);
     }
 
     fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
@@ -287,10 +281,7 @@ mod tests {
             with(&[("PMI_FD", "7")], "Open MPI v4.1.4"),
             Outlook::Doubtful(_)
         ));
-        assert_eq!(
-            with(&[("PMIX_RANK", "1")], "Open MPI v4.1.4"),
-            Outlook::Good
-        );
+        assert_eq!(with(&[("PMIX_RANK", "1")], "Open MPI v4.1.4"), Outlook::Good);
         assert_eq!(
             with(&[("OMPI_COMM_WORLD_SIZE", "6")], "Open MPI v4.1.4"),
             Outlook::Good
@@ -358,10 +349,7 @@ mod tests {
             ("SLURM_PROCID", "0")
         ]));
         // A user's settings of a library are no launcher.
-        assert!(!present(&[
-            ("OMPI_MCA_btl", "tcp"),
-            ("PMIX_MCA_gds", "hash")
-        ]));
+        assert!(!present(&[("OMPI_MCA_btl", "tcp"), ("PMIX_MCA_gds", "hash")]));
     }
 
     #[test]

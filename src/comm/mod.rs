@@ -148,8 +148,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Panics
 /// When the bytes are not such a value: the ranks then run different programs, which no rank can mend.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    postcard::from_bytes(bytes)
-        .expect("a message of another form: do all ranks run the same niimpi?")
+    postcard::from_bytes(bytes).expect("a message of another form: do all ranks run the same niimpi?")
 }
 
 /// The MPI library that this program was built with, by its own description; `None` for a program without
@@ -166,10 +165,7 @@ pub(crate) enum StartError {
     /// The launch cannot work: why, and what to do.
     Launch(String),
     /// MPI does not start.
-    #[cfg_attr(
-        not(feature = "mpi"),
-        allow(dead_code, reason = "there is no MPI to start")
-    )]
+    #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "there is no MPI to start"))]
     Mpi(String),
 }
 
@@ -210,8 +206,8 @@ fn start_world(library: &str) -> Result<World, StartError> {
         launcher::Outlook::Hopeless(message) => return Err(StartError::Launch(message)),
     }
     let started = mpi::MpiWorld::start();
-    let world = started
-        .ok_or_else(|| StartError::Mpi("MPI was started before in this process".to_owned()))?;
+    let world =
+        started.ok_or_else(|| StartError::Mpi("MPI was started before in this process".to_owned()))?;
     Ok(World::Mpi(world))
 }
 

@@ -8,9 +8,7 @@ use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::point_to_point::{Message, Status};
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{
-    Communicator as _, Destination as _, MatchedReceiveVec as _, Root as _, Source as _,
-};
+use mpi::traits::{Communicator as _, Destination as _, MatchedReceiveVec as _, Root as _, Source as _};
 
 use super::flavour::MpiFlavour;
 use super::{Communicator, ROOT, Tag};
@@ -214,9 +212,7 @@ impl Communicator for MpiWorld {
             }
         } else {
             let length = self.receive_from(ROOT, Tag::Broadcast);
-            let length = length
-                .try_into()
-                .expect("a broadcast begins with its length");
+            let length = length.try_into().expect("a broadcast begins with its length");
             bytes = vec![0; usize::from_le_bytes(length)];
         }
         for piece in bytes.chunks_mut(PIECE_BYTES) {

@@ -74,10 +74,7 @@ impl Communicator for ThreadRank {
     }
 
     fn abort(&self, exit_code: i32) -> ! {
-        panic!(
-            "rank {} aborts the run with exit code {exit_code}",
-            self.rank
-        )
+        panic!("rank {} aborts the run with exit code {exit_code}", self.rank)
     }
 
     fn description(&self) -> String {

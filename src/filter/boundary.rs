@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What lies beyond the first and the last voxel of a line, by scipy's names (scipy's "Boundary behavior"
 /// table and its `mode` argument). In the drawings `a b c d` is the line.
-#[derive(
-    clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize,
-)]
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Boundary {
     /// d c b a | a b c d | d c b a   mirrored about the edge of the last voxel
@@ -84,11 +82,7 @@ mod tests {
     fn draw(boundary: Boundary, line: &str, before: isize, after: isize) -> String {
         let line: Vec<char> = line.chars().collect();
         (-before..line.len() as isize + after)
-            .map(|position| {
-                boundary
-                    .source(position, line.len())
-                    .map_or('k', |i| line[i])
-            })
+            .map(|position| boundary.source(position, line.len()).map_or('k', |i| line[i]))
             .collect()
     }
 

@@ -257,10 +257,7 @@ impl Gaussian {
             (None, Some(fwhm)) => ("fwhm", fwhm),
             _ => {
                 let cause = "give exactly one of sigma (voxels) and FWHM (mm)".to_string();
-                return Err(FilterError::Parameter {
-                    name: "sigma",
-                    cause,
-                });
+                return Err(FilterError::Parameter { name: "sigma", cause });
             }
         };
         if let Some(cause) = width.xyz().into_iter().find_map(width_fault) {
@@ -320,12 +317,7 @@ impl Gaussian {
 /// Names of the spatial axes, in the order in which they are smoothed.
 const AXES: [&str; 3] = ["x", "y", "z"];
 
-fn radius_vox(
-    axis: &'static str,
-    sigma_vox: f64,
-    truncate: f64,
-    limit: usize,
-) -> Result<usize, FilterError> {
+fn radius_vox(axis: &'static str, sigma_vox: f64, truncate: f64, limit: usize) -> Result<usize, FilterError> {
     let radius = (truncate * sigma_vox + 0.5).trunc();
     if radius <= limit as f64 {
         Ok(radius as usize)
@@ -354,11 +346,7 @@ impl Filter for Gaussian {
         self.sigma.and_then(|_| self.radii_vox([1.0; 3]).ok())
     }
 
-    fn prepare(
-        &self,
-        image: &ImageInfo,
-        shared: &SharedOptions,
-    ) -> Result<Box<dyn Prepared>, FilterError> {
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         let sigma_vox = self.sigma_vox(image.voxel_size_mm)?;
         let shape = image.spatial_shape();
         let mut half: [Vec<f64>; 3] = Default::default();
@@ -386,9 +374,7 @@ impl Filter for Gaussian {
         }
         let types = shared.output.types(image.datatype, image.scaling.is_some());
         let skip = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
-        Ok(Box::new(Separable::new(
-            kernels, image, types, sigma_vox, skip,
-        )))
+        Ok(Box::new(Separable::new(kernels, image, types, sigma_vox, skip)))
     }
 }
 
@@ -497,11 +483,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(
-            parse(&["--sigma", "-1"])
-                .unwrap_err()
-                .contains("-1 is no width")
-        );
+        assert!(parse(&["--sigma", "-1"]).unwrap_err().contains("-1 is no width"));
         let mut gaussian = Gaussian::from_sigma_vox(f64::NAN);
         assert_eq!(
             gaussian.validate().unwrap_err().to_string(),

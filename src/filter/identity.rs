@@ -22,14 +22,8 @@ impl Filter for Identity {
         Ok(())
     }
 
-    fn prepare(
-        &self,
-        image: &ImageInfo,
-        shared: &SharedOptions,
-    ) -> Result<Box<dyn Prepared>, FilterError> {
-        let last = shared
-            .output
-            .resolve_for(image.datatype, image.scaling.is_some());
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
+        let last = shared.output.resolve_for(image.datatype, image.scaling.is_some());
         Ok(Box::new(PreparedIdentity(vec![Stage {
             reads: vec![(Source::Input, Reach::symmetric(self.reach))],
             writes: vec![last],

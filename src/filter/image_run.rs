@@ -204,10 +204,7 @@ impl ImageRun {
 impl Planes {
     /// Bytes that they hold.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.0
-            .iter()
-            .map(|buffer| buffer.as_bytes().len() as u64)
-            .sum()
+        self.0.iter().map(|buffer| buffer.as_bytes().len() as u64).sum()
     }
 }
 

@@ -109,11 +109,7 @@ pub trait Filter: Send + Sync {
     ///
     /// # Errors
     /// [`FilterError`] when the options and the image do not fit together.
-    fn prepare(
-        &self,
-        image: &ImageInfo,
-        shared: &SharedOptions,
-    ) -> Result<Box<dyn Prepared>, FilterError>;
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError>;
 }
 
 /// A filter prepared for one image.
@@ -148,12 +144,7 @@ pub trait Prepared: Send + Sync {
     ///
     /// # Errors
     /// [`FilterError::Stopped`] when the run was stopped meanwhile, [`FilterError::Memory`] without memory.
-    fn run(
-        &self,
-        stage: usize,
-        slab: &mut Slab<'_>,
-        scratch: &mut ThreadScratch,
-    ) -> Result<(), FilterError>;
+    fn run(&self, stage: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError>;
 }
 
 /// Why the result of a filter on an image may not be what the user expects.
@@ -320,9 +311,7 @@ impl Slab<'_> {
         assert!(readable.start <= slices.start && slices.end <= readable.end);
         assert_eq!(to.len(), slices.len() * self.columns.len());
         let from = self.sources[source];
-        let scaling = self
-            .scaling
-            .filter(|_| self.reads[source].0 == Source::Input);
+        let scaling = self.scaling.filter(|_| self.reads[source].0 == Source::Input);
         with_voxel_type!(from.datatype, S => {
             for (slice, to) in slices.zip(to.chunks_exact_mut(self.columns.len().max(1))) {
                 // SAFETY: the volume has this slice, and nobody writes what a slab may read.

@@ -53,12 +53,7 @@ struct Image {
 }
 
 impl Image {
-    fn new(
-        filter: &dyn Filter,
-        shared: &SharedOptions,
-        info: &ImageInfo,
-        division: Division,
-    ) -> Self {
+    fn new(filter: &dyn Filter, shared: &SharedOptions, info: &ImageInfo, division: Division) -> Self {
         let prepared = filter.prepare(info, shared).unwrap();
         let layout = Layout::of(prepared.as_ref(), info, division);
         let stages = prepared.stages().to_vec();
@@ -87,13 +82,7 @@ impl Image {
     }
 
     /// Where slices of a buffer lie, those of each volume counted by themselves.
-    fn area(
-        &self,
-        place: Place,
-        lead: usize,
-        volume: usize,
-        slices: &Range<usize>,
-    ) -> Range<usize> {
+    fn area(&self, place: Place, lead: usize, volume: usize, slices: &Range<usize>) -> Range<usize> {
         let volume = match place {
             Place::Extra(_) => volume % self.layout.block,
             _ => volume,
@@ -219,9 +208,7 @@ fn check(filter: &dyn Filter, shared: SharedOptions, shape: &[usize], datatype: 
         datatype,
         ..ImageInfo::default()
     };
-    for (threads, streamed, slab_bytes) in
-        [(2, true, 1), (3, true, 1), (3, false, 1), (3, true, 4000)]
-    {
+    for (threads, streamed, slab_bytes) in [(2, true, 1), (3, true, 1), (3, false, 1), (3, true, 4000)] {
         let division = Division {
             slab_bytes,
             ..Division::among(threads, streamed)

@@ -96,26 +96,20 @@ impl Layout {
         let thick = usize::try_from(division.slab_bytes.div_ceil(slice_bytes))
             .unwrap_or(usize::MAX)
             .max(2 * reach);
-        let volumes = usize::try_from(image.volumes())
-            .unwrap_or(usize::MAX)
-            .max(1);
+        let volumes = usize::try_from(image.volumes()).unwrap_or(usize::MAX).max(1);
         let block = division.slab_bytes / product(shape).saturating_mul(8).max(1);
         let mut layout = Layout {
             shape,
             volumes,
             input: image.datatype,
-            result: stages
-                .last()
-                .map_or(image.datatype, |stage| stage.writes[0]),
+            result: stages.last().map_or(image.datatype, |stage| stage.writes[0]),
             result_place: Place::Voxels,
             lead: 0,
             planes: Vec::new(),
             extra_bytes: Vec::new(),
             splits: Vec::new(),
             slabs: shape[2].div_ceil(thick.clamp(1, shape[2].max(1))).max(1),
-            block: usize::try_from(block)
-                .unwrap_or(usize::MAX)
-                .clamp(1, volumes),
+            block: usize::try_from(block).unwrap_or(usize::MAX).clamp(1, volumes),
             threads: division.threads.max(1),
             scratch_bytes: 0,
             held_bytes: prepared.held_bytes(),
@@ -124,8 +118,8 @@ impl Layout {
             .map(|stage| layout.split(stages, stage, division))
             .collect();
         layout.place(stages);
-        let scratch = (0..stages.len())
-            .map(|stage| prepared.scratch_bytes(stage, layout.slab_voxels(stages, stage)));
+        let scratch =
+            (0..stages.len()).map(|stage| prepared.scratch_bytes(stage, layout.slab_voxels(stages, stage)));
         layout.scratch_bytes = scratch.max().unwrap_or(0);
         layout
     }
@@ -220,11 +214,7 @@ impl Layout {
         let fits = self.result.size_bytes() == self.input.size_bytes();
         if !slides {
             let free = self.input_is_free(stages);
-            self.result_place = if fits && free {
-                Place::Voxels
-            } else {
-                Place::Spare
-            };
+            self.result_place = if fits && free { Place::Voxels } else { Place::Spare };
             if stages[last].in_place
                 && let Some(&(Source::Stage { stage, plane: 0 }, _)) = stages[last].reads.first()
                 && stages[stage].writes[0].size_bytes() == self.result.size_bytes()
@@ -288,9 +278,7 @@ impl Layout {
             })
             .max()
             .unwrap_or(0);
-        let thickest = self.shape[2]
-            .div_ceil(self.slabs)
-            .saturating_mul(self.block);
+        let thickest = self.shape[2].div_ceil(self.slabs).saturating_mul(self.block);
         // As many slabs as there are threads can be computed at once.
         let lead = below.saturating_add(self.threads.saturating_mul(thickest));
         if lead < self.slices() && self.input_is_read_slice_by_slice(stages, last) {
@@ -338,11 +326,7 @@ impl Layout {
 
     /// The parts of all stages and what each of them waits for.
     pub(super) fn parts(&self, stages: &[Stage]) -> Parts {
-        let mut all: Vec<Vec<Part>> = self
-            .splits
-            .iter()
-            .map(|&split| self.parts_of(split))
-            .collect();
+        let mut all: Vec<Vec<Part>> = self.splits.iter().map(|&split| self.parts_of(split)).collect();
         for at in 0..stages.len() {
             for place in 0..all[at].len() {
                 let after = self.waits_of(stages, &all, at, place);
@@ -414,13 +398,7 @@ impl Layout {
     }
 
     /// What a part waits for: that its sources are computed, and that nobody still reads what it overwrites.
-    fn waits_of(
-        &self,
-        stages: &[Stage],
-        parts: &[Vec<Part>],
-        at: usize,
-        place: usize,
-    ) -> Vec<After> {
+    fn waits_of(&self, stages: &[Stage], parts: &[Vec<Part>], at: usize, place: usize) -> Vec<After> {
         let part = &parts[at][place];
         let mut after = Vec::new();
         for &(source, reach) in &stages[at].reads {
@@ -434,7 +412,8 @@ impl Layout {
         let reuses = |place: &Place| matches!(place, Place::Extra(_));
         if part.volumes.start > 0 && self.planes[at].iter().any(reuses) {
             let before = part.volumes.start * self.shape[2];
-            let reads = |&(source, _): &(Source, Reach)| matches!(source, Source::Stage { stage, .. } if stage == at);
+            let reads =
+                |&(source, _): &(Source, Reach)| matches!(source, Source::Stage { stage, .. } if stage == at);
             let readers = (0..stages.len()).filter(|&other| stages[other].reads.iter().any(reads));
             after.extend(readers.map(|reader| After::complete(parts, reader, before)));
         }

@@ -54,8 +54,7 @@ mod sync {
 
 pub(crate) use image_run::{ImageRun, Planes};
 pub use interface::{
-    Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage,
-    ThreadScratch,
+    Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
 pub(crate) use layout::{Division, Layout};
 pub use output::{OutputSpec, OutputType, Rounding};
@@ -163,13 +162,8 @@ pub fn apply(
     volume: &mut Volume,
     scratch: &mut Scratch,
 ) -> Result<u64, FilterError> {
-    let (found, prepared, layout) = prepare(
-        filter,
-        shared,
-        volume,
-        &mut scratch.intensities,
-        Division::WHOLE,
-    )?;
+    let (found, prepared, layout) =
+        prepare(filter, shared, volume, &mut scratch.intensities, Division::WHOLE)?;
     let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes)?;
     let mut progress = Progress::new(run.parts());
     progress.has_read(usize::MAX);

@@ -61,15 +61,14 @@ pub fn count_stored(datatype: Datatype, scaling: Option<Scaling>, stored: &[u8])
         (Datatype::Float64, None) => count_of::<u64>(bytemuck::cast_slice(stored), |bits| {
             bits & 0x7ff0_0000_0000_0000 == 0x7ff0_0000_0000_0000
         }),
-        (Datatype::Float32, Some(scaling)) => {
-            count_of::<f32>(bytemuck::cast_slice(stored), |voxel| {
-                odd(scaling.intensity(f64::from(voxel)))
-            })
-        }
+        (Datatype::Float32, Some(scaling)) => count_of::<f32>(bytemuck::cast_slice(stored), |voxel| {
+            odd(scaling.intensity(f64::from(voxel)))
+        }),
         (Datatype::Float64, Some(scaling)) => {
-            count_of::<f64>(bytemuck::cast_slice(stored), |voxel| {
-                odd(scaling.intensity(voxel))
-            })
+            count_of::<f64>(
+                bytemuck::cast_slice(stored),
+                |voxel| odd(scaling.intensity(voxel)),
+            )
         }
         _ => 0,
     }
@@ -78,12 +77,7 @@ pub fn count_stored(datatype: Datatype, scaling: Option<Scaling>, stored: &[u8])
 /// Counts in pieces whose sums fit 32 bits, so that the loop has vectors as wide as its numbers.
 fn count_of<T: Copy>(numbers: &[T], is: impl Fn(T) -> bool) -> u64 {
     const PIECE: usize = 1 << 16;
-    let of_piece = |piece: &[T]| {
-        piece
-            .iter()
-            .map(|&number| u32::from(is(number)))
-            .sum::<u32>()
-    };
+    let of_piece = |piece: &[T]| piece.iter().map(|&number| u32::from(is(number))).sum::<u32>();
     numbers
         .chunks(PIECE)
         .map(|piece| u64::from(of_piece(piece)))
@@ -107,11 +101,7 @@ fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
         .iter()
         .map(|&voxel| f64::from(voxel))
         .chain(double.iter().copied())
-        .map(|stored| {
-            volume
-                .scaling
-                .map_or(stored, |scaling| scaling.intensity(stored))
-        })
+        .map(|stored| volume.scaling.map_or(stored, |scaling| scaling.intensity(stored)))
 }
 
 /// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `shared` then
@@ -127,23 +117,15 @@ pub(super) fn replace_by_zero(
     shared.nan = NonFinite::Propagate;
     if volume.scaling.is_none() {
         if volume.datatype == Datatype::Float32 {
-            zero(volume.voxels.as_mut_slice::<f32>(), |voxel| {
-                voxel.is_finite()
-            });
+            zero(volume.voxels.as_mut_slice::<f32>(), |voxel| voxel.is_finite());
         } else {
-            zero(volume.voxels.as_mut_slice::<f64>(), |voxel| {
-                voxel.is_finite()
-            });
+            zero(volume.voxels.as_mut_slice::<f64>(), |voxel| voxel.is_finite());
         }
         return Ok(());
     }
     shared.output.output_type = OutputType::As(shared.output.resolve(volume));
     spare.try_resize_for_overwrite(volume.len() * Datatype::Float64.size_bytes())?;
-    for (slot, value) in spare
-        .as_mut_slice::<f64>()
-        .iter_mut()
-        .zip(intensities(volume))
-    {
+    for (slot, value) in spare.as_mut_slice::<f64>().iter_mut().zip(intensities(volume)) {
         *slot = if value.is_finite() { value } else { 0.0 };
     }
     std::mem::swap(spare, &mut volume.voxels);

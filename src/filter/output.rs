@@ -45,8 +45,7 @@ impl TryFrom<String> for OutputType {
     /// # Errors
     /// A sentence naming the unknown type.
     fn try_from(name: String) -> Result<Self, String> {
-        <Self as clap::ValueEnum>::from_str(&name, false)
-            .map_err(|_| format!("'{name}' is no output type"))
+        <Self as clap::ValueEnum>::from_str(&name, false).map_err(|_| format!("'{name}' is no output type"))
     }
 }
 
@@ -181,27 +180,15 @@ mod tests {
         assert_eq!(own.types(Datatype::Int16, true).between, Datatype::Float64);
         assert_eq!(own.types(Datatype::Uint8, false).between, Datatype::Float64);
         let nearest = spec(OutputType::Same, Rounding::Nearest);
-        assert_eq!(
-            nearest.types(Datatype::Int16, false).between,
-            Datatype::Float64
-        );
-        assert_eq!(
-            nearest.types(Datatype::Float32, false).between,
-            Datatype::Float32
-        );
-        assert_eq!(
-            nearest.types(Datatype::Int16, true).between,
-            Datatype::Float32
-        );
+        assert_eq!(nearest.types(Datatype::Int16, false).between, Datatype::Float64);
+        assert_eq!(nearest.types(Datatype::Float32, false).between, Datatype::Float32);
+        assert_eq!(nearest.types(Datatype::Int16, true).between, Datatype::Float32);
     }
 
     #[test]
     fn names_go_there_and_back() {
         for &output_type in OutputType::value_variants() {
-            assert_eq!(
-                OutputType::try_from(String::from(output_type)),
-                Ok(output_type)
-            );
+            assert_eq!(OutputType::try_from(String::from(output_type)), Ok(output_type));
         }
         assert!(OutputType::try_from("complex64".to_string()).is_err());
     }

@@ -7,13 +7,7 @@ use super::boundary::Boundary;
 use super::kernels::convert::Voxel;
 
 /// Correlates one axis with a symmetric kernel of weights at 0, 1 … radius.
-fn correlate(
-    image: &mut ArrayD<f64>,
-    axis: usize,
-    half_kernel: &[f64],
-    boundary: Boundary,
-    cval: f64,
-) {
+fn correlate(image: &mut ArrayD<f64>, axis: usize, half_kernel: &[f64], boundary: Boundary, cval: f64) {
     for mut lane in image.lanes_mut(Axis(axis)) {
         let line = lane.to_vec();
         let at = |position: isize| {

@@ -85,11 +85,7 @@ impl Filter for Options {
         self.filter().radius_vox()
     }
 
-    fn prepare(
-        &self,
-        image: &ImageInfo,
-        shared: &SharedOptions,
-    ) -> Result<Box<dyn Prepared>, FilterError> {
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         self.filter().prepare(image, shared)
     }
 }

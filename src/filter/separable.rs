@@ -6,9 +6,7 @@
 
 use super::FilterError;
 use super::boundary::Boundary;
-use super::interface::{
-    FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch,
-};
+use super::interface::{FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch};
 use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
 use super::kernels::correlate::{Lines, Pass, VoxelPointer};
 use super::output::Types;
@@ -146,11 +144,7 @@ impl Separable {
     /// What stands beyond the edge of the finite intensities and of their weights.
     fn beyond_the_edge(&self) -> [f64; 2] {
         let cval = self.kernels.cval;
-        if cval.is_finite() {
-            [cval, 1.0]
-        } else {
-            [0.0, 0.0]
-        }
+        if cval.is_finite() { [cval, 1.0] } else { [0.0, 0.0] }
     }
 
     /// The lines of a slice along x or y.
@@ -269,11 +263,7 @@ impl Separable {
         slab.check_stop()
     }
 
-    fn along_z_of_finite(
-        &self,
-        slab: &Slab<'_>,
-        scratch: &mut ThreadScratch,
-    ) -> Result<(), FilterError> {
+    fn along_z_of_finite(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
         let [nx, ny, nz] = self.shape;
         let columns = slab.columns();
         let [values, weights] = [0, 1].map(|i| slab.sources[i].offset(columns.start));
@@ -364,12 +354,8 @@ impl Prepared for Separable {
             Role::Convert => voxels * S_PER_VOXEL_AND_AXIS,
             Role::InPlane => voxels * (2.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
             Role::AlongZ => voxels * (S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
-            Role::InPlaneOfFinite => {
-                2.0 * voxels * (3.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP)
-            }
-            Role::AlongZOfFinite => {
-                2.0 * voxels * (2.0 * S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP)
-            }
+            Role::InPlaneOfFinite => 2.0 * voxels * (3.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
+            Role::AlongZOfFinite => 2.0 * voxels * (2.0 * S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
         }
     }
 
@@ -425,12 +411,7 @@ impl Prepared for Separable {
         warnings
     }
 
-    fn run(
-        &self,
-        stage: usize,
-        slab: &mut Slab<'_>,
-        scratch: &mut ThreadScratch,
-    ) -> Result<(), FilterError> {
+    fn run(&self, stage: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
         match self.roles[stage] {
             Role::Convert => {
                 slab.convert(self.types.conversion);

@@ -132,10 +132,7 @@ impl Progress {
     /// So many slices of the result are complete, counted through all volumes.
     pub(crate) fn complete(&self, parts: &Parts) -> usize {
         match (self.stages.last(), parts.stages.last()) {
-            (Some(last), Some(parts)) => last
-                .until
-                .checked_sub(1)
-                .map_or(0, |part| parts[part].complete),
+            (Some(last), Some(parts)) => last.until.checked_sub(1).map_or(0, |part| parts[part].complete),
             _ => self.read,
         }
     }
@@ -175,10 +172,7 @@ impl<W> Board<W> {
                     Next::Do(task) => break task,
                     Next::Over => return,
                     Next::Wait => {
-                        work = self
-                            .changed
-                            .wait(work)
-                            .unwrap_or_else(PoisonError::into_inner);
+                        work = self.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
                     }
                 }
             };
@@ -189,9 +183,7 @@ impl<W> Board<W> {
 
     /// The state, once nobody works on it any more.
     pub(crate) fn into_inner(self) -> W {
-        self.work
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.work.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, W> {

@@ -69,10 +69,7 @@ fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8
     let kernels = sigma_vox.map(kernel);
     let kernels = &kernels[..volume.spatial_axes()];
     let types = output.types(volume.datatype, volume.scaling.is_some());
-    if kernels.iter().all(Vec::is_empty)
-        && types.last == volume.datatype
-        && volume.scaling.is_none()
-    {
+    if kernels.iter().all(Vec::is_empty) && types.last == volume.datatype && volume.scaling.is_none() {
         return volume.voxels.as_bytes().to_vec();
     }
     let (boundary, cval) = (gaussian.boundary, gaussian.cval);
@@ -96,8 +93,7 @@ fn copy(volume: &Volume) -> Volume {
     copy.voxel_size_mm = volume.voxel_size_mm;
     copy.datatype = volume.datatype;
     copy.scaling = volume.scaling;
-    copy.voxels
-        .resize_for_overwrite(volume.voxels.as_bytes().len());
+    copy.voxels.resize_for_overwrite(volume.voxels.as_bytes().len());
     copy.voxels
         .as_bytes_mut()
         .copy_from_slice(volume.voxels.as_bytes());
@@ -139,13 +135,7 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
                     ..Division::among(threads, streamed)
                 };
                 let mut divided = copy(volume);
-                apply_divided(
-                    gaussian,
-                    &shared(output),
-                    &mut divided,
-                    &mut scratch,
-                    division,
-                );
+                apply_divided(gaussian, &shared(output), &mut divided, &mut scratch, division);
                 check(&divided, &format!("{division:?}"));
             }
         }
@@ -251,20 +241,12 @@ fn images_with_plateaus() {
         for value in [0u8, 1, 2, 100] {
             let mut volume = noise(&[19, 18, 17], datatype, 0, Some(1));
             with_voxel_type!(datatype, T => volume.voxels.as_mut_slice::<T>().fill(T::saturated(value.into())));
-            check(
-                &Gaussian::from_sigma_vox(2.0),
-                &OutputSpec::default(),
-                &volume,
-            );
+            check(&Gaussian::from_sigma_vox(2.0), &OutputSpec::default(), &volume);
             // A plateau beside noise, so that sums are near whole numbers now and then.
             with_voxel_type!(datatype, T => {
                 volume.voxels.as_mut_slice::<T>().iter_mut().step_by(7).for_each(|voxel| *voxel = T::saturated(5));
             });
-            check(
-                &Gaussian::from_sigma_vox(0.7),
-                &OutputSpec::default(),
-                &volume,
-            );
+            check(&Gaussian::from_sigma_vox(0.7), &OutputSpec::default(), &volume);
         }
     }
 }
@@ -279,30 +261,18 @@ fn integers_of_another_type_are_rounded_once() {
                 round: Rounding::Truncate,
             };
             check(&gaussian, &output, &noise(&[9, 8, 7], datatype, 5, None));
-            check(
-                &gaussian,
-                &output,
-                &noise(&[9, 8, 7, 2], datatype, 6, Some(300)),
-            );
+            check(&gaussian, &output, &noise(&[9, 8, 7, 2], datatype, 6, Some(300)));
             let one_axis = Gaussian {
                 sigma: Some(PerAxis::Each([0.0, 1.0, 0.0])),
                 ..gaussian.clone()
             };
-            check(
-                &one_axis,
-                &output,
-                &noise(&[9, 8, 7, 2], datatype, 7, Some(300)),
-            );
+            check(&one_axis, &output, &noise(&[9, 8, 7, 2], datatype, 7, Some(300)));
         }
         let nearest = OutputSpec {
             output_type: OutputType::Same,
             round: Rounding::Nearest,
         };
-        check(
-            &gaussian,
-            &nearest,
-            &noise(&[9, 8, 7], datatype, 5, Some(100)),
-        );
+        check(&gaussian, &nearest, &noise(&[9, 8, 7], datatype, 5, Some(100)));
     }
 }
 
@@ -338,17 +308,8 @@ fn nothing_smoothed_is_a_plain_conversion() {
     let mut scratch = Scratch::default();
     let mut volume = noise(&[3, 1, 1], Datatype::Int64, 0, None);
     let numbers = [i64::MAX, -3, (1 << 53) + 1];
-    volume
-        .voxels
-        .as_mut_slice::<i64>()
-        .copy_from_slice(&numbers);
-    apply(
-        &nothing,
-        &SharedOptions::default(),
-        &mut volume,
-        &mut scratch,
-    )
-    .unwrap();
+    volume.voxels.as_mut_slice::<i64>().copy_from_slice(&numbers);
+    apply(&nothing, &SharedOptions::default(), &mut volume, &mut scratch).unwrap();
     assert_eq!(volume.voxels.as_slice::<i64>(), numbers);
     let output = OutputSpec {
         output_type: OutputType::As(Datatype::Uint64),
@@ -363,13 +324,7 @@ fn nothing_smoothed_is_a_plain_conversion() {
         slope: 0.5,
         intercept: 1.0,
     });
-    apply(
-        &nothing,
-        &SharedOptions::default(),
-        &mut volume,
-        &mut scratch,
-    )
-    .unwrap();
+    apply(&nothing, &SharedOptions::default(), &mut volume, &mut scratch).unwrap();
     assert_eq!((volume.datatype, volume.scaling), (Datatype::Float32, None));
     assert_eq!(volume.voxels.as_slice::<f32>()[1], 1.0);
 }
@@ -390,23 +345,14 @@ fn not_a_number_spreads_in_floats_and_is_zero_in_rounded_integers() {
     let mut scratch = Scratch::default();
     apply(&filter, &shared(&output), &mut rounded, &mut scratch).unwrap();
     assert_eq!(rounded.voxels.as_slice::<i16>(), [0; 21]);
-    apply(
-        &filter,
-        &SharedOptions::default(),
-        &mut volume,
-        &mut scratch,
-    )
-    .unwrap();
+    apply(&filter, &SharedOptions::default(), &mut volume, &mut scratch).unwrap();
     let spread: Vec<bool> = volume
         .voxels
         .as_slice::<f32>()
         .iter()
         .map(|voxel| voxel.is_nan())
         .collect();
-    assert!(
-        (0..21).all(|x| spread[x] == (6..=14).contains(&x)),
-        "{spread:?}"
-    );
+    assert!((0..21).all(|x| spread[x] == (6..=14).contains(&x)), "{spread:?}");
 }
 
 #[test]

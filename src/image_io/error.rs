@@ -45,9 +45,7 @@ pub enum Cause {
     IsDirectory,
     #[error("is a pipe, socket or device; an image must be a regular file")]
     NotRegular,
-    #[error(
-        "is not an image file name; names end in .nii, .nii.gz, .hdr, .img, .hdr.gz or .img.gz"
-    )]
+    #[error("is not an image file name; names end in .nii, .nii.gz, .hdr, .img, .hdr.gz or .img.gz")]
     UnknownSuffix,
     #[error("its other half {} is missing; a pair needs both its .hdr and its .img", partner.display())]
     PartnerMissing { partner: PathBuf },
@@ -86,9 +84,7 @@ pub enum Cause {
     NotGzip { begins: String },
 
     // The header.
-    #[error(
-        "ends after {found} bytes, inside its header of {needed}; the file was cut short: copy it again"
-    )]
+    #[error("ends after {found} bytes, inside its header of {needed}; the file was cut short: copy it again")]
     HeaderTruncated { found: u64, needed: u64 },
     #[error(
         "holds {name} voxels (datatype {code}); only real integers and floats of up to 64 bits can be read"
@@ -117,9 +113,7 @@ pub enum Cause {
         "its header has a valid slope of {slope} but an intercept of {intercept}; set scl_inter to a number"
     )]
     NonFiniteIntercept { slope: f64, intercept: f64 },
-    #[error(
-        "its header extensions take {bytes} bytes; at most {limit} can be copied to the output"
-    )]
+    #[error("its header extensions take {bytes} bytes; at most {limit} can be copied to the output")]
     ExtensionsTooLarge { bytes: u64, limit: u64 },
 
     // The voxels.
@@ -128,9 +122,7 @@ pub enum Cause {
          the header is damaged or the file was cut short"
     )]
     ImpossibleSize { declared: u128, file_bytes: u64 },
-    #[error(
-        "needs {needed} bytes of memory, more than the limit of {limit}; give the run more memory"
-    )]
+    #[error("needs {needed} bytes of memory, more than the limit of {limit}; give the run more memory")]
     OverMemoryLimit { needed: u64, limit: u64 },
     #[error(
         "needs {needed} bytes for its voxels, which the system does not have; \
@@ -177,9 +169,7 @@ pub enum Cause {
     PaddingTooLong { limit: u64 },
 
     // Writing.
-    #[error(
-        "the disk is full or the quota is used up ({error}); free space or choose another output folder"
-    )]
+    #[error("the disk is full or the quota is used up ({error}); free space or choose another output folder")]
     NoSpace { error: io::Error },
     #[error("no permission to write in {}; choose another output folder", folder.display())]
     WriteDenied { folder: PathBuf },
@@ -190,22 +180,15 @@ pub enum Cause {
     FolderIsLink { folder: PathBuf },
     #[error("another run wrote it meanwhile; what it wrote is kept")]
     WrittenMeanwhile,
-    #[error(
-        "the journal cannot be written ({error}), and no result gets its name without a record"
-    )]
+    #[error("the journal cannot be written ({error}), and no result gets its name without a record")]
     NotRecorded { error: io::Error },
     #[error("the folder {} does not exist; create it first", folder.display())]
     FolderMissing { folder: PathBuf },
     #[error("{action} failed: {error}")]
-    Write {
-        action: &'static str,
-        error: io::Error,
-    },
+    Write { action: &'static str, error: io::Error },
     #[error("axis {axis} is {length} voxels long, more than NIfTI-1 allows (32767); write NIfTI-2")]
     TooLongForNifti1 { axis: usize, length: usize },
-    #[error(
-        "the image in memory has {found} bytes of voxels, but its shape and type need {needed}"
-    )]
+    #[error("the image in memory has {found} bytes of voxels, but its shape and type need {needed}")]
     Inconsistent { found: usize, needed: usize },
 }
 
@@ -214,14 +197,9 @@ impl Cause {
     pub(super) fn at(self, path: &Path) -> ImageError {
         let is_other_content = matches!(
             self,
-            Cause::NotFound
-                | Cause::NotNifti { .. }
-                | Cause::NotGzip { .. }
-                | Cause::HeaderTruncated { .. }
+            Cause::NotFound | Cause::NotNifti { .. } | Cause::NotGzip { .. } | Cause::HeaderTruncated { .. }
         );
-        let command = is_other_content
-            .then(|| not_fetched::command_for(path))
-            .flatten();
+        let command = is_other_content.then(|| not_fetched::command_for(path)).flatten();
         ImageError {
             path: path.to_path_buf(),
             cause: command.map_or(self, |command| Cause::NotFetched { command }),
@@ -243,11 +221,9 @@ impl Cause {
     pub(super) fn writing(action: &'static str, folder: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoSpace { error },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Cause::WriteDenied {
-                    folder: folder.to_path_buf(),
-                }
-            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Cause::WriteDenied {
+                folder: folder.to_path_buf(),
+            },
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Cause::FolderMissing {
                 folder: folder.to_path_buf(),
             },
@@ -273,9 +249,7 @@ mod tests {
         let folder = Path::new("/out");
         let text = |code: i32| {
             let error = io::Error::from_raw_os_error(code);
-            Cause::writing("writing", folder, error)
-                .at(path)
-                .to_string()
+            Cause::writing("writing", folder, error).at(path).to_string()
         };
         const ENOENT: i32 = 2;
         const EIO: i32 = 5;
@@ -283,17 +257,12 @@ mod tests {
         const ENOSPC: i32 = 28;
         const EROFS: i32 = 30;
         let full = text(ENOSPC);
-        assert!(
-            full.starts_with("/out/a.nii.gz: the disk is full"),
-            "{full}"
-        );
+        assert!(full.starts_with("/out/a.nii.gz: the disk is full"), "{full}");
         assert!(
             full.ends_with("free space or choose another output folder"),
             "{full}"
         );
-        assert!(
-            text(EACCES).ends_with("no permission to write in /out; choose another output folder")
-        );
+        assert!(text(EACCES).ends_with("no permission to write in /out; choose another output folder"));
         assert!(text(EROFS).contains("no permission to write in /out"));
         assert!(text(ENOENT).ends_with("the folder /out does not exist; create it first"));
         assert!(text(EIO).contains("writing failed: "));
@@ -323,17 +292,9 @@ mod tests {
 
         let link = dir.path().join("b.nii");
         std::os::unix::fs::symlink("../.git/annex/objects/cc/dd/K.nii/K.nii", &link).unwrap();
-        assert!(
-            Cause::NotFound
-                .at(&link)
-                .to_string()
-                .contains("datalad get")
-        );
+        assert!(Cause::NotFound.at(&link).to_string().contains("datalad get"));
         let elsewhere = dir.path().join("c.nii");
         std::os::unix::fs::symlink("nowhere", &elsewhere).unwrap();
-        assert!(matches!(
-            Cause::NotFound.at(&elsewhere).cause,
-            Cause::NotFound
-        ));
+        assert!(matches!(Cause::NotFound.at(&elsewhere).cause, Cause::NotFound));
     }
 }

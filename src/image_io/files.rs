@@ -26,11 +26,7 @@ impl<'a> ImageFiles<'a> {
             Role::Voxels => partner(given)?,
             Role::Single | Role::Header => Cow::Borrowed(given),
         };
-        Ok(ImageFiles {
-            given,
-            role,
-            header,
-        })
+        Ok(ImageFiles { given, role, header })
     }
 
     pub fn layout(&self) -> Layout {

@@ -83,12 +83,7 @@ struct Fields {
 
 impl Header {
     /// A header for a new image: units mm and s, an affine that puts voxel 0 at the origin.
-    pub fn new(
-        version: Version,
-        shape: &[usize],
-        datatype: Datatype,
-        voxel_size_mm: [f64; 3],
-    ) -> Self {
+    pub fn new(version: Version, shape: &[usize], datatype: Datatype, voxel_size_mm: [f64; 3]) -> Self {
         const MM_AND_SECONDS: u8 = 2 | 8;
         const SCANNER: i16 = 1;
         let mut raw = HeaderLayout::zeroed(version);
@@ -267,12 +262,7 @@ impl Header {
 
     /// Parses and checks the header in `bytes`, which has the version that [`Header::recognise`] returned.
     /// Reuses the memory of the last header, whose extensions are removed.
-    pub(super) fn parse(
-        &mut self,
-        version: Version,
-        layout: Layout,
-        bytes: &[u8],
-    ) -> Result<(), Cause> {
+    pub(super) fn parse(&mut self, version: Version, layout: Layout, bytes: &[u8]) -> Result<(), Cause> {
         let len = version.header_len();
         if bytes.len() < len {
             return Err(Cause::HeaderTruncated {
@@ -386,8 +376,7 @@ impl Header {
             column.iter().map(|x| x * x).sum::<f64>().sqrt() * mm_per_unit
         });
         let axes = self.shape.len().min(3);
-        let affine_counts =
-            fields.sform_code > 0 && columns[..axes].iter().all(|&size| usable(size));
+        let affine_counts = fields.sform_code > 0 && columns[..axes].iter().all(|&size| usable(size));
         self.affine_mm = affine_counts.then(|| {
             std::array::from_fn(|axis| {
                 if usable(columns[axis]) {
@@ -401,10 +390,9 @@ impl Header {
 
     /// Parses the fields of NIfTI-1 with the nifti crate.
     fn fields_1(&self) -> Result<Fields, Cause> {
-        let header =
-            NiftiHeader::from_reader(self.raw.as_slice()).map_err(|_| Cause::BadMagic {
-                found: beginning(&self.raw.as_slice()[344..]),
-            })?;
+        let header = NiftiHeader::from_reader(self.raw.as_slice()).map_err(|_| Cause::BadMagic {
+            found: beginning(&self.raw.as_slice()[344..]),
+        })?;
         Ok(Fields {
             sizeof_hdr: header.sizeof_hdr,
             freesurfer_vertices: i64::from(header.glmin),
@@ -439,9 +427,7 @@ impl Header {
             xyzt_units: self.raw.get::<1>(500)[0],
             intent_code: i32::from_le_bytes(self.raw.get(504)),
             sform_code: i32::from_le_bytes(self.raw.get(348)),
-            srow: std::array::from_fn(|row| {
-                std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))
-            }),
+            srow: std::array::from_fn(|row| std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))),
         }
     }
 
@@ -487,18 +473,10 @@ impl Header {
 
     /// Appends the header of an output to `out`: little-endian, with the shape, type and scaling of `volume`,
     /// the extensions, and in a single file the padding up to the voxels.
-    pub(super) fn serialise(
-        &self,
-        volume: &Volume,
-        layout: Layout,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Cause> {
+    pub(super) fn serialise(&self, volume: &Volume, layout: Layout, out: &mut Vec<u8>) -> Result<(), Cause> {
         let mut raw = self.raw.clone();
         if volume.shape != self.shape {
-            let too_long = volume
-                .shape
-                .iter()
-                .position(|&length| length > i16::MAX as usize);
+            let too_long = volume.shape.iter().position(|&length| length > i16::MAX as usize);
             if let (Version::Nifti1, Some(index)) = (raw.version, too_long) {
                 return Err(Cause::TooLongForNifti1 {
                     axis: index + 1,
@@ -542,8 +520,7 @@ fn datatype(code: i16) -> Result<Datatype, Cause> {
     let nifti_type = header
         .data_type()
         .map_err(|_| unsupported("unknown".to_owned()))?;
-    Datatype::try_from(nifti_type)
-        .map_err(|nifti_type| unsupported(format!("{nifti_type:?}").to_lowercase()))
+    Datatype::try_from(nifti_type).map_err(|nifti_type| unsupported(format!("{nifti_type:?}").to_lowercase()))
 }
 
 /// The scaling as nibabel understands it: a slope that is 0 or not finite means none.

@@ -266,13 +266,7 @@ mod tests {
     /// Numbers and texts must cover a header without gap or overlap, or a big-endian file would lose a field.
     #[test]
     fn the_tables_cover_the_headers() {
-        let texts_1 = [
-            (4, 1, 28),
-            (38, 1, 2),
-            (122, 1, 2),
-            (148, 1, 104),
-            (328, 1, 20),
-        ];
+        let texts_1 = [(4, 1, 28), (38, 1, 2), (122, 1, 2), (148, 1, 104), (328, 1, 20)];
         let texts_2 = [(4, 1, 8), (240, 1, 104), (508, 1, 32)];
         for (numbers, texts, len) in [
             (&NUMBERS_1[..], &texts_1[..], LEN_1),

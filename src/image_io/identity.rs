@@ -131,8 +131,8 @@ pub(super) fn gzip_trailer(file: &File) -> Option<(Crc32, u32)> {
     let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
     let mut bytes = [0; TRAILER_LEN as usize];
     file.read_exact_at(&mut bytes, at).ok()?;
-    let [crc32, len] = [0, 4]
-        .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+    let [crc32, len] =
+        [0, 4].map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
     (bytes != [0; TRAILER_LEN as usize]).then_some((Crc32(crc32), len))
 }
 
@@ -158,9 +158,7 @@ pub(crate) mod path_text {
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<PathBuf, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         if !deserializer.is_human_readable() {
             return Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into());
         }

@@ -26,17 +26,8 @@ impl Image {
     /// origin.
     pub fn new(volume: Volume) -> Self {
         let long = volume.shape.iter().any(|&len| len > i16::MAX as usize);
-        let version = if long {
-            Version::Nifti2
-        } else {
-            Version::Nifti1
-        };
-        let header = Header::new(
-            version,
-            &volume.shape,
-            volume.datatype,
-            volume.voxel_size_mm,
-        );
+        let version = if long { Version::Nifti2 } else { Version::Nifti1 };
+        let header = Header::new(version, &volume.shape, volume.datatype, volume.voxel_size_mm);
         Image { header, volume }
     }
 }

@@ -35,9 +35,7 @@
 //! ```
 
 #[cfg(target_endian = "big")]
-compile_error!(
-    "image_io writes voxels as they lie in memory and so needs a little-endian processor"
-);
+compile_error!("image_io writes voxels as they lie in memory and so needs a little-endian processor");
 
 mod error;
 pub mod file_name;

@@ -116,8 +116,7 @@ impl StagedFile {
         if parts.len() > 1 {
             // An old header must not be found with new voxels, not for a moment and not after a crash.
             let removed = folder.remove(&last_name, expected_last);
-            let removed =
-                removed.map_err(|error| failed("removing the old file", &last_path, error))?;
+            let removed = removed.map_err(|error| failed("removing the old file", &last_path, error))?;
             if removed && sync {
                 sync_folder(&folder, &last_path)?;
             }
@@ -160,12 +159,11 @@ fn sync_folder(folder: &Folder, path: &Path) -> Result<(), ImageError> {
 
 /// Creates an unfinished file beside `path`.
 pub(super) fn create_part(path: &Path, folders: Folders) -> Result<PartFile, ImageError> {
-    let opened = Folder::open(folder_of(path), folders).map_err(|error| {
-        match folder_is_link(path, folders) {
+    let opened =
+        Folder::open(folder_of(path), folders).map_err(|error| match folder_is_link(path, folders) {
             Some(folder) => Cause::FolderIsLink { folder }.at(path),
             None => failed("opening the folder", path, error),
-        }
-    });
+        });
     PartFile::create(&opened?).map_err(|error| failed("creating a file", path, error))
 }
 
@@ -175,9 +173,8 @@ fn folder_is_link(path: &Path, folders: Folders) -> Option<std::path::PathBuf> {
         return None;
     };
     let own: Vec<&Path> = folder_of(path).ancestors().take(own).collect();
-    let is_link = |folder: &&Path| {
-        std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink())
-    };
+    let is_link =
+        |folder: &&Path| std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink());
     own.into_iter().rev().find(is_link).map(Path::to_owned)
 }
 
@@ -210,17 +207,11 @@ mod tests {
 
     fn seen(folder: &Path) -> Existing {
         let stamp = |name: &str| Some((name.into(), Stamp::of_path(&folder.join(name))?));
-        Existing::Seen(
-            ["a.img", "a.hdr"]
-                .iter()
-                .filter_map(|name| stamp(name))
-                .collect(),
-        )
+        Existing::Seen(["a.img", "a.hdr"].iter().filter_map(|name| stamp(name)).collect())
     }
 
     fn content(folder: &Path) -> [String; 2] {
-        ["a.img", "a.hdr"]
-            .map(|name| std::fs::read_to_string(folder.join(name)).unwrap_or_default())
+        ["a.img", "a.hdr"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap_or_default())
     }
 
     #[test]
@@ -241,10 +232,7 @@ mod tests {
         }
         let full = |_: &[FileId]| Err(io::Error::other("full"));
         let error = output(dir.path(), "two").publish_over(&seen(dir.path()), full);
-        assert!(
-            error.unwrap_err().to_string().contains("journal"),
-            "says why"
-        );
+        assert!(error.unwrap_err().to_string().contains("journal"), "says why");
         assert_eq!(content(dir.path()), ["one a.img", "one a.hdr"]);
     }
 

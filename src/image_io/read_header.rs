@@ -90,10 +90,7 @@ pub(super) fn check_size(
     let declared = header
         .declared_voxel_bytes()
         .saturating_add(u128::from(header.voxel_offset()));
-    let impossible = Cause::ImpossibleSize {
-        declared,
-        file_bytes,
-    };
+    let impossible = Cause::ImpossibleSize { declared, file_bytes };
     if declared > stream.most_bytes() {
         return Err(match stream.is_gzip() {
             true => impossible,

@@ -149,8 +149,7 @@ impl Verifier {
         let read = Self::read_all(&mut stream, header, &mut self.piece);
         let (raw_bytes, crc32) = read.map_err(|cause| cause.at(path))?;
         if has_voxels {
-            self.complete(layout, raw_bytes)
-                .map_err(|cause| cause.at(path))?;
+            self.complete(layout, raw_bytes).map_err(|cause| cause.at(path))?;
         }
         id.raw_bytes = raw_bytes;
         id.crc32 = Some(Crc32(crc32));
@@ -184,8 +183,7 @@ impl Verifier {
 
     fn complete(&self, layout: Layout, found: u64) -> Result<(), Cause> {
         let header = &self.header;
-        let declared =
-            u128::from(header.voxel_offset()).saturating_add(header.declared_voxel_bytes());
+        let declared = u128::from(header.voxel_offset()).saturating_add(header.declared_voxel_bytes());
         match u128::from(found) < declared {
             true => Err(truncated(header, layout, found)),
             false => Ok(()),

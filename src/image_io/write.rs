@@ -140,8 +140,7 @@ impl ImageWriter {
             return Ok(StagedFile::new(vec![part], options.sync));
         }
         let partner_name = path.file_name().and_then(file_name::pair_partner);
-        let partner =
-            path.with_file_name(partner_name.ok_or_else(|| Cause::UnknownSuffix.at(path))?);
+        let partner = path.with_file_name(partner_name.ok_or_else(|| Cause::UnknownSuffix.at(path))?);
         let (header_path, voxel_path) = match suffix.role {
             Role::Voxels => (partner.as_path(), path),
             _ => (path, partner.as_path()),
@@ -209,8 +208,7 @@ impl ChunkedWriter {
     /// See [`Cause`].
     pub fn append(&mut self, chunk: &Chunk) -> Result<(), ImageError> {
         let written = self.member.append(self.file.file(), chunk);
-        written
-            .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
+        written.map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
     }
 
     /// Completes the file.
@@ -218,9 +216,10 @@ impl ChunkedWriter {
     /// # Errors
     /// See [`Cause`].
     pub fn finish(mut self) -> Result<StagedFile, ImageError> {
-        let written = self.member.finish(self.file.file()).map_err(|error| {
-            Cause::writing("writing", folder_of(&self.path), error).at(&self.path)
-        })?;
+        let written = self
+            .member
+            .finish(self.file.file())
+            .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))?;
         let part = Part::complete(self.file, &self.path, &written);
         Ok(StagedFile::new(vec![part], self.sync))
     }

@@ -67,11 +67,7 @@ impl Places {
         let real = match (folder.parent(), folder.file_name()) {
             (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
                 let path = self.folder(parent).join(name);
-                if path.is_symlink() {
-                    resolve(&path)
-                } else {
-                    path
-                }
+                if path.is_symlink() { resolve(&path) } else { path }
             }
             _ if folder.as_os_str().is_empty() => resolve(Path::new(".")),
             _ => resolve(folder),

@@ -13,10 +13,7 @@ pub(crate) enum ListError {
     )]
     NoSuchInput { path: PathBuf, cwd: PathBuf },
     #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{count} folders below {} cannot be read", path.display())]
     UnreadableBelow { path: PathBuf, count: usize },
     #[error(

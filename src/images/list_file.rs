@@ -132,10 +132,7 @@ mod tests {
             ),
             (b"a.nii\n\nb.txt\n", "LIST line 3: b.txt: not an image name"),
             (b"a.nii\n/\n", "LIST line 2: /: is a folder"),
-            (
-                b"a.nii\n\x5c\x01\0\0.nii",
-                "LIST line 2: is no list of paths",
-            ),
+            (b"a.nii\n\x5c\x01\0\0.nii", "LIST line 2: is no list of paths"),
             (&[b'a'; 1 << 17], "LIST line 1: is no list of paths"),
         ] {
             let error = read(bytes).unwrap_err();

@@ -203,10 +203,7 @@ fn collision_advice(request: &ListRequest) -> String {
 }
 
 fn inputs_in_words(request: &ListRequest) -> String {
-    let arguments = request
-        .inputs
-        .iter()
-        .map(|input| input.display().to_string());
+    let arguments = request.inputs.iter().map(|input| input.display().to_string());
     let list = request
         .list_file
         .iter()
@@ -234,13 +231,11 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
     let Found { input, place, .. } = image;
     let name = match &request.name {
         None => place,
-        Some(template) => template
-            .name(&place, index)
-            .map_err(|name| ListError::BadName {
-                template: template.to_string(),
-                name,
-                input: input.clone(),
-            })?,
+        Some(template) => template.name(&place, index).map_err(|name| ListError::BadName {
+            template: template.to_string(),
+            name,
+            input: input.clone(),
+        })?,
     };
     // Every rank holds the whole list: copies take as much room as they need, where joining leaves up to as
     // much again.

@@ -109,14 +109,8 @@ mod tests {
             let name = template(text).name(Path::new("sub-1/T1.nii.gz"), 7);
             name.map(|name| name.display().to_string())
         };
-        assert_eq!(
-            name("denoised_{index}.nii.gz").unwrap(),
-            "denoised_7.nii.gz"
-        );
-        assert_eq!(
-            name("{dir}/{stem}_smooth").unwrap(),
-            "sub-1/T1_smooth.nii.gz"
-        );
+        assert_eq!(name("denoised_{index}.nii.gz").unwrap(), "denoised_7.nii.gz");
+        assert_eq!(name("{dir}/{stem}_smooth").unwrap(), "sub-1/T1_smooth.nii.gz");
         assert_eq!(name("{stem}.nii").unwrap(), "T1.nii");
         assert!(name("../{stem}").is_err() && name("/{stem}").is_err());
         let flat = template("{dir}/{stem}").name(Path::new("a.nii"), 1);

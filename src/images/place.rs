@@ -60,9 +60,7 @@ pub(super) fn of_file(file: &Path, base: Option<&Base>) -> Result<Option<PathBuf
     match (behind_dot(file), base) {
         (Some(below), _) => plain(below).ok_or_else(|| climbs(file)).map(Some),
         (None, Some(base)) => base.strip(file).map(Some),
-        (None, None) => Ok(Some(file)
-            .filter(|file| !file.is_absolute())
-            .and_then(plain)),
+        (None, None) => Ok(Some(file).filter(|file| !file.is_absolute()).and_then(plain)),
     }
 }
 
@@ -143,12 +141,7 @@ mod tests {
             study.join("sub-1/../sub-1/anat/T1.nii"),
             dir.path().join("link/sub-1/anat/T1.nii"),
         ] {
-            assert_eq!(
-                file(&path, Some(&base)).unwrap(),
-                below,
-                "{}",
-                path.display()
-            );
+            assert_eq!(file(&path, Some(&base)).unwrap(), below, "{}", path.display());
         }
         for (path, place) in [
             ("sub-1/anat/T1.nii", below.clone()),

@@ -28,11 +28,7 @@ pub(crate) struct FilesOfImage {
 
 impl FilesOfImage {
     pub(super) fn of(entry: &ImageEntry) -> Self {
-        let ids = |paths: Vec<PathBuf>| {
-            paths
-                .into_iter()
-                .filter_map(|path| Some(id(&lstat(&path)?)))
-        };
+        let ids = |paths: Vec<PathBuf>| paths.into_iter().filter_map(|path| Some(id(&lstat(&path)?)));
         let mut input = ids(paths_of_input(&entry.input));
         Self {
             input: input.next(),
@@ -68,10 +64,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
     }
     // Device numbers are each node's own, and hard links to a file are not the file's own name: the root
     // looks again at what may be the same.
-    let inputs: HashSet<FileId> = files
-        .clone()
-        .flat_map(|files| files.input().copied())
-        .collect();
+    let inputs: HashSet<FileId> = files.clone().flat_map(|files| files.input().copied()).collect();
     let mut by_name: HashMap<DirectoryEntry, usize> = HashMap::new();
     for (place, files) in files.clone().enumerate() {
         if files.replaced.iter().any(|id| inputs.contains(id)) {
@@ -111,9 +104,7 @@ impl DirectoryEntry {
         if metadata.nlink() == 1 {
             return Some(Self::Only(id(&metadata)));
         }
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = std::fs::metadata(folder.unwrap_or(Path::new("."))).ok()?;
         let name = path.file_name()?.to_ascii_lowercase();
         Some(Self::Named(id(&metadata), id(&folder), name))
@@ -133,10 +124,7 @@ fn paths_of_input(input: &Path) -> Vec<PathBuf> {
     const MOST_LINKS: usize = 40;
     let partner = input.file_name().and_then(pair_partner);
     let names = [partner.as_deref().and_then(toggle_gzip), partner];
-    let halves = names
-        .into_iter()
-        .flatten()
-        .map(|name| input.with_file_name(name));
+    let halves = names.into_iter().flatten().map(|name| input.with_file_name(name));
     let mut paths = Vec::new();
     for half in std::iter::once(input.to_owned()).chain(halves) {
         let mut next = Some(half);
@@ -155,9 +143,7 @@ fn paths_of_input(input: &Path) -> Vec<PathBuf> {
 fn paths_of_output(output: &Path) -> Vec<PathBuf> {
     let other_half = output.file_name().and_then(pair_partner);
     let other_half = other_half.map(|name| output.with_file_name(name));
-    std::iter::once(output.to_owned())
-        .chain(other_half)
-        .collect()
+    std::iter::once(output.to_owned()).chain(other_half).collect()
 }
 
 #[cfg(test)]

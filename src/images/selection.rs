@@ -29,9 +29,7 @@ impl FromStr for PathPattern {
     fn from_str(text: &str) -> Result<Self, String> {
         let trimmed = text.trim_end_matches('/');
         if trimmed.is_empty() {
-            return Err(
-                "an empty pattern; give one such as '*_bold.nii.gz' or 'sub-01'".to_owned(),
-            );
+            return Err("an empty pattern; give one such as '*_bold.nii.gz' or 'sub-01'".to_owned());
         }
         let pattern = match trimmed.strip_prefix('/') {
             Some(from_base) => from_base.to_owned(),
@@ -106,9 +104,8 @@ mod tests {
     use super::*;
 
     fn selection(include: &[&str], exclude: &[&str]) -> Selection {
-        let parse = |texts: &[&str]| -> Vec<PathPattern> {
-            texts.iter().map(|text| text.parse().unwrap()).collect()
-        };
+        let parse =
+            |texts: &[&str]| -> Vec<PathPattern> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         Selection::new(&parse(include), &parse(exclude)).unwrap()
     }
 
@@ -132,16 +129,8 @@ mod tests {
             ("SUB-01", false),
         ] {
             let path = [Path::new(bold)];
-            assert_eq!(
-                selection(&[pattern], &[]).takes(&path),
-                matches,
-                "{pattern}"
-            );
-            assert_eq!(
-                selection(&[], &[pattern]).takes(&path),
-                !matches,
-                "{pattern}"
-            );
+            assert_eq!(selection(&[pattern], &[]).takes(&path), matches, "{pattern}");
+            assert_eq!(selection(&[], &[pattern]).takes(&path), !matches, "{pattern}");
         }
         assert!(selection(&[], &["lost+found"]).excludes(Path::new("a/lost+found")));
         assert!(!selection(&["a"], &[]).takes(&[Path::new("b/x.nii")]));

@@ -26,10 +26,7 @@ fn request(inputs: &[PathBuf], output: &Path) -> ListRequest {
 fn request_of_lines(lines: &[&Path], output: &Path) -> (ListRequest, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("list");
-    let text: String = lines
-        .iter()
-        .map(|line| format!("{}\n", line.display()))
-        .collect();
+    let text: String = lines.iter().map(|line| format!("{}\n", line.display())).collect();
     std::fs::write(&list, text).unwrap();
     let request = ListRequest {
         list_file: Some(list),
@@ -41,13 +38,7 @@ fn request_of_lines(lines: &[&Path], output: &Path) -> (ListRequest, tempfile::T
 /// The outputs' paths below the output folder.
 fn outputs(request: &ListRequest) -> Vec<String> {
     let list = collect(request).unwrap();
-    let below = |entry: &ImageEntry| {
-        entry
-            .output
-            .strip_prefix(&request.output)
-            .unwrap()
-            .to_owned()
-    };
+    let below = |entry: &ImageEntry| entry.output.strip_prefix(&request.output).unwrap().to_owned();
     list.entries
         .iter()
         .map(|entry| below(entry).display().to_string())
@@ -68,10 +59,7 @@ fn a_folder_is_mirrored_in_natural_order() {
     ];
     touch(&data, &names);
     let request = request(&[data], &dir.path().join("out"));
-    assert_eq!(
-        outputs(&request),
-        ["s_2.nii.gz", "s_10.nii.gz", "sub/a.nii"]
-    );
+    assert_eq!(outputs(&request), ["s_2.nii.gz", "s_10.nii.gz", "sub/a.nii"]);
     let indices: Vec<usize> = collect(&request)
         .unwrap()
         .entries
@@ -99,17 +87,10 @@ fn a_pair_is_one_image() {
 fn where_a_result_lands_does_not_depend_on_the_other_inputs() {
     let dir = tempfile::tempdir().unwrap();
     let (study, out) = (dir.path().join("study"), dir.path().join("out"));
-    let subjects = [
-        "sub-1/anat/T1.nii",
-        "sub-2/anat/T1.nii",
-        "sub-3/anat/T1.nii",
-    ];
+    let subjects = ["sub-1/anat/T1.nii", "sub-2/anat/T1.nii", "sub-3/anat/T1.nii"];
     touch(&study, &subjects);
     let whole: Vec<PathBuf> = subjects.iter().map(|name| study.join(name)).collect();
-    let dotted: Vec<PathBuf> = subjects
-        .iter()
-        .map(|name| study.join(".").join(name))
-        .collect();
+    let dotted: Vec<PathBuf> = subjects.iter().map(|name| study.join(".").join(name)).collect();
     let check = |inputs: &[PathBuf], base: Option<&Path>, expected: &[&str]| {
         let lines: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let (of_lines, _dir) = request_of_lines(&lines, &out);
@@ -145,9 +126,7 @@ fn where_a_result_lands_does_not_depend_on_the_other_inputs() {
             let error = collect(&request).unwrap_err();
             assert!(matches!(&error, ListError::NeedsBase { .. }), "{error}");
             assert!(
-                error
-                    .to_string()
-                    .contains(&format!("--base {}", study.display())),
+                error.to_string().contains(&format!("--base {}", study.display())),
                 "{error}"
             );
         }
@@ -184,10 +163,7 @@ fn include_and_exclude_choose_by_the_path_below_the_base() {
         chosen(&["anat"], &[]).unwrap(),
         ["sub-1/anat/T1.nii", "sub-2/anat/T1.nii"]
     );
-    assert_eq!(
-        chosen(&["sub-1"], &["*bold*"]).unwrap(),
-        ["sub-1/anat/T1.nii"]
-    );
+    assert_eq!(chosen(&["sub-1"], &["*bold*"]).unwrap(), ["sub-1/anat/T1.nii"]);
     assert_eq!(
         chosen(&[], &["sub-*/anat", "*.img"]).unwrap(),
         ["sub-1/func/bold.nii"]
@@ -202,18 +178,11 @@ fn include_and_exclude_choose_by_the_path_below_the_base() {
 #[test]
 fn what_would_lose_an_image_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (a, b, out) = (
-        dir.path().join("a"),
-        dir.path().join("b"),
-        dir.path().join("out"),
-    );
+    let (a, b, out) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out"));
     touch(&a, &["x.nii"]);
     touch(&b, &["x.nii"]);
     let collect = |inputs: &[PathBuf], output: &Path| {
-        let base = inputs
-            .iter()
-            .any(|input| input.is_file())
-            .then(|| a.clone());
+        let base = inputs.iter().any(|input| input.is_file()).then(|| a.clone());
         collect(&ListRequest {
             base,
             ..request(inputs, output)
@@ -243,10 +212,7 @@ fn what_would_lose_an_image_is_refused() {
     assert!(matches!(collect(&[], &out), Err(ListError::NoInput)));
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    assert!(matches!(
-        collect(&[empty], &out),
-        Err(ListError::Empty { .. })
-    ));
+    assert!(matches!(collect(&[empty], &out), Err(ListError::Empty { .. })));
     let missing = dir.path().join("none");
     assert!(matches!(
         collect(&[missing], &out),
@@ -258,17 +224,11 @@ fn what_would_lose_an_image_is_refused() {
 #[test]
 fn results_may_lie_in_an_excluded_folder_of_the_input() {
     let dir = tempfile::tempdir().unwrap();
-    touch(
-        dir.path(),
-        &["data/a.nii", "data/derivatives/smooth/old.nii"],
-    );
+    touch(dir.path(), &["data/a.nii", "data/derivatives/smooth/old.nii"]);
     let data = dir.path().join("data");
     let request = ListRequest {
         exclude: vec!["derivatives".parse().unwrap()],
-        ..request(
-            std::slice::from_ref(&data),
-            &data.join("derivatives/smooth"),
-        )
+        ..request(std::slice::from_ref(&data), &data.join("derivatives/smooth"))
     };
     assert_eq!(outputs(&request), ["a.nii"]);
 }

@@ -215,9 +215,7 @@ fn count((count, first): &mut (usize, PathBuf), path: PathBuf) {
 
 /// The suffix of an image in a format that niimpi does not read.
 fn other_format(name: &OsStr) -> Option<&'static str> {
-    const FORMATS: [&str; 8] = [
-        ".mgz", ".mgh", ".mif", ".mif.gz", ".mnc", ".nrrd", ".mha", ".mhd",
-    ];
+    const FORMATS: [&str; 8] = [".mgz", ".mgh", ".mif", ".mif.gz", ".mnc", ".nrrd", ".mha", ".mhd"];
     const COMPRESSED: [&str; 4] = [".bz2", ".zst", ".xz", ".lz4"];
     let name = name.as_bytes();
     let stem = |suffix: &str| {
@@ -345,13 +343,7 @@ mod tests {
         let (found, notes) = places(dir.path(), true, "");
         assert_eq!(
             found,
-            [
-                "file.nii",
-                "lost.nii",
-                "out/b.nii",
-                "stored/c.nii",
-                "sub/a.nii"
-            ]
+            ["file.nii", "lost.nii", "out/b.nii", "stored/c.nii", "sub/a.nii"]
         );
         assert_eq!((notes.links_outside.0, notes.links_again.0), (0, 2));
         let (found, _) = places(dir.path(), true, "sub out");
@@ -390,14 +382,7 @@ mod tests {
     #[test]
     fn other_formats_are_counted() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [
-            "a.mgz",
-            "b.MGZ",
-            "c.nii.bz2",
-            "d.tar.bz2",
-            "e.nii",
-            "f.img.zst",
-        ] {
+        for name in ["a.mgz", "b.MGZ", "c.nii.bz2", "d.tar.bz2", "e.nii", "f.img.zst"] {
             touch(&dir.path().join("data").join(name));
         }
         let (found, notes) = places(dir.path(), false, "");

@@ -13,9 +13,7 @@ use crate::images::probe::{ImageFacts, Need};
 pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
     const CODEC_S_PER_BYTE: f64 = 4e-9;
     const FILE_S: f64 = 2e-4;
-    let raw_bytes = facts
-        .raw_bytes
-        .unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
+    let raw_bytes = facts.raw_bytes.unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
     let filter_s = facts.filter_s.unwrap_or_else(|| {
         let voxels = facts.voxels.map_or(raw_bytes / 2.0, |voxels| voxels as f64);
         voxels * filter_s_per_voxel
@@ -43,9 +41,7 @@ pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
 
 fn seconds(prepared: &dyn Prepared, image: &ImageInfo) -> f64 {
     let stages = 0..prepared.stages().len();
-    stages
-        .map(|stage| prepared.cost_s(stage, image.voxels()))
-        .sum()
+    stages.map(|stage| prepared.cost_s(stage, image.voxels())).sum()
 }
 
 #[cfg(test)]

@@ -85,10 +85,9 @@ pub(crate) fn rank_bytes(images: impl Iterator<Item = u64>, workers: usize) -> u
     let mut images: Vec<u64> = images.collect();
     images.sort_unstable_by(|a, b| b.cmp(a));
     let largest = images.iter().take(workers);
-    largest.fold(
-        PROGRAM_BYTES + threads_bytes(workers, 0, false),
-        |all, &bytes| all.saturating_add(bytes),
-    )
+    largest.fold(PROGRAM_BYTES + threads_bytes(workers, 0, false), |all, &bytes| {
+        all.saturating_add(bytes)
+    })
 }
 
 /// What a filter knows of an image by its header.
@@ -185,15 +184,8 @@ mod tests {
             NonFinite::Ignore,
             OutputSpec::default(),
         );
-        for shape in [
-            &[32767; 7][..],
-            &[usize::MAX, usize::MAX],
-            &[1, 1, usize::MAX],
-        ] {
-            assert_eq!(
-                image_bytes(&job, &info(shape, Datatype::Float64), 4),
-                u64::MAX
-            );
+        for shape in [&[32767; 7][..], &[usize::MAX, usize::MAX], &[1, 1, usize::MAX]] {
+            assert_eq!(image_bytes(&job, &info(shape, Datatype::Float64), 4), u64::MAX);
         }
     }
 

@@ -300,9 +300,8 @@ impl From<&Outcome> for Row {
         } = outcome.timings;
         let input = &outcome.input;
         // JSON has no numbers that are not finite.
-        let finite = |values: Option<[f64; 3]>| {
-            values.filter(|values| values.iter().all(|value| value.is_finite()))
-        };
+        let finite =
+            |values: Option<[f64; 3]>| values.filter(|values| values.iter().all(|value| value.is_finite()));
         Row {
             index: outcome.index,
             rank: outcome.rank,
@@ -532,10 +531,7 @@ pub(crate) mod tests {
         let outcome: Outcome = serde_json::from_str(line).unwrap();
         assert_eq!(outcome.input.bytes, 10);
         let input = &outcome.input.files[0];
-        assert_eq!(
-            (input.bytes, input.mtime_ns, input.crc32),
-            (10, Some(99), None)
-        );
+        assert_eq!((input.bytes, input.mtime_ns, input.crc32), (10, Some(99), None));
         let End::Done(files) = &outcome.end else {
             panic!("{outcome:?}")
         };

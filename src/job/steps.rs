@@ -226,9 +226,7 @@ impl<'a> ImageWorker<'a> {
         if let Some(survey) = survey
             && outcome.input.sigma_vox.is_some_and(smoothed)
         {
-            let Volume {
-                voxels, datatype, ..
-            } = &self.image.volume;
+            let Volume { voxels, datatype, .. } = &self.image.volume;
             let warning = survey.warning(voxels.as_bytes(), *datatype);
             outcome.warnings.extend(warning);
         }
@@ -320,18 +318,16 @@ impl<'a> ImageWorker<'a> {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let started = Instant::now();
-        let Buffers {
-            planes,
-            intensities,
-        } = &mut self.buffers;
+        let Buffers { planes, intensities } = &mut self.buffers;
         let volume = &mut self.image.volume;
         let division = Division::among(threads, false);
         let shared = self.job.shared();
-        let begun = filter::prepare(&self.job.filter, &shared, volume, intensities, division)
-            .and_then(|(found, prepared, layout)| {
+        let begun = filter::prepare(&self.job.filter, &shared, volume, intensities, division).and_then(
+            |(found, prepared, layout)| {
                 outcome.input.nonfinite_voxels = found;
                 ImageRun::begin(prepared, layout, volume, planes)
-            });
+            },
+        );
         outcome.timings.filter_s = started.elapsed().as_secs_f64();
         let run = begun.map_err(|error| filter_failure(input, &error))?;
         // One thread compresses the result when it has filtered the image.
@@ -490,9 +486,7 @@ fn filter_failure(input: &Path, error: &FilterError) -> Failure {
         stage: Stage::Filter,
         error: format!("{}: {error}", input.display()),
         kind: match *error {
-            FilterError::Memory { bytes } => FailureKind::NeedsMemory {
-                needed_bytes: bytes,
-            },
+            FilterError::Memory { bytes } => FailureKind::NeedsMemory { needed_bytes: bytes },
             FilterError::Stopped => FailureKind::Stopped,
             _ => FailureKind::Own,
         },
@@ -523,10 +517,7 @@ fn failure(stage: Stage, error: &ImageError) -> Failure {
             Cause::Read(error) | Cause::Write { error, .. } if is_out_of_files(error) => {
                 FailureKind::NoFreeFile
             }
-            Cause::NotFound
-            | Cause::PermissionDenied
-            | Cause::PartnerMissing { .. }
-            | Cause::Read(_)
+            Cause::NotFound | Cause::PermissionDenied | Cause::PartnerMissing { .. } | Cause::Read(_)
                 if stage == Stage::Read =>
             {
                 FailureKind::CannotOpen

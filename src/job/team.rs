@@ -170,9 +170,7 @@ impl<'a> Team<'a> {
         let slices = work.filter.complete(image.run.parts());
         let chunk = work.chunks_taken;
         let is_complete = |chunk: usize| {
-            let end = image
-                .result_bytes
-                .min((chunk + 1) * ChunkEncoder::CHUNK_BYTES);
+            let end = image.result_bytes.min((chunk + 1) * ChunkEncoder::CHUNK_BYTES);
             end <= slices * image.run.result_slice_bytes()
         };
         if chunk < image.chunks && chunk < work.chunks_written + image.ahead && is_complete(chunk) {
@@ -212,9 +210,7 @@ impl<'a> Team<'a> {
                 let bytes = start..image.result_bytes.min(start + ChunkEncoder::CHUNK_BYTES);
                 // SAFETY: the slices that hold these bytes are complete, as `next` saw.
                 let content = unsafe { image.run.result(bytes) };
-                member
-                    .encoder
-                    .encode(content, image.voxel_bytes, &mut chunk);
+                member.encoder.encode(content, image.voxel_bytes, &mut chunk);
                 self.write(started, index, chunk);
             }
         }

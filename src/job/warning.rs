@@ -150,11 +150,7 @@ mod tests {
         summary.add(7, Path::new("a\nb.nii"), &other);
         let lines: Vec<String> = summary.lines().collect();
         assert_eq!(lines.len(), 2);
-        assert!(
-            lines[0].ends_with("images, first 1.nii: text 1"),
-            "{}",
-            lines[0]
-        );
+        assert!(lines[0].ends_with("images, first 1.nii: text 1"), "{}", lines[0]);
         assert!(lines[0].starts_with("40"), "{}", lines[0]);
         assert_eq!(lines[1].lines().count(), 1);
         assert!(lines[1].ends_with("b.nii: is odd"), "{}", lines[1]);

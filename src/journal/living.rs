@@ -64,9 +64,7 @@ impl RunJournal {
         file.seek(SeekFrom::Start(tail_at)).ok()?;
         let mut tail = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
-        let last = tail
-            .split(|&byte| byte == b'\n')
-            .rfind(|line| !line.is_empty());
+        let last = tail.split(|&byte| byte == b'\n').rfind(|line| !line.is_empty());
         let closed = matches!(last.and_then(Line::parse), Some(Ok(Line::Close { .. })));
         Some(Self {
             works: metadata.len() > length,
@@ -90,11 +88,7 @@ impl RunJournal {
     /// Whether the run lives, by its process, by its Slurm job, or by its last line.
     pub(crate) fn life(&self) -> Life {
         let run = &self.run;
-        if let Some(lives) = run
-            .process
-            .as_ref()
-            .and_then(|process| process.lives(run.pid))
-        {
+        if let Some(lives) = run.process.as_ref().and_then(|process| process.lives(run.pid)) {
             return if lives { Life::Living } else { Life::Dead };
         }
         let silent_for = crate::fault::wait_limit(SILENT_FOR);

@@ -86,17 +86,12 @@ pub struct Head {
 ///
 /// # Errors
 /// The reader's.
-pub fn for_each_line(
-    mut journal: impl BufRead,
-    mut visit: impl FnMut(&RunLine, Line),
-) -> io::Result<Head> {
+pub fn for_each_line(mut journal: impl BufRead, mut visit: impl FnMut(&RunLine, Line)) -> io::Result<Head> {
     let mut head = Head::default();
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
-        let found = (&mut journal)
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut bytes)?;
+        let found = (&mut journal).take(LONGEST_LINE).read_until(b'\n', &mut bytes)?;
         if found == 0 {
             return Ok(head);
         }
@@ -155,10 +150,7 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for item in std::fs::read_dir(folder)? {
         let path = item?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or("");
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
         if !(name.starts_with("journal-") && name.ends_with(".jsonl")) {
             continue;
         }
@@ -228,10 +220,7 @@ pub(super) struct Chapter {
 
 impl Chapter {
     /// Reads a journal; `also` is passed each of its lines, too.
-    pub(super) fn read(
-        journal: impl BufRead,
-        mut also: impl FnMut(&RunLine, &Line),
-    ) -> io::Result<Self> {
+    pub(super) fn read(journal: impl BufRead, mut also: impl FnMut(&RunLine, &Line)) -> io::Result<Self> {
         let mut chapter = Self::default();
         chapter.head = for_each_line(journal, |run, line| {
             also(run, &line);
@@ -285,11 +274,7 @@ impl Chapter {
                 };
                 self.add(output, last, unix_s, made);
             }
-            Line::Run(_)
-            | Line::Alive { .. }
-            | Line::Sample(_)
-            | Line::Close { .. }
-            | Line::Unknown => {}
+            Line::Run(_) | Line::Alive { .. } | Line::Sample(_) | Line::Close { .. } | Line::Unknown => {}
         }
     }
 
@@ -386,7 +371,8 @@ mod tests {
             r#"{{"event":"run","format":"niimpi-journal/2","unix_s":{unix_s},"run":"{run}","version":"0",
 "rank":0,"ranks":1,"host":"h","pid":1,"workers":1,"images":1,"kept":0,"strategy":"size",
 "options":{{"sigma":{unix_s:?}}}}}"#
-        ).replace('\n', "");
+        )
+        .replace('\n', "");
         format!("{first}\n{}", lines.join("\n"))
     }
 
@@ -443,23 +429,13 @@ mod tests {
     fn all_that_was_ever_made_is_known() {
         let made = history(&[
             journal("b", 20.0, &[&at(BEGIN, 21.0), &at(DONE, 22.0)]),
-            journal(
-                "a",
-                10.0,
-                &[&at(BEGIN, 11.0), &at(STAGED, 12.0), &at(DONE, 13.0)],
-            ),
+            journal("a", 10.0, &[&at(BEGIN, 11.0), &at(STAGED, 12.0), &at(DONE, 13.0)]),
             journal("c", 30.0, &[&at(BEGIN, 31.0), &at(FAILED, 32.0)]),
         ])
         .made;
-        let options: Vec<_> = made
-            .iter()
-            .map(|made| made.options["sigma"].clone())
-            .collect();
+        let options: Vec<_> = made.iter().map(|made| made.options["sigma"].clone()).collect();
         assert_eq!(options, [10.0, 20.0], "a staged and a done result are one");
-        assert_eq!(
-            made[0].files_out[0].crc32,
-            Some(crate::image_io::Crc32(0xff))
-        );
+        assert_eq!(made[0].files_out[0].crc32, Some(crate::image_io::Crc32(0xff)));
     }
 
     #[test]
@@ -471,11 +447,7 @@ mod tests {
             r#""crc32":"000000ff","read_s":0.0,"filter_s":0.0,"write_s":0.0,"voxels":1}"#
         );
         let started = history(&[format!("{first}{BEGIN}\n")]);
-        assert_eq!(
-            started.made.len(),
-            1,
-            "it may have its name without a record"
-        );
+        assert_eq!(started.made.len(), 1, "it may have its name without a record");
         let done = history(&[format!("{first}{BEGIN}\n{done}\n")]);
         assert_eq!((done.last, done.made.len()), (Last::Done, 1));
         assert_eq!(done.made[0].options["numerics"], 1);
@@ -486,11 +458,7 @@ mod tests {
         for cut in 1..DONE.len() {
             let torn = journal("a", 1.0, &[BEGIN, &DONE[..cut]]);
             let past = past(&[torn]);
-            assert_eq!(
-                past.records[Path::new("a.nii")].last,
-                Last::Started,
-                "{cut}"
-            );
+            assert_eq!(past.records[Path::new("a.nii")].last, Last::Started, "{cut}");
             assert_eq!(past.torn_lines, 1);
             // The rank went on after a full disk.
             let mended = journal("a", 1.0, &[BEGIN, &DONE[..cut], BEGIN, DONE]);

@@ -67,10 +67,8 @@ pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
     let journals = journals.ok_or(SeriesError::NoJournals)?;
     let mut samples: Vec<Sample> = Vec::new();
     let folder = PathBuf::from(&journals.folder);
-    let paths = past::journals_in(&folder).map_err(|error| SeriesError::Unreadable {
-        path: folder,
-        error,
-    })?;
+    let paths =
+        past::journals_in(&folder).map_err(|error| SeriesError::Unreadable { path: folder, error })?;
     for run in &journals.runs {
         let mut of_run = Vec::new();
         let prefix = format!("journal-{run}-");
@@ -82,11 +80,7 @@ pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
                 of_run.extend(read.map_err(|error| SeriesError::Unreadable { path, error })?);
             }
         }
-        of_run.sort_by(|one, other| {
-            one.t_s
-                .total_cmp(&other.t_s)
-                .then(one.rank.cmp(&other.rank))
-        });
+        of_run.sort_by(|one, other| one.t_s.total_cmp(&other.t_s).then(one.rank.cmp(&other.rank)));
         samples.extend(of_run);
     }
     if samples.is_empty() {
@@ -102,9 +96,7 @@ fn of_journal(journal: impl BufRead) -> std::io::Result<Vec<Sample>> {
         let Line::Sample(line) = line else { return };
         let t_s = line.unix_s - run.unix_s;
         // Before its first sample a rank has loaded the program and started MPI.
-        let (last_t_s, last_cpu_s) = samples
-            .last()
-            .map_or((0.0, 0.0), |last| (last.t_s, last.cpu_s));
+        let (last_t_s, last_cpu_s) = samples.last().map_or((0.0, 0.0), |last| (last.t_s, last.cpu_s));
         let since = t_s - last_t_s;
         samples.push(Sample {
             run: run.run.clone(),
@@ -213,25 +205,17 @@ mod tests {
         format!(
             r#"{{"event":"sample","unix_s":{unix_s},"cpu_s":{cpu_s},"rss_bytes":1048576,"done":{done},
 "failed":0,"bytes_in":2097152,"bytes_out":0}}"#
-        ).replace('\n', "")
+        )
+        .replace('\n', "")
     }
 
     #[test]
     fn samples_are_rates_and_sums() {
-        let text = [
-            RUN,
-            &sample(1002.0, 1.0, 1),
-            "torn",
-            &sample(1004.0, 4.0, 7),
-        ]
-        .join("\n");
+        let text = [RUN, &sample(1002.0, 1.0, 1), "torn", &sample(1004.0, 4.0, 7)].join("\n");
         let samples = of_journal(text.as_bytes()).unwrap();
         assert_eq!(samples.len(), 2);
         assert_eq!((samples[0].t_s, samples[0].cpus), (2.0, 0.5));
-        assert_eq!(
-            (samples[1].t_s, samples[1].cpus, samples[1].done),
-            (4.0, 1.5, 7)
-        );
+        assert_eq!((samples[1].t_s, samples[1].cpus, samples[1].done), (4.0, 1.5, 7));
         assert_eq!((samples[1].rank, samples[1].host.as_str()), (3, "n2"));
         let table = render(&samples, Style::Terminal);
         let row: Vec<&str> = table
@@ -241,10 +225,7 @@ mod tests {
             .trim_matches('|')
             .split_whitespace()
             .collect();
-        assert_eq!(
-            row,
-            ["3", "n2", "4.0", "4.0", "1.50", "1", "7", "0", "2", "0"]
-        );
+        assert_eq!(row, ["3", "n2", "4.0", "4.0", "1.50", "1", "7", "0", "2", "0"]);
         let mut csv = Vec::new();
         write_csv(&samples, &mut csv).unwrap();
         assert!(
@@ -261,8 +242,7 @@ mod tests {
             folder: folder.path().display().to_string(),
             runs: vec![run.to_owned()],
         };
-        let write =
-            |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
         write(
             "journal-R-00003.jsonl",
             format!("{RUN}\n{}\n", sample(1001.0, 0.5, 1)),

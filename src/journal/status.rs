@@ -86,12 +86,7 @@ impl Progress {
 
     /// The status at the time `now_unix_s`. `alive` says whether a process of this host lives, where that can
     /// be told.
-    fn status(
-        self,
-        run: RunLine,
-        now_unix_s: f64,
-        alive: impl Fn(&RunLine) -> Option<bool>,
-    ) -> RankStatus {
+    fn status(self, run: RunLine, now_unix_s: f64, alive: impl Fn(&RunLine) -> Option<bool>) -> RankStatus {
         let last_unix_s = self.last_unix_s.max(run.unix_s);
         let silent_s = now_unix_s - last_unix_s;
         let mut running: Vec<_> = self.running.into_values().collect();
@@ -142,9 +137,8 @@ impl Status {
         let threads = crate::resources::available_cpus();
         let journals = past::read_each(&past::journal_paths(output)?, threads, read)?;
         let host = crate::resources::host_name();
-        let alive = |run: &RunLine| {
-            (run.host == host).then(|| crate::resources::process_lives(run.pid as i32))
-        };
+        let alive =
+            |run: &RunLine| (run.host == host).then(|| crate::resources::process_lives(run.pid as i32));
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }
 
@@ -238,11 +232,7 @@ mod tests {
         format!("{first}\n{lines}")
     }
 
-    fn status(
-        journals: &[String],
-        now_unix_s: f64,
-        alive: impl Fn(&RunLine) -> Option<bool>,
-    ) -> Status {
+    fn status(journals: &[String], now_unix_s: f64, alive: impl Fn(&RunLine) -> Option<bool>) -> Status {
         Status::of_bytes(journals.iter().map(String::as_bytes), now_unix_s, alive)
     }
 
@@ -278,14 +268,8 @@ mod tests {
     #[test]
     fn ranks_that_run_are_quiet_or_have_died_are_told_apart() {
         let journals = vec![
-            journal(
-                0,
-                &(begin("a", 100.0) + &done("a", 110.0) + &begin("b", 110.0)),
-            ),
-            journal(
-                1,
-                &(begin("c", 100.0) + &failed("c", 105.0) + &begin("d", 105.0)),
-            ),
+            journal(0, &(begin("a", 100.0) + &done("a", 110.0) + &begin("b", 110.0))),
+            journal(1, &(begin("c", 100.0) + &failed("c", 105.0) + &begin("d", 105.0))),
             journal(2, &begin("e", 119.0)),
         ];
         let alive = |run: &RunLine| (run.rank == 2).then_some(false);
@@ -315,7 +299,8 @@ mod tests {
                 r#"{{"event":"run","format":"niimpi-journal/2","unix_s":100.0,"run":"{run}","version":"0",
 "rank":0,"ranks":1,"host":"n","pid":1,"workers":1,"images":10,"kept":5,"strategy":"size",
 "slurm_job":"471{number}","shard":"{number}/5","options":{{}}}}"#
-            ).replace('\n', "");
+            )
+            .replace('\n', "");
             format!("{first}\n{lines}")
         };
         let close = "{\"event\":\"close\",\"unix_s\":150.0,\"state\":\"completed\"}\n";
@@ -342,13 +327,9 @@ mod tests {
 
     #[test]
     fn a_closed_run_has_no_time_left() {
-        let lines =
-            done("a", 110.0) + "{\"event\":\"close\",\"unix_s\":110.5,\"state\":\"interrupted\"}\n";
+        let lines = done("a", 110.0) + "{\"event\":\"close\",\"unix_s\":110.5,\"state\":\"interrupted\"}\n";
         let text = status(&[journal(0, &lines)], 999.0, |_| Some(false)).render();
-        assert!(
-            text.contains("interrupted") && !text.contains("left"),
-            "{text}"
-        );
+        assert!(text.contains("interrupted") && !text.contains("left"), "{text}");
         assert!(!text.contains("died"), "{text}");
     }
 

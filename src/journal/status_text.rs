@@ -121,21 +121,13 @@ impl Status {
         if let Some(job) = &run.slurm_job {
             let _ = write!(text, ", job {}", printable(job));
         }
-        let _ = write!(
-            text,
-            "\n{}",
-            Grid::of(&columns(), &rows).draw(Style::Terminal)
-        );
+        let _ = write!(text, "\n{}", Grid::of(&columns(), &rows).draw(Style::Terminal));
         let sum = Sum::of([ranks]);
         let last = ranks
             .iter()
             .map(|rank| rank.last_unix_s)
             .fold(run.unix_s, f64::max);
-        let until = if is_running(ranks) {
-            self.now_unix_s
-        } else {
-            last
-        };
+        let until = if is_running(ranks) { self.now_unix_s } else { last };
         let elapsed_s = until - run.unix_s;
         let _ = write!(
             text,

@@ -56,10 +56,7 @@ impl Journal {
             return Err(error);
         }
         let path = file_of(output, &run.run, run.rank);
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
         let mut sink = Sink {
             file: Arc::new(file),
             lines: 0,

@@ -78,12 +78,9 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
         .stderr(err)
         .process_group(0);
     end_with_this_process(&mut command);
-    let mut child = command.spawn().map_err(|error| {
-        format!(
-            "{}: cannot be started: {error}",
-            Path::new(program).display()
-        )
-    })?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("{}: cannot be started: {error}", Path::new(program).display()))?;
     let group = Pid::from_raw(child.id() as i32);
     let mut told: Option<(How, Instant)> = None;
     loop {
@@ -173,8 +170,7 @@ fn others_busy_s() -> Option<f64> {
         return None;
     };
     let per_s = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()?? as f64;
-    let seconds =
-        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
     let mut own_s = 0.0;
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
         let usage = getrusage(who).ok()?;

@@ -77,10 +77,7 @@ fn an_image_does_not_depend_on_what_the_volume_held_before() {
         5,
     );
     phantom.fill(2, &mut volume);
-    assert_eq!(
-        volume.voxels.as_bytes(),
-        filled(&phantom, 2).voxels.as_bytes()
-    );
+    assert_eq!(volume.voxels.as_bytes(), filled(&phantom, 2).voxels.as_bytes());
     assert_eq!(
         (volume.shape.as_slice(), volume.datatype),
         (&[20, 22, 18][..], Datatype::Uint8)
@@ -202,10 +199,7 @@ fn a_clean_head_has_every_tissue_within_the_type_range() {
             / clean.len() as f64
     };
     let background = clean.iter().filter(|&&v| v == 0.0).count() as f64 / clean.len() as f64;
-    assert!(
-        (0.55..0.75).contains(&background),
-        "background {background}"
-    );
+    assert!((0.55..0.75).contains(&background), "background {background}");
     assert!(
         (0.05..0.20).contains(&share(0.85, 1.06)),
         "white and some fat {}",
@@ -236,10 +230,7 @@ fn axes_of_one_voxel_are_drawn() {
 fn a_wave_is_like_a_sine() {
     for i in -40..40 {
         let x = f64::from(i) / 8.0;
-        assert!(
-            (wave(x) - (std::f64::consts::PI * x).sin()).abs() < 0.07,
-            "{x}"
-        );
+        assert!((wave(x) - (std::f64::consts::PI * x).sin()).abs() < 0.07, "{x}");
     }
 }
 

@@ -102,11 +102,7 @@ impl Report {
         }
         let launch = Launch {
             ranks: ranks.len(),
-            threads_per_rank: records
-                .iter()
-                .map(|record| record.threads)
-                .max()
-                .unwrap_or(0),
+            threads_per_rank: records.iter().map(|record| record.threads).max().unwrap_or(0),
             nodes,
             cpus: facts.cpus,
             mpi: facts.mpi,
@@ -180,8 +176,7 @@ impl RankRow {
                 .filter(|image| image.status() == status)
                 .count()
         };
-        let sum =
-            |seconds: fn(&Outcome) -> f64| record.images.iter().map(seconds).fold(0.0, f64::add);
+        let sum = |seconds: fn(&Outcome) -> f64| record.images.iter().map(seconds).fold(0.0, f64::add);
         let (read_s, filter_s, write_s) = (
             sum(|image| image.timings.read_s),
             sum(|image| image.timings.filter_s),
@@ -292,11 +287,7 @@ impl Totals {
             publish_s: sum(|rank| rank.publish_s),
             cpu_s,
             cpu_efficiency: ratio(cpu_s, sum(RankRow::cpu_time_given_s)),
-            max_rss_bytes: ranks
-                .iter()
-                .map(|rank| rank.max_rss_bytes)
-                .max()
-                .unwrap_or(0),
+            max_rss_bytes: ranks.iter().map(|rank| rank.max_rss_bytes).max().unwrap_or(0),
             bytes_in: ranks.iter().map(|rank| rank.bytes_in).sum(),
             bytes_out: ranks.iter().map(|rank| rank.bytes_out).sum(),
             voxels: images.iter().map(|image| image.outcome.input.voxels).sum(),
@@ -414,8 +405,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn report() -> Report {
-        let names = (1..=4)
-            .map(|index| listed(index, format!("in/{index}.nii"), format!("out/{index}.nii")));
+        let names = (1..=4).map(|index| listed(index, format!("in/{index}.nii"), format!("out/{index}.nii")));
         let records = vec![
             rank(1, "n2", 6.0, vec![image(3, 1, Status::Done)]),
             rank(
@@ -432,11 +422,7 @@ pub(crate) mod tests {
     fn records_add_up_and_an_image_without_one_is_listed() {
         let report = report();
         assert_eq!(
-            report
-                .ranks
-                .iter()
-                .map(|rank| rank.rank)
-                .collect::<Vec<_>>(),
+            report.ranks.iter().map(|rank| rank.rank).collect::<Vec<_>>(),
             [0, 1]
         );
         assert_eq!(report.launch.nodes, ["n1", "n2"]);
@@ -445,10 +431,7 @@ pub(crate) mod tests {
             (totals.images, totals.done, totals.failed, totals.skipped),
             (4, 2, 1, 1)
         );
-        assert_eq!(
-            (totals.read_s, totals.filter_s, totals.write_s),
-            (3.0, 6.0, 9.0)
-        );
+        assert_eq!((totals.read_s, totals.filter_s, totals.write_s), (3.0, 6.0, 9.0));
         assert_eq!(totals.imbalance, 12.0 / 9.0);
         assert_eq!(totals.cpu_efficiency, 18.0 / 36.0);
         assert_eq!(totals.images_per_s, 2.0 / 12.0);
@@ -519,10 +502,7 @@ pub(crate) mod tests {
             counts.sentence(),
             "resume: 380 kept, 20 to do: 15 missing, 3 failed before, 2 with a changed input"
         );
-        assert_eq!(
-            ResumeCounts::default().sentence(),
-            "resume: 0 kept, 0 to do"
-        );
+        assert_eq!(ResumeCounts::default().sentence(), "resume: 0 kept, 0 to do");
     }
 
     #[test]

@@ -32,16 +32,10 @@ pub(super) const RANKS: [Column<RankRow>; 21] = [
     column!("write_s", "write s", |rank| Cell::seconds(rank.write_s)),
     column!("idle_s", "idle s", |rank| Cell::seconds(rank.idle_s)),
     column!("other_s", "other s", |rank| Cell::seconds(rank.other_s)),
-    column!("elapsed_s", "elapsed s", |rank| Cell::seconds(
-        rank.elapsed_s
-    )),
-    column!("publish_s", "publish s", |rank| Cell::seconds(
-        rank.publish_s
-    )),
+    column!("elapsed_s", "elapsed s", |rank| Cell::seconds(rank.elapsed_s)),
+    column!("publish_s", "publish s", |rank| Cell::seconds(rank.publish_s)),
     column!("cpu_s", "", |rank| Cell::seconds(rank.cpu_s)),
-    column!("cpu_efficiency", "CPU %", |rank| Cell::Share(
-        rank.cpu_efficiency
-    )),
+    column!("cpu_efficiency", "CPU %", |rank| Cell::Share(rank.cpu_efficiency)),
     column!("max_rss_bytes", "peak MiB", |rank| Cell::Bytes(
         rank.max_rss_bytes
     )),
@@ -72,13 +66,9 @@ const IMAGES: [Column<ImageRow>; 22] = [
     })),
     column!("start_s", "", |image| Cell::seconds(image.start_s)),
     column!("read_s", "", |image| Cell::seconds(image.timings.read_s)),
-    column!("filter_s", "", |image| Cell::seconds(
-        image.timings.filter_s
-    )),
+    column!("filter_s", "", |image| Cell::seconds(image.timings.filter_s)),
     column!("write_s", "", |image| Cell::seconds(image.timings.write_s)),
-    column!("voxels", "", |image| Cell::Count(
-        image.outcome.input.voxels
-    )),
+    column!("voxels", "", |image| Cell::Count(image.outcome.input.voxels)),
     column!("datatype", "", |image| Cell::of(
         image.outcome.input.datatype,
         |it| word(&it)
@@ -86,16 +76,12 @@ const IMAGES: [Column<ImageRow>; 22] = [
     column!("scaled", "", |image| Cell::Text(
         image.outcome.input.scaled.to_string()
     )),
-    column!("bytes_in", "", |image| Cell::Bytes(
-        image.outcome.input.bytes
-    )),
+    column!("bytes_in", "", |image| Cell::Bytes(image.outcome.input.bytes)),
     column!("bytes_out", "", |image| Cell::Bytes(image.bytes_out)),
     column!("nonfinite_voxels", "", |image| Cell::Count(
         image.outcome.input.nonfinite_voxels
     )),
-    column!("publish_s", "", |image| Cell::seconds(
-        image.timings.publish_s
-    )),
+    column!("publish_s", "", |image| Cell::seconds(image.timings.publish_s)),
     column!("voxel_size_mm", "", |image| Cell::of(
         image.outcome.input.voxel_size_mm,
         three
@@ -108,19 +94,13 @@ const IMAGES: [Column<ImageRow>; 22] = [
 
 /// Columns of a job, its script or a step.
 pub(super) const ACCOUNTS: [Column<Account>; 11] = [
-    column!("job_id", "job", |account| Cell::Text(
-        account.job_id.clone()
-    )),
+    column!("job_id", "job", |account| Cell::Text(account.job_id.clone())),
     column!("name", "name", |account| Cell::Text(account.name.clone())),
-    column!("state", "state", |account| Cell::Text(
-        account.state.clone()
-    )),
+    column!("state", "state", |account| Cell::Text(account.state.clone())),
     column!("exit_code", "code", |account| Cell::Text(
         account.exit_code.clone()
     )),
-    column!("elapsed_s", "elapsed", |account| Cell::Clock(
-        account.elapsed_s
-    )),
+    column!("elapsed_s", "elapsed", |account| Cell::Clock(account.elapsed_s)),
     column!("cpu_s", "CPU time", |account| Cell::Clock(account.cpu_s)),
     column!("cpu_efficiency", "CPU %", |account| Cell::of(
         account.cpu_efficiency,

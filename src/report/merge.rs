@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::{
-    ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shares, State, Status, Totals,
-};
+use super::{ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shares, State, Status, Totals};
 use crate::job::outcome::{End, Reason};
 use crate::slurm::Job;
 use crate::text::counted;
@@ -112,9 +110,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         .iter()
         .map(|source| after_start_s(&source.report) + source.report.elapsed_s);
     let elapsed_s = ends.fold(0.0, f64::max);
-    let old = sources
-        .iter()
-        .any(|source| source.report.schema == SCHEMA_1);
+    let old = sources.iter().any(|source| source.report.schema == SCHEMA_1);
     let mut merged = Report {
         schema: if old { SCHEMA_1 } else { SCHEMA }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -152,16 +148,14 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     merged.images = images.found.into_values().map(|found| found.row).collect();
     merged.totals = Totals::new(&merged.ranks, &merged.images, elapsed_s);
     let missing = |shares: &Shares| !shares.missing().is_empty();
-    merged.state = if left_over
-        || merged.shard.as_ref().is_some_and(missing)
-        || !gaps(&merged.images).is_empty()
-    {
-        State::Interrupted
-    } else if merged.totals.failed > 0 {
-        State::Failed
-    } else {
-        State::Completed
-    };
+    merged.state =
+        if left_over || merged.shard.as_ref().is_some_and(missing) || !gaps(&merged.images).is_empty() {
+            State::Interrupted
+        } else if merged.totals.failed > 0 {
+            State::Failed
+        } else {
+            State::Completed
+        };
     Ok(merged)
 }
 
@@ -186,14 +180,7 @@ impl Images {
     fn add(&mut self, row: ImageRow, settled: bool) -> Result<(), MergeError> {
         let source = self.paths.len() - 1;
         let Some(found) = self.found.get_mut(&row.index) else {
-            self.found.insert(
-                row.index,
-                Found {
-                    row,
-                    settled,
-                    source,
-                },
-            );
+            self.found.insert(row.index, Found { row, settled, source });
             return Ok(());
         };
         if found.row.input != row.input {
@@ -231,11 +218,7 @@ fn began(report: &Report) -> SystemTime {
 }
 
 fn merged_shares(sources: &[Source]) -> Option<Shares> {
-    let shares = || {
-        sources
-            .iter()
-            .filter_map(|source| source.report.shard.as_ref())
-    };
+    let shares = || sources.iter().filter_map(|source| source.report.shard.as_ref());
     let numbers: BTreeSet<usize> = shares()
         .flat_map(|shares| shares.numbers.iter().copied())
         .collect();
@@ -274,12 +257,7 @@ fn merged_launch(sources: &[Source], first: &Report) -> Launch {
 /// What two reports of different work differ in.
 fn difference(one: &Report, other: &Report) -> Option<&'static str> {
     let count = |report: &Report| report.shard.as_ref().map(|shares| shares.count);
-    let folder = |report: &Report| {
-        report
-            .journals
-            .as_ref()
-            .map(|journals| journals.folder.clone())
-    };
+    let folder = |report: &Report| report.journals.as_ref().map(|journals| journals.folder.clone());
     let known = !one.options.is_null() && !other.options.is_null();
     if one.filter != other.filter || (known && one.options != other.options) {
         Some("the filter's options differ")
@@ -398,19 +376,13 @@ fn joined_journals(sources: &[Source]) -> Option<Journals> {
     };
     Some(Journals {
         folder: all().next()?.folder.clone(),
-        runs: all()
-            .flat_map(|journals| journals.runs.iter().cloned())
-            .collect(),
+        runs: all().flat_map(|journals| journals.runs.iter().cloned()).collect(),
     })
 }
 
 /// The job that all runs belong to: the same job, or the same array. `None` when they have none in common.
 fn common_job(sources: &[Source]) -> Option<Job> {
-    let whole = |job: &Job| {
-        job.array_job_id
-            .clone()
-            .unwrap_or_else(|| job.job_id.clone())
-    };
+    let whole = |job: &Job| job.array_job_id.clone().unwrap_or_else(|| job.job_id.clone());
     let first = sources.first()?.report.launch.slurm.as_ref()?;
     let common = sources.iter().all(|source| {
         let job = source.report.launch.slurm.as_ref();

@@ -115,9 +115,7 @@ fn incomplete_lines(report: &Report) -> String {
         let _ = writeln!(text, "incomplete: {}", missing_text(shares));
     }
     if left || text.is_empty() {
-        text.push_str(
-            "interrupted: finished images are kept; the same command with --resume continues\n",
-        );
+        text.push_str("interrupted: finished images are kept; the same command with --resume continues\n");
     }
     text
 }
@@ -217,10 +215,7 @@ mod tests {
             count: 6,
         });
         let text = render(&report);
-        assert!(
-            text.contains("shares 1, 3-4 of 6: 2 of 4 images done"),
-            "{text}"
-        );
+        assert!(text.contains("shares 1, 3-4 of 6: 2 of 4 images done"), "{text}");
         assert!(
             text.contains("incomplete: shares 2, 5-6 of 6 have no report"),
             "{text}"

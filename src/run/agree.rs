@@ -23,15 +23,11 @@ impl Config {
     pub(crate) fn request(&self) -> comm::Request {
         let list = &self.list;
         let paths = |paths: &[PathBuf]| -> String {
-            let texts: Vec<_> = paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
+            let texts: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
             texts.join(" ")
         };
-        let texts = |patterns: &[PathPattern]| -> Vec<String> {
-            patterns.iter().map(ToString::to_string).collect()
-        };
+        let texts =
+            |patterns: &[PathPattern]| -> Vec<String> { patterns.iter().map(ToString::to_string).collect() };
         let patterns = |patterns: &[PathPattern]| format!("{patterns:?}");
         let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
         let values = [
@@ -45,31 +41,20 @@ impl Config {
             ("--exclude", format!("{:?}", texts(&list.exclude))),
             ("--follow-links", list.follow_links.to_string()),
             ("--output", paths(std::slice::from_ref(&list.output))),
-            (
-                "--name",
-                optional(list.name.as_ref().map(ToString::to_string)),
-            ),
+            ("--name", optional(list.name.as_ref().map(ToString::to_string))),
             ("--base", paths(list.base.as_slice())),
             ("--include", patterns(&list.include)),
             ("--exclude", patterns(&list.exclude)),
             ("--follow-links", list.follow_links.to_string()),
-            (
-                "--limit",
-                optional(self.limit.map(|limit| limit.to_string())),
-            ),
-            (
-                "--shard",
-                optional(self.shard.map(|shard| shard.to_string())),
-            ),
+            ("--limit", optional(self.limit.map(|limit| limit.to_string()))),
+            ("--shard", optional(self.shard.map(|shard| shard.to_string()))),
             (
                 "the treatment of existing results",
                 format!("{:?}", self.existing),
             ),
             ("--strategy", self.strategy.name().to_owned()),
         ];
-        let mut request = values
-            .map(|(name, value)| (name.to_owned(), value))
-            .to_vec();
+        let mut request = values.map(|(name, value)| (name.to_owned(), value)).to_vec();
         push_leaves("", &self.job.options(), &mut request);
         request
     }
@@ -249,8 +234,7 @@ pub(super) fn look_at_images(
         .skip(comm.rank())
         .step_by(comm.size())
         .collect();
-    let needs_headers =
-        config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
+    let needs_headers = config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let need_of: NeedOf<'_> = &|probe| cost::need(&config.job, probe);
     let threads = resources::available_cpus().min(PROBE_THREADS);
     let looks = par_map(&mine, threads, |&(entry, claim)| {

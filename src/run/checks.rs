@@ -26,10 +26,7 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
         Ok(_) => writable(output, "--output")?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(SetupError(format!(
-                "--output {}: {error}",
-                output.display()
-            )));
+            return Err(SetupError(format!("--output {}: {error}", output.display())));
         }
     }
     if let Some(report) = &config.report {
@@ -68,11 +65,7 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
         for (path, mark) in destinations {
             destination::check("--report", &path, mark).map_err(SetupError)?;
         }
-        let place = if report::is_device(report) {
-            report
-        } else {
-            folder
-        };
+        let place = if report::is_device(report) { report } else { folder };
         writable(place, "--report")?;
     }
     Ok(())
@@ -86,12 +79,7 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// A text for the user when it does not: the rank writes to another folder than the root.
-pub(super) fn see_roots_journal(
-    output: &Path,
-    run: &str,
-    rank: usize,
-    host: &str,
-) -> Result<(), String> {
+pub(super) fn see_roots_journal(output: &Path, run: &str, rank: usize, host: &str) -> Result<(), String> {
     const LOOK_EVERY: Duration = Duration::from_millis(100);
     let journal = journal::file_of(output, run, ROOT);
     let limit = fault::wait_limit(VISIBLE_WITHIN);
@@ -127,9 +115,8 @@ pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<()
             }
         }
     }
-    let is_link = |folder: &&PathBuf| {
-        std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink())
-    };
+    let is_link =
+        |folder: &&PathBuf| std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink());
     match folders.iter().find(is_link) {
         None => Ok(()),
         Some(link) => Err(SetupError(format!(

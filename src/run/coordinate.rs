@@ -46,10 +46,7 @@ pub(super) fn work(
 ) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
-    let Schedule {
-        costs_s,
-        mut shares,
-    } = schedule;
+    let Schedule { costs_s, mut shares } = schedule;
     let dynamic = config.strategy == Strategy::Dynamic;
     let (pending, images) = if dynamic {
         let pending = VecDeque::from(shares.swap_remove(ROOT));
@@ -83,14 +80,7 @@ pub(super) fn work(
     let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
     let waiting_threads = workers * behind.publishers + ahead.threads(images);
     let abandon = AtomicBool::new(false);
-    let memory = RankMemory::new(
-        &config.job,
-        &output,
-        &threads,
-        waiting_threads,
-        limit,
-        &abandon,
-    );
+    let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit, &abandon);
     let context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,

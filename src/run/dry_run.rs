@@ -32,9 +32,7 @@ fn column<T>(head: &'static str, value: fn(&T) -> Cell) -> Column<T> {
 fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
     [
         column("image", |line| Cell::Count(line.entry.index as u64)),
-        column("input", |line| {
-            Cell::Text(line.entry.input.display().to_string())
-        }),
+        column("input", |line| Cell::Text(line.entry.input.display().to_string())),
         column("output", |line| {
             Cell::Text(line.entry.output.display().to_string())
         }),
@@ -118,12 +116,7 @@ fn three(values: Option<[f64; 3]>) -> Cell {
 }
 
 /// The images, their sum, what each rank would do, and what is wrong with headers.
-pub(super) fn render(
-    setup: &Setup,
-    schedule: &Schedule,
-    looks: &[Look],
-    config: &Config,
-) -> String {
+pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config: &Config) -> String {
     let mut is_kept = vec![false; looks.len()];
     for &place in &setup.decision.skipped {
         is_kept[place] = true;
@@ -206,9 +199,7 @@ fn sizes(images: &[ImageLine<'_>]) -> String {
             .filter_map(|image| Some((size(image.facts)?, image)))
             .collect();
         known.sort_by_key(|(size, _)| *size);
-        let (Some((largest, image)), Some((median, _))) =
-            (known.last(), known.get(known.len() / 2))
-        else {
+        let (Some((largest, image)), Some((median, _))) = (known.last(), known.get(known.len() / 2)) else {
             continue;
         };
         let shown = |size: u64| bytes(size as f64);
@@ -218,11 +209,7 @@ fn sizes(images: &[ImageLine<'_>]) -> String {
             shown(*median),
             shown(*largest)
         );
-        let _ = write!(
-            text,
-            " ({})",
-            printable(&image.entry.input.display().to_string())
-        );
+        let _ = write!(text, " ({})", printable(&image.entry.input.display().to_string()));
         if name != "memory" {
             let total = known.iter().map(|(size, _)| size).sum();
             let _ = write!(text, ", total {}", shown(total));

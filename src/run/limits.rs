@@ -35,8 +35,7 @@ pub(super) struct Behind {
 
 /// The most that this process's limit on open files allows with so many workers.
 pub(super) fn behind_each_of(workers: usize) -> Behind {
-    let files =
-        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
     behind_with(files as usize, workers)
 }
 
@@ -56,8 +55,7 @@ fn behind_with(files: usize, workers: usize) -> Behind {
 
 /// The most files that may be open for images that no worker has started.
 pub(super) fn files_ahead() -> usize {
-    let files =
-        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
     files_ahead_with(files as usize)
 }
 
@@ -99,12 +97,8 @@ mod tests {
         for (files, workers) in [(256, 4), (256, 16), (1024, 64), (1024, 128), (4096, 300)] {
             let Behind { publishers, queued } = behind(files, workers);
             // The worker itself holds one more result while it waits for a place.
-            let held =
-                OWN_FILES + files_ahead_with(files) + workers * (4 + 2 * (publishers + queued));
-            assert!(
-                held <= files,
-                "{workers} workers hold {held} of {files} files"
-            );
+            let held = OWN_FILES + files_ahead_with(files) + workers * (4 + 2 * (publishers + queued));
+            assert!(held <= files, "{workers} workers hold {held} of {files} files");
         }
     }
 

@@ -56,9 +56,7 @@ impl ProgressDisplay {
         let bar = bar.then(|| {
             let bar = logging::terminal().add(ProgressBar::new(total as u64));
             let template = "{bar:40} {pos}/{len} images, {msg}{per_sec}, {eta} left";
-            bar.set_style(
-                BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
-            );
+            bar.set_style(BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()));
             bar
         });
         let now = Instant::now();
@@ -117,10 +115,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_rate_and_time_left() {
-        let counts = Counts {
-            done: 90,
-            failed: 10,
-        };
+        let counts = Counts { done: 90, failed: 10 };
         assert_eq!(
             line(400, counts, Duration::from_secs(50)),
             "90 of 400 done, 10 failed, 2.0 images/s, 2m 30s left"

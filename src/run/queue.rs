@@ -93,10 +93,7 @@ impl TaskQueue {
             }
             state.waiting += 1;
             on_wait();
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.waiting -= 1;
         }
     }
@@ -104,11 +101,7 @@ impl TaskQueue {
     /// The first queued image that is near enough to the front and was not given away here before, waiting
     /// for one; `None` when there will be none. `is_near` is asked of each with the number and the costs of
     /// those before it.
-    pub(super) fn upcoming(
-        &self,
-        costs_s: &[f64],
-        is_near: impl Fn(usize, f64) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn upcoming(&self, costs_s: &[f64], is_near: impl Fn(usize, f64) -> bool) -> Option<usize> {
         let mut state = self.state();
         loop {
             let mut before_s = 0.0;
@@ -133,10 +126,7 @@ impl TaskQueue {
             if state.closed && state.places.is_empty() {
                 return None;
             }
-            state = self
-                .moved
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

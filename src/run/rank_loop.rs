@@ -185,11 +185,7 @@ impl<C: Communicator> RankLoop<'_, C> {
 
     /// Gives an image back that cannot be opened, if this rank has opened none so far and the root takes it.
     fn gives_back(&mut self, index: usize, error: &str) -> bool {
-        let Some(hand_back) = self
-            .hand_back
-            .as_mut()
-            .filter(|_| !self.progress.opens_images)
-        else {
+        let Some(hand_back) = self.hand_back.as_mut().filter(|_| !self.progress.opens_images) else {
             return false;
         };
         let entries = &self.setup.entries;

@@ -53,9 +53,7 @@ impl<'a> ReadAhead<'a> {
 
     /// How many threads are to [run](Self::run) it for so many images.
     pub(super) fn threads(&self, images: usize) -> usize {
-        self.workers
-            .clamp(*THREADS.start(), *THREADS.end())
-            .min(images)
+        self.workers.clamp(*THREADS.start(), *THREADS.end()).min(images)
     }
 
     /// Fetches until the queue is empty and closed.

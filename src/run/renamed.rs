@@ -24,9 +24,10 @@ pub(super) fn refuse_renamed(
         path.strip_prefix(output).unwrap_or(path).to_owned()
     };
     let made_from = |history: &History, input: &Path| {
-        history.made.iter().any(|made| {
-            *made.options == *options && made.input == input && !made.files_out.is_empty()
-        })
+        history
+            .made
+            .iter()
+            .any(|made| *made.options == *options && made.input == input && !made.files_out.is_empty())
     };
     // Hashes, since a list may have a million images.
     let hasher = RandomState::new();
@@ -37,17 +38,14 @@ pub(super) fn refuse_renamed(
         .map(|entry| hasher.hash_one(below(entry).as_path()))
         .collect();
     let mut renamed: Vec<(usize, &Path)> = Vec::new();
-    let others = (past.records.iter())
-        .filter(|(path, _)| !outputs.contains(&hasher.hash_one(path.as_path())));
+    let others =
+        (past.records.iter()).filter(|(path, _)| !outputs.contains(&hasher.hash_one(path.as_path())));
     for (earlier, history) in others {
         let inputs = history.made.iter().map(|made| made.input.as_path());
         for place in inputs.filter_map(|input| places.get(&hasher.hash_one(input)).copied()) {
             let entry = &entries[place];
             let (now, input) = (below(entry), absolute(&entry.input));
-            let is_known_now = past
-                .records
-                .get(&now)
-                .is_some_and(|now| made_from(now, &input));
+            let is_known_now = past.records.get(&now).is_some_and(|now| made_from(now, &input));
             if made_from(history, &input) && !is_known_now {
                 renamed.push((place, earlier));
             }

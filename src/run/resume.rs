@@ -243,9 +243,7 @@ impl Origin {
             (true, true) => Origin::Same,
             (true, false) => Origin::Changed,
             // Records of niimpi-journal/1 have no checksum, so that the name must be the same, too.
-            (false, true) if claim.files_in.iter().all(|file| file.crc32.is_some()) => {
-                Origin::Moved
-            }
+            (false, true) if claim.files_in.iter().all(|file| file.crc32.is_some()) => Origin::Moved,
             (false, true) if same_name() => Origin::Moved,
             (false, _) => Origin::Other,
         }
@@ -313,10 +311,7 @@ fn at_its_place(output: &Path, file: &FileId) -> FileId {
         true => output.to_owned(),
         false => output.with_file_name(&file.path),
     };
-    FileId {
-        path,
-        ..file.clone()
-    }
+    FileId { path, ..file.clone() }
 }
 
 /// How many results stand in which way.
@@ -344,9 +339,7 @@ pub(super) fn count(standings: impl IntoIterator<Item = Standing>) -> ResumeCoun
 
 /// Why the files under the results' names may not be replaced, with how many there are of each kind and the
 /// first of each; `None` where all may be.
-pub(super) fn refusal<'a>(
-    results: impl IntoIterator<Item = (&'a ImageEntry, Standing)>,
-) -> Option<String> {
+pub(super) fn refusal<'a>(results: impl IntoIterator<Item = (&'a ImageEntry, Standing)>) -> Option<String> {
     let mut kinds: Vec<(&str, usize, &Path)> = Vec::new();
     let mut all = 0;
     for (entry, standing) in results {

@@ -143,11 +143,7 @@ fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>) -> Vec<RunJour
     let Some((first, _)) = doubtful.first() else {
         return Vec::new();
     };
-    let longest = doubtful
-        .iter()
-        .map(|(_, left)| *left)
-        .max()
-        .unwrap_or_default();
+    let longest = doubtful.iter().map(|(_, left)| *left).max().unwrap_or_default();
     tracing::info!(
         "waiting up to {} to see whether an earlier run still works in this output folder: {}",
         long_duration(longest.as_secs_f64().ceil()),
@@ -171,10 +167,7 @@ fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>) -> Vec<RunJour
 
 /// Whether two runs would do some of the same images.
 fn overlaps(other: &RunLine, work: &Work<'_>) -> bool {
-    let shard = other
-        .shard
-        .as_deref()
-        .and_then(|text| text.parse::<Shard>().ok());
+    let shard = other.shard.as_deref().and_then(|text| text.parse::<Shard>().ok());
     let disjoint = match (shard, work.shard) {
         (Some(other), Some(own)) => other.count == own.count && other.number != own.number,
         _ => false,
@@ -195,10 +188,7 @@ fn message(rival: &RunLine, output: &Path) -> String {
 /// `process 17 on n1, Slurm job 4, share 1/2, since 2026-11-28T10:00:00Z`
 fn description(run: &RunLine) -> String {
     let since = UNIX_EPOCH + Duration::try_from_secs_f64(run.unix_s).unwrap_or_default();
-    let job = run
-        .slurm_job
-        .as_ref()
-        .map(|job| format!(", Slurm job {job}"));
+    let job = run.slurm_job.as_ref().map(|job| format!(", Slurm job {job}"));
     let shard = run.shard.as_ref().map(|shard| format!(", share {shard}"));
     format!(
         "process {} on {}{}{}, since {}",
@@ -225,14 +215,8 @@ mod tests {
             digest(&entries, Path::new("/out"))
         };
         assert_eq!(list("/in/a.nii", "/out/a.nii"), list("/in/a.nii", "a.nii"));
-        assert_ne!(
-            list("/in/a.nii", "/out/a.nii"),
-            list("/in/a.nii", "/out/b.nii")
-        );
-        assert_ne!(
-            list("/in/a.nii", "/out/a.nii"),
-            list("/in/aa.nii", "/out/.nii")
-        );
+        assert_ne!(list("/in/a.nii", "/out/a.nii"), list("/in/a.nii", "/out/b.nii"));
+        assert_ne!(list("/in/a.nii", "/out/a.nii"), list("/in/aa.nii", "/out/.nii"));
     }
 
     #[test]

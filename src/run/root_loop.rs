@@ -180,9 +180,7 @@ impl<'a> Coordinator<'a> {
     }
 
     fn order_for_full_disk(&mut self) -> Option<Order> {
-        let in_a_row = self
-            .space
-            .in_a_row(self.ranks.iter().map(|rank| rank.progress));
+        let in_a_row = self.space.in_a_row(self.ranks.iter().map(|rank| rank.progress));
         if in_a_row < self.enough || self.disk_full {
             return None;
         }
@@ -220,11 +218,7 @@ impl<'a> Coordinator<'a> {
 
     /// What is left when the run is over, of a run of so many images.
     fn into_work(self, images: usize) -> Work {
-        let records: Vec<RankRecord> = self
-            .ranks
-            .into_iter()
-            .filter_map(|rank| rank.record)
-            .collect();
+        let records: Vec<RankRecord> = self.ranks.into_iter().filter_map(|rank| rank.record).collect();
         let started: usize = records.iter().map(|record| record.images.len()).sum();
         Work {
             records,
@@ -394,11 +388,7 @@ mod tests {
     fn only_failures_in_a_row_count() {
         let mut watch = SpaceWatch::default();
         let mut in_a_row = |updates: &[(usize, usize)]| {
-            watch.in_a_row(
-                updates
-                    .iter()
-                    .map(|&(done, no_space)| progress(done, no_space)),
-            )
+            watch.in_a_row(updates.iter().map(|&(done, no_space)| progress(done, no_space)))
         };
         assert_eq!(in_a_row(&[(0, 1), (0, 1)]), 2);
         assert_eq!(in_a_row(&[(1, 1), (0, 1)]), 0);

@@ -53,12 +53,7 @@ impl<'a> Sampler<'a> {
     }
 
     fn note(&self, images: &[Outcome]) {
-        let count = |status| {
-            images
-                .iter()
-                .filter(|image| image.status() == status)
-                .count()
-        };
+        let count = |status| images.iter().filter(|image| image.status() == status).count();
         self.journal.write(&Line::Sample(SampleLine {
             unix_s: self.journal.unix_s(),
             cpu_s: short(self.cpu.seconds()),

@@ -56,8 +56,7 @@ impl Shard {
     /// Places of this share's images, in the list's order. Shares are made by the same strategy as among
     /// ranks.
     fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
-        let mut places =
-            partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
+        let mut places = partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
         places.sort_unstable();
         places
     }
@@ -158,15 +157,12 @@ pub(super) fn decide(
     let filter_s_per_voxel = config.job.filter_s_per_voxel();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
     let files = all_facts.iter().map(|facts| &facts.files);
-    images::refuse_replacing_inputs(entries, files)
-        .map_err(|error| SetupError(error.to_string()))?;
+    images::refuse_replacing_inputs(entries, files).map_err(|error| SetupError(error.to_string()))?;
     let costs_s: Vec<f64> = all_facts
         .iter()
         .map(|facts| cost::image_s(facts, filter_s_per_voxel))
         .collect();
-    let shard = config
-        .shard
-        .map(|shard| shard.places(config.strategy, &costs_s));
+    let shard = config.shard.map(|shard| shard.places(config.strategy, &costs_s));
     let in_run = |place: usize| shard.as_ref().map_or(place, |shard| shard[place]);
     let images = shard.as_ref().map_or(entries.len(), Vec::len);
     let costs_s: Vec<f64> = (0..images).map(|place| costs_s[in_run(place)]).collect();
@@ -219,11 +215,7 @@ pub(super) fn decide(
     Ok((decision, Schedule { costs_s, shares }))
 }
 
-fn refuse_existing(
-    config: &Config,
-    entries: &[&ImageEntry],
-    looks: &[&Look],
-) -> Result<(), SetupError> {
+fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) -> Result<(), SetupError> {
     if config.existing == Existing::Resume {
         let standings = looks.iter().map(|look| look.found.standing);
         let refusal = resume::refusal(entries.iter().copied().zip(standings));
@@ -274,13 +266,9 @@ fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) 
 /// by.
 fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, SetupError> {
     const STEP: Duration = Duration::from_millis(1);
-    let newest = past::newest_unix_s(output, resources::available_cpus()).map_err(|error| {
-        SetupError(format!(
-            "the journals of earlier runs cannot be read: {error}"
-        ))
-    })?;
-    let after =
-        newest.map(|unix_s| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(unix_s) + STEP);
+    let newest = past::newest_unix_s(output, resources::available_cpus())
+        .map_err(|error| SetupError(format!("the journals of earlier runs cannot be read: {error}")))?;
+    let after = newest.map(|unix_s| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(unix_s) + STEP);
     Ok(after.map_or(now, |after| after.max(now)))
 }
 
@@ -305,13 +293,7 @@ mod tests {
 
     #[test]
     fn shards_are_read() {
-        assert_eq!(
-            "2/4".parse(),
-            Ok(Shard {
-                number: 2,
-                count: 4
-            })
-        );
+        assert_eq!("2/4".parse(), Ok(Shard { number: 2, count: 4 }));
         for wrong in ["0/4", "5/4", "4", "a/b", "1/0", "1/99999999999999", ""] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }

@@ -87,10 +87,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
         }
     };
     let hosts = comm::all_gather(comm, resources::host_name());
-    let beside = hosts
-        .iter()
-        .filter(|&host| *host == hosts[comm.rank()])
-        .count();
+    let beside = hosts.iter().filter(|&host| *host == hosts[comm.rank()]).count();
     let threads = request
         .threads
         .unwrap_or_else(|| (resources::available_cpus() / beside).max(1));
@@ -137,18 +134,14 @@ fn remove(items: &[Item], wrong: &[Wrong]) {
         }
     }
     if removed > 0 {
-        tracing::info!(
-            "removed {}; --resume makes them again",
-            counted(removed, "file")
-        );
+        tracing::info!("removed {}; --resume makes them again", counted(removed, "file"));
     }
 }
 
 fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
     let output = &request.output;
     let files = images::images_below(output).map_err(|error| error.to_string())?;
-    let mut known: BTreeMap<PathBuf, Known> =
-        files.into_iter().map(|file| (file, Known::File)).collect();
+    let mut known: BTreeMap<PathBuf, Known> = files.into_iter().map(|file| (file, Known::File)).collect();
     if request.against_journal {
         let past = Past::load(output, resources::available_cpus())
             .map_err(|error| format!("the journals cannot be read: {error}"))?;
@@ -232,8 +225,7 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
 
 /// Compares the files of a result with their record.
 fn compare(result: &Path, recorded: &[FileId], found: &[FileId]) -> Result<(), String> {
-    let all =
-        |files: &[FileId], value: fn(&FileId) -> u64| -> u64 { files.iter().map(value).sum() };
+    let all = |files: &[FileId], value: fn(&FileId) -> u64| -> u64 { files.iter().map(value).sum() };
     match (recorded, found) {
         // One identity for both halves, of niimpi-journal/1.
         ([both], [_header, voxels]) => differs(
@@ -261,9 +253,7 @@ fn compare(result: &Path, recorded: &[FileId], found: &[FileId]) -> Result<(), S
 fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
     let text = |file: &FileId| {
         [
-            file.crc32
-                .map(|crc32| crc32.to_string())
-                .unwrap_or_default(),
+            file.crc32.map(|crc32| crc32.to_string()).unwrap_or_default(),
             file.raw_bytes.to_string(),
             file.bytes.to_string(),
         ]
@@ -271,22 +261,14 @@ fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
     let names = ["content's checksum", "length before compression", "length"];
     for ((what, recorded), found) in names.iter().zip(text(recorded)).zip(text(found)) {
         if recorded != found {
-            return Err(format!(
-                "its {what} is {found} where {recorded} was recorded"
-            ));
+            return Err(format!("its {what} is {found} where {recorded} was recorded"));
         }
     }
     Ok(())
 }
 
 /// Prints what was found; whether that could be done.
-fn tell(
-    items: &[Item],
-    wrong: &[Wrong],
-    bytes: u64,
-    begun: Instant,
-    request: &VerifyRequest,
-) -> bool {
+fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &VerifyRequest) -> bool {
     let below = |path: &Path| {
         let path = path.strip_prefix(&request.output).unwrap_or(path);
         printable(&path.display().to_string())
@@ -307,9 +289,7 @@ fn tell(
         let unrecorded = items
             .iter()
             .enumerate()
-            .filter(|(place, item)| {
-                matches!(item.known, Known::File) && !wrong_places.contains(place)
-            })
+            .filter(|(place, item)| matches!(item.known, Known::File) && !wrong_places.contains(place))
             .count();
         let _ = write!(
             text,

@@ -116,9 +116,8 @@ impl IdleTime {
     /// Thread seconds without work from the run's start until `elapsed_s`, when all workers have ended.
     pub(super) fn until(&self, elapsed_s: f64) -> f64 {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_worker = |waited: &Waited| {
-            waited.threads as f64 * (waited.idle_s + (elapsed_s - waited.ended_s).max(0.0))
-        };
+        let of_worker =
+            |waited: &Waited| waited.threads as f64 * (waited.idle_s + (elapsed_s - waited.ended_s).max(0.0));
         all.iter().map(of_worker).sum()
     }
 }
@@ -142,8 +141,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
     let done = catch_unwind(AssertUnwindSafe(|| {
         std::thread::scope(|scope| {
             // Ends the publishers when it is dropped, however this ends.
-            let (to_publish, made) =
-                crossbeam_channel::bounded::<MadeImage<'_>>(context.behind.queued);
+            let (to_publish, made) = crossbeam_channel::bounded::<MadeImage<'_>>(context.behind.queued);
             if context.behind.publishers > 0 {
                 let span = tracing::Span::current();
                 for _ in 0..context.behind.publishers {
@@ -158,9 +156,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                         span.in_scope(|| made.iter().for_each(publish));
                     });
                     if let Err(error) = started {
-                        tracing::debug!(
-                            "a thread that would wait for the disk cannot be started: {error}"
-                        );
+                        tracing::debug!("a thread that would wait for the disk cannot be started: {error}");
                         break;
                     }
                 }
@@ -188,9 +184,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                 }
                 if context.behind.publishers == 0 || image.made.is_err() {
                     image.publish(context, events, Publishing::Here(&mut waited));
-                } else if let Err(SendError(image)) =
-                    waiting(&mut waited.idle_s, || to_publish.send(image))
-                {
+                } else if let Err(SendError(image)) = waiting(&mut waited.idle_s, || to_publish.send(image)) {
                     // No publisher could be started.
                     image.publish(context, events, Publishing::Here(&mut waited));
                 }
@@ -238,12 +232,7 @@ struct MadeImage<'a> {
 
 impl MadeImage<'_> {
     /// Gives the result its name, and passes the outcome to the journal and the main thread.
-    fn publish(
-        self,
-        context: &WorkerContext<'_>,
-        events: &Sender<Event>,
-        publishing: Publishing<'_>,
-    ) {
+    fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>, publishing: Publishing<'_>) {
         let MadeImage {
             place,
             entry,

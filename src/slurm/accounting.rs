@@ -147,11 +147,7 @@ mod tests {
                 "CANCELLED",
                 true,
             ),
-            (
-                "7|RUNNING|0:0|5|00:00:00|1||100Mc|n1|1|1|a",
-                "RUNNING",
-                false,
-            ),
+            ("7|RUNNING|0:0|5|00:00:00|1||100Mc|n1|1|1|a", "RUNNING", false),
             (
                 "7|PENDING|0:0|0|00:00:00|1||100Mn|None assigned|1|1|a",
                 "PENDING",

@@ -120,9 +120,7 @@ fn quoted(word: &OsStr) -> Result<String, String> {
         .ok()
         .filter(|quoted| !quoted.contains('\n'))
         .map(|quoted| quoted.into_owned())
-        .ok_or_else(|| {
-            format!("{text:?}: a name with a line break or a null byte cannot stand in a script")
-        })
+        .ok_or_else(|| format!("{text:?}: a name with a line break or a null byte cannot stand in a script"))
 }
 
 /// What `sbatch` made of a script.

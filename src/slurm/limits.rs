@@ -96,8 +96,7 @@ impl PartitionLimits {
             Some(name) => {
                 format!("--partition {name}: this cluster has none of that name (see sinfo)")
             }
-            None => "this cluster has no default partition; name one with --partition (see sinfo)"
-                .to_owned(),
+            None => "this cluster has no default partition; name one with --partition (see sinfo)".to_owned(),
         })
     }
 
@@ -158,10 +157,7 @@ long|infinite|24|180000|8|1-infinite
     #[test]
     fn the_default_partition_and_a_named_one_are_read() {
         let default = PartitionLimits::parse(SINFO, None).unwrap();
-        assert_eq!(
-            (default.name.as_str(), default.time_s),
-            ("cpu24", Some(86_400.0))
-        );
+        assert_eq!((default.name.as_str(), default.time_s), ("cpu24", Some(86_400.0)));
         assert_eq!((default.cpus_per_node, default.nodes), (20, 4));
         assert_eq!(default.mem_per_node_bytes, 160_000 << 20);
         let long = PartitionLimits::parse(SINFO, Some("long")).unwrap();
@@ -185,10 +181,7 @@ long|infinite|24|180000|8|1-infinite
             let mut request = request();
             change(&mut request);
             let message = limits.refuses(&request).unwrap();
-            assert!(
-                message.contains(word) && message.contains("cpu24"),
-                "{message}"
-            );
+            assert!(message.contains(word) && message.contains("cpu24"), "{message}");
         }
     }
 }

@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::text::{parse_bytes, parse_clock_s};
 
 /// The fields asked for. The job's name may hold anything, so it is the last.
-const FIELDS: &str = "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
+const FIELDS: &str =
+    "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
 
 /// Why accounting says nothing, and what to do about it.
 #[derive(Debug, Error)]
@@ -101,12 +102,7 @@ pub fn of_job(job_id: &str) -> Result<Vec<Account>, AccountingError> {
     )
 }
 
-fn answer(
-    job_id: &str,
-    success: bool,
-    text: &str,
-    complaint: &str,
-) -> Result<Vec<Account>, AccountingError> {
+fn answer(job_id: &str, success: bool, text: &str, complaint: &str) -> Result<Vec<Account>, AccountingError> {
     if complaint.contains("accounting storage is disabled") {
         return Err(AccountingError::Off);
     }
@@ -134,8 +130,7 @@ fn parse(line: &str) -> Option<Account> {
     let mut fields = line.splitn(FIELDS.split(',').count(), '|');
     let mut next = || fields.next();
     let (job_id, state, exit_code) = (next()?, next()?, next()?);
-    let (elapsed_s, cpu_s): (f64, f64) =
-        (next()?.parse().ok()?, parse_clock_s(next()?).unwrap_or(0.0));
+    let (elapsed_s, cpu_s): (f64, f64) = (next()?.parse().ok()?, parse_clock_s(next()?).unwrap_or(0.0));
     let cpus = next()?.parse().unwrap_or(0);
     let max_rss_bytes = parse_bytes(next()?, 1);
     let (requested_memory, node_list) = (next()?, next()?);
@@ -186,8 +181,7 @@ mod tests {
 
     #[test]
     fn silence_is_told_apart() {
-        let message =
-            |success, complaint: &str| answer("7", success, "", complaint).unwrap_err().to_string();
+        let message = |success, complaint: &str| answer("7", success, "", complaint).unwrap_err().to_string();
         let off = "Slurm accounting storage is disabled";
         assert!(message(true, off).contains("keeps no accounts"));
         assert!(message(false, off).contains("keeps no accounts"));

@@ -77,11 +77,7 @@ impl Chart {
     /// # Errors
     /// A sentence when there is nothing to draw or the drawing fails.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
-        let all: Vec<(f64, f64)> = self
-            .series
-            .iter()
-            .flat_map(|series| self.shown(series))
-            .collect();
+        let all: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
         if all.is_empty() {
             return Err(format!("{}: there is nothing to draw", self.title));
         }
@@ -99,11 +95,7 @@ impl Chart {
                 self.draw(area, x, (low_y * 0.8..high_y * 1.3).log_scale())
             } else {
                 let x = low_x.min(0.0)..(high_x * 1.05).max(f64::MIN_POSITIVE);
-                self.draw(
-                    area,
-                    x,
-                    low_y.min(0.0)..(high_y * 1.1).max(f64::MIN_POSITIVE),
-                )
+                self.draw(area, x, low_y.min(0.0)..(high_y * 1.1).max(f64::MIN_POSITIVE))
             }
         })
     }
@@ -201,17 +193,12 @@ pub(crate) fn stacked_bars_svg(
             let rectangles = bars.iter().enumerate().map(|(place, bar)| {
                 let below: f64 = bar.parts[..part].iter().sum();
                 let (left, right) = (place as f64 - 0.35, place as f64 + 0.35);
-                Rectangle::new(
-                    [(left, below), (right, below + bar.parts[part])],
-                    colour.filled(),
-                )
+                Rectangle::new([(left, below), (right, below + bar.parts[part])], colour.filled())
             });
             chart
                 .draw_series(rectangles)?
                 .label(*name)
-                .legend(move |(x, y)| {
-                    Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled())
-                });
+                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
         }
         chart
             .configure_series_labels()

@@ -45,9 +45,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 /// Student's t with `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
 pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
     let degrees = degrees.max(1) as f64;
-    StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |student| {
-        student.inverse_cdf(0.5 + coverage / 2.0)
-    })
+    StudentsT::new(0.0, 1.0, degrees)
+        .map_or(f64::INFINITY, |student| student.inverse_cdf(0.5 + coverage / 2.0))
 }
 
 /// How many standard deviations above the mean of a normal distribution a part of `below` (0 to 1) of it
@@ -101,10 +100,7 @@ impl Line {
         if high <= low * 1.02 {
             return through_origin();
         }
-        let spread: f64 = points
-            .iter()
-            .map(|(x, _, w)| w * (x - mean_x).powi(2))
-            .sum();
+        let spread: f64 = points.iter().map(|(x, _, w)| w * (x - mean_x).powi(2)).sum();
         let product: f64 = points
             .iter()
             .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))

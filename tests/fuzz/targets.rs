@@ -69,10 +69,7 @@ impl Bench {
         }
         let volume = &self.image.volume;
         let probed = probed.expect("what can be read can be probed");
-        assert_eq!(
-            (&probed.shape, probed.datatype),
-            (&volume.shape, volume.datatype)
-        );
+        assert_eq!((&probed.shape, probed.datatype), (&volume.shape, volume.datatype));
         let bytes = volume.voxels.as_bytes().len();
         assert_eq!(bytes, volume.len() * volume.datatype.size_bytes());
         if bytes > FILTERED_BYTES {
@@ -85,10 +82,7 @@ impl Bench {
         let output = self.folder.path().join("output.nii.gz");
         match self.writer.write(&output, &self.image) {
             Ok(written) => {
-                let found = self
-                    .verifier
-                    .verify(&output)
-                    .expect("what was written verifies");
+                let found = self.verifier.verify(&output).expect("what was written verifies");
                 assert_eq!(found, written);
                 self.reader
                     .read(&output, &mut self.again)

@@ -59,11 +59,7 @@ impl Nifti {
             units: 10,
             qform_code: 1,
             sform_code: 2,
-            srow: [
-                [-2.0, 0.0, 0.0, 9.0],
-                [0.0, 2.5, 0.0, -8.0],
-                [0.0, 0.0, 3.0, 7.0],
-            ],
+            srow: [[-2.0, 0.0, 0.0, 9.0], [0.0, 2.5, 0.0, -8.0], [0.0, 0.0, 3.0, 7.0]],
             intent_code: 0,
             extensions: Vec::new(),
             claimed_esize: None,

@@ -163,10 +163,7 @@ fn zeros_without_end_are_refused() {
     let file = File::options().write(true).open(&path).unwrap();
     file.set_len(100 << 30).unwrap();
     let error = bench.read_path(&path).unwrap_err();
-    assert!(
-        matches!(error.cause, Cause::PaddingTooLong { .. }),
-        "{error}"
-    );
+    assert!(matches!(error.cause, Cause::PaddingTooLong { .. }), "{error}");
 }
 
 /// Random bytes behind a valid gzip header, and random bytes altogether.

@@ -32,11 +32,7 @@ fn every_datatype_version_and_byte_order() {
                     "{datatype} {name} two: {two}"
                 );
                 assert_eq!(bench.image.header.is_big_endian(), nifti.big);
-                let version = if two {
-                    Version::Nifti2
-                } else {
-                    Version::Nifti1
-                };
+                let version = if two { Version::Nifti2 } else { Version::Nifti1 };
                 assert_eq!(bench.image.header.version(), version);
                 assert_eq!(bench.image.header.description(), "a description");
 
@@ -97,8 +93,7 @@ fn pairs_compressed_or_not_from_either_half() {
                 let path = bench.path(half);
                 let summary = bench.read_path(&path).unwrap();
                 assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels, "{half}");
-                let sizes =
-                    [header, voxels].map(|name| std::fs::metadata(bench.path(name)).unwrap().len());
+                let sizes = [header, voxels].map(|name| std::fs::metadata(bench.path(name)).unwrap().len());
                 assert_eq!(summary.bytes_in, sizes[0] + sizes[1]);
                 let probe = probe(&path).unwrap();
                 assert_eq!(probe.file_bytes, sizes[0] + sizes[1]);
@@ -129,10 +124,7 @@ fn offsets_of_pairs_and_of_single_files() {
             };
             bench.read(name, &nifti.file()).unwrap();
             assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
-            assert_eq!(
-                bench.image.header.warnings(),
-                [Warning::ZeroOffset { used }]
-            );
+            assert_eq!(bench.image.header.warnings(), [Warning::ZeroOffset { used }]);
         }
     }
     // More is a gap, with no extension in it.
@@ -171,10 +163,7 @@ fn slopes_and_intercepts_as_nibabel_takes_them() {
         bench.read("a.nii", &nifti.file()).unwrap();
         let expected = expected.map(|(slope, intercept)| Scaling { slope, intercept });
         assert_eq!(bench.image.volume.scaling, expected, "{slope} {inter}");
-        assert_eq!(
-            probe(&bench.path("a.nii")).unwrap().scaled,
-            expected.is_some()
-        );
+        assert_eq!(probe(&bench.path("a.nii")).unwrap().scaled, expected.is_some());
     }
     // NIfTI-2 holds doubles.
     let nifti = Nifti {
@@ -259,11 +248,7 @@ fn voxel_sizes_units_and_the_affine() {
         }),
         ([2.0, 2.5, 3.0], None)
     );
-    let oblique = [
-        [1.5, 0.0, 0.0, 0.0],
-        [2.0, 0.0, 4.0, 0.0],
-        [0.0, 2.5, 0.0, 0.0],
-    ];
+    let oblique = [[1.5, 0.0, 0.0, 0.0], [2.0, 0.0, 4.0, 0.0], [0.0, 2.5, 0.0, 0.0]];
     let (found, disagreement) = size(&Nifti {
         srow: oblique,
         ..Nifti::small()
@@ -506,10 +491,7 @@ fn an_axis_of_length_0_has_one_voxel() {
             bench.read("a.nii", &nifti.file()).unwrap();
             assert_eq!(bench.image.volume.shape, read);
             assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
-            let expected: Vec<_> = axes
-                .iter()
-                .map(|&axis| Warning::ZeroAxis { axis })
-                .collect();
+            let expected: Vec<_> = axes.iter().map(|&axis| Warning::ZeroAxis { axis }).collect();
             assert_eq!(bench.image.header.warnings(), expected);
             // The output says 1.
             let output = bench.path("b.nii.gz");

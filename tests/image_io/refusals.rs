@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use niimpi::image_io::{
-    Cause, ImageError, ImageReader, identify, pair_seems_intact, probe, seems_intact,
-};
+use niimpi::image_io::{Cause, ImageError, ImageReader, identify, pair_seems_intact, probe, seems_intact};
 use niimpi::volume::Datatype;
 
 use crate::fixture::{Bench, Nifti, gzip, noise};
@@ -338,10 +336,7 @@ fn offsets_inside_the_header() {
             };
             for bytes in [nifti.file(), nifti.clone().big().file()] {
                 let error = bench.read("a.nii", &bytes).unwrap_err();
-                assert!(
-                    matches!(error.cause, Cause::OffsetInHeader { .. }),
-                    "{error}"
-                );
+                assert!(matches!(error.cause, Cause::OffsetInHeader { .. }), "{error}");
                 assert!(probe(&bench.path("a.nii")).is_err());
             }
         }
@@ -370,12 +365,7 @@ fn a_pair_whose_offset_is_not_in_its_voxels() {
     // One byte less is a cut file.
     bench.put("a.img", &nifti.voxels[1..]);
     let path = bench.path("a.hdr");
-    refused(
-        &mut bench,
-        &path,
-        "declares 376 bytes but it holds 23",
-        true,
-    );
+    refused(&mut bench, &path, "declares 376 bytes but it holds 23", true);
 }
 
 #[test]
@@ -399,12 +389,7 @@ fn extensions_beyond_measure() {
         vox_offset: offset as f64,
         ..Nifti::small()
     };
-    let cause = refuse(
-        "a.nii.gz",
-        &gzip(&nifti.file()),
-        "header extensions take",
-        false,
-    );
+    let cause = refuse("a.nii.gz", &gzip(&nifti.file()), "header extensions take", false);
     assert!(matches!(cause, Cause::ExtensionsTooLarge { .. }));
 }
 

@@ -5,9 +5,7 @@ use std::io::Read;
 
 use flate2::read::{GzDecoder, MultiGzDecoder};
 use nifti::{NiftiObject, NiftiVolume, ReaderOptions};
-use niimpi::image_io::{
-    Cause, CompressionLevel, Crc32, Header, Image, ImageReader, ImageWriter, Version,
-};
+use niimpi::image_io::{Cause, CompressionLevel, Crc32, Header, Image, ImageReader, ImageWriter, Version};
 use niimpi::volume::{Datatype, Scaling};
 
 use crate::fixture::{Bench, Nifti, noise};
@@ -24,9 +22,7 @@ fn content(path: &std::path::Path) -> Vec<u8> {
     }
     let (mut one, mut all) = (Vec::new(), Vec::new());
     GzDecoder::new(&bytes[..]).read_to_end(&mut one).unwrap();
-    MultiGzDecoder::new(&bytes[..])
-        .read_to_end(&mut all)
-        .unwrap();
+    MultiGzDecoder::new(&bytes[..]).read_to_end(&mut all).unwrap();
     assert!(one == all, "more than one member");
     assert_eq!(bytes[3..8], [0; 5], "a name or a time");
     one
@@ -138,11 +134,7 @@ fn every_layout_reads_back() {
             assert_eq!(again.header.extensions(), expected);
             assert_eq!(
                 again.header.version(),
-                if two {
-                    Version::Nifti2
-                } else {
-                    Version::Nifti1
-                }
+                if two { Version::Nifti2 } else { Version::Nifti1 }
             );
             if name.starts_with("o.") {
                 let written = self::content(&path);
@@ -210,11 +202,7 @@ fn headers_from_nothing() {
         assert_eq!(bench.image.header.voxel_size_disagreement(), None);
         assert_eq!(bench.image.header.shape(), [3, 4, 5]);
         if version == Version::Nifti1 {
-            let header = ReaderOptions::new()
-                .read_file(&path)
-                .unwrap()
-                .header()
-                .clone();
+            let header = ReaderOptions::new().read_file(&path).unwrap().header().clone();
             assert_eq!(
                 (header.sform_code, header.srow_y[1], header.xyzt_units),
                 (1, 1.5, 10)
@@ -357,10 +345,7 @@ fn files_get_the_usual_permissions_and_replace_others() {
     use std::os::unix::fs::PermissionsExt;
     let mut bench = Bench::new();
     bench.read("a.nii", &Nifti::small().file()).unwrap();
-    let usual = fs::metadata(bench.path("a.nii"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let usual = fs::metadata(bench.path("a.nii")).unwrap().permissions().mode();
     let path = bench.put("o.nii", b"old");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     bench.writer.write(&path, &bench.image).unwrap();

@@ -82,9 +82,7 @@ macro_rules! integer_voxel {
             }
 
             #[inline(always)]
-            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(
-                $values: V,
-            ) -> [Self; LANES] {
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>($values: V) -> [Self; LANES] {
                 // SAFETY: the caller's processor has V's instructions.
                 unsafe { $cast_lanes }
             }
@@ -179,9 +177,7 @@ macro_rules! float_voxel {
             }
 
             #[inline(always)]
-            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(
-                $values: V,
-            ) -> [Self; LANES] {
+            unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>($values: V) -> [Self; LANES] {
                 // SAFETY: the caller's processor has V's instructions.
                 unsafe { $cast_lanes }
             }
@@ -206,8 +202,7 @@ macro_rules! float_voxel {
     };
 }
 
-float_voxel!(f32, |voxels| V::load_f32(voxels), |values| values
-    .cast_f32());
+float_voxel!(f32, |voxels| V::load_f32(voxels), |values| values.cast_f32());
 float_voxel!(f64, |voxels| V::load(voxels), |values| lanes(values));
 
 /// How doubles become voxels.
@@ -226,9 +221,7 @@ pub(in crate::filter) fn recast_one<S: Voxel, T: Voxel>(
     conversion: Conversion,
 ) -> T {
     match scaling {
-        Some(scaling) if conversion == Conversion::Nearest => {
-            T::nearest(scaling.intensity(voxel.to_f64()))
-        }
+        Some(scaling) if conversion == Conversion::Nearest => T::nearest(scaling.intensity(voxel.to_f64())),
         Some(scaling) => T::cast(scaling.intensity(voxel.to_f64())),
         None if !S::DATATYPE.is_float() && !T::DATATYPE.is_float() => T::saturated(voxel.to_i128()),
         None if T::DATATYPE == Datatype::Float32 => T::cast(f64::from(voxel.to_f32())),

@@ -62,9 +62,7 @@ impl VoxelPointer {
     /// The voxel `count` voxels further on.
     pub(in crate::filter) fn offset(self, count: usize) -> Self {
         VoxelPointer {
-            address: self
-                .address
-                .wrapping_add(count * self.datatype.size_bytes()),
+            address: self.address.wrapping_add(count * self.datatype.size_bytes()),
             ..self
         }
     }
@@ -350,8 +348,7 @@ impl<S: Voxel> Load<'_, S> {
             let first = self.voxels.add(window.start * lines.step);
             let top = tile.add((radius + window.start - start) * LANES);
             for group in 0..whole {
-                let (mut voxels, mut row) =
-                    (first.add(group * LANES), top.add(group * rows * LANES));
+                let (mut voxels, mut row) = (first.add(group * LANES), top.add(group * rows * LANES));
                 for _ in window.clone() {
                     // The voxels of the same lanes in the next tile, which the processor cannot guess: the
                     // step may be a whole slice. The last of them, as a line of the cache may begin among
@@ -393,13 +390,10 @@ impl<S: Voxel> Load<'_, S> {
             unsafe {
                 // Lanes without a line repeat the last one.
                 let line: [*const S; LANES] = std::array::from_fn(|lane| {
-                    self.voxels
-                        .add((first + lane).min(lines.count - 1) * lines.apart)
+                    self.voxels.add((first + lane).min(lines.count - 1) * lines.apart)
                 });
                 // The lines that this group will hold in the next tile.
-                let next = self
-                    .voxels
-                    .wrapping_add((lines.count + first) * lines.apart);
+                let next = self.voxels.wrapping_add((lines.count + first) * lines.apart);
                 prefetch::<S, V, LANES>(next, LANES * lines.apart);
                 let mut block = [V::splat(0.0); LANES];
                 if lines.len < LANES {
@@ -442,9 +436,7 @@ fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
 #[inline(always)]
 unsafe fn prefetch<S, V: Vector<LANES>, const LANES: usize>(voxels: *const S, count: usize) {
     for bytes in (0..count * size_of::<S>()).step_by(CACHE_LINE_BYTES) {
-        let end = voxels
-            .cast::<i8>()
-            .wrapping_add(bytes + CACHE_LINE_BYTES - 1);
+        let end = voxels.cast::<i8>().wrapping_add(bytes + CACHE_LINE_BYTES - 1);
         // SAFETY: the caller's.
         unsafe { V::prefetch(end) };
     }
@@ -500,10 +492,7 @@ impl<T: Voxel> Job for Correlate<'_, T> {
 
 impl<T: Voxel> Correlate<'_, T> {
     #[inline(always)]
-    unsafe fn correlate<V: Vector<LANES>, const LANES: usize>(
-        self,
-        convert: impl Fn(V) -> [T; LANES],
-    ) {
+    unsafe fn correlate<V: Vector<LANES>, const LANES: usize>(self, convert: impl Fn(V) -> [T; LANES]) {
         let Work {
             pass,
             lines,
@@ -519,8 +508,7 @@ impl<T: Voxel> Correlate<'_, T> {
                 // SAFETY: a group has rows for LANES positions from the last block's start on, and 2·radius
                 // more; the caller of Pass::run vouches for the voxels of all positions of all lines.
                 unsafe {
-                    let sums =
-                        sums::<V, LANES>(tile.as_ptr().add(position * LANES), pass.half_kernel);
+                    let sums = sums::<V, LANES>(tile.as_ptr().add(position * LANES), pass.half_kernel);
                     // The voxels lie `LANES` side by side, in as many runs: a run for each position, or one
                     // for each line.
                     let (sums, to, apart, runs, len) = if lines.apart == 1 {
@@ -528,13 +516,7 @@ impl<T: Voxel> Correlate<'_, T> {
                         (sums, to, lines.step, LANES.min(len), lanes)
                     } else {
                         let to = self.voxels.add(first * lines.apart + position);
-                        (
-                            V::transpose(sums),
-                            to,
-                            lines.apart,
-                            lanes,
-                            LANES.min(lines.len),
-                        )
+                        (V::transpose(sums), to, lines.apart, lanes, LANES.min(lines.len))
                     };
                     if runs == LANES && len == LANES {
                         for run in 0..LANES {
@@ -563,14 +545,8 @@ impl<T: Voxel> Correlate<'_, T> {
 /// # Safety
 /// The processor has `V`'s instructions and `LANES + 2·radius` rows are valid.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "the row numbers are addresses as well"
-)]
-unsafe fn sums<V: Vector<LANES>, const LANES: usize>(
-    top: *const f64,
-    half_kernel: &[f64],
-) -> [V; LANES] {
+#[expect(clippy::needless_range_loop, reason = "the row numbers are addresses as well")]
+unsafe fn sums<V: Vector<LANES>, const LANES: usize>(top: *const f64, half_kernel: &[f64]) -> [V; LANES] {
     // SAFETY: all rows are below LANES + 2·radius.
     unsafe {
         let radius = half_kernel.len() - 1;

@@ -74,10 +74,7 @@ pub(in crate::filter) fn exp_of_nonpositive(x: f64) -> f64 {
     let c56 = c6.mul_add(r, c5);
     let c34 = c4.mul_add(r, c3);
     let c12 = c2.mul_add(r, c1);
-    let exp_r_minus_1 = c56
-        .mul_add(r2, c34)
-        .mul_add(r2, c12)
-        .mul_add(r, table_error);
+    let exp_r_minus_1 = c56.mul_add(r2, c34).mul_add(r2, c12).mul_add(r, table_error);
     times_power_of_two(
         exp_r_minus_1.mul_add(table, table),
         (step as i64).div_euclid(STEPS as i64),

@@ -17,11 +17,7 @@ pub(super) fn cast_i32(value: f64) -> i32 {
 /// Conversion to 64 bits as x86-64 does it: out of range and NaN give the most negative number.
 #[inline(always)]
 pub(super) fn cast_i64(value: f64) -> i64 {
-    if value < TWO_TO_63 {
-        value as i64
-    } else {
-        i64::MIN
-    }
+    if value < TWO_TO_63 { value as i64 } else { i64::MIN }
 }
 
 /// Conversion to unsigned 64 bits as gcc compiles it for x86-64.

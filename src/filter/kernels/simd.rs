@@ -389,16 +389,12 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn load_u16(from: *const u16) -> Self {
-            F64x8(unsafe {
-                _mm512_cvtepi64_pd(_mm512_cvtepu16_epi64(_mm_loadu_si128(from.cast())))
-            })
+            F64x8(unsafe { _mm512_cvtepi64_pd(_mm512_cvtepu16_epi64(_mm_loadu_si128(from.cast()))) })
         }
 
         #[inline(always)]
         unsafe fn load_i16(from: *const i16) -> Self {
-            F64x8(unsafe {
-                _mm512_cvtepi64_pd(_mm512_cvtepi16_epi64(_mm_loadu_si128(from.cast())))
-            })
+            F64x8(unsafe { _mm512_cvtepi64_pd(_mm512_cvtepi16_epi64(_mm_loadu_si128(from.cast()))) })
         }
 
         #[inline(always)]
@@ -459,9 +455,9 @@ mod x86 {
         #[inline(always)]
         unsafe fn cast_i8(self) -> [i8; 8] {
             unsafe {
-                transmute(_mm_cvtsi128_si64(_mm256_cvtepi32_epi8(
-                    _mm512_cvttpd_epi32(self.0),
-                )))
+                transmute(_mm_cvtsi128_si64(_mm256_cvtepi32_epi8(_mm512_cvttpd_epi32(
+                    self.0,
+                ))))
             }
         }
 

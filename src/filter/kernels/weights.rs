@@ -20,9 +20,7 @@ pub(in crate::filter) fn half_kernel(sigma_vox: f64, radius: usize) -> Result<Ve
     half.try_reserve_exact(len).map_err(|_| NoMemory {
         len_bytes: len * size_of::<f64>(),
     })?;
-    half.extend(
-        (-(radius as i64)..=radius as i64).map(|x| exp_of_nonpositive(factor * (x * x) as f64)),
-    );
+    half.extend((-(radius as i64)..=radius as i64).map(|x| exp_of_nonpositive(factor * (x * x) as f64)));
     let sum = pairwise_sum(&half);
     half.drain(..radius);
     half.iter_mut().for_each(|weight| *weight /= sum);
@@ -46,10 +44,7 @@ fn pairwise_sum(numbers: &[f64]) -> f64 {
         }
         let [a, b, c, d, e, f, g, h] = partial;
         let whole = ((a + b) + (c + d)) + ((e + f) + (g + h));
-        eights
-            .remainder()
-            .iter()
-            .fold(whole, |sum, number| sum + number)
+        eights.remainder().iter().fold(whole, |sum, number| sum + number)
     } else {
         let (left, right) = numbers.split_at(n / 2 / 8 * 8);
         pairwise_sum(left) + pairwise_sum(right)

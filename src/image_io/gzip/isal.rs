@@ -104,8 +104,7 @@ impl Stream {
             Level::One => (1, isal::ISAL_DEF_LVL1_DEFAULT),
             Level::Two => (2, isal::ISAL_DEF_LVL2_DEFAULT),
         };
-        let mut state: Placed<isal::isal_zstream> =
-            Placed::zeroed(|block| address_with(hash, block));
+        let mut state: Placed<isal::isal_zstream> = Placed::zeroed(|block| address_with(hash, block));
         let mut level_buffer = vec![0_u8; buffer_len as usize];
         // SAFETY: the stream is exclusively ours, all zero, and of the size that the library expects.
         unsafe { isal::isal_deflate_init(&raw mut *state) };
@@ -125,8 +124,7 @@ impl Stream {
         // For a short chunk the library uses as many places as twice its length.
         let mask = ((chunk.len() as u32).next_power_of_two() - 1).min(HASH_MASK);
         chunk.windows(4).take(3).any(|bytes| {
-            crc32c(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) & mask
-                == self.hash & mask
+            crc32c(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) & mask == self.hash & mask
         })
     }
 }
@@ -359,16 +357,13 @@ mod tests {
     fn the_same_bytes_from_every_address_of_many_matches() {
         let mut random = 1_u64;
         let mut next = || {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             random >> 33
         };
         // Doubles that are mostly NaN, like the result for an image with infinite voxels.
         let chunk: Vec<u8> = (0..1 << 17)
             .flat_map(|_| match next() % 71 {
-                0 => f64::from_bits(0x4050_0000_0000_0000 | next() << 20 | next() & 0xf_ffff)
-                    .to_le_bytes(),
+                0 => f64::from_bits(0x4050_0000_0000_0000 | next() << 20 | next() & 0xf_ffff).to_le_bytes(),
                 _ => f64::NAN.to_le_bytes(),
             })
             .collect();

@@ -204,9 +204,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
             self.start += step;
             skipped += step as u64;
             if skipped > PADDING_LIMIT {
-                return Err(Cause::PaddingTooLong {
-                    limit: PADDING_LIMIT,
-                });
+                return Err(Cause::PaddingTooLong { limit: PADDING_LIMIT });
             }
             if zeros.is_some() || !self.fill()? {
                 return self.byte();
@@ -309,10 +307,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
             }
         }
         let [a, b, c, d, rest @ ..] = trailer;
-        let (stored, computed) = (
-            u32::from_le_bytes([a, b, c, d]),
-            self.crc.clone().finalize(),
-        );
+        let (stored, computed) = (u32::from_le_bytes([a, b, c, d]), self.crc.clone().finalize());
         if stored != computed {
             return Err(Cause::CrcMismatch { stored, computed });
         }

@@ -53,13 +53,8 @@ fn job(filter: impl Into<Options>) -> ImageJob {
 pub(in crate::job) fn held_bytes(job: &ImageJob, input: &Path, threads: usize) -> u64 {
     let mut worker = ImageWorker::with_threads(job, threads);
     let result = input.with_file_name("r.nii.gz");
-    worker
-        .process(input, &result, &mut Outcome::default())
-        .unwrap();
-    let scratch = worker
-        .members
-        .iter()
-        .map(|member| member.scratch.held_bytes());
+    worker.process(input, &result, &mut Outcome::default()).unwrap();
+    let scratch = worker.members.iter().map(|member| member.scratch.held_bytes());
     let volume = &worker.image.volume;
     let buffers = [&volume.voxels, &volume.spare, &worker.buffers.intensities];
     let buffers = buffers.map(|buffer| buffer.as_bytes().len() as u64);
@@ -109,9 +104,7 @@ fn an_image_without_memory_fails_and_the_next_one_does_not() {
     assert!(needed_bytes > 3_840_000);
     assert!(!result.exists());
     write_noise(&path, &[100, 300], Datatype::Uint8, false, false);
-    worker
-        .process(&path, &result, &mut Outcome::default())
-        .unwrap();
+    worker.process(&path, &result, &mut Outcome::default()).unwrap();
 }
 
 #[test]

@@ -12,8 +12,7 @@ fn share(number: usize, after_s: u64) -> Source {
     });
     report.images.retain(|image| image.index % 2 == number % 2);
     report.started =
-        humantime::format_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(after_s))
-            .to_string();
+        humantime::format_rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(after_s)).to_string();
     Source {
         path: format!("{number}.json").into(),
         report,
@@ -106,10 +105,7 @@ fn a_run_is_not_counted_twice() {
     let message = |sources| merge(sources).unwrap_err().to_string();
     let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of \
                 them out";
-    assert_eq!(
-        message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]),
-        said
-    );
+    assert_eq!(message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]), said);
     // A merged report holds its runs, too.
     let named = |number, run: &str| {
         let mut source = share(number, 0);
@@ -236,19 +232,15 @@ fn what_is_no_report_is_said_so() {
         std::fs::write(&path, text).unwrap();
         read(&path).unwrap_err().to_string()
     };
-    assert!(message("{}").ends_with(
-        "is not a report of niimpi (niimpi-report/2 or niimpi-report/1): it has no schema"
-    ));
+    assert!(
+        message("{}")
+            .ends_with("is not a report of niimpi (niimpi-report/2 or niimpi-report/1): it has no schema")
+    );
     assert!(message("{\"schema\":\"niimpi-report/9\"}").ends_with("its schema is niimpi-report/9"));
     assert!(message("{\"schema\":\"niimpi-report/1\"}").contains("missing field"));
     assert!(message("nothing").contains("not a report"));
     std::fs::remove_file(&path).unwrap();
-    assert!(
-        read(&path)
-            .unwrap_err()
-            .to_string()
-            .contains("No such file")
-    );
+    assert!(read(&path).unwrap_err().to_string().contains("No such file"));
 }
 
 fn job(id: &str, task: &str) -> Job {

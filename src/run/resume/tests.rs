@@ -73,15 +73,11 @@ impl World {
             options: Arc::new(options(sigma)),
         };
         let below = Path::new(results[0]).strip_prefix("out").unwrap();
-        let history = self
-            .past
-            .records
-            .entry(below.to_owned())
-            .or_insert(History {
-                last,
-                unix_s: 0.0,
-                made: Vec::new(),
-            });
+        let history = self.past.records.entry(below.to_owned()).or_insert(History {
+            last,
+            unix_s: 0.0,
+            made: Vec::new(),
+        });
         history.last = last;
         history.made.push(made);
     }
@@ -132,27 +128,15 @@ fn a_result_of_the_same_content_and_options_is_kept() {
 fn only_what_is_missing_failed_unfinished_or_changed_is_made_again() {
     let world = done();
     world.put("in/a.nii", "INPUT");
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::InputChanged
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::InputChanged);
     let mut world = done();
     world.record(Last::Started, 2, &["in/a.nii"], &["out/a.nii"]);
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::Unfinished
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Unfinished);
     let mut world = done();
     world.record(Last::Failed, 4, &["in/a.nii"], &["out/a.nii"]);
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::FailedBefore
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::FailedBefore);
     fs::remove_file(world.path("out/a.nii")).unwrap();
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::FailedBefore
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::FailedBefore);
     let world = done();
     fs::remove_file(world.path("out/a.nii")).unwrap();
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Missing);
@@ -182,9 +166,7 @@ fn what_is_not_this_works_is_refused_with_its_kind() {
     // Of the same size and time, too.
     world.put("in/b.nii", "INPUT");
     let time = fs::metadata(world.path("in/a.nii")).unwrap().modified();
-    let file = fs::File::options()
-        .append(true)
-        .open(world.path("in/b.nii"));
+    let file = fs::File::options().append(true).open(world.path("in/b.nii"));
     file.unwrap().set_modified(time.unwrap()).unwrap();
     assert_eq!(refused(&world, "in/b.nii"), Standing::OtherInput);
 }
@@ -245,20 +227,14 @@ fn records_of_version_1_are_taken_for_what_they_are() {
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Kept);
     // Without a checksum a changed time is a changed input.
     world.age("in/a.nii", 500);
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::InputChanged
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::InputChanged);
     // Killed between the name and the record.
     let mut world = done();
     world.put("out/a.nii", "newer");
     let history = world.past.records.get_mut(Path::new("a.nii")).unwrap();
     history.last = Last::Started;
     (history.made[0].files_in, history.made[0].files_out) = Default::default();
-    assert_eq!(
-        world.standing("in/a.nii", "out/a.nii"),
-        Standing::Unfinished
-    );
+    assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Unfinished);
 }
 
 #[test]
@@ -289,10 +265,7 @@ fn a_refusal_counts_each_kind_and_names_its_first_file() {
             "  1 without a record, such as out/3.nii"
         ]
     );
-    assert_eq!(
-        refusal(entries.iter().zip([Standing::InputChanged; 4])),
-        None
-    );
+    assert_eq!(refusal(entries.iter().zip([Standing::InputChanged; 4])), None);
 }
 
 #[test]

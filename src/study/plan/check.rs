@@ -64,9 +64,8 @@ impl Requested {
     fn of(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Self {
         let ranks = report.launch.ranks.max(1) as u64;
         let planned = plan.map(|plan| &plan.request);
-        let planned_bytes = planned.and_then(|request| {
-            Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20)
-        });
+        let planned_bytes =
+            planned.and_then(|request| Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20));
         let asked_bytes = accounting
             .and_then(|job| job.requested_mem_bytes)
             .map(|bytes| bytes / ranks);
@@ -87,20 +86,12 @@ pub(crate) struct Check {
 }
 
 /// Compares a run with the plan that it was made by, if there is one, and with what the job requested.
-pub(crate) fn check(
-    report: &Report,
-    plan: Option<&PlanDocument>,
-    accounting: Option<&Accounting>,
-) -> Check {
+pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Check {
     let used = Used::of(report, accounting);
     let requested = Requested::of(report, plan, accounting);
     let prediction = plan.and_then(|plan| prediction_for(report, plan));
-    let time_inside = requested
-        .time_s
-        .is_none_or(|limit_s| used.elapsed_s <= limit_s);
-    let memory_inside = requested
-        .rank_bytes
-        .is_none_or(|limit| used.rss_bytes <= limit);
+    let time_inside = requested.time_s.is_none_or(|limit_s| used.elapsed_s <= limit_s);
+    let memory_inside = requested.rank_bytes.is_none_or(|limit| used.rss_bytes <= limit);
     let verdict = match (
         requested.time_s.is_some() || requested.rank_bytes.is_some(),
         time_inside,
@@ -143,12 +134,7 @@ fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Pre
 }
 
 /// What was predicted, requested and used; `with_launch`: whether the time used includes launching.
-fn table(
-    used: &Used,
-    requested: &Requested,
-    prediction: Option<&Prediction>,
-    with_launch: bool,
-) -> String {
+fn table(used: &Used, requested: &Requested, prediction: Option<&Prediction>, with_launch: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
     table.set_header([
@@ -160,21 +146,19 @@ fn table(
         "of requested",
         "of predicted",
     ]);
-    let shown =
-        |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
+    let shown = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
     let part = |of: Option<f64>, used: f64| shown(of, &|of| format!("{:.0} %", 100.0 * used / of));
     let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
-    let mut row =
-        |name: &str, predicted, interval, requested, used: f64, show: &dyn Fn(f64) -> String| {
-            let figures = [
-                shown(predicted, show),
-                interval,
-                shown(requested, show),
-                show(used),
-            ];
-            let parts = [part(requested, used), part(predicted, used)];
-            table.add_row([name.to_owned()].into_iter().chain(figures).chain(parts));
-        };
+    let mut row = |name: &str, predicted, interval, requested, used: f64, show: &dyn Fn(f64) -> String| {
+        let figures = [
+            shown(predicted, show),
+            interval,
+            shown(requested, show),
+            show(used),
+        ];
+        let parts = [part(requested, used), part(predicted, used)];
+        table.add_row([name.to_owned()].into_iter().chain(figures).chain(parts));
+    };
     let time = prediction.map(|p| {
         if with_launch {
             p.job_s()
@@ -295,11 +279,7 @@ mod tests {
     #[test]
     fn the_prediction_is_the_figure_that_the_plan_showed() {
         let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 1, 1)]).remove(0);
-        (
-            prediction.elapsed_s,
-            prediction.launch_s,
-            prediction.recommended,
-        ) = (4.0, 0.6, true);
+        (prediction.elapsed_s, prediction.launch_s, prediction.recommended) = (4.0, 0.6, true);
         let plan = document(vec![prediction]);
         let report = crate::report::sample::report();
         let by_slurm = check(&report, Some(&plan), Some(&accounting()));

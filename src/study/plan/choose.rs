@@ -83,12 +83,7 @@ mod tests {
                     file_bytes: voxels,
                     memory_bytes: voxels * datatype.size_bytes() as u64,
                 };
-                (0..count).map(move |place| {
-                    (
-                        PathBuf::from(format!("{datatype}_{voxels}_{place}")),
-                        features,
-                    )
-                })
+                (0..count).map(move |place| (PathBuf::from(format!("{datatype}_{voxels}_{place}")), features))
             })
             .collect();
         Listed {

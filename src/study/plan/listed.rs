@@ -33,11 +33,7 @@ pub(crate) struct Listed {
 ///
 /// # Errors
 /// A sentence when nothing is listed or no header can be read.
-pub(crate) fn probe(
-    request: &ListRequest,
-    job: &ImageJob,
-    wanted: Option<usize>,
-) -> Result<Listed, String> {
+pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>) -> Result<Listed, String> {
     let started = Instant::now();
     let entries = images::collect(request)
         .map_err(|error| error.to_string())?
@@ -87,12 +83,7 @@ pub(crate) fn probe(
     }
     let wanted = wanted.unwrap_or(found.len());
     Ok(Listed {
-        planned: found
-            .iter()
-            .map(|image| image.1)
-            .cycle()
-            .take(wanted)
-            .collect(),
+        planned: found.iter().map(|image| image.1).cycle().take(wanted).collect(),
         found,
         listed,
         rank0: Rank0 {

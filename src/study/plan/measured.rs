@@ -184,8 +184,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurements, String> {
     if sources.is_empty() {
         return Err(
-            "there is no measurement; give reports with --from, or measure here with --pilot 20"
-                .to_owned(),
+            "there is no measurement; give reports with --from, or measure here with --pilot 20".to_owned(),
         );
     }
     for source in sources {
@@ -207,9 +206,7 @@ pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurem
                 distinct.insert(row.input.as_str());
             }
             if let Some(failure) = row.outcome.failure() {
-                measured
-                    .failed
-                    .insert(row.input.clone(), failure.error.clone());
+                measured.failed.insert(row.input.clone(), failure.error.clone());
             }
         }
         take_run(source, wanted, &mut measured)?;
@@ -231,10 +228,7 @@ pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurem
             .notes
             .push(format!("{} more images failed", measured.failed.len() - 3));
     }
-    let others: Vec<f64> = sources
-        .iter()
-        .filter_map(|source| source.others_cpus)
-        .collect();
+    let others: Vec<f64> = sources.iter().filter_map(|source| source.others_cpus).collect();
     let busy = Summary::of(&others).mean;
     if busy > BUSY_CPUS {
         measured.notes.push(format!(
@@ -274,11 +268,7 @@ fn agree(source: &Source, wanted: &Wanted<'_>) -> Result<(), String> {
     if let Some(measured) = report.launch.sync
         && measured != wanted.job.sync
     {
-        differences.push(format!(
-            "{} instead of {}",
-            sync(measured),
-            sync(wanted.job.sync)
-        ));
+        differences.push(format!("{} instead of {}", sync(measured), sync(wanted.job.sync)));
     }
     if report.options.is_null() && report.filter != wanted.job.describe() {
         differences.push("another filter".to_owned());
@@ -308,9 +298,7 @@ fn differences(measured: &Value, wanted: &Value) -> Vec<String> {
         .into_iter()
         .map(|name| (name, measured.get(name), wanted.get(name)))
         .filter(|(_, measured, wanted)| measured != wanted)
-        .map(|(name, measured, wanted)| {
-            format!("{name} {} instead of {}", shown(measured), shown(wanted))
-        })
+        .map(|(name, measured, wanted)| format!("{name} {} instead of {}", shown(measured), shown(wanted)))
         .collect()
 }
 
@@ -371,9 +359,9 @@ fn take_run(source: &Source, wanted: &Wanted<'_>, into: &mut Measurements) -> Re
                     class,
                     voxels,
                     file_bytes: outcome.input.bytes,
-                    memory_bytes: wanted.memory_bytes.get(&row.input).copied().unwrap_or_else(
-                        || memory::image_bytes(wanted.job, &info(&outcome.input, datatype), 1),
-                    ),
+                    memory_bytes: wanted.memory_bytes.get(&row.input).copied().unwrap_or_else(|| {
+                        memory::image_bytes(wanted.job, &info(&outcome.input, datatype), 1)
+                    }),
                 };
             samples.push(ImageSample {
                 features,
@@ -409,16 +397,10 @@ fn take_run(source: &Source, wanted: &Wanted<'_>, into: &mut Measurements) -> Re
         cpus: launch.cpus,
         setup_s: first_start_s,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
-        launch_s: source
-            .wall_s
-            .map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
+        launch_s: source.wall_s.map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
         rss_bytes: report.totals.max_rss_bytes,
         largest_bytes,
-        by_srun: source.wall_s.is_none()
-            && launch
-                .slurm
-                .as_ref()
-                .is_some_and(|job| job.step_id.is_some()),
+        by_srun: source.wall_s.is_none() && launch.slurm.as_ref().is_some_and(|job| job.step_id.is_some()),
     });
     Ok(())
 }

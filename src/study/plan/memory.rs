@@ -49,10 +49,7 @@ impl MemoryModel {
             })
             .collect();
         let line = Line::fit_nonnegative(&Vec::from_iter(points.iter().map(|&(x, y)| (x, y, 1.0))));
-        let above = points
-            .iter()
-            .map(|(x, y)| y - line.at(*x))
-            .fold(0.0, f64::max);
+        let above = points.iter().map(|(x, y)| y - line.at(*x)).fold(0.0, f64::max);
         let measured_by_srun = runs.iter().any(|run| run.by_srun);
         Self {
             points,
@@ -169,9 +166,8 @@ mod tests {
     #[test]
     fn ranks_of_srun_hold_more_than_those_of_mpirun() {
         let by_mpirun = [run(1, MIB, 24 * MIB)];
-        let promised = |runs: &[RunSample], for_srun| {
-            MemoryModel::fit(runs, 0.0, 0, for_srun).rank_bytes(1, MIB, 0.0)
-        };
+        let promised =
+            |runs: &[RunSample], for_srun| MemoryModel::fit(runs, 0.0, 0, for_srun).rank_bytes(1, MIB, 0.0);
         assert!(
             promised(&by_mpirun, true) >= (27 * MIB) as f64
                 && promised(&by_mpirun, false) < (27 * MIB) as f64

@@ -119,11 +119,7 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     );
     let (layouts, unfit) = request.bounds.layouts();
     let ask = |prediction: &Prediction| {
-        request::request(
-            prediction,
-            listed.largest_bytes(),
-            request.partition.as_deref(),
-        )
+        request::request(prediction, listed.largest_bytes(), request.partition.as_deref())
     };
     let mut predictions: Vec<Prediction> = Vec::with_capacity(layouts.len());
     for layout in layouts {
@@ -138,8 +134,7 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let chosen = recommend::mark(&mut predictions, &unfit)?;
     if memory.is_beyond(predictions[chosen].layout.threads, listed.largest_bytes()) {
         measured.notes.push(
-            "the largest images were not measured: their memory is extrapolated from smaller ones"
-                .to_owned(),
+            "the largest images were not measured: their memory is extrapolated from smaller ones".to_owned(),
         );
     }
     measured.notes.extend(unfit);
@@ -230,10 +225,7 @@ fn leave_out_unmeasured(
         .map(|(_, features)| features.class)
         .collect();
     for (class, count) in &unknown {
-        let failed = failed_classes
-            .iter()
-            .filter(|failed| *failed == class)
-            .count();
+        let failed = failed_classes.iter().filter(|failed| *failed == class).count();
         if failed == 0 {
             return Err(format!(
                 "{count} of the images are {class}, but none of that kind was measured, so their cost is \
@@ -254,16 +246,13 @@ fn leave_out_unmeasured(
             planned for"
         ));
     }
-    listed
-        .planned
-        .retain(|image| !unknown.contains_key(&image.class));
+    listed.planned.retain(|image| !unknown.contains_key(&image.class));
     Ok(())
 }
 
 fn run_pilot(request: &PlanRequest, listed: &Listed) -> Result<Pilot, String> {
     let output = &request.list.output;
-    let output =
-        std::path::absolute(output).map_err(|error| format!("{}: {error}", output.display()))?;
+    let output = std::path::absolute(output).map_err(|error| format!("{}: {error}", output.display()))?;
     let mpirun = request.mpirun.as_deref();
     let (machine, without_ranks) = match LocalMachine::new(mpirun, comm::library().is_some()) {
         Ok(machine) => (machine, None),
@@ -360,10 +349,7 @@ mod tests {
             "{refused}"
         );
         let refused = left_of(1, &[]).unwrap_err();
-        assert!(
-            refused.contains("none of that kind was measured"),
-            "{refused}"
-        );
+        assert!(refused.contains("none of that kind was measured"), "{refused}");
         assert_eq!(left_of(0, &["other.nii"]).unwrap().0, 400);
     }
 }

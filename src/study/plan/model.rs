@@ -73,8 +73,7 @@ impl Contention {
             } else {
                 (at_work.per_node / cpus).max(1.0)
             };
-            crowding
-                * (1.0 + self.near[stage] * (on_cpus - 1.0).max(0.0) + self.far[stage] * elsewhere)
+            crowding * (1.0 + self.near[stage] * (on_cpus - 1.0).max(0.0) + self.far[stage] * elsewhere)
         })
     }
 }
@@ -231,12 +230,7 @@ impl Model {
     ///
     /// How uncertain contention is has bounds: workers that do not slow each other at all, and workers that
     /// take turns.
-    pub fn uncertainty(
-        &self,
-        per_node: f64,
-        slow_down: f64,
-        images: &[ImageFeatures],
-    ) -> Uncertainty {
+    pub fn uncertainty(&self, per_node: f64, slow_down: f64, images: &[ImageFeatures]) -> Uncertainty {
         let spread = &self.spread;
         let factor = student_factor(COVERAGE, spread.degrees);
         let size_sd = UNMEASURED_SIZE * self.doublings_beyond(images);
@@ -244,11 +238,7 @@ impl Model {
         let slope_sd = if spread.workers_squares > 0.05 * spread.weight {
             spread.sd * (per_node - spread.mean_workers).abs() / spread.workers_squares.sqrt()
         } else {
-            UNMEASURED_DOUBLING
-                * (per_node / spread.mean_workers.max(1.0))
-                    .max(1e-3)
-                    .log2()
-                    .abs()
+            UNMEASURED_DOUBLING * (per_node / spread.mean_workers.max(1.0)).max(1e-3).log2().abs()
         };
         let wider = 1.0 + factor * slope_sd;
         let slope_low = (1.0 / wider).max((1.0 / slow_down).min(1.0));
@@ -283,9 +273,7 @@ impl Model {
             };
             let (low, high) = costs.measured_voxels;
             let size = image.voxels.max(1) as f64;
-            let beyond = (size / high.max(1) as f64)
-                .max(low.max(1) as f64 / size)
-                .max(1.0);
+            let beyond = (size / high.max(1) as f64).max(low.max(1) as f64 / size).max(1.0);
             sum += beyond.log2() * size;
             voxels += size;
         }
@@ -317,14 +305,9 @@ fn fit_classes(
             };
             Line::fit_nonnegative(&Vec::from_iter(images.iter().map(point)))
         }),
-        measured_voxels: images
-            .iter()
-            .fold((u64::MAX, 0), |(low, high), (image, _)| {
-                (
-                    low.min(image.features.voxels),
-                    high.max(image.features.voxels),
-                )
-            }),
+        measured_voxels: images.iter().fold((u64::MAX, 0), |(low, high), (image, _)| {
+            (low.min(image.features.voxels), high.max(image.features.voxels))
+        }),
     };
     by_class
         .into_iter()
@@ -382,9 +365,7 @@ fn fit_contention(
         if TOUCHES_FILES[stage] && several_nodes {
             let far: Vec<_> = ratios
                 .iter()
-                .map(|&[near, far, ratio, weight]| {
-                    (far, ratio - contention.near[stage] * near, weight)
-                })
+                .map(|&[near, far, ratio, weight]| (far, ratio - contention.near[stage] * near, weight))
                 .collect();
             contention.far[stage] = relative_slope(&far);
         }
@@ -396,14 +377,10 @@ fn fit_contention(
 /// 0. 0 where all x are the same.
 fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
     let weight: f64 = points.iter().map(|point| point.2).sum();
-    let mean = |value: fn(&(f64, f64, f64)) -> f64| {
-        points.iter().map(|p| p.2 * value(p)).sum::<f64>() / weight
-    };
+    let mean =
+        |value: fn(&(f64, f64, f64)) -> f64| points.iter().map(|p| p.2 * value(p)).sum::<f64>() / weight;
     let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
-    let squares: f64 = points
-        .iter()
-        .map(|(x, _, w)| w * (x - mean_x).powi(2))
-        .sum();
+    let squares: f64 = points.iter().map(|(x, _, w)| w * (x - mean_x).powi(2)).sum();
     if weight <= 0.0 || squares <= 0.02 * weight {
         return 0.0;
     }

@@ -113,11 +113,7 @@ pub(crate) fn run(
     let list = write_list(folder.path(), &chosen)?;
     let mut cold = one(request, machine, &list, (1, 1), 1)?;
     let failed = take_failed(&mut cold.report);
-    let works = |image: &&Path| {
-        !failed
-            .iter()
-            .any(|row| Path::new(&row.input) == absolute(image))
-    };
+    let works = |image: &&Path| !failed.iter().any(|row| Path::new(&row.input) == absolute(image));
     let working: Vec<&Path> = chosen.iter().copied().filter(works).collect();
     if working.len() >= FEWEST_IMAGES {
         write_list(folder.path(), &working)?;
@@ -155,9 +151,7 @@ pub(crate) fn run(
 /// Takes the images that failed out of a report.
 fn take_failed(report: &mut Report) -> Vec<ImageRow> {
     let rows = std::mem::take(&mut report.images);
-    let (failed, rest) = rows
-        .into_iter()
-        .partition(|row| row.outcome.failure().is_some());
+    let (failed, rest) = rows.into_iter().partition(|row| row.outcome.failure().is_some());
     report.images = rest;
     failed
 }
@@ -170,8 +164,7 @@ fn write_list(folder: &Path, images: &[&Path]) -> Result<PathBuf, String> {
     let path = folder.join("list");
     let mut bytes = Vec::new();
     for image in images {
-        let image =
-            std::path::absolute(image).map_err(|error| format!("{}: {error}", image.display()))?;
+        let image = std::path::absolute(image).map_err(|error| format!("{}: {error}", image.display()))?;
         bytes.extend_from_slice(image.as_os_str().as_encoded_bytes());
         bytes.push(b'\n');
     }
@@ -293,9 +286,7 @@ fn one(
 /// Without room for its results a run measures nothing. Images that cannot be read are no reason to give up.
 fn all_written(report: &Report, name: &str, folder: &Path) -> Result<(), String> {
     let failures = report.images.iter().filter_map(|row| row.outcome.failure());
-    let not_written = failures
-        .clone()
-        .find(|failure| failure.stage == Stage::Write);
+    let not_written = failures.clone().find(|failure| failure.stage == Stage::Write);
     if report.totals.skipped == 0 && not_written.is_none() {
         return Ok(());
     }
@@ -303,9 +294,7 @@ fn all_written(report: &Report, name: &str, folder: &Path) -> Result<(), String>
         "the {name} wrote {} of {} results ({}); it needs room for all of them below {}",
         report.totals.done,
         report.images.len(),
-        not_written.map_or("its report does not say why", |failure| failure
-            .error
-            .as_str()),
+        not_written.map_or("its report does not say why", |failure| failure.error.as_str()),
         folder.display()
     ))
 }
@@ -336,10 +325,7 @@ mod tests {
         let (factor, note) = reading(4.0);
         assert!((factor - 4.0).abs() < 1e-9);
         let note = note.unwrap();
-        assert!(
-            note.contains("in 9.6 ms") && note.contains("in 2.4 ms"),
-            "{note}"
-        );
+        assert!(note.contains("in 9.6 ms") && note.contains("in 2.4 ms"), "{note}");
         assert_eq!(reading(1.2), (1.0, None));
         assert_eq!(
             reading_factor(&warm.report, &[]),
@@ -377,8 +363,7 @@ mod tests {
         fail(&mut source, 3, "in/3.nii.gz: cut short");
         assert_eq!(all(&source), Ok(()));
         fail(&mut source, 4, "out/4.nii.gz: the disk is full");
-        if let crate::job::outcome::End::Failed(failure) = &mut source.report.images[4].outcome.end
-        {
+        if let crate::job::outcome::End::Failed(failure) = &mut source.report.images[4].outcome.end {
             failure.stage = Stage::Write;
         }
         let refused = all(&source).unwrap_err();

@@ -78,8 +78,7 @@ impl Workload {
     pub fn new(means_s: &[f64], costs: Vec<f64>, spread: f64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let noise = Normal::new(0.0, spread.max(0.0)).ok();
-        let mut noisy =
-            |mean: &f64| mean * noise.map_or(1.0, |noise| noise.sample(&mut random).exp());
+        let mut noisy = |mean: &f64| mean * noise.map_or(1.0, |noise| noise.sample(&mut random).exp());
         let mut seconds: Vec<f64> = means_s.iter().map(&mut noisy).collect();
         let whole = means_s.iter().sum::<f64>() / seconds.iter().sum::<f64>();
         if whole.is_finite() {
@@ -91,8 +90,7 @@ impl Workload {
     /// Processes it; every image takes `slow_down` times as long.
     pub fn play(&self, machine: &Machine, slow_down: f64) -> Played {
         let slowness = machine.slowness();
-        let image_s =
-            |place: usize, worker: usize| self.seconds[place] * slow_down * slowness[worker];
+        let image_s = |place: usize, worker: usize| self.seconds[place] * slow_down * slowness[worker];
         let mut loads: Vec<f64> = Vec::with_capacity(slowness.len());
         if machine.strategy == Strategy::Dynamic {
             let mut workers = Workers::new(slowness.len());
@@ -101,10 +99,7 @@ impl Workload {
                 let (free_s, worker) = workers.next();
                 // Rank 0 answers one request after the other.
                 root_free_s = root_free_s.max(free_s) + machine.request_s;
-                workers.give_back(
-                    root_free_s + REQUEST_WAIT_S + image_s(place, worker),
-                    worker,
-                );
+                workers.give_back(root_free_s + REQUEST_WAIT_S + image_s(place, worker), worker);
             }
             loads.extend(workers.loads());
         } else {
@@ -131,11 +126,7 @@ struct Workers(BinaryHeap<Reverse<(Cost, usize)>>);
 
 impl Workers {
     fn new(count: usize) -> Self {
-        Self(
-            (0..count)
-                .map(|worker| Reverse((Cost(0.0), worker)))
-                .collect(),
-        )
+        Self((0..count).map(|worker| Reverse((Cost(0.0), worker))).collect())
     }
 
     fn next(&mut self) -> (f64, usize) {
@@ -221,10 +212,7 @@ mod tests {
         let noisy = Workload::new(&means, means.clone(), 0.5);
         let mean = noisy.seconds.iter().sum::<f64>() / 20_000.0;
         assert!((mean - 1.0).abs() < 0.02, "{mean}");
-        assert_eq!(
-            noisy.seconds,
-            Workload::new(&means, means.clone(), 0.5).seconds
-        );
+        assert_eq!(noisy.seconds, Workload::new(&means, means.clone(), 0.5).seconds);
         // Of few images, too, nothing is lost or gained by the noise.
         let few = Workload::new(&[1.0, 2.0, 4.0], vec![1.0; 3], 0.5);
         assert!((few.seconds.iter().sum::<f64>() - 7.0).abs() < 1e-9);

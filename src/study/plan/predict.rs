@@ -83,8 +83,7 @@ pub(crate) struct Prediction {
 impl Prediction {
     /// From launch to end, as Slurm counts it: expected, lower and upper end of the interval.
     pub fn job_s(&self) -> [f64; 3] {
-        [self.elapsed_s, self.elapsed_low_s, self.elapsed_high_s]
-            .map(|seconds| seconds + self.launch_s)
+        [self.elapsed_s, self.elapsed_low_s, self.elapsed_high_s].map(|seconds| seconds + self.launch_s)
     }
 }
 
@@ -162,8 +161,7 @@ impl<'a> Predictor<'a> {
     /// Images per second that the shared file system gives at most, and the lower bound of that.
     pub fn ceiling(&self) -> (Option<f64>, Option<f64>) {
         let images = self.images().max(1) as f64;
-        self.model
-            .ceiling(&self.alone_s.map(|stage_s| stage_s / images))
+        self.model.ceiling(&self.alone_s.map(|stage_s| stage_s / images))
     }
 
     /// How many times as long an image keeps its worker as when that is alone, by these factors of the
@@ -208,9 +206,9 @@ impl<'a> Predictor<'a> {
         let below_s = (working_s * (1.0 - range.low)).hypot(reach_s.min(fixed_s));
         let above_s = (working_s * (range.high * far - 1.0)).hypot(reach_s);
         let list_bytes = images as f64 * rank0.image_bytes();
-        let rank_bytes =
-            self.memory
-                .rank_bytes(layout.threads, self.listed.largest_bytes(), list_bytes);
+        let rank_bytes = self
+            .memory
+            .rank_bytes(layout.threads, self.listed.largest_bytes(), list_bytes);
         let cpus = (layout.nodes * layout.cpus_per_node()) as f64;
         Prediction {
             layout,
@@ -266,8 +264,7 @@ impl Bounds {
                 continue;
             }
             let mut fits = |nodes: usize, ranks: usize| {
-                let fits =
-                    ranks >= nodes && ranks.is_multiple_of(nodes) && ranks / nodes <= on_a_node;
+                let fits = ranks >= nodes && ranks.is_multiple_of(nodes) && ranks / nodes <= on_a_node;
                 if fits {
                     layouts.push(Layout {
                         nodes,
@@ -278,17 +275,10 @@ impl Bounds {
                 fits
             };
             if self.ranks.is_empty() {
-                let nodes: &[usize] = if self.nodes.is_empty() {
-                    &[1]
-                } else {
-                    &self.nodes
-                };
+                let nodes: &[usize] = if self.nodes.is_empty() { &[1] } else { &self.nodes };
                 for &nodes in nodes {
                     let powers = std::iter::successors(Some(1_usize), |ranks| Some(ranks * 2));
-                    for on_each in powers
-                        .take_while(|&ranks| ranks < on_a_node)
-                        .chain([on_a_node])
-                    {
+                    for on_each in powers.take_while(|&ranks| ranks < on_a_node).chain([on_a_node]) {
                         fits(nodes, on_each * nodes);
                     }
                 }
@@ -298,11 +288,7 @@ impl Bounds {
                     // The fewest nodes over which the ranks divide evenly.
                     (ranks.div_ceil(on_a_node)..=ranks).any(|nodes| fits(nodes, ranks))
                 } else {
-                    self.nodes
-                        .iter()
-                        .filter(|&&nodes| fits(nodes, ranks))
-                        .count()
-                        > 0
+                    self.nodes.iter().filter(|&&nodes| fits(nodes, ranks)).count() > 0
                 };
                 if !fitting {
                     unfit.push(format!(
@@ -358,18 +344,9 @@ pub(crate) mod tests {
             file_bytes: voxels / 2,
             memory_bytes: voxels,
         };
-        let planned: Vec<ImageFeatures> = sizes
-            .iter()
-            .copied()
-            .map(features)
-            .cycle()
-            .take(images)
-            .collect();
+        let planned: Vec<ImageFeatures> = sizes.iter().copied().map(features).cycle().take(images).collect();
         Listed {
-            found: planned
-                .iter()
-                .map(|image| ("x.nii".into(), *image))
-                .collect(),
+            found: planned.iter().map(|image| ("x.nii".into(), *image)).collect(),
             listed: images,
             planned,
             rank0: Rank0::default(),
@@ -407,8 +384,7 @@ pub(crate) mod tests {
         let layouts = [layout(1, 1, 1), layout(1, 2, 1)];
         let mut held = [0; 2];
         for seed in 0..times {
-            for (place, prediction) in predictions(machine, seed, 400, &layouts).iter().enumerate()
-            {
+            for (place, prediction) in predictions(machine, seed, 400, &layouts).iter().enumerate() {
                 let truth = machine.source(
                     400,
                     layouts[place].ranks,
@@ -422,15 +398,11 @@ pub(crate) mod tests {
                     "{seed}: {} for {elapsed_s}",
                     prediction.elapsed_s
                 );
-                held[place] += usize::from(
-                    (prediction.elapsed_low_s..=prediction.elapsed_high_s).contains(&elapsed_s),
-                );
+                held[place] +=
+                    usize::from((prediction.elapsed_low_s..=prediction.elapsed_high_s).contains(&elapsed_s));
                 let rss = truth.report.totals.max_rss_bytes as f64;
                 let predicted = prediction.rss_per_rank_bytes as f64;
-                assert!(
-                    predicted >= rss && predicted <= rss * 1.1,
-                    "{predicted} {rss}"
-                );
+                assert!(predicted >= rss && predicted <= rss * 1.1, "{predicted} {rss}");
             }
         }
         held
@@ -493,10 +465,7 @@ pub(crate) mod tests {
     fn layouts_keep_to_the_nodes_and_their_cpus() {
         let found = |nodes: &[usize], ranks: &[usize], threads: &[usize]| -> Vec<_> {
             let (layouts, _) = bounds(nodes, ranks, threads).layouts();
-            layouts
-                .iter()
-                .map(|s| (s.nodes, s.ranks, s.threads))
-                .collect()
+            layouts.iter().map(|s| (s.nodes, s.ranks, s.threads)).collect()
         };
         let one_node = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 6, 1), (1, 1, 4)];
         let two_nodes = [(2, 2, 1), (2, 4, 1), (2, 8, 1), (2, 12, 1), (2, 2, 4)];
@@ -529,12 +498,7 @@ pub(crate) mod tests {
     fn limits_are_kept() {
         let bounds = bounds(&[1], &[], &[1]);
         let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 8, 1)]).remove(0);
-        assert!(
-            bounds
-                .exceeded(&prediction)
-                .unwrap()
-                .contains("MiB per node")
-        );
+        assert!(bounds.exceeded(&prediction).unwrap().contains("MiB per node"));
         prediction.rss_per_node_bytes = 1;
         assert_eq!(bounds.exceeded(&prediction), None);
         prediction.elapsed_high_s = 100.0;

@@ -26,13 +26,9 @@ pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<u
         .filter(|&place| predictions[place].beyond.is_none())
         .collect();
     if possible.is_empty() {
-        let exceeded = predictions.iter().filter_map(|prediction| {
-            Some(format!(
-                "{}: {}",
-                prediction.layout,
-                prediction.beyond.as_ref()?
-            ))
-        });
+        let exceeded = predictions
+            .iter()
+            .filter_map(|prediction| Some(format!("{}: {}", prediction.layout, prediction.beyond.as_ref()?)));
         let mut reasons: Vec<String> = unfit.iter().cloned().chain(exceeded).take(3).collect();
         if predictions.is_empty() {
             reasons.insert(0, "no ranks fit the nodes and their CPUs".to_owned());
@@ -58,11 +54,7 @@ pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<u
     let chosen = worth
         .into_iter()
         .filter(|&place| predictions[place].elapsed_s <= fastest_s * 1.03)
-        .min_by(|&a, &b| {
-            predictions[a]
-                .core_hours
-                .total_cmp(&predictions[b].core_hours)
-        })
+        .min_by(|&a, &b| predictions[a].core_hours.total_cmp(&predictions[b].core_hours))
         .expect("the fastest is among them");
     predictions[chosen].recommended = true;
     Ok(chosen)
@@ -84,9 +76,7 @@ pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
     }),
     column("nodes", "nodes", |p| Cell::Count(p.layout.nodes as u64)),
     column("ranks", "ranks", |p| Cell::Count(p.layout.ranks as u64)),
-    column("threads", "threads", |p| {
-        Cell::Count(p.layout.threads as u64)
-    }),
+    column("threads", "threads", |p| Cell::Count(p.layout.threads as u64)),
     column("", "time", |p| Cell::Text(duration(p.job_s()[0]))),
     column("", "90 % from", |p| Cell::Text(duration(p.job_s()[1]))),
     column("", "to", |p| Cell::Text(duration(p.job_s()[2]))),
@@ -99,9 +89,7 @@ pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
     column("node_bytes", "MiB per node", |p| {
         Cell::Bytes(p.rss_per_node_bytes)
     }),
-    column("core_hours", "core hours", |p| {
-        Cell::Number(p.core_hours, 2)
-    }),
+    column("core_hours", "core hours", |p| Cell::Number(p.core_hours, 2)),
     column("efficiency", "efficiency %", |p| Cell::Share(p.efficiency)),
     column("imbalance", "", |p| Cell::Number(p.imbalance, 2)),
     column("exceeds", "exceeds", |p| {
@@ -149,9 +137,7 @@ pub(crate) fn reasons(
             );
         }
         (None, low) if predictions.iter().any(|p| p.layout.nodes > 1) => {
-            let at_least = low.map_or("an unknown rate".to_owned(), |low| {
-                format!("{low:.0} images/s")
-            });
+            let at_least = low.map_or("an unknown rate".to_owned(), |low| format!("{low:.0} images/s"));
             let _ = writeln!(
                 text,
                 "All measurements come from one node, so the limit of the shared file system is not known. \
@@ -200,18 +186,14 @@ fn returns(predictions: &[Prediction]) -> String {
             }
         )
     } else {
-        format!(
-            "Diminishing returns beyond {few} workers: {many} are only {sooner:.2} times as fast."
-        )
+        format!("Diminishing returns beyond {few} workers: {many} are only {sooner:.2} times as fast.")
     }
 }
 
 fn not_worth(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)> {
     let mut fastest: BTreeMap<usize, &Prediction> = BTreeMap::new();
     for prediction in predictions {
-        let entry = fastest
-            .entry(prediction.layout.workers())
-            .or_insert(prediction);
+        let entry = fastest.entry(prediction.layout.workers()).or_insert(prediction);
         if prediction.elapsed_s < entry.elapsed_s {
             *entry = prediction;
         }
@@ -237,12 +219,7 @@ mod tests {
             contention,
             ..Machine::default()
         };
-        predictions(
-            &machine,
-            1,
-            4000,
-            &[1, 2, 4, 8].map(|ranks| layout(1, ranks, 1)),
-        )
+        predictions(&machine, 1, 4000, &[1, 2, 4, 8].map(|ranks| layout(1, ranks, 1)))
     }
 
     #[test]
@@ -252,10 +229,7 @@ mod tests {
         // 8 workers do 1/(1 + 7 · 0.12) = 54 % each, 4 do 74 %.
         assert_eq!(found[chosen].layout.ranks, 4);
         assert_eq!(
-            found
-                .iter()
-                .filter(|prediction| prediction.recommended)
-                .count(),
+            found.iter().filter(|prediction| prediction.recommended).count(),
             1
         );
         assert!(returns(&found).contains("still helps"));

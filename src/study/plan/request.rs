@@ -14,19 +14,14 @@ const TIME_MARGIN_S: f64 = 60.0;
 pub(crate) const MEMORY_MARGIN: f64 = 0.2;
 
 /// What to request. `largest_bytes` is the most that a worker holds for one image.
-pub(crate) fn request(
-    prediction: &Prediction,
-    largest_bytes: u64,
-    partition: Option<&str>,
-) -> Request {
+pub(crate) fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&str>) -> Request {
     let layout = prediction.layout;
     let threads = layout.threads as u64;
     // A rank admits an image only if it fits beside a reserve for each worker.
     let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_BYTES + largest_bytes);
     let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
     let rank_bytes = (held as u64).max(admitted);
-    let seconds =
-        prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
+    let seconds = prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
     Request {
         nodes: layout.nodes,
         tasks_per_node: layout.ranks_per_node(),
@@ -96,10 +91,7 @@ pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob
     ];
     let mut command = vec![job.program.clone(), "smooth".into()];
     command.extend(job.words.iter().cloned());
-    command.extend([
-        "--threads".into(),
-        prediction.layout.threads.to_string().into(),
-    ]);
+    command.extend(["--threads".into(), prediction.layout.threads.to_string().into()]);
     command.extend(["--resume".into(), "--report".into(), job.report.clone()]);
     BatchScript {
         name: "niimpi".to_owned(),
@@ -119,8 +111,7 @@ mod tests {
 
     #[test]
     fn the_request_holds_the_prediction_with_its_margin() {
-        let mut prediction =
-            predictions(&Machine::default(), 1, 4000, &[layout(2, 8, 2)]).remove(0);
+        let mut prediction = predictions(&Machine::default(), 1, 4000, &[layout(2, 8, 2)]).remove(0);
         prediction.elapsed_high_s = 1000.0;
         prediction.launch_s = 10.0;
         prediction.rss_per_rank_bytes = 1 << 30;

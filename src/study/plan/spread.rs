@@ -72,11 +72,7 @@ pub(super) fn worker_spread(expected: &[Expected<'_>], image_sd: f64) -> f64 {
         let freedom = workers.len() - 1;
         // The noise of a sum of images, in which large ones weigh more.
         let noise = |worker: &&Expected<'_>| {
-            let squares: f64 = worker
-                .images_s
-                .iter()
-                .map(|image_s| image_s * image_s)
-                .sum();
+            let squares: f64 = worker.images_s.iter().map(|image_s| image_s * image_s).sum();
             squares / worker.images_s.iter().sum::<f64>().powi(2)
         };
         let of_images = workers.iter().map(noise).sum::<f64>() / workers.len() as f64;
@@ -104,11 +100,7 @@ pub(super) fn run_spread(expected: &[Expected<'_>], runs: &[RunSample]) -> RunSp
         .zip(runs)
         .filter(|((taken_s, held_s, _), _)| *taken_s > 0.0 && *held_s > 0.0)
         .map(|((taken_s, held_s, images), run)| {
-            (
-                run.workers_per_node(),
-                (taken_s / held_s).ln(),
-                weight(*images),
-            )
+            (run.workers_per_node(), (taken_s / held_s).ln(), weight(*images))
         })
         .collect();
     let weight = points
@@ -117,21 +109,13 @@ pub(super) fn run_spread(expected: &[Expected<'_>], runs: &[RunSample]) -> RunSp
         .sum::<f64>()
         .max(f64::MIN_POSITIVE);
     let moments = |value: fn(&(f64, f64, f64)) -> f64| {
-        let mean = points
-            .iter()
-            .map(|point| point.2 * value(point))
-            .sum::<f64>()
-            / weight;
+        let mean = points.iter().map(|point| point.2 * value(point)).sum::<f64>() / weight;
         let squares = |point: &(f64, f64, f64)| point.2 * (value(point) - mean).powi(2);
         (mean, points.iter().map(squares).sum::<f64>())
     };
     let (mean_workers, workers_squares) = moments(|point| point.0);
     let (mean, squares) = moments(|point| point.1);
-    let fitted = if workers_squares > 0.05 * weight {
-        2
-    } else {
-        1
-    };
+    let fitted = if workers_squares > 0.05 * weight { 2 } else { 1 };
     let degrees = points.len().saturating_sub(fitted);
     let sd = if degrees > 0 {
         (squares / weight * points.len() as f64 / degrees as f64).sqrt()

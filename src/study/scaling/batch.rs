@@ -111,9 +111,8 @@ pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Res
         }
         match &record.job_id {
             Some(job_id) => {
-                let accounting = Accounting::of_job(job_id).map_err(|error| {
-                    format!("how job {job_id} of the study ended is unknown: {error}")
-                })?;
+                let accounting = Accounting::of_job(job_id)
+                    .map_err(|error| format!("how job {job_id} of the study ended is unknown: {error}"))?;
                 match accounting.filter(Accounting::is_final) {
                     Some(accounting) => {
                         folder.write_record(&ended(record.clone(), accounting))?;

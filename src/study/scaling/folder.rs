@@ -89,10 +89,7 @@ impl StudySpec {
             ("the images", self.inputs != other.inputs),
             ("the options", self.options != other.options),
             ("--via", self.via != other.via),
-            (
-                "the machine",
-                self.via == Via::Local && self.host != other.host,
-            ),
+            ("the machine", self.via == Via::Local && self.host != other.host),
         ];
         match differs.iter().find(|(_, differs)| *differs) {
             None => Ok(()),
@@ -129,9 +126,7 @@ impl StudySpec {
 }
 
 fn unique(values: &[usize]) -> Vec<usize> {
-    BTreeSet::from_iter(values.iter().copied())
-        .into_iter()
-        .collect()
+    BTreeSet::from_iter(values.iter().copied()).into_iter().collect()
 }
 
 /// The folder of a study.
@@ -189,9 +184,7 @@ impl StudyFolder {
 
     /// Where the words of a configuration's run lie.
     pub(crate) fn log(&self, configuration: &Configuration) -> PathBuf {
-        self.path
-            .join("logs")
-            .join(format!("{}.log", configuration.id()))
+        self.path.join("logs").join(format!("{}.log", configuration.id()))
     }
 
     /// Where a configuration's results are written, to be removed after it.
@@ -236,10 +229,7 @@ impl StudyFolder {
     ///
     /// # Errors
     /// A sentence when the record cannot be read.
-    pub(crate) fn read_record(
-        &self,
-        configuration: &Configuration,
-    ) -> Result<Option<RunRecord>, String> {
+    pub(crate) fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
         let path = self.record(configuration);
         if path.is_file() {
             read_json(&path).map(Some)

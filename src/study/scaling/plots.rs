@@ -124,25 +124,16 @@ pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64
         at_largest
             .iter()
             .filter(|row| row.nodes == 1 && is_wanted(row))
-            .map(|row| {
-                (
-                    (row.ranks * row.threads) as f64,
-                    seconds(serial) / seconds(row),
-                )
-            })
+            .map(|row| ((row.ranks * row.threads) as f64, seconds(serial) / seconds(row)))
             .collect()
     };
     let whole = |row: &Row| row.summary(|figures| figures.time_s).mean;
     // Workers filter different images at the same time: their sum, shared among them.
-    let filter =
-        |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.ranks * row.threads) as f64;
+    let filter = |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.ranks * row.threads) as f64;
     [
         ("ranks", points(|row| row.threads == 1, whole)),
         ("threads", points(|row| row.ranks == 1, whole)),
-        (
-            "threads, filter alone",
-            points(|row| row.ranks == 1, filter),
-        ),
+        ("threads, filter alone", points(|row| row.ranks == 1, filter)),
     ]
     .into_iter()
     .filter(|(_, points)| points.len() > 1)
@@ -154,8 +145,7 @@ fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
     let mut chart = against_workers(at_largest, title, "speed-up", |_, speed_up| speed_up)?;
     let most = chart.series[0].points[1].0;
     for (name, points) in speed_ups(at_largest) {
-        let Some(serial_part) = serial_part(&points, cpus).filter(|_| !name.contains("alone"))
-        else {
+        let Some(serial_part) = serial_part(&points, cpus).filter(|_| !name.contains("alone")) else {
             continue;
         };
         let steps = (0..=40).map(|step| 1.0 + (most - 1.0) * f64::from(step) / 40.0);
@@ -259,10 +249,7 @@ mod tests {
             run(4, 1, 100, 1, 40.0),
         ]);
         let curves = speed_ups(&rows.iter().collect::<Vec<_>>());
-        assert_eq!(
-            curves[0],
-            ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)])
-        );
+        assert_eq!(curves[0], ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)]));
         assert_eq!(serial_part(&curves[0].1, 2), Some(0.0));
     }
 }

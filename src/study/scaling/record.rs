@@ -106,10 +106,7 @@ impl Figures {
 impl Run {
     /// The run's figures; `None` without a report or when it did not do all its images.
     pub fn figures(&self) -> Option<Figures> {
-        let report = self
-            .report
-            .as_ref()
-            .filter(|_| self.record.state == COMPLETED)?;
+        let report = self.report.as_ref().filter(|_| self.record.state == COMPLETED)?;
         let totals = &report.totals;
         let accounting = self.record.accounting.as_ref();
         let by_slurm = accounting
@@ -121,11 +118,7 @@ impl Run {
                 .and_then(|job| job.max_rss_bytes)
                 .unwrap_or(0)
                 .max(totals.max_rss_bytes) as f64,
-            memory_total_bytes: report
-                .ranks
-                .iter()
-                .map(|rank| rank.max_rss_bytes as f64)
-                .sum(),
+            memory_total_bytes: report.ranks.iter().map(|rank| rank.max_rss_bytes as f64).sum(),
             // Slurm counts whole seconds: a job of less than one took 0.
             time_s: self.record.wall_s.unwrap_or(0.0).max(report.elapsed_s),
             elapsed_s: report.elapsed_s,

@@ -115,9 +115,7 @@ impl Row {
 
     /// The mean divided by `by`, with six digits at most.
     fn mean(&self, digits: usize, by: f64, value: fn(&Figures) -> f64) -> Cell {
-        self.cell(value, |summary| {
-            Cell::Number(rounded(summary.mean / by), digits)
-        })
+        self.cell(value, |summary| Cell::Number(rounded(summary.mean / by), digits))
     }
 
     fn sd(&self, value: fn(&Figures) -> f64) -> Cell {
@@ -125,15 +123,10 @@ impl Row {
     }
 
     fn spread(&self, digits: usize, value: fn(&Figures) -> f64) -> Cell {
-        self.cell(
-            value,
-            |Summary {
-                 count, mean, sd, ..
-             }| match count {
-                1 => Cell::Number(mean, digits),
-                _ => Cell::Figure(format!("{mean:.digits$} ± {sd:.digits$}")),
-            },
-        )
+        self.cell(value, |Summary { count, mean, sd, .. }| match count {
+            1 => Cell::Number(mean, digits),
+            _ => Cell::Figure(format!("{mean:.digits$} ± {sd:.digits$}")),
+        })
     }
 
     /// Bytes as `sacct` shows them.
@@ -145,9 +138,7 @@ impl Row {
 
     /// Bytes divided by `by`, with a unit.
     fn human(&self, by: f64, value: fn(&Figures) -> f64) -> Cell {
-        self.cell(value, |summary| {
-            Cell::Figure(text::bytes(summary.mean / by))
-        })
+        self.cell(value, |summary| Cell::Figure(text::bytes(summary.mean / by)))
     }
 
     fn write_to_filter(&self) -> Cell {
@@ -253,8 +244,7 @@ fn failures(rows: &[Row]) -> String {
             (row.threads, "thread"),
             (row.nodes, "node"),
         ];
-        let [images, ranks, threads, nodes] =
-            counts.map(|(count, noun)| text::counted(count, noun));
+        let [images, ranks, threads, nodes] = counts.map(|(count, noun)| text::counted(count, noun));
         let message = text::printable(&row.message);
         let _ = writeln!(
             text,
@@ -289,10 +279,7 @@ fn head(spec: &StudySpec, runs: &[Run]) -> String {
 
 /// What else ran on the machine, which decides what the figures are worth.
 fn others(spec: &StudySpec, runs: &[Run]) -> String {
-    let others: Vec<f64> = runs
-        .iter()
-        .filter_map(|run| run.record.others_cpus)
-        .collect();
+    let others: Vec<f64> = runs.iter().filter_map(|run| run.record.others_cpus).collect();
     if others.is_empty() {
         return String::new();
     }
@@ -350,9 +337,7 @@ const COLUMNS: &[RowColumn] = &[
     csv_only("mem-total_bytes", |row| {
         row.mean(6, 1.0, |run| run.memory_total_bytes)
     }),
-    shown("mem-total", |row| {
-        row.human(1.0, |run| run.memory_total_bytes)
-    }),
+    shown("mem-total", |row| row.human(1.0, |run| run.memory_total_bytes)),
     csv_only("time_s", |row| row.mean(6, 1.0, |run| run.time_s)),
     csv_only("time_sd_s", |row| row.sd(|run| run.time_s)),
     shown("time s", |row| row.spread(2, |run| run.time_s)),
@@ -376,21 +361,13 @@ const COLUMNS: &[RowColumn] = &[
     shown("publish s", |row| row.spread(2, |run| run.publish_s)),
     csv_only("CPUeff", |row| row.mean(6, 1.0, |run| run.cpu_efficiency)),
     csv_only("CPUeff_sd", |row| row.sd(|run| run.cpu_efficiency)),
-    shown("CPUeff %", |row| {
-        row.spread(0, |run| run.cpu_efficiency * 100.0)
-    }),
-    csv_only("time/task_s", |row| {
-        row.mean(6, row.images(), |run| run.time_s)
-    }),
-    csv_only("rtime/task_s", |row| {
-        row.mean(6, row.images(), |run| run.read_s)
-    }),
+    shown("CPUeff %", |row| row.spread(0, |run| run.cpu_efficiency * 100.0)),
+    csv_only("time/task_s", |row| row.mean(6, row.images(), |run| run.time_s)),
+    csv_only("rtime/task_s", |row| row.mean(6, row.images(), |run| run.read_s)),
     csv_only("ptime/task_s", |row| {
         row.mean(6, row.images(), |run| run.filter_s)
     }),
-    csv_only("wtime/task_s", |row| {
-        row.mean(6, row.images(), |run| run.write_s)
-    }),
+    csv_only("wtime/task_s", |row| row.mean(6, row.images(), |run| run.write_s)),
     csv_only("mem/task_bytes", |row| {
         row.mean(6, row.images(), |run| run.memory_total_bytes)
     }),
@@ -411,30 +388,16 @@ const COLUMNS: &[RowColumn] = &[
     }),
     // Every rank takes the whole time; the sums of the stages are shared among them.
     csv_only("time/proc_s", |row| row.mean(6, 1.0, |run| run.time_s)),
-    csv_only("rtime/proc_s", |row| {
-        row.mean(6, row.ranks(), |run| run.read_s)
-    }),
-    csv_only("ptime/proc_s", |row| {
-        row.mean(6, row.ranks(), |run| run.filter_s)
-    }),
-    csv_only("wtime/proc_s", |row| {
-        row.mean(6, row.ranks(), |run| run.write_s)
-    }),
+    csv_only("rtime/proc_s", |row| row.mean(6, row.ranks(), |run| run.read_s)),
+    csv_only("ptime/proc_s", |row| row.mean(6, row.ranks(), |run| run.filter_s)),
+    csv_only("wtime/proc_s", |row| row.mean(6, row.ranks(), |run| run.write_s)),
     csv_only("mem/proc_bytes", |row| {
         row.mean(6, row.ranks(), |run| run.memory_total_bytes)
     }),
-    csv_only("tasks/proc", |row| {
-        Cell::Number(row.images() / row.ranks(), 2)
-    }),
-    shown("rtime/proc s", |row| {
-        row.mean(2, row.ranks(), |run| run.read_s)
-    }),
-    shown("ptime/proc s", |row| {
-        row.mean(2, row.ranks(), |run| run.filter_s)
-    }),
-    shown("wtime/proc s", |row| {
-        row.mean(2, row.ranks(), |run| run.write_s)
-    }),
+    csv_only("tasks/proc", |row| Cell::Number(row.images() / row.ranks(), 2)),
+    shown("rtime/proc s", |row| row.mean(2, row.ranks(), |run| run.read_s)),
+    shown("ptime/proc s", |row| row.mean(2, row.ranks(), |run| run.filter_s)),
+    shown("wtime/proc s", |row| row.mean(2, row.ranks(), |run| run.write_s)),
     shown("mem/proc", |row| {
         row.human(row.ranks(), |run| run.memory_total_bytes)
     }),
@@ -451,13 +414,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::report::sample::report;
 
-    pub(crate) fn run(
-        ranks: usize,
-        threads: usize,
-        images: usize,
-        repeat: usize,
-        wall_s: f64,
-    ) -> Run {
+    pub(crate) fn run(ranks: usize, threads: usize, images: usize, repeat: usize, wall_s: f64) -> Run {
         let mut report = report();
         report.elapsed_s = wall_s - 0.5;
         report.totals.read_s = 0.1 * images as f64;
@@ -506,8 +463,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let page = write(folder.path(), &spec(), &runs).unwrap();
         for kind in Kind::ALL {
-            let csv = std::fs::read_to_string(folder.path().join(format!("{}.csv", kind.file())))
-                .unwrap();
+            let csv = std::fs::read_to_string(folder.path().join(format!("{}.csv", kind.file()))).unwrap();
             let mut reader = ::csv::Reader::from_reader(csv.as_bytes());
             let headers = reader.headers().unwrap().clone();
             let first = match kind {
@@ -533,10 +489,7 @@ pub(crate) mod tests {
             page.contains("OUT_OF_MEMORY: sbatch: error: too many nodes"),
             "{page}"
         );
-        assert!(
-            !page.contains("other programs"),
-            "nothing is known of others"
-        );
+        assert!(!page.contains("other programs"), "nothing is known of others");
         insta::assert_snapshot!(page);
     }
 

@@ -151,11 +151,7 @@ impl Machine {
             .ranks
             .iter_mut()
             .for_each(|rank| rank.cpu_model = self.cpu_model.to_owned());
-        (
-            report.totals.done,
-            report.totals.failed,
-            report.totals.skipped,
-        ) = (images, 0, 0);
+        (report.totals.done, report.totals.failed, report.totals.skipped) = (images, 0, 0);
         report.totals.max_rss_bytes = (16 << 20) + sizes.iter().max().unwrap();
         report.elapsed_s = end_s + 0.02;
         Source {
@@ -188,15 +184,9 @@ pub(crate) fn fail(source: &mut Source, place: usize, error: &str) {
 fn a_run_is_read_with_its_own_costs() {
     let measured = gathered(&[Machine::exact().source(20, 2, &SIZES, 1)]).unwrap();
     let run = &measured.runs[0];
-    assert_eq!(
-        (run.images, run.ranks, run.workers_per_node()),
-        (20, 2, 2.0)
-    );
+    assert_eq!((run.images, run.ranks, run.workers_per_node()), (20, 2, 2.0));
     assert!((run.setup_s - 0.05).abs() < 1e-9 && (run.finish_s - 0.02).abs() < 1e-9);
-    assert!(
-        run.launch_s
-            .is_some_and(|launch_s| (launch_s - 0.5).abs() < 1e-9)
-    );
+    assert!(run.launch_s.is_some_and(|launch_s| (launch_s - 0.5).abs() < 1e-9));
     assert_eq!((measured.workers.len(), measured.images().count()), (2, 20));
     let worker = &measured.workers[0];
     let busy_s: f64 = worker.images.iter().map(ImageSample::worker_s).sum();
@@ -244,10 +234,7 @@ fn reports_of_two_versions_are_not_fitted_together() {
     let new = Machine::default().source(20, 1, &SIZES, 1);
     let mut old = new.clone();
     old.report.schema = "niimpi-report/1".to_owned();
-    assert!(
-        gathered(&[old.clone(), old.clone()]).is_ok(),
-        "alone they are"
-    );
+    assert!(gathered(&[old.clone(), old.clone()]).is_ok(), "alone they are");
     let message = gathered(&[new, old]).unwrap_err();
     assert!(
         message.contains("niimpi-report/1 and niimpi-report/2"),
@@ -258,8 +245,7 @@ fn reports_of_two_versions_are_not_fitted_together() {
 #[test]
 fn other_options_are_named() {
     let mut source = Machine::default().source(20, 1, &SIZES, 1);
-    let options =
-        serde_json::json!({"filter": "gaussian", "sigma_vox": [2.0, 2.0, 2.0], "nan": "propagate"});
+    let options = serde_json::json!({"filter": "gaussian", "sigma_vox": [2.0, 2.0, 2.0], "nan": "propagate"});
     source.report.options =
         serde_json::json!({"filter": "gaussian", "sigma_vox": [3.0, 2.0, 2.0], "compression": 6});
     source.report.launch.sync = Some(!job().sync);

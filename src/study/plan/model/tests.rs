@@ -40,11 +40,7 @@ fn slow(source: &mut Source, factor: impl Fn(usize) -> f64, stages: [bool; 3]) {
         outcome.start_s += later_s[outcome.rank];
         let before_s = outcome.timings.worker_s();
         let timings = &mut outcome.timings;
-        let all = [
-            &mut timings.read_s,
-            &mut timings.filter_s,
-            &mut timings.write_s,
-        ];
+        let all = [&mut timings.read_s, &mut timings.filter_s, &mut timings.write_s];
         all.into_iter()
             .zip(stages)
             .filter(|(_, is_slow)| *is_slow)
@@ -63,10 +59,7 @@ fn costs_and_contention_are_recovered_exactly_without_noise() {
     for voxels in [300_000, 1_000_000, 3_000_000] {
         let found = model.stages_s(&features(voxels)).unwrap();
         for (found, truth) in found.iter().zip(machine.stages_s(voxels)) {
-            assert!(
-                (found / truth - 1.0).abs() < 1e-3,
-                "{voxels}: {found} {truth}"
-            );
+            assert!((found / truth - 1.0).abs() < 1e-3, "{voxels}: {found} {truth}");
         }
     }
     for factor in model.slow_down(&at_work(3.0, 3.0, 8.0)).0 {
