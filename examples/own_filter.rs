@@ -4,6 +4,12 @@
 //! $ cargo run --example own_filter
 //! ```
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example prints what it does"
+)]
+
 use niimpi::filter::{
     Filter, FilterError, ImageInfo, Prepared, Reach, Scratch, SharedOptions, Slab, Source, Stage,
     ThreadScratch, apply,

@@ -2,6 +2,12 @@
 //!
 //! Only a few KiB of each file are read, whatever its size.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example prints what it does"
+)]
+
 use std::path::Path;
 use std::process::ExitCode;
 

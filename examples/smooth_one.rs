@@ -1,5 +1,7 @@
 //! Smooths one image: `cargo run --example smooth_one -- INPUT OUTPUT FWHM_MM`
 
+#![allow(clippy::print_stdout, reason = "an example prints what it did")]
+
 use std::error::Error;
 use std::path::Path;
 

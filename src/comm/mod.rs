@@ -152,7 +152,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
 }
 
 /// The MPI library that this program was built with, by its own description; `None` for a program without
-/// MPI. Local, and allowed before [`start`].
+/// MPI. Local, and allowed before `start`.
 pub fn library() -> Option<String> {
     #[cfg(feature = "mpi")]
     return Some(mpi::library());

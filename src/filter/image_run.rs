@@ -32,7 +32,7 @@ pub(crate) struct ImageRun {
 pub(crate) struct Planes(Vec<VoxelBuffer>);
 
 impl ImageRun {
-    /// Makes room for a volume whose shape, type and scaling are set. With a [lead](Layout::has_lead) its
+    /// Makes room for a volume whose shape, type and scaling are set. With a lead its
     /// voxels are still to be read.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod sync {
 
 /// The scheduler as it is, on locks whose schedule the test chooses.
 #[path = "slabs.rs"]
+#[allow(clippy::duplicate_mod, reason = "on other locks it is another program")]
 #[expect(dead_code, reason = "the test takes what it needs")]
 mod modelled;
 

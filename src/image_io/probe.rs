@@ -58,7 +58,7 @@ pub struct Probe {
 /// too short for what its header declares.
 ///
 /// # Errors
-/// See [`Cause`].
+/// See [`Cause`](super::Cause).
 pub fn probe(path: &Path) -> Result<Probe, ImageError> {
     let files = ImageFiles::of(path)?;
     let layout = files.layout();

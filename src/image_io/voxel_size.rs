@@ -13,7 +13,7 @@ use std::fmt;
 pub struct VoxelSizeDisagreement {
     /// By pixdim, in mm.
     pub pixdim_mm: [f64; 3],
-    /// By the columns of the affine, in mm. [`Header::voxel_size_mm`] returns this one.
+    /// By the columns of the affine, in mm. `Header::voxel_size_mm` returns this one.
     pub affine_mm: [f64; 3],
 }
 

@@ -289,7 +289,7 @@ fn an_output_that_climbs_out_of_a_missing_folder_is_refused() {
         Err(ListError::OutputClimbs { missing, .. }) if missing == dir.path().join("missing")
     ));
     assert_eq!(
-        outputs(&request(&[data.clone()], &data.join("../out"))),
+        outputs(&request(std::slice::from_ref(&data), &data.join("../out"))),
         ["a.nii"]
     );
 }

@@ -2,7 +2,7 @@
 //! ended.
 //!
 //! A worker makes it once. A journal's line and a report's row are this type in JSON. Versions before
-//! niimpi-journal/2 and niimpi-report/2 used other names for some fields; [`Row`] is the one place where
+//! niimpi-journal/2 and niimpi-report/2 used other names for some fields; `Row` is the one place where
 //! those are read.
 
 use std::path::PathBuf;

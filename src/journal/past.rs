@@ -392,9 +392,8 @@ mod tests {
         format!(r#"{event}"unix_s":{unix_s},{rest}"#)
     }
 
-    const BEGIN: &str = concat!(
-        r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#
-    );
+    const BEGIN: &str =
+        r#"{"event":"begin","unix_s":1.0,"index":1,"worker":0,"input":"/in/a.nii","output":"a.nii"}"#;
     const DONE: &str = concat!(
         r#"{"event":"end","unix_s":2.0,"index":1,"worker":0,"status":"done","input":"/in/a.nii","#,
         r#""output":"a.nii","bytes_in":1,"bytes_out":3,"files_in":[{"bytes":1,"mtime_ns":2}],"#,

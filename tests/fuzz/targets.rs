@@ -170,7 +170,7 @@ pub fn journal(bytes: &[u8]) {
     let journals = || bytes.split(|&byte| byte == 0);
     let past = Past::of_bytes(journals());
     assert!(past.journals == journals().count());
-    let alive = |run: &RunLine| (run.rank % 2 == 0).then_some(true);
+    let alive = |run: &RunLine| run.rank.is_multiple_of(2).then_some(true);
     let shown = Status::of_bytes(journals(), 1e9, alive).render();
     assert!(
         shown.chars().all(|c| !c.is_control() || c == '\n'),
