@@ -179,7 +179,7 @@ fn set_up_errors_reach_every_rank_and_write_nothing() {
 }
 
 #[test]
-fn resume_does_what_is_missing_or_altered_and_overwrite_does_all() {
+fn resume_keeps_results_and_overwrite_replaces_altered_ones() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     write_images(&data, 4, false);
@@ -191,6 +191,9 @@ fn resume_does_what_is_missing_or_altered_and_overwrite_does_all() {
     std::fs::write(out.join("image_1.nii.gz"), b"altered").unwrap();
     std::fs::remove_file(out.join("image_2.nii.gz")).unwrap();
     config.existing = Existing::Resume;
+    assert_eq!(run_on(2, &config), [run::EXIT_USAGE; 2]);
+    assert_eq!(std::fs::read(out.join("image_1.nii.gz")).unwrap(), b"altered");
+    config.existing = Existing::ResumeAndOverwrite;
     assert_eq!(run_on(2, &config), [run::EXIT_DONE; 2]);
     let totals = report(&config).totals;
     assert_eq!((totals.images, totals.done, totals.skipped), (4, 2, 2));

@@ -41,9 +41,11 @@ fn input(folder: &Path, name: &str, shape: &[usize], datatype: Datatype) -> Path
     path
 }
 
+/// The names in a folder; none where the folder itself was not made.
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
+        .into_iter()
+        .flatten()
         .map(|item| item.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
