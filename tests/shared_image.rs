@@ -41,11 +41,9 @@ fn input(folder: &Path, name: &str, shape: &[usize], datatype: Datatype) -> Path
     path
 }
 
-/// The names in a folder; none where the folder itself was not made.
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
+        .unwrap()
         .map(|item| item.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
@@ -129,6 +127,7 @@ fn a_cut_or_damaged_file_leaves_nothing_behind() {
     let path = input(folder.path(), "a.nii.gz", &[97, 101, 160], Datatype::Int16);
     let whole = fs::read(&path).unwrap();
     let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
     let job = job(2.0, OutputSpec::default());
     let mut worker = ImageWorker::with_threads(&job, 3);
     for cut in [whole.len() - 1, whole.len() - 9, whole.len() / 2, 400] {

@@ -158,7 +158,7 @@ tally = Tally()
 
 def stem(path):
     """A file's path without its endings, so that both files of a pair are one image."""
-    path = str(path)
+    path = str(path).replace("/./", "/")
     for ending in (".gz", ".nii", ".hdr", ".img"):
         path = path.removesuffix(ending)
     return path

@@ -126,9 +126,10 @@ def test_the_choice_shapes_results_and_so_a_resumed_run(tmp_path, source):
     out = tmp_path / "out"
     smooth(source, out, "--sigma=1", ranks=RANKS)
     assert resume(source, out, "--sigma=1", "--nan=propagate", ranks=RANKS) == {"kept": 6}
-    assert resume(source, out, "--sigma=1", "--nan=zero", "--report-csv", ranks=RANKS) == {
-        "options_changed": 6
-    }
+    options = ("--sigma=1", "--nan=zero", "--report-csv")
+    smooth(source, out, *options, "--resume", ranks=RANKS, expect=2)
+    counts = resume(source, out, *options, "--overwrite", ranks=RANKS)
+    assert counts == {"options_changed": 6}
     with open(f"{out}.again.images.csv", newline="") as file:
         rows = {Path(row["input"]).name: int(row["nonfinite_voxels"]) for row in csv.DictReader(file)}
     assert rows["whole.nii.gz"] == rows["integer.nii.gz"] == 0 and rows["float32.nii.gz"] > 2000

@@ -367,19 +367,16 @@ def test_containers(containers, tmp_path, sigma):
     assert finished.report["totals"]["images"] == len(paths), "a pair is one image"
 
 
-def test_offset_below_the_header(tmp_path):
-    """In a single file an offset below 352 means 352 (the standard's clause); nibabel takes 0 for the file's first byte."""
+def test_an_offset_of_zero(tmp_path):
+    """In a single file 0 means 352, the end of the header; nibabel takes it for the file's first byte."""
     rng = np.random.default_rng(37)
     array = images.random_array(rng, (9, 8, 7), "int16")
     images.write(tmp_path / "in" / "plain.nii", array)
-    for offset in (0, 16):
-        content = bytearray((tmp_path / "in" / "plain.nii").read_bytes())
-        content[108:112] = np.float32(offset).tobytes()
-        (tmp_path / "in" / f"offset{offset}.nii").write_bytes(content)
+    content = bytearray((tmp_path / "in" / "plain.nii").read_bytes())
+    content[108:112] = bytes(4)
+    (tmp_path / "in" / "zero.nii").write_bytes(content)
     smooth(tmp_path / "in", tmp_path / "out", "--sigma=1")
-    expected = (tmp_path / "out" / "plain.nii").read_bytes()
-    for offset in (0, 16):
-        assert (tmp_path / "out" / f"offset{offset}.nii").read_bytes() == expected
+    assert (tmp_path / "out" / "zero.nii").read_bytes() == (tmp_path / "out" / "plain.nii").read_bytes()
 
 
 NIBABEL_SAMPLES = (
