@@ -30,7 +30,7 @@ def journal(folder):
 
 def done(folder):
     """The index of every image that the journals tell of as done, as often as they do."""
-    return [line["index"] for line in journal(folder) if line["event"] == "end" and line["state"] == "done"]
+    return [line["index"] for line in journal(folder) if line["event"] == "end" and line["status"] == "done"]
 
 
 def wait_until_begun(job, folder, images=3):
