@@ -159,6 +159,8 @@ struct Setup {
 /// [`Communicator::abort`].
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     run(comm, config, stop).unwrap_or_else(|error| {
+        // A launcher that sees the first rank exit ends the others by a signal, which must not add a message.
+        stop::set_up_has_ended();
         if comm.rank() == ROOT {
             console::error(error);
         }
