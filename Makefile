@@ -102,7 +102,7 @@ stress: ## kills, injected errors, damaged files and concurrent runs at full len
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@NIIMPI_STRESS_FILES=10000 NIIMPI_STRESS_KILLS=240 NIIMPI_STRESS_IMAGES=40000 $(with) $(limit) 90m \
-	  .venv/bin/python -m pytest tests/oracle -q -s -k 'mutated_files or killed_at_any_moment or many_images'
+	  .venv/bin/python -m pytest tests/oracle -q -s -k 'mutated or killed_at_any_moment or many_images'
 	@NIIMPI_STRESS_INJECTED=120 NIIMPI_STRESS_RIVALS=1000 $(with) $(limit) 90m \
 	  .venv/bin/python -m pytest tests/stress -q -s
 

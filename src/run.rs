@@ -298,7 +298,8 @@ fn open_journal(
                 list_digest: &setup.list_digest,
                 shard: config.shard,
             };
-            match rivals::refuse_after(output, &work, &setup.decision.run) {
+            let show_life = || journal.touch();
+            match rivals::refuse_after(output, &work, &setup.decision.run, &show_life) {
                 Ok(()) => {
                     journal.write_alive();
                     Ok(Some(journal))

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use super::{Line, RunLine, past};
 use crate::slurm::{self, Job, running};
 
-/// A living rank writes a line every 30 s. A journal that nobody wrote to for so long belongs to nobody.
+/// A living rank writes a line every 30 s. Where neither process nor job can be asked, a journal that nobody
+/// wrote to for so long belongs to nobody.
 const SILENT_FOR: Duration = Duration::from_secs(90);
 
 /// The journal of a run's rank 0, which lives as long as its run.
@@ -85,22 +86,24 @@ impl RunJournal {
         self.modified != before.modified
     }
 
-    /// Whether the run lives, by its process, by its Slurm job, or by its last line.
+    /// Whether the run lives, by its process, by its Slurm job, or else by its last line. A job that Slurm
+    /// suspended is silent and lives.
     pub(crate) fn life(&self) -> Life {
         let run = &self.run;
         if let Some(lives) = run.process.as_ref().and_then(|process| process.lives(run.pid)) {
             return if lives { Life::Living } else { Life::Dead };
+        }
+        if let Some(runs) = self.runs_in_slurm() {
+            return if runs { Life::Living } else { Life::Dead };
         }
         let silent_for = crate::fault::wait_limit(SILENT_FOR);
         let age = file_system_now(&self.path)
             .and_then(|now| now.duration_since(self.modified).ok())
             .unwrap_or_default();
         let left = silent_for.saturating_sub(age);
-        match self.runs_in_slurm() {
-            Some(false) => Life::Dead,
-            _ if left.is_zero() => Life::Dead,
-            Some(true) => Life::Living,
-            None => Life::DeadAfter(left),
+        match left.is_zero() {
+            true => Life::Dead,
+            false => Life::DeadAfter(left),
         }
     }
 

@@ -2,9 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
 use super::{FOLDER, Line, RunLine, file_of};
 use crate::atomic_file::{Folder, Folders};
@@ -142,6 +146,15 @@ impl Journal {
     pub(crate) fn write_alive(&self) {
         let unix_s = self.unix_s();
         self.write(&Line::Alive { unix_s });
+    }
+
+    /// Shows that the rank lives before it writes a second line: the journal becomes as new as a line would
+    /// make it, by the file system's clock.
+    pub(crate) fn touch(&self) {
+        let now = TimeSpec::UTIME_NOW;
+        if let Err(error) = futimens(self.sink().file.as_fd(), &now, &now) {
+            tracing::debug!("the journal's time cannot be set: {error}");
+        }
     }
 
     /// Removes the journal of a run that is refused before its first image.

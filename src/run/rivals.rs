@@ -37,9 +37,7 @@ pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
 /// # Errors
 /// A text for the user that names the other run.
 pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String> {
-    let (rivals, others) = living_runs(output)?
-        .into_iter()
-        .partition::<Vec<_>, _>(|other| overlaps(&other.run, work));
+    let (rivals, others) = living_runs(output, work, None, &|| {})?;
     if let Some(rival) = rivals.first() {
         return Err(message(&rival.run, output));
     }
@@ -96,19 +94,26 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
 /// root.
 ///
 /// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has
-/// refused or works.
+/// refused or works. Whoever waits calls `show_life`, so that runs on other machines do not wait for each
+/// other in silence.
 ///
 /// # Errors
 /// As of [`refuse_before`].
-pub(super) fn refuse_after(output: &Path, work: &Work<'_>, own: &str) -> Result<(), String> {
+pub(super) fn refuse_after(
+    output: &Path,
+    work: &Work<'_>,
+    own: &str,
+    show_life: &dyn Fn(),
+) -> Result<(), String> {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
-    let is_rival = |other: &RunJournal| other.run.run != own && overlaps(&other.run, work);
-    for rival in living_runs(output)?.into_iter().filter(is_rival) {
+    let (rivals, _) = living_runs(output, work, Some(own), show_life)?;
+    for rival in rivals {
         let mut now = Some(rival);
         while let Some(rival) = now {
             if rival.works || rival.run.run.as_str() < own {
                 return Err(message(&rival.run, output));
             }
+            show_life();
             std::thread::sleep(LOOK_EVERY);
             now = rival.again().filter(|rival| rival.life() != Life::Dead);
         }
@@ -116,29 +121,37 @@ pub(super) fn refuse_after(output: &Path, work: &Work<'_>, own: &str) -> Result<
     Ok(())
 }
 
-/// The runs below this folder that live. Waits for those whose heartbeat has to decide.
-fn living_runs(output: &Path) -> Result<Vec<RunJournal>, String> {
+/// The other runs below this folder that live: those of the same images, and those of others. Waits for rivals
+/// whose heartbeat has to decide.
+fn living_runs(
+    output: &Path,
+    work: &Work<'_>,
+    own: Option<&str>,
+    show_life: &dyn Fn(),
+) -> Result<(Vec<RunJournal>, Vec<RunJournal>), String> {
     let runs = living::runs(output).map_err(|error| {
         format!(
             "--output {}: its journals cannot be listed: {error}",
             output.display()
         )
     })?;
-    let mut living = Vec::new();
-    let mut doubtful = Vec::new();
-    for journal in runs.into_iter().filter(|journal| !journal.closed) {
+    let (mut rivals, mut others, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
+    let open = |journal: &RunJournal| !journal.closed && Some(journal.run.run.as_str()) != own;
+    for journal in runs.into_iter().filter(open) {
+        let overlaps = overlaps(&journal.run, work);
         match journal.life() {
-            Life::Dead => {}
-            Life::Living => living.push(journal),
-            Life::DeadAfter(left) => doubtful.push((journal, left)),
+            Life::Living if overlaps => rivals.push(journal),
+            Life::Living => others.push(journal),
+            Life::DeadAfter(left) if overlaps => doubtful.push((journal, left)),
+            Life::DeadAfter(_) | Life::Dead => {}
         }
     }
-    living.extend(wait_for_heartbeats(doubtful));
-    Ok(living)
+    rivals.extend(wait_for_heartbeats(doubtful, show_life));
+    Ok((rivals, others))
 }
 
 /// Those of the runs that write something before their time is up.
-fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>) -> Vec<RunJournal> {
+fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>, show_life: &dyn Fn()) -> Vec<RunJournal> {
     const LOOK_EVERY: Duration = Duration::from_millis(200);
     let Some((first, _)) = doubtful.first() else {
         return Vec::new();
@@ -152,6 +165,7 @@ fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>) -> Vec<RunJour
     let started = Instant::now();
     let mut living = Vec::new();
     while !doubtful.is_empty() {
+        show_life();
         std::thread::sleep(LOOK_EVERY);
         doubtful.retain(|(before, left)| match before.again() {
             None => false,

@@ -4,10 +4,24 @@ use std::process::Command;
 
 use super::JobState;
 
-/// Whether a job is at work on its nodes; `None` when `squeue` cannot say.
+/// Whether a job is at work on its nodes; `None` when `squeue` cannot say, and while Slurm ends the job.
 pub(crate) fn job_runs(job_id: &str) -> Option<bool> {
-    let text = squeue(&["--format=%T", "--jobs", job_id])?;
-    Some(text.lines().any(|line| JobState::parse(line).is_at_work()))
+    let text = squeue(&["--format=%A %T", "--jobs", job_id])?;
+    state_in(&text, job_id)
+}
+
+/// Whether the job is at work by these lines of `squeue`. The number of an array lists all its tasks, of
+/// which one has the same number.
+fn state_in(text: &str, job_id: &str) -> Option<bool> {
+    let state = text.lines().find_map(|line| {
+        let (number, state) = line.trim().split_once(' ')?;
+        (number == job_id).then(|| JobState::parse(state))
+    });
+    match state {
+        // Its processes are being killed, but a node that is lost may leave it so for hours.
+        Some(state) if state.as_str() == "COMPLETING" => None,
+        state => Some(state.is_some_and(|state| state.is_at_work())),
+    }
 }
 
 /// Whether a step of a job is at work; `None` when `squeue` cannot say.
@@ -28,5 +42,26 @@ fn squeue(arguments: &[&str]) -> Option<String> {
     match output.status.success() {
         true => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => forgotten().then(String::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::state_in;
+
+    #[test]
+    fn the_jobs_own_line_decides() {
+        for (text, runs) in [
+            ("7 RUNNING\n", Some(true)),
+            ("7 SUSPENDED\n", Some(true)),
+            ("7 COMPLETING\n", None),
+            ("7 PENDING\n", Some(false)),
+            ("", Some(false)),
+            // Task 9 of the array 7 runs, the last task, which has the array's number, does not.
+            ("9 RUNNING\n", Some(false)),
+            ("9 PENDING\n7 RUNNING\n", Some(true)),
+        ] {
+            assert_eq!(state_in(text, "7"), runs, "{text}");
+        }
     }
 }

@@ -26,12 +26,18 @@ PLACES = {
     ],
     "other pid namespace": lambda number: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
 }
+# The same list: one run works and the others are refused. Lists that overlap: all work, and meet at some images.
+LISTS = {
+    "same list": lambda number: range(1, outputs.COUNT + 1),
+    "overlapping lists": lambda number: range(1 + 2 * number, outputs.COUNT - 3 + 2 * number),
+}
 MATRIX = [
-    (modes, options, place)
+    (modes, options, place, lists)
     for count in (2, 3)
     for modes in itertools.combinations_with_replacement(MODES, count)
     for options in ("same", "other")
     for place in PLACES
+    for lists in LISTS
 ]
 # All of them in `make stress`, a sample otherwise.
 SAMPLE = int(os.environ.get("NIIMPI_STRESS_RIVALS", "6"))
@@ -56,54 +62,51 @@ def source(tmp_path_factory):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "modes, options, place", CASES, ids=["-".join(["+".join(m), o, p.replace(" ", "_")]) for m, o, p in CASES]
+    "modes, options, place, lists",
+    CASES,
+    ids=["-".join(["+".join(modes), *rest]).replace(" ", "_") for modes, *rest in CASES],
 )
-def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, options, place):
+def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, options, place, lists):
     if place != "same host" and not may_unshare():
         pytest.skip("namespaces are forbidden here")
     images, whole = source
     out = tmp_path / "out"
     sigmas = [outputs.SIGMAS[number % 2 if options == "other" else 0] for number in range(len(modes))]
+    stems = [{f"sample_{number}" for number in LISTS[lists](run)} for run in range(len(modes))]
     running = []
     for number, (mode, sigma) in enumerate(zip(modes, sigmas)):
-        report = tmp_path / f"report-{number}.json"
-        args = [
-            "smooth",
-            images,
-            "--output",
-            out,
-            f"--sigma={sigma}",
-            "--threads=1",
-            "--report",
-            report,
-            *MODES[mode],
-        ]
+        report, listed = tmp_path / f"report-{number}.json", tmp_path / f"list-{number}.txt"
+        listed.write_text("".join(f"{images / stem}.nii.gz\n" for stem in sorted(stems[number])))
+        args = ["smooth", "--list", listed, "--base", images, "--output", out, f"--sigma={sigma}"]
+        args += ["--threads=1", "--report", report, *MODES[mode]]
         running.append((start(args, prefix=PLACES[place](number)), report))
     ended = []
     for run, report in running:
         with run:
             ended.append(run.wait(120, report))
-    for finished in ended:
-        assert finished.code in (0, 1, 2), finished
-    found = outputs.digests(out)
-    kinds = outputs.check_whole(found, whole)
+    assert all(finished.code in (0, 1, 2) for finished in ended), ended
+    kinds = outputs.check_whole(outputs.digests(out), whole)
     assert not parts(out)
-    # Nobody is refused by nobody: one run at least was the first, and its images are there.
+    # Nobody is refused by nobody: one run at least was the first.
     assert any(finished.code != 2 for finished in ended), ended
-    done = [
-        {
-            outputs.stem(image["output"].rpartition("/")[2])
-            for image in finished.report["images"]
-            if image["status"] == "done"
-        }
-        if finished.code != 2
-        else set()
-        for finished in ended
-    ]
-    assert set().union(*done) <= set(kinds), "a result that was reported is there"
-    if options == "same" or "overwrite" not in modes:
-        # Without --overwrite, what a run reports as its result stays its result.
-        for names, sigma in zip(done, sigmas):
-            assert all(kinds[name] == sigma for name in names), (modes, kinds, names)
-    if options == "same":
-        assert len(kinds) == outputs.COUNT, "together they did all"
+    done = [made_by(finished) for finished in ended]
+    for mode, sigma, own, listed, finished in zip(modes, sigmas, done, stems, ended):
+        if finished.code != 2:
+            assert listed <= set(kinds), "every image that a run was given is there, its own result or another run's"
+        for name in own:
+            # What a run reports as its result stays that, unless a run that may replace it says that it did.
+            replaced = any(
+                kinds[name] == other and name in others and mode_of_other == "overwrite"
+                for mode_of_other, other, others in zip(modes, sigmas, done)
+            )
+            assert kinds[name] == sigma or replaced, (name, modes, sigmas, kinds, ended)
+    told = [(modes[number], ended[number].code, len(own)) for number, own in enumerate(done)]
+    print(f"{options} options, {place}, {lists}: {told}, {len(kinds)} results, none lost")
+
+
+def made_by(finished):
+    """The images that a run reports as done."""
+    if finished.code == 2:
+        return set()
+    done = [image for image in finished.report["images"] if image["status"] == "done"]
+    return {outputs.stem(image["output"].rpartition("/")[2]) for image in done}

@@ -1,0 +1,106 @@
+"""A run of another machine lives as long as its Slurm job: a `squeue` of the test's own says what the job does."""
+
+import json
+import os
+
+import pytest
+
+import images
+from program import run
+from test_agreement import arguments
+from test_resume import journals
+
+pytestmark = pytest.mark.timeout(120)
+
+HOUR_S = 3600
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+
+
+def squeue(folder, jobs="", steps=""):
+    """The environment with a squeue that runs these shell commands when it is asked for jobs and for steps."""
+    tools = folder / "tools"
+    tools.mkdir()
+    asked = f'case "$*" in *--steps*) {steps or "exit 9"};; *) {jobs or "exit 9"};; esac'
+    (tools / "squeue").write_text(f'#!/bin/sh\necho "$*" >> {folder}/asked\n{asked}\n')
+    (tools / "squeue").chmod(0o755)
+    return {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+
+def left_open(folder, job, silent_s, **slurm):
+    """The output of a run in a Slurm job on another machine, which wrote its last line so long ago."""
+    images.series(folder / "in", 4)
+    env = {"SLURM_JOB_ID": job, **slurm}
+    assert run(arguments(folder, "--sigma=1", "--limit=2"), env=env).code == 0
+    (journal,) = journals(folder / "out")
+    first, *lines = journal.read_text().splitlines()
+    first = json.loads(first)
+    assert first["slurm_job"] == str(job)
+    first["process"]["boot_id"] = "another machine"
+    # The same images as in the run to come.
+    again = run(arguments(folder, "--sigma=1", "--resume"), env=env)
+    assert again.code == 0
+    (whole,) = set(journals(folder / "out")) - {journal}
+    first["list_digest"] = json.loads(whole.read_text().splitlines()[0])["list_digest"]
+    whole.unlink()
+    assert '"close"' in lines[-1]
+    journal.write_text("".join(f"{line}\n" for line in [json.dumps(first), *lines[:-1]]))
+    at = journal.stat().st_mtime - silent_s
+    os.utime(journal, (at, at))
+
+
+def begin(folder, env):
+    return run(arguments(folder, "--sigma=1", "--resume", "--overwrite"), env=env)
+
+
+def check(finished, lives, waits=False):
+    assert finished.code == (2 if lives else 0), finished
+    assert ("another run of the same images is in progress" in finished.stderr) == lives, finished
+    assert waits is None or ("waiting up to" in finished.stderr) == waits, finished
+
+
+@pytest.mark.parametrize("silent_s", [0, HOUR_S])
+@pytest.mark.parametrize("own", [{}, {"SLURM_JOB_ID": 78}], ids=["outside", "another job"])
+@pytest.mark.parametrize(
+    "jobs, lives",
+    [
+        ("echo 77 RUNNING", True),
+        ("echo 77 SUSPENDED", True),
+        ("echo 77 PENDING", False),
+        (FORGOTTEN, False),
+        ("true", False),
+        # The array's number is its last task's, too, which has ended.
+        ("echo 80 RUNNING", False),
+    ],
+)
+def test_the_job_alone_decides(tmp_path, jobs, lives, own, silent_s):
+    """However long the journal is silent: a suspended job writes nothing."""
+    left_open(tmp_path, 77, silent_s)
+    check(begin(tmp_path, squeue(tmp_path, jobs) | own), lives)
+    assert "--jobs 77" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize("jobs", [DOWN, "echo 77 COMPLETING"])
+@pytest.mark.parametrize("silent_s", [0, HOUR_S])
+def test_the_journal_decides_where_slurm_does_not(tmp_path, jobs, silent_s):
+    left_open(tmp_path, 77, silent_s)
+    # A journal that was written to a moment ago is watched until it is old: here for a second at most.
+    wait = {} if silent_s else {"NIIMPI_TEST_WAIT_MS": 1_000}
+    check(begin(tmp_path, squeue(tmp_path, jobs) | wait), lives=False, waits=False if silent_s else None)
+
+
+@pytest.mark.parametrize(
+    "own, steps, lives",
+    [
+        ({"SLURM_RESTART_COUNT": 2, "SLURM_STEP_ID": 0}, "", False),
+        ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.0; echo 77.1", True),
+        ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.1", False),
+        ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.10", False),
+    ],
+    ids=["requeued since", "another step", "the step has ended", "a step of a like number"],
+)
+@pytest.mark.parametrize("silent_s", [0, HOUR_S])
+def test_steps_and_restarts_of_the_same_job(tmp_path, own, steps, lives, silent_s):
+    left_open(tmp_path, 77, silent_s, SLURM_RESTART_COUNT=1, SLURM_STEP_ID=0)
+    env = squeue(tmp_path, jobs="echo 77 RUNNING", steps=steps) | {"SLURM_JOB_ID": 77} | own
+    check(begin(tmp_path, env), lives)
