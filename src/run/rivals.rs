@@ -121,8 +121,8 @@ pub(super) fn refuse_after(
     Ok(())
 }
 
-/// The other runs below this folder that live: those of the same images, and those of others. Waits for rivals
-/// whose heartbeat has to decide.
+/// The other runs below this folder that live: those of the same images, and those of others. Waits for
+/// rivals whose heartbeat has to decide.
 fn living_runs(
     output: &Path,
     work: &Work<'_>,

@@ -1,10 +1,11 @@
 /*
- * Faults of a file system, on request, for one program: loaded with LD_PRELOAD, it makes calls on some files fail.
+ * Faults of a file system, on request: loaded into a program with LD_PRELOAD, it makes calls on files fail.
  *
  * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
  *   CALL   read, write, fsync, rename, symlink or open
- *   ERROR  a number of errno, with x1 after it for the first such call only; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists; or as `60ms`: it
- *          takes so long longer
+ *   ERROR  a number of errno, with x1 after it for the first such call only; or as `60ms`: it takes so long
+ *          longer; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists, and makes one
+ *          with `.held` behind that name when it begins to
  *   AFTER  how many bytes of a file pass first (read and write), 0 for none
  *   PART   what the file's path contains
  * A write that crosses the limit is shortened to it, as on a disk that becomes full.
@@ -37,7 +38,9 @@ static void load(void) {
     const char *text = getenv("NIIMPI_FAULTS");
     while (text && *text && count < 8) {
         struct fault *fault = &faults[count];
-        if (sscanf(text, "%15[^:]:%15[^:]:%ld:%255[^,]", fault->call, fault->error, &fault->after, fault->part) == 4) count++;
+        int found = sscanf(text, "%15[^:]:%15[^:]:%ld:%255[^,]", fault->call, fault->error, &fault->after,
+                           fault->part);
+        if (found == 4) count++;
         text = strchr(text, ',');
         if (text) text++;
     }
@@ -74,7 +77,13 @@ static int strike(struct fault *fault) {
         return 1;
     }
     const char *go = getenv("NIIMPI_FAULT_GO");
-    for (int i = 0; go && access(go, F_OK) && i < 3000; i++) usleep(10000);
+    if (!go) return 0;
+    char held[PATH_MAX];
+    snprintf(held, sizeof held, "%s.held", go);
+    int file = creat(held, 0666);
+    if (file >= 0) close(file);
+    /* Not for ever: a test that forgets the file must not leave a process behind. */
+    for (int i = 0; access(go, F_OK) && i < 18000; i++) usleep(10000);
     return 0;
 }
 

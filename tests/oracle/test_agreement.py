@@ -7,6 +7,7 @@ import time
 import pytest
 
 import images
+from faulty import faulty  # noqa: F401
 from program import NIIMPI, run, start
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -97,20 +98,24 @@ def test_an_output_that_only_one_node_sees_is_refused(tmp_path):
     assert not list((tmp_path / "out" / ".niimpi").iterdir()), "a refused run leaves no journal"
 
 
-def slow(folder, *options, **others):
-    """A run that takes seconds, in progress: its journal is there."""
-    env = {"NIIMPI_TEST_FAULT": "slow@0:400", **others.pop("env", {})}
-    running = start(arguments(folder, *options), env=env, **others)
-    until = time.monotonic() + 30
-    while not any(journal.read_text().count("\n") > 1 for journal in (folder / "out").glob(".niimpi/*.jsonl")):
-        assert time.monotonic() < until and running.process.poll() is None
-        time.sleep(0.02)
+def held(folder, faulty, *options):
+    """A run that goes on until the file `go` exists, in progress: its journal is there."""
+    env = faulty("write:wait:0:/out/.niimpi-", go=folder / "go")
+    running = start(arguments(folder, *options), env=env)
+    wait_for_journal(folder, running)
     return running
 
 
-def test_a_second_run_of_the_same_images_is_refused(tmp_path):
+def wait_for_journal(folder, running):
+    until = time.monotonic() + 60
+    while not any(journal.read_text().count("\n") > 1 for journal in (folder / "out").glob(".niimpi/*.jsonl")):
+        assert time.monotonic() < until and running.process.poll() is None
+        time.sleep(0.02)
+
+
+def test_a_second_run_of_the_same_images_is_refused(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
-    with slow(tmp_path, "--sigma=1") as first:
+    with held(tmp_path, faulty, "--sigma=1") as first:
         for options in (["--sigma=1", "--resume"], ["--sigma=4", "--overwrite"], ["--sigma=1", "--resume", "--shard=1/2"]):
             finished = run(arguments(tmp_path, *options))
             assert finished.code == 2, finished
@@ -120,26 +125,28 @@ def test_a_second_run_of_the_same_images_is_refused(tmp_path):
         finished = run([*other, "--base", tmp_path / "in", "--name", "other_{stem}"])
         assert finished.code == 0, finished
         assert finished.stderr.count("another run is in progress") == 1, finished
+        (tmp_path / "go").touch()
         assert first.wait(60).code == 0
     assert run(arguments(tmp_path, "--sigma=1", "--resume")).code == 0, "the first has ended"
 
 
-def test_disjoint_shares_run_side_by_side(tmp_path):
+def test_disjoint_shares_run_side_by_side(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
-    with slow(tmp_path, "--sigma=1", "--shard=1/2") as first:
+    with held(tmp_path, faulty, "--sigma=1", "--shard=1/2") as first:
         finished = run(arguments(tmp_path, "--sigma=1", "--shard=2/2"))
         assert finished.code == 0, finished
+        (tmp_path / "go").touch()
         assert first.wait(60).code == 0
     assert len(images.results(tmp_path / "out")) == 8
 
 
-def test_a_run_that_was_killed_stops_nobody(tmp_path):
+def test_a_run_that_was_killed_stops_nobody(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
-    with slow(tmp_path, "--sigma=1") as first:
+    with held(tmp_path, faulty, "--sigma=1") as first:
         first.process.kill()
         first.process.wait()
-        finished = run(arguments(tmp_path, "--sigma=1", "--resume"), timeout=20)
-    assert finished.code == 0, finished
+        finished = run(arguments(tmp_path, "--sigma=1", "--resume"))
+    assert finished.code == 0 and "waiting up to" not in finished.stderr, finished
 
 
 CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -163,12 +170,14 @@ def test_singletons_without_a_launcher_do_not_do_the_list_several_times(tmp_path
 @pytest.mark.skipif(not may_mount(), reason="needs the right to make a namespace")
 def test_a_run_of_another_container_is_known_by_its_heartbeat(tmp_path):
     """Process numbers of another namespace say nothing: the journal's growth does."""
-    images.series(tmp_path / "in", 30)
-    wait = {"NIIMPI_TEST_WAIT_MS": "3000"}
-    with slow(tmp_path, "--sigma=1", prefix=CONTAINED) as first:
+    images.series(tmp_path / "in", 200)
+    wait = {"NIIMPI_TEST_WAIT_MS": "8000"}
+    slow = {"NIIMPI_TEST_FAULT": "slow@0:300"}
+    with start(arguments(tmp_path, "--sigma=1"), env=slow, prefix=CONTAINED) as first:
+        wait_for_journal(tmp_path, first)
         finished = run(arguments(tmp_path, "--sigma=1", "--resume"), env=wait)
         assert finished.code == 2 and "another run of the same images" in finished.stderr, finished
-        assert "waiting up to 3s" in finished.stderr, finished
+        assert "waiting up to 8s" in finished.stderr, finished
         first.process.kill()
         finished = run(arguments(tmp_path, "--sigma=1", "--resume"), env=wait)
         assert finished.code == 0 and "waiting up to" in finished.stderr, finished

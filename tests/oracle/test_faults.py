@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import random
 import shutil
@@ -175,6 +176,37 @@ def test_a_read_error_that_passes(tmp_path, faulty):
     check_rest(source, out, tmp_path)
 
 
+def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty):  # noqa: F811
+    """It makes no file without a record: images in progress fail, the others are not started."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 40)
+    # Room for some images, and then for half a line.
+    env = faulty(f"write:{errno.EIO}:8000:/.niimpi/journal-") | {"NIIMPI_TEST_FAULT": "slow@0:200"}
+    finished = smooth(source, out, "--sigma=1", "--strategy=block", ranks=RANKS, env=env, expect=75)
+    assert "stopping: without a journal no result may get its name" in finished.stderr, finished
+    totals = finished.report["totals"]
+    assert 0 < totals["done"] < 40 and totals["skipped"] > 0, totals
+    for record in failed(finished).values():
+        assert "the journal cannot be written" in record["error"], record
+    recorded = {
+        record["output"]
+        for record in map(json.loads, filter(is_whole_line, journal_lines(out)))
+        if record["event"] == "staged"
+    }
+    assert set(sums(out)) <= recorded and not parts(out)
+    found = resume(source, out, "--sigma=1", ranks=RANKS)
+    assert found["kept"] >= totals["done"], found
+    check_rest(source, out, tmp_path)
+
+
+def is_whole_line(line):
+    try:
+        json.loads(line)
+        return True
+    except ValueError:
+        return False
+
+
 def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
     """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up error."""
     place = ordinary[0]
@@ -236,7 +268,9 @@ def test_an_input_that_changes_while_it_is_read(tmp_path, faulty, change, suffix
         while not any('"begin"' in line and "moving" in line for line in journal_lines(out)):
             assert time.monotonic() < until and running.process.poll() is None
             time.sleep(0.02)
-        time.sleep(0.2)
+        while not go.with_name("go.held").exists():
+            assert time.monotonic() < until and running.process.poll() is None
+            time.sleep(0.02)
         if change == "grows":
             with open(path, "ab") as file:
                 file.write(b"\0" * 512)
@@ -396,21 +430,21 @@ def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
 
 @pytest.mark.parametrize("nan, fits", [("propagate", True), ("zero", True), ("ignore", False)])
 def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
-    """128³ float32 are 8 MiB. Left out, NaN takes 16 bytes more per voxel, which the job's memory does not hold."""
+    """2²³ voxels of float32 are 32 MiB. NaN that do not count take 128 MiB more, which the job does not have."""
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    voxels = images.random_array(np.random.default_rng(3), (128, 128, 128), "float32")
+    voxels = images.random_array(np.random.default_rng(3), (256, 256, 128), "float32")
     voxels[5, 5, 5] = np.nan
     images.write(source / "a.nii", voxels)
     args = ["smooth", source, "--output", out, "--sigma=1", f"--nan={nan}", "--threads=1", "--no-sync"]
     args += ["--report", tmp_path / "r.json"]
-    # The program itself takes some 15 to 25 MiB and 12 for its worker.
-    env = {"SLURM_JOB_ID": 1, "SLURM_MEM_PER_NODE": 55}
+    # The program itself takes some 15 to 25 MiB and 12 for its worker: the limit is far from both sums.
+    env = {"SLURM_JOB_ID": 1, "SLURM_MEM_PER_NODE": 135}
     finished = run(args, env=env, report_path=tmp_path / "r.json", timeout=120)
     if fits:
         assert finished.code == 0, finished
     else:
-        assert finished.code == 2 and "the largest image needs 4" in finished.stderr, finished
+        assert finished.code == 2 and "the largest image needs 16" in finished.stderr, finished
         assert not list(tmp_path.rglob("out/*.nii"))
 
 
@@ -488,10 +522,9 @@ KILLS = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
 
 
 @pytest.mark.ranks
-@pytest.mark.timeout(120 + 30 * KILLS)
+@pytest.mark.timeout(300 + 60 * KILLS)
 def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
-    """kill -9 of one of three ranks at random moments; the job ends within seconds and a resumed run completes it."""
-    rounds = KILLS
+    """kill -9 of one of three ranks at random moments; the job ends and a resumed run completes it."""
     rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "1"))
     source = tmp_path / "in"
     images.series(source, 40, shape=(48, 48, 48))
@@ -499,12 +532,15 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
     whole = sums(tmp_path / "whole")
     killed = unfinished = 0
     slowest = 0.0
-    for number in range(rounds):
+    # A run that ends before its turn to be killed does not count.
+    for number in range(10 * KILLS):
+        if killed == KILLS:
+            break
         out = tmp_path / f"out_{number}"
         strategy = rng.choice(["block", "cyclic", "size", "dynamic"])
         sync = rng.choice([[], ["--no-sync"]])
         args = ["smooth", source, "--output", out, "--sigma=2", "--threads=2", "--strategy", strategy, *sync]
-        with start(args, ranks=3) as running:
+        with start(args, ranks=3, env={"NIIMPI_TEST_FAULT": "slow@0:20"}) as running:
             if wait_for(running, out, 3, rng.randrange(0, 30)):
                 time.sleep(rng.random() * 0.05)
                 alive = ranks_alive(running.mark)
@@ -516,11 +552,9 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
                     except ProcessLookupError:
                         pass
             at = time.monotonic()
-            running.wait(30)
+            running.wait(90)
             while program.processes(running.mark):
-                assert time.monotonic() - at < 15, (
-                    "processes of a job are left after one of its ranks was killed"
-                )
+                assert time.monotonic() - at < 120, "processes of a job are left after a rank was killed"
                 time.sleep(0.05)
             slowest = max(slowest, time.monotonic() - at)
         # What has a name is whole.
@@ -533,7 +567,5 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
         unfinished += found.get("unfinished", 0)
         assert sums(out) == whole and not parts(out), f"round {number}, {strategy}: {found}"
         shutil.rmtree(out)
-    print(
-        f"{rounds} rounds, {killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most"
-    )
-    assert killed > rounds // 2
+    print(f"{killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most")
+    assert killed == KILLS

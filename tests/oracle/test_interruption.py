@@ -35,8 +35,9 @@ def slow(tmp_path_factory):
     return source, sums(place / "whole")
 
 
-# Thirty milliseconds an image: what happens to a run happens while most of its images are left.
 OPTIONS = ("--sigma=200",)
+# A quarter of a second more for each image: what happens to a run happens while most of its images are left.
+SLOW = {"NIIMPI_TEST_FAULT": "slow@0:250"}
 # A tenth of a second longer for each write: seconds for all images, and far less than a second for one.
 SLOWER = "write:100ms:0:/out/"
 
@@ -57,13 +58,13 @@ def arguments(source, out, *options, width=OPTIONS):
     return ["smooth", source, "--output", out, *width, "--threads=1", "--report", report, *options], report
 
 
-def check_interrupted(finished, out, whole, ranks):
-    """Exit code 75, a report and journals that say so, whole results and no others; returns how many are done."""
+def check_interrupted(finished, out, whole, ranks, fewest=1):
+    """Exit code 75, a report and journals that say so, whole results and no others; how many are done."""
     assert finished.code == 75, finished
     report = finished.report
     assert report["state"] == "interrupted"
     totals = report["totals"]
-    assert totals["failed"] == 0 and 0 < totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, (
+    assert totals["failed"] == 0 and fewest <= totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, (
         totals
     )
     assert "--resume continues" in finished.stdout, finished
@@ -85,11 +86,11 @@ def test_a_signal_to_any_rank_stops_all_in_order(tmp_path, slow, sent, strategy)
     source, whole = slow
     out = tmp_path / "out"
     args, report = arguments(source, out, "--strategy", strategy)
-    with start(args, ranks=RANKS) as running:
+    with start(args, ranks=RANKS, env=SLOW) as running:
         begun_at_least(running, out, 3, RANKS)
         alive = ranks_alive(running.mark)
         os.kill(alive[random.choice(sorted(alive))], sent)
-        finished = running.wait(30, report)
+        finished = running.wait(90, report)
     done = check_interrupted(finished, out, whole, RANKS)
     assert resume(source, out, *OPTIONS, ranks=RANKS) == {"kept": done, "missing": 40 - done}
     assert sums(out) == whole
@@ -101,13 +102,13 @@ def test_a_signal_that_the_launcher_passes_on(tmp_path, slow):
     source, whole = slow
     out = tmp_path / "out"
     args, report = arguments(source, out)
-    with start(args, ranks=2) as running:
+    with start(args, ranks=2, env=SLOW) as running:
         begun_at_least(running, out, 3, 2)
         for process in ranks_alive(running.mark).values():
             os.kill(process, signal.SIGUSR1)
         for process in ranks_alive(running.mark).values():
             os.kill(process, signal.SIGTERM)
-        finished = running.wait(30, report)
+        finished = running.wait(90, report)
     check_interrupted(finished, out, whole, 2)
 
 
@@ -117,10 +118,10 @@ def test_a_signal_to_mpirun(tmp_path, slow):
     source, whole = slow
     out = tmp_path / "out"
     args, report = arguments(source, out)
-    with start(args, ranks=2) as running:
+    with start(args, ranks=2, env=SLOW) as running:
         begun_at_least(running, out, 3, 2)
         running.process.send_signal(signal.SIGUSR1)
-        finished = running.wait(30, report)
+        finished = running.wait(90, report)
     check_interrupted(finished, out, whole, 2)
 
 
@@ -147,13 +148,13 @@ def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slo
         os.kill(victim, signal.SIGINT)
         # Two signals of a kind at the same moment are one.
         at = time.monotonic()
-        while running.process.poll() is None and time.monotonic() - at < 10:
+        while running.process.poll() is None and time.monotonic() - at < 60:
             try:
                 os.kill(victim, signal.SIGINT)
             except ProcessLookupError:
                 break
             time.sleep(0.01)
-        finished = running.wait(10)
+        finished = running.wait(60)
     assert finished.code not in (0, 1, 2, 75), finished
     assert "interrupted twice" in finished.stderr, finished
     # A rank that mpirun killed had no time to tidy up: the next run does.
@@ -169,10 +170,12 @@ def test_no_image_is_begun_that_would_not_be_finished(tmp_path, slow, faulty):
     out = tmp_path / "out"
     args, report = arguments(source, out, "--stop-before=2")
     finished = run(args, ranks=RANKS, report_path=report, env=faulty(SLOWER))
-    done = check_interrupted(finished, out, None, RANKS)
+    # A slow machine may need the two seconds for its start.
+    done = check_interrupted(finished, out, None, RANKS, fewest=0)
     assert "the time left is too short" in finished.stderr, finished
     assert all(record["start_s"] < 2 for record in finished.report["images"])
-    assert resume(source, out, *OPTIONS, ranks=RANKS) == {"kept": done, "missing": 40 - done}
+    found = resume(source, out, *OPTIONS, ranks=RANKS)
+    assert (found.get("kept", 0), found["missing"]) == (done, 40 - done)
 
 
 def test_the_end_of_the_slurm_job_is_known(tmp_path, slow, faulty):
@@ -182,7 +185,7 @@ def test_the_end_of_the_slurm_job_is_known(tmp_path, slow, faulty):
     args, report = arguments(source, out)
     end = int(time.time()) + 9
     finished = run(args, report_path=report, env=faulty("write:200ms:0:/out/") | {"SLURM_JOB_END_TIME": end})
-    done = check_interrupted(finished, out, None, None)
+    done = check_interrupted(finished, out, None, None, fewest=0)
     # What was asked for goes before what Slurm says.
     args, report = arguments(source, out, "--resume", "--stop-before=1000")
     finished = run(args, report_path=report, env={"SLURM_JOB_END_TIME": "1"})
@@ -198,11 +201,11 @@ def test_no_time_at_all(tmp_path, slow):
     assert run(["smooth", source, "--output", out, "--sigma=1", "--stop-before=0"]).code == 2
 
 
-def test_status_while_a_run_goes_on(tmp_path, slow):
+def test_status_while_a_run_goes_on(tmp_path, slow, faulty):  # noqa: F811
     source, _ = slow
     out = tmp_path / "out"
     args, _ = arguments(source, out)
-    with start(args, ranks=RANKS) as running:
+    with start(args, ranks=RANKS, env=faulty(SLOWER)) as running:
         begun_at_least(running, out, 3, RANKS)
         status = run(["status", out])
         assert status.code == 0 and "running" in status.stdout and " left" in status.stdout, status
@@ -211,7 +214,7 @@ def test_status_while_a_run_goes_on(tmp_path, slow):
             # The launcher may have killed the second for the first one's sake.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        running.wait(20)
+        running.wait(90)
     status = run(["status", out])
     assert status.stdout.count("has died; once the job has ended, --resume does the rest") == (RANKS or 1), (
         status

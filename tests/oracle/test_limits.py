@@ -66,10 +66,10 @@ def test_a_signal_ends_the_set_up(tmp_path):
     words = ["smooth", "--list", tmp_path / "list", "--output", tmp_path / "out", "--sigma=1"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         with start(words) as running:
+            # The run reads the list, so it is in its set-up.
             writer = os.open(tmp_path / "list", os.O_WRONLY)
-            time.sleep(0.2)
             running.process.send_signal(number)
-            finished = running.wait(20)
+            finished = running.wait(60)
             os.close(writer)
         assert finished.code == 75, finished
         assert "nothing was written" in finished.stderr, finished
@@ -90,7 +90,7 @@ def test_a_lost_terminal_ends_a_run_with_a_report(tmp_path):
     report = tmp_path / "report.json"
     with in_progress(tmp_path, "--sigma=1", "--threads=1", "--report", report) as running:
         running.process.send_signal(signal.SIGHUP)
-        finished = running.wait(30, report)
+        finished = running.wait(90, report)
     assert finished.code == 75 and finished.report["state"] == "interrupted", finished
 
 

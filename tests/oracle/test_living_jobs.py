@@ -1,4 +1,4 @@
-"""A run of another machine lives as long as its Slurm job: a `squeue` of the test's own says what the job does."""
+"""A run of another machine lives as long as its Slurm job, of which the test's own `squeue` tells."""
 
 import json
 import os
@@ -18,7 +18,7 @@ DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; ex
 
 
 def squeue(folder, jobs="", steps=""):
-    """The environment with a squeue that runs these shell commands when it is asked for jobs and for steps."""
+    """The environment with a squeue that runs these shell commands when asked for jobs and for steps."""
     tools = folder / "tools"
     tools.mkdir()
     asked = f'case "$*" in *--steps*) {steps or "exit 9"};; *) {jobs or "exit 9"};; esac'

@@ -1,4 +1,4 @@
-"""Journals, reports and lists that look right but are not: no panic, no memory without bound, no result or input lost."""
+"""Journals, reports and lists that look right but are not: no panic, no hang, no result or input lost."""
 
 import collections
 import os
@@ -100,7 +100,7 @@ def test_mutated_reports(place):
 
 def test_mutated_lists(place):
     rng, whole, before = chance(), sums(place / "whole"), untouched(place)
-    paths = sorted((place / "in").iterdir())
+    paths, expected = sorted((place / "in").iterdir()), os.listdir(place)
     out, listed = place / "out", place / "list.txt"
     ends = collections.Counter()
     for number in range(COUNT):
@@ -116,6 +116,6 @@ def test_mutated_lists(place):
         found = sums(out) if out.exists() else {}
         assert found.items() <= whole.items() and not (code == 2 and found), at
         assert untouched(place) == before, at
-        assert set(os.listdir(place)) <= {"in", "whole", "whole.report.json", "victim.nii.gz", "out", "list.txt"}, at
+        assert set(os.listdir(place)) <= {*expected, "out", "list.txt"}, at
     print(f"{COUNT} mutated lists: {ends[0]} done, {ends[1]} with failures, {ends[2]} refused")
     assert min(ends[0], ends[2]) > COUNT // 50, ends

@@ -178,10 +178,8 @@ def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
     from program import MPIRUN
 
     study = tmp_path / "study"
-    before = time.monotonic()
     words = ["--repeat", "1", "--time-limit", "1s", "--mpirun", mpirun]
     scaling(data, study, *words, ranks="2", sizes="1", expect=1, env={"REAL_MPIRUN": MPIRUN})
-    assert time.monotonic() - before < 60
     assert {row["state"] for row in rows(study / "multi-process.csv")} == {"TIMEOUT"}
 
 

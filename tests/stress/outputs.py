@@ -1,4 +1,4 @@
-"""The images of the stress tests, and the comparison of what lies under the results' names with what should."""
+"""The images of the stress tests, and the comparison of what is there with what should be."""
 
 import hashlib
 

@@ -1,5 +1,5 @@
-"""Concurrent runs in one output folder: whatever their options, hosts and process namespaces, no result is lost, mixed or
-replaced silently."""
+"""Concurrent runs in one output folder: whatever their options, hosts and process namespaces, no result is
+lost, mixed or replaced silently."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ PLACES = {
     ],
     "other pid namespace": lambda number: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
 }
-# The same list: one run works and the others are refused. Lists that overlap: all work, and meet at some images.
+# The same list: one run works and the others are refused. Lists that overlap: all work, and meet.
 LISTS = {
     "same list": lambda number: range(1, outputs.COUNT + 1),
     "overlapping lists": lambda number: range(1 + 2 * number, outputs.COUNT - 3 + 2 * number),
@@ -92,7 +92,7 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
     done = [made_by(finished) for finished in ended]
     for mode, sigma, own, listed, finished in zip(modes, sigmas, done, stems, ended):
         if finished.code != 2:
-            assert listed <= set(kinds), "every image that a run was given is there, its own result or another run's"
+            assert listed <= set(kinds), "every image is there, the run's own result or another run's"
         for name in own:
             # What a run reports as its result stays that, unless a run that may replace it says that it did.
             replaced = any(

@@ -1,4 +1,4 @@
-"""Kills at chosen system calls: strace ends the process at the n-th call of a kind. Nothing finished is lost or mixed."""
+"""Kills at chosen system calls: strace ends the process at the n-th call. Nothing is lost or mixed."""
 
 import collections
 import itertools
