@@ -1,11 +1,11 @@
 //! The command line: arguments → a validated configuration → the command. One file per subcommand.
 
+mod filter;
 mod inputs;
+mod job;
 mod plan;
 mod report;
 mod scaling;
-mod smooth;
-mod smoothing;
 mod status;
 mod synth;
 mod verify;
@@ -42,10 +42,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    #[command(
-        after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
-    )]
-    Smooth(Box<smooth::SmoothArgs>),
+    #[command(flatten)]
+    Filter(filter::FilterCommand),
     #[command(after_help = "Example: niimpi plan images --output smoothed --fwhm 6 --write job.sbatch")]
     Plan(Box<plan::PlanArgs>),
     #[command(
@@ -92,7 +90,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         run::prepare_process();
         ExitCode::from(match self.command {
-            Command::Smooth(args) => smooth::run(*args),
+            Command::Filter(command) => command.run(),
             Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),

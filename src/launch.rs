@@ -70,7 +70,6 @@ impl LocalMachine {
             .as_ref()
             .map_or(Vec::new(), |launcher| launcher.words(run.ranks));
         words.push(self.program.clone().into());
-        words.push("smooth".into());
         words.extend(run.words.iter().cloned());
         words.extend(["--threads".into(), run.threads.to_string().into()]);
         words.extend(["--report".into(), run.report.clone().into()]);

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::filter::AnyFilterArgs;
 use super::inputs::InputArgs;
+use super::job::JobArgs;
 use super::scaling::positive;
-use super::smoothing::SmoothingArgs;
 use crate::columns::write_csv;
 use crate::images::NameTemplate;
 use crate::report::{self, write_whole};
@@ -45,7 +46,7 @@ pub(super) struct PlanArgs {
     )]
     output: PathBuf,
 
-    /// Name the results as niimpi smooth does
+    /// Name the results, as the filter's own command does
     #[arg(long, value_name = "TEMPLATE")]
     name: Option<NameTemplate>,
 
@@ -128,7 +129,7 @@ pub(super) struct PlanArgs {
     quiet: bool,
 
     #[command(flatten)]
-    smoothing: SmoothingArgs,
+    job: JobArgs<AnyFilterArgs>,
 }
 
 /// Several whole numbers from 1.
@@ -217,9 +218,9 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
     let request = PlanRequest {
         list: args.inputs.request(args.output.clone(), args.name.clone()),
         images: args.images,
-        job: args.smoothing.job(),
-        options: args.smoothing.words(),
-        strategy: args.smoothing.strategy,
+        job: args.job.job(),
+        options: args.job.words(),
+        strategy: args.job.strategy,
         from: args.from.clone(),
         pilot: args.pilot.unwrap_or(20),
         mpirun: args.mpirun.clone(),
@@ -287,8 +288,8 @@ fn write_script(
         return Err("--write: the job cannot read a list on standard input; give it as a file".to_owned());
     }
     let document = &mut made.document;
-    let mut words = args.inputs.words()?;
-    words.extend(options.iter().cloned());
+    let mut words = options.to_vec();
+    words.extend(args.inputs.words()?);
     if let Some(name) = &args.name {
         words.extend(["--name".into(), name.to_string().into()]);
     }

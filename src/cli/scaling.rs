@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::filter::AnyFilterArgs;
 use super::inputs::absolute_input;
-use super::smoothing::SmoothingArgs;
+use super::job::JobArgs;
 use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
 use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
@@ -94,7 +95,7 @@ pub(super) struct ScalingArgs {
     quiet: bool,
 
     #[command(flatten)]
-    smoothing: SmoothingArgs,
+    job: JobArgs<AnyFilterArgs>,
 }
 
 /// A whole number from 1.
@@ -240,7 +241,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
             listed.len()
         ));
     }
-    let words = args.smoothing.words();
+    let words = args.job.words();
     Ok(StudySpec {
         schema: SCHEMA.to_owned(),
         inputs,

@@ -8,9 +8,10 @@ use super::gaussian::Gaussian;
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 
-/// Declares [`Options`] with a variant for each filter, named after the type of its options.
+/// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words that
+/// begin its command line.
 macro_rules! filters {
-    ($($(#[$attribute:meta])* $filter:ident),* $(,)?) => {
+    ($($(#[$attribute:meta])* $filter:ident: $command:expr),* $(,)?) => {
         /// The options of a filter: which one, and its parameters.
         ///
         /// ```
@@ -45,14 +46,21 @@ macro_rules! filters {
                     $($(#[$attribute])* Options::$filter(filter) => filter,)*
                 }
             }
+
+            /// The subcommand of this filter, and the options that choose it there.
+            pub(crate) fn command(&self) -> &'static [&'static str] {
+                match self {
+                    $($(#[$attribute])* Options::$filter(_) => &$command,)*
+                }
+            }
         }
     };
 }
 
 filters! {
-    Gaussian,
+    Gaussian: ["smooth"],
     #[cfg(test)]
-    Identity,
+    Identity: ["identity"],
 }
 
 impl Options {

@@ -91,7 +91,7 @@ impl ImageJob {
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
 
-    /// The command line's arguments that give the same job.
+    /// The subcommand and the arguments that give the same job.
     pub(crate) fn to_cli_args(&self) -> Vec<String> {
         let output = serde_json::to_value(self.output).unwrap_or_default();
         let mut options = self.filter.as_json();
@@ -99,11 +99,10 @@ impl ImageJob {
         options.extend(output.as_object().cloned().unwrap_or_default());
         options.insert("nan".to_owned(), self.nan.name().into());
         options.insert("compression".to_owned(), self.compression.get().into());
-        let mut arguments: Vec<String> = options
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| format!("--{}={}", name.replace('_', "-"), cli_value(value)))
-            .collect();
+        let given = options.iter().filter(|(_, value)| !value.is_null());
+        let given = given.map(|(name, value)| format!("--{}={}", name.replace('_', "-"), cli_value(value)));
+        let command = self.filter.command().iter().map(ToString::to_string);
+        let mut arguments: Vec<String> = command.chain(given).collect();
         if !self.sync {
             arguments.push("--no-sync".to_owned());
         }

@@ -32,7 +32,7 @@ impl Config {
         let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
         let values = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("the command", "smooth".to_owned()),
+            ("the command", self.job.filter.command().join(" ")),
             ("--dry-run", self.dry_run.to_string()),
             ("the input", paths(&list.inputs)),
             ("--list", paths(list.list_file.as_slice())),

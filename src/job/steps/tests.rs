@@ -82,7 +82,7 @@ fn a_filter_of_one_file_goes_all_the_way() {
         assert_eq!(outcome.input.voxels, 48_000);
     }
     assert_eq!(job.options()["filter"]["name"], "identity");
-    assert_eq!(job.to_cli_args()[..1], ["--compression=1"]);
+    assert_eq!(job.to_cli_args()[..2], ["identity", "--compression=1"]);
 }
 
 #[test]

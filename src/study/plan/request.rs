@@ -89,7 +89,7 @@ pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob
         ),
         "After a time limit, submit this script again: --resume continues.".to_owned(),
     ];
-    let mut command = vec![job.program.clone(), "smooth".into()];
+    let mut command = vec![job.program.clone()];
     command.extend(job.words.iter().cloned());
     command.extend(["--threads".into(), prediction.layout.threads.to_string().into()]);
     command.extend(["--resume".into(), "--report".into(), job.report.clone()]);
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(request.mem_per_cpu_mib, Some(624));
         let job = ScriptJob {
             program: "niimpi".into(),
-            words: vec!["data".into(), "--sigma=2".into()],
+            words: vec!["smooth".into(), "data".into(), "--sigma=2".into()],
             report: "r.json".into(),
             mpi_type: "pmix".to_owned(),
             images: 4000,

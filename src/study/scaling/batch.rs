@@ -52,7 +52,7 @@ pub(crate) fn submit(
         if folder.is_done(&configuration) || under_way {
             continue;
         }
-        let mut command: Vec<OsString> = vec![program.clone().into(), "smooth".into()];
+        let mut command: Vec<OsString> = vec![program.clone().into()];
         command.extend(spec.words(&configuration, &folder.output(&configuration)));
         command.extend(["--threads".into(), configuration.threads.to_string().into()]);
         command.extend(["--report".into(), folder.report(&configuration).into()]);

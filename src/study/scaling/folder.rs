@@ -116,8 +116,11 @@ impl StudySpec {
 
     /// What `niimpi smooth` is told for a configuration, besides threads and report.
     pub(crate) fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
-        let mut words: Vec<OsString> = self.inputs.iter().map(OsString::from).collect();
+        // Studies of versions with one filter do not name its subcommand.
+        let unnamed = self.options.first().is_some_and(|word| word.starts_with('-'));
+        let mut words: Vec<OsString> = unnamed.then(|| "smooth".into()).into_iter().collect();
         words.extend(self.options.iter().map(OsString::from));
+        words.extend(self.inputs.iter().map(OsString::from));
         words.extend(["--limit".into(), configuration.images.to_string().into()]);
         // Whatever an ended run has left is not worth keeping.
         words.extend(["--overwrite".into(), "--output".into(), output.into()]);

@@ -1,24 +1,115 @@
-//! `niimpi smooth`: its arguments, and what they mean to the run.
+//! The filters' commands: `niimpi smooth` and those like it, their arguments, and what they mean to the run.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Parser, Subcommand};
 
 use super::inputs::InputArgs;
-use super::smoothing::SmoothingArgs;
+use super::job::{FilterOptions, JobArgs};
 use crate::comm;
 use crate::fault::Fault;
+use crate::filter::Options;
+use crate::filter::gaussian::{self, Gaussian};
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
-/// Smooth images with a Gaussian
-///
-/// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D volume
-/// and writes it with the same name below the output folder. Every image is done or named in the report with
-/// the reason.
+/// Declares the command of each filter.
+macro_rules! filter_commands {
+    ($($(#[$attribute:meta])* $command:ident($args:ty => $filter:ty)),* $(,)?) => {
+        /// A filter's command with all its arguments.
+        #[derive(Debug, Subcommand)]
+        pub(super) enum FilterCommand {
+            $($(#[$attribute])* $command(Box<FilterArgs<$args>>),)*
+        }
+
+        /// A filter and its own options, without those that all filters share.
+        #[derive(Debug, Subcommand)]
+        enum FilterWords {
+            $($command($args),)*
+        }
+
+        impl FilterCommand {
+            /// Starts the ranks and filters. The exit code is the same on every rank.
+            pub(super) fn run(self) -> u8 {
+                match self {
+                    $(FilterCommand::$command(args) => run(*args),)*
+                }
+            }
+        }
+
+        impl FilterWords {
+            fn options(self) -> Options {
+                match self {
+                    $(FilterWords::$command(args) => args.options(),)*
+                }
+            }
+        }
+
+        $(
+            impl FilterOptions for $args {
+                fn options(self) -> Options {
+                    <$filter>::from(self).into()
+                }
+            }
+        )*
+    };
+}
+
+filter_commands! {
+    /// Smooth images with a Gaussian
+    ///
+    /// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D volume
+    /// and writes it with the same name below the output folder. Every image is done or named in the report with
+    /// the reason.
+    #[command(
+        after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
+    )]
+    Smooth(gaussian::Args => Gaussian),
+}
+
+/// Which filter a plan or a study is for: the Gaussian by its options, or any by its command.
+#[derive(Args, Clone, Debug)]
+#[command(about = None, long_about = None)]
+#[command(mut_arg("sigma", |arg| arg.required_unless_present("filter")))]
+pub(super) struct AnyFilterArgs {
+    /// The filter, as its command and its own options, such as 'smooth --fwhm 6'; --sigma or --fwhm alone
+    /// mean smooth
+    #[arg(
+        long,
+        value_name = "'COMMAND OPTIONS'",
+        value_parser = parse_filter,
+        conflicts_with_all = ["sigma", "fwhm", "boundary", "cval", "truncate"]
+    )]
+    filter: Option<Options>,
+
+    #[command(flatten)]
+    gaussian: gaussian::Args,
+}
+
+impl FilterOptions for AnyFilterArgs {
+    fn options(self) -> Options {
+        self.filter.unwrap_or_else(|| self.gaussian.options())
+    }
+}
+
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct FilterText {
+    #[command(subcommand)]
+    filter: FilterWords,
+}
+
+fn parse_filter(text: &str) -> Result<Options, String> {
+    let words = shlex::split(text).ok_or("the quotes are not closed")?;
+    match FilterText::try_parse_from(words) {
+        Ok(parsed) => Ok(parsed.filter.options()),
+        Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
 #[derive(Args, Debug)]
-pub(super) struct SmoothArgs {
+pub(super) struct FilterArgs<F: FilterOptions> {
     #[command(flatten)]
     inputs: InputArgs,
 
@@ -34,7 +125,7 @@ pub(super) struct SmoothArgs {
     name: Option<NameTemplate>,
 
     #[command(flatten)]
-    smoothing: SmoothingArgs,
+    job: JobArgs<F>,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096), help_heading = "Distribution")]
@@ -125,8 +216,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Starts the ranks and smooths. The exit code is the same on every rank.
-pub(super) fn run(args: SmoothArgs) -> u8 {
+fn run<F: FilterOptions>(args: FilterArgs<F>) -> u8 {
     let log = args.log.clone();
     let config = config(args);
     // Before the ranks find each other, which may take seconds.
@@ -140,7 +230,7 @@ pub(super) fn run(args: SmoothArgs) -> u8 {
     comm::finish(world, exit_code)
 }
 
-fn config(args: SmoothArgs) -> Config {
+fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
     Config {
         list: ListRequest {
             repeat: args.repeat,
@@ -154,8 +244,8 @@ fn config(args: SmoothArgs) -> Config {
             (_, true) => Existing::Overwrite,
             _ => Existing::Refuse,
         },
-        job: args.smoothing.job(),
-        strategy: args.smoothing.strategy,
+        job: args.job.job(),
+        strategy: args.job.strategy,
         threads: args.threads.map(usize::from),
         stop_before_s: args.stop_before,
         report: args.report,
@@ -169,5 +259,58 @@ fn config(args: SmoothArgs) -> Config {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect(),
         fault: Fault::from_env(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    #[command(no_binary_name = true)]
+    struct Typed {
+        #[command(subcommand)]
+        command: FilterCommand,
+    }
+
+    fn words_of(command: &FilterCommand) -> Vec<String> {
+        match command {
+            FilterCommand::Smooth(args) => args.job.job().to_cli_args(),
+        }
+    }
+
+    #[test]
+    fn the_words_say_what_was_said() {
+        for typed in [
+            "smooth --sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
+            "smooth --fwhm=6 --output-type=float32 --compression=6 --no-sync",
+            "smooth --sigma=2 --round=nearest --nan=ignore",
+        ] {
+            let parse = |words: &[String]| {
+                let inputs = ["x", "--output=y"].map(str::to_owned);
+                Typed::try_parse_from(words.iter().chain(&inputs))
+                    .unwrap()
+                    .command
+            };
+            let first = parse(&typed.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+            let again = parse(&words_of(&first));
+            assert_eq!(format!("{first:?}"), format!("{again:?}"), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_named_by_its_command() {
+        let options = parse_filter("smooth --fwhm '6,6,4'").unwrap();
+        assert_eq!(options.command(), ["smooth"]);
+        assert_eq!(options.as_json()["fwhm"], serde_json::json!([6.0, 6.0, 4.0]));
+        for (text, said) in [
+            ("smooth", "required"),
+            ("smooth --fwhm 6 --output x", "--output"),
+            ("sharpen", "sharpen"),
+            ("smooth '", "quotes"),
+        ] {
+            let error = parse_filter(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
     }
 }
