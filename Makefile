@@ -17,8 +17,8 @@ MAKEFLAGS += --no-print-directory
 with := .ci/with-mpi $(MPI)
 # A hang must fail: nothing here waits for ever.
 limit := timeout --kill-after=20
-# Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes the filter's
-# tests quick while overflow checks and debug assertions, which release lacks, stay on.
+# Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes
+# the filter's tests quick while overflow checks and debug assertions, which release lacks, stay on.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
 # The files of tests/oracle that `make test` runs.

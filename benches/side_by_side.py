@@ -25,7 +25,8 @@ import measure
 
 PEERS = Path(__file__).parent / "peers"
 NIIMPI = os.environ["NIIMPI_BIN"]
-# Shape, type, voxel size in mm; and how many images are smoothed besides two: so many that they take about a second.
+# Shape, type, voxel size in mm; and how many images are smoothed besides two: so many that they take about a
+# second.
 CASES = {
     "int16": ("197,233,189", "int16", "1,1,1", 10),
     "float32": ("197,233,189", "float32", "1,1,1", 10),

@@ -19,6 +19,7 @@ mod resume;
 mod rivals;
 mod root_loop;
 mod sampler;
+mod shard;
 mod share;
 mod stop;
 mod verify;
@@ -35,13 +36,13 @@ use agree::{Listed, Ranks};
 use share::{Decision, Schedule};
 
 pub(crate) use agree::PROBE_THREADS;
-pub(crate) use limits::prepare_process;
+pub(crate) use limits::{PUBLISHERS, prepare_process};
 pub use progress::ProgressStyle;
-pub use share::{Existing, Shard};
+pub use shard::Shard;
+pub use share::Existing;
 pub(crate) use stop::end_set_up_on_signals;
 pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
-pub(crate) use worker::PUBLISHERS;
 
 use crate::atomic_file;
 use crate::comm::{Communicator, ROOT};
@@ -366,7 +367,7 @@ fn report(
     comm: &impl Communicator,
     config: &Config,
     setup: Setup,
-    work: coordinate::Work,
+    work: root_loop::Work,
     started: SystemTime,
 ) -> u8 {
     let facts = RunFacts {

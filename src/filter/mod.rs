@@ -204,7 +204,8 @@ pub(crate) fn prepare(
     } else if shared.nan == nonfinite::NonFinite::Zero {
         // What is wrong with the options is found before the voxels are changed.
         filter.prepare(&ImageInfo::of(volume), &shared)?;
-        nonfinite::replace_by_zero(volume, &mut shared, intensities)?;
+        nonfinite::replace_by_zero(volume, &mut shared.output, intensities)?;
+        shared.nan = nonfinite::NonFinite::Propagate;
     }
     let image = ImageInfo {
         nonfinite_voxels: Some(found),

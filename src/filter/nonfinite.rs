@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::interface::SharedOptions;
-use super::output::OutputType;
+use super::output::{OutputSpec, OutputType};
 use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
 /// What becomes of voxels that are NaN or infinite.
@@ -104,17 +103,16 @@ fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
         .map(|stored| volume.scaling.map_or(stored, |scaling| scaling.intensity(stored)))
 }
 
-/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `shared` then
+/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `output` then
 /// names the type that its result would have had.
 ///
 /// # Errors
 /// [`NoMemory`]; the volume is unchanged.
 pub(super) fn replace_by_zero(
     volume: &mut Volume,
-    shared: &mut SharedOptions,
+    output: &mut OutputSpec,
     spare: &mut VoxelBuffer,
 ) -> Result<(), NoMemory> {
-    shared.nan = NonFinite::Propagate;
     if volume.scaling.is_none() {
         if volume.datatype == Datatype::Float32 {
             zero(volume.voxels.as_mut_slice::<f32>(), |voxel| voxel.is_finite());
@@ -123,7 +121,7 @@ pub(super) fn replace_by_zero(
         }
         return Ok(());
     }
-    shared.output.output_type = OutputType::As(shared.output.resolve(volume));
+    output.output_type = OutputType::As(output.resolve(volume));
     spare.try_resize_for_overwrite(volume.len() * Datatype::Float64.size_bytes())?;
     for (slot, value) in spare.as_mut_slice::<f64>().iter_mut().zip(intensities(volume)) {
         *slot = if value.is_finite() { value } else { 0.0 };
@@ -146,7 +144,7 @@ fn zero<T: Copy + Default>(voxels: &mut [T], is_finite: impl Fn(T) -> bool) {
 mod tests {
     use super::*;
     use crate::filter::gaussian::Gaussian;
-    use crate::filter::{OutputSpec, Scratch, apply};
+    use crate::filter::{Scratch, SharedOptions, apply};
 
     fn volume(values: &[f32]) -> Volume {
         let mut volume = Volume {

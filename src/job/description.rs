@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct FilterDescription {
     /// Its name.
     pub name: String,
-    /// Sigma along x, y, z in voxels; empty when FWHM was given, since it then depends on each image's voxel size.
+    /// Sigma along x, y, z in voxels; empty when FWHM was given, since it then depends on each image's voxel
+    /// size.
     pub sigma_vox: Vec<f64>,
     /// FWHM along x, y, z in mm; empty when sigma was given.
     pub fwhm_mm: Vec<f64>,

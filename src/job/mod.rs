@@ -65,7 +65,8 @@ impl ImageJob {
         }
     }
 
-    /// Estimated seconds that the filter takes for a voxel of an image whose header is not known: of 2 mm, in a usual shape.
+    /// Estimated seconds that the filter takes for a voxel of an image whose header is not known: of 2 mm, in
+    /// a usual shape.
     pub(crate) fn filter_s_per_voxel(&self) -> f64 {
         let usual = ImageInfo {
             shape: vec![100; 3],
@@ -76,7 +77,8 @@ impl ImageJob {
         cost::filter_s(self, &usual) / usual.voxels() as f64
     }
 
-    /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal results.
+    /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal
+    /// results.
     pub fn options(&self) -> Value {
         let mut options = serde_json::json!({
             "filter": self.filter,

@@ -26,8 +26,6 @@ impl Config {
             let texts: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
             texts.join(" ")
         };
-        let texts =
-            |patterns: &[PathPattern]| -> Vec<String> { patterns.iter().map(ToString::to_string).collect() };
         let patterns = |patterns: &[PathPattern]| format!("{patterns:?}");
         let optional = |value: Option<String>| value.unwrap_or_else(|| "not given".to_owned());
         let values = [
@@ -36,10 +34,6 @@ impl Config {
             ("--dry-run", self.dry_run.to_string()),
             ("the input", paths(&list.inputs)),
             ("--list", paths(list.list_file.as_slice())),
-            ("--base", paths(list.base.as_slice())),
-            ("--include", format!("{:?}", texts(&list.include))),
-            ("--exclude", format!("{:?}", texts(&list.exclude))),
-            ("--follow-links", list.follow_links.to_string()),
             ("--output", paths(std::slice::from_ref(&list.output))),
             ("--name", optional(list.name.as_ref().map(ToString::to_string))),
             ("--base", paths(list.base.as_slice())),
@@ -202,7 +196,8 @@ fn past_of(config: &Config) -> Result<Past, SetupError> {
     };
     if past.torn_lines > 0 {
         tracing::info!(
-            "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are done again",
+            "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are \
+             done again",
             past.torn_lines
         );
     }

@@ -3,35 +3,26 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Duration;
+use std::thread::Scope;
+
+use crossbeam_channel::Receiver;
 
 use super::limits::{self, Behind};
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::rank_loop::{HandBack, ProgressUpdate, RankLoop};
 use super::read_ahead::ReadAhead;
+use super::root_loop::{self, Work};
 use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::{Grace, Pace};
-use super::worker::{self, IdleTime, WorkerContext};
-use super::{Config, Setup, root_loop, worker_loop};
+use super::worker::{self, Event, IdleTime, WorkerContext};
+use super::{Config, Setup, worker_loop};
 use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
 use crate::job::OutputFolder;
 use crate::journal::Journal;
 use crate::partition::Strategy;
-use crate::report::RankRecord;
-use crate::resources::{self, CpuMeter};
-
-/// How long the main thread waits for its workers between two looks at messages while requests may come.
-pub(super) const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
-/// The same when only progress, a signal and the end may come.
-pub(super) const LOOK_FIXED: Duration = Duration::from_millis(20);
-/// What the root has when every rank is done.
-pub(super) struct Work {
-    pub(super) records: Vec<RankRecord>,
-    /// Some images were not started, because the run was stopped or its time was up.
-    pub(super) interrupted: bool,
-}
+use crate::resources::{self, CpuMeter, MemoryLimit};
 
 /// Does the images of the run: this rank's share on its workers. Collective; the root gets the records of all
 /// ranks.
@@ -61,18 +52,11 @@ pub(super) fn work(
     };
     let threads = threads_of_workers(setup.ranks.threads[rank], images);
     let workers = threads.len();
-    let limit = resources::memory_limit(setup.ranks.on_host_of(rank));
-    if let Some(limit) = &limit {
-        let mib = limit.bytes >> 20;
-        tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
-    }
+    let limit = memory_limit(setup, rank, &threads);
     let behind = match config.job.sync {
         true => limits::behind_each_of(workers),
         false => Behind::default(),
     };
-    if limit.as_ref().is_some_and(|limit| limit.address_space) {
-        limits::share_reserved_address_space(threads.iter().sum());
-    }
     let output = OutputFolder {
         path: config.list.output.clone(),
         follow_links: config.list.follow_links,
@@ -102,31 +86,8 @@ pub(super) fn work(
         idle: IdleTime::default(),
     };
     std::thread::scope(|scope| {
-        let (sender, events) = crossbeam_channel::unbounded();
-        let span = tracing::Span::current();
-        for worker in 0..workers {
-            let (sender, context, span) = (sender.clone(), &context, span.clone());
-            std::thread::Builder::new()
-                .name(format!("worker-{worker}"))
-                .spawn_scoped(scope, move || {
-                    span.in_scope(|| worker::work(context, worker, &sender))
-                })
-                .unwrap_or_else(|error| {
-                    tracing::error!(
-                        "worker {worker} of {workers} cannot be started: {error}; ask for \
-                                     fewer --threads"
-                    );
-                    comm.abort(EXIT_PANIC)
-                });
-        }
-        drop(sender);
-        for _ in 0..ahead.threads(images) {
-            let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
-            if let Err(error) = thread.spawn_scoped(scope, || ahead.run()) {
-                tracing::debug!("a thread that would read ahead cannot be started: {error}");
-                break;
-            }
-        }
+        let events = start_workers(scope, &context, comm);
+        start_readers(scope, &ahead, images);
         let mut own = RankLoop {
             comm,
             setup,
@@ -154,6 +115,55 @@ pub(super) fn work(
             None
         }
     })
+}
+
+/// The memory that this rank may use. Where the limit is on address space, its threads share what the
+/// allocator reserves.
+fn memory_limit(setup: &Setup, rank: usize, threads: &[usize]) -> Option<MemoryLimit> {
+    let limit = resources::memory_limit(setup.ranks.on_host_of(rank))?;
+    let mib = limit.bytes >> 20;
+    tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
+    if limit.address_space {
+        limits::share_reserved_address_space(threads.iter().sum());
+    }
+    Some(limit)
+}
+
+/// Starts the workers of this rank and returns what they report.
+fn start_workers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    context: &'scope WorkerContext<'_>,
+    comm: &impl Communicator,
+) -> Receiver<Event> {
+    let (sender, events) = crossbeam_channel::unbounded();
+    let span = tracing::Span::current();
+    let workers = context.threads.len();
+    for worker in 0..workers {
+        let (sender, span) = (sender.clone(), span.clone());
+        std::thread::Builder::new()
+            .name(format!("worker-{worker}"))
+            .spawn_scoped(scope, move || {
+                span.in_scope(|| worker::work(context, worker, &sender))
+            })
+            .unwrap_or_else(|error| {
+                tracing::error!(
+                    "worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads"
+                );
+                comm.abort(EXIT_PANIC)
+            });
+    }
+    events
+}
+
+/// Starts the threads that read ahead. Without them the workers open their files themselves.
+fn start_readers<'scope>(scope: &'scope Scope<'scope, '_>, ahead: &'scope ReadAhead<'_>, images: usize) {
+    for _ in 0..ahead.threads(images) {
+        let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
+        if let Err(error) = thread.spawn_scoped(scope, || ahead.run()) {
+            tracing::debug!("a thread that would read ahead cannot be started: {error}");
+            break;
+        }
+    }
 }
 
 /// The threads of each worker of a rank that has `threads` and so many images: one each. Where there are

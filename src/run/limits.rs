@@ -3,7 +3,9 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-use super::worker::PUBLISHERS;
+/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not
+/// images.
+pub(crate) const PUBLISHERS: usize = 4;
 
 /// Files that a process may open where the system allows any number.
 const MOST_OPEN_FILES: u64 = 1 << 16;

@@ -30,8 +30,8 @@ struct Limit {
 
 impl<'a> RankMemory<'a> {
     /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and
-    /// other threads, which wait for files and for the disk, need their stacks. Images are left unfinished once
-    /// `abandon` is set.
+    /// other threads, which wait for files and for the disk, need their stacks. Images are left unfinished
+    /// once `abandon` is set.
     pub(super) fn new(
         job: &'a ImageJob,
         output: &OutputFolder,

@@ -24,6 +24,11 @@ use crate::text::printable;
 /// keeps one that another has time for.
 const QUICK_IMAGE: Duration = Duration::from_millis(60);
 
+/// How long the main thread waits for its workers between two looks at messages while requests may come.
+pub(super) const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
+/// The same when only progress, a signal and the end may come.
+pub(super) const LOOK_FIXED: Duration = Duration::from_millis(20);
+
 /// A rank that cannot open its first images asks for no more after so many.
 const GIVE_UP_AFTER: usize = 3;
 

@@ -8,8 +8,8 @@ use crate::resources::{self, MemoryLimit};
 use crate::slurm::{self, MemoryOption};
 
 /// Refuses a job whose ranks could not hold the largest of these images, each with the bytes that it takes in
-/// memory. Local; the root speaks for all, and its rank works with `threads`. Outside a Slurm job an image that does
-/// not fit fails by itself.
+/// memory. Local; the root speaks for all, and its rank works with `threads`. Outside a Slurm job an image
+/// that does not fit fails by itself.
 ///
 /// # Errors
 /// A text with the figures and the line of the script to change.

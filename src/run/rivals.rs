@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::share::Shard;
+use super::shard::Shard;
 use crate::images::ImageEntry;
 use crate::journal::RunLine;
 use crate::journal::living::{self, Life, RunJournal};

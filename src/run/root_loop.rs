@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::coordinate::{LOOK_DYNAMIC, LOOK_FIXED, Work};
 use super::progress::{Counts, ProgressDisplay};
-use super::rank_loop::{HandBack, ProgressUpdate, RankLoop};
+use super::rank_loop::{HandBack, LOOK_DYNAMIC, LOOK_FIXED, ProgressUpdate, RankLoop};
 use super::{Config, ProgressStyle};
 use crate::comm::{self, Communicator, ROOT, Tag};
 use crate::job::outcome::Status;
@@ -21,6 +20,13 @@ pub(super) enum Order {
     SmallestFirst,
     /// Start no other image.
     Stop,
+}
+
+/// What the root has when every rank is done.
+pub(super) struct Work {
+    pub(super) records: Vec<RankRecord>,
+    /// Some images were not started, because the run was stopped or its time was up.
+    pub(super) interrupted: bool,
 }
 
 /// Sees when no result can be written any more, on any rank.

@@ -1,9 +1,7 @@
 //! Sharing out: the root's decision who does which images, made from what all ranks saw.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -40,61 +38,6 @@ impl Existing {
     /// Whether results of earlier runs may be kept.
     pub(super) fn resumes(self) -> bool {
         matches!(self, Existing::Resume | Existing::ResumeAndOverwrite)
-    }
-}
-
-/// One of several shares of the list, each done by a run of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which one, from 1.
-    pub number: usize,
-    /// Of how many.
-    pub count: usize,
-}
-
-impl Shard {
-    /// Places of this share's images, in the list's order. Shares are made by the same strategy as among
-    /// ranks.
-    fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
-        let mut places = partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
-        places.sort_unstable();
-        places
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.count)
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    /// # Errors
-    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array
-    /// task.
-    fn from_str(text: &str) -> Result<Self, String> {
-        // Far more than any array has tasks; each share costs root some memory.
-        const MOST: usize = 1_000_000;
-        if text == "slurm" {
-            let (number, count) = slurm::array_shard()?;
-            return Ok(Self { number, count });
-        }
-        let parsed = text.split_once('/').and_then(|(number, count)| {
-            Some(Self {
-                number: number.parse().ok()?,
-                count: count.parse().ok()?,
-            })
-        });
-        parsed
-            .filter(|shard| shard.number >= 1 && shard.number <= shard.count && shard.count <= MOST)
-            .ok_or_else(|| {
-                format!(
-                    "give K/N with K from 1 to N and N up to {MOST}, such as 1/4, or slurm inside an array \
-                     task"
-                )
-            })
     }
 }
 
@@ -285,17 +228,4 @@ fn finish_by_s(
         let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
         Some(clock.now_s() + left_s)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_read() {
-        assert_eq!("2/4".parse(), Ok(Shard { number: 2, count: 4 }));
-        for wrong in ["0/4", "5/4", "4", "a/b", "1/0", "1/99999999999999", ""] {
-            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
-        }
-    }
 }

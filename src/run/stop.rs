@@ -72,8 +72,8 @@ static BEFORE_LIBRARIES: extern "C" fn() = look_at_hang_up;
 
 extern "C" fn look_at_hang_up() {
     let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
-    // SAFETY: without a new action the call only reads the present one into `action`, which is then initialised; it was
-    // zeroed, which is a valid value, should the call fail.
+    // SAFETY: without a new action the call only reads the present one into `action`, which is then
+    // initialised; it was zeroed, which is a valid value, should the call fail.
     let ignored = unsafe {
         nix::libc::sigaction(SIGHUP, std::ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction == nix::libc::SIG_IGN
@@ -100,8 +100,8 @@ impl Grace {
         }
     }
 
-    /// Whether images in progress are to be left unfinished now, `now_s` seconds after the run's start. `stopped`: a signal
-    /// has come.
+    /// Whether images in progress are to be left unfinished now, `now_s` seconds after the run's start.
+    /// `stopped`: a signal has come.
     pub(super) fn is_over(&mut self, stopped: bool, now_s: f64) -> bool {
         if stopped {
             self.stopped_at_s.get_or_insert(now_s);

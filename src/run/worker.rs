@@ -127,10 +127,6 @@ thread_local! {
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not
-/// images.
-pub(crate) const PUBLISHERS: usize = 4;
-
 /// How long a worker waits after a full disk. It does not get better within milliseconds, and the root's
 /// order to stop needs time.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);

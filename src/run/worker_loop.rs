@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::coordinate::{LOOK_DYNAMIC, LOOK_FIXED};
-use super::rank_loop::{ProgressUpdate, RankLoop};
+use super::rank_loop::{LOOK_DYNAMIC, LOOK_FIXED, ProgressUpdate, RankLoop};
 use super::root_loop::Order;
 use crate::comm::{self, Communicator, ROOT, Tag};
 

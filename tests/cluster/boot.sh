@@ -1,7 +1,7 @@
 #!/bin/bash
-# The first process of a machine of the test cluster: `boot.sh NAME ADDRESS STATE [SHARED…]`, in namespaces of its own.
-# Gives the machine its name, its network and, if it is a node, its own /tmp and /dev/shm; then waits. When this process
-# dies, every process of the machine dies with it: a power cut.
+# The first process of a machine of the test cluster: `boot.sh NAME ADDRESS STATE [SHARED…]`, in namespaces of
+# its own. Gives the machine its name, its network and, if it is a node, its own /tmp and /dev/shm; then
+# waits. When this process dies, every process of the machine dies with it: a power cut.
 set -eu
 name=$1 address=$2 state=$3
 shift 3

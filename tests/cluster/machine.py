@@ -56,7 +56,8 @@ class Machine:
         cable = f"to-{self.name}"
         subprocess.run(head.words("ip", "link", "delete", cable), stderr=subprocess.DEVNULL)
         mac = f"02:00:00:00:00:{number:02x}"
-        # The head's own ip cannot name a process outside its tree, so this one is made from outside, in its network.
+        # The head's own ip cannot name a process outside its tree, so this one is made from outside, in its
+        # network.
         inside = ["nsenter", "--target", str(head.pid_file.pid()), "--net", "ip", "link"]
         peer = ["peer", "name", "eth0", "address", mac, "netns", str(self.pid_file.pid())]
         subprocess.run([*inside, "add", cable, "type", "veth", *peer], check=True)

@@ -12,7 +12,8 @@ import pytest
 from jobs import sums, synth
 
 pytestmark = pytest.mark.timeout(500)
-# Every image takes so much longer, without the processors having more to do: there is time to break something.
+# Every image takes so much longer, without the processors having more to do: there is time to break
+# something.
 SLOW = {"NIIMPI_TEST_FAULT": "slow@0:500"}
 
 
@@ -108,8 +109,8 @@ def test_scancel_leaves_no_half_files(user, data, expected):
 
 def test_the_time_limit_drains_and_requeues(user, data, expected):
     """USR1 comes before the limit: images in hand are finished, the job queues again, and in the end nothing was done twice."""
-    # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10 to 40 s of
-    # a run that takes 45 s.
+    # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10
+    # to 40 s of a run that takes 45 s.
     job = user.submit(
         "requeue.sbatch", "--time=1", "--signal=USR1@20", DATA=data, NIIMPI_TEST_FAULT="slow@0:3000"
     )

@@ -87,6 +87,7 @@ impl Nifti {
         self
     }
 
+    #[allow(clippy::too_many_lines, reason = "one line per field of the header")]
     pub fn header(&self) -> Vec<u8> {
         let mut out = Fields {
             big: self.big,

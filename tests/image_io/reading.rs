@@ -181,6 +181,7 @@ fn slopes_and_intercepts_as_nibabel_takes_them() {
     );
 }
 
+#[allow(clippy::too_many_lines, reason = "one table of cases")]
 #[test]
 fn voxel_sizes_units_and_the_affine() {
     let mut bench = Bench::new();

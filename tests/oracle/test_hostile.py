@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 
 RANKS = 2 if HAS_RANKS else None
 
-# What a rank may hold at most when no file inflates to more than 9 MiB (8 KiB × gzip's 1032) in each of two workers.
+# What a rank may hold at most when no file inflates to more than 9 MiB (8 KiB × gzip's 1032) in each of two
+# workers.
 PEAK_MIB = 160
 
 

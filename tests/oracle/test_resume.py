@@ -319,7 +319,8 @@ def test_a_journal_torn_anywhere(tmp_path):
         # A last line without its line break may be whole.
         last = whole[:cut].rpartition(b"\n")[2]
         ended += last.startswith(b'{"event":"end"') and last.endswith(b"}") and whole[cut : cut + 1] == b"\n"
-        # Nothing is known of files without a record, as after somebody removed it: they are not replaced without being asked.
+        # Nothing is known of files without a record, as after somebody removed it: they are not replaced
+        # without being asked.
         found = resume(source, out, "--sigma=1", "--overwrite")
         assert found.get("kept", 0) in (ended, ended + 1), f"cut at {cut}: {found}"
         assert found.get("unfinished", 0) + found.get("mismatched", 0) <= 1

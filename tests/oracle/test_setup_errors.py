@@ -128,7 +128,8 @@ def test_help_needs_no_mpi(tmp_path, args):
     assert finished.code == 0 and finished.stdout.strip() and not finished.stderr.strip(), finished
 
 
-# What launchers tell their processes; one process among singletons sees it while its MPI says that it is alone.
+# What launchers tell their processes; one process among singletons sees it while its MPI says that it is
+# alone.
 STRANGE = {
     "a job of Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
     "a job with PMI": {"PMI_SIZE": "2", "PMI_RANK": "0"},
