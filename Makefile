@@ -19,7 +19,8 @@ with := .ci/with-mpi $(MPI)
 limit := timeout --kill-after=20
 # Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes
 # the filter's tests quick while overflow checks and debug assertions, which release lacks, stay on.
-bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only
+bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 \
+  CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
 # The files of tests/oracle that `make test` runs.
 core := scipy outputs ranks resume report setup_errors
@@ -35,7 +36,8 @@ export MPI CLUSTER
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
-	@echo '  variables: MPI=openmpi|mpich (now $(MPI))  RANKS=$(RANKS)  DATA=$(DATA)  OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS='
+	@echo '  variables: MPI=openmpi|mpich (now $(MPI))  RANKS=$(RANKS)  DATA=$(DATA)' \
+	  ' OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS='
 
 demo: build ## build, create 400 sample images, smooth them on all CPUs, print the report
 	@$(with) .ci/demo '$(DATA)' '$(OUT)' '$(RANKS)' '$(COUNT)'
@@ -110,7 +112,7 @@ fuzz: ## fuzz headers, gzip streams, extensions and journals, each for SECONDS_E
 	@.ci/install test
 	@$(with) .ci/fuzz $(SECONDS_EACH)
 
-lint: lint-format lint-rust lint-shell lint-rustdoc lint-deny ## format, clippy, shellcheck, rustdoc, licences
+lint: lint-format lint-rust lint-shell lint-rustdoc lint-shape lint-deny ## format, clippy, rustdoc, shape, …
 
 lint-format:
 	@.ci/install lint

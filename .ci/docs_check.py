@@ -1,7 +1,7 @@
 """Holds the documentation to what is so: links, `make` targets, docs/usage.md, and words that must not stand.
 
-Run by `make docs-check` (inside .ci/with-mpi, so that NIIMPI_BIN is the program). Prints every finding and exits 1 if
-there is one; the standard library suffices.
+Run by `make docs-check` (inside .ci/with-mpi, so that NIIMPI_BIN is the program). Prints every finding and
+exits 1 if there is one; the standard library suffices.
 """
 
 import re
@@ -45,7 +45,8 @@ def anchors(markdown):
 
 
 def check_links(path, text):
-    """Relative links must lead to a file, and their anchors to a heading; what is on the web is not asked for."""
+    """Relative links must lead to a file, and their anchors to a heading; what is on the web is not asked
+    for."""
     prose = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if re.match(r"[a-z]+:", target):

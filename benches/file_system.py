@@ -1,9 +1,10 @@
-"""What a file system and a virtual machine remember of earlier runs, in milliseconds a file: for readers whose runs differ.
+"""What a file system and a virtual machine remember of earlier runs, in milliseconds a file: for readers
+whose runs differ.
 
-    benches/file_system.py FOLDER        writes and removes files below FOLDER (0.4 GB at most at a time), in three minutes
+    benches/file_system.py FOLDER        writes and removes up to 0.4 GB of files below FOLDER, in 3 minutes
 
-Making a file may take longer for a while after others were removed, and writing may when its memory lay free for some seconds
-and the host has taken it back. Each line is a turn: the means over its files."""
+Making a file may take longer for a while after others were removed, and writing may when its memory lay free
+for some seconds and the host has taken it back. Each line is a turn: the means over its files."""
 
 import argparse
 import os

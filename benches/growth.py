@@ -1,8 +1,11 @@
-"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks, the length of the list and a slow disk.
+"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks, the length of the list and a slow
+disk.
 
-usage: growth.py OUTPUT_FOLDER    writes growth.csv there; a row a measurement: what grows, how far, the figure, its value
+usage: growth.py OUTPUT_FOLDER    writes growth.csv there; one row per measurement: what grows, how far, the
+                                  figure, its value
 
-Ranks are more than the machine has CPUs for, so that all coordination is seen: with tiny images it is all there is.
+Ranks are more than the machine has CPUs for, so that all coordination is seen: with tiny images it is all
+there is.
 """
 
 import argparse
@@ -74,7 +77,8 @@ def least(report, stage):
 
 
 def images(scratch):
-    """1 to 400 images of the size of a 2 mm brain: is the next one as cheap as the first, and in the same memory?"""
+    """1 to 400 images of the size of a 2 mm brain: is the next one as cheap as the first, and in the same
+    memory?"""
     folder = synth(scratch / "images", 400, "91,109,91", "uint8")
     base, _ = smooth(folder, scratch / "out", "--limit", "1", cpus=CPU)
     for count in (1, 4, 16, 64, 200, 400):
@@ -99,7 +103,8 @@ def sigmas(scratch):
 
 
 def voxels(scratch):
-    """Images from 10⁵ to 10⁸ voxels: nanoseconds a voxel, stage by stage, and memory beside the voxels' own."""
+    """Images from 10⁵ to 10⁸ voxels: nanoseconds a voxel, stage by stage, and memory beside the voxels'
+    own."""
     for edge in (46, 100, 215, 464):
         folder = synth(scratch / f"edge{edge}", 3 if edge > 400 else 6, f"{edge},{edge},{edge}", "int16")
         _, report = smooth(folder, scratch / "out", cpus=CPU)
@@ -144,7 +149,8 @@ def ranks(scratch):
 
 
 def listing(scratch):
-    """40,000 images listed, looked at, shared out and sent, on one rank and on two: seconds from the start of each step."""
+    """40,000 images listed, looked at, shared out and sent, on one rank and on two: seconds from the start of
+    each step."""
     folder = synth(scratch / "many", 100, "8,8,8", "uint8")
     names = sorted(folder.iterdir())
     for copy in range(400):
@@ -193,8 +199,8 @@ def listing(scratch):
 
 
 def slow_disk(scratch):
-    """A disk that waits before it answers: what twelve images take in one run, where files are fetched ahead and results
-    brought to the disk behind, and one by one, where every wait is waited for."""
+    """A disk that waits before it answers: what twelve images take in one run, where files are fetched ahead
+    and results brought to the disk behind, and one by one, where every wait is waited for."""
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True)
     if flags.returncode != 0 or not os.path.exists("/dev/fuse"):
         return
@@ -266,7 +272,8 @@ def slow_disk(scratch):
 
 
 def syncing(_scratch):
-    """Results that must be on the disk before they are named, against those that need not; on a disk, if there is one."""
+    """Results that must be on the disk before they are named, against those that need not; on a disk, if
+    there is one."""
     with tempfile.TemporaryDirectory(prefix="niimpi-growth-") as disk:
         disk = Path(disk)
         small = synth(disk / "small", 100, "91,109,91", "uint8")

@@ -68,7 +68,8 @@ def cost(commands, cpus=None, env=None):
 def scratch(prefix):
     """A temporary folder in memory where that has room; elsewhere with `TMPDIR`, or where memory is scarce.
 
-    A disk's interrupts, when it writes back what a program left to it, are charged to whichever program runs then."""
+    A disk's interrupts, when it writes back what a program left to it, are charged to whichever program runs
+    then."""
     free = shutil.disk_usage(IN_MEMORY).free if os.access(IN_MEMORY, os.W_OK) else 0
     with open("/proc/meminfo") as file:
         available = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
@@ -81,15 +82,17 @@ def scratch(prefix):
 def touch_memory():
     """Uses as much memory as a program may take and frees it, so that each program finds the same.
 
-    A virtual machine may give free memory back to its host; then whoever takes it next pays for getting it again, which is
-    several times what the program itself costs the system, and falls on one program or the other by chance."""
+    A virtual machine may give free memory back to its host; then whoever takes it next pays for getting it
+    again, which is several times what the program itself costs the system, and falls on one program or the
+    other by chance."""
     with mmap.mmap(-1, MEMORY_BYTES) as memory:
         for start in range(0, MEMORY_BYTES, mmap.PAGESIZE):
             memory[start] = 1
 
 
 def machine():
-    """What figures depend on: processor, caches, memory, system, and how busy the machine was with other work."""
+    """What figures depend on: processor, caches, memory, system, and how busy the machine was with other
+    work."""
     lscpu = subprocess.run(
         ["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
     ).stdout

@@ -52,8 +52,8 @@ def by_program(rows, case):
 
 
 def ratio(figures, program):
-    """How many times niimpi's figure a program's is: the median over the rounds that both were in, and the least of all rounds
-    against the least. For the floor the other way round, since niimpi is not below it."""
+    """How many times niimpi's figure a program's is: the median over the rounds that both were in, and the
+    least of all rounds against the least. For the floor the other way round, since niimpi is not below it."""
     own, others = figures["niimpi"], figures[program]
     if program == FLOOR:
         own, others = others, own
@@ -76,7 +76,10 @@ def side_by_side(rows):
         if "niimpi" not in figures:
             continue
         yield f"### {title}\n"
-        yield "| program | CPU ms a further image: median | least | rounds | niimpi against it | least against least | must be |"
+        yield (
+            "| program | CPU ms per image: median | least | rounds | niimpi against it | least against least "
+            "| must be |"
+        )
         yield "|---|---:|---:|---:|---:|---:|---:|"
         for program, values in sorted(figures.items(), key=lambda item: statistics.median(item[1].values())):
             times, of_least, must = "", "", ""
@@ -91,7 +94,8 @@ def side_by_side(rows):
                 if target := TARGETS.get((case, program)):
                     must = verdict(middle, target, floor)
             yield (
-                f"| {program} | {statistics.median(values.values()):.1f} | {min(values.values()):.1f} | {len(values)} | "
+                f"| {program} | {statistics.median(values.values()):.1f} | {min(values.values()):.1f} | "
+                f"{len(values)} | "
                 f"{times} | {of_least} | {must} |"
             )
         yield ""
@@ -121,7 +125,8 @@ def throughput(rows):
     yield ""
     if SEPARATE in spans:
         yield (
-            "Two separate runs do twice the work, each on a CPU of its own and knowing nothing of the other: what they reach is what "
+            "Two separate runs do twice the work, each on a CPU of its own and knowing nothing of the other: "
+            "what they reach is what "
             "the machine gives.\n"
         )
 
@@ -129,13 +134,19 @@ def throughput(rows):
 def sizes(told):
     """Output sizes and peak memory."""
     yield "## Size and memory\n"
-    yield "| | output against zlib's level 1 | must be | peak memory, MiB | twice the decompressed image and 30 MB, MiB |"
+    yield (
+        "| | output against zlib's level 1 | must be | peak memory, MiB "
+        "| twice the decompressed image and 30 MB, MiB |"
+    )
     yield "|---|---:|---:|---:|---:|"
     for case, size in told["sizes_bytes"].items():
         peak = size["peak memory"] / 2**20
         limit = 2 * size["raw"] / size["images"] / 2**20 + 30e6 / 2**20
         against = size["niimpi"] / size["zlib level 1"]
-        yield f"| {CASES[case]} | {against:.3f} | {verdict(against, 1.05, True)} | {peak:.1f} | {verdict(peak, limit, True)} |"
+        yield (
+            f"| {CASES[case]} | {against:.3f} | {verdict(against, 1.05, True)} | {peak:.1f} "
+            f"| {verdict(peak, limit, True)} |"
+        )
     yield ""
 
 
@@ -157,7 +168,10 @@ def growth(rows):
     filter_ms = {size: figures["filter_ms"] for size, figures in tables.get("sigma", {}).items()}
     if {2, 8} <= filter_ms.keys():
         against = filter_ms[8] / filter_ms[2]
-        yield f"Smoothing at sigma 8 takes {against:.2f} × what it takes at sigma 2 (must be {verdict(against, 3.5, True)}).\n"
+        yield (
+            f"Smoothing at sigma 8 takes {against:.2f} × what it takes at sigma 2 "
+            f"(must be {verdict(against, 3.5, True)}).\n"
+        )
 
 
 def plot(rows):
@@ -200,20 +214,31 @@ def main():
     about = told["machine"]
     page = [
         f"# Measured on {folder.name}\n",
-        f"{about['processor']}, {about['cpus']} CPUs ({', '.join(about['vectors'])}; L2 {about['l2']}, L3 {about['l3']}), "
-        f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. Other work on the machine: a load "
-        f"of {about['load_before']:.1f} before and {about['load_after']:.1f} after, of which this run is 1.\n",
+        f"{about['processor']}, {about['cpus']} CPUs ({', '.join(about['vectors'])}; L2 {about['l2']}, L3 "
+        f"{about['l3']}), "
+        f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. Other work "
+        f"on the machine: a load "
+        f"of {about['load_before']:.1f} before and {about['load_after']:.1f} after, of which this run is "
+        f"1.\n",
         ", ".join(
             f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()
         )
         + ".\n",
-        "`make bench` repeats it. Inputs are phantoms (`niimpi synth`) compressed by gzip at level 6; sigma is 2 voxels. "
-        "Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU, and the difference of their CPU times "
-        "(user and system) over their number is a further image's cost. All take turns in every round; ratios are made within a round, and their median "
-        "is given. The least of all rounds is what is left where others on the machine only ever slow things down. The floor is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi writes. Programs "
-        "that take one image a call (niimath, mrfilter) start anew for each. mrfilter, nilearn and antspyx write what they "
-        "write by default, which is not always the input's type. Raw figures: [side_by_side.csv](side_by_side.csv), "
-        "[side_by_side.json](side_by_side.json), [throughput.csv](throughput.csv), [growth.csv](growth.csv).\n",
+        "`make bench` repeats it. Inputs are phantoms (`niimpi synth`) compressed by gzip at level 6; sigma "
+        "is 2 voxels. "
+        "Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU, and the difference "
+        "of their CPU times "
+        "(user and system) over their number is a further image's cost. All take turns in every round; "
+        "ratios are made within a round, and their median "
+        "is given. The least of all rounds is what is left where others on the machine only ever slow things "
+        "down. The floor is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi "
+        "writes. Programs "
+        "that take one image a call (niimath, mrfilter) start anew for each. mrfilter, nilearn and antspyx "
+        "write what they "
+        "write by default, which is not always the input's type. Raw figures: "
+        "[side_by_side.csv](side_by_side.csv), "
+        "[side_by_side.json](side_by_side.json), [throughput.csv](throughput.csv), "
+        "[growth.csv](growth.csv).\n",
         "![CPU time of each program](side_by_side.svg)\n",
         "## Side by side\n",
         *side_by_side(rows),

@@ -1,12 +1,14 @@
-"""Measures niimpi beside the programs that do the same: CPU time per further image, pinned to one CPU, interleaved.
+"""Measures niimpi beside the programs that do the same: CPU time per further image, pinned to one CPU,
+interleaved.
 
 usage: side_by_side.py OUTPUT_FOLDER [--quick]    writes side_by_side.csv and side_by_side.json there
 
-Each program smooths 2 images and then 12 (or 102 small ones) at a sigma of 2 voxels; the difference over their number is what
-a further image costs, so starting up drops out (but of programs that take one image a call). All programs take turns in
-every round, so that a busy moment of the machine meets all of them; ratios are made within a round. The floor is gzip's work alone, by the
-fastest codec there is: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes. Files lie in
-memory where there is room, so that no disk is measured; the environment variable TMPDIR says another place.
+Each program smooths 2 images and then 12 (or 102 small ones) at a sigma of 2 voxels; the difference over
+their number is what a further image costs, so starting up drops out (but of programs that take one image a
+call). All programs take turns in every round, so that a busy moment of the machine meets all of them; ratios
+are made within a round. The floor is gzip's work alone, by the fastest codec there is: `igzip -d` of the same
+inputs, and `igzip -1` of the voxels that niimpi writes. Files lie in memory where there is room, so that no
+disk is measured; the environment variable TMPDIR says another place.
 """
 
 import argparse
@@ -140,7 +142,8 @@ def words(paths):
 
 
 def make_images(folder, case):
-    """The case's inputs, compressed by zlib at its usual level 6, and the voxels that niimpi makes of them, plain."""
+    """The case's inputs, compressed by zlib at its usual level 6, and the voxels that niimpi makes of them,
+    plain."""
     shape, datatype, voxel_mm, further = CASES[case]
     many = FEW + further
     images, raw = folder / case, folder / f"{case}-smoothed"
@@ -192,8 +195,9 @@ def run(command):
 
 
 def throughput(images, folder, rounds):
-    """Seconds of all images on one CPU, and on two as ranks and as threads; of one image on two threads; and of two separate runs
-    at once, one on each CPU, which is what the machine itself gives: two CPUs may share a core, a cache or a clock."""
+    """Seconds of all images on one CPU, and on two as ranks and as threads; of one image on two threads; and
+    of two separate runs at once, one on each CPU, which is what the machine itself gives: two CPUs may share
+    a core, a cache or a clock."""
     if len(os.sched_getaffinity(0)) < 2:
         return []
     both = sorted(os.sched_getaffinity(0))[:2]
@@ -307,7 +311,8 @@ def main():
                     }
                     rows.append(row)
                     print(
-                        f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a further image",
+                        f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a "
+                        f"further image",
                         flush=True,
                     )
             sizes[case] = {"images": len(images), "in": sum(map(size, images)), "raw": sum(map(size, raw))}

@@ -30,8 +30,8 @@ static int slow_getattr(const char *path, struct stat *attributes, struct fuse_f
   return answer(lstat(real, attributes));
 }
 
-static int slow_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_t offset, struct fuse_file_info *file,
-                        enum fuse_readdir_flags flags) {
+static int slow_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_t offset,
+                        struct fuse_file_info *file, enum fuse_readdir_flags flags) {
   (void)offset, (void)file, (void)flags;
   char real[PATH_MAX];
   behind(real, path);
@@ -53,7 +53,9 @@ static int open_slowly(const char *path, int flags, mode_t mode, struct fuse_fil
   return 0;
 }
 
-static int slow_open(const char *path, struct fuse_file_info *file) { return open_slowly(path, file->flags & ~O_CREAT, 0, file); }
+static int slow_open(const char *path, struct fuse_file_info *file) {
+  return open_slowly(path, file->flags & ~O_CREAT, 0, file);
+}
 
 static int slow_create(const char *path, mode_t mode, struct fuse_file_info *file) {
   return open_slowly(path, file->flags | O_CREAT, mode, file);
@@ -66,7 +68,8 @@ static int slow_read(const char *path, char *buffer, size_t size, off_t offset, 
   return got < 0 ? -errno : (int)got;
 }
 
-static int slow_write(const char *path, const char *bytes, size_t size, off_t offset, struct fuse_file_info *file) {
+static int slow_write(const char *path, const char *bytes, size_t size, off_t offset,
+                      struct fuse_file_info *file) {
   (void)path;
   ssize_t put = pwrite((int)file->fh, bytes, size, offset);
   return put < 0 ? -errno : (int)put;
@@ -122,9 +125,10 @@ static int slow_release(const char *path, struct fuse_file_info *file) {
 }
 
 static const struct fuse_operations operations = {
-    .getattr = slow_getattr, .readdir = slow_readdir, .open = slow_open, .create = slow_create, .read = slow_read,
-    .write = slow_write, .fsync = slow_fsync, .fsyncdir = slow_fsyncdir, .rename = slow_rename, .unlink = slow_unlink,
-    .mkdir = slow_mkdir, .rmdir = slow_rmdir, .truncate = slow_truncate, .release = slow_release};
+    .getattr = slow_getattr, .readdir = slow_readdir, .open = slow_open, .create = slow_create,
+    .read = slow_read, .write = slow_write, .fsync = slow_fsync, .fsyncdir = slow_fsyncdir,
+    .rename = slow_rename, .unlink = slow_unlink, .mkdir = slow_mkdir,
+    .rmdir = slow_rmdir, .truncate = slow_truncate, .release = slow_release};
 
 int main(int count, char **words) {
   if (count < 4) return fprintf(stderr, "usage: slow_disk FOLDER WAIT_US MOUNTPOINT -f\n"), 2;

@@ -1,4 +1,5 @@
-"""The workshop's serial program: fslpy reads, scipy smooths at a sigma of 2 voxels, fslpy writes; image after image.
+"""The workshop's serial program: fslpy reads, scipy smooths at a sigma of 2 voxels, fslpy writes; image after
+image.
 
 usage: workshop_serial.py OUTPUT_FOLDER IMAGE...
 """

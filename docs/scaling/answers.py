@@ -102,7 +102,8 @@ def answers():
         if threads == 1:
             continue
         filter_ups.append(
-            f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times with {threads} threads"
+            f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times with {threads} "
+            f"threads"
         )
         whole_ups.append(f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} with {threads}")
     yield f"Each worker filters an image of its own, so the convolution of {images} images is "

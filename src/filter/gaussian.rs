@@ -153,7 +153,8 @@ pub(crate) struct Args {
     /// Cut the kernel off at this many standard deviations
     ///
     /// Its radius is truncate × sigma, rounded to whole voxels.
-    #[arg(long, value_name = "SIGMAS", default_value_t = 4.0, value_parser = parse_truncate, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIGMAS", default_value_t = 4.0, value_parser = parse_truncate)]
+    #[arg(allow_negative_numbers = true)]
     truncate: f64,
 }
 

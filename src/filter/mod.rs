@@ -89,9 +89,8 @@ pub enum FilterError {
     /// The kernel is too long to be computed.
     #[error(
         "the kernel along {axis} would reach {radius_vox} voxels to each side ({truncate} × a sigma of \
-         {sigma_vox} voxels); \
-         at most {limit} are computed: give a smaller sigma, FWHM or truncate, and check that the FWHM is in mm and the \
-         voxel size in the header is right"
+         {sigma_vox} voxels); at most {limit} are computed: give a smaller sigma, FWHM or truncate, and \
+         check that the FWHM is in mm and the voxel size in the header is right"
     )]
     Radius {
         /// x, y or z.

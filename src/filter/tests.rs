@@ -77,7 +77,9 @@ fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8
         let image = intensities(volume);
         let smoothed = match types.conversion {
             Conversion::Cast => reference::smooth(image, kernels, boundary, cval, T::cast),
-            Conversion::Nearest => reference::smooth(image, kernels, boundary, cval, |sum| sum).mapv(T::nearest),
+            Conversion::Nearest => {
+                reference::smooth(image, kernels, boundary, cval, |sum| sum).mapv(T::nearest)
+            }
         };
         // Transposed, because ndarray walks the last axis fastest and files the first.
         let voxels: Vec<T> = smoothed.t().iter().copied().collect();
@@ -240,11 +242,14 @@ fn images_with_plateaus() {
     for datatype in Datatype::ALL {
         for value in [0u8, 1, 2, 100] {
             let mut volume = noise(&[19, 18, 17], datatype, 0, Some(1));
-            with_voxel_type!(datatype, T => volume.voxels.as_mut_slice::<T>().fill(T::saturated(value.into())));
+            with_voxel_type!(datatype, T => {
+                volume.voxels.as_mut_slice::<T>().fill(T::saturated(value.into()))
+            });
             check(&Gaussian::from_sigma_vox(2.0), &OutputSpec::default(), &volume);
             // A plateau beside noise, so that sums are near whole numbers now and then.
             with_voxel_type!(datatype, T => {
-                volume.voxels.as_mut_slice::<T>().iter_mut().step_by(7).for_each(|voxel| *voxel = T::saturated(5));
+                let voxels = volume.voxels.as_mut_slice::<T>().iter_mut();
+                voxels.step_by(7).for_each(|voxel| *voxel = T::saturated(5));
             });
             check(&Gaussian::from_sigma_vox(0.7), &OutputSpec::default(), &volume);
         }

@@ -23,8 +23,8 @@ pub(crate) fn check(option: &str, path: &Path, mark: &str) -> Result<(), String>
         return Ok(());
     }
     Err(format!(
-        "{option}: {} exists and was not written by niimpi for this purpose, so it is not replaced; give another name, or \
-         remove the file first",
+        "{option}: {} exists and was not written by niimpi for this purpose, so it is not replaced; give \
+         another name, or remove the file first",
         path.display()
     ))
 }

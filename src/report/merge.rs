@@ -41,7 +41,8 @@ pub(crate) enum MergeError {
     },
     /// Two reports that have another image in the same place.
     #[error(
-        "{first} and {second} are not of one list: its image {index} is {first_input} in one and {second_input} in the other"
+        "{first} and {second} are not of one list: its image {index} is {first_input} in one and \
+         {second_input} in the other"
     )]
     OtherList {
         /// A report.

@@ -1,4 +1,5 @@
-"""Fixtures of the cluster tests: a cluster of their own for the session, a user's folder for each test, sample images."""
+"""Fixtures of the cluster tests: a cluster of their own for the session, a user's folder for each test,
+sample images."""
 
 import os
 import re

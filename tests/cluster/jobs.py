@@ -99,7 +99,8 @@ class Job:
         return [record["JobState"] for record in self.records()]
 
     def wait(self, timeout, until=ENDED):
-        """Waits until all tasks are in one of these states; beyond `timeout` seconds the test fails with what is known."""
+        """Waits until all tasks are in one of these states; beyond `timeout` seconds the test fails with what
+        is known."""
         limit = time.monotonic() + timeout
         while True:
             records = self.records()

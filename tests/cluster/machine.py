@@ -1,4 +1,5 @@
-"""One machine of the test cluster: a process tree with a host name, a network and (on a node) a /tmp of its own."""
+"""One machine of the test cluster: a process tree with a host name, a network and (on a node) a /tmp of its
+own."""
 
 import os
 import subprocess
@@ -41,7 +42,8 @@ class Machine:
         wait_for(f"{self.name}'s namespaces", lambda: children(outer.pid) or outer.poll() is not None, 10)
         if outer.poll() is not None:
             raise ClusterError(
-                f"this machine lets us make no namespaces ({log.read_text().strip()}); in a container, run it with "
+                f"this machine lets us make no namespaces ({log.read_text().strip()}); in a container, run "
+                f"it with "
                 "--privileged or --cap-add SYS_ADMIN,NET_ADMIN"
             )
         self.pid_file.write(children(outer.pid)[0])
@@ -52,7 +54,8 @@ class Machine:
         wait_for(f"the start of {self.name}", ready.exists, 15, log.read_text)
 
     def plug_in(self, head, number):
-        """Lays a cable from this machine to the head's switch. A fixed MAC: a rebooted node must not look new."""
+        """Lays a cable from this machine to the head's switch. A fixed MAC: a rebooted node must not look
+        new."""
         cable = f"to-{self.name}"
         subprocess.run(head.words("ip", "link", "delete", cable), stderr=subprocess.DEVNULL)
         mac = f"02:00:00:00:00:{number:02x}"
@@ -72,7 +75,8 @@ class Machine:
         return {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.state / "conf" / "slurm.conf"), **extra}
 
     def words(self, *command, user=None, folder=None):
-        """The words that run a command on this machine, in the folder we stand in or another; as root or as (uid, gid)."""
+        """The words that run a command on this machine, in the folder we stand in or another; as root or as
+        (uid, gid)."""
         pid = self.pid_file.pid()
         if pid is None:
             raise ClusterError(f"{self.name} is down; `tests/cluster/cluster up` boots it")

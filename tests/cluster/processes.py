@@ -44,7 +44,8 @@ def wait_for(what, ready, timeout, hint=lambda: ""):
 
 
 class PidFile:
-    """A process on record: its id and its start time, so that another process with the same id is not taken for it."""
+    """A process on record: its id and its start time, so that another process with the same id is not taken
+    for it."""
 
     def __init__(self, path):
         self.path = Path(path)

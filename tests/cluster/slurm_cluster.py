@@ -1,8 +1,9 @@
-"""A Slurm cluster on one machine: a head and some nodes, with MUNGE, accounting and a database. Up in seconds.
+"""A Slurm cluster on one machine: a head and some nodes, with MUNGE, accounting and a database. Up in
+seconds.
 
-Each machine of it has its own network, host name, process tree and memory for message passing, so that ranks on different
-nodes speak TCP with each other as they do on a real cluster, and a node can be crashed without harm to the others. All
-else of the file system, but a node's /tmp, is what they share.
+Each machine of it has its own network, host name, process tree and memory for message passing, so that ranks
+on different nodes speak TCP with each other as they do on a real cluster, and a node can be crashed without
+harm to the others. All else of the file system, but a node's /tmp, is what they share.
 """
 
 import contextlib

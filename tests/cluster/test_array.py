@@ -78,7 +78,8 @@ def test_more_shares_than_an_array_may_have(user, data, expected, whole):
 
 
 def test_a_lost_share_is_named(user, data):
-    """One task never runs: the merge still tells of the others, and its exit code is that of an interrupted run."""
+    """One task never runs: the merge still tells of the others, and its exit code is that of an interrupted
+    run."""
     job = user.submit("array.sbatch", "--array=1,3", DATA=data, SHARDS=3)
     merge = submit_merge(user, job)
     job.ends("COMPLETED")

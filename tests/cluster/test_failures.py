@@ -1,4 +1,5 @@
-"""What breaks on a cluster, and what becomes of the job then: its state, its exit code, and what is left on the disk."""
+"""What breaks on a cluster, and what becomes of the job then: its state, its exit code, and what is left on
+the disk."""
 
 import json
 import os
@@ -108,7 +109,8 @@ def test_scancel_leaves_no_half_files(user, data, expected):
 
 
 def test_the_time_limit_drains_and_requeues(user, data, expected):
-    """USR1 comes before the limit: images in hand are finished, the job queues again, and in the end nothing was done twice."""
+    """USR1 comes before the limit: images in hand are finished, the job queues again, and in the end nothing
+    was done twice."""
     # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10
     # to 40 s of a run that takes 45 s.
     job = user.submit(
@@ -133,7 +135,8 @@ def test_the_time_limit_drains_and_requeues(user, data, expected):
 
 
 def test_requeueing_is_bounded(user, data, expected):
-    """After as many restarts as allowed the job ends with niimpi's own exit code. The signal comes by hand here."""
+    """After as many restarts as allowed the job ends with niimpi's own exit code. The signal comes by hand
+    here."""
     job = user.submit("requeue.sbatch", DATA=data, MAX_RESTARTS=0, **SLOW)
     wait_until_begun(job, user.folder / "out")
     user.run("scancel", "--signal=USR1", job.number)
@@ -143,8 +146,8 @@ def test_requeueing_is_bounded(user, data, expected):
 
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_a_node_that_crashes(user, cluster, data, expected, which):
-    """Its power is cut: Slurm notices within half a minute (of the second crash it is told), the job queues again and is
-    completed; what was done is not done again."""
+    """Its power is cut: Slurm notices within half a minute (of the second crash it is told), the job queues
+    again and is completed; what was done is not done again."""
     job = user.submit("requeue.sbatch", DATA=data, **SLOW)
     wait_until_begun(job, user.folder / "out")
     (record,) = job.records()
@@ -179,13 +182,15 @@ def test_a_node_that_crashes_under_a_job_that_may_not_be_requeued(user, cluster,
 
 
 def test_a_step_above_its_memory_is_told_in_the_report(user, data):
-    """The second step hides its limit from niimpi, which would have refused; Slurm kills it, and the accounts say so."""
+    """The second step hides its limit from niimpi, which would have refused; Slurm kills it, and the accounts
+    say so."""
     folder = synth(user.folder / "large", 1, "--shape", "400,400,400", "--datatype", "float32")
     user.script(
         "memory.sbatch",
         "#SBATCH --ntasks=1 --mem=120M --output=logs/%x-%j.out",
         f'srun --mpi=pmix niimpi smooth {data} --output out --sigma 2 --limit 3 --report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json"',
-        f"srun --mpi=pmix env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU niimpi smooth {folder} --output out2 --sigma 9 --threads 1",
+        f"srun --mpi=pmix env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU niimpi smooth {folder} --output "
+        f"out2 --sigma 9 --threads 1",
     )
     job = user.submit("memory.sbatch")
     (record,) = job.wait(90)

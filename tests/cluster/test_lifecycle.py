@@ -1,4 +1,5 @@
-"""The cluster itself: up in seconds, the same after a second `up`, a crashed node back, and gone without a trace."""
+"""The cluster itself: up in seconds, the same after a second `up`, a crashed node back, and gone without a
+trace."""
 
 import os
 import subprocess
@@ -30,7 +31,8 @@ def command(state, *words, check=True):
 
 
 def processes_of(state):
-    """Processes that belong to the cluster in this folder: it is named in their command line or environment."""
+    """Processes that belong to the cluster in this folder: it is named in their command line or
+    environment."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         if int(entry) == os.getpid():

@@ -1,4 +1,5 @@
-"""`niimpi plan` and `niimpi scaling` with Slurm: a planned job stays inside its request, a study's jobs become its rows."""
+"""`niimpi plan` and `niimpi scaling` with Slurm: a planned job stays inside its request, a study's jobs
+become its rows."""
 
 import csv
 import json

@@ -1,4 +1,5 @@
-"""Every script of slurm/, submitted as it is: it completes, uses what it asked for, and its results are one process's."""
+"""Every script of slurm/, submitted as it is: it completes, uses what it asked for, and its results are one
+process's."""
 
 import os
 import re
@@ -46,13 +47,15 @@ def test_mpi_over_three_nodes(user, data, expected):
 
 @pytest.mark.mpich
 def test_mpirun_inside_a_batch_script(user, data, expected):
-    """For a cluster whose srun cannot start the MPI at hand: mpirun asks Slurm for the nodes and needs no ssh."""
+    """For a cluster whose srun cannot start the MPI at hand: mpirun asks Slurm for the nodes and needs no
+    ssh."""
     root = ["export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"] if os.geteuid() == 0 else []
     user.script(
         "mpirun.sbatch",
         "#SBATCH --nodes=3 --ntasks-per-node=2 --output=logs/%x-%j.out",
         *root,
-        f'mpirun.{MPI} niimpi smooth {data} --output out --sigma 2 --report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json" --threads 1',
+        f"mpirun.{MPI} niimpi smooth {data} --output out --sigma 2 --threads 1 "
+        '--report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json"',
     )
     check(user.submit("mpirun.sbatch"), user, expected, ranks=6, threads=1, hosts=3)
 
@@ -70,7 +73,8 @@ def test_threads_are_the_cpus_that_slurm_gave(user, data, expected, cpus):
 def test_threads_are_never_more_than_the_rank_may_use(user, data):
     """A rank that is bound to one CPU has one worker, whatever Slurm says."""
     bound = user.run("srun", "--mpi=pmix", "--cpus-per-task=2", "taskset", "-c", "0",
-                     "niimpi", "smooth", data, "--output", "out", "--sigma=2", "--dry-run").stdout  # fmt: skip
+                     "niimpi", "smooth", data, "--output", "out", "--sigma=2",
+                     "--dry-run").stdout  # fmt: skip
     (row,) = [line.split() for line in bound.splitlines() if re.match(r"\|\s+0\s", line)]
     assert row[3] == "1", bound
 

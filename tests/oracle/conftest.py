@@ -1,7 +1,7 @@
 """Options, fixtures and the closing line of the oracle's test session.
 
-Environment: NIIMPI_BIN (the program), NIIMPI_MPI (openmpi, mpich, or none for a build without MPI), NIIMPI_MPIRUN (its
-launcher), NIIMPI_ORACLE_SUMMARY (a file for the counts, as JSON).
+Environment: NIIMPI_BIN (the program), NIIMPI_MPI (openmpi, mpich, or none for a build without MPI),
+NIIMPI_MPIRUN (its launcher), NIIMPI_ORACLE_SUMMARY (a file for the counts, as JSON).
 """
 
 import json
@@ -47,7 +47,8 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("oracle")
         for topic, counts in tally.topics.items():
             terminalreporter.write_line(
-                f"{topic:28} {counts['images']:6} images {counts['voxels']:10} voxels {counts['differ']:6} differ"
+                f"{topic:28} {counts['images']:6} images {counts['voxels']:10} voxels {counts['differ']:6} "
+                f"differ"
             )
         terminalreporter.write_line(f"{tally.line()}; kernels: {kernels}; MPI: {program.MPI}")
     summary = os.environ.get("NIIMPI_ORACLE_SUMMARY")

@@ -1,4 +1,5 @@
-"""Images for the tests: NIfTI files of every kind, written byte by byte, so that no library chooses for us."""
+"""Images for the tests: NIfTI files of every kind, written byte by byte, so that no library chooses for
+us."""
 
 import gzip
 import struct
@@ -49,7 +50,8 @@ def extension(code, content, order="<"):
 
 
 def image_bytes(array, header, extensions=b"", vox_offset=None):
-    """A single-file image: header, extensions, room up to vox_offset, voxels. vox_offset 0 is written as it is."""
+    """A single-file image: header, extensions, room up to vox_offset, voxels. vox_offset 0 is written as it
+    is."""
     order = header.endianness
     header = header.copy()
     first = header.sizeof_hdr + 4 + len(extensions)

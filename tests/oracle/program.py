@@ -1,4 +1,5 @@
-"""The program under test: starts it on one or many ranks, waits with a limit, and leaves no process behind."""
+"""The program under test: starts it on one or many ranks, waits with a limit, and leaves no process
+behind."""
 
 import json
 import os
@@ -36,7 +37,8 @@ class Finished:
         return json.loads(self.report_path.read_text())
 
     def __repr__(self):
-        return f"$ {' '.join(self.command)}\nexit {self.code}\n-- stdout\n{self.stdout}\n-- stderr\n{self.stderr}"
+        streams = f"-- stdout\n{self.stdout}\n-- stderr\n{self.stderr}"
+        return f"$ {' '.join(self.command)}\nexit {self.code}\n{streams}"
 
 
 def launcher(ranks, mpi=None, mpirun=None):
@@ -157,7 +159,8 @@ class Running:
             kill_all(self.mark)
             stdout, stderr = self.process.communicate()
             raise AssertionError(
-                f"still running after {timeout} s\n$ {' '.join(self.command)}\n-- stdout\n{stdout}\n-- stderr\n{stderr}"
+                f"still running after {timeout} s\n$ {' '.join(self.command)}\n-- stdout\n{stdout}\n-- "
+                f"stderr\n{stderr}"
             ) from None
         seconds = time.monotonic() - self.started
         return Finished(self.process.returncode, stdout, stderr, seconds, report_path, self.command)

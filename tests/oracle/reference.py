@@ -1,8 +1,8 @@
 """The reference: what scipy makes of an image, and the count of how often the program agreed.
 
-niimpi computes the kernel with the algorithm that numpy's `exp` has on CPUs with AVX-512, on every machine. Elsewhere
-numpy's `exp` differs in the last bit, so there scipy is given stored kernels (kernels.json, made on a machine with
-AVX-512 by `pytest --write-kernels`); everything else is still scipy's own.
+niimpi computes the kernel with the algorithm that numpy's `exp` has on CPUs with AVX-512, on every machine.
+Elsewhere numpy's `exp` differs in the last bit, so there scipy is given stored kernels (kernels.json, made on
+a machine with AVX-512 by `pytest --write-kernels`); everything else is still scipy's own.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""--nan: what becomes of voxels that are NaN or infinite, compared with the same sums in scipy; how many there were is told."""
+"""--nan: what becomes of voxels that are NaN or infinite, compared with the same sums in scipy; how many
+there were is told."""
 
 import csv
 from pathlib import Path
@@ -20,7 +21,8 @@ BOUNDARIES = ("reflect", "constant", "nearest", "mirror", "wrap")
 
 
 def with_holes(rng, shape, datatype):
-    """Voxels of which one in nine is NaN or infinite, and a block of them so large that its middle sees nothing else."""
+    """Voxels of which one in nine is NaN or infinite, and a block of them so large that its middle sees
+    nothing else."""
     array = (rng.standard_normal(shape) * 100 + 300).astype(datatype)
     kinds = np.array([np.nan, np.inf, -np.inf], datatype)
     holes = rng.random(shape) < 1 / 9

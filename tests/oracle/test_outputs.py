@@ -1,4 +1,5 @@
-"""What is kept and what is set in the files written: headers field by field, extensions byte for byte, gzip, names."""
+"""What is kept and what is set in the files written: headers field by field, extensions byte for byte, gzip,
+names."""
 
 import gzip
 import struct

@@ -1,4 +1,5 @@
-"""The report's two faces: the table on standard output, and the JSON of schema niimpi-report/2 with its types."""
+"""The report's two faces: the table on standard output, and the JSON of schema niimpi-report/2 with its
+types."""
 
 import datetime
 import re
@@ -20,14 +21,14 @@ TOTALS = {
     "bytes_out": WHOLE, "voxels": WHOLE, "imbalance": NUMBER, "images_per_s": NUMBER,
 }  # fmt: skip
 RANK = {
-    "rank": WHOLE, "host": TEXT, "images": WHOLE, "done": WHOLE, "failed": WHOLE, "skipped": WHOLE, "read_s": NUMBER,
-    "filter_s": NUMBER, "write_s": NUMBER, "idle_s": NUMBER, "elapsed_s": NUMBER, "cpu_s": NUMBER,
-    "cpu_efficiency": NUMBER, "max_rss_bytes": WHOLE, "bytes_in": WHOLE, "bytes_out": WHOLE,
+    "rank": WHOLE, "host": TEXT, "images": WHOLE, "done": WHOLE, "failed": WHOLE, "skipped": WHOLE,
+    "read_s": NUMBER, "filter_s": NUMBER, "write_s": NUMBER, "idle_s": NUMBER, "elapsed_s": NUMBER,
+    "cpu_s": NUMBER, "cpu_efficiency": NUMBER, "max_rss_bytes": WHOLE, "bytes_in": WHOLE, "bytes_out": WHOLE,
 }  # fmt: skip
 IMAGE = {
     "index": WHOLE, "input": TEXT, "output": TEXT, "rank": WHOLE, "worker": WHOLE, "status": TEXT,
-    "stage": (TEXT, type(None)), "error": (TEXT, type(None)), "start_s": NUMBER, "read_s": NUMBER, "filter_s": NUMBER,
-    "write_s": NUMBER, "voxels": WHOLE, "bytes_in": WHOLE, "bytes_out": WHOLE,
+    "stage": (TEXT, type(None)), "error": (TEXT, type(None)), "start_s": NUMBER, "read_s": NUMBER,
+    "filter_s": NUMBER, "write_s": NUMBER, "voxels": WHOLE, "bytes_in": WHOLE, "bytes_out": WHOLE,
 }  # fmt: skip
 LAUNCH = {
     "ranks": WHOLE,
@@ -37,8 +38,8 @@ LAUNCH = {
     "slurm": (dict, type(None)),
 }
 FILTER = {
-    "name": TEXT, "sigma_vox": (list, type(None)), "fwhm_mm": (list, type(None)), "boundary": TEXT, "truncate": NUMBER,
-    "radius_vox": (list, type(None)),
+    "name": TEXT, "sigma_vox": (list, type(None)), "fwhm_mm": (list, type(None)), "boundary": TEXT,
+    "truncate": NUMBER, "radius_vox": (list, type(None)),
 }  # fmt: skip
 WHOLE_REPORT = {
     "schema": TEXT, "version": TEXT, "command": list, "state": TEXT, "started": TEXT, "elapsed_s": NUMBER,
@@ -132,7 +133,8 @@ def test_figures_are_plausible(finished):
 
 
 def test_the_table(finished):
-    """Per rank: host, images, failed, read, filter, write, idle, elapsed, CPU efficiency, peak memory; below it sums."""
+    """Per rank: host, images, failed, read, filter, write, idle, elapsed, CPU efficiency, peak memory; below
+    it sums."""
     text = finished.stdout.lower()
     for column in ("rank", "host", "images", "failed", "read", "filter", "write", "idle", "elapsed", "cpu"):
         assert column in text, f"no column {column}\n{finished}"

@@ -190,7 +190,8 @@ def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
 
 
 def test_what_0_1_wrote_is_resumed(tmp_path):
-    """The folder that niimpi 0.1.0 left: results, a failed image, and one that it was at work on when it was killed."""
+    """The folder that niimpi 0.1.0 left: results, a failed image, and one that it was at work on when it was
+    killed."""
     stored = Path(__file__).parent / "stored" / "niimpi-0.1.0.tar.gz"
     subprocess.run(["tar", "-xpzf", stored, "-C", tmp_path], check=True)
     place = tmp_path / "niimpi-0.1.0"
@@ -208,7 +209,8 @@ def test_what_0_1_wrote_is_resumed(tmp_path):
 
 
 def test_runs_at_the_same_time_do_not_replace_each_others_results(tmp_path, faulty):
-    """A run that is held before its results get their names finds those of another one there, and fails those images."""
+    """A run that is held before its results get their names finds those of another one there, and fails those
+    images."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 4)
     go = tmp_path / "go"
@@ -328,7 +330,8 @@ def test_a_journal_torn_anywhere(tmp_path):
 
 
 def test_a_result_that_was_being_replaced_is_not_kept(tmp_path):
-    """An image that another run began to write again is unfinished, whatever its file and its older record say."""
+    """An image that another run began to write again is unfinished, whatever its file and its older record
+    say."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     smooth(source, out, "--sigma=1")
@@ -343,7 +346,8 @@ def test_a_result_that_was_being_replaced_is_not_kept(tmp_path):
 
 
 def test_journals_of_a_whole_run(tmp_path):
-    """Every image has one beginning and one end, under its rank's first line; outputs below the folder, inputs absolute."""
+    """Every image has one beginning and one end, under its rank's first line; outputs below the folder,
+    inputs absolute."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 20)
     (source / "sample_7.nii.gz").write_bytes(b"")

@@ -1,6 +1,7 @@
 """Bit for bit: what the program writes is what scipy.ndimage.gaussian_filter gives for nibabel's array.
 
-Every test smooths a whole folder in one run and compares each output; the closing line of the session has the counts.
+Every test smooths a whole folder in one run and compares each output; the closing line of the session has the
+counts.
 """
 
 import gzip
@@ -78,7 +79,8 @@ def test_every_datatype_byte_order_and_boundary(every_type, tmp_path, boundary, 
 
 @pytest.fixture(scope="module")
 def every_length(tmp_path_factory):
-    """Axes of every length up to 40 in x, y and z, where vectors and blocks of a fast filter begin and end."""
+    """Axes of every length up to 40 in x, y and z, where vectors and blocks of a fast filter begin and
+    end."""
     folder = tmp_path_factory.mktemp("lengths")
     rng = np.random.default_rng(7)
     paths = []
@@ -134,7 +136,8 @@ def test_truncate(every_type, tmp_path, sigma, truncate):
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory):
-    """Slopes and intercepts on every datatype: negative, tiny, an intercept alone, and slopes that mean none."""
+    """Slopes and intercepts on every datatype: negative, tiny, an intercept alone, and slopes that mean
+    none."""
     folder = tmp_path_factory.mktemp("scaled")
     rng = np.random.default_rng(3)
     pairs = [(2, 0), (0.1, -10), (1, 5.5), (-1.5, 3), (1e-3, 1e3), (0, 3), (np.nan, 0), (np.inf, 0), (1, 0)]
@@ -171,7 +174,8 @@ def small_types(tmp_path_factory):
 
 @pytest.mark.parametrize("output_type", images.DATATYPES)
 def test_output_types(small_types, tmp_path, output_type):
-    """Floats as scipy stores them; integers other than the image's own rounded and saturated once, at the end."""
+    """Floats as scipy stores them; integers other than the image's own rounded and saturated once, at the
+    end."""
     folder, paths = small_types
     for sigma in (0.8, (2.0, 0.0, 1.1)):
         out = tmp_path / str(np.atleast_1d(sigma)[0])
@@ -243,7 +247,8 @@ def test_the_affine_wins_over_pixdim_and_a_warning_names_the_image(tmp_path):
 
 
 def test_fwhm_of_an_oblique_image(tmp_path):
-    """Column lengths of a turned affine are rounded; a last bit of sigma is allowed to differ here, and no more."""
+    """Column lengths of a turned affine are rounded; a last bit of sigma is allowed to differ here, and no
+    more."""
     array = images.random_array(np.random.default_rng(23), (12, 11, 10), "float64")
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -419,7 +424,8 @@ def test_nibabel_samples_in_mm(nibabel_samples, tmp_path):
 
 @pytest.mark.skipif(not reference.HAS_AVX512, reason="numpy here has no AVX-512 kernels to compare with")
 def test_stored_kernels_are_numpys(request):
-    """kernels.json, which machines without AVX-512 rely on, has every kernel used so far, with numpy's bits."""
+    """kernels.json, which machines without AVX-512 rely on, has every kernel used so far, with numpy's
+    bits."""
     if request.config.getoption("--write-kernels"):
         pytest.skip("kernels are being written")
     if not reference.used_kernels:
@@ -435,7 +441,8 @@ def test_stored_kernels_are_numpys(request):
 @pytest.mark.skipif(not reference._stored, reason="no stored kernels")
 @pytest.mark.timeout(600)
 def test_the_reference_of_machines_without_avx512(request, tmp_path):
-    """The nibabel samples and the truncate tests again, with numpy's AVX-512 switched off and the stored kernels."""
+    """The nibabel samples and the truncate tests again, with numpy's AVX-512 switched off and the stored
+    kernels."""
     if request.config.getoption("--write-kernels"):
         pytest.skip("kernels are being written")
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": "X86_V4", "PYTHONWARNINGS": "ignore"}

@@ -70,7 +70,8 @@ CASES = {
 
 
 def message_lines(text):
-    """Lines of stderr that are the program's: what launchers frame between rulers and say themselves is left out."""
+    """Lines of stderr that are the program's: what launchers frame between rulers and say themselves is left
+    out."""
     kept, inside = [], False
     for line in text.splitlines():
         ruler = re.fullmatch(r"\s*[-=*]{10,}\s*", line)
@@ -108,7 +109,8 @@ def test_refused_by_every_rank(place, case):
 
 @pytest.mark.ranks
 def test_a_usage_error_is_never_cut_off(place):
-    """A silent rank that exits first makes mpirun end the rank that speaks: ten times, since that is a race."""
+    """A silent rank that exits first makes mpirun end the rank that speaks: ten times, since that is a
+    race."""
     before = images.tree(place)
     for _ in range(10):
         finished = run(["smooth", *GOOD, "--sygma=1"], ranks=4, cwd=place)

@@ -1,11 +1,13 @@
-"""How good the predictions are: pilots of 20 images against runs of 400, many times. `make validate-plan` runs this, on a
-machine that does nothing else; what it prints goes into docs/scaling.
+"""How good the predictions are: pilots of 20 images against runs of 400, many times. `make validate-plan`
+runs this, on a machine that does nothing else; what it prints goes into docs/scaling.
 
-Beside each prediction stands what the machine itself repeats: the run of 400 before the pilot against the one after it.
+Beside each prediction stands what the machine itself repeats: the run of 400 before the pilot against the one
+after it.
 
 Files lie in memory, as those of the benchmarks do, where the disk is never waited for; or in the folder that
-NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before (benches/file_system.py).
-NIIMPI_VALIDATION_SYNC_MS makes fsync take so many milliseconds longer, as on a file system that is slow to answer."""
+NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before
+(benches/file_system.py). NIIMPI_VALIDATION_SYNC_MS makes fsync take so many milliseconds longer, as on a file
+system that is slow to answer."""
 
 import json
 import os
@@ -107,19 +109,24 @@ def test_a_pilot_of_20_predicts_400(images, scratch, disk):
             last = turns[ranks][-1]
             lines.append(
                 f"{name}, {ranks} ranks, turn {turn + 1}: predicted {predicted['elapsed_s']:.2f} s "
-                f"({predicted['elapsed_low_s']:.2f} to {predicted['elapsed_high_s']:.2f}), took {elapsed:.2f} s, and "
+                f"({predicted['elapsed_low_s']:.2f} to {predicted['elapsed_high_s']:.2f}), took "
+                f"{elapsed:.2f} s, and "
                 f"{before[ranks]:.2f} s before the pilot; memory {last['memory']:+.1%}"
             )
             before[ranks] = elapsed
     print("\n".join(lines))
     for ranks, told in turns.items():
         print(
-            f"{name}, {ranks} ranks: the interval, {statistics.median(turn['width'] for turn in told):.0%} of the time wide, held "
+            f"{name}, {ranks} ranks: the interval, {statistics.median(turn['width'] for turn in told):.0%} "
+            f"of the time wide, held "
             f"{sum(turn['held'] for turn in told)} of {TIMES}; {within(told, 'off')} of "
-            f"{TIMES} predictions within 15 % (median {statistics.median(turn['off'] for turn in told):+.1%}, furthest "
-            f"{max((turn['off'] for turn in told), key=abs):+.1%}); the run before the pilot was within 15 % in "
+            f"{TIMES} predictions within 15 % (median "
+            f"{statistics.median(turn['off'] for turn in told):+.1%}, furthest "
+            f"{max((turn['off'] for turn in told), key=abs):+.1%}); the run before the pilot was within 15 % "
+            f"in "
             f"{within(told, 'machine')} (furthest {max((turn['machine'] for turn in told), key=abs):+.1%}); "
-            f"memory {min(turn['memory'] for turn in told):+.1%} to {max(turn['memory'] for turn in told):+.1%}"
+            f"memory {min(turn['memory'] for turn in told):+.1%} to "
+            f"{max(turn['memory'] for turn in told):+.1%}"
         )
     for told in turns.values():
         assert all(0 <= turn["memory"] <= 0.10 for turn in told)

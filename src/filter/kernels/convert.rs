@@ -63,7 +63,10 @@ unsafe fn lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [f64; LANES]
 }
 
 macro_rules! integer_voxel {
-    ($type:ty, |$voxels:ident| $load_lanes:expr, |$value:ident| $cast:expr, |$values:ident| $cast_lanes:expr) => {
+    (
+        $type:ty, |$voxels:ident| $load_lanes:expr, |$value:ident| $cast:expr,
+        |$values:ident| $cast_lanes:expr
+    ) => {
         impl Voxel for $type {
             #[inline(always)]
             fn to_f64(self) -> f64 {

@@ -218,7 +218,10 @@ impl Pass<'_> {
             };
             let from = source.offset(first * lines.apart);
             let to = target.offset(first * lines.apart);
-            with_voxel_type!(from.datatype, S => self.isa.run(Load { work, voxels: from.address.cast::<S>() }));
+            with_voxel_type!(from.datatype, S => {
+                let voxels = from.address.cast::<S>();
+                self.isa.run(Load { work, voxels })
+            });
             let work = Work {
                 pass: *self,
                 lines: Lines { count, ..lines },
@@ -227,7 +230,10 @@ impl Pass<'_> {
                 rows,
                 tile: &mut *tile,
             };
-            with_voxel_type!(to.datatype, T => self.isa.run(Correlate { work, voxels: to.address.cast::<T>() }));
+            with_voxel_type!(to.datatype, T => {
+                let voxels = to.address.cast::<T>();
+                self.isa.run(Correlate { work, voxels })
+            });
         }
         Ok(())
     }

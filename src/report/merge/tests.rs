@@ -134,7 +134,8 @@ fn reports_of_other_work_are_refused_by_name() {
     });
     let expected = "the reports belong to different work (the filter's options differ):\n  1 report, such \
                     as 1.json\n  \
-                    1 report, such as 2.json, of array job 40, with results in /data/out\n  merge each group alone";
+                    1 report, such as 2.json, of array job 40, with results in /data/out\n  \
+                    merge each group alone";
     assert_eq!(message(share(1, 0), wider), expected);
     let mut of_three = share(2, 0);
     of_three.report.shard.as_mut().unwrap().count = 3;
