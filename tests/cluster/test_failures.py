@@ -188,7 +188,8 @@ def test_a_step_above_its_memory_is_told_in_the_report(user, data):
     user.script(
         "memory.sbatch",
         "#SBATCH --ntasks=1 --mem=120M --output=logs/%x-%j.out",
-        f'srun --mpi=pmix niimpi smooth {data} --output out --sigma 2 --limit 3 --report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json"',
+        f"srun --mpi=pmix niimpi smooth {data} --output out --sigma 2 --limit 3 "
+        '--report "logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.json"',
         f"srun --mpi=pmix env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU niimpi smooth {folder} --output "
         f"out2 --sigma 9 --threads 1",
     )
