@@ -207,6 +207,8 @@ pub(crate) struct PartFile {
     file: File,
     folder: Arc<Folder>,
     name: OsString,
+    /// Whether nothing is left under `name`, because the file has its own.
+    is_named: bool,
 }
 
 impl PartFile {
@@ -226,6 +228,7 @@ impl PartFile {
                 file: File::from(fd),
                 folder: Arc::clone(folder),
                 name,
+                is_named: false,
             });
         }
     }
@@ -251,9 +254,9 @@ impl PartFile {
     /// # Errors
     /// `AlreadyExists` where something else than expected has the name, which then keeps it; or the file
     /// system's.
-    pub(crate) fn publish(self, name: &OsStr, expected: Expected) -> io::Result<()> {
+    pub(crate) fn publish(mut self, name: &OsStr, expected: Expected) -> io::Result<()> {
         let named = match expected {
-            Expected::Anything => self.rename(name).map_err(io::Error::from),
+            Expected::Anything => self.rename(name),
             Expected::Nothing => self.name_new(name),
             Expected::This(seen) => self.replace(name, seen),
         };
@@ -271,14 +274,19 @@ impl PartFile {
         }
     }
 
-    fn rename(&self, name: &OsStr) -> nix::Result<()> {
+    fn rename(&mut self, name: &OsStr) -> io::Result<()> {
         let fd = &self.folder.fd;
-        renameat(fd, self.name.as_os_str(), fd, name)
+        renameat(fd, self.name.as_os_str(), fd, name)?;
+        self.is_named = true;
+        Ok(())
     }
 
-    fn name_new(&self, name: &OsStr) -> io::Result<()> {
+    fn name_new(&mut self, name: &OsStr) -> io::Result<()> {
         match self.rename_with(name, How::NoReplace) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.is_named = true;
+                return Ok(());
+            }
             Err(Errno::EEXIST) => return Err(changed()),
             Err(error) if !is_unsupported(error) => return Err(error.into()),
             Err(_) => {}
@@ -291,21 +299,21 @@ impl PartFile {
             Err(Errno::EEXIST) => Err(changed()),
             // A file system without links.
             Err(error) if is_unsupported(error) || error == Errno::EPERM => match self.folder.stamp(name)? {
-                None => Ok(self.rename(name)?),
+                None => self.rename(name),
                 Some(_) => Err(changed()),
             },
             Err(error) => Err(error.into()),
         }
     }
 
-    fn replace(&self, name: &OsStr, seen: Stamp) -> io::Result<()> {
+    fn replace(&mut self, name: &OsStr, seen: Stamp) -> io::Result<()> {
         if self.folder.stamp(name)? != Some(seen) {
             return Err(changed());
         }
         match self.rename_with(name, How::Exchange) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Err(changed()),
-            Err(error) if is_unsupported(error) => return Ok(self.rename(name)?),
+            Err(error) if is_unsupported(error) => return self.rename(name),
             Err(error) => return Err(error.into()),
         }
         // What had the name has the part's now, and goes with it. If it came in between, it gets its name
@@ -353,12 +361,10 @@ fn random() -> u64 {
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        // After a rename there is nothing under the name.
-        let _ = unlinkat(
-            self.folder.fd.as_fd(),
-            self.name.as_os_str(),
-            UnlinkatFlags::NoRemoveDir,
-        );
+        if !self.is_named {
+            let name = self.name.as_os_str();
+            let _ = unlinkat(self.folder.fd.as_fd(), name, UnlinkatFlags::NoRemoveDir);
+        }
         let path = self.folder.path.join(&self.name);
         unfinished().retain(|listed| *listed != path);
     }
