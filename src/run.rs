@@ -391,6 +391,7 @@ fn report(
             count: shard.count,
         }),
         resume: setup.decision.resume,
+        unreadable_folders: setup.unreadable_folders,
     };
     let mut kept = setup.decision.skipped.iter().peekable();
     let images = setup
@@ -410,9 +411,6 @@ fn report(
             "the images of {} that cannot be read are missing",
             text::counted(setup.unreadable_folders, "folder")
         );
-        if report.state == State::Completed {
-            report.state = State::Failed;
-        }
     }
     print_warnings(&report, &config.job.output);
     write_report(&report, config)

@@ -69,6 +69,8 @@ pub struct RunFacts {
     pub journals: Option<Journals>,
     /// What was found of earlier runs, when the run was resumed.
     pub resume: Option<ResumeCounts>,
+    /// Folders of the input that could not be read.
+    pub unreadable_folders: usize,
 }
 
 /// An image of the list.
@@ -132,7 +134,7 @@ impl Report {
         let totals = Totals::new(&ranks, &images, facts.elapsed_s);
         let state = if facts.interrupted {
             State::Interrupted
-        } else if totals.failed > 0 {
+        } else if totals.failed > 0 || facts.unreadable_folders > 0 {
             State::Failed
         } else {
             State::Completed
@@ -151,6 +153,7 @@ impl Report {
             shard: facts.shard,
             journals: facts.journals,
             resume: facts.resume,
+            unreadable_folders: facts.unreadable_folders,
             totals,
             ranks,
             images,
@@ -379,6 +382,7 @@ pub(crate) mod tests {
             shard: None,
             journals: None,
             resume: None,
+            unreadable_folders: 0,
         }
     }
 
@@ -402,6 +406,18 @@ pub(crate) mod tests {
         let totals = &report.totals;
         assert_eq!((totals.kept, totals.not_started, totals.skipped), (2, 1, 3));
         assert_eq!(report.images[0].end, End::Skipped(Reason::Kept));
+    }
+
+    #[test]
+    fn a_run_that_could_not_read_a_folder_failed() {
+        let facts = RunFacts {
+            unreadable_folders: 2,
+            ..facts()
+        };
+        let names = [listed(1, String::new(), String::new())];
+        let records = vec![rank(0, "n", 1.0, vec![image(1, 0, Status::Done)])];
+        let report = Report::assemble(facts, names, records);
+        assert_eq!((report.state, report.unreadable_folders), (State::Failed, 2));
     }
 
     pub(crate) fn report() -> Report {

@@ -125,6 +125,12 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         strategy: first.strategy,
         shard: merged_shares(&sources),
         resume: None,
+        // Shares of one list meet the same folders.
+        unreadable_folders: sources
+            .iter()
+            .map(|source| source.report.unreadable_folders)
+            .max()
+            .unwrap_or(0),
         journals: joined_journals(&sources),
         totals: Totals::default(),
         ranks: Vec::new(),
@@ -152,7 +158,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     merged.state =
         if left_over || merged.shard.as_ref().is_some_and(missing) || !gaps(&merged.images).is_empty() {
             State::Interrupted
-        } else if merged.totals.failed > 0 {
+        } else if merged.totals.failed > 0 || merged.unreadable_folders > 0 {
             State::Failed
         } else {
             State::Completed

@@ -298,6 +298,9 @@ pub struct Report {
     /// What was found of earlier runs; `null` unless the run was resumed.
     #[serde(default)]
     pub resume: Option<ResumeCounts>,
+    /// Folders of the input that could not be read. Their images are missing, so the run failed.
+    #[serde(default)]
+    pub unreadable_folders: usize,
     /// Sums over all ranks.
     pub totals: Totals,
     /// A row a rank.

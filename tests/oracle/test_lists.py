@@ -112,8 +112,10 @@ def test_a_folder_that_cannot_be_read_costs_its_images_only(study):
     (locked / "sample_1.nii.gz").unlink()
     finished = smooth(study / "study", study / "out", "--sigma=1", ranks=RANKS, expect=1)
     assert landed(study / "out") == SUBJECTS and "cannot be read" in finished.stderr, finished
+    assert finished.report["unreadable_folders"] > 0 and finished.report["state"] == "failed", finished
     finished = smooth(study / "study", study / "out2", "--sigma=1", "--exclude=lost+found", ranks=RANKS)
     assert landed(study / "out2") == SUBJECTS and "cannot be read" not in finished.stderr, finished
+    assert finished.report["unreadable_folders"] == 0
     subprocess.run(["rm", "-rf", locked], check=True)
 
 

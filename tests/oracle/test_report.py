@@ -44,6 +44,7 @@ FILTER = {
 WHOLE_REPORT = {
     "schema": TEXT, "version": TEXT, "command": list, "state": TEXT, "started": TEXT, "elapsed_s": NUMBER,
     "launch": dict, "filter": dict, "strategy": TEXT, "totals": dict, "ranks": list, "images": list,
+    "unreadable_folders": WHOLE,
 }  # fmt: skip
 
 
