@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 with := .ci/with-mpi $(MPI)
-# A hang must fail: nothing here waits for ever.
+# A hang must fail, so every step has a time limit.
 limit := timeout --kill-after=20
 # Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes
 # the filter's tests quick while overflow checks and debug assertions, which release lacks, stay on.

@@ -139,7 +139,7 @@ pub struct RunLine {
     /// Images that this rank does; absent when shares are not fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<usize>,
-    /// How the images are shared out.
+    /// How the images are distributed.
     pub strategy: Strategy,
     /// The Slurm job, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

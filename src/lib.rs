@@ -9,7 +9,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `text`, `columns`, `console`, `parallel`, `atomic_file`, `process` | what any module may use; they know nothing of images |
+//! | `text`, `columns`, `console`, `parallel`, `atomic_file`, `process` | shared by all modules, independent of images |
 //! | `units`, `partition` | sigma in voxels and FWHM in mm; costs and ranks → shares |
 //! | `slurm`, `resources`, `logging`, `fault` | the job's environment and accounts; CPUs and memory; log lines; faults for tests |
 //! | [`volume`], [`image_io`], [`filter`], `phantom` | voxels, files, filters, deterministic test images |

@@ -111,7 +111,7 @@ pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, S
 fn open(folder: &Path, rank: usize) -> io::Result<File> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join(format!("rank-{rank:04}.log"));
-    // Opening a pipe waits for its reader, and writing to one that is full for ever.
+    // Opening a pipe blocks until it has a reader, and writing to a full one blocks too.
     let file = File::options()
         .create(true)
         .append(true)

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How the images are shared out among the ranks.
+/// How the images are distributed among the ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
@@ -40,7 +40,7 @@ impl Strategy {
 }
 
 /// Shares the items 0 .. `costs.len()` out into `parts` parts; each item is in exactly one part. Parts beyond
-/// the number of items are empty. `Dynamic` has no shares of its own and is shared out like `Size`.
+/// the number of items are empty. `Dynamic` has no shares of its own and is partitioned like `Size`.
 ///
 /// Every part is in the order in which it should be done: `Size` largest first, the others as listed. `Size`
 /// is Graham's longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest

@@ -85,7 +85,7 @@ impl CpuMeter {
 /// The most memory that this process has held at any moment since it began, or since [`forget_peak_rss`]
 /// (resident set, high-water mark), in bytes.
 ///
-/// `VmHWM` of /proc/self/status, which starts anew with the program; `ru_maxrss`, used elsewhere, is
+/// `VmHWM` of /proc/self/status, which starts from zero with the program; `ru_maxrss`, used elsewhere, is
 /// inherited from the process that started it.
 pub fn peak_rss_bytes() -> u64 {
     status_bytes("VmHWM:").unwrap_or_else(|| {

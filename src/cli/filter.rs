@@ -59,9 +59,9 @@ macro_rules! filter_commands {
 filter_commands! {
     /// Smooth images with a Gaussian
     ///
-    /// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D volume
-    /// and writes it with the same name below the output folder. Every image is done or named in the report with
-    /// the reason.
+    /// Reads .nii, .nii.gz and .hdr/.img images (NIfTI-1 and NIfTI-2, any real datatype), smooths each 3-D
+    /// volume and writes it with the same name below the output folder. Every image is done or named in the
+    /// report with the reason.
     #[command(
         after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
     )]
@@ -128,7 +128,8 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     job: JobArgs<F>,
 
     /// Workers of each rank [default: the CPUs that the rank was given]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096), help_heading = "Distribution")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(help_heading = "Distribution")]
     threads: Option<u16>,
 
     /// Do only the K-th of N shares of the list, for job arrays; 'slurm' takes both from the array task

@@ -33,7 +33,7 @@ impl Boundary {
     }
 
     /// The voxel of a line of `len` that stands at `position`, which may be any distance before or after the
-    /// line; `None` where the constant stands. The pattern goes on for ever, so a kernel may be many times
+    /// line; `None` where the constant stands. The pattern repeats without end, so a kernel may be many times
     /// longer than the line.
     ///
     /// # Panics

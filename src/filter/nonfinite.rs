@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::output::{OutputSpec, OutputType};
 use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
-/// What becomes of voxels that are NaN or infinite.
+/// How voxels are treated that are NaN or infinite.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {

@@ -8,8 +8,8 @@ use super::gaussian::Gaussian;
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 
-/// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words that
-/// begin its command line.
+/// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words
+/// that begin its command line.
 macro_rules! filters {
     ($($(#[$attribute:meta])* $filter:ident: $command:expr),* $(,)?) => {
         /// The options of a filter: which one, and its parameters.

@@ -1,4 +1,4 @@
-//! Why reading or writing an image fails. Each text says what is wrong and what to do.
+//! Why reading or writing an image fails. Each text names the cause and the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};

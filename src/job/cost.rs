@@ -1,4 +1,4 @@
-//! Cost: the estimated seconds of an image, by which images are shared out and predicted.
+//! Cost: the estimated seconds of an image, used to partition and to predict.
 
 use super::{ImageJob, memory};
 use crate::filter::{Filter, ImageInfo, Prepared};

@@ -24,7 +24,7 @@ pub struct FilterDescription {
     pub output_type: String,
     /// How results become integers.
     pub round: String,
-    /// What becomes of voxels that are NaN or infinite.
+    /// How voxels are treated that are NaN or infinite.
     #[serde(default = "propagate")]
     pub nan: String,
 }

@@ -142,7 +142,7 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The paths of all journals in their folder. What has the name of one and is no regular file is left out,
-/// with a word on standard error: whoever opens a pipe waits for its writer for ever.
+/// with a word on standard error: whoever opens a pipe blocks until its writer appears.
 ///
 /// # Errors
 /// The file system's.

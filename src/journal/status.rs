@@ -36,7 +36,7 @@ pub struct RankStatus {
     pub done: usize,
     /// Images that it has given up.
     pub failed: usize,
-    /// Images in its hands: their names, and when they were begun, seconds since 1970.
+    /// Images in progress: their names, and when they started, seconds since 1970.
     pub running: Vec<(PathBuf, f64)>,
     /// When it wrote its last line, seconds since 1970.
     pub last_unix_s: f64,
@@ -121,7 +121,7 @@ pub struct Status {
     pub done: usize,
     /// Images whose last record is a failure.
     pub failed: usize,
-    /// Images that were begun and have no later record.
+    /// Images that were started and have no later record.
     pub unfinished: usize,
     /// The last run, earlier ones that still go on, and the last run of each other share; ranks in order.
     pub runs: Vec<Vec<RankStatus>>,

@@ -61,7 +61,7 @@ pub struct RunFacts {
     pub filter: FilterDescription,
     /// All that shapes the results besides their inputs.
     pub options: serde_json::Value,
-    /// How the images were shared out.
+    /// How the images were distributed.
     pub strategy: Strategy,
     /// The share of the list that the run had.
     pub shard: Option<Shares>,

@@ -14,7 +14,7 @@ pub(crate) const IMAGES_CSV: &str = "index,input,output,";
 /// to, not replaced.
 ///
 /// # Errors
-/// A sentence that names the option and the file, and says what to do.
+/// A sentence that names the option, the file and the remedy.
 pub(crate) fn check(option: &str, path: &Path, mark: &str) -> Result<(), String> {
     let Ok(metadata) = std::fs::metadata(path) else {
         return Ok(());

@@ -24,7 +24,7 @@ pub(crate) enum MergeError {
     /// Reports of runs that did not do the same thing.
     #[error("the reports belong to different work ({what}):{groups}\n  merge each group alone")]
     Different {
-        /// What tells the groups apart.
+        /// What distinguishes the groups.
         what: &'static str,
         /// A line for each group.
         groups: String,

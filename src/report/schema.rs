@@ -287,7 +287,7 @@ pub struct Report {
     /// runs whose results are equal.
     #[serde(default)]
     pub options: serde_json::Value,
-    /// How the images were shared out.
+    /// How the images were distributed.
     pub strategy: Strategy,
     /// The shares that it covers; `None` when the run had the whole list.
     #[serde(default)]
@@ -303,8 +303,8 @@ pub struct Report {
     pub unreadable_folders: usize,
     /// Sums over all ranks.
     pub totals: Totals,
-    /// A row a rank.
+    /// One row per rank.
     pub ranks: Vec<RankRow>,
-    /// A row an image, in the list's order.
+    /// One row per image, in the list's order.
     pub images: Vec<ImageRow>,
 }
