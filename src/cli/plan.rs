@@ -8,10 +8,9 @@ use clap::Args;
 use super::filter::AnyFilterArgs;
 use super::inputs::InputArgs;
 use super::job::JobArgs;
-use super::scaling::positive;
-use crate::columns::write_csv;
+use super::scaling::{positive, say};
 use crate::images::NameTemplate;
-use crate::report::{self, write_whole};
+use crate::report::{self, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::mpi_type_of;
@@ -20,7 +19,7 @@ use crate::study::plan::document::PlanDocument;
 use crate::study::plan::predict::Bounds;
 use crate::study::plan::request::{ScriptJob, script};
 use crate::study::plan::{Plan, PlanRequest, check, plan, recommend};
-use crate::study::scaling::folder::read_json;
+use crate::study::scaling::folder::{read_json, write_csv, write_json, write_text};
 use crate::text::{counted, parse_bytes, parse_clock_s};
 use crate::{comm, console, resources};
 
@@ -202,11 +201,6 @@ fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     Ok(if found.inside { EXIT_DONE } else { EXIT_SOME_FAILED })
 }
 
-/// Writes to standard output.
-fn say(text: &str) -> Result<(), String> {
-    console::print(text).map_err(|error| format!("standard output cannot be written: {error}"))
-}
-
 /// The file beside `path` whose name has another end.
 fn sibling(path: &Path, end: &str, other: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
@@ -214,6 +208,7 @@ fn sibling(path: &Path, end: &str, other: &str) -> Option<PathBuf> {
 }
 
 fn make_plan(args: &PlanArgs) -> Result<(), String> {
+    check_destinations(args)?;
     let limits = partition_limits(args)?;
     let request = PlanRequest {
         list: args.inputs.request(args.output.clone(), args.name.clone()),
@@ -251,22 +246,35 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
         write_json(path, &made.document)?;
     }
     if let Some(path) = &args.csv {
-        let mut csv = Vec::new();
-        write_csv(&recommend::COLUMNS, &made.document.configurations, &mut csv)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        write_text(path, &String::from_utf8_lossy(&csv))?;
+        write_csv(path, &recommend::COLUMNS, &made.document.configurations)?;
     }
     if args.quiet { Ok(()) } else { say(&made.text) }
 }
 
-fn write_text(path: &Path, text: &str) -> Result<(), String> {
-    write_whole(path, |file| file.write_all(text.as_bytes()))
-        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
+/// The file next to a script that has the script's name and another end.
+fn next_to(script: &Path, end: &str) -> Result<PathBuf, String> {
+    let mut name = absolute(script)?.with_extension("").into_os_string();
+    name.push(end);
+    Ok(name.into())
 }
 
-fn write_json(path: &Path, document: &PlanDocument) -> Result<(), String> {
-    let text = serde_json::to_string_pretty(document).map_err(|error| error.to_string())?;
-    write_text(path, &format!("{text}\n"))
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Refuses to replace files that no earlier plan wrote, before anything is measured.
+fn check_destinations(args: &PlanArgs) -> Result<(), String> {
+    if let Some(script) = &args.write {
+        destination::check("--write", script, destination::SCRIPT)?;
+        destination::check("--write", &next_to(script, ".plan.json")?, destination::PLAN)?;
+    }
+    if let Some(path) = &args.json {
+        destination::check("--json", path, destination::PLAN)?;
+    }
+    match &args.csv {
+        Some(path) => destination::check("--csv", path, destination::PLAN_CSV),
+        None => Ok(()),
+    }
 }
 
 /// Writes the script, and the plan beside it for the check after the run; returns what to print about it.
@@ -276,14 +284,6 @@ fn write_script(
     made: &mut Plan,
     options: &[OsString],
 ) -> Result<String, String> {
-    let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
-    let stem = absolute(path)?.with_extension("");
-    let beside = |end: &str| {
-        let mut name = stem.clone().into_os_string();
-        name.push(end);
-        PathBuf::from(name)
-    };
     if args.inputs.list.as_deref() == Some(Path::new("-")) {
         return Err("--write: the job cannot read a list on standard input; give it as a file".to_owned());
     }
@@ -297,7 +297,7 @@ fn write_script(
     if let Some(images) = args.images.filter(|&images| images < made.listed) {
         words.extend(["--limit".into(), images.to_string().into()]);
     }
-    let report = beside(".report.json");
+    let report = next_to(path, ".report.json")?;
     let job = ScriptJob {
         program: std::env::current_exe()
             .map_err(|error| format!("this program's own file cannot be found: {error}"))?
@@ -314,7 +314,7 @@ fn write_script(
     let text = script(chosen, &document.request, &job).render()?;
     write_text(path, &text)?;
     document.report = Some(report.display().to_string());
-    write_json(&beside(".plan.json"), document)?;
+    write_json(&next_to(path, ".plan.json")?, document)?;
     let mut text = format!(
         "The script is {}. After the job: niimpi plan --check {}\n",
         path.display(),
@@ -362,15 +362,5 @@ mod tests {
         assert_eq!(parse_time("1-00:00:00"), Ok(86_400.0));
         assert_eq!(parse_time("90"), Ok(5400.0));
         assert!(parse_time("soon").is_err());
-    }
-
-    #[test]
-    fn the_plan_lies_beside_the_report() {
-        let found = sibling(Path::new("/x/job.report.json"), ".report.json", ".plan.json");
-        assert_eq!(found, Some("/x/job.plan.json".into()));
-        assert_eq!(
-            sibling(Path::new("/x/other.json"), ".report.json", ".plan.json"),
-            None
-        );
     }
 }

@@ -199,7 +199,8 @@ fn check_workers(args: &ScalingArgs, cpus: usize) -> Result<(), String> {
     ))
 }
 
-fn say(text: &str) -> Result<(), String> {
+/// Writes to standard output.
+pub(super) fn say(text: &str) -> Result<(), String> {
     console::print(text).map_err(|error| format!("standard output cannot be written: {error}"))
 }
 

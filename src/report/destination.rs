@@ -9,6 +9,10 @@ pub(crate) const REPORT: &str = r#"{"schema":"niimpi-report/"#;
 pub(crate) const TABLE: &str = "rankhostimages";
 pub(crate) const RANKS_CSV: &str = "rank,host,images,";
 pub(crate) const IMAGES_CSV: &str = "index,input,output,";
+pub(crate) const PLAN: &str = r#"{"schema":"niimpi-plan/"#;
+pub(crate) const PLAN_CSV: &str = "recommended,nodes,ranks,";
+/// A batch script of a plan.
+pub(crate) const SCRIPT: &str = "#!/bin/bash#SBATCH--job-name=niimpi#SBATCH--nodes=";
 
 /// Refuses to replace a file with content that does not begin as `mark` says. Pipes and devices are written
 /// to, not replaced.

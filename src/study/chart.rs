@@ -264,14 +264,4 @@ mod tests {
         assert!(empty.to_svg().unwrap_err().contains("nothing to draw"));
         assert!(stacked_bars_svg("shares", "s", &["read"], &[]).is_err());
     }
-
-    #[test]
-    fn bars_are_stacked() {
-        let bars = [Bar {
-            name: "2 ranks".to_owned(),
-            parts: vec![1.0, 2.0],
-        }];
-        let svg = stacked_bars_svg("shares", "s", &["read", "write"], &bars).unwrap();
-        assert!(svg.contains("2 ranks") && svg.contains("write"));
-    }
 }

@@ -365,6 +365,24 @@ def test_what_goes_beyond_the_limits_is_refused(data, reports):
         assert "no layout is possible" in finished.stderr and words in finished.stderr, finished
 
 
+def test_files_of_others_are_not_replaced(data, reports, tmp_path):
+    for option, name, lost in [
+        ("--json", "plan.json", "plan.json"),
+        ("--csv", "plan.csv", "plan.csv"),
+        ("--write", "job.sbatch", "job.sbatch"),
+        ("--write", "job.sbatch", "job.plan.json"),
+    ]:
+        words = [data, *OPTIONS, "--from", *reports, "--ranks", "1", option, name]
+        (tmp_path / lost).write_text("#!/bin/bash\necho mine\n")
+        refused = plan(*words, cwd=tmp_path, expect=2)
+        assert f"{option}: " in refused.stderr and "not replaced" in refused.stderr, refused
+        assert (tmp_path / lost).read_text() == "#!/bin/bash\necho mine\n"
+        (tmp_path / lost).unlink()
+        # What a plan wrote, the next one replaces.
+        plan(*words, cwd=tmp_path)
+        plan(*words, cwd=tmp_path)
+
+
 def test_a_run_is_checked_against_its_plan(data, tmp_path):
     plan(data, *OPTIONS, "--ranks", "1", "--write", "job.sbatch", "--output", "smoothed", cwd=tmp_path)
     # The script's own command, without srun and without Slurm.

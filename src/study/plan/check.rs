@@ -1,11 +1,10 @@
 //! The check: what was predicted and requested against what a run used, and the request that would have
 //! fitted.
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use super::document::PlanDocument;
 use super::predict::Prediction;
 use super::request::{MEMORY_MARGIN, TIME_MARGIN, in_words};
+use crate::columns::{Cell, Column, Grid, Style};
 use crate::report::{Report, State};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::Request;
@@ -111,7 +110,7 @@ pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Op
         .map_or(String::new(), |job| format!(", job {}", job.job_id));
     Check {
         text: format!(
-            "{}\n{} of {} images done, state {}{job}\n{verdict}\nA request that would have fitted: {}\n",
+            "{}{} of {} images done, state {}{job}\n{verdict}\nA request that would have fitted: {}\n",
             table(&used, &requested, prediction, accounting.is_some()),
             totals.done,
             totals.images,
@@ -133,32 +132,52 @@ fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Pre
         .or_else(|| plan.recommended())
 }
 
+/// One figure of a run: what was predicted, requested and used of it.
+struct Figure {
+    name: &'static str,
+    predicted: Option<f64>,
+    interval: Option<[f64; 2]>,
+    requested: Option<f64>,
+    used: f64,
+    show: fn(f64) -> String,
+}
+
+impl Figure {
+    fn shown(&self, value: Option<f64>) -> Cell {
+        Cell::of(value, |value| Cell::Figure((self.show)(value)))
+    }
+
+    /// What was used as a part of `of`.
+    fn part(&self, of: Option<f64>) -> Cell {
+        Cell::of(of, |of| Cell::Figure(format!("{:.0} %", 100.0 * self.used / of)))
+    }
+}
+
+const fn column(head: &'static str, value: fn(&Figure) -> Cell) -> Column<Figure> {
+    Column {
+        name: "",
+        head,
+        value,
+    }
+}
+
+const COLUMNS: [Column<Figure>; 7] = [
+    column(" ", |figure| Cell::Text(figure.name.to_owned())),
+    column("predicted", |figure| figure.shown(figure.predicted)),
+    column("90 % interval", |figure| {
+        let show = figure.show;
+        Cell::of(figure.interval, |[low, high]| {
+            Cell::Figure(format!("{} to {}", show(low), show(high)))
+        })
+    }),
+    column("requested", |figure| figure.shown(figure.requested)),
+    column("used", |figure| figure.shown(Some(figure.used))),
+    column("of requested", |figure| figure.part(figure.requested)),
+    column("of predicted", |figure| figure.part(figure.predicted)),
+];
+
 /// What was predicted, requested and used; `with_launch`: whether the time used includes launching.
 fn table(used: &Used, requested: &Requested, prediction: Option<&Prediction>, with_launch: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
-    table.set_header([
-        "",
-        "predicted",
-        "90 % interval",
-        "requested",
-        "used",
-        "of requested",
-        "of predicted",
-    ]);
-    let shown = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or("-".to_owned(), show);
-    let part = |of: Option<f64>, used: f64| shown(of, &|of| format!("{:.0} %", 100.0 * used / of));
-    let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
-    let mut row = |name: &str, predicted, interval, requested, used: f64, show: &dyn Fn(f64) -> String| {
-        let figures = [
-            shown(predicted, show),
-            interval,
-            shown(requested, show),
-            show(used),
-        ];
-        let parts = [part(requested, used), part(predicted, used)];
-        table.add_row([name.to_owned()].into_iter().chain(figures).chain(parts));
-    };
     let time = prediction.map(|p| {
         if with_launch {
             p.job_s()
@@ -166,44 +185,37 @@ fn table(used: &Used, requested: &Requested, prediction: Option<&Prediction>, wi
             [p.elapsed_s, p.elapsed_low_s, p.elapsed_high_s]
         }
     });
-    row(
-        if with_launch {
-            "time"
-        } else {
-            "time without launching"
+    let figures = [
+        Figure {
+            name: if with_launch {
+                "time"
+            } else {
+                "time without launching"
+            },
+            predicted: time.map(|[expected, ..]| expected),
+            interval: time.map(|[_, low, high]| [low, high]),
+            requested: requested.time_s,
+            used: used.elapsed_s,
+            show: duration,
         },
-        time.map(|[expected, ..]| expected),
-        time.map_or("-".to_owned(), |[_, low, high]| {
-            format!("{} to {}", duration(low), duration(high))
-        }),
-        requested.time_s,
-        used.elapsed_s,
-        &duration,
-    );
-    row(
-        "memory of a rank",
-        prediction.map(|p| p.rss_per_rank_bytes as f64),
-        "-".to_owned(),
-        requested.rank_bytes.map(|bytes| bytes as f64),
-        used.rss_bytes as f64,
-        &mib,
-    );
-    row(
-        "busy CPUs",
-        prediction.map(|p| p.efficiency * p.layout.workers() as f64),
-        "-".to_owned(),
-        Some(used.cpus as f64),
-        used.cpu_s / used.elapsed_s.max(1e-9),
-        &|cpus| format!("{cpus:.1}"),
-    );
-    for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_cell_alignment(if place == 0 {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        });
-    }
-    table.to_string()
+        Figure {
+            name: "memory of a rank",
+            predicted: prediction.map(|p| p.rss_per_rank_bytes as f64),
+            interval: None,
+            requested: requested.rank_bytes.map(|bytes| bytes as f64),
+            used: used.rss_bytes as f64,
+            show: |bytes| format!("{:.1} MiB", bytes / f64::from(1 << 20)),
+        },
+        Figure {
+            name: "busy CPUs",
+            predicted: prediction.map(|p| p.efficiency * p.layout.workers() as f64),
+            interval: None,
+            requested: Some(used.cpus as f64),
+            used: used.cpu_s / used.elapsed_s.max(1e-9),
+            show: |cpus| format!("{cpus:.1}"),
+        },
+    ];
+    Grid::of(&COLUMNS, &figures).draw(Style::Terminal)
 }
 
 /// What would have held the run with the plan's own margins.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::filter::ImageInfo;
-use crate::job::outcome::{InputFacts, Status};
+use crate::job::outcome::{InputFacts, Status, Timings};
 use crate::job::{ImageJob, memory};
 use crate::report::{ImageRow, Report};
 use crate::study::statistics::Summary;
@@ -55,6 +55,16 @@ pub(crate) struct ImageFeatures {
 pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "publish"];
 /// The stage that keeps the disk and not the worker.
 pub(crate) const PUBLISH: usize = 3;
+
+/// Seconds of each stage.
+pub(crate) fn stages_s(timings: &Timings) -> [f64; 4] {
+    [
+        timings.read_s,
+        timings.filter_s,
+        timings.write_s,
+        timings.publish_s,
+    ]
+}
 
 /// One measured image.
 #[derive(Clone, Copy, Debug)]
@@ -365,12 +375,7 @@ fn take_run(source: &Source, wanted: &Wanted<'_>, into: &mut Measurements) -> Re
                 };
             samples.push(ImageSample {
                 features,
-                stage_s: [
-                    timings.read_s,
-                    timings.filter_s,
-                    timings.write_s,
-                    timings.publish_s,
-                ],
+                stage_s: stages_s(timings),
             });
             largest_bytes = largest_bytes.max(features.memory_bytes);
             start_s = start_s.min(outcome.start_s);

@@ -8,7 +8,7 @@ use super::measured::PUBLISH;
 use super::model::{COVERAGE, Model};
 use super::predict::{Prediction, Predictor};
 use crate::columns::{Cell, Column};
-use crate::text::duration;
+use crate::text::{counted, duration};
 
 /// CPUs that do less than this part of their time are not worth asking for.
 const WORTH_ASKING: f64 = 0.7;
@@ -151,10 +151,9 @@ pub(crate) fn reasons(
     if per_node > model.most_workers() * 1.5 {
         let _ = writeln!(
             text,
-            "At most {:.0} workers per node were measured, so the intervals beyond are wide. A run of \
-            `niimpi scaling` on a \
-             node of the cluster narrows them.",
-            model.most_workers()
+            "The measurements have at most {} per node, so the intervals beyond are wide. A run of \
+             `niimpi scaling` on a node of the cluster narrows them.",
+            counted(model.most_workers().round() as usize, "worker")
         );
     }
     let beyond = model.doublings_beyond(&listed.planned);
@@ -178,15 +177,15 @@ fn returns(predictions: &[Prediction]) -> String {
     let sooner = before.elapsed_s / after.elapsed_s;
     if sooner < 1.05 {
         format!(
-            "More than {} not help: {many} are no faster.",
-            if few == 1 {
-                "1 worker does".to_owned()
-            } else {
-                format!("{few} workers do")
-            }
+            "More than {} {} not help: {many} are no faster.",
+            counted(few, "worker"),
+            if few == 1 { "does" } else { "do" }
         )
     } else {
-        format!("Diminishing returns beyond {few} workers: {many} are only {sooner:.2} times as fast.")
+        format!(
+            "Diminishing returns beyond {}: {many} are only {sooner:.2} times as fast.",
+            counted(few, "worker")
+        )
     }
 }
 
@@ -212,7 +211,6 @@ mod tests {
     use super::super::measured::tests::Machine;
     use super::super::predict::tests::{layout, predictions};
     use super::*;
-    use crate::columns::{Grid, Style, write_csv};
 
     fn with_contention(contention: f64) -> Vec<Prediction> {
         let machine = Machine {
@@ -268,16 +266,5 @@ mod tests {
             error.contains("no ranks fit") && error.contains("9 threads"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn table_and_csv_show_the_same_time() {
-        let mut found = predictions(&Machine::default(), 1, 400, &[layout(1, 1, 1)]);
-        (found[0].elapsed_s, found[0].launch_s) = (4.0, 0.5);
-        let table = Grid::of(&COLUMNS, &found).draw(Style::Terminal);
-        assert!(table.contains(" 4.5 s "), "{table}");
-        let mut csv = Vec::new();
-        write_csv(&COLUMNS, &found, &mut csv).unwrap();
-        assert!(String::from_utf8(csv).unwrap().contains(",4.5,"));
     }
 }

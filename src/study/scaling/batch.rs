@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use super::configuration::Configuration;
 use super::folder::{StudyFolder, StudySpec, write_text};
 use super::record::{COMPLETED, RunRecord};
 use crate::console;
@@ -102,29 +101,38 @@ pub(crate) fn submit(
 /// A sentence when `sacct` fails or a record cannot be written.
 pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
     let mut left = 0;
-    for configuration in spec.configurations() {
-        let Some(record) = folder.read_record(&configuration)? else {
+    for record in open(folder, spec)? {
+        let Some(job_id) = &record.job_id else {
+            left += 1;
             continue;
         };
-        if record.is_final() {
-            continue;
-        }
-        match &record.job_id {
-            Some(job_id) => {
-                let accounting = Accounting::of_job(job_id)
-                    .map_err(|error| format!("how job {job_id} of the study ended is unknown: {error}"))?;
-                match accounting.filter(Accounting::is_final) {
-                    Some(accounting) => {
-                        folder.write_record(&ended(record.clone(), accounting))?;
-                        remove_results(folder, &configuration, keep);
-                    }
-                    None => left += 1,
+        let accounting = Accounting::of_job(job_id)
+            .map_err(|error| format!("how job {job_id} of the study ended is unknown: {error}"))?;
+        match accounting.filter(Accounting::is_final) {
+            Some(accounting) => {
+                let output = folder.output(&record.configuration);
+                folder.write_record(&ended(record, accounting))?;
+                if !keep {
+                    let _ = std::fs::remove_dir_all(output);
                 }
             }
             None => left += 1,
         }
     }
     Ok(left)
+}
+
+/// The records of the runs that have not ended.
+fn open(folder: &StudyFolder, spec: &StudySpec) -> Result<Vec<RunRecord>, String> {
+    let mut open = Vec::new();
+    for configuration in spec.configurations() {
+        open.extend(
+            folder
+                .read_record(&configuration)?
+                .filter(|record| !record.is_final()),
+        );
+    }
+    Ok(open)
 }
 
 /// Waits until every job has ended.
@@ -167,28 +175,20 @@ pub(crate) fn wait(
 }
 
 fn queue_is_empty(folder: &StudyFolder, spec: &StudySpec) -> Result<bool, String> {
-    for configuration in spec.configurations() {
-        if let Some(record) = folder.read_record(&configuration)?
-            && let (Some(job_id), false) = (&record.job_id, record.is_final())
-            && batch::is_queued(job_id) != Some(false)
-        {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let is_queued = |job_id: &String| batch::is_queued(job_id) != Some(false);
+    let open = open(folder, spec)?;
+    Ok(!open
+        .iter()
+        .any(|record| record.job_id.as_ref().is_some_and(is_queued)))
 }
 
 /// Jobs that have left the queue and of which accounting never told the end: their report decides.
 fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
-    for configuration in spec.configurations() {
-        if let Some(mut record) = folder.read_record(&configuration)?
-            && !record.is_final()
-        {
-            let has_report = folder.report(&configuration).is_file();
-            record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
-            record.message = Some("Slurm's accounting does not know how the job ended".to_owned());
-            folder.write_record(&record)?;
-        }
+    for mut record in open(folder, spec)? {
+        let has_report = folder.report(&record.configuration).is_file();
+        record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
+        record.message = Some("Slurm's accounting does not know how the job ended".to_owned());
+        folder.write_record(&record)?;
     }
     Ok(())
 }
@@ -206,12 +206,6 @@ fn ended(record: RunRecord, accounting: Accounting) -> RunRecord {
         message,
         accounting: Some(accounting),
         ..record
-    }
-}
-
-fn remove_results(folder: &StudyFolder, configuration: &Configuration, keep: bool) {
-    if !keep {
-        let _ = std::fs::remove_dir_all(folder.output(configuration));
     }
 }
 

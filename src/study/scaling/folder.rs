@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::configuration::Configuration;
 use super::record::{Run, RunRecord};
+use crate::columns::{self, Column};
 use crate::report::{self, Report};
 
 /// Name and version of `study.json`.
@@ -170,7 +171,7 @@ impl StudyFolder {
                 .map_err(|error| format!("--output {}: {error}", path.display()))?;
             spec = spec.joined(&earlier);
         }
-        write_text(&folder.path.join("study.json"), &json(&spec))?;
+        write_json(&folder.path.join("study.json"), &spec)?;
         Ok(folder)
     }
 
@@ -178,28 +179,27 @@ impl StudyFolder {
         &self.path
     }
 
+    fn file(&self, kind: &str, configuration: &Configuration, end: &str) -> PathBuf {
+        self.path.join(kind).join(format!("{}{end}", configuration.id()))
+    }
+
     /// Where a configuration's report lies.
     pub(crate) fn report(&self, configuration: &Configuration) -> PathBuf {
-        self.path
-            .join("reports")
-            .join(format!("{}.json", configuration.id()))
+        self.file("reports", configuration, ".json")
     }
 
     /// Where the words of a configuration's run lie.
     pub(crate) fn log(&self, configuration: &Configuration) -> PathBuf {
-        self.path.join("logs").join(format!("{}.log", configuration.id()))
+        self.file("logs", configuration, ".log")
     }
 
     /// Where a configuration's results are written, to be removed after it.
     pub(crate) fn output(&self, configuration: &Configuration) -> PathBuf {
-        self.path.join("outputs").join(configuration.id())
+        self.file("outputs", configuration, "")
     }
 
-    /// Where the record of a configuration's run lies.
-    pub(crate) fn record(&self, configuration: &Configuration) -> PathBuf {
-        self.path
-            .join("runs")
-            .join(format!("{}.json", configuration.id()))
+    fn record(&self, configuration: &Configuration) -> PathBuf {
+        self.file("runs", configuration, ".json")
     }
 
     /// What the study varies.
@@ -225,7 +225,7 @@ impl StudyFolder {
     /// # Errors
     /// A sentence when it cannot be written.
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<(), String> {
-        write_text(&self.record(&record.configuration), &json(record))
+        write_json(&self.record(&record.configuration), record)
     }
 
     /// What became of a configuration; `None` when it was not run yet.
@@ -274,10 +274,27 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), String> {
         .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
-fn json<T: Serialize>(value: &T) -> String {
-    let mut text = serde_json::to_string_pretty(value).expect("plain data has a JSON form");
-    text.push('\n');
-    text
+/// Writes a value as JSON.
+///
+/// # Errors
+/// A sentence naming the file.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(value).expect("plain data has a JSON form");
+    write_text(path, &format!("{text}\n"))
+}
+
+/// Writes a table as CSV.
+///
+/// # Errors
+/// A sentence naming the file.
+pub(crate) fn write_csv<'a, T: 'a>(
+    path: &Path,
+    columns: impl IntoIterator<Item = &'a Column<T>>,
+    rows: impl IntoIterator<Item = &'a T>,
+) -> Result<(), String> {
+    let mut csv = Vec::new();
+    columns::write_csv(columns, rows, &mut csv).map_err(|error| format!("{}: {error}", path.display()))?;
+    write_text(path, &String::from_utf8_lossy(&csv))
 }
 
 /// Reads a JSON file.
@@ -345,43 +362,5 @@ pub(crate) mod tests {
             .map(|c| (c.nodes, c.ranks))
             .collect();
         assert_eq!(pairs, [(1, 1), (1, 2), (1, 3), (2, 2)]);
-    }
-
-    #[test]
-    fn a_study_goes_on_only_as_what_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        StudyFolder::begin(folder.path(), &spec()).unwrap();
-        let grown = StudySpec {
-            sizes: vec![100],
-            repeats: 3,
-            ..spec()
-        };
-        let study = StudyFolder::begin(folder.path(), &grown).unwrap();
-        let joined = study.read_spec().unwrap();
-        assert_eq!((joined.sizes, joined.repeats), (vec![1, 10, 100], 3));
-        let other = StudySpec {
-            options: vec!["--sigma=3".to_owned()],
-            ..spec()
-        };
-        let error = StudyFolder::begin(folder.path(), &other).unwrap_err();
-        assert!(error.contains("another choice of the options"), "{error}");
-    }
-
-    #[test]
-    fn done_means_ended_and_reported() {
-        let folder = tempfile::tempdir().unwrap();
-        let study = StudyFolder::begin(folder.path(), &spec()).unwrap();
-        let configuration = spec().configurations()[0];
-        assert!(!study.is_done(&configuration));
-        let record = RunRecord {
-            configuration,
-            state: "TIMEOUT".to_owned(),
-            ..RunRecord::default()
-        };
-        study.write_record(&record).unwrap();
-        assert!(!study.is_done(&configuration), "no report: it is run again");
-        std::fs::write(study.report(&configuration), "{}").unwrap();
-        assert!(study.is_done(&configuration));
-        assert_eq!(study.read_record(&configuration).unwrap(), Some(record));
     }
 }

@@ -199,27 +199,8 @@ fn a_run_is_read_with_its_own_costs() {
 
 #[test]
 fn what_cannot_be_fitted_is_refused_with_the_reason() {
-    let machine = Machine::default();
-    let good = machine.source(20, 1, &SIZES, 1);
+    let good = Machine::default().source(20, 1, &SIZES, 1);
     let refusal = |sources: &[Source]| gathered(sources).unwrap_err();
-    assert!(refusal(&[]).contains("no measurement"));
-    assert!(refusal(&[machine.source(1, 1, &SIZES, 1)]).contains("1 measured image cannot show"));
-
-    let mut failed = good.clone();
-    (0..20).for_each(|place| fail(&mut failed, place, "in/a.nii: is empty"));
-    let message = refusal(&[failed]);
-    assert!(
-        message.contains("all 20 measured images failed") && message.contains("is empty"),
-        "{message}"
-    );
-
-    let slow = Machine {
-        cpu_model: "slow",
-        ..machine
-    };
-    let message = refusal(&[good.clone(), slow.source(20, 1, &SIZES, 2)]);
-    assert!(message.contains("(fast; slow)"), "{message}");
-
     let mut unknown = good.clone();
     unknown.report.images[3].outcome.input.datatype = None;
     assert!(refusal(&[unknown]).contains("datatypes"));
@@ -227,19 +208,6 @@ fn what_cannot_be_fitted_is_refused_with_the_reason() {
     let mut mostly_failed = good;
     mostly_failed.report.totals.failed = 30;
     assert!(refusal(&[mostly_failed]).contains("only 20 were done"));
-}
-
-#[test]
-fn reports_of_two_versions_are_not_fitted_together() {
-    let new = Machine::default().source(20, 1, &SIZES, 1);
-    let mut old = new.clone();
-    old.report.schema = "niimpi-report/1".to_owned();
-    assert!(gathered(&[old.clone(), old.clone()]).is_ok(), "alone they are");
-    let message = gathered(&[new, old]).unwrap_err();
-    assert!(
-        message.contains("niimpi-report/1 and niimpi-report/2"),
-        "{message}"
-    );
 }
 
 #[test]
