@@ -7,7 +7,7 @@ after it.
 Files lie in memory, as those of the benchmarks do, where the disk is never waited for; or in the folder that
 NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before
 (benches/file_system.py). NIIMPI_VALIDATION_SYNC_MS makes fsync take so many milliseconds longer, as on a file
-system that is slow to answer."""
+system that is slow to answer. NIIMPI_VALIDATION_TIMES is the number of pilots."""
 
 import json
 import os
