@@ -101,6 +101,17 @@ def test_variables_at_the_top_are_exported_ones(user, data, cluster):
     assert len(sums(user.folder / "elsewhere")) == 60
 
 
+def test_the_filter_is_a_variable(user, data, cluster):
+    """With its options; SIGMA beside a filter that has none, or another width, is an error."""
+    chosen = "smooth --fwhm 6 --exclude 'sample 1*'"
+    job = user.submit("serial.sbatch", DATA=data, FILTER=chosen).ends("COMPLETED")
+    assert job.report()["filter"]["fwhm_mm"] == [6.0] * 3 and job.report()["totals"]["done"] == 60
+    for number, chosen in enumerate(("smooth --fwhm 6", "verify")):
+        refused = user.submit("serial.sbatch", DATA=data, FILTER=chosen, SIGMA=2, OUT=f"other-{number}")
+        refused.ends("FAILED")
+        assert "--sigma" in refused.output() and not (user.folder / f"other-{number}").exists()
+
+
 def test_a_second_submission_keeps_what_is_there(user, data, expected):
     user.submit("serial.sbatch", DATA=data).ends("COMPLETED")
     totals = user.submit("serial.sbatch", DATA=data).ends("COMPLETED").report()["totals"]
