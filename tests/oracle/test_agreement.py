@@ -28,9 +28,17 @@ def arguments(folder, *options):
 DIFFERENCES = {
     "sigma": (["--sigma=1"], ["--sigma=2"], "sigma is "),
     "boundary": (["--sigma=1"], ["--sigma=1", "--boundary=wrap"], "boundary is "),
-    "strategy": (["--sigma=1"], ["--sigma=1", "--strategy=dynamic"], "--strategy is size on rank 0 and dynamic on rank 1"),
+    "strategy": (
+        ["--sigma=1"],
+        ["--sigma=1", "--strategy=dynamic"],
+        "--strategy is size on rank 0 and dynamic on rank 1",
+    ),
     "dry run": (["--sigma=1"], ["--sigma=1", "--dry-run"], "--dry-run is false on rank 0 and true on rank 1"),
-    "shard": (["--sigma=1"], ["--sigma=1", "--shard=1/2"], "--shard is not given on rank 0 and 1/2 on rank 1"),
+    "shard": (
+        ["--sigma=1"],
+        ["--sigma=1", "--shard=1/2"],
+        "--shard is not given on rank 0 and 1/2 on rank 1",
+    ),
     "resume": (["--sigma=1"], ["--sigma=1", "--resume"], "existing results"),
 }
 
@@ -54,7 +62,11 @@ def test_ranks_with_other_inputs_outputs_or_commands_are_refused(tmp_path):
     other_output = [*first[:3], tmp_path / "elsewhere", *first[4:]]
     other_input = [first[0], tmp_path / "in" / "sample_1.nii.gz", *first[2:]]
     verify = ["verify", tmp_path / "in"]
-    for second, said in ((other_output, "--output is "), (other_input, "the input is "), (verify, "the command is ")):
+    for second, said in (
+        (other_output, "--output is "),
+        (other_input, "the input is "),
+        (verify, "the command is "),
+    ):
         for order in ((first, second), (second, first)):
             finished = run(ranks_of(order[0], ((), order[1])), ranks=1)
             assert finished.code == 2, finished
@@ -108,7 +120,8 @@ def held(folder, faulty, *options):
 
 def wait_for_journal(folder, running):
     until = time.monotonic() + 60
-    while not any(journal.read_text().count("\n") > 1 for journal in (folder / "out").glob(".niimpi/*.jsonl")):
+    journals = lambda: (folder / "out").glob(".niimpi/*.jsonl")  # noqa: E731
+    while not any(journal.read_text().count("\n") > 1 for journal in journals()):
         assert time.monotonic() < until and running.process.poll() is None
         time.sleep(0.02)
 
@@ -116,12 +129,18 @@ def wait_for_journal(folder, running):
 def test_a_second_run_of_the_same_images_is_refused(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
     with held(tmp_path, faulty, "--sigma=1") as first:
-        for options in (["--sigma=1", "--resume"], ["--sigma=4", "--overwrite"], ["--sigma=1", "--resume", "--shard=1/2"]):
+        for options in (
+            ["--sigma=1", "--resume"],
+            ["--sigma=4", "--overwrite"],
+            ["--sigma=1", "--resume", "--shard=1/2"],
+        ):
             finished = run(arguments(tmp_path, *options))
             assert finished.code == 2, finished
-            assert f"process {first.process.pid} on " in finished.stderr and "since 20" in finished.stderr, finished
+            assert f"process {first.process.pid} on " in finished.stderr, finished
+            assert "since 20" in finished.stderr, finished
         # Another list may go on; it is one line.
-        other = ["smooth", tmp_path / "in" / "sample_8.nii.gz", "--output", tmp_path / "out", "--sigma=2", "--no-sync"]
+        image = tmp_path / "in" / "sample_8.nii.gz"
+        other = ["smooth", image, "--output", tmp_path / "out", "--sigma=2", "--no-sync"]
         finished = run([*other, "--base", tmp_path / "in", "--name", "other_{stem}"])
         assert finished.code == 0, finished
         assert finished.stderr.count("another run is in progress") == 1, finished
@@ -191,7 +210,8 @@ def test_a_rank_that_does_not_see_the_inputs_leaves_them_to_others(tmp_path):
     words = arguments(tmp_path, "--sigma=1", "--strategy=dynamic", "--report", report)
     # Rank 0 takes its time, so that rank 1 gets images, too.
     slow = {"NIIMPI_TEST_FAULT": "slow@0:100"}
-    finished = run(ranks_of(words, (hidden_below(tmp_path / "in"), words)), ranks=1, report_path=report, env=slow)
+    two = ranks_of(words, (hidden_below(tmp_path / "in"), words))
+    finished = run(two, ranks=1, report_path=report, env=slow)
     assert finished.code == 0, finished
     assert finished.report["totals"]["done"] == 24
     assert "rank 1 on " in finished.stderr and "gets no more" in finished.stderr, finished
@@ -204,7 +224,8 @@ def test_an_image_that_no_rank_can_open_fails_once(tmp_path):
     listed = [*paths[:6], tmp_path / "in" / "missing.nii.gz", *paths[6:]]
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in listed))
     report = tmp_path / "report.json"
-    words = ["smooth", "--list", tmp_path / "list.txt", "--base", tmp_path / "in", "--output", tmp_path / "out"]
+    words = ["smooth", "--list", tmp_path / "list.txt", "--base", tmp_path / "in"]
+    words += ["--output", tmp_path / "out"]
     words += ["--sigma=1", "--strategy=dynamic"]
     finished = run([*words, "--report", report, "--threads=1"], ranks=3, report_path=report)
     totals = finished.report["totals"]
@@ -218,7 +239,8 @@ def test_a_nearly_full_disk_gets_the_images_that_fit(tmp_path, strategy):
     small = images.series(tmp_path / "in", 8, shape=(30, 30, 30), datatype="float32")
     images.series(tmp_path / "in" / "large", 8, shape=(120, 120, 120), datatype="float32")
     (tmp_path / "out").mkdir()
-    script = f'mount -t tmpfs -o size=3m none "{tmp_path}/out" && "$@"; code=$?; ls -R "{tmp_path}/out"; exit $code'
+    script = f'mount -t tmpfs -o size=3m none "{tmp_path}/out" && "$@"; code=$?; '
+    script += f'ls -R "{tmp_path}/out"; exit $code'
     words = arguments(tmp_path, "--sigma=1", "--strategy", strategy, "--compression=0")
     finished = run(words, prefix=(*UNSHARE, "sh", "-c", script, "sh"))
     assert finished.code == 1, finished

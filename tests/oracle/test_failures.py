@@ -1,4 +1,5 @@
-"""What goes wrong in a run: broken images among good ones, ranks that panic, fail or are killed. Nothing hangs."""
+"""What goes wrong in a run: broken images among good ones, ranks that panic, fail or are killed. Nothing
+hangs."""
 
 import gzip
 import os

@@ -208,7 +208,8 @@ def is_whole_line(line):
 
 
 def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
-    """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up error."""
+    """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up
+    error."""
     place = ordinary[0]
     images.series(place / "in" / "a", 3)
     images.series(place / "in" / "b", 3)
@@ -302,7 +303,8 @@ def journal_lines(out):
 
 
 def test_an_input_that_vanishes_before_its_turn(tmp_path, faulty):
-    """One that is open by then, since it comes soon, is read to its end; one that is far away is a failure."""
+    """One that is open by then, since it comes soon, is read to its end; one that is far away is a
+    failure."""
     source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
     images.series(source, 12)
     args = [
@@ -347,7 +349,8 @@ def is_open(pid, path):
 
 
 def lying(path, shape, datatype=(16, 32)):
-    """A compressed image whose header and size agree on far more voxels than memory: 4 bytes each, all zero."""
+    """A compressed image whose header and size agree on far more voxels than memory: 4 bytes each, all
+    zero."""
     header = images.header_for(np.zeros((1, 1, 1), "float32"))
     content = bytearray(images.image_bytes(np.zeros((1, 1, 1), "float32"), header))
     struct.pack_into("<4h", content, 40, 3, *shape)
@@ -430,7 +433,8 @@ def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
 
 @pytest.mark.parametrize("nan, fits", [("propagate", True), ("zero", True), ("ignore", False)])
 def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
-    """2²³ voxels of float32 are 32 MiB. NaN that do not count take 128 MiB more, which the job does not have."""
+    """2²³ voxels of float32 are 32 MiB. NaN that do not count take 128 MiB more, which the job does not
+    have."""
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     voxels = images.random_array(np.random.default_rng(3), (256, 256, 128), "float32")
@@ -504,7 +508,8 @@ def test_an_image_beyond_the_memory_of_a_control_group_is_refused(tmp_path):
 
 
 def wait_for(running, out, ranks, ended):
-    """Until all ranks live and at least `ended` images have an end in the journals; False when the run ended first."""
+    """Until all ranks live and at least `ended` images have an end in the journals; False when the run ended
+    first."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if running.process.poll() is not None:

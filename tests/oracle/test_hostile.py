@@ -1,4 +1,5 @@
-"""Hostile files and names through the whole program: refused or smoothed, never a panic, a hang or memory without bound."""
+"""Hostile files and names through the whole program: refused or smoothed, never a panic, a hang or memory
+without bound."""
 
 import csv
 import gzip
@@ -36,12 +37,14 @@ def seeds():
     """Small images of every kind: (ending, bytes, the same without compression)."""
     rng = np.random.default_rng(17)
     found = []
-    for datatype, shape in [("uint8", (7, 6, 5)), ("int16", (6, 5, 4, 3)), ("float32", (9, 8)), ("float64", (5, 4, 3))]:
+    kinds = [("uint8", (7, 6, 5)), ("int16", (6, 5, 4, 3)), ("float32", (9, 8)), ("float64", (5, 4, 3))]
+    for datatype, shape in kinds:
         for order in "<>":
             for version in (1, 2):
                 array = images.random_array(rng, shape, datatype)
                 header = images.header_for(array, order, version, slope=2 if version == 1 else None)
-                extensions = images.extension(6, b"a comment", order) + images.extension(4, b"<xml/>" * 20, order)
+                extensions = images.extension(6, b"a comment", order)
+                extensions += images.extension(4, b"<xml/>" * 20, order)
                 found.append(images.image_bytes(array, header, extensions if order == "<" else b""))
     return found
 
@@ -60,7 +63,9 @@ def mutate(content, rng, within):
         elif kind == 2:
             content[at : at + 4] = rng.randbytes(4)
         elif kind == 3:
-            content[at : at + 8] = struct.pack(rng.choice("<>") + "q", rng.choice([-1, 2**31 - 1, 2**31, 2**62, -(2**63)]))
+            order = rng.choice("<>")
+            number = rng.choice([-1, 2**31 - 1, 2**31, 2**62, -(2**63)])
+            content[at : at + 8] = struct.pack(order + "q", number)
         elif kind == 4:
             del content[at:]
         elif kind == 5:
@@ -76,7 +81,9 @@ def check_orderly(finished):
     assert "panicked" not in finished.stderr and "RUST_BACKTRACE" not in finished.stderr, finished
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", finished.stdout + finished.stderr)
     for line in finished.stderr.splitlines():
-        launchers = re.match(r"-+$|Primary job|a non-zero exit code|mpirun|the job to be|\s*(Process name|Exit code)|$", line)
+        launchers = re.match(
+            r"-+$|Primary job|a non-zero exit code|mpirun|the job to be|\s*(Process name|Exit code)|$", line
+        )
         assert launchers or LOG_LINE.match(line), line
 
 
@@ -126,7 +133,8 @@ def test_mutated_files(tmp_path):
     assert found == {"kept": totals["done"], "failed_before": totals["failed"]}
     verified = run(["verify", out], ranks=RANKS, timeout=120)
     assert verified.code == 0, verified
-    print(f"{count} mutated files: {totals['done']} smoothed, {totals['failed']} refused, peak {peak_mib:.0f} MiB a rank")
+    ended = f"{totals['done']} smoothed, {totals['failed']} refused"
+    print(f"{count} mutated files: {ended}, peak {peak_mib:.0f} MiB per rank")
 
 
 def test_bombs_and_lies(tmp_path):
@@ -162,7 +170,8 @@ def test_bombs_and_lies(tmp_path):
     (source / "extension.nii.gz").write_bytes(gzip.compress(extension, 1))
     finished = smooth(source, out, "--sigma=1", ranks=RANKS, threads=2, expect=1, timeout=120)
     check_orderly(finished)
-    failed = {Path(record["input"]).name for record in finished.report["images"] if record["status"] == "failed"}
+    records = finished.report["images"]
+    failed = {Path(record["input"]).name for record in records if record["status"] == "failed"}
     assert {"lie.nii", "lie_gz.nii.gz", "absurd.nii.gz", "far.nii.gz", "blocks.nii.gz"} <= failed, failed
     assert finished.report["totals"]["max_rss_bytes"] < PEAK_MIB << 20
     assert (out / "behind.nii.gz").exists() and (out / "members.nii.gz").exists()
@@ -207,7 +216,8 @@ def test_names_that_would_break_lines(tmp_path, broken):
             file.write(content[:50] if broken else content)
     visible = [name for name in NAMES if not name.startswith(b".")]
     finished = smooth(
-        source, out, "--sigma=1", "-v", "--report-csv", "--report-table", ranks=RANKS, threads=2, expect=int(broken)
+        source, out, "--sigma=1", "-v", "--report-csv", "--report-table",
+        ranks=RANKS, threads=2, expect=int(broken)
     )
     assert "panicked" not in finished.stderr
     shown = finished.stdout + finished.stderr + Path(f"{out}.report.txt").read_text()
@@ -216,7 +226,8 @@ def test_names_that_would_break_lines(tmp_path, broken):
     assert len(report["images"]) == len(visible)
     with open(f"{out}.report.images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(visible) and all(None not in row and row["status"] in ("done", "failed") for row in rows)
+    assert len(rows) == len(visible)
+    assert all(None not in row and row["status"] in ("done", "failed") for row in rows)
     assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", Path(f"{out}.report.images.csv").read_text())
     results = sorted(name for name in os.listdir(os.fsencode(out)) if name != b".niimpi")
     assert results == ([] if broken else sorted(visible))
@@ -233,11 +244,13 @@ def test_names_that_would_break_lines(tmp_path, broken):
 def test_errors_of_set_up_escape_names_too(tmp_path):
     missing = tmp_path / "no\x1b[31m such\nplace.nii"
     finished = run(["smooth", missing, "--output", tmp_path / "out", "--sigma=1"], ranks=RANKS)
-    assert finished.code == 2 and "\x1b" not in finished.stderr and "such\\nplace" in finished.stderr, finished
+    assert finished.code == 2 and "\x1b" not in finished.stderr, finished
+    assert "such\\nplace" in finished.stderr, finished
 
 
 def test_links_and_paths_that_lead_elsewhere(tmp_path):
-    """A link to a file in the output folder is replaced, not followed; each folder that links lead to is walked once."""
+    """A link to a file in the output folder is replaced, not followed; each folder that links lead to is
+    walked once."""
     source, out, other = tmp_path / "in", tmp_path / "out", tmp_path / "other"
     images.series(source, 2)
     other.mkdir()
@@ -271,7 +284,8 @@ def test_folders_of_the_output_that_are_links(tmp_path):
     words = [str(word) for word in ("smooth", source, "--output", out, "--sigma=1", "--overwrite")]
     finished = run(words, ranks=RANKS)
     assert finished.code == 2 and f"{out / 'sub'} is a link" in finished.stderr, finished
-    assert "--follow-links" in finished.stderr and {path.name: path.read_bytes() for path in victim.iterdir()} == raw
+    assert "--follow-links" in finished.stderr
+    assert {path.name: path.read_bytes() for path in victim.iterdir()} == raw
     smooth(source, out, "--sigma=1", "--overwrite", "--follow-links", ranks=RANKS)
     assert all((victim / name).read_bytes() != content for name, content in raw.items())
     # The output folder itself may be a link.
@@ -290,7 +304,10 @@ def test_a_deep_folder(tmp_path):
     assert finished.report["totals"]["done"] == 1
     # No single path reaches this one.
     subprocess.run(
-        ["bash", "-c", 'cd "$1" && for i in $(seq 100); do mkdir -p "$2" && cd -P "$2" || exit 1; done', "-", source, "e" * 50],
+        [
+            "bash", "-c", 'cd "$1" && for i in $(seq 100); do mkdir -p "$2" && cd -P "$2" || exit 1; done',
+            "-", source, "e" * 50,
+        ],
         check=True,
     )
     finished = run(["smooth", source, "--output", tmp_path / "out2", "--sigma=1"], ranks=RANKS)

@@ -1,4 +1,5 @@
-"""Interruptions: signals and time limits. What is in hand is finished, what is left is told, and --resume goes on."""
+"""Interruptions: signals and time limits. What is in hand is finished, what is left is told, and --resume
+goes on."""
 
 import contextlib
 import os
@@ -64,7 +65,8 @@ def check_interrupted(finished, out, whole, ranks, fewest=1):
     report = finished.report
     assert report["state"] == "interrupted"
     totals = report["totals"]
-    assert totals["failed"] == 0 and fewest <= totals["done"] < 40 and totals["done"] + totals["skipped"] == 40, (
+    done, skipped = totals["done"], totals["skipped"]
+    assert totals["failed"] == 0 and fewest <= done < 40 and done + skipped == 40, (
         totals
     )
     assert "--resume continues" in finished.stdout, finished
@@ -135,7 +137,8 @@ def part_held(folder, process):
 
 @pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
 def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, faulty, ranks):
-    """Writing is held in the second half of the images, so that the first interrupt alone would not end the run in time."""
+    """Writing is held in the second half of the images, so that the first interrupt alone would not end the
+    run in time."""
     source, whole = slow
     out = tmp_path / "out"
     args, _ = arguments(source, out, "--strategy=cyclic")
