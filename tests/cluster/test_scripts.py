@@ -108,7 +108,7 @@ def test_the_filter_is_a_variable(user, data, cluster):
     assert job.report()["filter"]["fwhm_mm"] == [6.0] * 3 and job.report()["totals"]["done"] == 60
     for number, chosen in enumerate(("smooth --fwhm 6", "verify")):
         refused = user.submit("serial.sbatch", DATA=data, FILTER=chosen, SIGMA=2, OUT=f"other-{number}")
-        refused.ends("FAILED")
+        refused.ends("FAILED", "2:0")
         assert "--sigma" in refused.output() and not (user.folder / f"other-{number}").exists()
 
 
