@@ -185,7 +185,7 @@ def plot(rows):
         if not figures:
             continue
         bars.append(
-            f'<text x="8" y="{top}" font-weight="bold">{escape(title)}: CPU ms a further image</text>'
+            f'<text x="8" y="{top}" font-weight="bold">{escape(title)}: CPU ms per image</text>'
         )
         top += 10
         longest = max(figures.values())
@@ -228,7 +228,7 @@ def main():
         "is 2 voxels. "
         "Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU, and the difference "
         "of their CPU times "
-        "(user and system) over their number is a further image's cost. All take turns in every round; "
+        "(user and system) over their number is the cost per image. All take turns in every round; "
         "ratios are made within a round, and their median "
         "is given. The least of all rounds is what is left where others on the machine only ever slow things "
         "down. The floor is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi "

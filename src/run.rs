@@ -156,7 +156,7 @@ struct Setup {
 /// `stop` may be set at any time (by a signal): images in progress are finished, no other is started.
 ///
 /// # Panics
-/// When a rank receives a message of another form. A worker's panic ends all ranks through
+/// When a rank receives a malformed message. A worker's panic ends all ranks through
 /// [`Communicator::abort`].
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     run(comm, config, stop).unwrap_or_else(|error| {

@@ -148,7 +148,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Panics
 /// When the bytes are not such a value: the ranks then run different programs, which no rank can mend.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    postcard::from_bytes(bytes).expect("a message of another form: do all ranks run the same niimpi?")
+    postcard::from_bytes(bytes).expect("malformed message: do all ranks run the same niimpi version?")
 }
 
 /// The MPI library that this program was built with, by its own description; `None` for a program without
@@ -238,7 +238,7 @@ fn end_all_on_panic(world: &World) {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         console::note(format_args!(
-            "rank {rank} panicked; this is a fault of niimpi, please report it with what follows"
+            "rank {rank} panicked; this is a bug in niimpi, please report it with what follows"
         ));
         default_hook(panic);
         let worker = std::thread::current()

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 /// How long between two looks at a child; what its time may be wrong by.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long a child that was told to end may take for it.
+/// How long a child may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// When a child is ended from outside.
@@ -49,7 +49,7 @@ pub enum How {
     OutOfMemory,
     /// Its time was up.
     TimedOut,
-    /// It was told to stop.
+    /// It was asked to stop.
     Stopped,
 }
 
@@ -111,7 +111,7 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
                 });
             }
             Ok(None) => {}
-            Err(error) => return Err(format!("a run cannot be waited for: {error}")),
+            Err(error) => return Err(format!("waiting for the run failed: {error}")),
         }
         match told {
             Some((_, at)) if at.elapsed() > GRACE => {

@@ -43,7 +43,7 @@ pub struct RankRecord {
 pub struct RunFacts {
     /// The command line.
     pub command: Vec<String>,
-    /// Whether it was told to stop before its end.
+    /// Whether it was stopped before its end.
     pub interrupted: bool,
     /// When it began.
     pub started: std::time::SystemTime,

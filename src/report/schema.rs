@@ -82,7 +82,7 @@ pub enum State {
     Completed,
     /// Some images failed; all others were done.
     Failed,
-    /// The run was told to stop before its end.
+    /// The run was stopped before its end.
     Interrupted,
 }
 

@@ -16,6 +16,7 @@ use crate::images::{self, ImageEntry, PathPattern};
 use crate::job::cost;
 use crate::journal::past::Past;
 use crate::parallel::par_map;
+use crate::text::counted;
 use crate::{resources, slurm};
 
 impl Config {
@@ -196,9 +197,8 @@ fn past_of(config: &Config) -> Result<Past, SetupError> {
     };
     if past.torn_lines > 0 {
         tracing::info!(
-            "{} of the journals' lines are torn, as a rank leaves one when it is killed; their images are \
-             done again",
-            past.torn_lines
+            "ignoring {}, as killed ranks leave them; their images are done again",
+            counted(past.torn_lines, "incomplete journal line")
         );
     }
     Ok(past)

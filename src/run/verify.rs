@@ -55,7 +55,7 @@ enum Known {
     File,
     /// It was given up.
     Failed,
-    /// It was begun and not ended.
+    /// It was started and not finished.
     Begun,
     /// It was written, and is one of these sets of files, as a rule the last.
     Written(Vec<Vec<FileId>>),

@@ -159,7 +159,7 @@ pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
         Ok(Submission::Job(id.to_owned()))
     } else {
         Err(format!(
-            "sbatch answers {:?} instead of a job's number",
+            "unexpected output of sbatch: {:?} instead of a job ID",
             text.trim()
         ))
     }

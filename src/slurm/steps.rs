@@ -32,7 +32,7 @@ pub enum AccountingError {
     #[error("sacct: {0}")]
     Refused(String),
     /// It answered, but not with rows.
-    #[error("sacct says something that niimpi cannot read: {0}")]
+    #[error("unexpected output of sacct: {0}")]
     Unreadable(String),
     /// It answered, but knows no such job.
     #[error(
@@ -190,7 +190,7 @@ mod tests {
         let error = answer("7", true, "error: no such thing\n", "").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "sacct says something that niimpi cannot read: error: no such thing"
+            "unexpected output of sacct: error: no such thing"
         );
     }
 }
