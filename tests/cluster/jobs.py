@@ -134,10 +134,15 @@ class Job:
         return json.loads(path.read_text())
 
     def accounting(self, *options, fields="JobID,State,ExitCode,NodeList"):
-        """Rows of sacct, as dictionaries."""
+        """Rows of sacct, as dictionaries. The accounts of a job that has ended are a few seconds behind."""
         words = ["sacct", "-n", "-P", "-j", self.number, f"--format={fields}", *options]
-        rows = self.user.run(*words).stdout.splitlines()
-        return [dict(zip(fields.split(","), row.split("|"))) for row in rows]
+        limit = time.monotonic() + 30
+        while True:
+            lines = self.user.run(*words).stdout.splitlines()
+            rows = [dict(zip(fields.split(","), line.split("|"))) for line in lines]
+            if all(row.get("State") != "RUNNING" for row in rows) or time.monotonic() > limit:
+                return rows
+            time.sleep(0.5)
 
 
 def sums(folder):

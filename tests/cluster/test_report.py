@@ -54,8 +54,8 @@ def test_markdown_is_a_table(show):
 
 def test_accounts_are_those_of_sacct(job, show):
     """State, time, CPU, memory and nodes of every step, as sacct has them."""
-    shown = json.loads(show("--sacct", "--format=json").stdout)["accounts"]
     told = job.accounting(fields="JobID,State,ExitCode,NodeList,MaxRSS")
+    shown = json.loads(show("--sacct", "--format=json").stdout)["accounts"]
     assert [account["job_id"] for account in shown] == [row["JobID"] for row in told]
     for account, row in zip(shown, told):
         assert (account["state"], account["exit_code"]) == (row["State"], row["ExitCode"])
