@@ -10,6 +10,7 @@ use crate::comm;
 use crate::fault::Fault;
 use crate::filter::Options;
 use crate::filter::gaussian::{self, Gaussian};
+use crate::filter::median::{self, Median};
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
@@ -66,6 +67,13 @@ filter_commands! {
         after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
     )]
     Smooth(gaussian::Args => Gaussian),
+    /// Replace each voxel by the median of those around it
+    ///
+    /// The values are those of scipy.ndimage.median_filter, for any datatype. Images and results are as with
+    /// smooth. An image with voxels that are NaN or infinite fails unless --nan ignore (the median of the
+    /// finite voxels in the window; NaN without any) or --nan zero is given.
+    #[command(after_help = "Example: mpirun -n 4 niimpi median images --output filtered --size 3")]
+    Median(median::Args => Median),
 }
 
 /// Which filter a plan or a study is for: the Gaussian by its options, or any by its command.
@@ -277,6 +285,7 @@ mod tests {
     fn words_of(command: &FilterCommand) -> Vec<String> {
         match command {
             FilterCommand::Smooth(args) => args.job.job().to_cli_args(),
+            FilterCommand::Median(args) => args.job.job().to_cli_args(),
         }
     }
 
@@ -286,6 +295,9 @@ mod tests {
             "smooth --sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
             "smooth --fwhm=6 --output-type=float32 --compression=6 --no-sync",
             "smooth --sigma=2 --round=nearest --nan=ignore",
+            "median",
+            "median --size=3,3,1 --footprint=cross --boundary=constant --cval=-3.5 --nan=ignore",
+            "median --size=5 --footprint=sphere:2.5",
         ] {
             let parse = |words: &[String]| {
                 let inputs = ["x", "--output=y"].map(str::to_owned);

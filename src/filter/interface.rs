@@ -98,6 +98,12 @@ pub trait Filter: Send + Sync {
         false
     }
 
+    /// Whether [`Filter::prepare`] refuses an image that has voxels which are not finite, unless they are
+    /// treated. They are then counted before the first slab is computed.
+    fn refuses_nonfinite(&self) -> bool {
+        false
+    }
+
     /// Radius of the kernel in voxels along x, y and z, where there is one that is the same for every image.
     fn radius_vox(&self) -> Option<[usize; 3]> {
         None

@@ -281,7 +281,8 @@ impl Layout {
         let thickest = self.shape[2].div_ceil(self.slabs).saturating_mul(self.block);
         // As many slabs as there are threads can be computed at once.
         let lead = below.saturating_add(self.threads.saturating_mul(thickest));
-        if lead < self.slices() && self.input_is_read_slice_by_slice(stages, last) {
+        // A last slice that reads the first one leaves no room before it.
+        if !wraps(&stages[last]) && lead < self.slices() && self.input_is_read_slice_by_slice(stages, last) {
             self.lead = lead;
             self.result_place = Place::Voxels;
         }

@@ -23,6 +23,8 @@
 //! | `interface` | what a filter declares and does |
 //! | `registry` | all filters of the program |
 //! | `gaussian` | the Gaussian: options and kernels |
+//! | `median` | the median: options, windows and how they are searched |
+//! | `footprint` | size and shape of a window |
 //! | `separable` | kernels along x, y and z as stages |
 //! | `boundary` | what lies beyond the ends of a line |
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
@@ -33,12 +35,16 @@
 //! | `kernels` | the hot loops: one axis correlated, conversions, vectors |
 
 pub mod boundary;
+mod footprint;
 pub mod gaussian;
 mod image_run;
 mod interface;
 mod kernels;
 mod layout;
 mod lossless;
+pub mod median;
+#[cfg(test)]
+mod median_tests;
 pub mod nonfinite;
 mod output;
 #[cfg(test)]
@@ -197,6 +203,7 @@ pub(crate) fn prepare(
         });
     }
     let found = nonfinite::count(volume);
+    let mut left = found;
     let mut shared = *shared;
     if found == 0 {
         shared.nan = nonfinite::NonFinite::Propagate;
@@ -205,9 +212,10 @@ pub(crate) fn prepare(
         filter.prepare(&ImageInfo::of(volume), &shared)?;
         nonfinite::replace_by_zero(volume, &mut shared.output, intensities)?;
         shared.nan = nonfinite::NonFinite::Propagate;
+        left = 0;
     }
     let image = ImageInfo {
-        nonfinite_voxels: Some(found),
+        nonfinite_voxels: Some(left),
         ..ImageInfo::of(volume)
     };
     let prepared = filter.prepare(&image, &shared)?;

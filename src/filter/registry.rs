@@ -7,6 +7,7 @@ use super::gaussian::Gaussian;
 #[cfg(test)]
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::median::Median;
 
 /// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words
 /// that begin its command line.
@@ -59,6 +60,7 @@ macro_rules! filters {
 
 filters! {
     Gaussian: ["smooth"],
+    Median: ["median"],
     #[cfg(test)]
     Identity: ["identity"],
 }
@@ -87,6 +89,10 @@ impl Filter for Options {
 
     fn uses_voxel_size(&self) -> bool {
         self.filter().uses_voxel_size()
+    }
+
+    fn refuses_nonfinite(&self) -> bool {
+        self.filter().refuses_nonfinite()
     }
 
     fn radius_vox(&self) -> Option<[usize; 3]> {

@@ -11,7 +11,7 @@ use super::kernels::weights::half_kernel;
 use super::*;
 use crate::volume::{Scaling, VoxelType};
 
-const BOUNDARIES: [Boundary; 5] = [
+pub(super) const BOUNDARIES: [Boundary; 5] = [
     Boundary::Reflect,
     Boundary::Nearest,
     Boundary::Mirror,
@@ -20,7 +20,7 @@ const BOUNDARIES: [Boundary; 5] = [
 ];
 
 /// A volume of noise in the type's whole range, or in `0..small` where that is given.
-fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Option<u64>) -> Volume {
+pub(super) fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Option<u64>) -> Volume {
     let mut volume = Volume {
         shape: shape.to_vec(),
         datatype,
@@ -87,7 +87,7 @@ fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8
     })
 }
 
-fn copy(volume: &Volume) -> Volume {
+pub(super) fn copy(volume: &Volume) -> Volume {
     let mut copy = Volume {
         shape: volume.shape.clone(),
         ..Volume::default()
@@ -146,7 +146,7 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
 
 /// Filters as so many threads would that always take as many parts as they may, while the image is read slab
 /// by slab: of the parts that are started together the last one goes first.
-fn apply_divided(
+pub(super) fn apply_divided(
     filter: &dyn Filter,
     shared: &SharedOptions,
     volume: &mut Volume,

@@ -412,7 +412,8 @@ impl Streaming<'_> {
     ) -> Option<(ImageRun, ChunkedWriter)> {
         let job = self.job;
         // Voxels that are not finite are counted, and perhaps replaced, in the whole volume.
-        let treated = job.nan != NonFinite::Propagate && volume.datatype.is_float();
+        let treated =
+            (job.nan != NonFinite::Propagate || job.filter.refuses_nonfinite()) && volume.datatype.is_float();
         if self.threads < 2 || header.is_big_endian() || treated {
             return None;
         }

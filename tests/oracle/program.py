@@ -179,9 +179,20 @@ def run(args, ranks=None, timeout=60, report_path=None, **options):
 
 
 def smooth(
-    inputs, output, *options, ranks=None, threads=1, timeout=60, expect=0, report=None, sync=False, **others
+    inputs,
+    output,
+    *options,
+    command="smooth",
+    ranks=None,
+    threads=1,
+    timeout=60,
+    expect=0,
+    report=None,
+    sync=False,
+    **others,
 ):
-    """Runs `niimpi smooth` and checks its exit code; the report lies beside the output folder."""
+    """Runs `niimpi smooth`, or another filter's command, and checks its exit code; the report lies beside the
+    output folder."""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     # The result of a file lands directly in the output folder: `/./` is where its place begins.
     inputs = [
@@ -190,7 +201,7 @@ def smooth(
     ]
     report = report or Path(f"{output}.report.json")
     sync = [] if sync else ["--no-sync"]
-    args = ["smooth", *inputs, "--output", output, "--threads", threads, "--report", report, *sync, *options]
+    args = [command, *inputs, "--output", output, "--threads", threads, "--report", report, *sync, *options]
     finished = run([str(arg) for arg in args], ranks, timeout, report, **others)
     assert finished.code == expect, f"exit {finished.code}, expected {expect}\n{finished}"
     return finished

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `correlate` | one axis correlated, tile by tile |
 //! | `convert` | voxels of every type to double and back |
+//! | `ranks` | the element of a rank of many windows, by networks |
 //! | `simd` | the widest vectors that the processor has |
 //! | `scalar` | conversions of one number, as x86-64 does them |
 //! | `weights` | the sampled Gaussian, bit for bit scipy's |
@@ -12,6 +13,7 @@
 pub(super) mod convert;
 pub(super) mod correlate;
 mod exp;
+pub(super) mod ranks;
 mod scalar;
 pub(super) mod simd;
 pub(super) mod weights;

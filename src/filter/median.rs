@@ -1,0 +1,578 @@
+//! Median: its options, the command line's arguments for them, and the windows that it runs over an image.
+
+use serde::{Deserialize, Serialize};
+
+use super::FilterError;
+use super::boundary::Boundary;
+pub use super::footprint::{Footprint, WindowSize};
+use super::interface::{
+    Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
+};
+use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
+use super::kernels::ranks::{Key, Network, Ranked, Select, WIRE_BYTES};
+use super::kernels::simd::Isa;
+use super::nonfinite::NonFinite;
+use super::output::Types;
+use crate::volume::{Datatype, Scaling, VoxelType};
+
+/// Most voxels of a window.
+pub const MAX_WINDOW_VOXELS: usize = 1 << 15;
+
+/// Beyond so many voxels of a window, each window is partitioned by itself.
+const MAX_NETWORK_VOXELS: usize = 2048;
+
+/// Seconds of one CPU core for each voxel, for each byte of a key and comparator, and for each voxel of a
+/// window that is partitioned by itself. Only proportions matter.
+const S_PER_VOXEL: f64 = 3e-9;
+const S_PER_COMPARATOR_BYTE: f64 = 2e-11;
+const S_PER_PARTITIONED: f64 = 8e-9;
+
+/// The median of a window around each voxel: bit for bit the value of `scipy.ndimage.median_filter`.
+///
+/// Of n voxels it is the one that n//2 others stand before in ascending order: the upper one of two in the
+/// middle. A window of `size` voxels along an axis begins size//2 voxels before its own. The spatial axes of
+/// an image are filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles,
+/// and the sign of a zero is not told apart. NaN and infinity are refused, unless [`NonFinite::Ignore`] takes
+/// the median of the finite voxels (NaN without any, 0 in integers) or [`NonFinite::Zero`] replaces them.
+///
+/// ```
+/// use niimpi::filter::median::{Median, WindowSize};
+/// use niimpi::filter::{Scratch, SharedOptions, apply};
+/// use niimpi::volume::{Datatype, Volume};
+///
+/// let mut volume = Volume::zeros(&[5, 1, 1], Datatype::Uint8);
+/// volume.voxels.as_mut_slice::<u8>().copy_from_slice(&[1, 9, 2, 3, 4]);
+/// let median = Median { size: WindowSize::Each([3, 1, 1]), ..Median::default() };
+/// apply(&median, &SharedOptions::default(), &mut volume, &mut Scratch::default())?;
+/// assert_eq!(volume.voxels.as_slice::<u8>(), [1, 2, 3, 3, 4]);
+/// # Ok::<(), niimpi::filter::FilterError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Median {
+    /// Lengths of the window in voxels.
+    pub size: WindowSize,
+    /// Which voxels of them count.
+    pub footprint: Footprint,
+    /// What lies beyond the edge of the image.
+    pub boundary: Boundary,
+    /// Intensity beyond the edge with [`Boundary::Constant`].
+    #[serde(with = "super::lossless")]
+    pub cval: f64,
+}
+
+/// The command line's options of the median.
+#[derive(clap::Args, Clone, Debug, PartialEq)]
+pub(crate) struct Args {
+    /// Length of the window in VOXELS: one value, or one each for x, y and z
+    ///
+    /// This is what scipy.ndimage.median_filter takes. A window of even length reaches one voxel further
+    /// down than up, and its median is the upper one of the two in the middle.
+    #[arg(
+        long,
+        value_name = "VOX[,Y,Z]",
+        default_value = "3",
+        allow_negative_numbers = true
+    )]
+    size: WindowSize,
+
+    /// Which voxels of the window count: box, cross, or sphere:MM
+    ///
+    /// cross: those straight along an axis from its middle. sphere:MM: all whose centres are at most so many
+    /// MILLIMETRES away, whatever the size.
+    #[arg(long, value_name = "SHAPE", default_value = "box")]
+    footprint: Footprint,
+
+    /// What the window meets beyond the edge of the image
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    boundary: Boundary,
+
+    /// Intensity beyond the edge of the image with --boundary constant
+    #[arg(
+        long,
+        value_name = "INTENSITY",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    cval: f64,
+}
+
+impl From<Args> for Median {
+    fn from(args: Args) -> Self {
+        let Args {
+            size,
+            footprint,
+            boundary,
+            cval,
+        } = args;
+        Median {
+            size,
+            footprint,
+            boundary,
+            cval,
+        }
+    }
+}
+
+impl Default for Median {
+    fn default() -> Self {
+        Median {
+            size: WindowSize::All(3),
+            footprint: Footprint::Box,
+            boundary: Boundary::default(),
+            cval: 0.0,
+        }
+    }
+}
+
+impl Median {
+    /// The places of the window's voxels from its first corner, x first, and the lengths of the window.
+    fn window(&self, image: &ImageInfo) -> Result<(Vec<[usize; 3]>, [usize; 3]), FilterError> {
+        let axes = image.spatial_axes();
+        let mut size = self.size.xyz();
+        if let Footprint::Sphere(radius_mm) = self.footprint {
+            for (axis, name) in ["x", "y", "z"].into_iter().enumerate().take(axes) {
+                let size_mm = image.voxel_size_mm[axis];
+                if !(size_mm.is_finite() && size_mm > 0.0) {
+                    return Err(FilterError::VoxelSize { axis: name, size_mm });
+                }
+                // One more than the radius, since the quotient is rounded: what is too far is left out below.
+                let reach = (radius_mm / size_mm).min(MAX_WINDOW_VOXELS as f64) as usize + 1;
+                size[axis] = 2 * reach + 1;
+            }
+        }
+        size[axes..].fill(1);
+        let all = size.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        if all.is_none_or(|all| all > 8 * MAX_WINDOW_VOXELS) {
+            return Err(too_large());
+        }
+        let counts = |place: [usize; 3]| {
+            let from_middle = |axis: usize| place[axis].abs_diff(size[axis] / 2);
+            match self.footprint {
+                Footprint::Box => true,
+                Footprint::Cross => (0..3).filter(|&axis| from_middle(axis) > 0).count() <= 1,
+                Footprint::Sphere(radius_mm) => {
+                    let square = |axis: usize| (from_middle(axis) as f64 * image.voxel_size_mm[axis]).powi(2);
+                    (0..axes).map(square).sum::<f64>() <= radius_mm * radius_mm
+                }
+            }
+        };
+        let places = (0..size[2])
+            .flat_map(|z| (0..size[1]).map(move |y| (y, z)))
+            .flat_map(|(y, z)| (0..size[0]).map(move |x| [x, y, z]));
+        let places: Vec<_> = places.filter(|&place| counts(place)).collect();
+        match places.len() {
+            0..=MAX_WINDOW_VOXELS => Ok((places, size)),
+            _ => Err(too_large()),
+        }
+    }
+}
+
+fn too_large() -> FilterError {
+    FilterError::Parameter {
+        name: "size",
+        cause: format!("a window may have at most {MAX_WINDOW_VOXELS} voxels: give a smaller size or radius"),
+    }
+}
+
+impl Filter for Median {
+    fn validate(&self) -> Result<(), FilterError> {
+        if self.size.xyz().contains(&0) {
+            let cause = "a window has at least one voxel along each axis".to_owned();
+            return Err(FilterError::Parameter { name: "size", cause });
+        }
+        if self.cval.is_nan() {
+            let cause = "NaN has no place in an order: give a number".to_owned();
+            return Err(FilterError::Parameter { name: "cval", cause });
+        }
+        match self.footprint {
+            Footprint::Sphere(mm) if !(mm.is_finite() && mm >= 0.0) => Err(FilterError::Parameter {
+                name: "footprint",
+                cause: format!("{mm} mm is no radius: give a finite number that is not negative"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn uses_voxel_size(&self) -> bool {
+        matches!(self.footprint, Footprint::Sphere(_))
+    }
+
+    fn refuses_nonfinite(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
+        self.validate()?;
+        if shared.nan == NonFinite::Propagate && image.nonfinite_voxels.is_some_and(|found| found > 0) {
+            return Err(FilterError::Parameter {
+                name: "nan",
+                cause: "the image has voxels that are NaN or infinite, which have no median: give --nan \
+                        ignore for the median of the others, or --nan zero"
+                    .to_owned(),
+            });
+        }
+        let (places, size) = self.window(image)?;
+        let ignore = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
+        let constant = self.boundary == Boundary::Constant;
+        let fits = with_voxel_type!(image.datatype, S => S::nearest(self.cval).to_f64() == self.cval);
+        // The order of intensities is that of the stored numbers, or its reverse.
+        let on_intensities = match image.scaling {
+            Some(_) => constant || ignore,
+            None => constant && !fits,
+        };
+        let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
+        let voxels = places.len();
+        let rank = rank(voxels, descending);
+        let way = if ignore || voxels > MAX_NETWORK_VOXELS {
+            Way::Partition { ignore }
+        } else if voxels == size.iter().product::<usize>() {
+            let column = size[1] * size[2];
+            Way::Columns {
+                column: Network::new(column, 1, 0..column),
+                window: Network::new(size[0], column, rank..rank + 1),
+            }
+        } else {
+            Way::Window(Network::new(voxels, 1, rank..rank + 1))
+        };
+        let types = shared.output.types(image.datatype, image.scaling.is_some());
+        let before = size[2] / 2;
+        // Mirrored slices lie as far to one side as the window reaches to the other.
+        let reach = Reach::Slices {
+            below: before,
+            above: before,
+            wrap: before > 0 && self.boundary == Boundary::Wrap,
+        };
+        let stage = Stage {
+            reads: vec![(Source::Input, reach)],
+            writes: vec![types.last],
+            in_place: false,
+        };
+        // scipy copies then, which keeps 64-bit integers that a double does not hold.
+        let copies = voxels == 1 && image.scaling.is_none() && types.last == image.datatype;
+        Ok(Box::new(PreparedMedian {
+            shape: image.spatial_shape(),
+            input: image.datatype,
+            scaling: image.scaling.filter(|_| !on_intensities),
+            on_intensities,
+            descending,
+            size,
+            places,
+            boundary: self.boundary,
+            cval: self.cval,
+            way,
+            types,
+            stages: if copies { Vec::new() } else { vec![stage] },
+        }))
+    }
+}
+
+/// The place of the median among so many in ascending order, or in `descending` order of what is compared.
+fn rank(voxels: usize, descending: bool) -> usize {
+    if descending {
+        voxels - 1 - voxels / 2
+    } else {
+        voxels / 2
+    }
+}
+
+/// How windows are searched.
+enum Way {
+    /// Boxes: what stands at one x is sorted once for all windows that hold it.
+    Columns { column: Network, window: Network },
+    /// All voxels of a window at once.
+    Window(Network),
+    /// One window after the other, with `ignore` only what is finite.
+    Partition { ignore: bool },
+}
+
+struct PreparedMedian {
+    shape: [usize; 3],
+    input: Datatype,
+    /// From the numbers that are compared to intensities.
+    scaling: Option<Scaling>,
+    /// Whether intensities in double are compared, not the stored numbers.
+    on_intensities: bool,
+    descending: bool,
+    size: [usize; 3],
+    places: Vec<[usize; 3]>,
+    boundary: Boundary,
+    cval: f64,
+    way: Way,
+    types: Types,
+    stages: Vec<Stage>,
+}
+
+/// A row of windows.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    isa: Isa,
+    /// Where the slices of its windows begin, lowest first.
+    slots: &'a [usize],
+    y: usize,
+    /// Keys from one row to the next.
+    pitch: usize,
+}
+
+impl PreparedMedian {
+    fn key_bytes(&self) -> usize {
+        if self.on_intensities {
+            size_of::<f64>()
+        } else {
+            self.input.size_bytes()
+        }
+    }
+
+    /// Keys of a row with what lies beyond its ends, in whole wires of `lanes`.
+    fn pitch(&self, lanes: usize) -> usize {
+        (self.shape[0].next_multiple_of(lanes) + self.size[0] - 1).next_multiple_of(lanes)
+    }
+
+    /// Keys of a slice with what lies beyond its edges.
+    fn plane(&self, lanes: usize) -> usize {
+        self.pitch(lanes).saturating_mul(self.shape[1] + self.size[1] - 1)
+    }
+
+    /// Keys of the sorted columns of a row of windows, and of all wires.
+    fn work(&self, lanes: usize) -> (usize, usize) {
+        match self.way {
+            Way::Columns { .. } => {
+                let columns = self.size[1] * self.size[2] * self.pitch(lanes);
+                (columns, self.places.len() * lanes)
+            }
+            Way::Window(_) => (0, self.places.len() * lanes),
+            Way::Partition { .. } => (0, self.places.len()),
+        }
+    }
+
+    fn run_as<S: Voxel, R: Ranked>(
+        &self,
+        slab: &Slab<'_>,
+        scratch: &mut ThreadScratch,
+        read: impl Fn(S) -> R,
+    ) -> Result<(), FilterError> {
+        let lanes = WIRE_BYTES / size_of::<R::Key>();
+        let (pitch, plane) = (self.pitch(lanes), self.plane(lanes));
+        let (columns, wires) = self.work(lanes);
+        let ThreadScratch {
+            isa,
+            tile,
+            plane: ring,
+        } = scratch;
+        let key_bytes = size_of::<R::Key>();
+        ring.try_resize_for_overwrite(plane.saturating_mul(self.size[2]).saturating_mul(key_bytes))?;
+        tile.try_resize_for_overwrite((pitch + columns + wires) * key_bytes)?;
+        let ring = ring.as_mut_slice::<R::Key>();
+        let (results, rest) = tile.as_mut_slice::<R::Key>().split_at_mut(pitch);
+        let (columns, wires) = rest.split_at_mut(columns);
+        let [nx, ny, _] = self.shape;
+        let before = self.size[2] / 2;
+        let mut filled = slab.slices().start as isize - before as isize;
+        for slice in slab.slices() {
+            let first = slice as isize - before as isize;
+            while filled < first + self.size[2] as isize {
+                let slot = filled.rem_euclid(self.size[2] as isize) as usize;
+                self.fill::<S, R>(slab, filled, &mut ring[slot * plane..][..plane], pitch, &read);
+                filled += 1;
+            }
+            let slots: Vec<usize> = (0..self.size[2])
+                .map(|z| (first + z as isize).rem_euclid(self.size[2] as isize) as usize * plane)
+                .collect();
+            for y in 0..ny {
+                slab.check_stop()?;
+                let row = Row {
+                    isa: *isa,
+                    slots: &slots,
+                    y,
+                    pitch,
+                };
+                self.select::<R>(row, ring, columns, wires, results);
+                self.write::<R>(slab, slice * nx * ny + y * nx, &results[..nx]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The medians of a row of windows.
+    fn select<R: Ranked>(
+        &self,
+        row: Row<'_>,
+        ring: &[R::Key],
+        columns: &mut [R::Key],
+        wires: &mut [R::Key],
+        results: &mut [R::Key],
+    ) {
+        let nx = self.shape[0];
+        // Where a voxel of the first window of the row stands.
+        let at = |[x, dy, z]: [usize; 3]| row.slots[z] + (row.y + dy) * row.pitch + x;
+        let select =
+            |network, inputs: &[*const R::Key], outputs: &[*mut R::Key], windows, wires: &mut [R::Key]| {
+                let select = Select {
+                    network,
+                    inputs,
+                    outputs,
+                    windows,
+                    wires,
+                };
+                // SAFETY: rows are as long as all whole wires of windows and the window beyond them, and
+                // none of the buffers overlap.
+                unsafe { R::Key::select(row.isa, select) }
+            };
+        match &self.way {
+            Way::Columns { column, window } => {
+                let height = self.size[1] * self.size[2];
+                let base = ring.as_ptr();
+                let inputs: Vec<_> = (0..height)
+                    .map(|i| base.wrapping_add(at([0, i % self.size[1], i / self.size[1]])))
+                    .collect();
+                let sorted = columns.as_mut_ptr();
+                let rows: Vec<_> = (0..height).map(|i| sorted.wrapping_add(i * row.pitch)).collect();
+                select(column, &inputs, &rows, row.pitch, wires);
+                let lists =
+                    (0..self.size[0]).flat_map(|x| rows.iter().map(move |sorted| sorted.wrapping_add(x)));
+                let inputs: Vec<_> = lists.map(<*mut _>::cast_const).collect();
+                select(window, &inputs, &[results.as_mut_ptr()], nx, wires);
+            }
+            Way::Window(window) => {
+                let base = ring.as_ptr();
+                let inputs: Vec<_> = self
+                    .places
+                    .iter()
+                    .map(|&place| base.wrapping_add(at(place)))
+                    .collect();
+                select(window, &inputs, &[results.as_mut_ptr()], nx, wires);
+            }
+            &Way::Partition { ignore } => {
+                for (x, result) in results[..nx].iter_mut().enumerate() {
+                    let keys = self.places.iter().map(|&place| ring[at(place) + x]);
+                    let mut found = 0;
+                    for key in keys.filter(|&key| !ignore || R::of_key(key).is_finite()) {
+                        wires[found] = key;
+                        found += 1;
+                    }
+                    *result = match found {
+                        0 => R::nearest(f64::NAN).key(),
+                        _ => *wires[..found].select_nth_unstable(rank(found, self.descending)).1,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Fills a slice with the keys of the image at any position along z.
+    fn fill<S: Voxel, R: Ranked>(
+        &self,
+        slab: &Slab<'_>,
+        position: isize,
+        to: &mut [R::Key],
+        pitch: usize,
+        read: &impl Fn(S) -> R,
+    ) {
+        let [nx, ny, nz] = self.shape;
+        let [before_x, before_y, _] = self.size.map(|size| size / 2);
+        let beyond = R::nearest(self.cval).key();
+        let slice = self.boundary.source(position, nz);
+        for (row, to) in to.chunks_exact_mut(pitch).enumerate() {
+            let y = self.boundary.source(row as isize - before_y as isize, ny);
+            let (Some(slice), Some(y)) = (slice, y) else {
+                to.fill(beyond);
+                continue;
+            };
+            let first = slab.sources[0].offset((slice * ny + y) * nx);
+            // SAFETY: a boundary never leads further from a slab than the stage's reach, and nobody writes
+            // what a slab may read.
+            let voxels = unsafe { first.as_slice::<S>(nx) };
+            let (left, rest) = to.split_at_mut(before_x);
+            let (own, right) = rest.split_at_mut(nx);
+            for (key, &voxel) in own.iter_mut().zip(voxels) {
+                *key = read(voxel).key();
+            }
+            let edge = |x: isize| {
+                self.boundary
+                    .source(x, nx)
+                    .map_or(beyond, |x| read(voxels[x]).key())
+            };
+            for (i, key) in left.iter_mut().enumerate() {
+                *key = edge(i as isize - before_x as isize);
+            }
+            for (i, key) in right.iter_mut().enumerate() {
+                // The rest of the last wire is never part of a window that counts.
+                *key = if i < self.size[0] {
+                    edge((nx + i) as isize)
+                } else {
+                    beyond
+                };
+            }
+        }
+    }
+
+    /// Writes a row of medians to its place in the result.
+    fn write<R: Ranked>(&self, slab: &Slab<'_>, first: usize, medians: &[R::Key]) {
+        let target = slab.targets[0].offset(first);
+        let Types { conversion, .. } = self.types;
+        with_voxel_type!(target.datatype, T => {
+            // SAFETY: the row is this slab's alone.
+            let to = unsafe { target.as_mut_slice::<T>(medians.len()) };
+            let own = T::DATATYPE == R::DATATYPE && self.scaling.is_none();
+            for (to, &key) in to.iter_mut().zip(medians) {
+                let voxel = R::of_key(key);
+                *to = match conversion {
+                    Conversion::Nearest if self.on_intensities => T::nearest(voxel.to_f64()),
+                    _ if own || self.on_intensities => T::cast(voxel.to_f64()),
+                    _ => recast_one(voxel, self.scaling, conversion),
+                };
+            }
+        });
+    }
+}
+
+impl Prepared for PreparedMedian {
+    fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    fn cost_s(&self, _stage: usize, voxels: u64) -> f64 {
+        let comparators = match &self.way {
+            Way::Columns { column, window } => column.comparators() + window.comparators(),
+            Way::Window(window) => window.comparators(),
+            Way::Partition { .. } => 0,
+        };
+        let partitioned = match self.way {
+            Way::Partition { .. } => self.places.len() as f64 * S_PER_PARTITIONED,
+            _ => 0.0,
+        };
+        let compared = (comparators * self.key_bytes()) as f64 * S_PER_COMPARATOR_BYTE;
+        voxels as f64 * (S_PER_VOXEL + compared + partitioned)
+    }
+
+    fn scratch_bytes(&self, _stage: usize, _slab_voxels: u64) -> u64 {
+        let lanes = WIRE_BYTES / self.key_bytes();
+        let (columns, wires) = self.work(lanes);
+        let keys = self.plane(lanes).saturating_mul(self.size[2]);
+        let keys = keys.saturating_add(self.pitch(lanes) + columns + wires);
+        (keys as u64).saturating_mul(self.key_bytes() as u64)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let networks = match &self.way {
+            Way::Columns { column, window } => column.held_bytes() + window.held_bytes(),
+            Way::Window(window) => window.held_bytes(),
+            Way::Partition { .. } => 0,
+        };
+        networks + (self.places.capacity() * size_of::<[usize; 3]>()) as u64
+    }
+
+    fn run(
+        &self,
+        _stage: usize,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        with_voxel_type!(self.input, S => match (self.on_intensities, slab.scaling) {
+            (false, _) => self.run_as::<S, S>(slab, scratch, |voxel| voxel),
+            (true, None) => self.run_as::<S, f64>(slab, scratch, |voxel| voxel.to_f64()),
+            (true, Some(scaling)) => {
+                self.run_as::<S, f64>(slab, scratch, |voxel| scaling.intensity(voxel.to_f64()))
+            }
+        })
+    }
+}

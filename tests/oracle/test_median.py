@@ -1,0 +1,124 @@
+"""niimpi median: the values of scipy.ndimage.median_filter, and the same bytes however the work is shared."""
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import images
+from program import HAS_RANKS, smooth
+from reference import BOUNDARIES, outputs, stem
+from test_ranks import sums
+
+pytestmark = pytest.mark.timeout(120)
+
+# scipy searches arrays of one axis in another way, which keeps 64-bit integers that a double does not hold.
+SHAPES = [(9, 10, 11), (70, 5, 3), (1, 7, 5), (1, 1, 1), (12, 9), (5, 6, 4, 3)]
+SIZES = [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (5, 5, 5), (6, 6, 6), (3, 1, 4), (12, 2, 13)]
+VOXEL_MM = (1.0, 0.7, 2.165)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Every datatype and shape, in the type's whole range and in a few values that are often equal."""
+    folder = tmp_path_factory.mktemp("median") / "in"
+    rng = np.random.default_rng(15)
+    for datatype in images.DATATYPES:
+        for number, shape in enumerate(SHAPES):
+            whole = images.random_array(rng, shape, datatype)
+            few = rng.integers(0, 5, shape).astype(datatype)
+            for kind, array in (("whole", whole), ("few", few)):
+                images.write(folder / f"{datatype}_{number}_{kind}.nii", array, zooms=VOXEL_MM[: len(shape)])
+    return folder
+
+
+def medians(array, window, **options):
+    """scipy's medians of each 3-D volume; `window` is cut to the axes that the image has."""
+    axes = min(array.ndim, 3)
+    at = (slice(None),) * axes + tuple(size // 2 for size in window.shape[axes:])
+    window = window[at]
+    how = {"size": window.shape} if window.all() else {"footprint": window}
+    if array.ndim <= 3:
+        return scipy.ndimage.median_filter(array, **how, **options)
+    volumes = [scipy.ndimage.median_filter(array[..., t], **how, **options) for t in range(array.shape[3])]
+    return np.stack(volumes, axis=-1)
+
+
+def compare(folder, finished, window, scaled=False, **options):
+    """Compares every result of a run by value."""
+    written = outputs(finished.report)
+    paths = sorted(folder.glob("*.nii"))
+    bad = []
+    for path in paths:
+        array = np.asarray(nibabel.load(path).dataobj)
+        result = np.asarray(nibabel.load(written[stem(path)]).dataobj)
+        reference = medians(array, window, **options)
+        reference = reference.astype(np.float32) if scaled else reference
+        assert result.dtype == reference.dtype and result.shape == reference.shape, path
+        differing = int((result != reference).sum())
+        if differing:
+            bad.append(f"{path.name}: {differing} of {result.size} voxels")
+    assert paths and not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_boxes(source, tmp_path, boundary, size):
+    words = ["--boundary", boundary, "--cval=3.75", f"--size={','.join(map(str, size))}"]
+    finished = smooth(source, tmp_path / "out", *words, command="median", threads=2)
+    compare(source, finished, np.ones(size, bool), mode=boundary, cval=3.75)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("footprint", ["cross", "sphere:2.2"])
+def test_footprints(source, tmp_path, boundary, footprint):
+    words = ["--boundary", boundary, "--cval=2", "--footprint", footprint]
+    if footprint == "cross":
+        words.append("--size=5,4,3")
+        away = [np.arange(size) - size // 2 for size in (5, 4, 3)]
+        grid = np.meshgrid(*away, indexing="ij")
+        window = sum((axis != 0).astype(int) for axis in grid) <= 1
+    else:
+        away = [np.arange(-3, 4) * np.float64(np.float32(mm)) for mm in VOXEL_MM]
+        grid = np.meshgrid(*away, indexing="ij")
+        window = sum(axis**2 for axis in grid) <= 2.2**2
+    finished = smooth(source, tmp_path / "out", *words, command="median", threads=2)
+    compare(source, finished, window, mode=boundary, cval=2)
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(0.375, -5.5), (-2.5, 0.0)])
+@pytest.mark.parametrize("size", [2, 3])
+def test_intensities(tmp_path, slope, inter, size):
+    rng = np.random.default_rng(16)
+    for datatype in images.DATATYPES:
+        array = rng.integers(0, 100, (9, 8, 7)).astype(datatype)
+        images.write(tmp_path / "in" / f"{datatype}.nii", array, slope=slope, inter=inter)
+    finished = smooth(tmp_path / "in", tmp_path / "out", f"--size={size}", command="median")
+    compare(tmp_path / "in", finished, np.ones((size,) * 3, bool), scaled=True)
+
+
+def test_not_a_number(tmp_path):
+    array = np.arange(7 * 6 * 5, dtype=np.float32).reshape((7, 6, 5))
+    array[0, 0, 0], array[3, 3, 3] = np.nan, np.inf
+    images.write(tmp_path / "in" / "holes.nii", array)
+    refused = smooth(tmp_path / "in", tmp_path / "refused", command="median", expect=1)
+    assert "--nan ignore" in refused.stderr
+    smooth(tmp_path / "in", tmp_path / "out", "--nan=ignore", command="median")
+    result = np.asarray(nibabel.load(tmp_path / "out" / "holes.nii").dataobj)
+    padded = np.pad(array, 1, mode="symmetric")
+    for place in np.ndindex(array.shape):
+        window = padded[tuple(slice(i, i + 3) for i in place)]
+        finite = np.sort(window[np.isfinite(window)])
+        assert result[place] == finite[len(finite) // 2]
+
+
+@pytest.mark.ranks
+def test_bytes_do_not_depend_on_ranks_or_threads(source, tmp_path):
+    words = ["--size=4,3,5", "--boundary=wrap"]
+    smooth(source, tmp_path / "base", *words, command="median")
+    expected = sums(tmp_path / "base")
+    for ranks in (1, 2, 3, 4) if HAS_RANKS else (None,):
+        for threads in (1, 2, 3):
+            output = tmp_path / f"out_{ranks}_{threads}"
+            smooth(source, output, *words, command="median", ranks=ranks, threads=threads)
+            assert sums(output) == expected, (ranks, threads)
