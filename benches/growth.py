@@ -103,8 +103,7 @@ def sigmas(scratch):
 
 
 def voxels(scratch):
-    """Images from 10⁵ to 10⁸ voxels: nanoseconds a voxel, stage by stage, and memory beside the voxels'
-    own."""
+    """Images from 10⁵ to 10⁸ voxels: nanoseconds per voxel in each stage, and memory besides the voxels."""
     for edge in (46, 100, 215, 464):
         folder = synth(scratch / f"edge{edge}", 3 if edge > 400 else 6, f"{edge},{edge},{edge}", "int16")
         _, report = smooth(folder, scratch / "out", cpus=CPU)

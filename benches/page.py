@@ -233,9 +233,8 @@ def main():
         "is given. The least of all rounds is what is left where others on the machine only ever slow things "
         "down. The floor is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi "
         "writes. Programs "
-        "that take one image a call (niimath, mrfilter) start anew for each. mrfilter, nilearn and antspyx "
-        "write what they "
-        "write by default, which is not always the input's type. Raw figures: "
+        "that take one image per call (niimath, mrfilter) start once per image. mrfilter, nilearn, antspyx "
+        "write their default type, which is not always the input's. Raw figures: "
         "[side_by_side.csv](side_by_side.csv), "
         "[side_by_side.json](side_by_side.json), [throughput.csv](throughput.csv), "
         "[growth.csv](growth.csv).\n",

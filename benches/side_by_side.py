@@ -1,14 +1,13 @@
-"""Measures niimpi beside the programs that do the same: CPU time per further image, pinned to one CPU,
-interleaved.
+"""Compares the CPU time per image of niimpi and of the programs that do the same, pinned to one CPU.
 
 usage: side_by_side.py OUTPUT_FOLDER [--quick]    writes side_by_side.csv and side_by_side.json there
 
-Each program smooths 2 images and then 12 (or 102 small ones) at a sigma of 2 voxels; the difference over
-their number is what a further image costs, so starting up drops out (but of programs that take one image a
-call). All programs take turns in every round, so that a busy moment of the machine meets all of them; ratios
-are made within a round. The floor is gzip's work alone, by the fastest codec there is: `igzip -d` of the same
-inputs, and `igzip -1` of the voxels that niimpi writes. Files lie in memory where there is room, so that no
-disk is measured; the environment variable TMPDIR says another place.
+Each program smooths 2 images and then 12 (or 102 small ones) with a sigma of 2 voxels. The difference in CPU
+time over the difference in images is the cost per image, without the program's start (except for programs
+that take one image per call). All programs take turns in every round, so that a busy moment of the machine
+affects all of them. Ratios are computed within a round. The floor is the work of gzip alone, by the fastest
+codec: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes. Files are in memory if
+there is room, so that the disk is not measured; the environment variable TMPDIR names another folder.
 """
 
 import argparse

@@ -235,7 +235,7 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         return Ok((!config.dry_run).then_some((setup, schedule)));
     };
     tracing::debug!(
-        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, shared out after \
+        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, distributed after \
          {:.3} s",
         setup.entries.len(),
         clock.now_s()

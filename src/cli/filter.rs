@@ -121,7 +121,7 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[command(flatten)]
     inputs: InputArgs,
 
-    /// Folder of the results; made if it is missing
+    /// Folder of the results; created if it is missing
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
 
@@ -166,8 +166,8 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(long)]
     overwrite: bool,
 
-    /// Begin no image that would not be finished so many seconds after the start [default: before the Slurm
-    /// job's end]
+    /// Start no image that would end more than SECONDS after the start of the run [default: the end of the
+    /// Slurm job]
     ///
     /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by
     /// those that are done.
@@ -193,7 +193,7 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
     sample: Option<f64>,
 
-    /// Tell what would be done, from headers and sizes alone, and write nothing
+    /// Print what would be done, from headers and sizes alone, and write nothing
     #[arg(long)]
     dry_run: bool,
 

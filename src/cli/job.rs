@@ -29,7 +29,7 @@ pub(super) struct JobArgs<F: FilterOptions> {
     #[command(flatten)]
     non_finite: NonFiniteArgs,
 
-    /// How images are shared out among the ranks
+    /// How images are distributed over the ranks
     #[arg(
         long,
         value_enum,

@@ -79,7 +79,7 @@ struct MergeArgs {
 /// A form of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For a terminal: a row a rank, sums, failures
+    /// For a terminal: one row per rank, sums, failures
     #[default]
     Table,
     /// For a spreadsheet

@@ -20,6 +20,24 @@ pub enum Boundary {
     Constant,
 }
 
+/// The command line's options for the edge of the image.
+#[derive(clap::Args, Clone, Copy, Debug, PartialEq)]
+#[command(about = None, long_about = None)]
+pub(crate) struct BoundaryArgs {
+    /// How the image continues beyond its edge
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub(super) boundary: Boundary,
+
+    /// Intensity beyond the edge of the image with --boundary constant
+    #[arg(
+        long,
+        value_name = "INTENSITY",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(super) cval: f64,
+}
+
 impl Boundary {
     /// The name as the command line and scipy spell it.
     pub fn name(self) -> &'static str {

@@ -1,54 +1,8 @@
-//! Footprint: size and shape of a window, and how they are written.
+//! Footprint: the shape of a window, and how it is written.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-/// Lengths of a window in voxels: one for all spatial axes, or one each for x, y and z. As text: `3` or
-/// `3,3,1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum WindowSize {
-    /// The same along every axis.
-    All(usize),
-    /// Along x, y and z.
-    Each([usize; 3]),
-}
-
-impl WindowSize {
-    /// The lengths along x, y and z.
-    pub fn xyz(self) -> [usize; 3] {
-        match self {
-            WindowSize::All(size) => [size; 3],
-            WindowSize::Each(sizes) => sizes,
-        }
-    }
-}
-
-impl FromStr for WindowSize {
-    type Err = String;
-
-    /// # Errors
-    /// A sentence for the user when the text is not one or three whole numbers from 1, separated by commas.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| match part.trim().parse() {
-            Ok(0) | Err(_) => Err(format!("'{}' is no number of voxels from 1", part.trim())),
-            Ok(size) => Ok(size),
-        };
-        let sizes = text
-            .split(',')
-            .map(number)
-            .collect::<Result<Vec<usize>, String>>()?;
-        match sizes[..] {
-            [size] => Ok(WindowSize::All(size)),
-            [x, y, z] => Ok(WindowSize::Each([x, y, z])),
-            _ => Err(format!(
-                "give one size for all axes or three (x,y,z), not {}",
-                sizes.len()
-            )),
-        }
-    }
-}
 
 /// The shape of a window. As text: `box`, `cross` or `sphere:MM`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -93,7 +47,7 @@ impl FromStr for Footprint {
             ("cross", _) => Ok(Footprint::Cross),
             (_, Some(Ok(mm))) if mm.is_finite() && mm >= 0.0 => Ok(Footprint::Sphere(mm)),
             _ => Err(format!(
-                "'{text}' is no footprint: give box, cross, or sphere: and a radius in mm"
+                "'{text}' is not a footprint: give box, cross, or sphere: and a radius in mm"
             )),
         }
     }

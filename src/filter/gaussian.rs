@@ -1,14 +1,13 @@
 //! Gaussian: its options, the command line's arguments for them, and the kernels that they stand for.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use super::FilterError;
-use super::boundary::Boundary;
+use super::boundary::{Boundary, BoundaryArgs};
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 use super::kernels::weights::half_kernel;
 use super::nonfinite::NonFinite;
+pub use super::per_axis::PerAxis;
 use super::separable::{Kernels, Separable};
 use crate::units;
 
@@ -27,60 +26,6 @@ pub const ALWAYS_COMPUTED_RADIUS_VOX: usize = 1024;
 
 /// Most products of an image, voxels × taps of the three kernels: about ten minutes of one CPU core.
 pub const MAX_PRODUCTS: f64 = 4e12;
-
-/// One value for all spatial axes, or one each for x, y and z. As text: `2` or `2,2,1.5`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum PerAxis {
-    /// The same value along every axis.
-    All(f64),
-    /// Values along x, y and z.
-    Each([f64; 3]),
-}
-
-impl PerAxis {
-    /// The values along x, y and z.
-    pub fn xyz(self) -> [f64; 3] {
-        match self {
-            PerAxis::All(value) => [value; 3],
-            PerAxis::Each(values) => values,
-        }
-    }
-}
-
-impl FromStr for PerAxis {
-    type Err = String;
-
-    /// # Errors
-    /// A sentence for the user when the text is not one or three numbers separated by commas.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text
-            .split(',')
-            .map(|part| {
-                part.trim()
-                    .parse()
-                    .map_err(|_| format!("'{}' is not a number", part.trim()))
-            })
-            .collect::<Result<Vec<f64>, String>>()?;
-        match numbers[..] {
-            [value] => Ok(PerAxis::All(value)),
-            [x, y, z] => Ok(PerAxis::Each([x, y, z])),
-            _ => Err(format!(
-                "give one value for all axes or three (x,y,z), not {}",
-                numbers.len()
-            )),
-        }
-    }
-}
-
-impl std::fmt::Display for PerAxis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PerAxis::All(value) => write!(f, "{value}"),
-            PerAxis::Each([x, y, z]) => write!(f, "{x},{y},{z}"),
-        }
-    }
-}
 
 /// Options of the Gaussian filter: smoothing of the spatial axes, one after the other, as
 /// `scipy.ndimage.gaussian_filter` of order 0 does it.
@@ -137,18 +82,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MM[,Y,Z]", value_parser = parse_width, allow_negative_numbers = true)]
     fwhm: Option<PerAxis>,
 
-    /// What the kernel meets beyond the edge of the image
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    boundary: Boundary,
-
-    /// Intensity beyond the edge of the image with --boundary constant
-    #[arg(
-        long,
-        value_name = "INTENSITY",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
-    cval: f64,
+    #[command(flatten)]
+    edge: BoundaryArgs,
 
     /// Cut the kernel off at this many standard deviations
     ///
@@ -160,19 +95,12 @@ pub(crate) struct Args {
 
 impl From<Args> for Gaussian {
     fn from(args: Args) -> Self {
-        let Args {
-            sigma,
-            fwhm,
-            boundary,
-            cval,
-            truncate,
-        } = args;
         Gaussian {
-            sigma,
-            fwhm,
-            boundary,
-            cval,
-            truncate,
+            sigma: args.sigma,
+            fwhm: args.fwhm,
+            boundary: args.edge.boundary,
+            cval: args.edge.cval,
+            truncate: args.truncate,
         }
     }
 }

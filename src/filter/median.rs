@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::FilterError;
-use super::boundary::Boundary;
-pub use super::footprint::{Footprint, WindowSize};
+use super::boundary::{Boundary, BoundaryArgs};
+pub use super::footprint::Footprint;
 use super::interface::{
     Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
@@ -13,6 +13,7 @@ use super::kernels::ranks::{Key, Network, Ranked, Select, WIRE_BYTES};
 use super::kernels::simd::Isa;
 use super::nonfinite::NonFinite;
 use super::output::Types;
+pub use super::per_axis::PerAxis;
 use crate::volume::{Datatype, Scaling, VoxelType};
 
 /// Most voxels of a window.
@@ -29,20 +30,21 @@ const S_PER_PARTITIONED: f64 = 8e-9;
 
 /// The median of a window around each voxel: bit for bit the value of `scipy.ndimage.median_filter`.
 ///
-/// Of n voxels it is the one that n//2 others stand before in ascending order: the upper one of two in the
-/// middle. A window of `size` voxels along an axis begins size//2 voxels before its own. The spatial axes of
-/// an image are filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles,
-/// and the sign of a zero is not told apart. NaN and infinity are refused, unless [`NonFinite::Ignore`] takes
-/// the median of the finite voxels (NaN without any, 0 in integers) or [`NonFinite::Zero`] replaces them.
+/// Of n voxels in ascending order it is the one with n//2 before it: the upper one of two in the middle. A
+/// window of `size` voxels along an axis begins size//2 voxels before its own. The spatial axes are
+/// filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles, unless the
+/// window is a single voxel, and zeros of both signs are equal. NaN and infinity are refused, unless
+/// [`NonFinite::Ignore`] takes the median of the finite voxels (NaN without any, 0 in integers) or
+/// [`NonFinite::Zero`] replaces them.
 ///
 /// ```
-/// use niimpi::filter::median::{Median, WindowSize};
+/// use niimpi::filter::median::{Median, PerAxis};
 /// use niimpi::filter::{Scratch, SharedOptions, apply};
 /// use niimpi::volume::{Datatype, Volume};
 ///
 /// let mut volume = Volume::zeros(&[5, 1, 1], Datatype::Uint8);
 /// volume.voxels.as_mut_slice::<u8>().copy_from_slice(&[1, 9, 2, 3, 4]);
-/// let median = Median { size: WindowSize::Each([3, 1, 1]), ..Median::default() };
+/// let median = Median { size: PerAxis::Each([3, 1, 1]), ..Median::default() };
 /// apply(&median, &SharedOptions::default(), &mut volume, &mut Scratch::default())?;
 /// assert_eq!(volume.voxels.as_slice::<u8>(), [1, 2, 3, 3, 4]);
 /// # Ok::<(), niimpi::filter::FilterError>(())
@@ -50,12 +52,13 @@ const S_PER_PARTITIONED: f64 = 8e-9;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Median {
     /// Lengths of the window in voxels.
-    pub size: WindowSize,
+    pub size: PerAxis<usize>,
     /// Which voxels of them count.
     pub footprint: Footprint,
     /// What lies beyond the edge of the image.
     pub boundary: Boundary,
-    /// Intensity beyond the edge with [`Boundary::Constant`].
+    /// Intensity beyond the edge with [`Boundary::Constant`]. As in scipy, it is converted to the type of an
+    /// image without intensity scaling first, as a C cast does on x86-64: −1 is 255 in a `uint8` image.
     #[serde(with = "super::lossless")]
     pub cval: f64,
 }
@@ -71,9 +74,10 @@ pub(crate) struct Args {
         long,
         value_name = "VOX[,Y,Z]",
         default_value = "3",
+        value_parser = parse_size,
         allow_negative_numbers = true
     )]
-    size: WindowSize,
+    size: PerAxis<usize>,
 
     /// Which voxels of the window count: box, cross, or sphere:MM
     ///
@@ -82,41 +86,40 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHAPE", default_value = "box")]
     footprint: Footprint,
 
-    /// What the window meets beyond the edge of the image
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    boundary: Boundary,
-
-    /// Intensity beyond the edge of the image with --boundary constant
-    #[arg(
-        long,
-        value_name = "INTENSITY",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
-    cval: f64,
+    #[command(flatten)]
+    edge: BoundaryArgs,
 }
 
 impl From<Args> for Median {
     fn from(args: Args) -> Self {
-        let Args {
-            size,
-            footprint,
-            boundary,
-            cval,
-        } = args;
         Median {
-            size,
-            footprint,
-            boundary,
-            cval,
+            size: args.size,
+            footprint: args.footprint,
+            boundary: args.edge.boundary,
+            cval: args.edge.cval,
         }
     }
+}
+
+pub(super) fn parse_size(text: &str) -> Result<PerAxis<usize>, String> {
+    let size = PerAxis::parse(text, "a whole number from 1")?;
+    match size_fault(size) {
+        Some(fault) => Err(fault),
+        None => Ok(size),
+    }
+}
+
+/// What is wrong with the size of a window, and what to do.
+fn size_fault(size: PerAxis<usize>) -> Option<String> {
+    size.xyz()
+        .contains(&0)
+        .then(|| "a window has at least one voxel along each axis: give whole numbers from 1".to_owned())
 }
 
 impl Default for Median {
     fn default() -> Self {
         Median {
-            size: WindowSize::All(3),
+            size: PerAxis::All(3),
             footprint: Footprint::Box,
             boundary: Boundary::default(),
             cval: 0.0,
@@ -176,8 +179,7 @@ fn too_large() -> FilterError {
 
 impl Filter for Median {
     fn validate(&self) -> Result<(), FilterError> {
-        if self.size.xyz().contains(&0) {
-            let cause = "a window has at least one voxel along each axis".to_owned();
+        if let Some(cause) = size_fault(self.size) {
             return Err(FilterError::Parameter { name: "size", cause });
         }
         if self.cval.is_nan() {
@@ -187,7 +189,7 @@ impl Filter for Median {
         match self.footprint {
             Footprint::Sphere(mm) if !(mm.is_finite() && mm >= 0.0) => Err(FilterError::Parameter {
                 name: "footprint",
-                cause: format!("{mm} mm is no radius: give a finite number that is not negative"),
+                cause: format!("{mm} mm is not a radius: give a finite number that is not negative"),
             }),
             _ => Ok(()),
         }
@@ -214,12 +216,8 @@ impl Filter for Median {
         let (places, size) = self.window(image)?;
         let ignore = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
         let constant = self.boundary == Boundary::Constant;
-        let fits = with_voxel_type!(image.datatype, S => S::nearest(self.cval).to_f64() == self.cval);
         // The order of intensities is that of the stored numbers, or its reverse.
-        let on_intensities = match image.scaling {
-            Some(_) => constant || ignore,
-            None => constant && !fits,
-        };
+        let on_intensities = image.scaling.is_some() && (constant || ignore);
         let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
         let voxels = places.len();
         let rank = rank(voxels, descending);
@@ -469,7 +467,8 @@ impl PreparedMedian {
     ) {
         let [nx, ny, nz] = self.shape;
         let [before_x, before_y, _] = self.size.map(|size| size / 2);
-        let beyond = R::nearest(self.cval).key();
+        // As scipy, which converts it to the type of the array first.
+        let beyond = R::cast(self.cval).key();
         let slice = self.boundary.source(position, nz);
         for (row, to) in to.chunks_exact_mut(pitch).enumerate() {
             let y = self.boundary.source(row as isize - before_y as isize, ny);
@@ -567,12 +566,10 @@ impl Prepared for PreparedMedian {
         slab: &mut Slab<'_>,
         scratch: &mut ThreadScratch,
     ) -> Result<(), FilterError> {
-        with_voxel_type!(self.input, S => match (self.on_intensities, slab.scaling) {
-            (false, _) => self.run_as::<S, S>(slab, scratch, |voxel| voxel),
-            (true, None) => self.run_as::<S, f64>(slab, scratch, |voxel| voxel.to_f64()),
-            (true, Some(scaling)) => {
-                self.run_as::<S, f64>(slab, scratch, |voxel| scaling.intensity(voxel.to_f64()))
-            }
+        let scaling = slab.scaling.filter(|_| self.on_intensities);
+        with_voxel_type!(self.input, S => match scaling {
+            None => self.run_as::<S, S>(slab, scratch, |voxel| voxel),
+            Some(scaling) => self.run_as::<S, f64>(slab, scratch, |voxel| scaling.intensity(voxel.to_f64())),
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::boundary::Boundary;
 use super::kernels::convert::{Voxel, with_voxel_type};
 use super::kernels::simd::Isa;
-use super::median::{Footprint, Median, WindowSize};
+use super::median::{Footprint, Median, PerAxis, parse_size};
 use super::nonfinite::NonFinite;
 use super::tests::{BOUNDARIES, apply_divided, copy, noise};
 use super::*;
@@ -42,12 +42,16 @@ fn medians(median: &Median, volume: &Volume, ignore: bool) -> Vec<f64> {
         let intensity = |v: f64| volume.scaling.map_or(v, |scaling| scaling.intensity(v));
         volume.voxels.as_slice::<T>().iter().map(|voxel| intensity(voxel.to_f64())).collect()
     });
+    let beyond = match volume.scaling {
+        Some(_) => median.cval,
+        None => with_voxel_type!(volume.datatype, T => T::cast(median.cval).to_f64()),
+    };
     let per_volume: usize = shape.iter().product();
     let at = |of: &[f64], place: [isize; 3]| -> f64 {
         let source = |axis: usize| median.boundary.source(place[axis], shape[axis]);
         match (source(0), source(1), source(2)) {
             (Some(x), Some(y), Some(z)) => of[(z * shape[1] + y) * shape[0] + x],
-            _ => median.cval,
+            _ => beyond,
         }
     };
     let mut found = Vec::new();
@@ -106,7 +110,7 @@ fn check(median: &Median, shared: &SharedOptions, volume: &Volume) {
 
 fn median(size: [usize; 3], boundary: Boundary, cval: f64) -> Median {
     Median {
-        size: WindowSize::Each(size),
+        size: PerAxis::Each(size),
         boundary,
         cval,
         ..Median::default()
@@ -237,59 +241,34 @@ fn voxels_that_are_not_finite() {
 
 #[test]
 fn options_that_make_no_window_are_refused() {
-    assert_eq!("3".parse(), Ok(WindowSize::All(3)));
-    assert_eq!("3, 1,2".parse(), Ok(WindowSize::Each([3, 1, 2])));
+    assert_eq!(parse_size("3"), Ok(PerAxis::All(3)));
+    assert_eq!(parse_size("3, 1,2"), Ok(PerAxis::Each([3, 1, 2])));
     for text in ["0", "-1", "2.5", "1,2", "", "1,2,3,4"] {
-        assert!(text.parse::<WindowSize>().is_err(), "{text}");
+        assert!(parse_size(text).is_err(), "{text}");
     }
     assert_eq!("sphere:2.5".parse(), Ok(Footprint::Sphere(2.5)));
     for text in ["sphere", "sphere:-1", "sphere:nan", "ball"] {
         assert!(text.parse::<Footprint>().is_err(), "{text}");
     }
     let volume = noise(&[3, 3, 3], Datatype::Uint8, 0, None);
-    let apply = |median: Median| {
-        apply(
-            &median,
-            &SharedOptions::default(),
-            &mut copy(&volume),
-            &mut Scratch::default(),
-        )
+    let shared = SharedOptions::default();
+    let default = Median::default();
+    let sized = |size| Median {
+        size: PerAxis::All(size),
+        ..default
     };
-    assert!(
-        apply(Median {
-            size: WindowSize::All(0),
-            ..Median::default()
-        })
-        .is_err()
-    );
-    assert!(
-        apply(Median {
-            size: WindowSize::All(1000),
-            ..Median::default()
-        })
-        .is_err()
-    );
-    assert!(
-        apply(Median {
-            size: WindowSize::All(usize::MAX),
-            ..Median::default()
-        })
-        .is_err()
-    );
-    assert!(
-        apply(Median {
-            cval: f64::NAN,
-            ..Median::default()
-        })
-        .is_err()
-    );
-    assert!(
-        apply(Median {
-            footprint: Footprint::Sphere(1e300),
-            ..Median::default()
-        })
-        .is_err()
-    );
+    let nan = Median {
+        cval: f64::NAN,
+        ..default
+    };
+    let endless = Median {
+        footprint: Footprint::Sphere(1e300),
+        ..default
+    };
+    for median in [sized(0), sized(1000), sized(usize::MAX), nan, endless] {
+        let mut volume = copy(&volume);
+        assert!(apply(&median, &shared, &mut volume, &mut Scratch::default()).is_err());
+    }
     let options = Options::from(Median {
         footprint: Footprint::Sphere(2.5),
         ..Median::default()

@@ -24,7 +24,8 @@
 //! | `registry` | all filters of the program |
 //! | `gaussian` | the Gaussian: options and kernels |
 //! | `median` | the median: options, windows and how they are searched |
-//! | `footprint` | size and shape of a window |
+//! | `footprint` | the shape of a window |
+//! | `per_axis` | one value for all axes, or one each |
 //! | `separable` | kernels along x, y and z as stages |
 //! | `boundary` | what lies beyond the ends of a line |
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
@@ -47,6 +48,7 @@ pub mod median;
 mod median_tests;
 pub mod nonfinite;
 mod output;
+mod per_axis;
 #[cfg(test)]
 mod reference;
 mod registry;

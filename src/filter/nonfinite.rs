@@ -33,7 +33,7 @@ impl NonFinite {
 /// `--nan`, to be flattened into a subcommand's arguments.
 #[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NonFiniteArgs {
-    /// What becomes of voxels that are NaN or infinite
+    /// How to treat voxels that are NaN or infinite
     ///
     /// How many there were is in the report whatever is chosen; images without any are smoothed in the same
     /// way by all three.

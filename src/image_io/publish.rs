@@ -103,7 +103,7 @@ impl StagedFile {
         let StagedFile { mut parts, sync } = self;
         for part in &mut parts {
             part.settle(sync)
-                .map_err(|error| failed("bringing the file to the disk", &part.id.path, error))?;
+                .map_err(|error| failed("syncing the file", &part.id.path, error))?;
         }
         let Some(last) = parts.last() else {
             return Ok(Vec::new());
@@ -137,7 +137,7 @@ impl StagedFile {
                     let name = file.path.file_name().unwrap_or_default();
                     let _ = folder.remove(name, Expected::Anything);
                 }
-                return Err(failed("giving the file its name", &path, error));
+                return Err(failed("renaming the file", &path, error));
             }
         }
         if sync {

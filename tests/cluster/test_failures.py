@@ -1,5 +1,4 @@
-"""What breaks on a cluster, and what becomes of the job then: its state, its exit code, and what is left on
-the disk."""
+"""Failures on a cluster: the job's state, its exit code, and the files that it leaves."""
 
 import json
 import os
@@ -103,14 +102,14 @@ def test_scancel_leaves_no_half_files(user, data, expected):
     (record,) = job.wait(60)
     assert record["JobState"] == "CANCELLED"
     assert 0 < whole_files_only(user.folder / "out", expected) < 60
-    # What was begun when the end came is either whole or gone once the job is started again.
+    # After a restart, each image that was in progress at the end is either complete or gone.
     user.submit("mpi.sbatch", DATA=data).ends("COMPLETED")
     assert sums(user.folder / "out") == expected
 
 
 def test_the_time_limit_drains_and_requeues(user, data, expected):
-    """USR1 comes before the limit: images in hand are finished, the job queues again, and in the end nothing
-    was done twice."""
+    """USR1 arrives before the time limit: the images in progress are finished, the job is requeued, and no
+    image is done twice."""
     # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10
     # to 40 s of a run that takes 45 s.
     job = user.submit(
@@ -146,8 +145,8 @@ def test_requeueing_is_bounded(user, data, expected):
 
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_a_node_that_crashes(user, cluster, data, expected, which):
-    """Its power is cut: Slurm notices within half a minute (of the second crash it is told), the job queues
-    again and is completed; what was done is not done again."""
+    """A node loses power. Slurm notices the first crash within half a minute; the second is reported to it.
+    The job is requeued and completes, and no image is done again."""
     job = user.submit("requeue.sbatch", DATA=data, **SLOW)
     wait_until_begun(job, user.folder / "out")
     (record,) = job.records()

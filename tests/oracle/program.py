@@ -191,8 +191,8 @@ def smooth(
     sync=False,
     **others,
 ):
-    """Runs `niimpi smooth`, or another filter's command, and checks its exit code; the report lies beside the
-    output folder."""
+    """Runs `niimpi smooth` or the command of another filter, and checks its exit code. The report is written
+    next to the output folder."""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     # The result of a file lands directly in the output folder: `/./` is where its place begins.
     inputs = [

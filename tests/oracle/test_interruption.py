@@ -1,5 +1,5 @@
-"""Interruptions: signals and time limits. What is in hand is finished, what is left is told, and --resume
-goes on."""
+"""Interruptions by signals and time limits: images in progress are finished, the report names the others, and
+--resume does them."""
 
 import contextlib
 import os

@@ -64,9 +64,9 @@ def compare(folder, finished, window, scaled=False, **options):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_boxes(source, tmp_path, boundary, size):
-    words = ["--boundary", boundary, "--cval=3.75", f"--size={','.join(map(str, size))}"]
+    words = ["--boundary", boundary, "--cval=-3.75", f"--size={','.join(map(str, size))}"]
     finished = smooth(source, tmp_path / "out", *words, command="median", threads=2)
-    compare(source, finished, np.ones(size, bool), mode=boundary, cval=3.75)
+    compare(source, finished, np.ones(size, bool), mode=boundary, cval=-3.75)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)

@@ -1,5 +1,5 @@
-"""--nan: what becomes of voxels that are NaN or infinite, compared with the same sums in scipy; how many
-there were is told."""
+"""--nan: results of images with NaN and infinite voxels, compared with the same sums in scipy, and the count
+of those voxels."""
 
 import csv
 from pathlib import Path

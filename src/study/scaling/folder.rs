@@ -32,7 +32,7 @@ pub(crate) struct StudySpec {
     /// How often each configuration is run.
     pub repeats: usize,
     pub via: Via,
-    /// The machine on which the study was begun.
+    /// The machine on which the study was started.
     pub host: String,
     pub cpus: usize,
     /// The MPI library and the launcher.
@@ -115,7 +115,7 @@ impl StudySpec {
         }
     }
 
-    /// What `niimpi smooth` is told for a configuration, besides threads and report.
+    /// The command line of a configuration, without threads and report.
     pub(crate) fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
         // Studies of versions with one filter do not name its subcommand.
         let unnamed = self.options.first().is_some_and(|word| word.starts_with('-'));

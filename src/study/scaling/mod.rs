@@ -10,7 +10,7 @@
 //! | `tables` | the runs as tables: CSV and Markdown |
 //! | `plots` | the runs as charts |
 //!
-//! A study is its folder: each run leaves a record there at once, and a study that is begun again does what
+//! A study is its folder: each run leaves a record there at once, and a study that is started again does what
 //! is missing.
 
 pub(crate) mod batch;
