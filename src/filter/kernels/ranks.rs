@@ -24,10 +24,11 @@ pub(in crate::filter) trait Ranked: Voxel {
 
 /// What is compared.
 pub(in crate::filter) trait Key: crate::volume::VoxelType + Ord {
-    /// Finds the element of a rank of many windows: see [`Network::select`].
+    /// Finds the elements of the network's ranks in many windows.
     ///
     /// # Safety
-    /// That of [`Network::run`].
+    /// The inputs and outputs are valid for all windows in whole blocks of [`WIRE_BYTES`], and no output
+    /// overlaps an input or the wires.
     unsafe fn select(isa: Isa, select: Select<'_, Self>);
 }
 
