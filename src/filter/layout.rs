@@ -117,7 +117,7 @@ impl Layout {
         layout.splits = (0..stages.len())
             .map(|stage| layout.split(stages, stage, division))
             .collect();
-        layout.place(stages);
+        layout.place(stages, division.streamed);
         let scratch =
             (0..stages.len()).map(|stage| prepared.scratch_bytes(stage, layout.slab_voxels(stages, stage)));
         layout.scratch_bytes = scratch.max().unwrap_or(0);
@@ -201,7 +201,7 @@ impl Layout {
     }
 
     /// Finds places for all planes.
-    fn place(&mut self, stages: &[Stage]) {
+    fn place(&mut self, stages: &[Stage], streamed: bool) {
         self.planes = stages
             .iter()
             .map(|stage| vec![Place::Extra(usize::MAX); stage.writes.len()])
@@ -236,7 +236,7 @@ impl Layout {
             }
         }
         if slides {
-            self.place_sliding(stages, last, fits);
+            self.place_sliding(stages, last, fits, streamed);
         }
         self.planes[last][0] = self.result_place;
         for plane in 1..stages[last].writes.len() {
@@ -254,7 +254,7 @@ impl Layout {
 
     /// A result that is computed slab by slab from slices around: it goes to the front of the input's buffer,
     /// a few slices ahead of what is still read, where that is possible.
-    fn place_sliding(&mut self, stages: &[Stage], last: usize, fits: bool) {
+    fn place_sliding(&mut self, stages: &[Stage], last: usize, fits: bool, streamed: bool) {
         let reads_voxels = stages[last].reads.iter().any(|&(source, _)| match source {
             Source::Input => true,
             Source::Stage { stage, plane } => self.planes[stage][plane] == Place::Voxels,
@@ -281,8 +281,10 @@ impl Layout {
         let thickest = self.shape[2].div_ceil(self.slabs).saturating_mul(self.block);
         // As many slabs as there are threads can be computed at once.
         let lead = below.saturating_add(self.threads.saturating_mul(thickest));
-        // A last slice that reads the first one leaves no room before it.
-        if !wraps(&stages[last]) && lead < self.slices() && self.input_is_read_slice_by_slice(stages, last) {
+        // Voxels that were read before the layout was made lie at the front already, and a last slice that
+        // reads the first one leaves no room there.
+        let has_room = streamed && !wraps(&stages[last]) && lead < self.slices();
+        if has_room && self.input_is_read_slice_by_slice(stages, last) {
             self.lead = lead;
             self.result_place = Place::Voxels;
         }

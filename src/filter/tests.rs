@@ -144,8 +144,8 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     }
 }
 
-/// Filters as so many threads would that always take as many parts as they may, while the image is read slab
-/// by slab: of the parts that are started together the last one goes first.
+/// Filters as so many threads would that always take as many parts as they may: of the parts that are started
+/// together the last one goes first. A streamed image is read slab by slab meanwhile, any other before.
 pub(super) fn apply_divided(
     filter: &dyn Filter,
     shared: &SharedOptions,
@@ -167,8 +167,10 @@ pub(super) fn apply_divided(
     loop {
         if let Some(slab) = to_read.next() {
             let bytes = slab.start * slice_bytes..slab.end * slice_bytes;
-            // SAFETY: one thread, and the slab is not announced yet.
-            unsafe { run.unread(slab.clone()) }.copy_from_slice(&stored[bytes]);
+            if division.streamed {
+                // SAFETY: one thread, and the slab is not announced yet.
+                unsafe { run.unread(slab.clone()) }.copy_from_slice(&stored[bytes]);
+            }
             progress.has_read(slab.end);
         }
         let next = |_| progress.next(run.parts());

@@ -47,7 +47,7 @@ def medians(array, window, **options):
 def compare(folder, finished, window, scaled=False, **options):
     """Compares every result of a run by value."""
     written = outputs(finished.report)
-    paths = sorted(folder.glob("*.nii"))
+    paths = sorted(folder.glob("*.nii*"))
     bad = []
     for path in paths:
         array = np.asarray(nibabel.load(path).dataobj)
@@ -95,6 +95,17 @@ def test_intensities(tmp_path, slope, inter, size):
         images.write(tmp_path / "in" / f"{datatype}.nii", array, slope=slope, inter=inter)
     finished = smooth(tmp_path / "in", tmp_path / "out", f"--size={size}", command="median")
     compare(tmp_path / "in", finished, np.ones((size,) * 3, bool), scaled=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_images_of_several_slabs(tmp_path, suffix, threads):
+    rng = np.random.default_rng(17)
+    for datatype in ("uint8", "int16", "float32", "float64"):
+        array = images.random_array(rng, (91, 109, 91), datatype)
+        images.write(tmp_path / "in" / f"{datatype}{suffix}", array)
+    finished = smooth(tmp_path / "in", tmp_path / "out", "--size=3,2,5", command="median", threads=threads)
+    compare(tmp_path / "in", finished, np.ones((3, 2, 5), bool))
 
 
 def test_not_a_number(tmp_path):
