@@ -1,4 +1,4 @@
-//! Voxels that are no finite number (NaN, infinity): how many there are, and what is done so that they do not
+//! Voxels that are not finite (NaN, infinity): how many there are, and what is done so that they do not
 //! spread.
 
 use serde::{Deserialize, Serialize};

@@ -45,7 +45,8 @@ impl TryFrom<String> for OutputType {
     /// # Errors
     /// A sentence naming the unknown type.
     fn try_from(name: String) -> Result<Self, String> {
-        <Self as clap::ValueEnum>::from_str(&name, false).map_err(|_| format!("'{name}' is no output type"))
+        <Self as clap::ValueEnum>::from_str(&name, false)
+            .map_err(|_| format!("'{name}' is not an output type"))
     }
 }
 

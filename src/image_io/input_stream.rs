@@ -10,7 +10,7 @@ use super::files::OpenFile;
 use super::gzip::{Decoder, GzipReader, MAX_RATIO};
 use super::identity::{Crc32, gzip_trailer};
 
-/// Bytes that are no part of the image are read for the checksum up to this many, and skipped beyond.
+/// Bytes that are not part of the image are read for the checksum up to this many, and skipped beyond.
 const SKIP_THRESHOLD: u64 = 64 << 20;
 
 /// The content of one file.

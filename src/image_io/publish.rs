@@ -133,7 +133,7 @@ impl StagedFile {
             };
             if let Err(error) = part.file.publish(&name, expected) {
                 for file in &files[..place] {
-                    // Without its header it is no image.
+                    // Without its header it is not an image.
                     let name = file.path.file_name().unwrap_or_default();
                     let _ = folder.remove(name, Expected::Anything);
                 }
@@ -245,7 +245,7 @@ mod tests {
         let new = output(dir.path(), "new");
         std::fs::remove_file(new.parts[1].file_path()).unwrap();
         new.publish_over(&before, |_| Ok(())).map(drop).unwrap_err();
-        assert_eq!(content(dir.path()), ["", ""], "half a pair is no result");
+        assert_eq!(content(dir.path()), ["", ""], "half a pair is not a result");
     }
 
     #[test]

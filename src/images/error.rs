@@ -72,7 +72,7 @@ pub(crate) enum ListError {
     OutputClimbs { output: PathBuf, missing: PathBuf },
     #[error("{}: is a folder in the file of --list; give folders as arguments", path.display())]
     FolderInList { path: PathBuf },
-    #[error("is no list of paths, one per line; give images themselves without --list")]
+    #[error("is not a list of paths, one per line; give images themselves without --list")]
     NoList,
     #[error("the list has more than {most} lines; split it")]
     TooLong { most: usize },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::error::ListError;
 use crate::image_io::file_name::is_image_name;
 
-/// The bytes of a line, beyond which it is no path: far more than systems allow.
+/// The bytes of a line, beyond which it is not a path: far more than systems allow.
 const LONGEST_LINE: u64 = 1 << 16;
 
 /// The most lines of a list. What has more is endless, such as a program's output.
@@ -132,8 +132,8 @@ mod tests {
             ),
             (b"a.nii\n\nb.txt\n", "LIST line 3: b.txt: not an image name"),
             (b"a.nii\n/\n", "LIST line 2: /: is a folder"),
-            (b"a.nii\n\x5c\x01\0\0.nii", "LIST line 2: is no list of paths"),
-            (&[b'a'; 1 << 17], "LIST line 1: is no list of paths"),
+            (b"a.nii\n\x5c\x01\0\0.nii", "LIST line 2: is not a list of paths"),
+            (&[b'a'; 1 << 17], "LIST line 1: is not a list of paths"),
         ] {
             let error = read(bytes).unwrap_err();
             assert!(error.starts_with(message), "{error}");

@@ -50,7 +50,7 @@ impl NameTemplate {
     /// `place`.
     ///
     /// # Errors
-    /// A path that is no file name below the output folder.
+    /// A path that is not a file name below the output folder.
     pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, PathBuf> {
         let name = self.fill(place, index);
         let inside = name

@@ -131,7 +131,7 @@ impl<'a> Team<'a> {
         });
     }
 
-    /// The image's work, if it has begun.
+    /// The image's work, if it has started.
     pub(super) fn run(&self) -> Option<&ImageRun> {
         self.image.get().map(|image| &image.run)
     }
@@ -242,7 +242,7 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.spent.write_s += spent);
     }
 
-    /// What was made, once every member has returned from [`Team::work`]; `None` when no work had begun.
+    /// What was made, once every member has returned from [`Team::work`]; `None` when no work had started.
     pub(super) fn into_made(self) -> Option<Made> {
         let work = self.board.into_inner();
         let image = self.image.into_inner()?;

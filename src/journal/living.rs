@@ -121,7 +121,7 @@ impl RunJournal {
                 if run.slurm_restarts.unwrap_or(0) < restarts(&own)? {
                     return Some(false);
                 }
-                running::step_runs(job_id, run.slurm_step.as_deref()?)
+                running::step_runs(&own, run.slurm_step.as_deref()?)
             }
             _ => running::job_runs(job_id),
         }

@@ -67,7 +67,7 @@ pub struct Past {
     pub records: Records,
     /// Journals that were read.
     pub journals: usize,
-    /// Lines that are no lines, as a rank leaves one when it is killed.
+    /// Lines that cannot be read. A rank that is killed leaves one.
     pub torn_lines: usize,
 }
 
@@ -76,7 +76,7 @@ pub struct Past {
 pub struct Head {
     /// The run and the rank.
     pub run: Option<RunLine>,
-    /// Lines that are no lines.
+    /// Lines that cannot be read.
     pub torn_lines: usize,
 }
 
@@ -141,7 +141,7 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The paths of all journals in their folder. What has the name of one and is no regular file is left out,
+/// The paths of all journals in their folder. What has the name of one but is not a regular file is left out,
 /// with a word on standard error: whoever opens a pipe blocks until its writer appears.
 ///
 /// # Errors

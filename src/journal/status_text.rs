@@ -10,7 +10,7 @@ use crate::text::{counted, long_duration, printable, ranges};
 /// A rank with the times that its rates go by.
 struct Row<'a> {
     rank: &'a RankStatus,
-    begun_unix_s: f64,
+    started_unix_s: f64,
     now_unix_s: f64,
 }
 
@@ -43,16 +43,16 @@ impl Row<'_> {
             RankState::Running => self.now_unix_s,
             _ => self.rank.last_unix_s,
         };
-        rate(self.rank.done + self.rank.failed, until - self.begun_unix_s)
+        rate(self.rank.done + self.rank.failed, until - self.started_unix_s)
     }
 
     fn in_progress(&self) -> String {
         let first = self.rank.running.first();
-        first.map_or(String::new(), |(name, begun)| {
+        first.map_or(String::new(), |(name, started)| {
             format!(
                 "{} for {}",
                 name.display(),
-                long_duration(self.now_unix_s - begun)
+                long_duration(self.now_unix_s - started)
             )
         })
     }
@@ -110,7 +110,7 @@ impl Status {
         let run = &ranks[0].run;
         let rows = ranks.iter().map(|rank| Row {
             rank,
-            begun_unix_s: run.unix_s,
+            started_unix_s: run.unix_s,
             now_unix_s: self.now_unix_s,
         });
         let rows: Vec<Row<'_>> = rows.collect();

@@ -69,7 +69,7 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     let err = open(out.try_clone())?;
     let oom_kills = oom_kills();
     let busy_before_s = others_busy_s();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -82,11 +82,11 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
         .spawn()
         .map_err(|error| format!("{}: cannot be started: {error}", Path::new(program).display()))?;
     let group = Pid::from_raw(child.id() as i32);
-    let mut told: Option<(How, Instant)> = None;
+    let mut signalled: Option<(How, Instant)> = None;
     loop {
         match child.try_wait() {
             Ok(Some(status)) => {
-                let wall_s = begun.elapsed().as_secs_f64();
+                let wall_s = started.elapsed().as_secs_f64();
                 // Whatever it has started ends with it.
                 let _ = killpg(group, Signal::SIGKILL);
                 let killed = status.signal().or_else(|| {
@@ -95,7 +95,7 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
                         .filter(|code| (129..=192).contains(code))
                         .map(|code| code - 128)
                 });
-                let how = match (told, killed) {
+                let how = match (signalled, killed) {
                     (Some((how, _)), _) => how,
                     (None, Some(_)) if self::oom_kills() > oom_kills => How::OutOfMemory,
                     (None, Some(signal)) => How::Killed(signal),
@@ -113,17 +113,17 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
             Ok(None) => {}
             Err(error) => return Err(format!("waiting for the run failed: {error}")),
         }
-        match told {
+        match signalled {
             Some((_, at)) if at.elapsed() > GRACE => {
                 let _ = killpg(group, Signal::SIGKILL);
             }
             Some(_) => {}
             None => {
-                let late = limits.time.is_some_and(|time| begun.elapsed() >= time);
+                let late = limits.time.is_some_and(|time| started.elapsed() >= time);
                 let stop = limits.stop.load(Ordering::Relaxed);
                 if late || stop {
                     let how = if stop { How::Stopped } else { How::TimedOut };
-                    told = Some((how, Instant::now()));
+                    signalled = Some((how, Instant::now()));
                     let _ = killpg(group, Signal::SIGTERM);
                 }
             }

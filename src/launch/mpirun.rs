@@ -59,7 +59,7 @@ impl Launcher {
                     named.display()
                 )),
                 None => Err(format!(
-                    "--mpirun {}: cannot be asked for its version, or is no launcher that niimpi knows",
+                    "--mpirun {}: cannot be asked for its version, or is not a launcher that niimpi knows",
                     named.display()
                 )),
             };

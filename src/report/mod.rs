@@ -43,7 +43,7 @@ pub enum ReadError {
         /// Why.
         error: std::io::Error,
     },
-    /// A file that is no report.
+    /// A file that is not a report.
     #[error("{path}: is not a report of niimpi ({SCHEMA} or {SCHEMA_1}): {reason}")]
     NoReport {
         /// The file.
@@ -59,7 +59,7 @@ const MAX_BYTES: u64 = 3 << 30;
 /// Reads a report of this version or of version 1.
 ///
 /// # Errors
-/// When the file cannot be read or is no such report.
+/// When the file cannot be read or is not such a report.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     read_at_most(path, MAX_BYTES)
 }

@@ -78,7 +78,7 @@ pub(super) fn work(
         clock: setup.clock,
         rank,
         fault: config.fault,
-        begun: AtomicUsize::new(0),
+        started: AtomicUsize::new(0),
         behind,
         sync: config.job.sync,
         replaced: &setup.decision.replaced,

@@ -36,7 +36,7 @@ pub(super) struct Counts {
 pub(super) struct ProgressDisplay {
     total: usize,
     counts: Counts,
-    begun: Instant,
+    started: Instant,
     shown: Instant,
     bar: Option<ProgressBar>,
     lines: bool,
@@ -63,7 +63,7 @@ impl ProgressDisplay {
         Self {
             total,
             counts: Counts::default(),
-            begun: now,
+            started: now,
             shown: now,
             bar,
             lines,
@@ -80,7 +80,7 @@ impl ProgressDisplay {
         }
         if self.lines && self.shown.elapsed() >= LINE_EVERY {
             self.shown = Instant::now();
-            tracing::info!("{}", line(self.total, counts, self.begun.elapsed()));
+            tracing::info!("{}", line(self.total, counts, self.started.elapsed()));
         }
     }
 

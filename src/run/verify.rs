@@ -75,7 +75,7 @@ type Wrong = (usize, String);
 /// the exit code, the same on every rank: 0 when nothing is wrong, 1 when something is, 2 when nothing could
 /// be verified.
 pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
-    let begun = Instant::now();
+    let started = Instant::now();
     let is_root = comm.rank() == ROOT;
     let items = match comm::from_root(comm, || list(request)) {
         Ok(items) => items,
@@ -101,11 +101,11 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
             wrong.extend(part_wrong);
         }
         wrong.sort();
-        let told = tell(&items, &wrong, bytes, begun, request);
+        let printed = print_result(&items, &wrong, bytes, started, request);
         if request.remove {
             remove(&items, &wrong);
         }
-        if wrong.is_empty() && told {
+        if wrong.is_empty() && printed {
             EXIT_DONE
         } else {
             EXIT_SOME_FAILED
@@ -268,7 +268,13 @@ fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
 }
 
 /// Prints what was found; whether that could be done.
-fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &VerifyRequest) -> bool {
+fn print_result(
+    items: &[Item],
+    wrong: &[Wrong],
+    bytes: u64,
+    started: Instant,
+    request: &VerifyRequest,
+) -> bool {
     let below = |path: &Path| {
         let path = path.strip_prefix(&request.output).unwrap_or(path);
         printable(&path.display().to_string())
@@ -284,7 +290,7 @@ fn tell(items: &[Item], wrong: &[Wrong], bytes: u64, begun: Instant, request: &V
         let _ = writeln!(text, "{table}");
     }
     if !request.quiet || !wrong.is_empty() {
-        let elapsed_s = begun.elapsed().as_secs_f64();
+        let elapsed_s = started.elapsed().as_secs_f64();
         let wrong_places: HashSet<usize> = wrong.iter().map(|(place, _)| *place).collect();
         let unrecorded = items
             .iter()

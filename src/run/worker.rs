@@ -66,7 +66,7 @@ pub(super) struct WorkerContext<'a> {
     pub(super) rank: usize,
     pub(super) fault: Option<Fault>,
     /// Images that the rank has started.
-    pub(super) begun: AtomicUsize,
+    pub(super) started: AtomicUsize,
     /// What may wait for the disk while a worker is at the next images; nothing without syncing.
     pub(super) behind: Behind,
     /// Whether results are brought to the disk before they are recorded.
@@ -341,7 +341,7 @@ fn carry<'a>(
 ) -> MadeImage<'a> {
     let entry = &context.entries[place];
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
-    let begun = context.begun.fetch_add(1, Ordering::Relaxed) + 1;
+    let started = context.started.fetch_add(1, Ordering::Relaxed) + 1;
     if let Some(Fault::Slow { rank, wait_ms }) = context.fault
         && context.rank >= rank
     {
@@ -350,7 +350,7 @@ fn carry<'a>(
     if context.fault
         == Some(Fault::Panic {
             rank: context.rank,
-            image: begun,
+            image: started,
         })
     {
         panic!("a panic that NIIMPI_TEST_FAULT asks for");

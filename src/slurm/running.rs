@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::JobState;
+use super::{Job, JobState};
 
 /// Whether a job is at work on its nodes; `None` when `squeue` cannot say, and while Slurm ends the job.
 pub(crate) fn job_runs(job_id: &str) -> Option<bool> {
@@ -24,11 +24,24 @@ fn state_in(text: &str, job_id: &str) -> Option<bool> {
     }
 }
 
-/// Whether a step of a job is at work; `None` when `squeue` cannot say.
-pub(crate) fn step_runs(job_id: &str, step_id: &str) -> Option<bool> {
-    let text = squeue(&["--steps", "--format=%i", "--jobs", job_id])?;
-    let wanted = format!("{job_id}.{step_id}");
-    Some(text.lines().any(|line| line.trim() == wanted))
+/// Whether a step of this process's own job is at work; `None` when `squeue` cannot say.
+pub(crate) fn step_runs(own: &Job, step_id: &str) -> Option<bool> {
+    let text = squeue(&["--steps", "--format=%i", "--jobs", &own.job_id])?;
+    Some(has_step(&text, own, step_id))
+}
+
+/// Whether these lines of `squeue` have the job's step. The step of an array's task is named after the array
+/// and the task: `77_3.0`.
+fn has_step(text: &str, job: &Job, step_id: &str) -> bool {
+    let by_number = format!("{}.{step_id}", job.job_id);
+    let by_task = job
+        .array_job_id
+        .as_ref()
+        .zip(job.array_task_id.as_ref())
+        .map(|(array, task)| format!("{array}_{task}.{step_id}"));
+    text.lines()
+        .map(str::trim)
+        .any(|step| step == by_number || by_task.as_deref() == Some(step))
 }
 
 /// What `squeue` prints; empty for a job that Slurm has forgotten.
@@ -47,7 +60,8 @@ fn squeue(arguments: &[&str]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::state_in;
+    use super::super::Job;
+    use super::{has_step, state_in};
 
     #[test]
     fn the_jobs_own_line_decides() {
@@ -63,5 +77,22 @@ mod tests {
         ] {
             assert_eq!(state_in(text, "7"), runs, "{text}");
         }
+    }
+
+    #[test]
+    fn steps_of_array_tasks_are_named_after_the_task() {
+        let job = Job {
+            job_id: "80".to_owned(),
+            ..Job::default()
+        };
+        let task = Job {
+            array_job_id: Some("77".to_owned()),
+            array_task_id: Some("3".to_owned()),
+            ..job.clone()
+        };
+        assert!(has_step("80.batch\n80.1\n", &job, "1"));
+        assert!(!has_step("80.10\n", &job, "1"));
+        assert!(has_step("77_3.batch\n77_3.1\n", &task, "1"));
+        assert!(!has_step("77_4.1\n77_3.0\n", &task, "1"));
     }
 }

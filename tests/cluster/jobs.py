@@ -146,7 +146,7 @@ class Job:
 
 
 def sums(folder):
-    """Relative path → checksum of every result below a folder. What niimpi notes for itself is no result."""
+    """Relative path → checksum of every result below a folder. niimpi's own files do not count."""
     folder = Path(folder)
     files = [path for path in folder.rglob("*") if path.is_file() and ".niimpi" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

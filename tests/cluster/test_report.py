@@ -54,15 +54,16 @@ def test_markdown_is_a_table(show):
 
 def test_accounts_are_those_of_sacct(job, show):
     """State, time, CPU, memory and nodes of every step, as sacct has them."""
-    told = job.accounting(fields="JobID,State,ExitCode,NodeList,MaxRSS")
+    rows = job.accounting(fields="JobID,State,ExitCode,NodeList,ElapsedRaw")
     shown = json.loads(show("--sacct", "--format=json").stdout)["accounts"]
-    assert [account["job_id"] for account in shown] == [row["JobID"] for row in told]
-    for account, row in zip(shown, told):
+    assert [account["job_id"] for account in shown] == [row["JobID"] for row in rows]
+    for account, row in zip(shown, rows):
         assert (account["state"], account["exit_code"]) == (row["State"], row["ExitCode"])
         assert account["node_list"] == row["NodeList"]
     (step,) = [account for account in shown if account["job_id"] == f"{job.number}.0"]
     assert (step["state"], step["name"], step["node_list"]) == ("COMPLETED", "niimpi", "n[1-2]")
-    assert 2 <= step["elapsed_s"] < 60 and 0 < step["cpu_s"] < 60
+    (own,) = [row for row in rows if row["JobID"] == step["job_id"]]
+    assert step["elapsed_s"] == int(own["ElapsedRaw"]) and step["cpu_s"] > 0
     assert 5 << 20 < step["max_rss_bytes"] < 1 << 30
     table = show("--sacct").stdout.splitlines()
     (row,) = [line.strip("|").split() for line in table if line.split()[1:2] == [f"{job.number}.0"]]
@@ -74,7 +75,7 @@ def test_the_series_grows_to_the_totals(job, show):
     report = job.report()
     for rank in range(4):
         own = [sample for sample in series if sample["rank"] == rank]
-        assert len(own) >= 4, "a sample every half second of some two seconds and one at the end"
+        assert len(own) >= 2, "a sample every half second, and one at the end"
         for earlier, later in zip(own, own[1:]):
             assert later["t_s"] >= earlier["t_s"] and later["done"] >= earlier["done"]
             assert later["cpu_s"] >= earlier["cpu_s"] and later["bytes_out"] >= earlier["bytes_out"]
@@ -97,7 +98,7 @@ def test_a_run_without_samples_says_how_to_get_them(user, data):
     assert "--sample SECONDS" in shown.stderr
 
 
-def test_a_cluster_without_accounting_is_told_in_words(job, show, cluster):
+def test_a_cluster_without_accounting_is_reported_in_words(job, show, cluster):
     """The same Slurm, whose configuration names no accounting."""
     lines = (cluster.state / "conf" / "slurm.conf").read_text().splitlines()
     other = job.user.folder / "no-accounting.conf"

@@ -192,7 +192,7 @@ def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
 
 
 def test_images_of_other_kinds_are_refused_by_name(tmp_path):
-    """Complex, RGB, 128-bit floats, CIFTI and Analyze 7.5 are told apart, each in its record."""
+    """Complex, RGB, 128-bit floats, CIFTI and Analyze 7.5 are distinguished, each in its record."""
     source = tmp_path / "in"
     source.mkdir()
     array = np.zeros((4, 5, 6), "uint8")

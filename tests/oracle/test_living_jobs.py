@@ -16,6 +16,8 @@ HOUR_S = 3600
 FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
 
+TASK = {"SLURM_ARRAY_JOB_ID": 70, "SLURM_ARRAY_TASK_ID": 3}
+
 
 def squeue(folder, jobs="", steps=""):
     """The environment with a squeue that runs these shell commands when asked for jobs and for steps."""
@@ -96,8 +98,17 @@ def test_the_journal_decides_where_slurm_does_not(tmp_path, jobs, silent_s):
         ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.0; echo 77.1", True),
         ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.1", False),
         ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1}, "echo 77.batch; echo 77.10", False),
+        ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1, **TASK}, "echo 70_3.batch; echo 70_3.0", True),
+        ({"SLURM_RESTART_COUNT": 1, "SLURM_STEP_ID": 1, **TASK}, "echo 70_3.1; echo 70_4.0", False),
     ],
-    ids=["requeued since", "another step", "the step has ended", "a step of a like number"],
+    ids=[
+        "requeued since",
+        "another step",
+        "the step has ended",
+        "a step of a like number",
+        "another step of an array's task",
+        "the same step of another task",
+    ],
 )
 @pytest.mark.parametrize("silent_s", [0, HOUR_S])
 def test_steps_and_restarts_of_the_same_job(tmp_path, own, steps, lives, silent_s):
