@@ -41,6 +41,8 @@ pub(super) struct ProgressUpdate {
     pub(super) no_space: usize,
     /// It has opened an image, so it sees the inputs.
     pub(super) opens_images: bool,
+    /// Its journal cannot be written.
+    pub(super) no_journal: bool,
     pub(super) stopping: bool,
 }
 
@@ -172,8 +174,12 @@ impl<C: Communicator> RankLoop<'_, C> {
             _ => self.progress.opens_images = true,
         }
         self.progress.failed += 1;
-        if failure.kind == FailureKind::NoJournal && !self.progress.stopping {
-            tracing::error!("stopping: without a journal no result may get its name");
+        if failure.kind == FailureKind::NoJournal && !self.progress.no_journal {
+            tracing::error!(
+                "stopping: without a journal no result may get its name; once the output folder can be \
+                 written, --resume does the rest"
+            );
+            self.progress.no_journal = true;
             self.progress.stopping = true;
             self.queue.drain();
         }

@@ -224,13 +224,14 @@ impl<'a> Coordinator<'a> {
 
     /// What is left when the run is over, of a run of so many images.
     fn into_work(self, images: usize) -> Work {
+        let no_journal = self.ranks.iter().any(|rank| rank.progress.no_journal);
         let records: Vec<RankRecord> = self.ranks.into_iter().filter_map(|rank| rank.record).collect();
         let started: usize = records.iter().map(|record| record.images.len()).sum();
         Work {
             records,
-            // A run that was stopped during its last images is complete. A full disk is no interruption after
-            // which the same command may go on by itself: somebody has to make room first.
-            interrupted: started < images && !self.disk_full,
+            // A run that was stopped during its last images is complete. After a full disk, or without a
+            // journal, the same command must not be repeated by itself: somebody has to mend the disk first.
+            interrupted: started < images && !self.disk_full && !no_journal,
         }
     }
 }
@@ -320,7 +321,7 @@ mod tests {
             failed: no_space,
             no_space,
             opens_images: done > 0,
-            stopping: false,
+            ..ProgressUpdate::default()
         }
     }
 
