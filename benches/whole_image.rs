@@ -48,6 +48,7 @@ fn whole_image(criterion: &mut Criterion) {
     let (input, output) = (folder.path().join("in.nii.gz"), folder.path().join("out.nii.gz"));
     let job = ImageJob {
         nan: niimpi::filter::nonfinite::NonFinite::default(),
+        mask: None,
         filter: Gaussian::from_sigma_vox(2.0).into(),
         output: OutputSpec::default(),
         compression: CompressionLevel::default(),

@@ -412,12 +412,15 @@ fn report(
             text::counted(setup.unreadable_folders, "folder")
         );
     }
-    print_warnings(&report, &config.job.output);
+    // Inside of a mask integers are rounded once.
+    let truncates = config.job.mask.is_none();
+    print_warnings(&report, truncates.then_some(&config.job.output));
     write_report(&report, config)
 }
 
 /// Logs what the user should know about the images, one line per kind.
-fn print_warnings(report: &Report, output: &OutputSpec) {
+/// With `output`, also what it does to integers.
+fn print_warnings(report: &Report, output: Option<&OutputSpec>) {
     let mut summary = WarningSummary::default();
     for row in &report.images {
         for warning in &row.outcome.warnings {
@@ -430,7 +433,7 @@ fn print_warnings(report: &Report, output: &OutputSpec) {
     let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
     let truncated = report.images.iter().filter(|row| {
         let input = &row.outcome.input;
-        let truncates = |datatype| output.truncates(datatype, input.scaled);
+        let truncates = |datatype| output.is_some_and(|output| output.truncates(datatype, input.scaled));
         row.outcome.status() == Status::Done
             && input.datatype.is_some_and(truncates)
             && input.sigma_vox.is_some_and(smoothed)

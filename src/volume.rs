@@ -301,6 +301,25 @@ impl VoxelBuffer {
         &mut bytes[self.start..][..self.len_bytes]
     }
 
+    /// Turns the bytes of each number round, which has so many.
+    pub(crate) fn swap_bytes(&mut self, size_bytes: usize) {
+        match size_bytes {
+            2 => self
+                .as_mut_slice::<u16>()
+                .iter_mut()
+                .for_each(|number| *number = number.swap_bytes()),
+            4 => self
+                .as_mut_slice::<u32>()
+                .iter_mut()
+                .for_each(|number| *number = number.swap_bytes()),
+            8 => self
+                .as_mut_slice::<u64>()
+                .iter_mut()
+                .for_each(|number| *number = number.swap_bytes()),
+            _ => {}
+        }
+    }
+
     /// The bytes as native-endian numbers of type `T`, without an incomplete last one.
     pub fn as_slice<T: Pod>(&self) -> &[T] {
         let whole = self.len_bytes / size_of::<T>() * size_of::<T>();

@@ -70,6 +70,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
             filter: Gaussian::from_sigma_vox(1.5).into(),
             output: OutputSpec::default(),
             nan: Default::default(),
+            mask: None,
             compression: CompressionLevel::default(),
             sync: false,
         },

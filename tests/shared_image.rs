@@ -14,6 +14,7 @@ use niimpi::volume::{Datatype, Scaling};
 fn job(sigma_vox: f64, output: OutputSpec) -> ImageJob {
     ImageJob {
         nan: niimpi::filter::nonfinite::NonFinite::default(),
+        mask: None,
         filter: Gaussian::from_sigma_vox(sigma_vox).into(),
         output,
         compression: CompressionLevel::default(),

@@ -243,6 +243,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
     Config {
         list: ListRequest {
             repeat: args.repeat,
+            mask: args.job.mask_template(),
             ..args.inputs.request(args.output, args.name)
         },
         limit: args.limit,
@@ -295,6 +296,8 @@ mod tests {
             "smooth --sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
             "smooth --fwhm=6 --output-type=float32 --compression=6 --no-sync",
             "smooth --sigma=2 --round=nearest --nan=ignore",
+            "smooth --sigma=2 --nan=keep --mask=/masks/{dir}/{stem}_mask --outside=keep",
+            "median --mask=nonzero",
             "median",
             "median --size=3,3,1 --footprint=cross --boundary=constant --cval=-3.5 --nan=ignore",
             "median --size=5 --footprint=sphere:2.5",

@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use clap::Args;
 
 use crate::filter::nonfinite::NonFiniteArgs;
-use crate::filter::{Options, OutputSpec};
+use crate::filter::{Options, OutputSpec, Outside};
 use crate::image_io::CompressionLevel;
-use crate::job::ImageJob;
+use crate::images::{MaskChoice, MaskTemplate};
+use crate::job::{ImageJob, Masking};
 use crate::partition::Strategy;
 
 /// The command line's arguments for a filter.
@@ -28,6 +29,20 @@ pub(super) struct JobArgs<F: FilterOptions> {
 
     #[command(flatten)]
     non_finite: NonFiniteArgs,
+
+    /// Filter inside of a mask only: a file for all images, a template such as '{dir}/{stem}_mask', or nonzero
+    ///
+    /// A voxel is inside where the mask is above 0. Only voxels inside count: a Gaussian becomes their
+    /// weighted mean, a median is theirs. {stem}, {dir} and {index} are filled in as with --name, and a
+    /// relative path begins in the working directory. nonzero takes the image's own voxels other than 0 and
+    /// NaN; a file of that name is ./nonzero. A mask is 3-D and has the shape and the affine of the image, to
+    /// a thousandth of a voxel at every corner. An image whose mask is missing or does not fit fails.
+    #[arg(long, value_name = "FILE|TEMPLATE|nonzero")]
+    mask: Option<MaskChoice>,
+
+    /// What results have outside of the mask
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, requires = "mask")]
+    outside: Outside,
 
     /// How images are distributed over the ranks
     #[arg(
@@ -56,15 +71,33 @@ impl<F: FilterOptions> JobArgs<F> {
             filter: self.filter.clone().options(),
             output: self.output_spec,
             nan: self.non_finite.nan,
+            mask: self.mask.clone().map(|choice| Masking {
+                choice,
+                outside: self.outside,
+            }),
             compression: self.compression,
             sync: !self.no_sync,
         }
     }
 
-    /// The subcommand and the arguments that mean the same.
-    pub(super) fn words(&self) -> Vec<OsString> {
+    /// Where each image's mask is, if each has its own.
+    pub(super) fn mask_template(&self) -> Option<MaskTemplate> {
+        self.mask.as_ref().and_then(MaskChoice::template).cloned()
+    }
+
+    /// The subcommand and the arguments that mean the same for any list of images.
+    ///
+    /// # Errors
+    /// A sentence when each image has its own mask, which depends on its place in a list.
+    pub(super) fn words(&self) -> Result<Vec<OsString>, String> {
+        if self.mask_template().is_some() {
+            return Err(
+                "--mask: give one mask for all images here, or nonzero; a mask for each takes as long"
+                    .to_owned(),
+            );
+        }
         let mut words = self.job().to_cli_args();
         words.push(format!("--strategy={}", self.strategy.name()));
-        words.into_iter().map(OsString::from).collect()
+        Ok(words.into_iter().map(OsString::from).collect())
     }
 }

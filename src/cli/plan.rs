@@ -214,7 +214,7 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
         list: args.inputs.request(args.output.clone(), args.name.clone()),
         images: args.images,
         job: args.job.job(),
-        options: args.job.words(),
+        options: args.job.words()?,
         strategy: args.job.strategy,
         from: args.from.clone(),
         pilot: args.pilot.unwrap_or(20),

@@ -242,7 +242,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
             listed.len()
         ));
     }
-    let words = args.job.words();
+    let words = args.job.words()?;
     Ok(StudySpec {
         schema: SCHEMA.to_owned(),
         inputs,

@@ -24,3 +24,27 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
         deserializer,
     )?)))
 }
+
+/// The same of a path that may be missing: no path is empty.
+pub mod optional {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserializer, Serializer};
+
+    /// Writes a path as its bytes, none where there is no path.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        super::serialize(path.as_deref().unwrap_or(Path::new("")), serializer)
+    }
+
+    /// Reads a path from its bytes.
+    ///
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = super::deserialize(deserializer)?;
+        Ok((!path.as_os_str().is_empty()).then_some(path))
+    }
+}

@@ -8,7 +8,7 @@ use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 use super::kernels::weights::half_kernel;
 use super::nonfinite::NonFinite;
 pub use super::per_axis::PerAxis;
-use super::separable::{Kernels, Separable};
+use super::separable::{Kernels, Separable, Weighted};
 use crate::units;
 
 /// An axis whose sigma is not above this many voxels is left as it is, as scipy leaves it.
@@ -301,9 +301,17 @@ impl Filter for Gaussian {
                 limit: MAX_PRODUCTS,
             });
         }
-        let types = shared.output.types(image.datatype, image.scaling.is_some());
-        let skip = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
-        Ok(Box::new(Separable::new(kernels, image, types, sigma_vox, skip)))
+        let types = shared.types(image)?;
+        let leaves_out = shared.nan.leaves_out() && image.may_be_nonfinite();
+        let masked = image.mask_voxels.is_some();
+        let weighted = (masked || leaves_out).then_some(Weighted {
+            outside: masked.then_some(shared.outside),
+            leaves_out,
+            keeps_nan: leaves_out && shared.nan == NonFinite::Keep,
+        });
+        Ok(Box::new(Separable::new(
+            kernels, image, types, sigma_vox, weighted,
+        )))
     }
 }
 

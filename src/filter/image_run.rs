@@ -2,12 +2,14 @@
 //! layout says.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::FilterError;
 use super::interface::{Prepared, Slab, Source, ThreadScratch};
 use super::kernels::correlate::VoxelPointer;
 use super::layout::{Layout, Place};
+use super::mask::Mask;
 use super::slabs::{Parts, Task};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
@@ -25,6 +27,7 @@ pub(crate) struct ImageRun {
     result: VoxelPointer,
     /// The planes that each stage writes.
     planes: Vec<Vec<VoxelPointer>>,
+    mask: Option<Arc<Mask>>,
 }
 
 /// Buffers between stages, kept from image to image.
@@ -37,12 +40,18 @@ impl ImageRun {
     ///
     /// # Errors
     /// [`FilterError::Memory`]; the volume then has room for its voxels, or none.
+    ///
+    /// # Panics
+    /// When the filter was prepared for a mask of another size than `mask`.
     pub(crate) fn begin(
         prepared: Box<dyn Prepared>,
         layout: Layout,
         volume: &mut Volume,
         extra: &mut Planes,
+        mask: Option<Arc<Mask>>,
     ) -> Result<Self, FilterError> {
+        let mask_bytes = mask.as_ref().map_or(0, |mask| mask.voxels().len() as u64);
+        assert_eq!(mask_bytes, layout.mask_bytes, "a filter is prepared for its mask");
         if let Err(error) = make_room(&layout, volume, extra) {
             if layout.lead > 0 {
                 let len = volume.len() * volume.datatype.size_bytes();
@@ -79,6 +88,7 @@ impl ImageRun {
             input,
             result,
             planes,
+            mask,
         })
     }
 
@@ -147,6 +157,7 @@ impl ImageRun {
         for number in part.volumes.clone() {
             let sources = stage.reads.iter().map(|&(source, _)| match source {
                 Source::Input => first_of(self.input, None, number),
+                Source::Mask => self.mask_of(number),
                 Source::Stage { stage, plane } => first_of(
                     self.planes[stage][plane],
                     Some(self.layout.planes[stage][plane]),
@@ -170,6 +181,14 @@ impl ImageRun {
             self.prepared.run(task.stage, &mut slab, scratch)?;
         }
         Ok(())
+    }
+
+    /// The mask of a 3-D volume, which nobody may write.
+    fn mask_of(&self, number: usize) -> VoxelPointer {
+        let voxels = self.mask.as_ref().map_or(&[][..], |mask| mask.voxels());
+        let volume: usize = self.layout.shape.iter().product();
+        let number = if voxels.len() > volume { number } else { 0 };
+        VoxelPointer::read_only(voxels).offset(number * volume)
     }
 
     /// Some bytes of the result.

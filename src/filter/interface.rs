@@ -12,8 +12,9 @@ use super::FilterError;
 use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
 use super::kernels::correlate::VoxelPointer;
 use super::kernels::simd::Isa;
+use super::mask::Outside;
 use super::nonfinite::NonFinite;
-use super::output::OutputSpec;
+use super::output::{OutputSpec, Types};
 use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
 /// What a filter knows of an image before it sees the voxels.
@@ -30,6 +31,9 @@ pub struct ImageInfo {
     /// How many voxels are NaN or infinite; `None` before they are counted, when memory and cost are those of
     /// the worst case.
     pub nonfinite_voxels: Option<u64>,
+    /// Voxels of the mask, [`Source::Mask`]: of one 3-D volume, or of all; `None` without a mask. With one,
+    /// non-finite voxels are counted inside only.
+    pub mask_voxels: Option<u64>,
 }
 
 impl ImageInfo {
@@ -41,6 +45,7 @@ impl ImageInfo {
             datatype: volume.datatype,
             scaling: volume.scaling,
             nonfinite_voxels: None,
+            mask_voxels: None,
         }
     }
 
@@ -83,6 +88,30 @@ pub struct SharedOptions {
     pub output: OutputSpec,
     /// How NaN and infinite voxels are treated.
     pub nan: NonFinite,
+    /// What stands outside of the mask, where there is one.
+    pub outside: Outside,
+}
+
+impl SharedOptions {
+    /// The types to work in for an image.
+    ///
+    /// # Errors
+    /// [`FilterError::Parameter`] where the result cannot hold what is to stand outside of the mask.
+    pub(super) fn types(&self, image: &ImageInfo) -> Result<Types, FilterError> {
+        let types = self.output.types(image.datatype, image.scaling.is_some());
+        match image.mask_voxels {
+            Some(_) if self.outside == Outside::Nan && !types.last.is_float() => {
+                Err(FilterError::Parameter {
+                    name: "outside",
+                    cause: format!(
+                        "{} has no NaN: add --output-type float32, or give --outside zero or keep",
+                        types.last
+                    ),
+                })
+            }
+            _ => Ok(types),
+        }
+    }
 }
 
 /// A filter: a set of options that can be prepared for any image.
@@ -208,6 +237,8 @@ pub struct Stage {
 pub enum Source {
     /// The image's stored voxels.
     Input,
+    /// The mask: `uint8`, 1 inside and 0 outside. Only of an image that has one, see [`ImageInfo::mask_voxels`].
+    Mask,
     /// A plane of an earlier stage.
     Stage {
         /// The stage.

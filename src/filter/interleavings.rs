@@ -107,6 +107,8 @@ impl Image {
             for &(source, reach) in &stage.reads {
                 let (place, lead) = match source {
                     Source::Input => (Place::Voxels, self.layout.lead),
+                    // Nobody writes it.
+                    Source::Mask => continue,
                     Source::Stage { stage, plane } => {
                         let place = self.layout.planes[stage][plane];
                         (place, lead_of(place, stage))
@@ -240,6 +242,10 @@ fn no_part_touches_what_another_one_writes_and_all_are_computed() {
         nan: NonFinite::Ignore,
         ..SharedOptions::default()
     };
+    let keep = SharedOptions {
+        nan: NonFinite::Keep,
+        ..SharedOptions::default()
+    };
     let same = SharedOptions::default();
     let gaussian = Gaussian::from_sigma_vox(0.5);
     for shape in [&[16, 16, 24][..], &[9, 9, 7, 3], &[130, 2, 12]] {
@@ -247,6 +253,7 @@ fn no_part_touches_what_another_one_writes_and_all_are_computed() {
         check(&gaussian, nearest, shape, Datatype::Int16);
         check(&gaussian, as_float, shape, Datatype::Uint8);
         check(&gaussian, ignore, shape, Datatype::Float32);
+        check(&gaussian, keep, shape, Datatype::Float32);
         let wrap = gaussian.clone().with_boundary(Boundary::Wrap);
         check(&wrap, same, shape, Datatype::Int16);
         check(&Identity { reach: 2 }, same, shape, Datatype::Float64);

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::interface::{ImageInfo, Prepared, Reach, Source, Stage};
+use super::mask::Mask;
 use super::slabs::{After, Part, Parts};
 use crate::volume::Datatype;
 
@@ -84,6 +85,7 @@ pub(crate) struct Layout {
     threads: usize,
     scratch_bytes: u64,
     held_bytes: u64,
+    pub(super) mask_bytes: u64,
 }
 
 impl Layout {
@@ -113,6 +115,7 @@ impl Layout {
             threads: division.threads.max(1),
             scratch_bytes: 0,
             held_bytes: prepared.held_bytes(),
+            mask_bytes: image.mask_voxels.unwrap_or(0),
         };
         layout.splits = (0..stages.len())
             .map(|stage| layout.split(stages, stage, division))
@@ -125,7 +128,7 @@ impl Layout {
     }
 
     /// Bytes that the image takes: its voxels, the result where that has a buffer of its own, planes between
-    /// stages, and what threads need.
+    /// stages, the mask, and what threads need.
     pub(crate) fn bytes(&self) -> u64 {
         let mut bytes = self.voxel_bytes();
         if self.result_place == Place::Spare {
@@ -134,7 +137,7 @@ impl Layout {
         let extra = self.extra_bytes.iter().copied();
         let threads = self.scratch_bytes.saturating_mul(self.threads as u64);
         extra
-            .chain([threads, self.held_bytes])
+            .chain([threads, self.held_bytes, self.mask_bytes])
             .fold(bytes, u64::saturating_add)
     }
 
@@ -257,6 +260,7 @@ impl Layout {
     fn place_sliding(&mut self, stages: &[Stage], last: usize, fits: bool, streamed: bool) {
         let reads_voxels = stages[last].reads.iter().any(|&(source, _)| match source {
             Source::Input => true,
+            Source::Mask => false,
             Source::Stage { stage, plane } => self.planes[stage][plane] == Place::Voxels,
         });
         self.result_place = Place::Spare;
@@ -408,6 +412,7 @@ impl Layout {
             let needed = self.read_by(part, reach).end;
             after.push(match source {
                 Source::Input => After::Read(needed),
+                Source::Mask => continue,
                 Source::Stage { stage, .. } => After::complete(parts, stage, needed),
             });
         }
@@ -465,6 +470,7 @@ fn source_types<'a>(
 ) -> impl Iterator<Item = Datatype> + 'a {
     stage.reads.iter().map(move |&(source, _)| match source {
         Source::Input => input,
+        Source::Mask => Mask::DATATYPE,
         Source::Stage { stage, plane } => stages[stage].writes[plane],
     })
 }

@@ -11,13 +11,13 @@ use super::interface::{
 use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
 use super::kernels::ranks::{Key, Network, Ranked, Select, WIRE_BYTES};
 use super::kernels::simd::Isa;
+use super::mask::Outside;
 use super::nonfinite::NonFinite;
 use super::output::Types;
 pub use super::per_axis::PerAxis;
+pub use super::window::MAX_WINDOW_VOXELS;
+use super::window::window;
 use crate::volume::{Datatype, Scaling, VoxelType};
-
-/// Most voxels of a window.
-pub const MAX_WINDOW_VOXELS: usize = 1 << 15;
 
 /// Beyond so many voxels of a window, each window is partitioned by itself.
 const MAX_NETWORK_VOXELS: usize = 2048;
@@ -35,7 +35,8 @@ const S_PER_PARTITIONED: f64 = 8e-9;
 /// filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles, unless the
 /// window is a single voxel, and zeros of both signs are equal. NaN and infinity are refused, unless
 /// [`NonFinite::Ignore`] takes the median of the finite voxels (NaN without any, 0 in integers) or
-/// [`NonFinite::Zero`] replaces them.
+/// [`NonFinite::Zero`] replaces them. With a mask only voxels inside count; those beyond the edge with
+/// [`Boundary::Constant`] are outside.
 ///
 /// ```
 /// use niimpi::filter::median::{Median, PerAxis};
@@ -127,56 +128,6 @@ impl Default for Median {
     }
 }
 
-impl Median {
-    /// The places of the window's voxels from its first corner, x first, and the lengths of the window.
-    fn window(&self, image: &ImageInfo) -> Result<(Vec<[usize; 3]>, [usize; 3]), FilterError> {
-        let axes = image.spatial_axes();
-        let mut size = self.size.xyz();
-        if let Footprint::Sphere(radius_mm) = self.footprint {
-            for (axis, name) in ["x", "y", "z"].into_iter().enumerate().take(axes) {
-                let size_mm = image.voxel_size_mm[axis];
-                if !(size_mm.is_finite() && size_mm > 0.0) {
-                    return Err(FilterError::VoxelSize { axis: name, size_mm });
-                }
-                // One more than the radius, since the quotient is rounded: what is too far is left out below.
-                let reach = (radius_mm / size_mm).min(MAX_WINDOW_VOXELS as f64) as usize + 1;
-                size[axis] = 2 * reach + 1;
-            }
-        }
-        size[axes..].fill(1);
-        let all = size.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
-        if all.is_none_or(|all| all > 8 * MAX_WINDOW_VOXELS) {
-            return Err(too_large());
-        }
-        let counts = |place: [usize; 3]| {
-            let from_middle = |axis: usize| place[axis].abs_diff(size[axis] / 2);
-            match self.footprint {
-                Footprint::Box => true,
-                Footprint::Cross => (0..3).filter(|&axis| from_middle(axis) > 0).count() <= 1,
-                Footprint::Sphere(radius_mm) => {
-                    let square = |axis: usize| (from_middle(axis) as f64 * image.voxel_size_mm[axis]).powi(2);
-                    (0..axes).map(square).sum::<f64>() <= radius_mm * radius_mm
-                }
-            }
-        };
-        let places = (0..size[2])
-            .flat_map(|z| (0..size[1]).map(move |y| (y, z)))
-            .flat_map(|(y, z)| (0..size[0]).map(move |x| [x, y, z]));
-        let places: Vec<_> = places.filter(|&place| counts(place)).collect();
-        match places.len() {
-            0..=MAX_WINDOW_VOXELS => Ok((places, size)),
-            _ => Err(too_large()),
-        }
-    }
-}
-
-fn too_large() -> FilterError {
-    FilterError::Parameter {
-        name: "size",
-        cause: format!("a window may have at most {MAX_WINDOW_VOXELS} voxels: give a smaller size or radius"),
-    }
-}
-
 impl Filter for Median {
     fn validate(&self) -> Result<(), FilterError> {
         if let Some(cause) = size_fault(self.size) {
@@ -209,19 +160,20 @@ impl Filter for Median {
             return Err(FilterError::Parameter {
                 name: "nan",
                 cause: "the image has voxels that are NaN or infinite, which have no median: give --nan \
-                        ignore for the median of the others, or --nan zero"
+                        ignore or keep for the median of the others, or --nan zero"
                     .to_owned(),
             });
         }
-        let (places, size) = self.window(image)?;
-        let ignore = shared.nan == NonFinite::Ignore && image.may_be_nonfinite();
+        let (places, size) = window(self.size, self.footprint, image)?;
+        let ignore = shared.nan.leaves_out() && image.may_be_nonfinite();
+        let outside = image.mask_voxels.map(|_| shared.outside);
         let constant = self.boundary == Boundary::Constant;
         // The order of intensities is that of the stored numbers, or its reverse.
         let on_intensities = image.scaling.is_some() && (constant || ignore);
         let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
         let voxels = places.len();
         let rank = rank(voxels, descending);
-        let way = if ignore || voxels > MAX_NETWORK_VOXELS {
+        let way = if ignore || outside.is_some() || voxels > MAX_NETWORK_VOXELS {
             Way::Partition { ignore }
         } else if voxels == size.iter().product::<usize>() {
             let column = size[1] * size[2];
@@ -232,7 +184,7 @@ impl Filter for Median {
         } else {
             Way::Window(Network::new(voxels, 1, rank..rank + 1))
         };
-        let types = shared.output.types(image.datatype, image.scaling.is_some());
+        let types = shared.types(image)?;
         let before = size[2] / 2;
         // Mirrored slices lie as far to one side as the window reaches to the other.
         let reach = Reach::Slices {
@@ -240,13 +192,16 @@ impl Filter for Median {
             above: before,
             wrap: before > 0 && self.boundary == Boundary::Wrap,
         };
+        let mut reads = vec![(Source::Input, reach)];
+        reads.extend(outside.map(|_| (Source::Mask, reach)));
         let stage = Stage {
-            reads: vec![(Source::Input, reach)],
+            reads,
             writes: vec![types.last],
             in_place: false,
         };
         // scipy copies then, which keeps 64-bit integers that a double does not hold.
-        let copies = voxels == 1 && image.scaling.is_none() && types.last == image.datatype;
+        let same = image.scaling.is_none() && types.last == image.datatype;
+        let copies = voxels == 1 && same && outside.is_none();
         Ok(Box::new(PreparedMedian {
             shape: image.spatial_shape(),
             input: image.datatype,
@@ -258,6 +213,8 @@ impl Filter for Median {
             boundary: self.boundary,
             cval: self.cval,
             way,
+            outside,
+            keeps_nan: ignore && shared.nan == NonFinite::Keep,
             types,
             stages: if copies { Vec::new() } else { vec![stage] },
         }))
@@ -279,7 +236,7 @@ enum Way {
     Columns { column: Network, window: Network },
     /// All voxels of a window at once.
     Window(Network),
-    /// One window after the other, with `ignore` only what is finite.
+    /// One window after the other: only what is inside of the mask, and with `ignore` only what is finite.
     Partition { ignore: bool },
 }
 
@@ -296,6 +253,10 @@ struct PreparedMedian {
     boundary: Boundary,
     cval: f64,
     way: Way,
+    /// What the result has outside of the mask, where there is one.
+    outside: Option<Outside>,
+    /// Whether the result is NaN where the image is not finite.
+    keeps_nan: bool,
     types: Types,
     stages: Vec<Stage>,
 }
@@ -342,9 +303,17 @@ impl PreparedMedian {
         }
     }
 
+    /// Bytes of the mask's slices, laid out as the keys are.
+    fn mask_bytes(&self, lanes: usize) -> usize {
+        match self.outside {
+            Some(_) => self.plane(lanes).saturating_mul(self.size[2]),
+            None => 0,
+        }
+    }
+
     fn run_as<S: Voxel, R: Ranked>(
         &self,
-        slab: &Slab<'_>,
+        slab: &mut Slab<'_>,
         scratch: &mut ThreadScratch,
         read: impl Fn(S) -> R,
     ) -> Result<(), FilterError> {
@@ -354,22 +323,31 @@ impl PreparedMedian {
         let ThreadScratch {
             isa,
             tile,
-            plane: ring,
+            plane: rings,
         } = scratch;
         let key_bytes = size_of::<R::Key>();
-        ring.try_resize_for_overwrite(plane.saturating_mul(self.size[2]).saturating_mul(key_bytes))?;
+        let ring_bytes = plane.saturating_mul(self.size[2]).saturating_mul(key_bytes);
+        rings.try_resize_for_overwrite(ring_bytes.saturating_add(self.mask_bytes(lanes)))?;
         tile.try_resize_for_overwrite((pitch + columns + wires) * key_bytes)?;
-        let ring = ring.as_mut_slice::<R::Key>();
+        let (ring, inside) = rings.as_bytes_mut().split_at_mut(ring_bytes);
+        let ring: &mut [R::Key] = bytemuck::cast_slice_mut(ring);
         let (results, rest) = tile.as_mut_slice::<R::Key>().split_at_mut(pitch);
         let (columns, wires) = rest.split_at_mut(columns);
         let [nx, ny, _] = self.shape;
         let before = self.size[2] / 2;
+        // As scipy, which converts it to the type of the array first.
+        let beyond = R::cast(self.cval).key();
         let mut filled = slab.slices().start as isize - before as isize;
         for slice in slab.slices() {
             let first = slice as isize - before as isize;
             while filled < first + self.size[2] as isize {
-                let slot = filled.rem_euclid(self.size[2] as isize) as usize;
-                self.fill::<S, R>(slab, filled, &mut ring[slot * plane..][..plane], pitch, &read);
+                let slot = filled.rem_euclid(self.size[2] as isize) as usize * plane;
+                let to = &mut ring[slot..][..plane];
+                self.fill(slab, (0, filled), to, pitch, beyond, |voxel: S| read(voxel).key());
+                if self.outside.is_some() {
+                    let to = &mut inside[slot..][..plane];
+                    self.fill(slab, (1, filled), to, pitch, 0, |inside: u8| inside);
+                }
                 filled += 1;
             }
             let slots: Vec<usize> = (0..self.size[2])
@@ -383,8 +361,15 @@ impl PreparedMedian {
                     y,
                     pitch,
                 };
-                self.select::<R>(row, ring, columns, wires, results);
-                self.write::<R>(slab, slice * nx * ny + y * nx, &results[..nx]);
+                self.select::<R>(row, ring, inside, columns, wires, results);
+                let first = slice * nx * ny + y * nx;
+                self.write::<R>(slab, first, &results[..nx]);
+                if self.keeps_nan {
+                    slab.put_nan(first, nx);
+                }
+                if let Some(outside) = self.outside {
+                    slab.put_outside(outside, first, nx);
+                }
             }
         }
         Ok(())
@@ -395,6 +380,7 @@ impl PreparedMedian {
         &self,
         row: Row<'_>,
         ring: &[R::Key],
+        inside: &[u8],
         columns: &mut [R::Key],
         wires: &mut [R::Key],
         results: &mut [R::Key],
@@ -440,8 +426,17 @@ impl PreparedMedian {
                 select(window, &inputs, &[results.as_mut_ptr()], nx, wires);
             }
             &Way::Partition { ignore } => {
+                let middle = at(self.size.map(|size| size / 2));
+                let masked = self.outside.is_some();
                 for (x, result) in results[..nx].iter_mut().enumerate() {
-                    let keys = self.places.iter().map(|&place| ring[at(place) + x]);
+                    if masked && inside[middle + x] == 0 {
+                        *result = R::nearest(0.0).key();
+                        continue;
+                    }
+                    let places = self.places.iter().map(|&place| at(place) + x);
+                    let keys = places
+                        .filter(|&place| !masked || inside[place] != 0)
+                        .map(|place| ring[place]);
                     let mut found = 0;
                     for key in keys.filter(|&key| !ignore || R::of_key(key).is_finite()) {
                         wires[found] = key;
@@ -456,19 +451,19 @@ impl PreparedMedian {
         }
     }
 
-    /// Fills a slice with the keys of the image at any position along z.
-    fn fill<S: Voxel, R: Ranked>(
+    /// Fills a slice with the keys of a source, given by its number, at any position along z. `beyond` is the
+    /// key of what a constant boundary has beyond the edge.
+    fn fill<S: Voxel, K: VoxelType>(
         &self,
         slab: &Slab<'_>,
-        position: isize,
-        to: &mut [R::Key],
+        (source, position): (usize, isize),
+        to: &mut [K],
         pitch: usize,
-        read: &impl Fn(S) -> R,
+        beyond: K,
+        key: impl Fn(S) -> K,
     ) {
         let [nx, ny, nz] = self.shape;
         let [before_x, before_y, _] = self.size.map(|size| size / 2);
-        // As scipy, which converts it to the type of the array first.
-        let beyond = R::cast(self.cval).key();
         let slice = self.boundary.source(position, nz);
         for (row, to) in to.chunks_exact_mut(pitch).enumerate() {
             let y = self.boundary.source(row as isize - before_y as isize, ny);
@@ -476,26 +471,22 @@ impl PreparedMedian {
                 to.fill(beyond);
                 continue;
             };
-            let first = slab.sources[0].offset((slice * ny + y) * nx);
+            let first = slab.sources[source].offset((slice * ny + y) * nx);
             // SAFETY: a boundary never leads further from a slab than the stage's reach, and nobody writes
             // what a slab may read.
             let voxels = unsafe { first.as_slice::<S>(nx) };
             let (left, rest) = to.split_at_mut(before_x);
             let (own, right) = rest.split_at_mut(nx);
-            for (key, &voxel) in own.iter_mut().zip(voxels) {
-                *key = read(voxel).key();
+            for (own, &voxel) in own.iter_mut().zip(voxels) {
+                *own = key(voxel);
             }
-            let edge = |x: isize| {
-                self.boundary
-                    .source(x, nx)
-                    .map_or(beyond, |x| read(voxels[x]).key())
-            };
-            for (i, key) in left.iter_mut().enumerate() {
-                *key = edge(i as isize - before_x as isize);
+            let edge = |x: isize| self.boundary.source(x, nx).map_or(beyond, |x| key(voxels[x]));
+            for (i, left) in left.iter_mut().enumerate() {
+                *left = edge(i as isize - before_x as isize);
             }
-            for (i, key) in right.iter_mut().enumerate() {
+            for (i, right) in right.iter_mut().enumerate() {
                 // The rest of the last wire is never part of a window that counts.
-                *key = if i < self.size[0] {
+                *right = if i < self.size[0] {
                     edge((nx + i) as isize)
                 } else {
                     beyond
@@ -548,7 +539,8 @@ impl Prepared for PreparedMedian {
         let (columns, wires) = self.work(lanes);
         let keys = self.plane(lanes).saturating_mul(self.size[2]);
         let keys = keys.saturating_add(self.pitch(lanes) + columns + wires);
-        (keys as u64).saturating_mul(self.key_bytes() as u64)
+        let keys = (keys as u64).saturating_mul(self.key_bytes() as u64);
+        keys.saturating_add(self.mask_bytes(lanes) as u64)
     }
 
     fn held_bytes(&self) -> u64 {

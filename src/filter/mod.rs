@@ -24,10 +24,11 @@
 //! | `registry` | all filters of the program |
 //! | `gaussian` | the Gaussian: options and kernels |
 //! | `median` | the median: options, windows and how they are searched |
-//! | `footprint` | the shape of a window |
+//! | `footprint`, `window` | the shape of a window, and which voxels it has |
 //! | `per_axis` | one value for all axes, or one each |
 //! | `separable` | kernels along x, y and z as stages |
 //! | `boundary` | what lies beyond the ends of a line |
+//! | `mask`, `outside` | which voxels are inside, and what the result has outside |
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
 //! | `layout` | where planes lie in memory, and into which parts stages are divided |
@@ -43,17 +44,22 @@ mod interface;
 mod kernels;
 mod layout;
 mod lossless;
+mod mask;
+#[cfg(test)]
+mod mask_tests;
 pub mod median;
 #[cfg(test)]
 mod median_tests;
 pub mod nonfinite;
 mod output;
+mod outside;
 mod per_axis;
 #[cfg(test)]
 mod reference;
 mod registry;
 mod separable;
 mod slabs;
+mod window;
 
 /// What `slabs` synchronises with; a test replaces it by a model of all interleavings.
 mod sync {
@@ -65,9 +71,12 @@ pub use interface::{
     Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
 pub(crate) use layout::{Division, Layout};
+pub use mask::{Mask, Outside};
 pub use output::{OutputSpec, OutputType, Rounding};
 pub use registry::Options;
 pub(crate) use slabs::{Board, Next, Progress, Task};
+
+use std::sync::Arc;
 
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
@@ -169,9 +178,36 @@ pub fn apply(
     volume: &mut Volume,
     scratch: &mut Scratch,
 ) -> Result<u64, FilterError> {
+    apply_inside(filter, shared, volume, None, scratch)
+}
+
+/// [`apply`] inside of a mask, which has the voxels of a 3-D volume or of all volumes. Only voxels inside
+/// count, and [`SharedOptions::outside`] says what the result has elsewhere.
+///
+/// # Errors
+/// Those of [`apply`], and [`FilterError::Parameter`] for a mask of another size.
+pub fn apply_masked(
+    filter: &dyn Filter,
+    shared: &SharedOptions,
+    volume: &mut Volume,
+    mask: &Arc<Mask>,
+    scratch: &mut Scratch,
+) -> Result<u64, FilterError> {
+    apply_inside(filter, shared, volume, Some(mask), scratch)
+}
+
+fn apply_inside(
+    filter: &dyn Filter,
+    shared: &SharedOptions,
+    volume: &mut Volume,
+    mask: Option<&Arc<Mask>>,
+    scratch: &mut Scratch,
+) -> Result<u64, FilterError> {
+    let Scratch { intensities, .. } = scratch;
+    let whole = Division::WHOLE;
     let (found, prepared, layout) =
-        prepare(filter, shared, volume, &mut scratch.intensities, Division::WHOLE)?;
-    let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes)?;
+        prepare(filter, shared, volume, mask.map(Arc::as_ref), intensities, whole)?;
+    let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes, mask.cloned())?;
     let mut progress = Progress::new(run.parts());
     progress.has_read(usize::MAX);
     while let Some(task) = progress.next(run.parts()) {
@@ -192,6 +228,7 @@ pub(crate) fn prepare(
     filter: &dyn Filter,
     shared: &SharedOptions,
     volume: &mut Volume,
+    mask: Option<&Mask>,
     intensities: &mut VoxelBuffer,
     division: Division,
 ) -> Result<(u64, Box<dyn Prepared>, Layout), FilterError> {
@@ -204,20 +241,37 @@ pub(crate) fn prepare(
             bytes,
         });
     }
+    let mask_voxels = mask.map(|mask| mask.voxels().len());
+    let of_one = volume.shape.iter().take(3).product::<usize>();
+    if mask_voxels.is_some_and(|len| len != of_one && len != voxels) {
+        return Err(FilterError::Parameter {
+            name: "mask",
+            cause: "has another number of voxels than the image: give one of the same shape".to_owned(),
+        });
+    }
+    let mask_voxels = mask_voxels.map(|len| len as u64);
     let found = nonfinite::count(volume);
-    let mut left = found;
+    let mut left = match mask {
+        Some(mask) if found > 0 => mask.count_nonfinite(volume),
+        _ => found,
+    };
     let mut shared = *shared;
-    if found == 0 {
-        shared.nan = nonfinite::NonFinite::Propagate;
-    } else if shared.nan == nonfinite::NonFinite::Zero {
+    if found > 0 && shared.nan == nonfinite::NonFinite::Zero {
         // What is wrong with the options is found before the voxels are changed.
-        filter.prepare(&ImageInfo::of(volume), &shared)?;
+        let image = ImageInfo {
+            mask_voxels,
+            ..ImageInfo::of(volume)
+        };
+        filter.prepare(&image, &shared)?;
         nonfinite::replace_by_zero(volume, &mut shared.output, intensities)?;
-        shared.nan = nonfinite::NonFinite::Propagate;
         left = 0;
+    }
+    if left == 0 {
+        shared.nan = nonfinite::NonFinite::Propagate;
     }
     let image = ImageInfo {
         nonfinite_voxels: Some(left),
+        mask_voxels,
         ..ImageInfo::of(volume)
     };
     let prepared = filter.prepare(&image, &shared)?;

@@ -10,13 +10,15 @@ use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {
-    /// They spread as far as the kernel reaches, as in scipy
+    /// They spread as far as the kernel reaches, as in scipy. A median refuses images with such voxels
     #[default]
     Propagate,
     /// They count as 0
     Zero,
-    /// They do not count: each voxel becomes the weighted mean of the finite voxels within the kernel's reach
+    /// They do not count: each result is computed from the finite voxels in reach alone
     Ignore,
+    /// As ignore, and the result is NaN where the image has such a voxel
+    Keep,
 }
 
 impl NonFinite {
@@ -26,7 +28,13 @@ impl NonFinite {
             NonFinite::Propagate => "propagate",
             NonFinite::Zero => "zero",
             NonFinite::Ignore => "ignore",
+            NonFinite::Keep => "keep",
         }
+    }
+
+    /// Whether such voxels are left out.
+    pub(super) fn leaves_out(self) -> bool {
+        matches!(self, NonFinite::Ignore | NonFinite::Keep)
     }
 }
 
@@ -35,8 +43,8 @@ impl NonFinite {
 pub struct NonFiniteArgs {
     /// How to treat voxels that are NaN or infinite
     ///
-    /// How many there were is in the report whatever is chosen; images without any are smoothed in the same
-    /// way by all three.
+    /// How many there were is in the report whatever is chosen. Images without any have the same result with
+    /// all four.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub nan: NonFinite,
 }
@@ -164,6 +172,7 @@ mod tests {
         let shared = SharedOptions {
             output: *output,
             nan: how,
+            ..SharedOptions::default()
         };
         let found = apply(&filter, &shared, &mut volume, &mut Scratch::default());
         (found.unwrap(), volume)

@@ -1,14 +1,15 @@
 //! Separable: symmetric kernels along x, y and z, one axis after the other, as stages of a filter.
 //!
 //! x and y of a slice are done together while it is in the cache, z comes once the slices around are
-//! finished. Voxels that are not finite may be left out of the sums: normalised convolution, Knutsson and
-//! Westin, "Normalized and differential convolution", CVPR 1993.
+//! finished. Voxels outside of a mask, and those that are not finite, may be left out of the sums: normalised
+//! convolution, Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
 
 use super::FilterError;
 use super::boundary::Boundary;
 use super::interface::{FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch};
 use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
 use super::kernels::correlate::{Lines, Pass, VoxelPointer};
+use super::mask::Outside;
 use super::output::Types;
 use crate::volume::{Datatype, Scaling};
 
@@ -41,6 +42,24 @@ impl Kernels {
     }
 }
 
+/// Which voxels count, where not all do.
+#[derive(Clone, Copy)]
+pub(super) struct Weighted {
+    /// What the result has outside of the mask, where there is one.
+    pub(super) outside: Option<Outside>,
+    /// Whether voxels that are not finite are left out.
+    pub(super) leaves_out: bool,
+    /// Whether the result is NaN where the image is not finite.
+    pub(super) keeps_nan: bool,
+}
+
+impl Weighted {
+    /// Whether the last stage reads the image once more.
+    fn reads_input_again(self) -> bool {
+        self.keeps_nan || self.outside == Some(Outside::Keep)
+    }
+}
+
 /// A separable filter prepared for one image.
 pub(super) struct Separable {
     kernels: Kernels,
@@ -54,7 +73,7 @@ pub(super) struct Separable {
 }
 
 /// What a stage does.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Role {
     /// No axis is smoothed: voxels get another type.
     Convert,
@@ -62,34 +81,34 @@ enum Role {
     InPlane,
     /// z.
     AlongZ,
-    /// x and y of the finite intensities, 0 elsewhere, and of their weights, 1 and 0.
-    InPlaneOfFinite,
+    /// x and y of the intensities that count, 0 elsewhere, and of their weights, 1 and 0.
+    InPlaneWeighted(Weighted),
     /// z of both, and their quotient.
-    AlongZOfFinite,
+    AlongZWeighted(Weighted),
 }
 
 impl Separable {
-    /// With `skip_nonfinite`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once: a₀
-    /// are the intensities with 0 for each that is not finite, m is 1 where they are finite and 0 elsewhere,
-    /// and G the smoothing. Without a finite voxel under the kernel the result is NaN, or 0 for integers.
-    /// Beyond the edge, m is 1 with [`Boundary::Constant`], whose value counts as finite, and continues as a₀
-    /// does otherwise.
+    /// With `weighted`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once, integers
+    /// to the nearest: m is 1 where a voxel counts and 0 elsewhere, a₀ are the intensities with 0 where m is
+    /// 0, and G is the smoothing. Where no voxel counts under the kernel the result is NaN, or 0 for integers.
+    /// Beyond the edge both continue alike. With [`Boundary::Constant`], m is 1 there, so that the value
+    /// counts; but with a mask, what is beyond the edge is outside.
     pub(super) fn new(
         kernels: Kernels,
         image: &ImageInfo,
         types: Types,
         sigma_vox: [f64; 3],
-        skip_nonfinite: bool,
+        weighted: Option<Weighted>,
     ) -> Self {
         let in_plane = kernels.is_active(0) || kernels.is_active(1);
         let unchanged = types.last == image.datatype && image.scaling.is_none();
-        let roles: &[Role] = match (in_plane, kernels.is_active(2)) {
-            _ if skip_nonfinite => &[Role::InPlaneOfFinite, Role::AlongZOfFinite],
-            (true, true) => &[Role::InPlane, Role::AlongZ],
-            (true, false) => &[Role::InPlane],
-            (false, true) => &[Role::AlongZ],
-            (false, false) if unchanged => &[],
-            (false, false) => &[Role::Convert],
+        let roles = match (weighted, in_plane, kernels.is_active(2)) {
+            (Some(weighted), ..) => vec![Role::InPlaneWeighted(weighted), Role::AlongZWeighted(weighted)],
+            (None, true, true) => vec![Role::InPlane, Role::AlongZ],
+            (None, true, false) => vec![Role::InPlane],
+            (None, false, true) => vec![Role::AlongZ],
+            (None, false, false) if unchanged => Vec::new(),
+            (None, false, false) => vec![Role::Convert],
         };
         let stages = roles
             .iter()
@@ -101,7 +120,7 @@ impl Separable {
             scaling: image.scaling,
             types,
             sigma_vox,
-            roles: roles.to_vec(),
+            roles,
             stages,
             kernels,
         }
@@ -141,10 +160,13 @@ impl Separable {
         }
     }
 
-    /// What stands beyond the edge of the finite intensities and of their weights.
-    fn beyond_the_edge(&self) -> [f64; 2] {
+    /// What stands beyond the edge of the intensities that count and of their weights.
+    fn beyond_the_edge(&self, weighted: Weighted) -> [f64; 2] {
         let cval = self.kernels.cval;
-        if cval.is_finite() { [cval, 1.0] } else { [0.0, 0.0] }
+        match cval.is_finite() && weighted.outside.is_none() {
+            true => [cval, 1.0],
+            false => [0.0, 0.0],
+        }
     }
 
     /// The lines of a slice along x or y.
@@ -197,8 +219,9 @@ impl Separable {
         Ok(())
     }
 
-    fn in_plane_of_finite(
+    fn in_plane_weighted(
         &self,
+        weighted: Weighted,
         slab: &mut Slab<'_>,
         scratch: &mut ThreadScratch,
     ) -> Result<(), FilterError> {
@@ -215,14 +238,18 @@ impl Separable {
                     )
                 };
                 slab.load(0, slice..slice + 1, values);
+                match weighted.outside {
+                    // The mask is the second source.
+                    Some(_) => slab.load(1, slice..slice + 1, weights),
+                    None => weights.fill(1.0),
+                }
                 for (value, weight) in values.iter_mut().zip(weights) {
-                    *weight = f64::from(u8::from(value.is_finite()));
-                    if !value.is_finite() {
-                        *value = 0.0;
-                    }
+                    let counts = *weight != 0.0 && (!weighted.leaves_out || value.is_finite());
+                    *weight = f64::from(u8::from(counts));
+                    *value = if counts { *value } else { 0.0 };
                 }
             }
-            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge()) {
+            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge(weighted)) {
                 for axis in 0..2 {
                     if self.kernels.is_active(axis) {
                         let pass = self.double_pass(axis, cval, slab, scratch);
@@ -263,12 +290,17 @@ impl Separable {
         slab.check_stop()
     }
 
-    fn along_z_of_finite(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+    fn along_z_weighted(
+        &self,
+        weighted: Weighted,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
         let [nx, ny, nz] = self.shape;
         let columns = slab.columns();
         let [values, weights] = [0, 1].map(|i| slab.sources[i].offset(columns.start));
         if self.kernels.is_active(2) {
-            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge()) {
+            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge(weighted)) {
                 let pass = self.double_pass(2, cval, slab, scratch);
                 // SAFETY: these are whole columns of this filter's own planes, which nobody else reads.
                 unsafe { pass.run(of, of, self.columns(slab), &mut scratch.tile)? };
@@ -292,6 +324,15 @@ impl Separable {
                 }
             }
         });
+        for slice in 0..nz {
+            let first = slice * nx * ny + columns.start;
+            if weighted.keeps_nan {
+                slab.put_nan(first, columns.len());
+            }
+            if let Some(outside) = weighted.outside {
+                slab.put_outside(outside, first, columns.len());
+            }
+        }
         Ok(())
     }
 }
@@ -328,16 +369,25 @@ fn stage(role: Role, kernels: &Kernels, types: Types, in_plane: bool) -> Stage {
                 in_place: true,
             }
         }
-        Role::InPlaneOfFinite => Stage {
-            reads: vec![(Source::Input, Reach::SLICE)],
-            writes: vec![Datatype::Float64; 2],
-            in_place: false,
-        },
-        Role::AlongZOfFinite => Stage {
-            reads: vec![(plane(0), Reach::WholeZ), (plane(1), Reach::WholeZ)],
-            writes: vec![types.last],
-            in_place: false,
-        },
+        Role::InPlaneWeighted(weighted) => {
+            let mut reads = vec![(Source::Input, Reach::SLICE)];
+            reads.extend(weighted.outside.map(|_| (Source::Mask, Reach::SLICE)));
+            Stage {
+                reads,
+                writes: vec![Datatype::Float64; 2],
+                in_place: false,
+            }
+        }
+        Role::AlongZWeighted(weighted) => {
+            let mut reads = vec![plane(0), plane(1)];
+            reads.extend(weighted.outside.map(|_| Source::Mask));
+            reads.extend(weighted.reads_input_again().then_some(Source::Input));
+            Stage {
+                reads: reads.into_iter().map(|source| (source, Reach::WholeZ)).collect(),
+                writes: vec![types.last],
+                in_place: false,
+            }
+        }
     }
 }
 
@@ -354,8 +404,8 @@ impl Prepared for Separable {
             Role::Convert => voxels * S_PER_VOXEL_AND_AXIS,
             Role::InPlane => voxels * (2.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
             Role::AlongZ => voxels * (S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
-            Role::InPlaneOfFinite => 2.0 * voxels * (3.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
-            Role::AlongZOfFinite => 2.0 * voxels * (2.0 * S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
+            Role::InPlaneWeighted(_) => 2.0 * voxels * (3.0 * S_PER_VOXEL_AND_AXIS + in_plane * S_PER_TAP),
+            Role::AlongZWeighted(_) => 2.0 * voxels * (2.0 * S_PER_VOXEL_AND_AXIS + along_z * S_PER_TAP),
         }
     }
 
@@ -377,8 +427,8 @@ impl Prepared for Separable {
             Role::InPlane if self.types.between != self.stages[stage].writes[0] => {
                 tiles(0..2) + slice * self.types.between.size_bytes() as u64
             }
-            Role::InPlane | Role::InPlaneOfFinite => tiles(0..2),
-            Role::AlongZ | Role::AlongZOfFinite => tiles(2..3),
+            Role::InPlane | Role::InPlaneWeighted(_) => tiles(0..2),
+            Role::AlongZ | Role::AlongZWeighted(_) => tiles(2..3),
         }
     }
 
@@ -419,8 +469,8 @@ impl Prepared for Separable {
             }
             Role::InPlane => self.in_plane(slab, scratch),
             Role::AlongZ => self.along_z(slab, scratch),
-            Role::InPlaneOfFinite => self.in_plane_of_finite(slab, scratch),
-            Role::AlongZOfFinite => self.along_z_of_finite(slab, scratch),
+            Role::InPlaneWeighted(weighted) => self.in_plane_weighted(weighted, slab, scratch),
+            Role::AlongZWeighted(weighted) => self.along_z_weighted(weighted, slab, scratch),
         }
     }
 }

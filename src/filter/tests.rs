@@ -53,7 +53,7 @@ pub(super) fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Optio
 }
 
 /// The volume's intensities, x being axis 0.
-fn intensities(volume: &Volume) -> ArrayD<f64> {
+pub(super) fn intensities(volume: &Volume) -> ArrayD<f64> {
     with_voxel_type!(volume.datatype, T => {
         volume.view::<T>().unwrap().mapv(|voxel| recast_one(voxel, volume.scaling, Conversion::Cast))
     })
@@ -153,14 +153,27 @@ pub(super) fn apply_divided(
     scratch: &mut Scratch,
     division: Division,
 ) {
+    apply_divided_inside(filter, shared, volume, None, scratch, division);
+}
+
+/// The same inside of a mask.
+pub(super) fn apply_divided_inside(
+    filter: &dyn Filter,
+    shared: &SharedOptions,
+    volume: &mut Volume,
+    mask: Option<&Arc<Mask>>,
+    scratch: &mut Scratch,
+    division: Division,
+) {
     let stored = volume.voxels.as_bytes().to_vec();
     let image = ImageInfo {
         nonfinite_voxels: Some(nonfinite::count(volume)),
+        mask_voxels: mask.map(|mask| mask.voxels().len() as u64),
         ..ImageInfo::of(volume)
     };
     let prepared = filter.prepare(&image, shared).unwrap();
     let layout = Layout::of(prepared.as_ref(), &image, division);
-    let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes).unwrap();
+    let run = ImageRun::begin(prepared, layout, volume, &mut scratch.planes, mask.cloned()).unwrap();
     let mut progress = Progress::new(run.parts());
     let slice_bytes = stored.len() / run.slices();
     let mut to_read = run.parts().to_read.iter();

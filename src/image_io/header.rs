@@ -194,6 +194,11 @@ impl Header {
         self.warnings.push(warning);
     }
 
+    /// `N` bytes of the header, little-endian, from `start` on.
+    pub(super) fn field<const N: usize>(&self, start: usize) -> [u8; N] {
+        self.raw.get(start)
+    }
+
     /// Bytes of all voxels; `None` if they do not fit 64 bits.
     pub fn voxel_bytes(&self) -> Option<u64> {
         let bytes = self.declared_voxel_bytes();

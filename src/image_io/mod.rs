@@ -6,6 +6,7 @@
 //! | `files` | the files of an image: finding, opening and watching them |
 //! | `identity` | what tells a file from a changed one |
 //! | `header`, `header_layout`, `voxel_size` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
+//! | `affine` | where the voxels lie in space, and whether two grids are the same |
 //! | `gzip` | gzip files, over ISA-L or flate2 |
 //! | `input_stream` | the content of a file, compressed or not |
 //! | `read_header`, `read`, `probe` | reading a header, an image, or only what a header says |
@@ -37,6 +38,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("image_io writes voxels as they lie in memory and so needs a little-endian processor");
 
+mod affine;
 mod error;
 pub mod file_name;
 mod files;
@@ -57,6 +59,7 @@ mod warning;
 mod write;
 
 pub use crate::atomic_file::Folders;
+pub use affine::{Affine, SAME_GRID_VOX, corner_distance_vox};
 pub use error::{Cause, ImageError};
 pub(crate) use files::OpenedInput;
 pub use files::identify;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::affine::Affine;
 use super::error::ImageError;
 use super::files::{ImageFiles, OpenFile};
 use super::gzip::Decoder;
@@ -44,6 +45,8 @@ pub struct Probe {
     pub scaled: bool,
     /// Distance between voxel centres along x, y and z, in mm.
     pub voxel_size_mm: [f64; 3],
+    /// Where the voxels lie, in mm.
+    pub affine: Affine,
     /// Both voxel sizes, if pixdim and the affine disagree.
     pub voxel_size_disagreement: Option<VoxelSizeDisagreement>,
     /// Bytes of the file before compression; in a pair, those of the `.img`.
@@ -86,6 +89,7 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
         datatype: header.datatype(),
         scaled: header.scaling().is_some(),
         voxel_size_mm: header.voxel_size_mm(),
+        affine: header.affine(),
         voxel_size_disagreement: header.voxel_size_disagreement(),
         raw_bytes,
         file_bytes,

@@ -11,7 +11,7 @@ use super::identity::FileId;
 use super::image::Image;
 use super::input_stream::InputStream;
 use super::read_header::{check_size, read_extensions, read_header, truncated, warn_of_surplus};
-use crate::volume::{Volume, VoxelBuffer};
+use crate::volume::Volume;
 
 /// Bytes of a compressed file read at a time.
 const INPUT_LEN: usize = 1 << 20;
@@ -255,27 +255,9 @@ fn read_voxels(
     let surplus = stream.finish()?;
     warn_of_surplus(header, surplus);
     if header.is_big_endian() {
-        swap_voxels(&mut volume.voxels, header.datatype().size_bytes());
+        volume.voxels.swap_bytes(header.datatype().size_bytes());
     }
     Ok(())
-}
-
-fn swap_voxels(buffer: &mut VoxelBuffer, size_bytes: usize) {
-    match size_bytes {
-        2 => buffer
-            .as_mut_slice::<u16>()
-            .iter_mut()
-            .for_each(|voxel| *voxel = voxel.swap_bytes()),
-        4 => buffer
-            .as_mut_slice::<u32>()
-            .iter_mut()
-            .for_each(|voxel| *voxel = voxel.swap_bytes()),
-        8 => buffer
-            .as_mut_slice::<u64>()
-            .iter_mut()
-            .for_each(|voxel| *voxel = voxel.swap_bytes()),
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ mod tests {
                 index,
                 input: input.into(),
                 output: output.into(),
+                mask: None,
             })
             .collect();
         refuse_collisions(&entries, String::new)

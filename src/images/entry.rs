@@ -17,4 +17,7 @@ pub struct ImageEntry {
     /// Where its result goes.
     #[serde(with = "path_bytes")]
     pub output: PathBuf,
+    /// Its mask, if each image has its own.
+    #[serde(with = "path_bytes::optional")]
+    pub mask: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@ mod entry;
 mod error;
 mod found;
 mod list_file;
+mod mask_choice;
 mod output_folder;
 mod output_name;
 mod place;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use entry::ImageEntry;
 pub(crate) use error::ListError;
 pub(crate) use found::natural_order;
+pub use mask_choice::{MaskChoice, MaskTemplate};
 pub use output_name::NameTemplate;
 pub(crate) use replacing::refuse_replacing_inputs;
 pub use selection::PathPattern;
@@ -45,6 +47,8 @@ pub struct ListRequest {
     pub output: PathBuf,
     /// How the results are named; `None` keeps the names.
     pub name: Option<NameTemplate>,
+    /// Where each image's mask is, if each has its own.
+    pub mask: Option<MaskTemplate>,
     /// The folder below which inputs keep their paths.
     pub base: Option<PathBuf>,
     /// Only images that one of these matches are taken; without any, all are.
@@ -125,6 +129,7 @@ fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEnt
                 index: entries.len() + 1,
                 input: first.input.clone(),
                 output: folder.join(below),
+                mask: first.mask.clone(),
             });
         }
     }
@@ -229,6 +234,7 @@ fn select(found: &mut Vec<Found>, selection: &Selection) {
 
 fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry, ListError> {
     let Found { input, place, .. } = image;
+    let mask = request.mask.as_ref().map(|mask| mask.path(&place, index));
     let name = match &request.name {
         None => place,
         Some(template) => template.name(&place, index).map_err(|name| ListError::BadName {
@@ -243,6 +249,7 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
         index,
         input: input.as_path().to_owned(),
         output: request.output.join(name).as_path().to_owned(),
+        mask: mask.as_deref().map(Path::to_owned),
     })
 }
 

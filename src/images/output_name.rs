@@ -1,4 +1,4 @@
-//! `--name`: how results are named.
+//! Templates of file names: `--name`, how results are named, and where masks are.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,21 +7,20 @@ use std::str::FromStr;
 
 use crate::image_io::file_name::{is_image_name, split};
 
-/// The results' names, with `{stem}` (the input's name without its suffix), `{index}` (its place in the list,
-/// from 1) and `{dir}` (its folder below the base). A suffix of an image decides the result's format; without
-/// one the input's is kept.
+/// A path with `{stem}` (the input's name without its suffix), `{index}` (its place in the list, from 1) and
+/// `{dir}` (its folder below the base). Without a suffix of an image at its end, the input's is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameTemplate {
+pub(super) struct Template {
     text: String,
 }
 
-impl std::fmt::Display for NameTemplate {
+impl std::fmt::Display for Template {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl FromStr for NameTemplate {
+impl FromStr for Template {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -36,33 +35,15 @@ impl FromStr for NameTemplate {
         if text.is_empty() || text.ends_with('/') {
             return Err("a file name is missing".to_owned());
         }
-        if !text.contains("{stem}") && !text.contains("{index}") {
-            return Err("every image would get one name; use {stem} or {index}".to_owned());
-        }
         Ok(Self {
             text: text.to_owned(),
         })
     }
 }
 
-impl NameTemplate {
-    /// The path below the output folder for the `index`-th image of the list, whose path below the base is
-    /// `place`.
-    ///
-    /// # Errors
-    /// A path that is not a file name below the output folder.
-    pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, PathBuf> {
-        let name = self.fill(place, index);
-        let inside = name
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        match inside && name.file_name().is_some() {
-            true => Ok(name),
-            false => Err(name),
-        }
-    }
-
-    fn fill(&self, place: &Path, index: usize) -> PathBuf {
+impl Template {
+    /// The path for the `index`-th image of the list, whose path below the base is `place`.
+    pub(super) fn fill(&self, place: &Path, index: usize) -> PathBuf {
         let file_name = place.file_name().unwrap_or_default();
         let (stem, suffix) =
             split(file_name).map_or((file_name, ""), |(stem, suffix)| (stem, suffix.as_str()));
@@ -95,6 +76,46 @@ impl NameTemplate {
         let mut name = name.into_os_string();
         name.push(suffix);
         PathBuf::from(name)
+    }
+}
+
+/// The results' names below the output folder. A suffix of an image decides the result's format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameTemplate(Template);
+
+impl std::fmt::Display for NameTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for NameTemplate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let template = text.parse()?;
+        if !text.contains("{stem}") && !text.contains("{index}") {
+            return Err("every image would get one name; use {stem} or {index}".to_owned());
+        }
+        Ok(Self(template))
+    }
+}
+
+impl NameTemplate {
+    /// The path below the output folder for the `index`-th image of the list, whose path below the base is
+    /// `place`.
+    ///
+    /// # Errors
+    /// A path that is not a file name below the output folder.
+    pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, PathBuf> {
+        let name = self.0.fill(place, index);
+        let inside = name
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        match inside && name.file_name().is_some() {
+            true => Ok(name),
+            false => Err(name),
+        }
     }
 }
 

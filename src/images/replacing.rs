@@ -160,6 +160,7 @@ mod tests {
                 index,
                 input: dir.join(input),
                 output: dir.join(output),
+                mask: None,
             })
             .collect();
         let files: Vec<FilesOfImage> = entries.iter().map(FilesOfImage::of).collect();
@@ -224,6 +225,7 @@ mod tests {
             index: 1,
             input: dir.path().join("a.nii"),
             output: dir.path().join("in/b.hdr"),
+            mask: None,
         };
         std::fs::rename(dir.path().join("in/b.hdr"), dir.path().join("in/b.img")).unwrap();
         assert!(FilesOfImage::of(&entry).output_exists());

@@ -273,6 +273,7 @@ fn names_that_are_not_utf8_survive_the_wire() {
         index: 1,
         input: name.clone().into(),
         output: name.into(),
+        mask: None,
     };
     let sent = crate::comm::encode(&entry);
     assert_eq!(crate::comm::decode::<ImageEntry>(&sent), entry);

@@ -23,14 +23,14 @@ pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
 
 /// Estimated seconds that a job's filter takes for an image; 0 where it cannot be filtered.
 pub(crate) fn filter_s(job: &ImageJob, image: &ImageInfo) -> f64 {
-    let prepared = job.filter.prepare(image, &job.shared());
+    let prepared = job.filter.prepare(&job.masked(image), &job.shared());
     prepared.map_or(0.0, |prepared| seconds(prepared.as_ref(), image))
 }
 
 /// What a job needs for an image whose header was looked at.
 pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
     let image = memory::probe_info(probe);
-    let prepared = job.filter.prepare(&image, &job.shared()).ok();
+    let prepared = job.filter.prepare(&job.masked(&image), &job.shared()).ok();
     let prepared = prepared.as_deref();
     Need {
         memory_bytes: memory::image_bytes(job, &image, 1),

@@ -27,6 +27,12 @@ pub struct FilterDescription {
     /// How voxels are treated that are NaN or infinite.
     #[serde(default = "propagate")]
     pub nan: String,
+    /// Where the masks are; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// What results have outside of the mask; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<String>,
 }
 
 /// What reports of versions without the choice did.

@@ -36,6 +36,7 @@ pub(crate) fn least_image_bytes(job: &ImageJob, image: &ImageInfo, threads: usiz
 }
 
 fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
+    let image = &job.masked(image);
     let voxels = image.voxels();
     let stored = voxels.saturating_mul(image.datatype.size_bytes() as u64);
     let plain = |image: &ImageInfo, shared| match job.filter.prepare(image, &shared) {
@@ -98,6 +99,7 @@ pub(crate) fn image_info(header: &Header) -> ImageInfo {
         datatype: header.datatype(),
         scaling: header.scaling(),
         nonfinite_voxels: None,
+        mask_voxels: None,
     }
 }
 
@@ -113,6 +115,7 @@ pub(crate) fn probe_info(probe: &Probe) -> ImageInfo {
         datatype: probe.datatype,
         scaling: probe.scaled.then_some(SOME),
         nonfinite_voxels: None,
+        mask_voxels: None,
     }
 }
 
@@ -131,6 +134,7 @@ mod tests {
             filter: filter.into(),
             output,
             nan,
+            mask: None,
             compression: CompressionLevel::default(),
             sync: false,
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `steps` | read, filter, write |
 //! | `team` | threads that share one image |
+//! | `mask` | reading the mask of an image |
 //! | `outcome` | what happened to an image |
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
@@ -12,6 +13,7 @@
 
 pub(crate) mod cost;
 pub mod description;
+pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;
 mod steps;
@@ -22,13 +24,15 @@ pub(crate) mod warning;
 use serde_json::Value;
 
 use crate::filter::nonfinite::NonFinite;
-use crate::filter::{Filter, ImageInfo, Options, OutputSpec, Rounding, SharedOptions};
+use crate::filter::{Filter, ImageInfo, Options, OutputSpec, Outside, Rounding, SharedOptions};
 use crate::image_io::CompressionLevel;
+use crate::images::MaskChoice;
 use crate::volume::Datatype;
 use description::FilterDescription;
 
+pub use mask::Masking;
 pub use steps::ImageWorker;
-pub(crate) use steps::{OutputFolder, publish};
+pub(crate) use steps::{OutputFolder, Paths, publish};
 
 /// Changes whenever the same options give other bits than before.
 const NUMERICS: u32 = 1;
@@ -50,6 +54,8 @@ pub struct ImageJob {
     pub output: OutputSpec,
     /// How NaN and infinite voxels are treated.
     pub nan: NonFinite,
+    /// Which voxels are filtered, if not all.
+    pub mask: Option<Masking>,
     /// How hard results are compressed.
     pub compression: CompressionLevel,
     /// Whether a result is synced to disk before its name appears.
@@ -62,6 +68,19 @@ impl ImageJob {
         SharedOptions {
             output: self.output,
             nan: self.nan,
+            outside: self.mask.as_ref().map_or(Outside::default(), |mask| mask.outside),
+        }
+    }
+
+    /// What the filter knows of an image, with the voxels of its mask.
+    pub(crate) fn masked(&self, image: &ImageInfo) -> ImageInfo {
+        let mask_voxels = self.mask.as_ref().map(|mask| match mask.choice {
+            MaskChoice::Nonzero => image.voxels(),
+            MaskChoice::File(_) | MaskChoice::Each(_) => image.voxels() / image.volumes().max(1),
+        });
+        ImageInfo {
+            mask_voxels,
+            ..image.clone()
         }
     }
 
@@ -89,6 +108,15 @@ impl ImageJob {
         if self.nan != NonFinite::default() {
             options["nan"] = self.nan.name().into();
         }
+        if let Some(Masking { choice, outside }) = &self.mask {
+            // What a mask's file has inside is recorded as part of the input, wherever the file is.
+            options["mask"] = match choice {
+                MaskChoice::Nonzero => "nonzero",
+                MaskChoice::File(_) | MaskChoice::Each(_) => "file",
+            }
+            .into();
+            options["outside"] = outside.name().into();
+        }
         // A number that was written and read may differ in its last digit from one that was not: all are.
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
@@ -101,6 +129,11 @@ impl ImageJob {
         options.extend(output.as_object().cloned().unwrap_or_default());
         options.insert("nan".to_owned(), self.nan.name().into());
         options.insert("compression".to_owned(), self.compression.get().into());
+        if let Some(Masking { choice, outside }) = &self.mask {
+            let mask = choice.absolute().unwrap_or_else(|_| choice.to_string());
+            options.insert("mask".to_owned(), mask.into());
+            options.insert("outside".to_owned(), outside.name().into());
+        }
         let given = options.iter().filter(|(_, value)| !value.is_null());
         let given = given.map(|(name, value)| format!("--{}={}", name.replace('_', "-"), cli_value(value)));
         let command = self.filter.command().iter().map(ToString::to_string);
@@ -140,6 +173,8 @@ impl ImageJob {
             }
             .to_owned(),
             nan: self.nan.name().to_owned(),
+            mask: self.mask.as_ref().map(|mask| mask.choice.to_string()),
+            outside: self.mask.as_ref().map(|mask| mask.outside.name().to_owned()),
         }
     }
 }

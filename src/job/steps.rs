@@ -2,21 +2,24 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::ImageJob;
+use super::mask::MaskReader;
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::survey::Survey;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use super::warning::{self, Warning};
 use crate::filter::nonfinite::{self, NonFinite};
-use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes};
+use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Mask, Planes};
 use crate::image_io::{
     Cause, ChunkedWriter, Existing, Folders, Header, Image, ImageError, ImageReader, ImageWriter,
     OpenedInput, ReadSummary, StagedFile, WriteOptions,
 };
+use crate::images::MaskChoice;
 use crate::volume::{Volume, VoxelBuffer};
 
 /// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that
@@ -74,6 +77,7 @@ pub struct ImageWorker<'a> {
     /// One for each thread, the leader's first.
     members: Vec<Member>,
     reader: ImageReader,
+    masks: MaskReader,
     writer: ImageWriter,
     image: Image,
     buffers: Buffers,
@@ -109,6 +113,7 @@ impl<'a> ImageWorker<'a> {
             job,
             members: (0..threads).map(|_| Member::new(job.compression)).collect(),
             reader,
+            masks: MaskReader::default(),
             writer: ImageWriter::new().compression(job.compression),
             image: Image::default(),
             buffers: Buffers::default(),
@@ -139,6 +144,7 @@ impl<'a> ImageWorker<'a> {
     pub fn release_memory(&mut self) {
         self.image = Image::default();
         self.buffers = Buffers::default();
+        self.masks.release_memory();
         for member in &mut self.members {
             member.scratch = filter::ThreadScratch::default();
         }
@@ -155,7 +161,12 @@ impl<'a> ImageWorker<'a> {
         output: &Path,
         outcome: &mut Outcome,
     ) -> Result<Vec<FileId>, Failure> {
-        let made = self.make(input, None, output, outcome)?;
+        let paths = Paths {
+            input,
+            output,
+            mask: None,
+        };
+        let made = self.make(paths, None, outcome)?;
         publish(made, &Existing::Any, outcome, |_| Ok(()))
     }
 
@@ -167,13 +178,12 @@ impl<'a> ImageWorker<'a> {
     /// Those of [`ImageWorker::process`].
     pub(crate) fn make(
         &mut self,
-        input: &Path,
+        paths: Paths<'_>,
         fetched: Option<OpenedInput>,
-        output: &Path,
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
         self.read_error_may_pass = false;
-        let made = self.make_once(input, fetched, output, outcome);
+        let made = self.make_once(paths, fetched, outcome);
         if made.is_ok() || !self.read_error_may_pass {
             return made;
         }
@@ -182,27 +192,22 @@ impl<'a> ImageWorker<'a> {
         (outcome.timings, outcome.input) = Default::default();
         outcome.warnings.clear();
         outcome.retries = 1;
-        let made = self.make_once(input, None, output, outcome);
+        let made = self.make_once(paths, None, outcome);
         outcome.timings.read_s += spent_s;
         made
     }
 
     fn make_once(
         &mut self,
-        input: &Path,
+        paths: Paths<'_>,
         fetched: Option<OpenedInput>,
-        output: &Path,
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
+        let Paths { input, output, .. } = paths;
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
         let mut survey = None;
-        let files = Files {
-            input,
-            opened: fetched,
-            output,
-        };
-        let filtered = self.read_and_filter(&team, &mut members, files, &mut survey, outcome);
+        let filtered = self.read_and_filter(&team, &mut members, (paths, fetched), &mut survey, outcome);
         self.members = members;
         let made = team.into_made();
         filtered?;
@@ -248,15 +253,11 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         team: &Team<'_>,
         members: &mut [Member],
-        files: Files<'_>,
+        (paths, opened): (Paths<'_>, Option<OpenedInput>),
         survey: &mut Option<Survey>,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        let Files {
-            input,
-            opened,
-            output,
-        } = files;
+        let Paths { input, output, .. } = paths;
         let count = members.len();
         std::thread::scope(|scope| {
             let _end = EndOnDrop(team);
@@ -264,26 +265,39 @@ impl<'a> ImageWorker<'a> {
                 return Ok(());
             };
             team::start(scope, team, others);
+            let started = Instant::now();
             let Self {
                 job,
                 reader,
+                masks,
                 image,
                 buffers,
                 memory_limit,
                 destination,
                 ..
             } = self;
+            let choice = job.mask.as_ref().map(|mask| &mask.choice);
+            let mask = choice
+                .and_then(|choice| choice.file(paths.mask))
+                .map(|file| masks.read(file).map_err(|error| mask_failure(input, &error)))
+                .transpose()?;
+            let mut misfit = None;
             let streaming = Streaming {
                 job,
                 threads: count,
                 limit_bytes: *memory_limit,
                 output,
+                mask: mask.map(|mask| &mask.mask),
                 options: destination.write_options(job, output),
             };
-            let started = Instant::now();
             let read = reader.read_with(input, opened, image, &mut |header, volume, next| {
                 *survey = job.survey(volume);
-                match streaming.begin(header, volume, buffers) {
+                misfit = mask.and_then(|mask| mask.fault(header));
+                let begun = match misfit {
+                    None => streaming.begin(header, volume, buffers),
+                    Some(_) => None,
+                };
+                match begun {
                     None => {
                         let found = next(volume.voxels.as_bytes_mut())?;
                         if let Some(survey) = survey {
@@ -299,9 +313,26 @@ impl<'a> ImageWorker<'a> {
                 }
             });
             outcome.timings.read_s = started.elapsed().as_secs_f64();
+            let (of_mask, files, warnings) = match mask {
+                Some(mask) => (
+                    Some(Arc::clone(&mask.mask)),
+                    mask.files.clone(),
+                    mask.warnings.clone(),
+                ),
+                None => Default::default(),
+            };
             self.was_read(read, outcome)?;
+            if let Some(misfit) = misfit {
+                return Err(Failure {
+                    stage: Stage::Read,
+                    error: format!("{}: {misfit}", input.display()),
+                    kind: FailureKind::Own,
+                });
+            }
+            outcome.input.files.extend(files);
+            outcome.warnings.extend(warnings);
             if team.run().is_none() {
-                self.begin_whole(team, count, input, output, outcome)?;
+                self.begin_whole(team, count, (input, output), of_mask, outcome)?;
             }
             team.work(own);
             Ok(())
@@ -313,8 +344,8 @@ impl<'a> ImageWorker<'a> {
         &mut self,
         team: &Team<'_>,
         threads: usize,
-        input: &Path,
-        output: &Path,
+        (input, output): (&Path, &Path),
+        mask: Option<Arc<Mask>>,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let started = Instant::now();
@@ -322,12 +353,17 @@ impl<'a> ImageWorker<'a> {
         let volume = &mut self.image.volume;
         let division = Division::among(threads, false);
         let shared = self.job.shared();
-        let begun = filter::prepare(&self.job.filter, &shared, volume, intensities, division).and_then(
-            |(found, prepared, layout)| {
-                outcome.input.nonfinite_voxels = found;
-                ImageRun::begin(prepared, layout, volume, planes)
-            },
-        );
+        let mask = match self.job.has_own_mask() {
+            true => Mask::nonzero(volume).map(|mask| Some(Arc::new(mask))),
+            false => Ok(mask),
+        };
+        let begun = mask.map_err(FilterError::from).and_then(|mask| {
+            let of_mask = mask.as_deref();
+            let (found, prepared, layout) =
+                filter::prepare(&self.job.filter, &shared, volume, of_mask, intensities, division)?;
+            outcome.input.nonfinite_voxels = found;
+            ImageRun::begin(prepared, layout, volume, planes, mask)
+        });
         outcome.timings.filter_s = started.elapsed().as_secs_f64();
         let run = begun.map_err(|error| filter_failure(input, &error))?;
         // One thread compresses the result when it has filtered the image.
@@ -366,6 +402,7 @@ impl<'a> ImageWorker<'a> {
             nonfinite_voxels: Some(0),
             ..memory::image_info(header)
         };
+        let image = self.job.masked(&image);
         let prepared = self.job.filter.prepare(&image, &self.job.shared()).ok();
         facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
         let in_mm = self.job.filter.uses_voxel_size();
@@ -376,15 +413,23 @@ impl<'a> ImageWorker<'a> {
     }
 }
 
-/// An image's files.
-struct Files<'a> {
-    input: &'a Path,
-    /// The input, if it was opened ahead.
-    opened: Option<OpenedInput>,
-    output: &'a Path,
+/// Where an image, its result and its mask are.
+#[derive(Clone, Copy)]
+pub(crate) struct Paths<'a> {
+    pub(crate) input: &'a Path,
+    pub(crate) output: &'a Path,
+    /// The mask, if each image has its own.
+    pub(crate) mask: Option<&'a Path>,
 }
 
 impl ImageJob {
+    /// Whether the mask of an image is made of its own voxels, so that it has to be read first.
+    fn has_own_mask(&self) -> bool {
+        self.mask
+            .as_ref()
+            .is_some_and(|mask| mask.choice == MaskChoice::Nonzero)
+    }
+
     /// A survey of an image with integers in input and result.
     fn survey(&self, volume: &Volume) -> Option<Survey> {
         let integers = !self.output.resolve(volume).is_float() && !volume.datatype.is_float();
@@ -398,6 +443,7 @@ struct Streaming<'a> {
     threads: usize,
     limit_bytes: Option<u64>,
     output: &'a Path,
+    mask: Option<&'a Arc<Mask>>,
     options: WriteOptions,
 }
 
@@ -414,17 +460,17 @@ impl Streaming<'_> {
         // Voxels that are not finite are counted, and perhaps replaced, in the whole volume.
         let treated =
             (job.nan != NonFinite::Propagate || job.filter.refuses_nonfinite()) && volume.datatype.is_float();
-        if self.threads < 2 || header.is_big_endian() || treated {
+        if self.threads < 2 || header.is_big_endian() || treated || job.has_own_mask() {
             return None;
         }
-        let image = ImageInfo::of(volume);
+        let image = job.masked(&ImageInfo::of(volume));
         let prepared = job.filter.prepare(&image, &job.shared()).ok()?;
         let division = Division::among(self.threads, true);
         let layout = Layout::of(prepared.as_ref(), &image, division);
         if self.limit_bytes.is_some_and(|limit| layout.bytes() > limit) {
             return None;
         }
-        let run = ImageRun::begin(prepared, layout, volume, &mut buffers.planes).ok()?;
+        let run = ImageRun::begin(prepared, layout, volume, &mut buffers.planes, self.mask.cloned()).ok()?;
         let file = begin_file(job, header, volume, &run, self.output, &self.options);
         let file = file.ok().flatten();
         match file {
@@ -507,6 +553,15 @@ fn may_pass(cause: &Cause) -> bool {
         Cause::Read(error) => [Some(EIO), Some(ESTALE)].contains(&error.raw_os_error()),
         Cause::CrcMismatch { .. } | Cause::GzipDamaged { .. } => true,
         _ => false,
+    }
+}
+
+/// The mask of an image cannot be read.
+fn mask_failure(input: &Path, error: &ImageError) -> Failure {
+    let failure = failure(Stage::Read, error);
+    Failure {
+        error: format!("{}: its mask {}", input.display(), failure.error),
+        ..failure
     }
 }
 

@@ -376,6 +376,8 @@ pub(crate) mod tests {
                 output_type: "same".to_owned(),
                 round: "truncate".to_owned(),
                 nan: "propagate".to_owned(),
+                mask: None,
+                outside: None,
             },
             options: serde_json::json!({"filter": {"name": "gaussian"}}),
             strategy: Strategy::Size,

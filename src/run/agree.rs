@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::{check_folders, refuse_links};
+use super::checks::{check_folders, check_mask, refuse_links};
 use super::renamed::refuse_renamed;
 use super::resume::{self, Claims, Found};
 use super::{Config, SetupError, rivals};
@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::images::probe::{self, ImageFacts, NeedOf};
 use crate::images::{self, ImageEntry, PathPattern};
 use crate::job::cost;
+use crate::job::mask::fault_by_headers;
 use crate::journal::past::Past;
 use crate::parallel::par_map;
 use crate::text::counted;
@@ -37,6 +38,10 @@ impl Config {
             ("--list", paths(list.list_file.as_slice())),
             ("--output", paths(std::slice::from_ref(&list.output))),
             ("--name", optional(list.name.as_ref().map(ToString::to_string))),
+            (
+                "--mask",
+                optional(self.job.mask.as_ref().map(|mask| mask.choice.to_string())),
+            ),
             ("--base", paths(list.base.as_slice())),
             ("--include", patterns(&list.include)),
             ("--exclude", patterns(&list.exclude)),
@@ -148,6 +153,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         ));
     }
     check_folders(config)?;
+    check_mask(config)?;
     let images::ImageList {
         mut entries,
         unreadable_folders,
@@ -210,6 +216,8 @@ pub(super) struct Look {
     pub(super) facts: ImageFacts,
     /// What is under its result's name.
     pub(super) found: Found,
+    /// Why its mask cannot be used.
+    pub(super) mask_fault: Option<String>,
 }
 
 /// The most threads of a rank that read headers.
@@ -237,9 +245,16 @@ pub(super) fn look_at_images(
         if !config.dry_run {
             facts.widths = None;
         }
+        let mask = config.job.mask.as_ref();
+        let mask = mask.and_then(|mask| mask.choice.file(entry.mask.as_deref()));
+        let mask_fault = mask.and_then(|mask| fault_by_headers(&entry.input, mask));
+        if facts.error.is_none() {
+            facts.error.clone_from(&mask_fault);
+        }
         Look {
             facts,
-            found: resume::look(entry, claim),
+            found: resume::look(entry, mask, claim),
+            mask_fault,
         }
     });
     comm::gather(comm, looks).map(probe::interleave)

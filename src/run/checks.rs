@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::{Config, SetupError};
 use crate::comm::ROOT;
+use crate::filter::{OutputType, Outside};
+use crate::image_io;
 use crate::image_io::file_name::is_image_name;
-use crate::images::ImageEntry;
+use crate::images::{ImageEntry, MaskChoice};
+use crate::job::Masking;
 use crate::report::{self, destination};
 use crate::{fault, journal};
 
@@ -69,6 +72,22 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
         writable(place, "--report")?;
     }
     Ok(())
+}
+
+/// Refuses a mask for all images that cannot be read, and a result that cannot hold what is to be outside.
+pub(super) fn check_mask(config: &Config) -> Result<(), SetupError> {
+    let Some(Masking { choice, outside }) = &config.job.mask else {
+        return Ok(());
+    };
+    if let MaskChoice::File(path) = choice {
+        image_io::probe(path).map_err(|error| SetupError(format!("--mask {error}")))?;
+    }
+    match config.job.output.output_type {
+        OutputType::As(datatype) if *outside == Outside::Nan && !datatype.is_float() => Err(SetupError(
+            format!("--outside nan: {datatype} has no NaN; write float32, or say --outside zero or keep"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// How long a rank waits for another rank's file: longer than network file systems keep attributes (NFS: up

@@ -229,6 +229,7 @@ mod tests {
             index,
             input: format!("{index}.nii").into(),
             output: "out".into(),
+            mask: None,
         };
         let facts = |bytes: u64| ImageFacts {
             file_bytes: bytes << 20,

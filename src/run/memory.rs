@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::image_io::{OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
-use crate::job::{ImageJob, ImageWorker, OutputFolder, memory};
+use crate::job::{ImageJob, ImageWorker, OutputFolder, Paths, memory};
 use crate::resources::{self, MemoryLimit};
 
 /// The memory that a rank's images may take, and the workers' buffers, which hold it.
@@ -97,7 +97,12 @@ impl<'a> RankMemory<'a> {
         let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         let mut waited_s = started.elapsed().as_secs_f64();
         let mut buffers = self.buffers(worker);
-        let first = buffers.make(&entry.input, fetched, &entry.output, outcome);
+        let paths = Paths {
+            input: &entry.input,
+            output: &entry.output,
+            mask: entry.mask.as_deref(),
+        };
+        let first = buffers.make(paths, fetched, outcome);
         drop((buffers, turn));
         let (Some(limit), Err(failure)) = (&self.limit, &first) else {
             return (first, waited_s);
@@ -129,7 +134,7 @@ impl<'a> RankMemory<'a> {
         let mut buffers = self.buffers(worker);
         buffers.set_memory_limit(Some(limit.bytes));
         (outcome.timings, outcome.input) = Default::default();
-        let result = buffers.make(&entry.input, None, &entry.output, outcome);
+        let result = buffers.make(paths, None, outcome);
         buffers.release_memory();
         buffers.set_memory_limit(Some(limit.bytes / self.buffers.len() as u64));
         (result, waited_s)

@@ -106,6 +106,7 @@ mod tests {
                     index: place + 1,
                     input,
                     output: PathBuf::from("unused"),
+                    mask: None,
                 }
             })
             .collect();

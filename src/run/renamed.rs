@@ -120,6 +120,7 @@ mod tests {
                 index: 1,
                 input: "/study/sub-1/T1.nii".into(),
                 output: out.join(output),
+                mask: None,
             };
             refuse_renamed(past, &[entry], out, &serde_json::json!({"sigma": sigma}))
         };

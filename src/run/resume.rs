@@ -145,7 +145,7 @@ pub(super) fn names(output: &Path) -> [Option<PathBuf>; 2] {
 
 /// Looks at what is under a result's name and, where there are claims, compares it with them. As a rule only
 /// sizes, times and checksums of eight bytes are read.
-pub(super) fn look(entry: &ImageEntry, claims: Option<&Claims>) -> Found {
+pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
     let names = names(&entry.output);
     let mut found = Found {
         // Before anything is compared: what changes from now on is another file.
@@ -160,11 +160,28 @@ pub(super) fn look(entry: &ImageEntry, claims: Option<&Claims>) -> Found {
         .zip(&found.seen)
         .filter_map(|(name, seen)| seen.and(name.as_deref()))
         .collect();
-    (found.standing, found.moved_from) = standing(entry, claims, &existing);
+    let inputs = Inputs {
+        image: &entry.input,
+        mask,
+    };
+    (found.standing, found.moved_from) = standing(&entry.output, inputs, claims, &existing);
     found
 }
 
-fn standing(entry: &ImageEntry, claims: &Claims, existing: &[&Path]) -> (Standing, Option<Name>) {
+/// What a result is made from now.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    image: &'a Path,
+    /// The file of its mask, if it has one.
+    mask: Option<&'a Path>,
+}
+
+fn standing(
+    output: &Path,
+    inputs: Inputs<'_>,
+    claims: &Claims,
+    existing: &[&Path],
+) -> (Standing, Option<Name>) {
     let undone = match claims.last {
         Some(Last::Started | Last::Staged) => Standing::Unfinished,
         Some(Last::Failed) => Standing::FailedBefore,
@@ -178,12 +195,12 @@ fn standing(entry: &ImageEntry, claims: &Claims, existing: &[&Path]) -> (Standin
         .iter()
         .rev()
         .filter(|claim| claim.same_options)
-        .map(|claim| (claim, Origin::of(&entry.input, claim)))
+        .map(|claim| (claim, Origin::of(inputs, claim)))
         .filter(|(_, origin)| *origin != Origin::Other)
         .collect();
     let whole = own
         .iter()
-        .find(|(claim, _)| describes_result(&entry.output, &claim.files_out));
+        .find(|(claim, _)| describes_result(output, &claim.files_out));
     if let Some((claim, origin)) = whole {
         let standing = match (claims.last, origin) {
             // A later attempt at the image did not come to its end.
@@ -196,13 +213,13 @@ fn standing(entry: &ImageEntry, claims: &Claims, existing: &[&Path]) -> (Standin
         return (standing, from.flatten());
     }
     let is_own = |path: &Path| {
-        let describes = |claim: &Claim| describes_file(&entry.output, path, &claim.files_out);
+        let describes = |claim: &Claim| describes_file(output, path, &claim.files_out);
         own.iter().any(|(claim, _)| describes(claim))
     };
     if existing.iter().all(|path| is_own(path)) {
         return (undone, None);
     }
-    let describes = |claim: &&Claim| describes_result(&entry.output, &claim.files_out);
+    let describes = |claim: &&Claim| describes_result(output, &claim.files_out);
     let standing = match claims.made.iter().rev().find(describes) {
         Some(claim) if !claim.same_options => Standing::OptionsChanged,
         Some(_) => Standing::OtherInput,
@@ -226,15 +243,13 @@ enum Origin {
 }
 
 impl Origin {
-    fn of(input: &Path, claim: &Claim) -> Self {
+    fn of(inputs: Inputs<'_>, claim: &Claim) -> Self {
+        let input = inputs.image;
         let at_same_path = claim.from.as_ref().is_none_or(|from| {
             let real = |path: &Path| std::fs::canonicalize(path).ok();
             real(input).is_some_and(|input| real(&from.0) == Some(input))
         });
-        let same_content = match image_io::identify(input) {
-            Ok(now) => same_content(&claim.files_in, &now, at_same_path),
-            Err(_) => false,
-        };
+        let same_content = inputs.are_those_of(&claim.files_in, at_same_path);
         let same_name = || {
             let from = claim.from.as_ref().and_then(|from| from.0.file_name());
             from == input.file_name()
@@ -247,6 +262,28 @@ impl Origin {
             (false, true) if same_name() => Origin::Moved,
             (false, _) => Origin::Other,
         }
+    }
+}
+
+impl Inputs<'_> {
+    /// Whether the files are those of a record, which has the mask's after the image's.
+    fn are_those_of(self, recorded: &[FileId], image_at_same_path: bool) -> bool {
+        let (Ok(image), Ok(mask)) = (
+            image_io::identify(self.image),
+            self.mask.map_or(Ok(Vec::new()), image_io::identify),
+        ) else {
+            return false;
+        };
+        let of_image = recorded.len().checked_sub(mask.len());
+        let Some((of_image, of_mask)) = of_image.map(|of_image| recorded.split_at(of_image)) else {
+            return false;
+        };
+        let absolute = |path: &Path| std::path::absolute(path).ok();
+        let mask_at_same_path = of_mask
+            .iter()
+            .zip(&mask)
+            .all(|(recorded, now)| absolute(&now.path).as_ref() == Some(&recorded.path));
+        same_content(of_image, &image, image_at_same_path) && same_content(of_mask, &mask, mask_at_same_path)
     }
 }
 
@@ -266,7 +303,7 @@ fn same_content(recorded: &[FileId], now: &[FileId], at_same_path: bool) -> bool
         }
         _ => now,
     };
-    if recorded.is_empty() {
+    if recorded.is_empty() && !now.is_empty() {
         // Version 1 started the image, and what it was is not known.
         return false;
     }

@@ -225,6 +225,7 @@ mod tests {
                 index: 1,
                 input: input.into(),
                 output: output.into(),
+                mask: None,
             }];
             digest(&entries, Path::new("/out"))
         };

@@ -97,6 +97,7 @@ pub(super) fn decide(
     ranks: &Ranks,
     clock: Clock,
 ) -> Result<(Decision, Schedule), SetupError> {
+    refuse_unmasked(looks)?;
     let filter_s_per_voxel = config.job.filter_s_per_voxel();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
     let files = all_facts.iter().map(|facts| &facts.files);
@@ -156,6 +157,17 @@ pub(super) fn decide(
         sent_s: clock.now_s(),
     };
     Ok((decision, Schedule { costs_s, shares }))
+}
+
+/// Refuses a run in which no image has a mask that can be used.
+fn refuse_unmasked(looks: &[Look]) -> Result<(), SetupError> {
+    let faults: Vec<&String> = looks.iter().filter_map(|look| look.mask_fault.as_ref()).collect();
+    match faults.first() {
+        Some(first) if faults.len() == looks.len() => Err(SetupError(format!(
+            "--mask: no image has a mask that can be used, the first is {first}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) -> Result<(), SetupError> {

@@ -24,6 +24,7 @@ use super::resume;
 use super::stop::Pace;
 use crate::atomic_file::Stamp;
 use crate::fault::Fault;
+use crate::image_io::file_name::pair_partner;
 use crate::image_io::{Existing, OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job;
@@ -293,9 +294,14 @@ impl MadeImage<'_> {
     }
 }
 
-/// Names an image's files as records do: not at all the image's own, others by their names in its folder.
+/// Names an image's files as records do: not at all the image's own, the other half of a pair by its name in
+/// the image's folder. Those of a mask, which come after, keep their whole paths.
 fn name_beside(files: &mut [FileId], image: &Path) {
-    for file in files {
+    let own = match image.file_name().and_then(pair_partner) {
+        Some(_) => 2,
+        None => 1,
+    };
+    for file in files.iter_mut().take(own) {
         file.path = match file.path.file_name() {
             Some(name) if file.path != image => name.into(),
             _ => PathBuf::new(),

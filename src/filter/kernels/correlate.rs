@@ -53,6 +53,14 @@ impl VoxelPointer {
         }
     }
 
+    /// The numbers of `bytes`, to be read only.
+    pub(in crate::filter) fn read_only(bytes: &[u8]) -> Self {
+        VoxelPointer {
+            datatype: Datatype::Uint8,
+            address: bytes.as_ptr().cast_mut(),
+        }
+    }
+
     /// The same place, taken as another type: a result that replaces its source is written by what the source
     /// is read by, since a second borrow of the buffer would end the first.
     pub(in crate::filter) fn retyped(self, datatype: Datatype) -> Self {

@@ -44,6 +44,7 @@ fn job(filter: impl Into<Options>) -> ImageJob {
         filter: filter.into(),
         output: OutputSpec::default(),
         nan: NonFinite::default(),
+        mask: None,
         compression: CompressionLevel::default(),
         sync: false,
     }

@@ -87,10 +87,11 @@ impl World {
             index: 1,
             input: self.path(input),
             output: self.path(result),
+            mask: None,
         };
         let entries = [entry];
         let claims = claims(&self.past, &entries, &self.path("out"), &options(2));
-        look(&entries[0], Some(&claims[0]))
+        look(&entries[0], None, Some(&claims[0]))
     }
 
     fn standing(&self, input: &str, result: &str) -> Standing {
@@ -243,6 +244,7 @@ fn a_refusal_counts_each_kind_and_names_its_first_file() {
         index,
         input: format!("in/{index}.nii").into(),
         output: format!("out/{index}.nii").into(),
+        mask: None,
     };
     let entries = [1, 2, 3, 4].map(entry);
     let standings = [

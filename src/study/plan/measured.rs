@@ -423,6 +423,7 @@ fn info(input: &InputFacts, datatype: Datatype) -> ImageInfo {
             intercept: 1.0,
         }),
         nonfinite_voxels: None,
+        mask_voxels: None,
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn job() -> ImageJob {
         filter: Options::Gaussian(Gaussian::from_sigma_vox(2.0)),
         output: OutputSpec::default(),
         nan: NonFinite::default(),
+        mask: None,
         compression: CompressionLevel::default(),
         sync: true,
     }

@@ -1,0 +1,62 @@
+//! Outside: what a slab's result has where the mask or the image leaves a voxel out.
+
+use super::interface::{Slab, Source};
+use super::kernels::convert::{Voxel, with_voxel_type};
+use super::mask::Outside;
+
+impl Slab<'_> {
+    /// The plane that the stage reads from this source, by number.
+    fn number_of(&self, source: Source) -> Option<usize> {
+        self.reads.iter().position(|&(read, _)| read == source)
+    }
+
+    /// Writes to the first target what stands outside of the mask, for `len` voxels from the `first` of the
+    /// 3-D volume on. The stage reads the mask, and the input where that is kept.
+    ///
+    /// # Panics
+    /// When the stage does not read them.
+    pub(super) fn put_outside(&mut self, outside: Outside, first: usize, len: usize) {
+        let mask = self.number_of(Source::Mask).expect("the stage reads the mask");
+        // Where nothing is kept, the values do not matter.
+        let input = self.number_of(Source::Input).unwrap_or(mask);
+        assert!(
+            outside != Outside::Keep || input != mask,
+            "the stage reads the input"
+        );
+        let [mask, input] = [mask, input].map(|number| self.sources[number].offset(first));
+        let target = self.targets[0].offset(first);
+        with_voxel_type!(input.datatype, S => with_voxel_type!(target.datatype, T => {
+            // SAFETY: all areas hold the voxels, the target is apart from the others, and these voxels of it
+            // are this slab's alone.
+            let (mask, input, to) = unsafe {
+                (mask.as_slice::<u8>(len), input.as_slice::<S>(len), target.as_mut_slice::<T>(len))
+            };
+            for ((to, &voxel), &inside) in to.iter_mut().zip(input).zip(mask) {
+                if inside == 0 {
+                    *to = outside.value(voxel, self.scaling);
+                }
+            }
+        }));
+    }
+
+    /// Writes NaN to the first target where the input is NaN or infinite (0 to integers), for `len` voxels
+    /// from the `first` of the 3-D volume on. The stage reads the input.
+    ///
+    /// # Panics
+    /// When the stage does not read it.
+    pub(super) fn put_nan(&mut self, first: usize, len: usize) {
+        let input = self.number_of(Source::Input).expect("the stage reads the input");
+        let (input, target) = (self.sources[input].offset(first), self.targets[0].offset(first));
+        with_voxel_type!(input.datatype, S => with_voxel_type!(target.datatype, T => {
+            // SAFETY: as above.
+            let (input, to) = unsafe { (input.as_slice::<S>(len), target.as_mut_slice::<T>(len)) };
+            for (to, &voxel) in to.iter_mut().zip(input) {
+                let stored = voxel.to_f64();
+                let intensity = self.scaling.map_or(stored, |scaling| scaling.intensity(stored));
+                if !intensity.is_finite() {
+                    *to = T::nearest(f64::NAN);
+                }
+            }
+        }));
+    }
+}

@@ -1,0 +1,194 @@
+//! The affine of a header: where its voxels lie in space, and whether two grids are the same.
+
+use super::header::Header;
+use super::header_layout::Version;
+
+/// From voxel indices x, y, z to mm: three rows of a matrix, each with its offset.
+pub type Affine = [[f64; 4]; 3];
+
+/// Two grids are the same if no corner of one is further from that of the other than this part of a voxel.
+pub const SAME_GRID_VOX: f64 = 1e-3;
+
+/// The fields of a header that give the affine, with lengths in its own unit.
+struct Fields {
+    qform_code: i32,
+    sform_code: i32,
+    /// `pixdim[0]` is the sign of the third axis.
+    pixdim: [f64; 4],
+    /// b, c and d of the quaternion.
+    quaternion: [f64; 3],
+    offset: [f64; 3],
+    sform: Affine,
+}
+
+impl Header {
+    /// The affine in mm: the sform where its code is above 0, else the qform where its code is, else voxels
+    /// of pixdim's size around the centre of the image, x to the left. This is nibabel's choice.
+    ///
+    /// ```
+    /// use niimpi::image_io::{Header, Version};
+    /// use niimpi::volume::Datatype;
+    ///
+    /// let header = Header::new(Version::Nifti1, &[4, 4, 4], Datatype::Int16, [2.0, 2.0, 3.0]);
+    /// assert_eq!(header.affine()[2], [0.0, 0.0, 3.0, 0.0]);
+    /// ```
+    pub fn affine(&self) -> Affine {
+        let fields = self.affine_fields();
+        let mm_per_unit = self.length_unit().mm();
+        let affine = if fields.sform_code > 0 {
+            fields.sform
+        } else {
+            let qform = (fields.qform_code > 0).then(|| qform(&fields)).flatten();
+            qform.unwrap_or_else(|| self.centred(&fields))
+        };
+        affine.map(|row| row.map(|value| value * mm_per_unit))
+    }
+
+    fn affine_fields(&self) -> Fields {
+        match self.version() {
+            Version::Nifti1 => {
+                let short = |start: usize| i32::from(i16::from_le_bytes(self.field(start)));
+                let real = |start: usize| f64::from(f32::from_le_bytes(self.field(start)));
+                Fields {
+                    qform_code: short(252),
+                    sform_code: short(254),
+                    pixdim: std::array::from_fn(|i| real(76 + 4 * i)),
+                    quaternion: std::array::from_fn(|i| real(256 + 4 * i)),
+                    offset: std::array::from_fn(|i| real(268 + 4 * i)),
+                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(280 + 4 * (4 * row + i)))),
+                }
+            }
+            Version::Nifti2 => {
+                let long = |start: usize| i32::from_le_bytes(self.field(start));
+                let real = |start: usize| f64::from_le_bytes(self.field(start));
+                Fields {
+                    qform_code: long(344),
+                    sform_code: long(348),
+                    pixdim: std::array::from_fn(|i| real(104 + 8 * i)),
+                    quaternion: std::array::from_fn(|i| real(352 + 8 * i)),
+                    offset: std::array::from_fn(|i| real(376 + 8 * i)),
+                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(400 + 8 * (4 * row + i)))),
+                }
+            }
+        }
+    }
+
+    fn centred(&self, fields: &Fields) -> Affine {
+        let mut affine = [[0.0; 4]; 3];
+        for axis in 0..3 {
+            let len = self.shape().get(axis).copied().unwrap_or(1);
+            let size = fields.pixdim[axis + 1].abs();
+            let step = if axis == 0 { -size } else { size };
+            affine[axis][axis] = step;
+            affine[axis][3] = -step * (len as f64 - 1.0) / 2.0;
+        }
+        affine
+    }
+}
+
+/// The affine of the quaternion; `None` for one that is no rotation.
+fn qform(fields: &Fields) -> Option<Affine> {
+    /// A quaternion in single precision is a little longer than 1 at most.
+    const TOLERANCE: f64 = 3.0 * f32::EPSILON as f64;
+    let [b, c, d] = fields.quaternion;
+    let square = 1.0 - (b * b + c * c + d * d);
+    if !(square >= -TOLERANCE) {
+        return None;
+    }
+    let a = square.max(0.0).sqrt();
+    let rotation = [
+        [
+            a * a + b * b - c * c - d * d,
+            2.0 * (b * c - a * d),
+            2.0 * (b * d + a * c),
+        ],
+        [
+            2.0 * (b * c + a * d),
+            a * a + c * c - b * b - d * d,
+            2.0 * (c * d - a * b),
+        ],
+        [
+            2.0 * (b * d - a * c),
+            2.0 * (c * d + a * b),
+            a * a + d * d - b * b - c * c,
+        ],
+    ];
+    let [factor, x, y, z] = fields.pixdim;
+    let sizes = [x, y, if factor < 0.0 { -z } else { z }];
+    Some(std::array::from_fn(|row| {
+        std::array::from_fn(|i| match i {
+            3 => fields.offset[row],
+            axis => rotation[row][axis] * sizes[axis],
+        })
+    }))
+}
+
+/// How far the corners of two grids with these affines are apart at most, in voxels of the smaller edge. NaN
+/// where an affine has no numbers.
+pub fn corner_distance_vox(shape: [usize; 3], one: &Affine, other: &Affine) -> f64 {
+    let edges = [one, other].into_iter().flat_map(|affine| {
+        (0..3).map(move |axis| affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt())
+    });
+    let edge_mm = edges.filter(|&mm| mm > 0.0).fold(f64::INFINITY, f64::min);
+    let corner = |affine: &Affine, number: usize| -> [f64; 3] {
+        let at: [f64; 3] = std::array::from_fn(|axis| match number >> axis & 1 {
+            0 => 0.0,
+            _ => shape[axis] as f64 - 1.0,
+        });
+        affine.map(|row| row[0] * at[0] + row[1] * at[1] + row[2] * at[2] + row[3])
+    };
+    let distances = (0..8).map(|number| {
+        let (one, other) = (corner(one, number), corner(other, number));
+        let squares = (0..3).map(|axis| (one[axis] - other[axis]).powi(2));
+        squares.sum::<f64>().sqrt() / edge_mm
+    });
+    // Not `f64::max`, which passes NaN over.
+    distances.fold(
+        0.0,
+        |most, distance| if distance <= most { most } else { distance },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::Datatype;
+
+    #[test]
+    fn corners_are_compared_in_voxels() {
+        let header = Header::new(Version::Nifti2, &[11, 11, 11], Datatype::Uint8, [2.0; 3]);
+        let one = header.affine();
+        let mut other = one;
+        assert_eq!(corner_distance_vox([11; 3], &one, &other), 0.0);
+        other[0][3] += 0.001;
+        assert!((corner_distance_vox([11; 3], &one, &other) - 0.0005).abs() < 1e-12);
+        other[1][1] = 2.001;
+        let distance = corner_distance_vox([11; 3], &one, &other);
+        assert!((0.005..0.0051).contains(&distance), "{distance}");
+        other[2][2] = f64::NAN;
+        assert!(corner_distance_vox([11; 3], &one, &other).is_nan());
+    }
+
+    #[test]
+    fn a_half_turn_is_a_rotation() {
+        let fields = Fields {
+            qform_code: 1,
+            sform_code: 0,
+            pixdim: [-1.0, 1.0, 2.0, 3.0],
+            quaternion: [0.0, 0.0, 1.0],
+            offset: [5.0, 6.0, 7.0],
+            sform: [[0.0; 4]; 3],
+        };
+        let expected = [
+            [-1.0, 0.0, 0.0, 5.0],
+            [0.0, -2.0, 0.0, 6.0],
+            [0.0, 0.0, -3.0, 7.0],
+        ];
+        assert_eq!(qform(&fields), Some(expected));
+        let wrong = Fields {
+            quaternion: [1.0, 1.0, 0.0],
+            ..fields
+        };
+        assert_eq!(qform(&wrong), None);
+    }
+}
