@@ -32,9 +32,9 @@
 //! ```
 //!
 //! `input` is absolute, `output` is below the output folder. A file in `files_in` and `files_out` has a
-//! `path` only if it is not the image's own: the other half of a pair has its name there. A name that is not
-//! UTF-8 is a list of its bytes. `crc32` and `raw_bytes` describe the content before compression, as the last
-//! eight bytes of a gzip file do.
+//! `path` only if it is not the image's own: the other half of a pair has its name there, and a mask, which
+//! comes last in `files_in`, its absolute path. A name that is not UTF-8 is a list of its bytes. `crc32` and
+//! `raw_bytes` describe the content before compression, as the last eight bytes of a gzip file do.
 //!
 //! The line `staged` comes before a result gets its name. If results are synced, it is on the disk by then,
 //! so that every file under a result's name has a record, whatever ended the run. All times of a run count

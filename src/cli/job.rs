@@ -30,7 +30,7 @@ pub(super) struct JobArgs<F: FilterOptions> {
     #[command(flatten)]
     non_finite: NonFiniteArgs,
 
-    /// Filter inside of a mask only: a file for all images, a template such as '{dir}/{stem}_mask', or nonzero
+    /// Filter inside of a mask only: a file for all, a template such as '{dir}/{stem}_mask', or nonzero
     ///
     /// A voxel is inside where the mask is above 0. Only voxels inside count: a Gaussian becomes their
     /// weighted mean, a median is theirs. {stem}, {dir} and {index} are filled in as with --name, and a

@@ -237,7 +237,7 @@ pub struct Stage {
 pub enum Source {
     /// The image's stored voxels.
     Input,
-    /// The mask: `uint8`, 1 inside and 0 outside. Only of an image that has one, see [`ImageInfo::mask_voxels`].
+    /// The mask: `uint8`, 1 inside and 0 outside. Only an image with [`ImageInfo::mask_voxels`] has one.
     Mask,
     /// A plane of an earlier stage.
     Stage {

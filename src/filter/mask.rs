@@ -28,7 +28,8 @@ impl Outside {
         }
     }
 
-    /// What stands in the result for a voxel outside. A kept voxel is converted once: integers to the nearest.
+    /// What stands in the result for a voxel outside. A kept voxel is converted once, to the nearest integer
+    /// where the result has those.
     pub(super) fn value<S: Voxel, T: Voxel>(self, voxel: S, scaling: Option<Scaling>) -> T {
         match self {
             Outside::Zero => T::nearest(0.0),

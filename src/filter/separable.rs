@@ -90,7 +90,7 @@ enum Role {
 impl Separable {
     /// With `weighted`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once, integers
     /// to the nearest: m is 1 where a voxel counts and 0 elsewhere, a₀ are the intensities with 0 where m is
-    /// 0, and G is the smoothing. Where no voxel counts under the kernel the result is NaN, or 0 for integers.
+    /// 0, and G is the smoothing. Where no voxel counts under the kernel the result is NaN, 0 for integers.
     /// Beyond the edge both continue alike. With [`Boundary::Constant`], m is 1 there, so that the value
     /// counts; but with a mask, what is beyond the edge is outside.
     pub(super) fn new(

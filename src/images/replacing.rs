@@ -20,7 +20,7 @@ type FileId = (u64, u64);
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FilesOfImage {
     input: Option<FileId>,
-    /// Further files of the input: the other half of a pair, and the links that lead to either.
+    /// Further files of the input: the other half of a pair, its own mask, and the links that lead to them.
     more_of_input: Vec<FileId>,
     /// The files that its result would replace.
     replaced: Vec<FileId>,
@@ -29,7 +29,7 @@ pub(crate) struct FilesOfImage {
 impl FilesOfImage {
     pub(super) fn of(entry: &ImageEntry) -> Self {
         let ids = |paths: Vec<PathBuf>| paths.into_iter().filter_map(|path| Some(id(&lstat(&path)?)));
-        let mut input = ids(paths_of_input(&entry.input));
+        let mut input = ids(paths_read(entry));
         Self {
             input: input.next(),
             more_of_input: input.collect(),
@@ -47,13 +47,15 @@ impl FilesOfImage {
     }
 }
 
-/// Refuses results that would replace inputs, whatever names and links these are reached by.
+/// Refuses results that would replace inputs, whatever names and links these are reached by. `mask` is the
+/// one of all images.
 ///
 /// # Errors
 /// [`ListError::InputOverwritten`].
 pub(crate) fn refuse_replacing_inputs<'a>(
     entries: &[ImageEntry],
     files: impl Iterator<Item = &'a FilesOfImage> + Clone,
+    mask: Option<&Path>,
 ) -> Result<(), ListError> {
     let replaced: HashSet<FileId> = files
         .clone()
@@ -61,6 +63,17 @@ pub(crate) fn refuse_replacing_inputs<'a>(
         .collect();
     if replaced.is_empty() {
         return Ok(());
+    }
+    for path in mask.map_or(Vec::new(), paths_of_input) {
+        let Some(mask_id) = lstat(&path).map(|metadata| id(&metadata)) else {
+            continue;
+        };
+        if let Some(by) = files.clone().position(|files| files.replaced.contains(&mask_id)) {
+            return Err(ListError::InputOverwritten {
+                input: path,
+                by: entries[by].input.clone(),
+            });
+        }
     }
     // Device numbers are each node's own, and hard links to a file are not the file's own name: the root
     // looks again at what may be the same.
@@ -77,7 +90,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
         if !files.input().any(|id| replaced.contains(id)) {
             continue;
         }
-        let paths = paths_of_input(&entries[place].input);
+        let paths = paths_read(&entries[place]);
         let mut names = paths.iter().filter_map(|path| DirectoryEntry::of(path));
         if let Some(&by) = names.find_map(|name| by_name.get(&name)) {
             return Err(ListError::InputOverwritten {
@@ -117,6 +130,13 @@ fn lstat(path: &Path) -> Option<Metadata> {
 
 fn id(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
+}
+
+/// The files that an image is made from.
+fn paths_read(entry: &ImageEntry) -> Vec<PathBuf> {
+    let mut paths = paths_of_input(&entry.input);
+    paths.extend(entry.mask.as_deref().map_or(Vec::new(), paths_of_input));
+    paths
 }
 
 /// The files of an input: both halves of a pair, and of a link each link on the way to the file.
@@ -164,7 +184,7 @@ mod tests {
             })
             .collect();
         let files: Vec<FilesOfImage> = entries.iter().map(FilesOfImage::of).collect();
-        refuse_replacing_inputs(&entries, files.iter()).is_err()
+        refuse_replacing_inputs(&entries, files.iter(), None).is_err()
     }
 
     fn folder() -> tempfile::TempDir {

@@ -60,7 +60,7 @@ impl Grid {
         let is_3d = self.shape.iter().skip(3).all(|&length| length == 1);
         if !is_3d || self.spatial() != image.spatial() {
             return Some(format!(
-                "its mask {path} has {} voxels, the image {}; give a 3-D mask with the x, y and z of the image",
+                "its mask {path} has {} voxels, the image {}; give a mask with the x, y and z of the image",
                 lengths(&self.shape),
                 lengths(&image.shape)
             ));
@@ -70,7 +70,7 @@ impl Grid {
         let is_same = apart_vox <= SAME_GRID_VOX;
         (!is_same).then(|| {
             format!(
-                "its mask {path} lies elsewhere: by the affines their corners are up to {apart_vox:.4} voxels \
+                "its mask {path} lies elsewhere: by the affines, corners are up to {apart_vox:.4} voxels \
                  apart, and at most {SAME_GRID_VOX} is accepted; resample the mask to the image"
             )
         })

@@ -101,7 +101,9 @@ pub(super) fn decide(
     let filter_s_per_voxel = config.job.filter_s_per_voxel();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
     let files = all_facts.iter().map(|facts| &facts.files);
-    images::refuse_replacing_inputs(entries, files).map_err(|error| SetupError(error.to_string()))?;
+    let mask_of_all = config.job.mask.as_ref().and_then(|mask| mask.choice.file(None));
+    images::refuse_replacing_inputs(entries, files, mask_of_all)
+        .map_err(|error| SetupError(error.to_string()))?;
     let costs_s: Vec<f64> = all_facts
         .iter()
         .map(|facts| cost::image_s(facts, filter_s_per_voxel))

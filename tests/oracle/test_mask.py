@@ -1,5 +1,5 @@
-"""--mask, --outside and --nan keep: the same sums in scipy (bit for bit), medians by sorting in numpy (by value),
-and what becomes of masks that are missing, do not fit or change."""
+"""--mask, --outside and --nan keep: the same sums in scipy (bit for bit), medians by sorting in numpy (by
+value), and what happens with masks that are missing, do not fit or change."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def smoothed(array, inside, boundary, leaves_out=False):
     return results[0] if array.ndim <= 3 else np.stack(results, axis=-1)
 
 
-PADS = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "wrap": "wrap", "constant": "constant"}
+PADS = dict(zip(BOUNDARIES, ("symmetric", "edge", "reflect", "wrap", "constant"), strict=True))
 
 
 def medians(array, inside, boundary, leaves_out=False):
@@ -341,7 +341,8 @@ def test_what_no_image_can_use_is_refused_before_anything_is_written(study):
 
 def test_an_integer_result_has_no_nan(tmp_path):
     images.series(tmp_path / "in", 1)
-    finished = smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", "--mask=nonzero", "--outside=nan", expect=1)
+    words = ["--sigma=1", "--mask=nonzero", "--outside=nan"]
+    finished = smooth(tmp_path / "in", tmp_path / "out", *words, expect=1)
     assert "--output-type float32" in finished.stderr
 
 
