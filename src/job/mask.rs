@@ -98,7 +98,7 @@ impl ReadMask {
 #[derive(Default)]
 pub(super) struct MaskReader {
     reader: Option<ImageReader>,
-    last: Option<ReadMask>,
+    last: Option<Arc<ReadMask>>,
 }
 
 impl MaskReader {
@@ -106,13 +106,13 @@ impl MaskReader {
     ///
     /// # Errors
     /// See [`Cause`](crate::image_io::Cause).
-    pub(super) fn read(&mut self, path: &Path) -> Result<&ReadMask, ImageError> {
-        if self.last.as_ref().is_none_or(|last| last.path != path) {
-            self.last = None;
-            let reader = self.reader.get_or_insert_default();
-            self.last = Some(read(reader, path)?);
+    pub(super) fn read(&mut self, path: &Path) -> Result<Arc<ReadMask>, ImageError> {
+        if let Some(last) = self.last.take_if(|last| last.path == path) {
+            return Ok(Arc::clone(self.last.insert(last)));
         }
-        Ok(self.last.as_ref().expect("it was just read"))
+        self.last = None;
+        let read = Arc::new(read(self.reader.get_or_insert_default(), path)?);
+        Ok(Arc::clone(self.last.insert(read)))
     }
 
     /// Forgets the last mask.

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::ImageJob;
-use super::mask::MaskReader;
+use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::survey::Survey;
@@ -259,29 +259,24 @@ impl<'a> ImageWorker<'a> {
     ) -> Result<(), Failure> {
         let Paths { input, output, .. } = paths;
         let count = members.len();
+        let started = Instant::now();
+        let mask = self.read_mask(paths)?;
+        let mask = mask.as_deref();
         std::thread::scope(|scope| {
             let _end = EndOnDrop(team);
             let Some((own, others)) = members.split_first_mut() else {
                 return Ok(());
             };
             team::start(scope, team, others);
-            let started = Instant::now();
             let Self {
                 job,
                 reader,
-                masks,
                 image,
                 buffers,
                 memory_limit,
                 destination,
                 ..
             } = self;
-            let choice = job.mask.as_ref().map(|mask| &mask.choice);
-            let mask = choice
-                .and_then(|choice| choice.file(paths.mask))
-                .map(|file| masks.read(file).map_err(|error| mask_failure(input, &error)))
-                .transpose()?;
-            let mut misfit = None;
             let streaming = Streaming {
                 job,
                 threads: count,
@@ -292,12 +287,8 @@ impl<'a> ImageWorker<'a> {
             };
             let read = reader.read_with(input, opened, image, &mut |header, volume, next| {
                 *survey = job.survey(volume);
-                misfit = mask.and_then(|mask| mask.fault(header));
-                let begun = match misfit {
-                    None => streaming.begin(header, volume, buffers),
-                    Some(_) => None,
-                };
-                match begun {
+                let fits = mask.is_none_or(|mask| mask.fault(header).is_none());
+                match fits.then(|| streaming.begin(header, volume, buffers)).flatten() {
                     None => {
                         let found = next(volume.voxels.as_bytes_mut())?;
                         if let Some(survey) = survey {
@@ -313,30 +304,47 @@ impl<'a> ImageWorker<'a> {
                 }
             });
             outcome.timings.read_s = started.elapsed().as_secs_f64();
-            let (of_mask, files, warnings) = match mask {
-                Some(mask) => (
-                    Some(Arc::clone(&mask.mask)),
-                    mask.files.clone(),
-                    mask.warnings.clone(),
-                ),
-                None => Default::default(),
-            };
             self.was_read(read, outcome)?;
-            if let Some(misfit) = misfit {
-                return Err(Failure {
-                    stage: Stage::Read,
-                    error: format!("{}: {misfit}", input.display()),
-                    kind: FailureKind::Own,
-                });
+            if let Some(mask) = mask {
+                self.mask_was_read(input, mask, outcome)?;
             }
-            outcome.input.files.extend(files);
-            outcome.warnings.extend(warnings);
             if team.run().is_none() {
-                self.begin_whole(team, count, (input, output), of_mask, outcome)?;
+                let mask = mask.map(|mask| Arc::clone(&mask.mask));
+                self.begin_whole(team, count, (input, output), mask, outcome)?;
             }
             team.work(own);
             Ok(())
         })
+    }
+
+    /// Reads the file of an image's mask, if it has one.
+    fn read_mask(&mut self, paths: Paths<'_>) -> Result<Option<Arc<ReadMask>>, Failure> {
+        let choice = self.job.mask.as_ref().map(|mask| &mask.choice);
+        let Some(file) = choice.and_then(|choice| choice.file(paths.mask)) else {
+            return Ok(None);
+        };
+        self.masks.read(file).map(Some).map_err(|error| {
+            self.read_error_may_pass = may_pass(&error.cause);
+            let failure = failure(Stage::Read, &error);
+            Failure {
+                error: format!("{}: its mask {}", paths.input.display(), failure.error),
+                ..failure
+            }
+        })
+    }
+
+    /// Records the mask of an image that was read.
+    fn mask_was_read(&self, input: &Path, mask: &ReadMask, outcome: &mut Outcome) -> Result<(), Failure> {
+        if let Some(fault) = mask.fault(&self.image.header) {
+            return Err(Failure {
+                stage: Stage::Read,
+                error: format!("{}: {fault}", input.display()),
+                kind: FailureKind::Own,
+            });
+        }
+        outcome.input.files.extend(mask.files.iter().cloned());
+        outcome.warnings.extend(mask.warnings.iter().cloned());
+        Ok(())
     }
 
     /// Starts the work on an image that was read.
@@ -553,15 +561,6 @@ fn may_pass(cause: &Cause) -> bool {
         Cause::Read(error) => [Some(EIO), Some(ESTALE)].contains(&error.raw_os_error()),
         Cause::CrcMismatch { .. } | Cause::GzipDamaged { .. } => true,
         _ => false,
-    }
-}
-
-/// The mask of an image cannot be read.
-fn mask_failure(input: &Path, error: &ImageError) -> Failure {
-    let failure = failure(Stage::Read, error);
-    Failure {
-        error: format!("{}: its mask {}", input.display(), failure.error),
-        ..failure
     }
 }
 
