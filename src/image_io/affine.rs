@@ -75,12 +75,12 @@ impl Header {
 
     fn centred(&self, fields: &Fields) -> Affine {
         let mut affine = [[0.0; 4]; 3];
-        for axis in 0..3 {
+        for (axis, row) in affine.iter_mut().enumerate() {
             let len = self.shape().get(axis).copied().unwrap_or(1);
             let size = fields.pixdim[axis + 1].abs();
             let step = if axis == 0 { -size } else { size };
-            affine[axis][axis] = step;
-            affine[axis][3] = -step * (len as f64 - 1.0) / 2.0;
+            row[axis] = step;
+            row[3] = -step * (len as f64 - 1.0) / 2.0;
         }
         affine
     }
@@ -92,7 +92,7 @@ fn qform(fields: &Fields) -> Option<Affine> {
     const TOLERANCE: f64 = 3.0 * f32::EPSILON as f64;
     let [b, c, d] = fields.quaternion;
     let square = 1.0 - (b * b + c * c + d * d);
-    if !(square >= -TOLERANCE) {
+    if square.is_nan() || square < -TOLERANCE {
         return None;
     }
     let a = square.max(0.0).sqrt();
