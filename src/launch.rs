@@ -24,11 +24,35 @@ pub struct LocalRun {
     pub log: PathBuf,
 }
 
+impl LocalRun {
+    /// The program and its arguments: a rank's command line.
+    ///
+    /// # Errors
+    /// A sentence when this program's own file cannot be found.
+    pub fn command(&self) -> Result<Vec<OsString>, String> {
+        let mut words = vec![program()?];
+        words.extend(self.words.iter().cloned());
+        words.extend(["--threads".into(), self.threads.to_string().into()]);
+        words.extend(["--report".into(), self.report.clone().into()]);
+        words.extend(["--progress".into(), "none".into()]);
+        Ok(words)
+    }
+}
+
+/// The file of this program.
+///
+/// # Errors
+/// A sentence when it cannot be found.
+pub fn program() -> Result<OsString, String> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| format!("this program's own file cannot be found: {error}"))?;
+    Ok(program.into())
+}
+
 /// Starts runs on this machine: with the launcher of the MPI that the program was built with, or, without
 /// MPI, alone.
 #[derive(Clone, Debug)]
 pub struct LocalMachine {
-    program: PathBuf,
     launcher: Option<Launcher>,
 }
 
@@ -38,8 +62,6 @@ impl LocalMachine {
     /// # Errors
     /// A sentence when several ranks are wanted and there is no launcher for them.
     pub fn new(mpirun: Option<&Path>, several_ranks: bool) -> Result<Self, String> {
-        let program = std::env::current_exe()
-            .map_err(|error| format!("this program's own file cannot be found: {error}"))?;
         let launcher = match (crate::comm::library(), mpirun) {
             (None, _) if several_ranks => {
                 return Err(
@@ -55,7 +77,7 @@ impl LocalMachine {
                 Err(_) => None,
             },
         };
-        Ok(Self { program, launcher })
+        Ok(Self { launcher })
     }
 
     /// Whether runs of several ranks can be started.
@@ -63,25 +85,14 @@ impl LocalMachine {
         self.launcher.is_some()
     }
 
-    /// The command line of a run.
-    pub fn command_line(&self, run: &LocalRun) -> Vec<OsString> {
-        let mut words = self
-            .launcher
-            .as_ref()
-            .map_or(Vec::new(), |launcher| launcher.words(run.ranks));
-        words.push(self.program.clone().into());
-        words.extend(run.words.iter().cloned());
-        words.extend(["--threads".into(), run.threads.to_string().into()]);
-        words.extend(["--report".into(), run.report.clone().into()]);
-        words.extend(["--progress".into(), "none".into()]);
-        words
-    }
-
     /// Runs it and waits for its end.
     ///
     /// # Errors
     /// A sentence when it cannot be started at all.
     pub fn run(&self, run: &LocalRun, limits: &Limits<'_>) -> Result<Ended, String> {
-        child::run(&self.command_line(run), &run.log, limits)
+        let launcher = self.launcher.as_ref();
+        let mut words = launcher.map_or(Vec::new(), |launcher| launcher.words(run.ranks));
+        words.extend(run.command()?);
+        child::run(&words, &run.log, limits)
     }
 }

@@ -8,20 +8,20 @@ use clap::Args;
 use super::filter::AnyFilterArgs;
 use super::inputs::InputArgs;
 use super::job::JobArgs;
-use super::scaling::{positive, say};
+use super::scaling::{mpi_type, positive, say};
 use crate::images::NameTemplate;
 use crate::report::{self, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::slurm::accounting::Accounting;
-use crate::slurm::batch::mpi_type_of;
+use crate::slurm::batch::BatchScript;
 use crate::slurm::limits::PartitionLimits;
 use crate::study::plan::document::PlanDocument;
 use crate::study::plan::predict::Bounds;
-use crate::study::plan::request::{ScriptJob, script};
+use crate::study::plan::request::remarks;
 use crate::study::plan::{Plan, PlanRequest, check, plan, recommend};
 use crate::study::scaling::folder::{read_json, write_csv, write_json, write_text};
 use crate::text::{counted, parse_bytes, parse_clock_s};
-use crate::{comm, console, resources};
+use crate::{console, launch, resources};
 
 /// Predict time and memory from a few images, and write a batch script that requests the right amount
 ///
@@ -298,20 +298,20 @@ fn write_script(
         words.extend(["--limit".into(), images.to_string().into()]);
     }
     let report = next_to(path, ".report.json")?;
-    let job = ScriptJob {
-        program: std::env::current_exe()
-            .map_err(|error| format!("this program's own file cannot be found: {error}"))?
-            .into(),
-        words,
-        report: report.clone().into(),
-        mpi_type: args
-            .srun_mpi
-            .clone()
-            .unwrap_or_else(|| mpi_type_of(comm::library().as_deref()).to_owned()),
-        images: document.images,
-    };
     let chosen = document.recommended().expect("a plan recommends a layout");
-    let text = script(chosen, &document.request, &job).render()?;
+    let mut command = vec![launch::program()?];
+    command.extend(words);
+    command.extend(["--threads".into(), chosen.layout.threads.to_string().into()]);
+    command.extend(["--resume".into(), "--report".into(), report.clone().into()]);
+    let script = BatchScript {
+        name: "niimpi".to_owned(),
+        request: document.request.clone(),
+        log: "niimpi-%j.log".into(),
+        remarks: remarks(chosen, &document.request, document.images),
+        mpi_type: mpi_type(args.srun_mpi.as_deref()),
+        command,
+    };
+    let text = script.render()?;
     write_text(path, &text)?;
     document.report = Some(report.display().to_string());
     write_json(&next_to(path, ".plan.json")?, document)?;

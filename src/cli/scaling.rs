@@ -11,7 +11,7 @@ use super::job::JobArgs;
 use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
 use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
-use crate::slurm::batch::mpi_type_of;
+use crate::slurm::batch::{Request, mpi_type_of};
 use crate::study::scaling::folder::{SCHEMA, StudyFolder, StudySpec, Via};
 use crate::study::scaling::{self, batch, local};
 use crate::text::counted;
@@ -112,13 +112,10 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
 /// Runs, continues or collects the study. Exit code 0 when every run completed, 1 when some did not, 75 when
 /// stopped or when jobs are still under way.
 pub(super) fn run(args: &ScalingArgs) -> u8 {
-    match study(args) {
-        Ok(exit_code) => exit_code,
-        Err(message) => {
-            console::error(message);
-            EXIT_USAGE
-        }
-    }
+    study(args).unwrap_or_else(|message| {
+        console::error(message);
+        EXIT_USAGE
+    })
 }
 
 fn study(args: &ScalingArgs) -> Result<u8, String> {
@@ -157,16 +154,19 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
         Via::Slurm => {
             let folder = StudyFolder::begin(output, &spec)?;
             let spec = folder.read_spec()?;
-            let asked = batch::Asked {
-                partition: args.partition.clone(),
+            let asked = Request {
                 mem_per_cpu_mib: args.mem_per_cpu,
                 time_min: args.time_limit.map(|time| time.as_secs().div_ceil(60).max(1)),
-                mpi_type: args
-                    .srun_mpi
-                    .clone()
-                    .unwrap_or_else(|| mpi_type_of(comm::library().as_deref()).to_owned()),
+                partition: args.partition.clone(),
+                ..Request::default()
             };
-            batch::submit(&folder, &spec, &asked, args.quiet)?;
+            batch::submit(
+                &folder,
+                &spec,
+                &asked,
+                &mpi_type(args.srun_mpi.as_deref()),
+                args.quiet,
+            )?;
             if args.no_wait {
                 say(&format!(
                     "The jobs are submitted; niimpi scaling --collect {} reads their results.\n",
@@ -197,6 +197,12 @@ fn check_workers(args: &ScalingArgs, cpus: usize) -> Result<(), String> {
          with --via slurm",
         cpus * WORKERS_A_CPU
     ))
+}
+
+/// How `srun` starts the ranks: as asked for, or as this program's MPI wants it.
+pub(super) fn mpi_type(asked: Option<&str>) -> String {
+    let usual = || mpi_type_of(comm::library().as_deref());
+    asked.unwrap_or_else(usual).to_owned()
 }
 
 /// Writes to standard output.

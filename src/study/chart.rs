@@ -78,24 +78,22 @@ impl Chart {
     /// A sentence when there is nothing to draw or the drawing fails.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
         let all: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
-        if all.is_empty() {
+        let Some(&first) = all.first() else {
             return Err(format!("{}: there is nothing to draw", self.title));
-        }
-        let bounds = |value: fn(&(f64, f64)) -> f64| {
-            let values = || all.iter().map(value);
-            (
-                values().fold(f64::INFINITY, f64::min),
-                values().fold(f64::NEG_INFINITY, f64::max),
-            )
         };
-        let ((low_x, high_x), (low_y, high_y)) = (bounds(|point| point.0), bounds(|point| point.1));
+        let (low, high) = all.iter().fold((first, first), |(low, high), point| {
+            (
+                (low.0.min(point.0), low.1.min(point.1)),
+                (high.0.max(point.0), high.1.max(point.1)),
+            )
+        });
         svg(&self.title, |area| {
             if self.logarithmic {
-                let x = (low_x * 0.9..high_x * 1.15).log_scale();
-                self.draw(area, x, (low_y * 0.8..high_y * 1.3).log_scale())
+                let (x, y) = (low.0 * 0.9..high.0 * 1.15, low.1 * 0.8..high.1 * 1.3);
+                self.draw(area, x.log_scale(), y.log_scale())
             } else {
-                let x = low_x.min(0.0)..(high_x * 1.05).max(f64::MIN_POSITIVE);
-                self.draw(area, x, low_y.min(0.0)..(high_y * 1.1).max(f64::MIN_POSITIVE))
+                let most = |high: f64| (high * 1.1).max(f64::MIN_POSITIVE);
+                self.draw(area, low.0.min(0.0)..most(high.0), low.1.min(0.0)..most(high.1))
             }
         })
     }
@@ -122,10 +120,7 @@ impl Chart {
             .configure_mesh()
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
-            .x_label_formatter(&|value| figure(*value))
-            .y_label_formatter(&|value| figure(*value))
             .light_line_style(WHITE)
-            .label_style((FONT, 13))
             .draw()?;
         for (place, series) in self.series.iter().enumerate() {
             let colour = Palette99::pick(place).to_rgba();
@@ -143,12 +138,10 @@ impl Chart {
                 .label(&series.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
-        chart
-            .configure_series_labels()
+        let mut legend = chart.configure_series_labels();
+        legend
             .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .label_font((FONT, 13))
             .draw()
     }
 }
@@ -183,10 +176,8 @@ pub(crate) fn stacked_bars_svg(
             .disable_x_mesh()
             .x_labels(bars.len() * 2 + 1)
             .x_label_formatter(&name_of)
-            .y_label_formatter(&|value| figure(*value))
             .y_desc(y_label)
             .light_line_style(WHITE)
-            .label_style((FONT, 13))
             .draw()?;
         for (part, name) in part_names.iter().enumerate() {
             let colour = Palette99::pick(part).to_rgba();
@@ -200,68 +191,41 @@ pub(crate) fn stacked_bars_svg(
                 .label(*name)
                 .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+        let mut legend = chart.configure_series_labels();
+        legend
             .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .label_font((FONT, 13))
+            .position(SeriesLabelPosition::UpperRight)
             .draw()
     })
-}
-
-/// A tick's number, short: no trailing zeros, few digits.
-fn figure(value: f64) -> String {
-    let text = if value.abs() >= 100.0 || value.fract() == 0.0 {
-        format!("{value:.0}")
-    } else if value.abs() >= 1.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.3}")
-    };
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chart(logarithmic: bool) -> Chart {
-        Chart {
-            title: "Time".to_owned(),
-            x_label: "images".to_owned(),
-            y_label: "s".to_owned(),
-            logarithmic,
-            series: vec![Series {
-                name: "1 rank".to_owned(),
-                points: vec![(1.0, 0.5), (10.0, 3.0), (0.0, f64::NAN)],
-                mark: Mark::Points,
-            }],
-        }
-    }
-
     #[test]
-    fn a_chart_names_its_axes_and_curves() {
+    fn a_chart_names_its_axes_and_curves_and_nothing_is_not_drawn() {
+        let series = Series {
+            name: "1 rank".to_owned(),
+            points: vec![(1.0, 0.5), (10.0, 3.0), (0.0, f64::NAN)],
+            mark: Mark::Points,
+        };
         for logarithmic in [false, true] {
-            let svg = chart(logarithmic).to_svg().unwrap();
-            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+            let mut chart = Chart {
+                title: "Time".to_owned(),
+                x_label: "images".to_owned(),
+                y_label: "s".to_owned(),
+                logarithmic,
+                series: vec![series.clone()],
+            };
+            let svg = chart.to_svg().unwrap();
             for word in ["Time", "images", "1 rank"] {
                 assert!(svg.contains(word), "{word}");
             }
-            assert_eq!(svg.matches("<circle").count(), 2);
-            assert!(!svg.contains("NaN"));
+            assert!(svg.matches("<circle").count() == 2 && !svg.contains("NaN"));
+            chart.series[0].points.clear();
+            assert!(chart.to_svg().unwrap_err().contains("nothing to draw"));
         }
-    }
-
-    #[test]
-    fn nothing_to_draw_is_said() {
-        let mut empty = chart(true);
-        empty.series[0].points.clear();
-        assert!(empty.to_svg().unwrap_err().contains("nothing to draw"));
         assert!(stacked_bars_svg("shares", "s", &["read"], &[]).is_err());
     }
 }

@@ -330,7 +330,7 @@ def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
     for sources, words in [
         ([one], "1 measured image cannot show"),
         ([other], "measured with other options"),
-        ([failed], "all 6 measured images failed"),
+        ([failed], "6 of 6 measured images failed"),
         ([reports[0], tmp_path / "elsewhere.json"], "machines with different CPUs"),
         ([reports[0], tmp_path / "old.json"], "of different versions"),
         ([tmp_path], "a folder without a study"),

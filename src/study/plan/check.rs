@@ -10,72 +10,6 @@ use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::Request;
 use crate::text::duration;
 
-/// What a run used.
-#[derive(Clone, Debug, PartialEq)]
-struct Used {
-    /// From start to end: by accounting where it is known, else by the report, which does not know of
-    /// launching.
-    elapsed_s: f64,
-    /// The most that one rank held.
-    rss_bytes: u64,
-    cpu_s: f64,
-    /// CPUs that the run had.
-    cpus: usize,
-    state: String,
-}
-
-impl Used {
-    fn of(report: &Report, accounting: Option<&Accounting>) -> Self {
-        let (totals, launch) = (&report.totals, &report.launch);
-        let by_report = Self {
-            elapsed_s: report.elapsed_s,
-            rss_bytes: totals.max_rss_bytes,
-            cpu_s: totals.cpu_s,
-            cpus: launch.ranks * launch.threads_per_rank.max(1),
-            state: match report.state {
-                State::Completed => "COMPLETED",
-                State::Failed => "FAILED (some images)",
-                State::Interrupted => "interrupted",
-            }
-            .to_owned(),
-        };
-        match accounting {
-            None => by_report,
-            Some(job) => Self {
-                elapsed_s: job.elapsed_s,
-                rss_bytes: job.max_rss_bytes.unwrap_or(0).max(by_report.rss_bytes),
-                cpu_s: job.total_cpu_s.max(by_report.cpu_s),
-                cpus: job.alloc_cpus.max(by_report.cpus),
-                state: job.state.clone(),
-            },
-        }
-    }
-}
-
-/// What was requested: by accounting where it is known, else by the plan.
-#[derive(Clone, Copy, Debug, Default)]
-struct Requested {
-    time_s: Option<f64>,
-    rank_bytes: Option<u64>,
-}
-
-impl Requested {
-    fn of(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Self {
-        let ranks = report.launch.ranks.max(1) as u64;
-        let planned = plan.map(|plan| &plan.request);
-        let planned_bytes =
-            planned.and_then(|request| Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20));
-        let asked_bytes = accounting
-            .and_then(|job| job.requested_mem_bytes)
-            .map(|bytes| bytes / ranks);
-        let planned_s = planned.and_then(|request| Some(request.time_min? as f64 * 60.0));
-        Self {
-            time_s: accounting.and_then(|job| job.time_limit_s).or(planned_s),
-            rank_bytes: asked_bytes.or(planned_bytes),
-        }
-    }
-}
-
 /// The check's findings.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Check {
@@ -86,50 +20,47 @@ pub(crate) struct Check {
 
 /// Compares a run with the plan that it was made by, if there is one, and with what the job requested.
 pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Check {
-    let used = Used::of(report, accounting);
-    let requested = Requested::of(report, plan, accounting);
-    let prediction = plan.and_then(|plan| prediction_for(report, plan));
-    let time_inside = requested.time_s.is_none_or(|limit_s| used.elapsed_s <= limit_s);
-    let memory_inside = requested.rank_bytes.is_none_or(|limit| used.rss_bytes <= limit);
-    let verdict = match (
-        requested.time_s.is_some() || requested.rank_bytes.is_some(),
-        time_inside,
-        memory_inside,
-    ) {
-        (false, ..) => "The request is unknown.",
-        (true, true, true) => "Time and memory are inside the request.",
-        (true, false, true) => "The time exceeded the request.",
-        (true, true, false) => "The memory exceeded the request.",
-        (true, false, false) => "Time and memory exceeded the request.",
+    let (totals, launch) = (&report.totals, &report.launch);
+    let figures = figures(report, plan, accounting);
+    let [time, memory, _] = &figures;
+    let verdict = match (time.exceeds(), memory.exceeds()) {
+        _ if time.requested.is_none() && memory.requested.is_none() => "The request is unknown.",
+        (false, false) => "Time and memory are inside the request.",
+        (true, false) => "The time exceeded the request.",
+        (false, true) => "The memory exceeded the request.",
+        (true, true) => "Time and memory exceeded the request.",
     };
-    let totals = &report.totals;
-    let job = report
-        .launch
+    let state = match (accounting, report.state) {
+        (Some(job), _) => &job.state,
+        (None, State::Completed) => "COMPLETED",
+        (None, State::Failed) => "FAILED (some images)",
+        (None, State::Interrupted) => "interrupted",
+    };
+    let job = launch
         .slurm
         .as_ref()
         .map_or(String::new(), |job| format!(", job {}", job.job_id));
+    // The plan's own margins, on what was used.
+    let (threads, nodes) = (launch.threads_per_rank.max(1), launch.nodes.len().max(1));
+    let mib_per_cpu = memory.used * (1.0 + MEMORY_MARGIN) / threads as f64 / f64::from(1 << 20);
+    let fitting = Request {
+        nodes,
+        tasks_per_node: launch.ranks.div_ceil(nodes),
+        cpus_per_task: threads,
+        mem_per_cpu_mib: Some(mib_per_cpu.ceil() as u64),
+        time_min: Some((time.used * (1.0 + TIME_MARGIN) / 60.0).ceil() as u64),
+        partition: None,
+    };
     Check {
         text: format!(
-            "{}{} of {} images done, state {}{job}\n{verdict}\nA request that would have fitted: {}\n",
-            table(&used, &requested, prediction, accounting.is_some()),
+            "{}{} of {} images done, state {state}{job}\n{verdict}\nA request that would have fitted: {}\n",
+            Grid::of(&COLUMNS, &figures).draw(Style::Terminal),
             totals.done,
             totals.images,
-            used.state,
-            in_words(&fitting_request(report, &used)),
+            in_words(&fitting),
         ),
-        inside: time_inside && memory_inside,
+        inside: !time.exceeds() && !memory.exceeds(),
     }
-}
-
-/// The plan's prediction for the run's layout, or for the recommended one.
-fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Prediction> {
-    let launch = &report.launch;
-    let run = (launch.nodes.len(), launch.ranks, launch.threads_per_rank);
-    let is_runs = |p: &&Prediction| (p.layout.nodes, p.layout.ranks, p.layout.threads) == run;
-    plan.configurations
-        .iter()
-        .find(is_runs)
-        .or_else(|| plan.recommended())
 }
 
 /// One figure of a run: what was predicted, requested and used of it.
@@ -143,6 +74,10 @@ struct Figure {
 }
 
 impl Figure {
+    fn exceeds(&self) -> bool {
+        self.requested.is_some_and(|requested| self.used > requested)
+    }
+
     fn shown(&self, value: Option<f64>) -> Cell {
         Cell::of(value, |value| Cell::Figure((self.show)(value)))
     }
@@ -176,66 +111,72 @@ const COLUMNS: [Column<Figure>; 7] = [
     column("of predicted", |figure| figure.part(figure.predicted)),
 ];
 
-/// What was predicted, requested and used; `with_launch`: whether the time used includes launching.
-fn table(used: &Used, requested: &Requested, prediction: Option<&Prediction>, with_launch: bool) -> String {
-    let time = prediction.map(|p| {
-        if with_launch {
-            p.job_s()
-        } else {
-            [p.elapsed_s, p.elapsed_low_s, p.elapsed_high_s]
-        }
+/// Time, memory and CPUs: by accounting where it is known, else by the report, which does not know of launching,
+/// and by the plan.
+fn figures(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> [Figure; 3] {
+    let (totals, launch) = (&report.totals, &report.launch);
+    let prediction = plan.and_then(|plan| prediction_for(report, plan));
+    let request = plan.map(|plan| &plan.request);
+    let elapsed_s = accounting.map_or(report.elapsed_s, |job| job.elapsed_s);
+    let time = prediction.map(|p| match accounting {
+        Some(_) => p.job_s(),
+        None => [p.elapsed_s, p.elapsed_low_s, p.elapsed_high_s],
     });
-    let figures = [
+    let planned_s = request.and_then(|request| Some(request.time_min? as f64 * 60.0));
+    let planned_bytes =
+        request.and_then(|request| Some((request.mem_per_cpu_mib? * request.cpus_per_task as u64) << 20));
+    let asked_bytes = accounting.and_then(|job| job.requested_mem_bytes);
+    let rank_bytes = asked_bytes
+        .map(|bytes| bytes / launch.ranks.max(1) as u64)
+        .or(planned_bytes);
+    let used_bytes = accounting.and_then(|job| job.max_rss_bytes).unwrap_or(0);
+    let cpus = accounting.map_or(0, |job| job.alloc_cpus);
+    let cpu_s = accounting.map_or(0.0, |job| job.total_cpu_s).max(totals.cpu_s);
+    [
         Figure {
-            name: if with_launch {
+            name: if accounting.is_some() {
                 "time"
             } else {
                 "time without launching"
             },
             predicted: time.map(|[expected, ..]| expected),
             interval: time.map(|[_, low, high]| [low, high]),
-            requested: requested.time_s,
-            used: used.elapsed_s,
+            requested: accounting.and_then(|job| job.time_limit_s).or(planned_s),
+            used: elapsed_s,
             show: duration,
         },
         Figure {
             name: "memory of a rank",
             predicted: prediction.map(|p| p.rss_per_rank_bytes as f64),
             interval: None,
-            requested: requested.rank_bytes.map(|bytes| bytes as f64),
-            used: used.rss_bytes as f64,
+            requested: rank_bytes.map(|bytes| bytes as f64),
+            used: used_bytes.max(totals.max_rss_bytes) as f64,
             show: |bytes| format!("{:.1} MiB", bytes / f64::from(1 << 20)),
         },
         Figure {
             name: "busy CPUs",
             predicted: prediction.map(|p| p.efficiency * p.layout.workers() as f64),
             interval: None,
-            requested: Some(used.cpus as f64),
-            used: used.cpu_s / used.elapsed_s.max(1e-9),
+            requested: Some(cpus.max(launch.ranks * launch.threads_per_rank.max(1)) as f64),
+            used: cpu_s / elapsed_s.max(1e-9),
             show: |cpus| format!("{cpus:.1}"),
         },
-    ];
-    Grid::of(&COLUMNS, &figures).draw(Style::Terminal)
+    ]
 }
 
-/// What would have held the run with the plan's own margins.
-fn fitting_request(report: &Report, used: &Used) -> Request {
-    let threads = report.launch.threads_per_rank.max(1);
-    let nodes = report.launch.nodes.len().max(1);
-    let memory = used.rss_bytes as f64 * (1.0 + MEMORY_MARGIN) / threads as f64;
-    Request {
-        nodes,
-        tasks_per_node: report.launch.ranks.div_ceil(nodes),
-        cpus_per_task: threads,
-        mem_per_cpu_mib: Some((memory / f64::from(1 << 20)).ceil() as u64),
-        time_min: Some((used.elapsed_s * (1.0 + TIME_MARGIN) / 60.0).ceil() as u64),
-        partition: None,
-    }
+/// The plan's prediction for the run's layout, or for the recommended one.
+fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Prediction> {
+    let launch = &report.launch;
+    let run = (launch.nodes.len(), launch.ranks, launch.threads_per_rank);
+    let is_runs = |p: &&Prediction| (p.layout.nodes, p.layout.ranks, p.layout.threads) == run;
+    plan.configurations
+        .iter()
+        .find(is_runs)
+        .or_else(|| plan.recommended())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::tests::document;
     use super::super::measured::tests::Machine;
     use super::super::predict::tests::{layout, predictions};
     use super::*;
@@ -292,7 +233,10 @@ mod tests {
     fn the_prediction_is_the_figure_that_the_plan_showed() {
         let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 1, 1)]).remove(0);
         (prediction.elapsed_s, prediction.launch_s, prediction.recommended) = (4.0, 0.6, true);
-        let plan = document(vec![prediction]);
+        let plan = PlanDocument {
+            configurations: vec![prediction],
+            ..PlanDocument::default()
+        };
         let report = crate::report::sample::report();
         let by_slurm = check(&report, Some(&plan), Some(&accounting()));
         assert!(

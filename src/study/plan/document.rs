@@ -9,7 +9,7 @@ use crate::slurm::batch::Request;
 pub(crate) const SCHEMA: &str = "niimpi-plan/1";
 
 /// The plan as JSON: for scripts, and for the check after the run. Times in seconds, sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PlanDocument {
     pub schema: String,
     /// The program's version.
@@ -40,27 +40,5 @@ impl PlanDocument {
         self.configurations
             .iter()
             .find(|prediction| prediction.recommended)
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A plan of these predictions.
-    pub(crate) fn document(configurations: Vec<Prediction>) -> PlanDocument {
-        PlanDocument {
-            schema: SCHEMA.to_owned(),
-            version: "0".to_owned(),
-            images: 40,
-            dominated_by: "read".to_owned(),
-            shares: [1.0, 0.0, 0.0],
-            measured_on: Vec::new(),
-            ceiling_images_per_s: None,
-            configurations,
-            request: Request::default(),
-            report: None,
-            notes: Vec::new(),
-        }
     }
 }

@@ -1,18 +1,17 @@
-//! Measurements: reports → samples of images, workers and runs. Refuses reports that cannot be fitted
-//! together.
+//! Measurements: reports → samples of images and runs. Refuses reports that cannot be fitted together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::filter::ImageInfo;
-use crate::job::outcome::{InputFacts, Status, Timings};
-use crate::job::{ImageJob, memory};
-use crate::report::{ImageRow, Report};
+use crate::job::ImageJob;
+use crate::job::outcome::{Status, Timings};
+use crate::partition::Strategy;
+use crate::report::Report;
 use crate::study::statistics::Summary;
 use crate::text::counted;
-use crate::volume::{Datatype, Scaling};
+use crate::volume::Datatype;
 
 /// Fewer images than this do not show how much images differ.
 pub(crate) const FEWEST_IMAGES: usize = 5;
@@ -30,12 +29,10 @@ pub(crate) struct ImageClass {
 
 impl std::fmt::Display for ImageClass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scaled = if self.scaled {
-            " with an intensity scale"
-        } else {
-            ""
-        };
-        write!(f, "{}{scaled}", self.datatype)
+        match self.scaled {
+            true => write!(f, "{} with an intensity scale", self.datatype),
+            false => write!(f, "{}", self.datatype),
+        }
     }
 }
 
@@ -58,12 +55,8 @@ pub(crate) const PUBLISH: usize = 3;
 
 /// Seconds of each stage.
 pub(crate) fn stages_s(timings: &Timings) -> [f64; 4] {
-    [
-        timings.read_s,
-        timings.filter_s,
-        timings.write_s,
-        timings.publish_s,
-    ]
+    let [read_s, filter_s] = [timings.read_s, timings.filter_s];
+    [read_s, filter_s, timings.write_s, timings.publish_s]
 }
 
 /// One measured image.
@@ -74,43 +67,28 @@ pub(crate) struct ImageSample {
     pub stage_s: [f64; 4],
 }
 
-impl ImageSample {
-    /// Seconds that the image kept its worker.
-    pub fn worker_s(&self) -> f64 {
-        self.stage_s[..PUBLISH].iter().sum()
-    }
-}
-
-/// What one worker of a run did.
-#[derive(Clone, Debug)]
-pub(crate) struct WorkerSample {
-    /// The run's place in [`Measurements::runs`].
-    pub run: usize,
-    pub images: Vec<ImageSample>,
-    /// From its first image's start until its last result had its name, seconds.
-    pub span_s: f64,
-}
-
 /// One measured run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunSample {
-    pub images: usize,
+    /// The images that were done, in the list's order.
+    pub images: Vec<ImageSample>,
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
     pub nodes: usize,
-    /// CPUs of all nodes together; `None` where the report does not say.
-    pub cpus: Option<usize>,
+    pub strategy: Strategy,
+    /// CPUs of a node; infinite where the report does not say.
+    pub cpus_per_node: f64,
     /// From the run's start to its first image, seconds.
     pub setup_s: f64,
+    /// From the first image's start until the last result had its name, seconds.
+    pub working_s: f64,
     /// From the last result to the gathered records, seconds.
     pub finish_s: f64,
     /// What launching took in addition, seconds; `None` where nobody measured it.
     pub launch_s: Option<f64>,
     /// The most that one rank held, bytes.
     pub rss_bytes: u64,
-    /// The most that one worker held for an image, bytes.
-    pub largest_bytes: u64,
     /// Whether `srun` started its ranks.
     pub by_srun: bool,
 }
@@ -118,18 +96,18 @@ pub(crate) struct RunSample {
 impl RunSample {
     /// Workers that work at the same time on all nodes.
     pub fn workers(&self) -> f64 {
-        (self.ranks * self.threads).min(self.images).max(1) as f64
+        (self.ranks * self.threads).min(self.images.len()).max(1) as f64
     }
 
     /// The same per node.
-    pub fn workers_per_node(&self) -> f64 {
-        self.workers() / self.nodes.max(1) as f64
+    pub fn per_node(&self) -> f64 {
+        (self.workers() / self.nodes as f64).max(1.0)
     }
 
-    /// CPUs of a node.
-    pub fn cpus_per_node(&self) -> f64 {
-        let per_node = |cpus: usize| cpus as f64 / self.nodes.max(1) as f64;
-        self.cpus.map_or(f64::INFINITY, per_node)
+    /// The most that one worker held for an image, bytes.
+    pub fn largest_bytes(&self) -> u64 {
+        let bytes = self.images.iter().map(|image| image.features.memory_bytes);
+        bytes.max().unwrap_or(0)
     }
 }
 
@@ -137,10 +115,9 @@ impl RunSample {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measurements {
     pub runs: Vec<RunSample>,
-    pub workers: Vec<WorkerSample>,
     /// How many images were measured, each perhaps several times.
     pub distinct_images: usize,
-    pub hosts: Vec<String>,
+    pub hosts: BTreeSet<String>,
     /// Inputs that failed, with the error.
     pub failed: BTreeMap<String, String>,
     /// How many times as long reading takes where files are not in memory yet.
@@ -150,17 +127,11 @@ pub(crate) struct Measurements {
 }
 
 impl Measurements {
-    /// All measured images.
-    pub fn images(&self) -> impl Iterator<Item = &ImageSample> {
-        self.workers.iter().flat_map(|worker| &worker.images)
-    }
-
     /// Whether this image failed. Reports name images as the run got them.
     pub fn has_failed(&self, image: &Path) -> bool {
         let absolute = std::path::absolute(image).unwrap_or_default();
-        [image, &absolute]
-            .into_iter()
-            .any(|path| self.failed.contains_key(&*path.to_string_lossy()))
+        let mut names = [image, &absolute].into_iter().map(Path::to_string_lossy);
+        names.any(|name| self.failed.contains_key(&*name))
     }
 }
 
@@ -176,72 +147,51 @@ pub(crate) struct Source {
     pub others_cpus: Option<f64>,
 }
 
-/// What measurements must agree with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
-    pub job: &'a ImageJob,
-    /// The job's identity, as reports have it.
-    pub options: &'a Value,
-    /// Bytes that a worker holds for images whose headers were read, by their paths.
-    pub memory_bytes: &'a HashMap<String, u64>,
-}
+/// Bytes that a worker holds for images whose headers were read, by their class and voxels.
+pub(crate) type MemoryByKind = BTreeMap<(ImageClass, u64), u64>;
 
-/// Reads samples from reports.
+/// Reads samples from reports. `options` is the identity of the `job` that is planned for, as reports have it.
 ///
 /// # Errors
 /// A sentence when there is too little, or when the reports were measured with other options, by versions
 /// that measured other things, or on machines with different CPUs.
-pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurements, String> {
-    if sources.is_empty() {
-        return Err(
-            "there is no measurement; give reports with --from, or measure here with --pilot 20".to_owned(),
-        );
-    }
+pub(crate) fn gather(
+    sources: &[Source],
+    job: &ImageJob,
+    options: &Value,
+    memory: &MemoryByKind,
+) -> Result<Measurements, String> {
     for source in sources {
-        agree(source, wanted)?;
+        agree(source, job, options)?;
     }
     agree_with_each_other(sources)?;
     let mut measured = Measurements {
         reading_factor: 1.0,
         ..Measurements::default()
     };
-    let (mut hosts, mut distinct) = (BTreeSet::new(), BTreeSet::new());
-    let (mut done, mut failed) = (0, 0);
+    let mut distinct = BTreeSet::new();
     for source in sources {
-        let totals = &source.report.totals;
-        (done, failed) = (done + totals.done, failed + totals.failed);
-        hosts.extend(source.report.launch.nodes.iter().cloned());
-        for row in &source.report.images {
-            if row.outcome.status() == Status::Done {
-                distinct.insert(row.input.as_str());
-            }
-            if let Some(failure) = row.outcome.failure() {
-                measured.failed.insert(row.input.clone(), failure.error.clone());
-            }
-        }
-        take_run(source, wanted, &mut measured)?;
+        measured.hosts.extend(source.report.launch.nodes.iter().cloned());
+        let rows = source.report.images.iter();
+        let done = rows.filter(|row| row.outcome.status() == Status::Done);
+        distinct.extend(done.map(|row| row.input.as_str()));
+        take_run(source, memory, &mut measured)?;
     }
-    measured.hosts = hosts.into_iter().collect();
     measured.distinct_images = distinct.len();
-    enough(&measured, done, failed)?;
+    enough(&measured, sources)?;
+    let notes = &mut measured.notes;
     for (input, error) in measured.failed.iter().take(3) {
-        let error = error
-            .strip_prefix(input)
-            .unwrap_or(error)
-            .trim_start_matches(": ");
-        measured
-            .notes
-            .push(format!("{input} failed when it was measured: {error}"));
+        let error = error.strip_prefix(input).unwrap_or(error);
+        let error = error.trim_start_matches(": ");
+        notes.push(format!("{input} failed when it was measured: {error}"));
     }
     if measured.failed.len() > 3 {
-        measured
-            .notes
-            .push(format!("{} more images failed", measured.failed.len() - 3));
+        notes.push(format!("{} more images failed", measured.failed.len() - 3));
     }
     let others: Vec<f64> = sources.iter().filter_map(|source| source.others_cpus).collect();
     let busy = Summary::of(&others).mean;
     if busy > BUSY_CPUS {
-        measured.notes.push(format!(
+        notes.push(format!(
             "other programs kept {busy:.1} CPUs of the machine busy during the measurements, which may have \
             slowed them"
         ));
@@ -249,16 +199,15 @@ pub(crate) fn gather(sources: &[Source], wanted: &Wanted<'_>) -> Result<Measurem
     Ok(measured)
 }
 
-fn enough(measured: &Measurements, done: usize, failed: usize) -> Result<(), String> {
-    if done == 0 {
+fn enough(measured: &Measurements, sources: &[Source]) -> Result<(), String> {
+    let sum = |count: fn(&Source) -> usize| sources.iter().map(count).sum::<usize>();
+    let done = sum(|source| source.report.totals.done);
+    let failed = sum(|source| source.report.totals.failed);
+    if failed > done {
         let first = measured.failed.values().next().map_or("", String::as_str);
         return Err(format!(
-            "all {failed} measured images failed, so the cost of an image is unknown; the first: {first}"
-        ));
-    }
-    if failed > done {
-        return Err(format!(
-            "{failed} measured images failed and only {done} were done, which may not be representative"
+            "{failed} of {} measured images failed, so the cost of an image is unknown; the first: {first}",
+            failed + done
         ));
     }
     if measured.distinct_images < FEWEST_IMAGES {
@@ -271,16 +220,14 @@ fn enough(measured: &Measurements, done: usize, failed: usize) -> Result<(), Str
 }
 
 /// Whether the report was measured with the options that are planned for.
-fn agree(source: &Source, wanted: &Wanted<'_>) -> Result<(), String> {
+fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
-    let mut differences = differences(&report.options, wanted.options);
-    let sync = |sync: bool| if sync { "synced results" } else { "--no-sync" };
-    if let Some(measured) = report.launch.sync
-        && measured != wanted.job.sync
-    {
-        differences.push(format!("{} instead of {}", sync(measured), sync(wanted.job.sync)));
+    let mut differences = differences(&report.options, options);
+    if report.launch.sync.is_some_and(|sync| sync != job.sync) {
+        let instead = if job.sync { "with" } else { "without" };
+        differences.push(format!("{instead} --no-sync"));
     }
-    if report.options.is_null() && report.filter != wanted.job.describe() {
+    if report.options.is_null() && report.filter != job.describe() {
         differences.push("another filter".to_owned());
     }
     if differences.is_empty() {
@@ -313,132 +260,92 @@ fn differences(measured: &Value, wanted: &Value) -> Vec<String> {
 }
 
 fn agree_with_each_other(sources: &[Source]) -> Result<(), String> {
-    let schemas: BTreeSet<&str> = sources
-        .iter()
-        .map(|source| source.report.schema.as_str())
-        .collect();
-    if schemas.len() > 1 {
+    let different = |values: BTreeSet<&str>| {
+        let values = Vec::from_iter(values);
+        (values.len() > 1).then(|| values.join("; "))
+    };
+    let reports = || sources.iter().map(|source| &source.report);
+    if let Some(schemas) = different(reports().map(|report| report.schema.as_str()).collect()) {
         return Err(format!(
-            "the reports are of different versions ({}): in older ones writing includes the wait for the \
-            disk; give \
-             reports of one version",
-            Vec::from_iter(schemas).join(" and ")
+            "the reports are of different versions ({schemas}): in older ones writing includes the wait for \
+            the disk; give reports of one version"
         ));
     }
-    let models: BTreeSet<&str> = sources
-        .iter()
-        .flat_map(|source| &source.report.ranks)
-        .map(|rank| rank.cpu_model.as_str())
-        .filter(|model| !model.is_empty())
-        .collect();
-    if models.len() > 1 {
+    let models = reports()
+        .flat_map(|report| &report.ranks)
+        .map(|rank| rank.cpu_model.as_str());
+    if let Some(models) = different(models.filter(|model| !model.is_empty()).collect()) {
         return Err(format!(
-            "the measurements come from machines with different CPUs ({}), which are not equally fast; give \
-            those of one \
-             kind",
-            Vec::from_iter(models).join("; ")
+            "the measurements come from machines with different CPUs ({models}), which are not equally fast; \
+            give those of one kind"
         ));
     }
     Ok(())
 }
 
-fn take_run(source: &Source, wanted: &Wanted<'_>, into: &mut Measurements) -> Result<(), String> {
+fn take_run(source: &Source, memory: &MemoryByKind, into: &mut Measurements) -> Result<(), String> {
     let report = &source.report;
-    let run = into.runs.len();
-    let (mut images, mut largest_bytes) = (0, 0);
+    let mut images = Vec::with_capacity(report.images.len());
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
-    for rows in done_by_worker(report).into_values() {
-        let (mut start_s, mut end_s) = (f64::INFINITY, 0.0_f64);
-        let mut samples = Vec::with_capacity(rows.len());
-        for row in rows {
-            let (outcome, timings) = (&row.outcome, &row.outcome.timings);
-            let Some(datatype) = outcome.input.datatype else {
-                return Err(format!(
-                    "{}: does not name the datatypes of its images, as reports of older versions do not; \
-                    measure again",
-                    source.name
-                ));
-            };
-            let class = ImageClass {
-                datatype,
-                scaled: outcome.input.scaled,
-            };
-            let voxels = outcome.input.voxels;
-            let features =
-                ImageFeatures {
-                    class,
-                    voxels,
-                    file_bytes: outcome.input.bytes,
-                    memory_bytes: wanted.memory_bytes.get(&row.input).copied().unwrap_or_else(|| {
-                        memory::image_bytes(wanted.job, &info(&outcome.input, datatype), 1)
-                    }),
-                };
-            samples.push(ImageSample {
-                features,
-                stage_s: stages_s(timings),
-            });
-            largest_bytes = largest_bytes.max(features.memory_bytes);
-            start_s = start_s.min(outcome.start_s);
-            end_s = end_s.max(outcome.start_s + timings.worker_s() + timings.publish_s);
+    // Of an image that is not in the list, no more is known than its voxels.
+    let most = memory
+        .iter()
+        .map(|((_, voxels), &bytes)| bytes as f64 / (*voxels).max(1) as f64);
+    let bytes_per_voxel = most.fold(1.0, f64::max);
+    for row in &report.images {
+        let (outcome, input) = (&row.outcome, &row.outcome.input);
+        if let Some(failure) = outcome.failure() {
+            into.failed.insert(row.input.clone(), failure.error.clone());
         }
-        images += samples.len();
-        first_start_s = first_start_s.min(start_s);
-        last_end_s = last_end_s.max(end_s);
-        into.workers.push(WorkerSample {
-            run,
-            images: samples,
-            span_s: end_s - start_s,
+        if outcome.status() != Status::Done {
+            continue;
+        }
+        let Some(datatype) = input.datatype else {
+            return Err(format!(
+                "{}: does not name the datatypes of its images, as reports of older versions do not; measure \
+                again",
+                source.name
+            ));
+        };
+        let (voxels, scaled) = (input.voxels, input.scaled);
+        let class = ImageClass { datatype, scaled };
+        let memory_bytes = memory.get(&(class, voxels)).copied();
+        let features = ImageFeatures {
+            class,
+            voxels,
+            file_bytes: input.bytes,
+            memory_bytes: memory_bytes.unwrap_or((voxels as f64 * bytes_per_voxel) as u64),
+        };
+        let timings = &outcome.timings;
+        first_start_s = first_start_s.min(outcome.start_s);
+        last_end_s = last_end_s.max(outcome.start_s + timings.worker_s() + timings.publish_s);
+        images.push(ImageSample {
+            features,
+            stage_s: stages_s(timings),
         });
     }
-    if images == 0 {
+    if images.is_empty() {
         return Ok(());
     }
     let launch = &report.launch;
+    let nodes = launch.nodes.len().max(1);
     into.runs.push(RunSample {
         images,
         ranks: launch.ranks,
         threads: launch.threads_per_rank,
-        nodes: launch.nodes.len().max(1),
-        cpus: launch.cpus,
+        nodes,
+        strategy: report.strategy,
+        cpus_per_node: launch
+            .cpus
+            .map_or(f64::INFINITY, |cpus| cpus as f64 / nodes as f64),
         setup_s: first_start_s,
+        working_s: last_end_s - first_start_s,
         finish_s: (report.elapsed_s - last_end_s).max(0.0),
         launch_s: source.wall_s.map(|wall_s| (wall_s - report.elapsed_s).max(0.0)),
         rss_bytes: report.totals.max_rss_bytes,
-        largest_bytes,
         by_srun: source.wall_s.is_none() && launch.slurm.as_ref().is_some_and(|job| job.step_id.is_some()),
     });
     Ok(())
-}
-
-/// About the image of a report's row, which has the number of voxels and not the shape.
-fn info(input: &InputFacts, datatype: Datatype) -> ImageInfo {
-    let side = (input.voxels as f64).cbrt().round().max(1.0) as usize;
-    let slices = (input.voxels as usize).div_ceil(side * side);
-    ImageInfo {
-        shape: vec![side, side, slices],
-        voxel_size_mm: input.voxel_size_mm.unwrap_or([2.0; 3]),
-        datatype,
-        scaling: input.scaled.then_some(Scaling {
-            slope: 1.0,
-            intercept: 1.0,
-        }),
-        nonfinite_voxels: None,
-        mask_voxels: None,
-    }
-}
-
-/// The images that were done, by rank and worker.
-fn done_by_worker(report: &Report) -> BTreeMap<(usize, usize), Vec<&ImageRow>> {
-    let mut by_worker: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
-    for row in &report.images {
-        if row.outcome.status() == Status::Done {
-            by_worker
-                .entry((row.outcome.rank, row.outcome.worker))
-                .or_default()
-                .push(row);
-        }
-    }
-    by_worker
 }
 
 #[cfg(test)]

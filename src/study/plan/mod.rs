@@ -2,14 +2,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `measured` | reports → samples of images, workers and runs; refuses what cannot be fitted together |
+//! | `measured` | reports → samples of images and runs; refuses what cannot be fitted together |
 //! | `pilot`, `choose` | a few images of the list, processed here to measure |
-//! | `listed` | the images that are planned for, by their headers alone |
+//! | `listed` | the images that are planned for, by their headers alone; rank 0's own work for each |
 //! | `model` | what an image costs, how workers slow each other down, how uncertain all that is |
-//! | `spread` | how far measured times differ: images, workers, runs |
 //! | `memory` | what a rank holds |
-//! | `rank0` | rank 0's own work for every image |
-//! | `play` | a run of the list, simulated |
 //! | `predict` | nodes × ranks × threads → time with an interval, memory, core hours, efficiency |
 //! | `recommend` | which layout to take, and why |
 //! | `request` | what to ask of Slurm, and the batch script |
@@ -17,7 +14,7 @@
 //! | `check` | predicted against used |
 //!
 //! ```text
-//! measured ← pilot · listed ← model, memory ← play ← predict ← recommend, request ← document ← check
+//! measured ← pilot · listed ← model, memory ← predict ← recommend, request ← document ← check
 //! ```
 
 pub(crate) mod check;
@@ -28,26 +25,23 @@ mod measured;
 mod memory;
 mod model;
 mod pilot;
-mod play;
 pub(crate) mod predict;
-mod rank0;
 pub(crate) mod recommend;
 pub(crate) mod request;
-mod spread;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use self::document::{PlanDocument, SCHEMA};
 use self::listed::Listed;
-use self::measured::{ImageClass, Measurements, STAGES, Source, Wanted};
+use self::measured::{Measurements, STAGES, Source};
 use self::memory::MemoryModel;
 use self::model::Model;
 use self::pilot::{Pilot, PilotRequest};
 use self::predict::{Bounds, Prediction, Predictor};
 use super::scaling::folder::StudyFolder;
+use super::scaling::record::Run;
 use crate::columns::{Grid, Style};
 use crate::images::ListRequest;
 use crate::job::ImageJob;
@@ -104,47 +98,29 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let model = Model::fit(&measured)?;
     leave_out_unmeasured(&mut listed, &model, &mut measured)?;
     let images = listed.planned.len();
-    let memory = MemoryModel::fit(
-        &measured.runs,
-        listed.rank0.image_bytes(),
-        images,
-        request.for_srun,
-    );
-    let predictor = Predictor::new(
-        &listed,
-        &model,
-        &memory,
-        request.strategy,
-        request.job.filter_s_per_voxel(),
-    );
+    let memory = MemoryModel::fit(&measured.runs, listed.bytes_per_image(), images, request.for_srun);
+    let predictor = Predictor::new(&listed, &model, &memory, request.strategy);
     let (layouts, unfit) = request.bounds.layouts();
     let ask = |prediction: &Prediction| {
         request::request(prediction, listed.largest_bytes(), request.partition.as_deref())
     };
-    let mut predictions: Vec<Prediction> = Vec::with_capacity(layouts.len());
-    for layout in layouts {
-        let mut prediction = predictor.predict(layout, request.bounds.cpus_per_node);
-        let refused = |limits: &PartitionLimits| limits.refuses(&ask(&prediction));
-        prediction.beyond = request
-            .bounds
-            .exceeded(&prediction)
-            .or_else(|| request.limits.as_ref().and_then(refused));
-        predictions.push(prediction);
-    }
+    let predict = |layout| {
+        let mut prediction = predictor.predict(layout);
+        let limits = request.limits.as_ref();
+        let exceeded = request.bounds.exceeded(&prediction);
+        prediction.beyond = exceeded.or_else(|| limits?.refuses(&ask(&prediction)));
+        prediction
+    };
+    let mut predictions: Vec<Prediction> = layouts.into_iter().map(predict).collect();
     let chosen = recommend::mark(&mut predictions, &unfit)?;
-    if memory.is_beyond(predictions[chosen].layout.threads, listed.largest_bytes()) {
-        measured.notes.push(
-            "the largest images were not measured: their memory is extrapolated from smaller ones".to_owned(),
-        );
-    }
     measured.notes.extend(unfit);
     let asked = ask(&predictions[chosen]);
     let mut text = format!(
         "{images} images planned for, {} measured {} times in {} runs on {} (runs differ by {:.0} %)\n{}{}",
         measured.distinct_images,
-        measured.images().count(),
+        measured.runs.iter().map(|run| run.images.len()).sum::<usize>(),
         measured.runs.len(),
-        measured.hosts.join(", "),
+        Vec::from_iter(measured.hosts.iter().map(String::as_str)).join(", "),
         model.run_sd() * 100.0,
         Grid::of(&recommend::COLUMNS, &predictions).draw(Style::Terminal),
         recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
@@ -159,8 +135,8 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
         images,
         dominated_by: STAGES[predictor.dominated_by()].to_owned(),
         shares: predictor.shares(),
-        measured_on: measured.hosts,
-        ceiling_images_per_s: predictor.ceiling().0,
+        measured_on: measured.hosts.into_iter().collect(),
+        ceiling_images_per_s: predictor.ceiling(),
         configurations: predictions,
         request: asked,
         report: None,
@@ -184,19 +160,15 @@ fn measure(request: &PlanRequest, listed: &Listed) -> Result<Measurements, Strin
             notes: Vec::new(),
         }
     };
-    let wanted = Wanted {
-        job: &request.job,
-        options: &request.job.options(),
-        memory_bytes: &listed.memory_by_path(),
-    };
-    let mut measured = measured::gather(&pilot.sources, &wanted)?;
+    let job = &request.job;
+    let mut measured = measured::gather(&pilot.sources, job, &job.options(), &listed.memory_by_kind())?;
     measured.reading_factor = pilot.reading_factor;
     measured.notes.extend(pilot.notes);
     Ok(measured)
 }
 
-/// Leaves images out whose headers cannot be read, that failed when they were measured, or of whose class
-/// none was measured because all of them failed, and names them in notes.
+/// Leaves images out whose headers cannot be read, or of whose class none was measured because all of them
+/// failed, and names them in notes.
 ///
 /// # Errors
 /// A sentence when more than a few images would be left out.
@@ -213,40 +185,29 @@ fn leave_out_unmeasured(
             listed.listed
         ));
     }
-    let unknown: BTreeMap<ImageClass, usize> = listed
-        .classes()
-        .into_iter()
-        .filter(|(class, _)| !model.knows(class))
-        .collect();
-    let failed_classes: Vec<ImageClass> = listed
-        .found
-        .iter()
-        .filter(|(path, _)| measured.has_failed(path))
-        .map(|(_, features)| features.class)
-        .collect();
-    for (class, count) in &unknown {
-        let failed = failed_classes.iter().filter(|failed| *failed == class).count();
-        if failed == 0 {
+    for (class, count) in listed.classes() {
+        if model.knows(&class) {
+            continue;
+        }
+        let mut of_class = listed.found.iter().filter(|(_, image)| image.class == class);
+        if !of_class.any(|(path, _)| measured.has_failed(path)) {
             return Err(format!(
                 "{count} of the images are {class}, but none of that kind was measured, so their cost is \
-                unknown; measure some \
-                 of each kind (--pilot 20 does)"
+                unknown; measure some of each kind (--pilot 20 does)"
             ));
         }
-        if *count as f64 > FEW * listed.planned.len() as f64 {
+        let failed = format!("{count} of the images are {class}; all of that kind that were measured failed");
+        if count as f64 > FEW * listed.planned.len() as f64 {
             return Err(format!(
-                "{count} of the images are {class}, and all of that kind that were measured failed, so their \
-                cost is unknown; \
-                 {}",
-                measured.notes.first().map_or("", String::as_str)
+                "{failed}, so their cost is unknown; {}",
+                measured.notes.join("; ")
             ));
         }
-        measured.notes.push(format!(
-            "{count} of the images are {class}; all of that kind that were measured failed, so they are not \
-            planned for"
-        ));
+        measured
+            .notes
+            .push(format!("{failed}, so they are not planned for"));
+        listed.planned.retain(|image| image.class != class);
     }
-    listed.planned.retain(|image| !unknown.contains_key(&image.class));
     Ok(())
 }
 
@@ -281,20 +242,23 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
     for path in paths {
         if StudyFolder::is_study(path) {
             let folder = StudyFolder::at(path);
-            let runs = folder.read_runs(&folder.read_spec()?)?;
-            sources.extend(runs.into_iter().filter_map(|run| {
+            let source = |run: Run| {
                 Some(Source {
                     name: run.record.configuration.id(),
                     report: run.report?,
                     wall_s: run.record.wall_s,
                     others_cpus: run.record.others_cpus,
                 })
-            }));
+            };
+            sources.extend(
+                folder
+                    .read_runs(&folder.read_spec()?)?
+                    .into_iter()
+                    .filter_map(source),
+            );
         } else if path.is_dir() {
-            return Err(format!(
-                "--from {}: is a folder without a study (study.json)",
-                path.display()
-            ));
+            let path = path.display();
+            return Err(format!("--from {path}: is a folder without a study (study.json)"));
         } else {
             sources.push(Source {
                 name: path.display().to_string(),
@@ -314,9 +278,9 @@ mod tests {
     use super::*;
     use crate::volume::Datatype;
 
-    /// A list of 400 images of which one is float32, and what remains of it after a measurement in which
-    /// `failed` failed.
-    fn left_of(rare: usize, failed: &[&str]) -> Result<(usize, Vec<String>), String> {
+    /// A list of 400 images of which the first ones are float32, and what remains of it after a measurement in
+    /// which an image failed or none.
+    fn left_of(rare: usize, failed: Option<&str>) -> Result<(usize, Vec<String>), String> {
         let mut listed = listed(400, &SIZES);
         for place in 0..rare {
             listed.found[place].0 = format!("rare-{place}.nii").into();
@@ -324,10 +288,9 @@ mod tests {
             listed.planned[place].class.datatype = Datatype::Float32;
         }
         let mut measured = gathered(&Machine::default().pilot(&SIZES, 1)).unwrap();
-        measured.failed = failed
-            .iter()
-            .map(|name| ((*name).to_owned(), "cut short".to_owned()))
-            .collect();
+        measured
+            .failed
+            .extend(failed.map(|name| (name.to_owned(), "cut short".to_owned())));
         let model = Model::fit(&measured).unwrap();
         leave_out_unmeasured(&mut listed, &model, &mut measured)?;
         Ok((listed.planned.len(), measured.notes))
@@ -335,21 +298,20 @@ mod tests {
 
     #[test]
     fn a_damaged_image_of_a_rare_kind_does_not_prevent_the_plan() {
-        let (planned, notes) = left_of(1, &["rare-0.nii"]).unwrap();
+        let (planned, notes) = left_of(1, Some("rare-0.nii")).unwrap();
         assert_eq!(planned, 399);
         assert!(
-            notes
-                .iter()
-                .any(|note| note.starts_with("1 of the images are float32; all")),
+            notes[0].starts_with("1 of the images are float32; all"),
             "{notes:?}"
         );
-        let refused = left_of(100, &["rare-0.nii", "rare-1.nii"]).unwrap_err();
+        let refused = left_of(100, Some("rare-1.nii")).unwrap_err();
         assert!(
-            refused.contains("100 of the images are float32, and all of that kind"),
+            refused.contains("100 of the images are float32; all of that kind"),
             "{refused}"
         );
-        let refused = left_of(1, &[]).unwrap_err();
-        assert!(refused.contains("none of that kind was measured"), "{refused}");
-        assert_eq!(left_of(0, &["other.nii"]).unwrap().0, 400);
+        for failed in [None, Some("other.nii")] {
+            let refused = left_of(1, failed).unwrap_err();
+            assert!(refused.contains("none of that kind was measured"), "{refused}");
+        }
     }
 }

@@ -1,120 +1,100 @@
-//! The model: what an image costs, how workers slow each other down, and how uncertain all that is.
+//! The model: what an image costs, how workers slow each other down, and how uncertain that is.
 //!
-//! An image's stage takes c(x) · (1 + κ · (w − 1) + φ · (W − w)) seconds. c is a line through the measured
-//! images of a class, x the bytes of the file (read) or its voxels; w counts the workers on the node, W those
-//! on all nodes. Reading and publishing alone have a φ, since nodes share nothing but the file system. More
-//! workers than CPUs share them.
+//! An image's stage takes c(x) seconds. c is a line through the measured images of a class, x the bytes of the
+//! file (read) or its voxels. A worker takes the sum of its reading, filtering and writing, or what its
+//! publishers need, whichever is more.
 //!
-//! A worker's images take the sum of its reading, filtering and writing, or what its publishers need,
-//! whichever is more. What measured workers took beyond that (gaps between images, buffers that fill up, a
-//! full queue) is one factor, and how runs differ from it makes the interval, by Student's t. The interval
-//! widens the further a prediction lies from the measurements.
+//! What the images of a run cost over what is expected of them is a line in its workers: level + κ · (w − 1) +
+//! φ · (W − w), where w counts the workers on the node and W those on all nodes. What runs took beyond that
+//! (gaps between images, ranks that wait for the last one) is one factor for a single worker and one for several,
+//! and how runs differ from it makes the interval, by Student's t. The interval widens the further a prediction
+//! lies from the measurements.
 
 use std::collections::BTreeMap;
 
-use super::measured::{
-    ImageClass, ImageFeatures, ImageSample, Measurements, PUBLISH, RunSample, WorkerSample,
-};
-use super::spread::{Expected, RunSpread, image_spread, run_spread, weight, worker_spread};
+use super::measured::{ImageClass, ImageFeatures, ImageSample, Measurements, PUBLISH, RunSample};
+use crate::partition::{Strategy, partition};
 use crate::run::PUBLISHERS;
-use crate::study::statistics::{Line, Summary, median, student_factor};
+use crate::study::statistics::{Line, Point, Summary, median, moments, student_factor};
 
 /// How often the truth is to lie in an interval.
 pub(crate) const COVERAGE: f64 = 0.9;
+/// The least spread between runs: no machine repeats itself better.
+const LEAST_RUN_SPREAD: f64 = 0.03;
+/// The spread between runs if only one was measured.
+const UNKNOWN_RUN_SPREAD: f64 = 0.1;
 /// How uncertain (standard deviation of the logarithm) each doubling of the workers is if only one number was
 /// measured.
 const UNMEASURED_DOUBLING: f64 = 0.25;
 /// How uncertain the cost of an image is for each doubling of its size beyond those measured.
 const UNMEASURED_SIZE: f64 = 0.2;
-/// The stages that touch files.
-const TOUCHES_FILES: [bool; 4] = [true, false, false, true];
 
-/// Costs of one class of images.
-#[derive(Clone, Copy, Debug, Default)]
-struct ClassCosts {
-    lines: [Line; 4],
-    /// Smallest and largest voxels that were measured.
-    measured_voxels: (u64, u64),
-}
-
-impl ClassCosts {
-    fn stages_s(&self, image: &ImageFeatures) -> [f64; 4] {
-        [0, 1, 2, 3].map(|stage| self.lines[stage].at(size_of(stage, image)))
+/// Seconds until the last of all workers has processed these images, and the mean over all workers.
+pub(super) fn busy_s(images_s: &[f64], ranks: usize, threads: usize, strategy: Strategy) -> (f64, f64) {
+    // With the dynamic strategy each worker takes what is left, as from one list.
+    let (parts, workers) = match strategy {
+        Strategy::Dynamic => (ranks * threads, 1),
+        _ => (ranks, threads),
+    };
+    let (mut longest_s, mut sum_s) = (0.0_f64, 0.0);
+    for share in partition(strategy, images_s, parts) {
+        let share_s: f64 = share.iter().map(|&place| images_s[place]).sum();
+        let largest_s = share.iter().map(|&place| images_s[place]).fold(0.0, f64::max);
+        longest_s = longest_s.max(share_s / workers as f64).max(largest_s);
+        sum_s += share_s;
     }
+    (longest_s, sum_s / (parts * workers) as f64)
 }
 
-/// The size that a stage's line is drawn against.
-fn size_of(stage: usize, image: &ImageFeatures) -> f64 {
-    if stage == 0 {
-        image.file_bytes as f64
-    } else {
-        image.voxels as f64
-    }
+/// Seconds that images keep their workers, by the seconds of all their stages: their own work, or what the
+/// disk takes for their results.
+pub(super) fn held_s(stages_s: &[f64; 4], images: usize, workers: f64) -> f64 {
+    // The last results may not keep all publishers.
+    let on_each = (images as f64 / workers).ceil().max(1.0);
+    let publishers = PUBLISHERS as f64;
+    let rounds = (on_each / publishers).ceil() * publishers / on_each;
+    own_s(stages_s).max(stages_s[PUBLISH] * rounds / publishers)
 }
 
-/// How much each further worker slows a stage down.
-#[derive(Clone, Copy, Debug, Default)]
-struct Contention {
-    /// κ: on the same node.
-    near: [f64; 4],
-    /// φ: on other nodes.
-    far: [f64; 4],
+/// Seconds of the stages that keep a worker.
+pub(super) fn own_s(stages_s: &[f64; 4]) -> f64 {
+    stages_s[..PUBLISH].iter().sum()
 }
 
-impl Contention {
-    /// How many times as long each stage takes.
-    fn factors(&self, at_work: &AtWork) -> [f64; 4] {
-        let cpus = at_work.cpus_per_node.max(1.0);
-        let on_cpus = at_work.per_node.min(cpus);
-        let elsewhere = (at_work.all - at_work.per_node).max(0.0);
-        [0, 1, 2, 3].map(|stage| {
-            let crowding = if stage == PUBLISH {
-                1.0
-            } else {
-                (at_work.per_node / cpus).max(1.0)
-            };
-            crowding * (1.0 + self.near[stage] * (on_cpus - 1.0).max(0.0) + self.far[stage] * elsewhere)
-        })
-    }
-}
-
-/// Workers that work at the same time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AtWork {
-    pub per_node: f64,
-    pub all: f64,
-    pub cpus_per_node: f64,
-}
-
-impl AtWork {
-    fn of(run: &RunSample) -> Self {
-        Self {
-            per_node: run.workers_per_node(),
-            all: run.workers(),
-            cpus_per_node: run.cpus_per_node(),
-        }
-    }
-}
-
-/// Seconds that one worker is held by images of these stages: by its own work, or by the disk.
-pub(crate) fn held_s(stages_s: &[f64; 4]) -> f64 {
-    let own_s: f64 = stages_s[..PUBLISH].iter().sum();
-    own_s.max(stages_s[PUBLISH] / PUBLISHERS as f64)
+/// Adds an image's stages to those of others.
+pub(super) fn add(sums_s: &mut [f64; 4], stages_s: &[f64; 4]) {
+    sums_s
+        .iter_mut()
+        .zip(stages_s)
+        .for_each(|(sum, seconds)| *sum += seconds);
 }
 
 /// Everything that a prediction needs besides the list.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    classes: BTreeMap<ImageClass, ClassCosts>,
-    contention: Contention,
-    /// The upper bound of φ.
-    far_high: [f64; 4],
-    reading_factor: f64,
-    spread: RunSpread,
-    /// Standard deviation of the logarithm of one image's time.
-    pub image_sd: f64,
-    /// The same of a worker's time, beyond what its images explain.
-    pub worker_sd: f64,
+    /// Of each class, the line of each stage.
+    classes: BTreeMap<ImageClass, [Line; 4]>,
+    /// Fewest and most voxels that were measured.
+    measured_voxels: (f64, f64),
+    /// What the images of one worker cost over what is expected of them.
+    level: f64,
+    /// κ: what each further worker on the node adds.
+    near: f64,
+    /// φ: what each worker on another node adds; `None` where one node was measured.
+    far: Option<f64>,
+    /// Logarithm of what a run took beyond that: with one worker (x = 0) and with several (x = 1).
+    overhead: Line,
+    /// Standard deviation of the logarithm of what runs took over what is expected.
+    run_sd: f64,
+    /// Runs beyond those that the fit used up.
+    degrees: usize,
+    /// Weight of the runs, weighted mean of their further workers per node, and the squares about it.
+    weight: f64,
+    mean_near: f64,
+    near_squares: f64,
+    /// Most workers per node that were measured, and most on other nodes.
+    pub most_workers: f64,
+    most_elsewhere: f64,
     /// From the run's start to the first image, without what depends on the list, seconds.
     pub setup_s: f64,
     /// From the last result to the gathered records, without what depends on the list, seconds.
@@ -125,62 +105,77 @@ pub(crate) struct Model {
     fixed_sd_s: f64,
 }
 
-/// How uncertain a predicted time is, as factors to it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Uncertainty {
-    pub low: f64,
-    pub high: f64,
-}
-
 impl Model {
     /// Fits the model.
     ///
     /// # Errors
     /// A sentence when there is nothing to fit to.
     pub fn fit(measured: &Measurements) -> Result<Self, String> {
-        let runs = &measured.runs;
         // A run with more workers than CPUs measures the operating system; it counts only where there is no
         // other.
-        let has_cpus = |run: &RunSample| run.workers_per_node() <= run.cpus_per_node();
-        let any = runs.iter().any(has_cpus);
-        let workers: Vec<&WorkerSample> = measured
-            .workers
-            .iter()
-            .filter(|worker| !any || has_cpus(&runs[worker.run]))
-            .collect();
-        if workers.is_empty() {
+        let has_cpus = |run: &&RunSample| run.per_node() <= run.cpus_per_node;
+        let any = measured.runs.iter().any(|run| has_cpus(&run));
+        let runs: Vec<&RunSample> = measured.runs.iter().filter(|run| !any || has_cpus(run)).collect();
+        if runs.is_empty() {
             return Err("no image was measured".to_owned());
         }
+        let images = || runs.iter().flat_map(|run| &run.images);
+        let mut classes = fit_classes(images());
         let several_nodes = runs.iter().any(|run| run.nodes > 1);
-        let mut contention = Contention::default();
-        let mut classes = BTreeMap::new();
-        // Costs and contention depend on each other; a few turns settle both.
-        for _ in 0..6 {
-            classes = fit_classes(&workers, runs, &contention);
-            contention = fit_contention(&workers, runs, &classes, several_nodes);
-        }
-        let expected: Vec<Expected<'_>> = workers
+        let samples: Vec<Compared> = runs.iter().map(|run| Compared::of(run, &classes)).collect();
+        let on_one_node = samples
             .iter()
-            .map(|worker| {
-                expect(
-                    worker,
-                    &classes,
-                    &contention.factors(&AtWork::of(&runs[worker.run])),
-                )
-            })
-            .collect();
-        let spread = run_spread(&expected, runs);
-        let image_sd = image_spread(&expected);
-        let of_runs = |value: fn(&RunSample) -> f64| Vec::from_iter(runs.iter().map(value));
-        let launches: Vec<f64> = runs.iter().filter_map(|run| run.launch_s).collect();
+            .filter(|run| run.elsewhere == 0.0 || !several_nodes);
+        let on_one_node = Vec::from_iter(on_one_node.map(|run| (run.near, run.cost, run.weight)));
+        let near = Line::fit_rising(&on_one_node);
+        let other = |run: &Compared| (run.elsewhere, run.cost - near.slope * run.near, run.weight);
+        let far = several_nodes.then(|| Line::fit_rising(&Vec::from_iter(samples.iter().map(other))));
+        let level = far.map_or(near.intercept, |far| far.intercept);
+        let far = far.map(|far| far.slope);
+        let beyond = |run: &Compared| {
+            let expected = level + near.slope * run.near + far.unwrap_or(0.0) * run.elsewhere;
+            (
+                (run.near + run.elsewhere).min(1.0),
+                (run.time / expected).ln(),
+                run.weight,
+            )
+        };
+        let beyond: Vec<Point> = samples.iter().map(beyond).collect();
+        let overhead = Line::fit_rising(&beyond);
+        let square = |(x, y, weight): &Point| weight * (y - overhead.at(*x)).powi(2);
+        let variance = beyond.iter().map(square).sum::<f64>() / moments(&beyond)[0];
+        let [weight, mean_near, _, near_squares] = moments(&on_one_node);
+        let fitted = 1 + usize::from(near_squares > 0.0) + usize::from(several_nodes);
+        let degrees = runs.len().saturating_sub(fitted);
+        let run_sd = match degrees {
+            0 => UNKNOWN_RUN_SPREAD,
+            _ => (variance * runs.len() as f64 / degrees as f64).sqrt(),
+        };
+        for lines in classes.values_mut() {
+            lines[0].intercept *= measured.reading_factor;
+            lines[0].slope *= measured.reading_factor;
+        }
+        let of_runs = |value: fn(&RunSample) -> f64| Vec::from_iter(measured.runs.iter().map(value));
+        let voxels = || images().map(|image| image.features.voxels.max(1) as f64);
+        let launches: Vec<f64> = measured.runs.iter().filter_map(|run| run.launch_s).collect();
+        let most = |workers: fn(&Compared) -> f64| samples.iter().map(workers).fold(0.0, f64::max);
         Ok(Self {
-            far_high: far_high(&contention, &spread, runs, several_nodes),
             classes,
-            contention,
-            reading_factor: measured.reading_factor,
-            spread,
-            image_sd,
-            worker_sd: worker_spread(&expected, image_sd),
+            measured_voxels: (
+                voxels().fold(f64::INFINITY, f64::min),
+                voxels().fold(0.0, f64::max),
+            ),
+            level,
+            near: near.slope,
+            far,
+            overhead,
+            run_sd: run_sd.max(LEAST_RUN_SPREAD),
+            degrees,
+            weight,
+            mean_near,
+            near_squares,
+            most_workers: most(|run| run.near) + 1.0,
+            most_elsewhere: most(|run| run.elsewhere),
             setup_s: median(&of_runs(|run| run.setup_s)),
             finish_s: median(&of_runs(|run| run.finish_s)),
             launch_s: (!launches.is_empty()).then(|| median(&launches)),
@@ -193,250 +188,152 @@ impl Model {
         self.classes.contains_key(class)
     }
 
-    /// Seconds of an image's stages, alone on its node; `None` for a class that was not measured.
+    /// Seconds of an image's stages before [`Self::slow_down`]; `None` for a class that was not measured.
     pub fn stages_s(&self, image: &ImageFeatures) -> Option<[f64; 4]> {
-        let mut stages_s = self.classes.get(&image.class)?.stages_s(image);
-        stages_s[0] *= self.reading_factor;
-        Some(stages_s)
+        self.classes.get(&image.class).map(|lines| stages_s(lines, image))
     }
 
-    /// How many times as long each stage takes with these workers: expected, and at worst as far as other
-    /// nodes go.
-    pub fn slow_down(&self, at_work: &AtWork) -> ([f64; 4], [f64; 4]) {
-        let worst = Contention {
-            far: self.far_high,
-            ..self.contention
-        };
-        (self.contention.factors(at_work), worst.factors(at_work))
+    /// How many times as long as their stages images take, with so many workers per node and on all nodes.
+    pub fn slow_down(&self, per_node: f64, all: f64) -> f64 {
+        let cost = self.level + self.near * (per_node - 1.0) + self.far.unwrap_or(0.0) * (all - per_node);
+        cost * self.overhead.at((all - 1.0).min(1.0)).exp()
     }
 
-    /// What workers take over what their images cost.
-    pub fn overhead(&self) -> f64 {
-        self.spread.mean.exp()
+    /// What each worker on another node adds at most to [`Self::slow_down`]. Where no other nodes were measured,
+    /// at worst they slow reading, which takes `reading` of the time, as workers of one node slow all stages.
+    fn far_high(&self, reading: f64) -> f64 {
+        let reach = self.reach() * self.run_sd;
+        match self.far {
+            Some(far) => far + reach / self.most_elsewhere.max(1.0),
+            None => reading * self.near.max(reach / self.most_workers.max(2.0)),
+        }
     }
 
-    /// Images per second that the shared file system gives to any number of workers, for images of these
-    /// stages: expected where a limit was seen, and at least.
-    pub fn ceiling(&self, stages_s: &[f64; 4]) -> (Option<f64>, Option<f64>) {
-        let of = |far: &[f64; 4]| {
-            let slope_s = held_s(&[0, 1, 2, 3].map(|stage| stages_s[stage] * far[stage]));
-            (slope_s > 0.0).then(|| 1.0 / slope_s)
-        };
-        (of(&self.contention.far), of(&self.far_high))
-    }
-
-    /// The interval of a working time with so many workers per node, which slow each other down by
-    /// `slow_down`.
+    /// The interval of a working time, as factors to it: its lower and its upper end.
     ///
     /// How uncertain contention is has bounds: workers that do not slow each other at all, and workers that
     /// take turns.
-    pub fn uncertainty(&self, per_node: f64, slow_down: f64, images: &[ImageFeatures]) -> Uncertainty {
-        let spread = &self.spread;
-        let factor = student_factor(COVERAGE, spread.degrees);
+    pub fn interval(&self, per_node: f64, all: f64, images: &[ImageFeatures], reading: f64) -> (f64, f64) {
+        let factor = self.reach();
         let size_sd = UNMEASURED_SIZE * self.doublings_beyond(images);
-        let run_sd = (spread.sd.powi(2) * (1.0 + 1.0 / spread.weight) + size_sd.powi(2)).sqrt();
-        let slope_sd = if spread.workers_squares > 0.05 * spread.weight {
-            spread.sd * (per_node - spread.mean_workers).abs() / spread.workers_squares.sqrt()
+        let run_sd = (self.run_sd.powi(2) * (1.0 + 1.0 / self.weight) + size_sd.powi(2)).sqrt();
+        let slope_sd = if self.near_squares > 0.0 {
+            self.run_sd * (per_node - 1.0 - self.mean_near).abs() / self.near_squares.sqrt()
         } else {
-            UNMEASURED_DOUBLING * (per_node / spread.mean_workers.max(1.0)).max(1e-3).log2().abs()
+            UNMEASURED_DOUBLING * (per_node / (1.0 + self.mean_near)).log2().abs()
         };
+        let on_node = 1.0 + self.near / self.level * (per_node - 1.0);
         let wider = 1.0 + factor * slope_sd;
-        let slope_low = (1.0 / wider).max((1.0 / slow_down).min(1.0));
-        let slope_high = wider.min((per_node / slow_down).max(1.0));
-        Uncertainty {
-            low: (-(factor * run_sd).hypot(slope_low.ln())).exp(),
-            high: (factor * run_sd).hypot(slope_high.ln()).exp(),
-        }
+        let slope_low = (1.0 / wider).max(1.0 / on_node);
+        let slope_high = wider.min((per_node / on_node).max(1.0));
+        let slow_down = self.slow_down(per_node, all);
+        let far = (self.far_high(reading) - self.far.unwrap_or(0.0)).max(0.0) * (all - per_node);
+        (
+            (-(factor * run_sd).hypot(slope_low.ln())).exp(),
+            (factor * run_sd).hypot(slope_high.ln()).exp() * (1.0 + far / slow_down),
+        )
     }
 
     /// How uncertain set-up and finish are, seconds to each side.
     pub fn fixed_reach_s(&self) -> f64 {
-        student_factor(COVERAGE, self.spread.degrees) * self.fixed_sd_s
+        self.reach() * self.fixed_sd_s
+    }
+
+    fn reach(&self) -> f64 {
+        student_factor(COVERAGE, self.degrees)
     }
 
     /// How much runs differ, as a part of their time.
     pub fn run_sd(&self) -> f64 {
-        self.spread.sd
+        self.run_sd
     }
 
-    /// Most workers per node that were measured with a CPU each.
-    pub fn most_workers(&self) -> f64 {
-        self.spread.most_workers
+    /// Images per second that the shared file system gives to any number of workers, for images that keep their
+    /// worker so many seconds; `None` where no limit was seen.
+    pub fn ceiling(&self, image_s: f64) -> Option<f64> {
+        let far = self.far.filter(|&far| far > 0.0);
+        far.map(|far| 1.0 / (far * self.overhead.at(1.0).exp() * image_s))
     }
 
     /// How many doublings the images lie beyond the sizes that were measured, on average over their voxels.
     pub fn doublings_beyond(&self, images: &[ImageFeatures]) -> f64 {
-        let (mut sum, mut voxels) = (0.0, 0.0);
-        for image in images {
-            let Some(costs) = self.classes.get(&image.class) else {
-                continue;
-            };
-            let (low, high) = costs.measured_voxels;
-            let size = image.voxels.max(1) as f64;
-            let beyond = (size / high.max(1) as f64).max(low.max(1) as f64 / size).max(1.0);
-            sum += beyond.log2() * size;
-            voxels += size;
+        let (low, high) = self.measured_voxels;
+        let (mut sum, mut all) = (0.0, 0.0);
+        for voxels in images.iter().map(|image| image.voxels.max(1) as f64) {
+            sum += (voxels / high).max(low / voxels).max(1.0).log2() * voxels;
+            all += voxels;
         }
-        if voxels > 0.0 { sum / voxels } else { 0.0 }
+        sum / f64::max(all, 1.0)
     }
 }
 
-fn fit_classes(
-    workers: &[&WorkerSample],
-    runs: &[RunSample],
-    contention: &Contention,
-) -> BTreeMap<ImageClass, ClassCosts> {
-    let mut by_class: BTreeMap<ImageClass, Vec<(&ImageSample, [f64; 4])>> = BTreeMap::new();
-    for worker in workers {
-        let factors = contention.factors(&AtWork::of(&runs[worker.run]));
-        for image in &worker.images {
-            by_class
-                .entry(image.features.class)
-                .or_default()
-                .push((image, factors));
-        }
+fn stages_s(lines: &[Line; 4], image: &ImageFeatures) -> [f64; 4] {
+    std::array::from_fn(|stage| lines[stage].at(size_of(stage, image)))
+}
+
+/// The size that a stage's line is drawn against.
+fn size_of(stage: usize, image: &ImageFeatures) -> f64 {
+    if stage == 0 {
+        image.file_bytes as f64
+    } else {
+        image.voxels as f64
     }
-    let costs = |images: Vec<(&ImageSample, [f64; 4])>| ClassCosts {
-        lines: [0, 1, 2, 3].map(|stage| {
-            // Noise grows with the size, so points count by its inverse square.
-            let point = |(image, factors): &(&ImageSample, [f64; 4])| {
-                let x = size_of(stage, &image.features).max(1.0);
-                (x, image.stage_s[stage] / factors[stage], 1.0 / (x * x))
-            };
-            Line::fit_nonnegative(&Vec::from_iter(images.iter().map(point)))
-        }),
-        measured_voxels: images.iter().fold((u64::MAX, 0), |(low, high), (image, _)| {
-            (low.min(image.features.voxels), high.max(image.features.voxels))
-        }),
+}
+
+fn fit_classes<'a>(images: impl Iterator<Item = &'a ImageSample>) -> BTreeMap<ImageClass, [Line; 4]> {
+    let mut classes: BTreeMap<ImageClass, Vec<&ImageSample>> = BTreeMap::new();
+    for image in images {
+        classes.entry(image.features.class).or_default().push(image);
+    }
+    let line = |images: &[&ImageSample], stage: usize| {
+        // Noise grows with the size, so points count by its inverse square.
+        let point = |image: &&ImageSample| {
+            let x = size_of(stage, &image.features).max(1.0);
+            (x, image.stage_s[stage], 1.0 / (x * x))
+        };
+        Line::fit_nonnegative(&Vec::from_iter(images.iter().map(point)))
     };
-    by_class
+    let lines = |images: Vec<&ImageSample>| std::array::from_fn(|stage| line(&images, stage));
+    classes
         .into_iter()
-        .map(|(class, images)| (class, costs(images)))
+        .map(|(class, images)| (class, lines(images)))
         .collect()
 }
 
-/// How the runs' stages grow with the workers.
-fn fit_contention(
-    workers: &[&WorkerSample],
-    runs: &[RunSample],
-    classes: &BTreeMap<ImageClass, ClassCosts>,
-    several_nodes: bool,
-) -> Contention {
-    let mut sums = vec![([0.0; 4], [0.0; 4]); runs.len()];
-    for worker in workers {
-        let (taken, alone) = &mut sums[worker.run];
-        for image in &worker.images {
-            let alone_s = classes[&image.features.class].stages_s(&image.features);
-            for stage in 0..4 {
-                taken[stage] += image.stage_s[stage];
-                alone[stage] += alone_s[stage];
-            }
+/// A run compared with what its images cost by the lines of their classes.
+struct Compared {
+    /// Further workers on its node, and workers on other nodes.
+    near: f64,
+    elsewhere: f64,
+    /// Measured over expected cost of its images.
+    cost: f64,
+    /// Measured over expected time.
+    time: f64,
+    /// Few images show little, and many no more than one run can.
+    weight: f64,
+}
+
+impl Compared {
+    fn of(run: &RunSample, classes: &BTreeMap<ImageClass, [Line; 4]>) -> Self {
+        let (mut measured_s, mut expected_s) = ([0.0; 4], [0.0; 4]);
+        let mut images_s = Vec::with_capacity(run.images.len());
+        for image in &run.images {
+            let stages_s = stages_s(&classes[&image.features.class], &image.features);
+            add(&mut measured_s, &image.stage_s);
+            add(&mut expected_s, &stages_s);
+            images_s.push(own_s(&stages_s));
         }
-    }
-    let mut contention = Contention::default();
-    for stage in 0..4 {
-        // Workers on the node, workers elsewhere, time over time alone, weight.
-        let ratios: Vec<[f64; 4]> = sums
-            .iter()
-            .zip(runs)
-            .filter(|((taken, alone), _)| taken[stage] > 0.0 && alone[stage] > 0.0)
-            .map(|((taken, alone), run)| {
-                let per_node = run.workers_per_node();
-                let crowding = if stage == PUBLISH {
-                    1.0
-                } else {
-                    (per_node / run.cpus_per_node()).max(1.0)
-                };
-                let ratio = taken[stage] / alone[stage] / crowding;
-                [
-                    per_node - 1.0,
-                    run.workers() - per_node,
-                    ratio,
-                    weight(run.images),
-                ]
-            })
-            .collect();
-        let near: Vec<_> = ratios
-            .iter()
-            .filter(|ratio| ratio[1] == 0.0 || !several_nodes)
-            .map(|&[near, _, ratio, weight]| (near, ratio, weight))
-            .collect();
-        contention.near[stage] = relative_slope(&near);
-        if TOUCHES_FILES[stage] && several_nodes {
-            let far: Vec<_> = ratios
-                .iter()
-                .map(|&[near, far, ratio, weight]| (far, ratio - contention.near[stage] * near, weight))
-                .collect();
-            contention.far[stage] = relative_slope(&far);
+        let (images, workers, per_node) = (images_s.len(), run.workers(), run.per_node());
+        let held_s = |stages_s| held_s(stages_s, images, workers);
+        let (longest_s, _) = busy_s(&images_s, run.ranks, run.threads, run.strategy);
+        let expected_time_s = longest_s * held_s(&expected_s) / own_s(&expected_s);
+        Self {
+            near: per_node - 1.0,
+            elsewhere: workers - per_node,
+            cost: held_s(&measured_s) / held_s(&expected_s),
+            time: (run.working_s / expected_time_s).max(f64::MIN_POSITIVE),
+            weight: images as f64 / (images as f64 + 10.0),
         }
-    }
-    contention
-}
-
-/// The slope of a line over its intercept, at least 0: how much each step of x adds to what there is at x =
-/// 0. 0 where all x are the same.
-fn relative_slope(points: &[(f64, f64, f64)]) -> f64 {
-    let weight: f64 = points.iter().map(|point| point.2).sum();
-    let mean =
-        |value: fn(&(f64, f64, f64)) -> f64| points.iter().map(|p| p.2 * value(p)).sum::<f64>() / weight;
-    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
-    let squares: f64 = points.iter().map(|(x, _, w)| w * (x - mean_x).powi(2)).sum();
-    if weight <= 0.0 || squares <= 0.02 * weight {
-        return 0.0;
-    }
-    let slope = points
-        .iter()
-        .map(|(x, y, w)| w * (x - mean_x) * (y - mean_y))
-        .sum::<f64>()
-        / squares;
-    let intercept = mean_y - slope * mean_x;
-    if intercept > 0.0 {
-        (slope / intercept).max(0.0)
-    } else {
-        0.0
-    }
-}
-
-/// The upper bound of φ. Where no other nodes were measured, at worst they slow files down as workers of one
-/// node do.
-fn far_high(
-    contention: &Contention,
-    spread: &RunSpread,
-    runs: &[RunSample],
-    several_nodes: bool,
-) -> [f64; 4] {
-    let reach = student_factor(COVERAGE, spread.degrees) * spread.sd;
-    let elsewhere = runs
-        .iter()
-        .map(|run| run.workers() - run.workers_per_node())
-        .fold(1.0, f64::max);
-    [0, 1, 2, 3].map(|stage| match (TOUCHES_FILES[stage], several_nodes) {
-        (false, _) => 0.0,
-        (true, true) => contention.far[stage] + reach / elsewhere,
-        (true, false) => contention.near[stage].max(reach / spread.most_workers.max(2.0)),
-    })
-}
-
-fn expect<'a>(
-    worker: &'a WorkerSample,
-    classes: &BTreeMap<ImageClass, ClassCosts>,
-    factors: &[f64; 4],
-) -> Expected<'a> {
-    let mut sums_s = [0.0; 4];
-    let mut images_s = Vec::with_capacity(worker.images.len());
-    for image in &worker.images {
-        let alone_s = classes[&image.features.class].stages_s(&image.features);
-        let slowed_s = [0, 1, 2, 3].map(|stage| alone_s[stage] * factors[stage]);
-        (0..4).for_each(|stage| sums_s[stage] += slowed_s[stage]);
-        images_s.push(slowed_s[..PUBLISH].iter().sum());
-    }
-    // The last results may not keep all publishers.
-    let rounds = images_s.len().div_ceil(PUBLISHERS) * PUBLISHERS;
-    sums_s[PUBLISH] *= rounds as f64 / images_s.len().max(1) as f64;
-    Expected {
-        worker,
-        images_s,
-        held_s: held_s(&sums_s),
     }
 }
 

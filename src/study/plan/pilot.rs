@@ -1,19 +1,19 @@
 //! The pilot: a few images of the list, processed here several times on one and on more workers, to measure.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::choose::choose;
 use super::listed::Listed;
 use super::measured::{FEWEST_IMAGES, Source, stages_s};
-use super::model::held_s;
+use super::model::{add, held_s};
 use crate::console;
-use crate::job::outcome::{Stage, Status};
+use crate::job::outcome::Stage;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
-use crate::report::{self, ImageRow, Report};
+use crate::report::{self, Report};
 use crate::study::statistics::median;
 
 /// How often each configuration is run: what differs between passes is what runs differ by.
@@ -97,10 +97,7 @@ pub(crate) fn run(
         .prefix(".niimpi-pilot-")
         .tempdir_in(request.beside)
         .map_err(|error| format!("{}: cannot be written: {error}", request.beside.display()))?;
-    let chosen: Vec<&Path> = choose(listed, request.images)
-        .into_iter()
-        .map(|place| listed.found[place].0.as_path())
-        .collect();
+    let chosen = choose(listed, request.images);
     let configurations = configurations(chosen.len(), request.cpus, machine.has_ranks());
     if !request.quiet {
         console::note(format!(
@@ -110,15 +107,12 @@ pub(crate) fn run(
         ));
     }
     let started = Instant::now();
-    let list = write_list(folder.path(), &chosen)?;
-    let mut cold = one(request, machine, &list, (1, 1), 1)?;
-    let failed = take_failed(&mut cold.report);
-    let works = |image: &&Path| !failed.iter().any(|row| Path::new(&row.input) == absolute(image));
-    let working: Vec<&Path> = chosen.iter().copied().filter(works).collect();
-    if working.len() >= FEWEST_IMAGES {
-        write_list(folder.path(), &working)?;
-    }
-    let run = |workers, repeats| one(request, machine, &list, workers, repeats);
+    write_list(
+        &folder.path().join("list"),
+        chosen.iter().map(|&place| listed.found[place].0.as_path()),
+    )?;
+    let run = |workers, repeats| one(request, machine, folder.path(), workers, repeats);
+    let cold = run((1, 1), 1)?;
     let once_s = match working_s(&cold.report) {
         long if long > 2.0 * LEAST_RUN_S => long,
         _ => working_s(&run((1, 1), 1)?.report),
@@ -133,13 +127,6 @@ pub(crate) fn run(
             sources.push(run((ranks, threads), repeats.clamp(1, MOST_REPEATS))?);
         }
     }
-    if working.len() >= FEWEST_IMAGES
-        && let Some(first) = sources.first_mut()
-    {
-        // They are not processed again, but the plan names them.
-        first.report.totals.failed += failed.len();
-        first.report.images.extend(failed);
-    }
     let (reading_factor, note) = reading_factor(&cold.report, &sources);
     Ok(Pilot {
         sources,
@@ -148,70 +135,38 @@ pub(crate) fn run(
     })
 }
 
-/// Takes the images that failed out of a report.
-fn take_failed(report: &mut Report) -> Vec<ImageRow> {
-    let rows = std::mem::take(&mut report.images);
-    let (failed, rest) = rows.into_iter().partition(|row| row.outcome.failure().is_some());
-    report.images = rest;
-    failed
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn write_list(folder: &Path, images: &[&Path]) -> Result<PathBuf, String> {
-    let path = folder.join("list");
+fn write_list<'a>(path: &Path, images: impl Iterator<Item = &'a Path>) -> Result<(), String> {
     let mut bytes = Vec::new();
     for image in images {
         let image = std::path::absolute(image).map_err(|error| format!("{}: {error}", image.display()))?;
         bytes.extend_from_slice(image.as_os_str().as_encoded_bytes());
         bytes.push(b'\n');
     }
-    std::fs::write(&path, &bytes)
-        .map_err(|error| format!("{}: cannot be written: {error}", path.display()))?;
-    Ok(path)
+    std::fs::write(path, &bytes).map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
 /// Seconds for which its images kept the one worker of a run.
 fn working_s(report: &Report) -> f64 {
     let mut sums_s = [0.0; 4];
     for row in &report.images {
-        let stages_s = stages_s(&row.outcome.timings);
-        (0..4).for_each(|stage| sums_s[stage] += stages_s[stage]);
+        add(&mut sums_s, &stages_s(&row.outcome.timings));
     }
-    held_s(&sums_s).max(1e-3)
+    held_s(&sums_s, report.images.len(), 1.0).max(1e-3)
 }
 
 /// How many times as long the first run's reading took as that of the later runs of one worker, and a note on
 /// it.
 fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
-    // A worker's first image pays for more than reading.
-    let mean_s = |report: &Report| {
-        let mut rows: Vec<_> = report
-            .images
-            .iter()
-            .filter(|row| row.outcome.status() == Status::Done)
-            .collect();
-        rows.sort_by(|a, b| a.outcome.start_s.total_cmp(&b.outcome.start_s));
-        let read_s = rows.iter().skip(1).map(|row| row.outcome.timings.read_s);
-        read_s.sum::<f64>() / rows.len().saturating_sub(1).max(1) as f64
-    };
-    let of_one_worker =
-        |source: &&Source| source.report.launch.ranks * source.report.launch.threads_per_rank == 1;
-    let later: Vec<f64> = sources
-        .iter()
-        .filter(of_one_worker)
-        .map(|source| mean_s(&source.report))
-        .collect();
-    let (cold_s, warm_s) = (mean_s(cold), median(&later));
+    let mean_s = |report: &Report| report.totals.read_s / report.totals.done.max(1) as f64;
+    let of_one_worker = |report: &&Report| report.launch.ranks * report.launch.threads_per_rank == 1;
+    let later = sources.iter().map(|source| &source.report).filter(of_one_worker);
+    let (cold_s, warm_s) = (mean_s(cold), median(&Vec::from_iter(later.map(mean_s))));
     if warm_s <= 0.0 || cold_s < COLD_FACTOR * warm_s {
         return (1.0, None);
     }
     let note = format!(
         "the first run read an image in {:.1} ms, the later ones, whose files were in memory by then, in \
-        {:.1} ms; the plan \
-         expects images to be read as in the first",
+        {:.1} ms; the plan expects images to be read as in the first",
         cold_s * 1e3,
         warm_s * 1e3
     );
@@ -221,26 +176,21 @@ fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
 fn one(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
-    list: &Path,
+    folder: &Path,
     (ranks, threads): (usize, usize),
     repeats: usize,
 ) -> Result<Source, String> {
     let name = format!("pilot of {ranks} ranks × {threads} threads");
-    let folder = list.parent().unwrap_or(Path::new("."));
     let output = folder.join("out");
     let mut words = request.options.to_vec();
     words.extend([
         "--list".into(),
-        list.into(),
-        "--repeat".into(),
-        repeats.to_string().into(),
-    ]);
-    words.extend([
+        folder.join("list").into(),
         "--base".into(),
         "/".into(),
-        "--output".into(),
-        output.clone().into(),
     ]);
+    words.extend(["--repeat".into(), repeats.to_string().into()]);
+    words.extend(["--output".into(), output.clone().into()]);
     let run = LocalRun {
         words,
         ranks,
@@ -248,13 +198,11 @@ fn one(
         report: folder.join("report.json"),
         log: folder.join("log"),
     };
-    let ended = machine.run(
-        &run,
-        &Limits {
-            time: Some(LONGEST),
-            stop: request.stop,
-        },
-    )?;
+    let limits = Limits {
+        time: Some(LONGEST),
+        stop: request.stop,
+    };
+    let ended = machine.run(&run, &limits)?;
     let _ = std::fs::remove_dir_all(&output);
     if ended.how == How::Stopped {
         return Err("the pilot was interrupted".to_owned());
@@ -311,9 +259,7 @@ mod tests {
         let warm = Machine::exact().source(20, 1, &[1_000_000], 1);
         let reading = |factor: f64| {
             let mut cold = warm.report.clone();
-            cold.images
-                .iter_mut()
-                .for_each(|row| row.outcome.timings.read_s *= factor);
+            cold.totals.read_s *= factor;
             reading_factor(&cold, &[warm.clone(), warm.clone()])
         };
         let (factor, note) = reading(4.0);
@@ -330,23 +276,14 @@ mod tests {
 
     #[test]
     fn runs_work_as_long_as_the_disk_or_the_images_do() {
-        let fast = Machine::exact().source(20, 1, &[1_000_000], 1).report;
-        // 2.4 + 5 + 6.4 ms per image.
-        assert!(
-            (working_s(&fast) - 20.0 * 0.0138).abs() < 1e-6,
-            "{}",
-            working_s(&fast)
-        );
-        let slow = Machine {
-            publish_s: 0.4,
-            ..Machine::exact()
+        // 2.4 + 5 + 6.4 ms per image, or the disk's time shared by four publishers.
+        for (publish_s, image_s) in [(1e-4, 0.0138), (0.4, 0.1)] {
+            let machine = Machine {
+                publish_s,
+                ..Machine::exact()
+            };
+            let found_s = working_s(&machine.source(20, 1, &[1_000_000], 1).report);
+            assert!((found_s - 20.0 * image_s).abs() < 1e-6, "{found_s}");
         }
-        .source(20, 1, &[1_000_000], 1)
-        .report;
-        assert!(
-            (working_s(&slow) - 20.0 * 0.1).abs() < 1e-6,
-            "{}",
-            working_s(&slow)
-        );
     }
 }

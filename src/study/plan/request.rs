@@ -1,11 +1,9 @@
-//! The request: what to ask of Slurm for a prediction, with its margin, and the batch script.
-
-use std::ffi::OsString;
+//! The request: what to ask of Slurm for a prediction, with its margin, and why.
 
 use super::predict::Prediction;
 use crate::job::memory::WORKER_BYTES;
-use crate::slurm::batch::{BatchScript, Request};
-use crate::text::duration;
+use crate::slurm::batch::Request;
+use crate::text::{duration, mib};
 
 /// The margin of the requested time over the upper end of the interval; a minute is added.
 pub(crate) const TIME_MARGIN: f64 = 0.25;
@@ -46,34 +44,18 @@ pub(crate) fn in_words(request: &Request) -> String {
     )
 }
 
-/// What the script runs.
-#[derive(Clone, Debug)]
-pub(crate) struct ScriptJob {
-    pub program: OsString,
-    /// What follows `niimpi smooth`.
-    pub words: Vec<OsString>,
-    /// Where the report goes.
-    pub report: OsString,
-    /// How `srun` starts the ranks.
-    pub mpi_type: String,
-    /// Images planned for.
-    pub images: usize,
-}
-
-/// The batch script for a request.
-pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob) -> BatchScript {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+/// The lines of the script that say where its figures come from, for so many images.
+pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize) -> Vec<String> {
     let requested_mib = request.mem_per_cpu_mib.unwrap_or(0) * request.cpus_per_task as u64;
     let [expected, low, high] = prediction.job_s().map(duration);
     let list = match prediction.list_bytes >> 20 {
         0 => String::new(),
         list_mib => format!(", {list_mib} MiB of it for the list of images on rank 0"),
     };
-    let remarks = vec![
+    vec![
         format!(
-            "Written by niimpi plan {} for {} images.",
-            env!("CARGO_PKG_VERSION"),
-            job.images
+            "Written by niimpi plan {} for {images} images.",
+            env!("CARGO_PKG_VERSION")
         ),
         format!(
             "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end, \
@@ -81,26 +63,13 @@ pub(crate) fn script(prediction: &Prediction, request: &Request, job: &ScriptJob
             TIME_MARGIN * 100.0
         ),
         format!(
-            "Memory: {:.0} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % \
-            more or what a rank \
-             reserves to admit its largest images, whichever is more.",
+            "Memory: {} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more or \
+            what a rank reserves to admit its largest images, whichever is more.",
             mib(prediction.rss_per_rank_bytes),
             MEMORY_MARGIN * 100.0
         ),
         "After a time limit, submit this script again: --resume continues.".to_owned(),
-    ];
-    let mut command = vec![job.program.clone()];
-    command.extend(job.words.iter().cloned());
-    command.extend(["--threads".into(), prediction.layout.threads.to_string().into()]);
-    command.extend(["--resume".into(), "--report".into(), job.report.clone()]);
-    BatchScript {
-        name: "niimpi".to_owned(),
-        request: request.clone(),
-        log: "niimpi-%j.log".into(),
-        remarks,
-        mpi_type: job.mpi_type.clone(),
-        command,
-    }
+    ]
 }
 
 #[cfg(test)]
@@ -117,33 +86,11 @@ mod tests {
         prediction.rss_per_rank_bytes = 1 << 30;
         prediction.list_bytes = 0;
         let request = request(&prediction, 100 << 20, Some("cpu24"));
-        assert_eq!(
-            (request.nodes, request.tasks_per_node, request.cpus_per_task),
-            (2, 4, 2)
-        );
         // 1000 · 1.25 + 10 + 60 s, in whole minutes.
-        assert_eq!(request.time_min, Some(22));
         // 1 GiB + 2 · (12 + 100) MiB, on two CPUs.
-        assert_eq!(request.mem_per_cpu_mib, Some(624));
-        let job = ScriptJob {
-            program: "niimpi".into(),
-            words: vec!["smooth".into(), "data".into(), "--sigma=2".into()],
-            report: "r.json".into(),
-            mpi_type: "pmix".to_owned(),
-            images: 4000,
-        };
-        let text = script(&prediction, &request, &job).render().unwrap();
-        for line in [
-            "#SBATCH --nodes=2",
-            "#SBATCH --ntasks-per-node=4",
-            "#SBATCH --cpus-per-task=2",
-            "#SBATCH --mem-per-cpu=624M",
-            "#SBATCH --time=00:22:00",
-            "#SBATCH --partition=cpu24",
-            "srun --mpi=pmix --kill-on-bad-exit=1 niimpi smooth data --sigma=2 --threads 2 --resume --report \
-            r.json",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
+        assert_eq!(
+            in_words(&request),
+            "--nodes=2 --ntasks-per-node=4 --cpus-per-task=2 --mem-per-cpu=624M --time=00:22:00"
+        );
     }
 }

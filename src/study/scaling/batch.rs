@@ -1,7 +1,6 @@
 //! Running a study on a cluster: a Slurm job for each configuration, and what `sacct` knows of them
 //! afterwards.
 
-use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use super::folder::{StudyFolder, StudySpec, write_text};
@@ -16,65 +15,47 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How long accounting may lag behind the queue before a job that has left it is given up.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
 
-/// What every job requests.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Asked {
-    /// `--partition`.
-    pub partition: Option<String>,
-    /// `--mem-per-cpu`, in MiB.
-    pub mem_per_cpu_mib: Option<u64>,
-    /// `--time`, in minutes.
-    pub time_min: Option<u64>,
-    /// `srun --mpi`.
-    pub mpi_type: String,
-}
-
-/// Submits every configuration that is neither done nor has a job in progress. One that Slurm refuses is
-/// recorded as failed, with the reason; the next call submits it again.
+/// Submits every configuration that is neither done nor has a job in progress, with what `asked` requests for
+/// each and ranks that `srun --mpi` starts so. One that Slurm refuses is recorded as failed, with the reason; the
+/// next call submits it again.
 ///
 /// # Errors
 /// A sentence when a script cannot be written or there is no `sbatch`.
 pub(crate) fn submit(
     folder: &StudyFolder,
     spec: &StudySpec,
-    asked: &Asked,
+    asked: &Request,
+    mpi_type: &str,
     quiet: bool,
 ) -> Result<(), String> {
     let scripts = folder.path().join("scripts");
     std::fs::create_dir_all(&scripts)
         .map_err(|error| format!("{}: cannot be made: {error}", scripts.display()))?;
-    let program = std::env::current_exe()
-        .map_err(|error| format!("this program's own file cannot be found: {error}"))?;
     for configuration in spec.configurations() {
         let record = folder.read_record(&configuration)?;
         let under_way = record.is_some_and(|record| record.job_id.is_some() && !record.is_final());
         if folder.is_done(&configuration) || under_way {
             continue;
         }
-        let mut command: Vec<OsString> = vec![program.clone().into()];
-        command.extend(spec.words(&configuration, &folder.output(&configuration)));
-        command.extend(["--threads".into(), configuration.threads.to_string().into()]);
-        command.extend(["--report".into(), folder.report(&configuration).into()]);
-        command.extend(["--progress".into(), "none".into()]);
+        let run = folder.run(spec, &configuration);
         let script = BatchScript {
             name: "niimpi-scaling".to_owned(),
             request: Request {
                 nodes: configuration.nodes,
                 tasks_per_node: configuration.ranks / configuration.nodes,
                 cpus_per_task: configuration.threads,
-                mem_per_cpu_mib: asked.mem_per_cpu_mib,
-                time_min: asked.time_min,
-                partition: asked.partition.clone(),
+                ..asked.clone()
             },
-            log: folder.log(&configuration).into(),
+            command: run.command()?,
+            log: run.log.into(),
             remarks: vec![configuration.to_string()],
-            mpi_type: asked.mpi_type.clone(),
-            command,
+            mpi_type: mpi_type.to_owned(),
         };
         let path = scripts.join(format!("{}.sbatch", configuration.id()));
         write_text(&path, &script.render()?)?;
         let mut record = RunRecord {
             configuration,
+            state: "PENDING".to_owned(),
             ..RunRecord::default()
         };
         match batch::submit(&path)? {
@@ -126,11 +107,8 @@ pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Res
 fn open(folder: &StudyFolder, spec: &StudySpec) -> Result<Vec<RunRecord>, String> {
     let mut open = Vec::new();
     for configuration in spec.configurations() {
-        open.extend(
-            folder
-                .read_record(&configuration)?
-                .filter(|record| !record.is_final()),
-        );
+        let record = folder.read_record(&configuration)?;
+        open.extend(record.filter(|record| !record.is_final()));
     }
     Ok(open)
 }
@@ -161,25 +139,18 @@ pub(crate) fn wait(
             return Ok(false);
         }
         // A cluster whose accounting does not take a job's end up would be waited for endlessly.
-        if queue_is_empty(folder, spec)? {
-            let since = *gone_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > ACCOUNTING_LAG {
-                give_up(folder, spec)?;
-                return Ok(true);
-            }
-        } else {
+        let is_queued = |job_id: &String| batch::is_queued(job_id) != Some(false);
+        if open(folder, spec)?
+            .iter()
+            .any(|record| record.job_id.as_ref().is_some_and(is_queued))
+        {
             gone_since = None;
+        } else if gone_since.get_or_insert_with(Instant::now).elapsed() > ACCOUNTING_LAG {
+            give_up(folder, spec)?;
+            return Ok(true);
         }
         std::thread::sleep(ASK_EVERY);
     }
-}
-
-fn queue_is_empty(folder: &StudyFolder, spec: &StudySpec) -> Result<bool, String> {
-    let is_queued = |job_id: &String| batch::is_queued(job_id) != Some(false);
-    let open = open(folder, spec)?;
-    Ok(!open
-        .iter()
-        .any(|record| record.job_id.as_ref().is_some_and(is_queued)))
 }
 
 /// Jobs that have left the queue and of which accounting never told the end: their report decides.

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::text::counted;
 
 /// One cell of the study.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Configuration {
+    pub nodes: usize,
     /// Ranks, on all nodes together.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
-    pub nodes: usize,
     pub images: usize,
-    /// Which of the repeats, from 1.
+    /// Which of the repeats, from 1; 0 for all of them together.
     pub repeat: usize,
 }
 
@@ -29,10 +29,6 @@ impl Configuration {
         } = self;
         format!("ranks-{ranks}_threads-{threads}_nodes-{nodes}_images-{images}_repeat-{repeat}")
     }
-
-    pub(crate) fn workers(&self) -> usize {
-        self.ranks * self.threads
-    }
 }
 
 impl std::fmt::Display for Configuration {
@@ -47,6 +43,9 @@ impl std::fmt::Display for Configuration {
         if self.nodes > 1 {
             write!(f, " on {} nodes", self.nodes)?;
         }
-        write!(f, ", repeat {}", self.repeat)
+        if self.repeat > 0 {
+            write!(f, ", repeat {}", self.repeat)?;
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::configuration::Configuration;
 use super::record::{Run, RunRecord};
 use crate::columns::{self, Column};
-use crate::report::{self, Report};
+use crate::launch::LocalRun;
+use crate::report;
 
 /// Name and version of `study.json`.
 pub(crate) const SCHEMA: &str = "niimpi-study/1";
@@ -56,28 +57,23 @@ impl StudySpec {
     /// alone, and a study that is cut short has all of them once. Ranks that do not divide evenly over the
     /// nodes are left out.
     pub(crate) fn configurations(&self) -> Vec<Configuration> {
-        let mut configurations = Vec::new();
-        for repeat in 1..=self.repeats {
-            for &nodes in &unique(&self.nodes) {
-                for &ranks in &unique(&self.ranks) {
-                    if ranks < nodes || ranks % nodes != 0 {
-                        continue;
-                    }
-                    for &threads in &unique(&self.threads) {
-                        for &images in &unique(&self.sizes) {
-                            configurations.push(Configuration {
-                                ranks,
-                                threads,
-                                nodes,
-                                images,
-                                repeat,
-                            });
-                        }
-                    }
+        let mut all = Vec::new();
+        for &nodes in &unique(&self.nodes) {
+            let even = |ranks: &&usize| **ranks >= nodes && **ranks % nodes == 0;
+            for &ranks in unique(&self.ranks).iter().filter(even) {
+                for &threads in &unique(&self.threads) {
+                    all.extend(unique(&self.sizes).iter().map(|&images| Configuration {
+                        ranks,
+                        threads,
+                        nodes,
+                        images,
+                        repeat: 1,
+                    }));
                 }
             }
         }
-        configurations
+        let repeated = |repeat| all.iter().map(move |cell| Configuration { repeat, ..*cell });
+        (1..=self.repeats).flat_map(repeated).collect()
     }
 
     /// Whether `other` continues this study: it measures the same thing on the same images. What is varied
@@ -92,14 +88,12 @@ impl StudySpec {
             ("--via", self.via != other.via),
             ("the machine", self.via == Via::Local && self.host != other.host),
         ];
-        match differs.iter().find(|(_, differs)| *differs) {
-            None => Ok(()),
-            Some((what, _)) => Err(format!(
+        differs.iter().find(|(_, differs)| *differs).map_or(Ok(()), |(what, _)| {
+            Err(format!(
                 "the study that is there was made with another choice of {what}; give another --output, or \
-                repeat the \
-                 first command"
-            )),
-        }
+                repeat the first command"
+            ))
+        })
     }
 
     /// Of this study and an earlier part of it, everything that either varies.
@@ -113,19 +107,6 @@ impl StudySpec {
             repeats: self.repeats.max(earlier.repeats),
             ..self.clone()
         }
-    }
-
-    /// The command line of a configuration, without threads and report.
-    pub(crate) fn words(&self, configuration: &Configuration, output: &Path) -> Vec<OsString> {
-        // Studies of versions with one filter do not name its subcommand.
-        let unnamed = self.options.first().is_some_and(|word| word.starts_with('-'));
-        let mut words: Vec<OsString> = unnamed.then(|| "smooth".into()).into_iter().collect();
-        words.extend(self.options.iter().map(OsString::from));
-        words.extend(self.inputs.iter().map(OsString::from));
-        words.extend(["--limit".into(), configuration.images.to_string().into()]);
-        // Whatever an ended run has left is not worth keeping.
-        words.extend(["--overwrite".into(), "--output".into(), output.into()]);
-        words
     }
 }
 
@@ -183,19 +164,33 @@ impl StudyFolder {
         self.path.join(kind).join(format!("{}{end}", configuration.id()))
     }
 
-    /// Where a configuration's report lies.
     pub(crate) fn report(&self, configuration: &Configuration) -> PathBuf {
         self.file("reports", configuration, ".json")
     }
 
-    /// Where the words of a configuration's run lie.
-    pub(crate) fn log(&self, configuration: &Configuration) -> PathBuf {
-        self.file("logs", configuration, ".log")
-    }
-
-    /// Where a configuration's results are written, to be removed after it.
+    /// Where results are written, to be removed after the run.
     pub(crate) fn output(&self, configuration: &Configuration) -> PathBuf {
         self.file("outputs", configuration, "")
+    }
+
+    /// A configuration's run.
+    pub(crate) fn run(&self, spec: &StudySpec, configuration: &Configuration) -> LocalRun {
+        // Studies of versions with one filter do not name its subcommand.
+        let unnamed = spec.options.first().is_some_and(|word| word.starts_with('-'));
+        let mut words: Vec<OsString> = unnamed.then(|| "smooth".into()).into_iter().collect();
+        words.extend(spec.options.iter().map(OsString::from));
+        words.extend(spec.inputs.iter().map(OsString::from));
+        words.extend(["--limit".into(), configuration.images.to_string().into()]);
+        // Whatever an ended run has left is not worth keeping.
+        words.extend(["--overwrite".into(), "--output".into()]);
+        words.push(self.output(configuration).into());
+        LocalRun {
+            words,
+            ranks: configuration.ranks,
+            threads: configuration.threads,
+            report: self.report(configuration),
+            log: self.file("logs", configuration, ".log"),
+        }
     }
 
     fn record(&self, configuration: &Configuration) -> PathBuf {
@@ -210,14 +205,12 @@ impl StudyFolder {
         let path = self.path.join("study.json");
         let spec: StudySpec = read_json(&path)?;
         if spec.schema == SCHEMA {
-            Ok(spec)
-        } else {
-            Err(format!(
-                "{}: its form is {}, this niimpi reads {SCHEMA}",
-                path.display(),
-                spec.schema
-            ))
+            return Ok(spec);
         }
+        let (path, schema) = (path.display(), spec.schema);
+        Err(format!(
+            "{path}: its form is {schema}, this niimpi reads {SCHEMA}"
+        ))
     }
 
     /// Keeps what became of a configuration.
@@ -234,11 +227,7 @@ impl StudyFolder {
     /// A sentence when the record cannot be read.
     pub(crate) fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
         let path = self.record(configuration);
-        if path.is_file() {
-            read_json(&path).map(Some)
-        } else {
-            Ok(None)
-        }
+        path.is_file().then(|| read_json(&path)).transpose()
     }
 
     /// Whether a configuration need not be run again: it has ended, and its report is there.
@@ -256,11 +245,8 @@ impl StudyFolder {
         for configuration in spec.configurations() {
             if let Some(record) = self.read_record(&configuration)? {
                 let path = self.report(&configuration);
-                let report: Option<Report> = if path.is_file() {
-                    Some(report::read(&path).map_err(|error| error.to_string())?)
-                } else {
-                    None
-                };
+                let report = path.is_file().then(|| report::read(&path)).transpose();
+                let report = report.map_err(|error| error.to_string())?;
                 runs.push(Run { record, report });
             }
         }
@@ -331,24 +317,11 @@ pub(crate) mod tests {
 
     #[test]
     fn configurations_are_everything_varied_repeats_last() {
-        let ids: Vec<_> = spec()
-            .configurations()
-            .iter()
-            .map(|c| (c.repeat, c.ranks, c.images))
-            .collect();
-        assert_eq!(
-            ids,
-            [
-                (1, 1, 1),
-                (1, 1, 10),
-                (1, 2, 1),
-                (1, 2, 10),
-                (2, 1, 1),
-                (2, 1, 10),
-                (2, 2, 1),
-                (2, 2, 10)
-            ]
-        );
+        let all = spec().configurations();
+        let found: Vec<_> = all.iter().map(|c| (c.repeat, c.ranks, c.images)).collect();
+        let first = [(1, 1, 1), (1, 1, 10), (1, 2, 1), (1, 2, 10)];
+        assert_eq!(found[..4], first);
+        assert_eq!(found[4..], first.map(|(_, ranks, images)| (2, ranks, images)));
         let over_nodes = StudySpec {
             nodes: vec![1, 2],
             ranks: vec![1, 2, 3],
@@ -356,11 +329,8 @@ pub(crate) mod tests {
             sizes: vec![1],
             ..spec()
         };
-        let pairs: Vec<_> = over_nodes
-            .configurations()
-            .iter()
-            .map(|c| (c.nodes, c.ranks))
-            .collect();
-        assert_eq!(pairs, [(1, 1), (1, 2), (1, 3), (2, 2)]);
+        let all = over_nodes.configurations();
+        let found: Vec<_> = all.iter().map(|c| (c.nodes, c.ranks)).collect();
+        assert_eq!(found, [(1, 1), (1, 2), (1, 3), (2, 2)]);
     }
 }

@@ -15,100 +15,86 @@ use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 /// # Errors
 /// A sentence naming the file that cannot be drawn or written.
 pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(), String> {
-    let rows: Vec<Row> = rows(runs)
-        .into_iter()
-        .filter(|row| !row.figures.is_empty())
-        .collect();
-    let Some(largest) = rows.iter().map(|row| row.images).max() else {
+    let mut rows: Vec<Row> = rows(runs);
+    rows.retain(|row| !row.figures.is_empty());
+    let Some(largest) = rows.iter().map(|row| row.run.images).max() else {
         return Ok(());
     };
-    let of_images = |title: &str, y_label: &str, value: fn(&Figures) -> f64, logarithmic| Chart {
-        title: title.to_owned(),
-        x_label: "images".to_owned(),
-        y_label: y_label.to_owned(),
-        logarithmic,
-        series: groups(&rows)
-            .into_iter()
-            .map(|group| Series {
-                name: name(group[0]),
-                points: group
-                    .iter()
-                    .map(|row| (row.images as f64, row.summary(value).mean))
-                    .collect(),
-                mark: Mark::Points,
-            })
-            .collect(),
-    };
-    let time = of_images(
-        "Time from launch to end",
-        "seconds",
-        |figures| figures.time_s,
-        true,
-    );
-    write_text(&folder.join("time.svg"), &time.to_svg()?)?;
-    let memory = of_images(
-        "Memory of the largest rank",
-        "MiB",
-        |figures| figures.memory_bytes / f64::from(1 << 20),
-        false,
-    );
-    write_text(&folder.join("memory.svg"), &memory.to_svg()?)?;
-    let at_largest: Vec<&Row> = rows.iter().filter(|row| row.images == largest).collect();
-    for (file, chart) in [
+    let at_largest: Vec<&Row> = rows.iter().filter(|row| row.run.images == largest).collect();
+    let charts = [
+        (
+            "time.svg",
+            Some(of_images(
+                &rows,
+                "Time from launch to end",
+                "seconds",
+                true,
+                |run| run.time_s,
+            )),
+        ),
+        (
+            "memory.svg",
+            Some(of_images(
+                &rows,
+                "Memory of the largest rank",
+                "MiB",
+                false,
+                |run| run.memory_bytes / f64::from(1 << 20),
+            )),
+        ),
         ("speed-up.svg", speed_up(&at_largest, largest, spec.cpus)),
         ("efficiency.svg", efficiency(&at_largest, largest)),
-    ] {
+    ];
+    for (file, chart) in charts {
         if let Some(chart) = chart {
             write_text(&folder.join(file), &chart.to_svg()?)?;
         }
     }
-    let bars: Vec<Bar> = at_largest
-        .iter()
-        .map(|row| {
-            let per_image = |value| row.summary(value).mean / row.images as f64 * 1000.0;
-            Bar {
-                name: format!("{} × {}", row.ranks, row.threads),
-                parts: vec![
-                    per_image(|figures| figures.read_s),
-                    per_image(|figures| figures.filter_s),
-                    per_image(|figures| figures.write_s),
-                ],
-            }
-        })
-        .collect();
+    let bar = |row: &&Row| {
+        let stages: [fn(&Figures) -> f64; 3] = [|run| run.read_s, |run| run.filter_s, |run| run.write_s];
+        Bar {
+            name: format!("{} × {}", row.run.ranks, row.run.threads),
+            parts: stages
+                .map(|stage| row.summary(stage).mean / row.run.images as f64 * 1e3)
+                .to_vec(),
+        }
+    };
     let shares = stacked_bars_svg(
         &format!("An image's time by stage, {largest} images (ranks × threads)"),
         "milliseconds",
         &["read", "filter", "write"],
-        &bars,
+        &Vec::from_iter(at_largest.iter().map(bar)),
     )?;
     write_text(&folder.join("shares.svg"), &shares)
 }
 
-/// Rows of the same ranks, threads and nodes, as they follow each other.
-fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
-    let mut groups: Vec<Vec<&Row>> = Vec::new();
-    for row in rows {
-        match groups.last_mut() {
-            Some(group)
-                if (group[0].ranks, group[0].threads, group[0].nodes)
-                    == (row.ranks, row.threads, row.nodes) =>
-            {
-                group.push(row);
-            }
-            _ => groups.push(vec![row]),
-        }
-    }
-    groups
-}
-
-fn name(row: &Row) -> String {
-    let nodes = if row.nodes > 1 {
-        format!(", {} nodes", row.nodes)
-    } else {
-        String::new()
+/// A chart of a figure against images, with a curve for each number of ranks, threads and nodes.
+fn of_images(
+    rows: &[Row],
+    title: &str,
+    y_label: &str,
+    logarithmic: bool,
+    value: fn(&Figures) -> f64,
+) -> Chart {
+    let layout = |row: &Row| (row.run.ranks, row.run.threads, row.run.nodes);
+    let curve = |group: &[Row]| Series {
+        name: match layout(&group[0]) {
+            (ranks, threads, 1) => format!("{ranks} × {threads}"),
+            (ranks, threads, nodes) => format!("{ranks} × {threads}, {nodes} nodes"),
+        },
+        points: group
+            .iter()
+            .map(|row| (row.run.images as f64, row.summary(value).mean))
+            .collect(),
+        mark: Mark::Points,
     };
-    format!("{} × {}{nodes}", row.ranks, row.threads)
+    Chart {
+        title: title.to_owned(),
+        x_label: "images".to_owned(),
+        y_label: y_label.to_owned(),
+        logarithmic,
+        series: rows.chunk_by(|a, b| layout(a) == layout(b)).map(curve).collect(),
+    }
 }
 
 /// How much faster several workers are than one: the whole run with more ranks, with more threads, and the
@@ -116,24 +102,30 @@ fn name(row: &Row) -> String {
 pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
     let Some(serial) = at_largest
         .iter()
-        .find(|row| (row.ranks, row.threads, row.nodes) == (1, 1, 1))
+        .find(|row| (row.run.ranks, row.run.threads, row.run.nodes) == (1, 1, 1))
     else {
         return Vec::new();
     };
     let points = |is_wanted: fn(&Row) -> bool, seconds: fn(&Row) -> f64| -> Vec<(f64, f64)> {
         at_largest
             .iter()
-            .filter(|row| row.nodes == 1 && is_wanted(row))
-            .map(|row| ((row.ranks * row.threads) as f64, seconds(serial) / seconds(row)))
+            .filter(|row| row.run.nodes == 1 && is_wanted(row))
+            .map(|row| {
+                (
+                    (row.run.ranks * row.run.threads) as f64,
+                    seconds(serial) / seconds(row),
+                )
+            })
             .collect()
     };
     let whole = |row: &Row| row.summary(|figures| figures.time_s).mean;
     // Workers filter different images at the same time: their sum, shared among them.
-    let filter = |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.ranks * row.threads) as f64;
+    let filter =
+        |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.run.ranks * row.run.threads) as f64;
     [
-        ("ranks", points(|row| row.threads == 1, whole)),
-        ("threads", points(|row| row.ranks == 1, whole)),
-        ("threads, filter alone", points(|row| row.ranks == 1, filter)),
+        ("ranks", points(|row| row.run.threads == 1, whole)),
+        ("threads", points(|row| row.run.ranks == 1, whole)),
+        ("threads, filter alone", points(|row| row.run.ranks == 1, filter)),
     ]
     .into_iter()
     .filter(|(_, points)| points.len() > 1)
@@ -214,32 +206,8 @@ pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::folder::tests::spec;
     use super::super::tables::tests::run;
     use super::*;
-
-    #[test]
-    fn a_study_becomes_five_plots() {
-        let runs = [
-            run(1, 1, 10, 1, 8.0),
-            run(1, 1, 100, 1, 80.0),
-            run(1, 2, 100, 1, 44.0),
-            run(2, 1, 100, 1, 42.0),
-        ];
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &spec(), &runs).unwrap();
-        let svg = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-        assert!(svg("time.svg").contains("1 × 2"));
-        assert!(svg("memory.svg").contains("MiB"));
-        // 1/S = 42/80 = f + (1 - f)/2 → f = 5 %.
-        assert!(
-            svg("speed-up.svg").contains("Amdahl, ranks: 5.0 % serial"),
-            "{}",
-            svg("speed-up.svg")
-        );
-        assert!(svg("efficiency.svg").contains("ideal"));
-        assert!(svg("shares.svg").contains("filter"));
-    }
 
     #[test]
     fn speed_ups_compare_with_one_worker() {
@@ -251,5 +219,8 @@ mod tests {
         let curves = speed_ups(&rows.iter().collect::<Vec<_>>());
         assert_eq!(curves[0], ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)]));
         assert_eq!(serial_part(&curves[0].1, 2), Some(0.0));
+        let chart = speed_up(&rows.iter().collect::<Vec<_>>(), 100, 4).unwrap();
+        let names: Vec<&str> = chart.series.iter().map(|series| series.name.as_str()).collect();
+        assert_eq!(names, ["ideal", "ranks", "Amdahl, ranks: 23.1 % serial"]);
     }
 }

@@ -12,10 +12,10 @@ use crate::slurm::accounting::Accounting;
 pub const COMPLETED: &str = "COMPLETED";
 
 /// What became of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     pub configuration: Configuration,
-    /// In Slurm's words: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, …
+    /// In Slurm's words: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, `PENDING`, …
     pub state: String,
     /// Seconds from the launcher's start to its end; of a job as Slurm counts them.
     pub wall_s: Option<f64>,
@@ -26,26 +26,6 @@ pub struct RunRecord {
     /// CPUs of the machine that others kept busy meanwhile.
     #[serde(default)]
     pub others_cpus: Option<f64>,
-}
-
-impl Default for RunRecord {
-    fn default() -> Self {
-        Self {
-            configuration: Configuration {
-                ranks: 1,
-                threads: 1,
-                nodes: 1,
-                images: 1,
-                repeat: 1,
-            },
-            state: "PENDING".to_owned(),
-            wall_s: None,
-            job_id: None,
-            accounting: None,
-            message: None,
-            others_cpus: None,
-        }
-    }
 }
 
 impl RunRecord {
@@ -146,7 +126,11 @@ mod tests {
         ] {
             assert_eq!(state_of(how), state);
         }
-        assert!(!RunRecord::default().is_final());
+        let mut record = RunRecord::default();
+        for (state, is_final) in [("PENDING", false), (COMPLETED, true)] {
+            record.state = state.to_owned();
+            assert_eq!(record.is_final(), is_final);
+        }
     }
 
     #[test]

@@ -4,83 +4,61 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use super::configuration::Configuration;
 use super::folder::{StudySpec, write_csv, write_text};
 use super::record::{Figures, Run};
 use crate::columns::{Cell, Column, Grid, Style};
 use crate::study::statistics::Summary;
 use crate::text;
 
-/// Which table a run belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// One rank with one worker.
-    Serial,
-    /// One rank with several workers.
-    Threads,
-    /// Several ranks with one worker each.
-    Processes,
-    /// Several ranks with several workers each.
-    Both,
+/// One table of the study.
+struct Kind {
+    file: &'static str,
+    title: &'static str,
+    /// Whether it has a row. Those of threads and of processes begin with one of them.
+    has: fn(&Row) -> bool,
+    /// Whether a row is worth a table, which needs something to compare.
+    needs: fn(&Row) -> bool,
+    /// The column that it lacks, since all its rows have 1 there.
+    lacks: &'static str,
 }
 
-impl Kind {
-    const ALL: [Kind; 4] = [Kind::Serial, Kind::Threads, Kind::Processes, Kind::Both];
-
-    fn file(self) -> &'static str {
-        match self {
-            Kind::Serial => "serial",
-            Kind::Threads => "multi-threaded",
-            Kind::Processes => "multi-process",
-            Kind::Both => "multi-process-and-threaded",
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Kind::Serial => "Serial",
-            Kind::Threads => "Multi-threaded: one rank, several workers",
-            Kind::Processes => "Multi-process: several ranks, one worker each",
-            Kind::Both => "Multi-process and multi-threaded",
-        }
-    }
-
-    /// Whether a table of this kind has a row. Those of threads and of processes begin with one of them.
-    fn has(self, row: &Row) -> bool {
-        match self {
-            Kind::Serial => row.ranks == 1 && row.threads == 1,
-            Kind::Threads => row.ranks == 1,
-            Kind::Processes => row.threads == 1,
-            Kind::Both => row.ranks > 1 && row.threads > 1,
-        }
-    }
-
-    /// Whether there is anything to compare in such a table.
-    fn is_needed(self, rows: &[&Row]) -> bool {
-        match self {
-            Kind::Serial | Kind::Both => !rows.is_empty(),
-            Kind::Threads => rows.iter().any(|row| row.threads > 1),
-            Kind::Processes => rows.iter().any(|row| row.ranks > 1),
-        }
-    }
-
-    /// Whether a table of this kind has a column.
-    fn has_column(self, column: &RowColumn) -> bool {
-        match column.name {
-            "procs" => matches!(self, Kind::Processes | Kind::Both),
-            "threads" => self != Kind::Processes,
-            _ => true,
-        }
-    }
-}
+const KINDS: [Kind; 4] = [
+    Kind {
+        file: "serial",
+        title: "Serial",
+        has: |row| row.run.ranks == 1 && row.run.threads == 1,
+        needs: |_| true,
+        lacks: "procs",
+    },
+    Kind {
+        file: "multi-threaded",
+        title: "Multi-threaded: one rank, several workers",
+        has: |row| row.run.ranks == 1,
+        needs: |row| row.run.threads > 1,
+        lacks: "procs",
+    },
+    Kind {
+        file: "multi-process",
+        title: "Multi-process: several ranks, one worker each",
+        has: |row| row.run.threads == 1,
+        needs: |row| row.run.ranks > 1,
+        lacks: "threads",
+    },
+    Kind {
+        file: "multi-process-and-threaded",
+        title: "Multi-process and multi-threaded",
+        has: |row| row.run.ranks > 1 && row.run.threads > 1,
+        needs: |_| true,
+        lacks: "",
+    },
+];
 
 /// The repeats of one configuration.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub ranks: usize,
-    /// Workers of each rank.
-    pub threads: usize,
-    pub nodes: usize,
-    pub images: usize,
+    /// What was run, with 0 as the repeat.
+    pub run: Configuration,
     /// The Slurm jobs, or "local".
     pub jobs: String,
     /// How the repeats ended: one word, or each with its count.
@@ -98,11 +76,11 @@ impl Row {
     }
 
     fn images(&self) -> f64 {
-        self.images as f64
+        self.run.images as f64
     }
 
     fn ranks(&self) -> f64 {
-        self.ranks as f64
+        self.run.ranks as f64
     }
 
     /// A figure for a cell; nothing where no run has figures.
@@ -154,55 +132,36 @@ fn rounded(number: f64) -> f64 {
 
 /// A row a configuration, its repeats taken together; ordered by nodes, ranks, threads and images.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
-    let mut groups: BTreeMap<(usize, usize, usize, usize), Vec<&Run>> = BTreeMap::new();
+    let mut groups: BTreeMap<Configuration, Vec<&Run>> = BTreeMap::new();
     for run in runs {
-        let c = &run.record.configuration;
-        groups
-            .entry((c.nodes, c.ranks, c.threads, c.images))
-            .or_default()
-            .push(run);
+        let mut group = run.record.configuration;
+        group.repeat = 0;
+        groups.entry(group).or_default().push(run);
     }
-    groups
-        .into_iter()
-        .map(|((nodes, ranks, threads, images), runs)| {
-            let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-            for run in &runs {
-                *states.entry(&run.record.state).or_default() += 1;
-            }
-            let state = if states.len() == 1 {
-                states.into_keys().collect()
-            } else {
-                let counted: Vec<String> = states
-                    .iter()
-                    .map(|(state, count)| format!("{count} {state}"))
-                    .collect();
-                counted.join(", ")
-            };
-            let mut messages: Vec<&str> = runs
-                .iter()
-                .filter_map(|run| run.record.message.as_deref())
-                .collect();
-            messages.dedup();
-            let jobs: Vec<&str> = runs
-                .iter()
-                .filter_map(|run| run.record.job_id.as_deref())
-                .collect();
-            Row {
-                ranks,
-                threads,
-                nodes,
-                images,
-                jobs: if jobs.is_empty() {
-                    "local".to_owned()
-                } else {
-                    jobs.join(" ")
-                },
-                state,
-                message: messages.join("; "),
-                figures: runs.iter().filter_map(|run| run.figures()).collect(),
-            }
-        })
-        .collect()
+    let row = |(run, runs): (Configuration, Vec<&Run>)| {
+        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+        for run in &runs {
+            *states.entry(&run.record.state).or_default() += 1;
+        }
+        let counted = states.iter().map(|(state, count)| match states.len() {
+            1 => (*state).to_owned(),
+            _ => format!("{count} {state}"),
+        });
+        let text = |of: fn(&Run) -> Option<&str>, between| {
+            let mut texts: Vec<&str> = runs.iter().filter_map(|run| of(run)).collect();
+            texts.dedup();
+            texts.join(between)
+        };
+        let jobs = text(|run| run.record.job_id.as_deref(), " ");
+        Row {
+            run,
+            jobs: if jobs.is_empty() { "local".to_owned() } else { jobs },
+            state: Vec::from_iter(counted).join(", "),
+            message: text(|run| run.record.message.as_deref(), "; "),
+            figures: runs.iter().filter_map(|run| run.figures()).collect(),
+        }
+    };
+    groups.into_iter().map(row).collect()
 }
 
 /// Writes each kind's table as CSV, and all of them as `tables.md`; returns the latter's text.
@@ -212,16 +171,17 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
 pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, String> {
     let rows = rows(runs);
     let mut page = head(spec, runs);
-    for kind in Kind::ALL {
-        let of_kind: Vec<&Row> = rows.iter().filter(|row| kind.has(row)).collect();
-        if !kind.is_needed(&of_kind) {
+    for kind in KINDS {
+        let of_kind: Vec<&Row> = rows.iter().filter(|row| (kind.has)(row)).collect();
+        if !of_kind.iter().any(|row| (kind.needs)(row)) {
             continue;
         }
-        let columns = || COLUMNS.iter().filter(|column| kind.has_column(column));
-        let path = folder.join(format!("{}.csv", kind.file()));
+        let all = || COLUMNS.iter().copied().flatten();
+        let columns = || all().filter(|column| column.name.is_empty() || column.name != kind.lacks);
+        let path = folder.join(format!("{}.csv", kind.file));
         write_csv(&path, columns(), of_kind.iter().copied())?;
         let table = Grid::of(columns(), of_kind).draw(Style::Markdown);
-        let _ = write!(page, "\n## {}\n\n{table}", kind.title());
+        let _ = write!(page, "\n## {}\n\n{table}", kind.title);
     }
     page.push_str(&failures(&rows));
     write_text(&folder.join("tables.md"), &page)?;
@@ -235,19 +195,8 @@ fn failures(rows: &[Row]) -> String {
         if text.is_empty() {
             text.push_str("\n## Runs that did not complete\n\n");
         }
-        let counts = [
-            (row.images, "image"),
-            (row.ranks, "rank"),
-            (row.threads, "thread"),
-            (row.nodes, "node"),
-        ];
-        let [images, ranks, threads, nodes] = counts.map(|(count, noun)| text::counted(count, noun));
         let message = text::printable(&row.message);
-        let _ = writeln!(
-            text,
-            "- {images}, {ranks} × {threads}, {nodes}: {}: {message}",
-            row.state
-        );
+        let _ = writeln!(text, "- {}: {}: {message}", row.run, row.state);
     }
     text
 }
@@ -270,27 +219,18 @@ fn head(spec: &StudySpec, runs: &[Run]) -> String {
         spec.version,
         spec.mpi,
         spec.options.join(" "),
-        others(spec, runs),
+        others(runs),
     )
 }
 
 /// What else ran on the machine, which decides what the figures are worth.
-fn others(spec: &StudySpec, runs: &[Run]) -> String {
+fn others(runs: &[Run]) -> String {
     let others: Vec<f64> = runs.iter().filter_map(|run| run.record.others_cpus).collect();
     if others.is_empty() {
         return String::new();
     }
     let busy = Summary::of(&others).mean;
-    let verdict = if busy > 0.1 * spec.cpus as f64 {
-        " This affects the measurements."
-    } else {
-        ""
-    };
-    format!(
-        "\nMeanwhile other programs kept {busy:.2} of the machine's {} CPUs busy, on the mean of the \
-        runs.{verdict}\n",
-        spec.cpus
-    )
+    format!("\nOther programs kept {busy:.2} CPUs busy meanwhile, on the mean of the runs.\n")
 }
 
 type RowColumn = Column<Row>;
@@ -319,88 +259,96 @@ const fn both(name: &'static str, value: fn(&Row) -> Cell) -> RowColumn {
     }
 }
 
-/// Every column of the tables: mean and spread in CSV, both in one cell on the page.
-const COLUMNS: &[RowColumn] = &[
-    both("procs", |row| Cell::Count(row.ranks as u64)),
-    both("threads", |row| Cell::Count(row.threads as u64)),
-    both("tasks", |row| Cell::Count(row.images as u64)),
-    both("nodes", |row| Cell::Count(row.nodes as u64)),
-    csv_only("repeats", |row| Cell::Count(row.figures.len() as u64)),
-    both("jobID", |row| Cell::Text(row.jobs.clone())),
-    csv_only("mem_bytes", |row| row.mean(6, 1.0, |run| run.memory_bytes)),
-    csv_only("mem_sd_bytes", |row| row.sd(|run| run.memory_bytes)),
-    shown("mem", |row| row.kib(|run| run.memory_bytes)),
-    both("mem-h", |row| row.human(1.0, |run| run.memory_bytes)),
-    csv_only("mem-total_bytes", |row| {
-        row.mean(6, 1.0, |run| run.memory_total_bytes)
-    }),
-    shown("mem-total", |row| row.human(1.0, |run| run.memory_total_bytes)),
-    csv_only("time_s", |row| row.mean(6, 1.0, |run| run.time_s)),
-    csv_only("time_sd_s", |row| row.sd(|run| run.time_s)),
-    shown("time s", |row| row.spread(2, |run| run.time_s)),
-    csv_only("setup_s", |row| row.mean(6, 1.0, |run| run.setup_s())),
-    csv_only("setup_sd_s", |row| row.sd(|run| run.setup_s())),
-    shown("setup s", |row| row.spread(2, |run| run.setup_s())),
-    csv_only("execution_s", |row| row.mean(6, 1.0, |run| run.elapsed_s)),
-    csv_only("execution_sd_s", |row| row.sd(|run| run.elapsed_s)),
-    shown("execution s", |row| row.spread(2, |run| run.elapsed_s)),
-    csv_only("rtime_s", |row| row.mean(6, 1.0, |run| run.read_s)),
-    csv_only("rtime_sd_s", |row| row.sd(|run| run.read_s)),
-    shown("rtime s", |row| row.spread(2, |run| run.read_s)),
-    csv_only("ptime_s", |row| row.mean(6, 1.0, |run| run.filter_s)),
-    csv_only("ptime_sd_s", |row| row.sd(|run| run.filter_s)),
-    shown("ptime s", |row| row.spread(2, |run| run.filter_s)),
-    csv_only("wtime_s", |row| row.mean(6, 1.0, |run| run.write_s)),
-    csv_only("wtime_sd_s", |row| row.sd(|run| run.write_s)),
-    shown("wtime s", |row| row.spread(2, |run| run.write_s)),
-    csv_only("publish_s", |row| row.mean(6, 1.0, |run| run.publish_s)),
-    csv_only("publish_sd_s", |row| row.sd(|run| run.publish_s)),
-    shown("publish s", |row| row.spread(2, |run| run.publish_s)),
-    csv_only("CPUeff", |row| row.mean(6, 1.0, |run| run.cpu_efficiency)),
-    csv_only("CPUeff_sd", |row| row.sd(|run| run.cpu_efficiency)),
-    shown("CPUeff %", |row| row.spread(0, |run| run.cpu_efficiency * 100.0)),
-    csv_only("time/task_s", |row| row.mean(6, row.images(), |run| run.time_s)),
-    csv_only("rtime/task_s", |row| row.mean(6, row.images(), |run| run.read_s)),
-    csv_only("ptime/task_s", |row| {
-        row.mean(6, row.images(), |run| run.filter_s)
-    }),
-    csv_only("wtime/task_s", |row| row.mean(6, row.images(), |run| run.write_s)),
-    csv_only("mem/task_bytes", |row| {
-        row.mean(6, row.images(), |run| run.memory_total_bytes)
-    }),
-    shown("time/task ms", |row| {
-        row.mean(2, row.images(), |run| run.time_s * 1e3)
-    }),
-    shown("rtime/task ms", |row| {
-        row.mean(2, row.images(), |run| run.read_s * 1e3)
-    }),
-    shown("ptime/task ms", |row| {
-        row.mean(2, row.images(), |run| run.filter_s * 1e3)
-    }),
-    shown("wtime/task ms", |row| {
-        row.mean(2, row.images(), |run| run.write_s * 1e3)
-    }),
-    shown("mem/task", |row| {
-        row.human(row.images(), |run| run.memory_total_bytes)
-    }),
-    // Every rank takes the whole time; the sums of the stages are shared among them.
-    csv_only("time/proc_s", |row| row.mean(6, 1.0, |run| run.time_s)),
-    csv_only("rtime/proc_s", |row| row.mean(6, row.ranks(), |run| run.read_s)),
-    csv_only("ptime/proc_s", |row| row.mean(6, row.ranks(), |run| run.filter_s)),
-    csv_only("wtime/proc_s", |row| row.mean(6, row.ranks(), |run| run.write_s)),
-    csv_only("mem/proc_bytes", |row| {
-        row.mean(6, row.ranks(), |run| run.memory_total_bytes)
-    }),
-    csv_only("tasks/proc", |row| Cell::Number(row.images() / row.ranks(), 2)),
-    shown("rtime/proc s", |row| row.mean(2, row.ranks(), |run| run.read_s)),
-    shown("ptime/proc s", |row| row.mean(2, row.ranks(), |run| run.filter_s)),
-    shown("wtime/proc s", |row| row.mean(2, row.ranks(), |run| run.write_s)),
-    shown("mem/proc", |row| {
-        row.human(row.ranks(), |run| run.memory_total_bytes)
-    }),
-    both("wtime/ptime", |row| row.write_to_filter()),
-    both("state", |row| Cell::Text(row.state.clone())),
-    csv_only("message", |row| Cell::Text(row.message.clone())),
+/// A figure in seconds: its mean and its spread in CSV, both in one cell on the page.
+macro_rules! seconds {
+    ($name:literal, $value:expr) => {
+        &[
+            csv_only(concat!($name, "_s"), |row| row.mean(6, 1.0, $value)),
+            csv_only(concat!($name, "_sd_s"), |row| row.sd($value)),
+            shown(concat!($name, " s"), |row| row.spread(2, $value)),
+        ]
+    };
+}
+
+/// A figure in seconds as an image's share, in milliseconds on the page.
+macro_rules! per_task {
+    ($name:literal, $value:expr) => {
+        &[
+            csv_only(concat!($name, "/task_s"), |row| row.mean(6, row.images(), $value)),
+            shown(concat!($name, "/task ms"), |row| {
+                row.mean(2, row.images() / 1e3, $value)
+            }),
+        ]
+    };
+}
+
+/// A figure in seconds as a rank's share.
+macro_rules! per_proc {
+    ($name:literal, $value:expr) => {
+        &[
+            csv_only(concat!($name, "/proc_s"), |row| row.mean(6, row.ranks(), $value)),
+            shown(concat!($name, "/proc s"), |row| row.mean(2, row.ranks(), $value)),
+        ]
+    };
+}
+
+/// Every column of the tables.
+const COLUMNS: &[&[RowColumn]] = &[
+    &[
+        both("procs", |row| Cell::Count(row.run.ranks as u64)),
+        both("threads", |row| Cell::Count(row.run.threads as u64)),
+        both("tasks", |row| Cell::Count(row.run.images as u64)),
+        both("nodes", |row| Cell::Count(row.run.nodes as u64)),
+        csv_only("repeats", |row| Cell::Count(row.figures.len() as u64)),
+        both("jobID", |row| Cell::Text(row.jobs.clone())),
+        csv_only("mem_bytes", |row| row.mean(6, 1.0, |run| run.memory_bytes)),
+        csv_only("mem_sd_bytes", |row| row.sd(|run| run.memory_bytes)),
+        shown("mem", |row| row.kib(|run| run.memory_bytes)),
+        both("mem-h", |row| row.human(1.0, |run| run.memory_bytes)),
+        csv_only("mem-total_bytes", |row| {
+            row.mean(6, 1.0, |run| run.memory_total_bytes)
+        }),
+        shown("mem-total", |row| row.human(1.0, |run| run.memory_total_bytes)),
+    ],
+    seconds!("time", |run| run.time_s),
+    seconds!("setup", |run| run.setup_s()),
+    seconds!("execution", |run| run.elapsed_s),
+    seconds!("rtime", |run| run.read_s),
+    seconds!("ptime", |run| run.filter_s),
+    seconds!("wtime", |run| run.write_s),
+    seconds!("publish", |run| run.publish_s),
+    &[
+        csv_only("CPUeff", |row| row.mean(6, 1.0, |run| run.cpu_efficiency)),
+        csv_only("CPUeff_sd", |row| row.sd(|run| run.cpu_efficiency)),
+        shown("CPUeff %", |row| row.spread(0, |run| run.cpu_efficiency * 100.0)),
+    ],
+    per_task!("time", |run| run.time_s),
+    per_task!("rtime", |run| run.read_s),
+    per_task!("ptime", |run| run.filter_s),
+    per_task!("wtime", |run| run.write_s),
+    &[
+        csv_only("mem/task_bytes", |row| {
+            row.mean(6, row.images(), |run| run.memory_total_bytes)
+        }),
+        shown("mem/task", |row| {
+            row.human(row.images(), |run| run.memory_total_bytes)
+        }),
+    ],
+    per_proc!("rtime", |run| run.read_s),
+    per_proc!("ptime", |run| run.filter_s),
+    per_proc!("wtime", |run| run.write_s),
+    &[
+        csv_only("mem/proc_bytes", |row| {
+            row.mean(6, row.ranks(), |run| run.memory_total_bytes)
+        }),
+        csv_only("tasks/proc", |row| Cell::Number(row.images() / row.ranks(), 2)),
+        shown("mem/proc", |row| {
+            row.human(row.ranks(), |run| run.memory_total_bytes)
+        }),
+        both("wtime/ptime", |row| row.write_to_filter()),
+        both("state", |row| Cell::Text(row.state.clone())),
+        csv_only("message", |row| Cell::Text(row.message.clone())),
+    ],
 ];
 
 #[cfg(test)]
@@ -437,14 +385,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn repeats_become_one_row_with_their_spread() {
-        let rows = rows(&[run(1, 1, 10, 1, 8.0), run(1, 1, 10, 2, 10.0)]);
-        assert_eq!(rows.len(), 1);
-        let time = rows[0].summary(|figures| figures.time_s);
-        assert_eq!((time.count, time.mean, time.sd), (2, 9.0, 2.0_f64.sqrt()));
-    }
-
-    #[test]
     fn each_kind_has_its_table_and_a_failed_run_is_a_row() {
         let mut failed = run(1, 1, 400, 1, 1.0);
         failed.record.state = "OUT_OF_MEMORY".to_owned();
@@ -457,26 +397,16 @@ pub(crate) mod tests {
             run(2, 1, 10, 1, 4.0),
             run(2, 2, 10, 1, 4.0),
         ];
+        let busy = Run {
+            record: RunRecord {
+                others_cpus: Some(1.25),
+                ..runs[0].record.clone()
+            },
+            report: None,
+        };
+        assert!(others(&[busy]).contains("kept 1.25 CPUs busy"));
         let folder = tempfile::tempdir().unwrap();
         let page = write(folder.path(), &spec(), &runs).unwrap();
-        assert!(
-            page.contains("OUT_OF_MEMORY: sbatch: error: too many nodes"),
-            "{page}"
-        );
-        assert!(!page.contains("other programs"), "nothing is known of others");
         insta::assert_snapshot!(page);
-    }
-
-    #[test]
-    fn what_else_ran_is_told() {
-        let mut busy = run(1, 1, 10, 1, 8.0);
-        busy.record.others_cpus = Some(1.25);
-        let text = others(&spec(), &[busy.clone()]);
-        assert!(
-            text.contains("1.25 of the machine's 2 CPUs") && text.contains("affects"),
-            "{text}"
-        );
-        busy.record.others_cpus = Some(0.01);
-        assert!(!others(&spec(), &[busy]).contains("affects"));
     }
 }
