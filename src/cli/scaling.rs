@@ -211,55 +211,47 @@ pub(super) fn say(text: &str) -> Result<(), String> {
 }
 
 fn finish(folder: &StudyFolder, ended: bool, quiet: bool) -> Result<u8, String> {
-    let text = scaling::write_results(folder)?;
+    let (text, completed) = scaling::write_results(folder)?;
     if !quiet {
         let folder = folder.path().display();
         say(&format!("{text}\nTables and plots are in {folder}\n"))?;
     }
-    if !ended {
-        return Ok(EXIT_INTERRUPTED);
-    }
-    let runs = folder.read_runs(&folder.read_spec()?)?;
-    Ok(if scaling::all_completed(&runs) {
-        EXIT_DONE
-    } else {
-        EXIT_SOME_FAILED
+    Ok(match (ended, completed) {
+        (false, _) => EXIT_INTERRUPTED,
+        (true, true) => EXIT_DONE,
+        (true, false) => EXIT_SOME_FAILED,
     })
 }
 
 fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
-    let inputs: Vec<PathBuf> = args
-        .data
-        .iter()
-        .map(|path| absolute_input(path, false))
-        .collect::<Result<_, _>>()?;
+    let inputs = args.data.iter().map(|path| absolute_input(path, false));
+    let inputs: Vec<PathBuf> = inputs.collect::<Result<_, _>>()?;
     let listed = images::collect(&ListRequest {
         inputs: inputs.clone(),
         output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()
-    })
-    .map_err(|error| error.to_string())?
-    .entries;
+    });
+    let images = listed.map_err(|error| error.to_string())?.entries.len();
     let most = args.sizes.iter().copied().max().unwrap_or(0);
-    if most > listed.len() {
+    if most > images {
         return Err(format!(
-            "--sizes {most}: there are {} images only; give more images (`niimpi synth` makes some) or \
-            smaller --sizes",
-            listed.len()
+            "--sizes {most}: there are {images} images only; give more images (`niimpi synth` makes some) or \
+            smaller --sizes"
         ));
     }
-    let words = args.job.words()?;
+    let options = args.job.words()?;
+    let varied = |numbers: &[usize]| numbers.iter().copied().collect();
     Ok(StudySpec {
         schema: SCHEMA.to_owned(),
         inputs,
-        options: words
+        options: options
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect(),
-        sizes: args.sizes.clone(),
-        ranks: args.ranks.clone(),
-        threads: args.threads.clone(),
-        nodes: args.nodes.clone(),
+        sizes: varied(&args.sizes),
+        ranks: varied(&args.ranks),
+        threads: varied(&args.threads),
+        nodes: varied(&args.nodes),
         repeats: args.repeat,
         via: args.via,
         host: resources::host_name(),

@@ -51,8 +51,8 @@ pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
 /// A measured point: x, y and its weight.
 pub(crate) type Point = (f64, f64, f64);
 
-/// Weight, weighted mean of x, weighted mean of y, and the sum of squares of x about its mean; the latter is 0
-/// where all x are the same within 2 %, so that nothing is known of a slope.
+/// Weight, weighted mean of x, weighted mean of y, and the sum of squares of x about its mean; the latter is
+/// 0 where all x are the same within 2 %, so that nothing is known of a slope.
 pub(crate) fn moments(points: &[Point]) -> [f64; 4] {
     let sum = |value: &dyn Fn(&Point) -> f64| points.iter().map(|point| point.2 * value(point)).sum::<f64>();
     let weight = sum(&|_| 1.0).max(f64::MIN_POSITIVE);
@@ -101,8 +101,8 @@ impl Line {
 
     /// The same with neither part negative: costs and memory are not.
     ///
-    /// Where all x are the same, the line goes through the origin and the weighted mean: nothing is then known
-    /// of the intercept, and this way the line never promises that a larger x is cheap.
+    /// Where all x are the same, the line goes through the origin and the weighted mean: nothing is then
+    /// known of the intercept, and this way the line never promises that a larger x is cheap.
     pub(crate) fn fit_nonnegative(points: &[Point]) -> Self {
         let line = Self::fit_rising(points);
         if line.intercept >= 0.0 && moments(points)[3] > 0.0 {

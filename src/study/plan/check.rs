@@ -111,8 +111,8 @@ const COLUMNS: [Column<Figure>; 7] = [
     column("of predicted", |figure| figure.part(figure.predicted)),
 ];
 
-/// Time, memory and CPUs: by accounting where it is known, else by the report, which does not know of launching,
-/// and by the plan.
+/// Time, memory and CPUs: by accounting where it is known, else by the report, which does not know of
+/// launching, and by the plan.
 fn figures(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> [Figure; 3] {
     let (totals, launch) = (&report.totals, &report.launch);
     let prediction = plan.and_then(|plan| prediction_for(report, plan));
@@ -177,79 +177,65 @@ fn prediction_for<'a>(report: &Report, plan: &'a PlanDocument) -> Option<&'a Pre
 
 #[cfg(test)]
 mod tests {
-    use super::super::measured::tests::Machine;
-    use super::super::predict::tests::{layout, predictions};
     use super::*;
 
-    fn accounting() -> Accounting {
-        Accounting {
-            job_id: "7".to_owned(),
+    #[test]
+    fn what_was_used_is_compared_with_plan_and_request() {
+        let accounting = Accounting {
             state: "COMPLETED".to_owned(),
             elapsed_s: 90.0,
             total_cpu_s: 300.0,
             max_rss_bytes: Some(30 << 20),
             alloc_cpus: 4,
-            nodes: 2,
             requested_mem_bytes: Some(80 << 20),
             time_limit_s: Some(300.0),
             ..Accounting::default()
-        }
-    }
-
-    #[test]
-    fn what_was_used_is_compared_with_the_request() {
-        let report = crate::report::sample::report();
-        let found = check(&report, None, Some(&accounting()));
-        assert!(found.inside, "{}", found.text);
-        for words in [
-            "30 %",
-            "inside the request",
-            "--nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --mem-per-cpu=18M --time=00:02:00",
-        ] {
-            assert!(found.text.contains(words), "{words}\n{}", found.text);
-        }
+        };
+        let plan = PlanDocument {
+            configurations: vec![Prediction {
+                elapsed_s: 4.0,
+                launch_s: 0.6,
+                recommended: true,
+                ..Prediction::default()
+            }],
+            ..PlanDocument::default()
+        };
         let tight = Accounting {
             time_limit_s: Some(60.0),
             requested_mem_bytes: Some(40 << 20),
-            ..accounting()
-        };
-        let found = check(&report, None, Some(&tight));
-        assert!(
-            !found.inside && found.text.contains("Time and memory exceeded"),
-            "{}",
-            found.text
-        );
-    }
-
-    #[test]
-    fn without_slurm_the_report_counts() {
-        let found = check(&crate::report::sample::report(), None, None);
-        for words in ["The request is unknown", "12.0 s", "2 of 4 images done"] {
-            assert!(found.text.contains(words), "{words}\n{}", found.text);
-        }
-    }
-
-    #[test]
-    fn the_prediction_is_the_figure_that_the_plan_showed() {
-        let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 1, 1)]).remove(0);
-        (prediction.elapsed_s, prediction.launch_s, prediction.recommended) = (4.0, 0.6, true);
-        let plan = PlanDocument {
-            configurations: vec![prediction],
-            ..PlanDocument::default()
+            ..accounting.clone()
         };
         let report = crate::report::sample::report();
-        let by_slurm = check(&report, Some(&plan), Some(&accounting()));
-        assert!(
-            by_slurm.text.contains(" 4.6 s "),
-            "as in the plan's table: {}",
-            by_slurm.text
-        );
-        let by_report = check(&report, Some(&plan), None);
-        assert!(
-            by_report.text.contains("time without launching"),
-            "{}",
-            by_report.text
-        );
-        assert!(by_report.text.contains(" 4.0 s "), "{}", by_report.text);
+        let fitting = "--nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --mem-per-cpu=18M --time=00:02:00";
+        for (plan, accounting, words) in [
+            (
+                None,
+                Some(&accounting),
+                ["Time and memory are inside the request", " 30 % ", fitting],
+            ),
+            (
+                None,
+                Some(&tight),
+                ["Time and memory exceeded", "1.5 min", fitting],
+            ),
+            (
+                None,
+                None,
+                ["The request is unknown", "12.0 s", "2 of 4 images done"],
+            ),
+            // The figure that the plan showed, where launching counts.
+            (Some(&plan), Some(&accounting), [" 4.6 s ", " 30 % ", fitting]),
+            (
+                Some(&plan),
+                None,
+                [" 4.0 s ", "time without launching", "2 of 4 images done"],
+            ),
+        ] {
+            let found = check(&report, plan, accounting);
+            for words in words {
+                assert!(found.text.contains(words), "{words}\n{}", found.text);
+            }
+            assert_eq!(found.inside, !found.text.contains("exceeded"));
+        }
     }
 }

@@ -12,8 +12,8 @@ use crate::parallel::par_map;
 use crate::resources;
 use crate::run::PROBE_THREADS;
 
-// What rank 0 does for every image of a list, measured on lists of 20,000 to 1,000,000 images. The seconds are
-// small against the work on an image; tests/planning holds the memory against real runs.
+// What rank 0 does for every image of a list, measured on lists of 20,000 to 1,000,000 images. The seconds
+// are small against the work on an image; tests/planning holds the memory against real runs.
 
 /// Seconds for sharing an image out and for gathering its record.
 const SHARE_S: f64 = 2e-6;

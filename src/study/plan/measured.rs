@@ -150,7 +150,8 @@ pub(crate) struct Source {
 /// Bytes that a worker holds for images whose headers were read, by their class and voxels.
 pub(crate) type MemoryByKind = BTreeMap<(ImageClass, u64), u64>;
 
-/// Reads samples from reports. `options` is the identity of the `job` that is planned for, as reports have it.
+/// Reads samples from reports. `options` is the identity of the `job` that is planned for, as reports have
+/// it.
 ///
 /// # Errors
 /// A sentence when there is too little, or when the reports were measured with other options, by versions

@@ -1,14 +1,14 @@
 //! The model: what an image costs, how workers slow each other down, and how uncertain that is.
 //!
-//! An image's stage takes c(x) seconds. c is a line through the measured images of a class, x the bytes of the
-//! file (read) or its voxels. A worker takes the sum of its reading, filtering and writing, or what its
+//! An image's stage takes c(x) seconds. c is a line through the measured images of a class, x the bytes of
+//! the file (read) or its voxels. A worker takes the sum of its reading, filtering and writing, or what its
 //! publishers need, whichever is more.
 //!
-//! What the images of a run cost over what is expected of them is a line in its workers: level + κ · (w − 1) +
-//! φ · (W − w), where w counts the workers on the node and W those on all nodes. What runs took beyond that
-//! (gaps between images, ranks that wait for the last one) is one factor for a single worker and one for several,
-//! and how runs differ from it makes the interval, by Student's t. The interval widens the further a prediction
-//! lies from the measurements.
+//! What the images of a run cost over what is expected of them is a line in its workers. It has a level, adds
+//! κ for each further worker on the node, and φ for each worker on another node. What runs took beyond that
+//! (gaps between images, ranks that wait for the last one) is one factor for a single worker and one for
+//! several. How runs differ from it makes the interval, by Student's t. The interval widens the further a
+//! prediction lies from the measurements.
 
 use std::collections::BTreeMap;
 
@@ -144,7 +144,8 @@ impl Model {
         let overhead = Line::fit_rising(&beyond);
         let square = |(x, y, weight): &Point| weight * (y - overhead.at(*x)).powi(2);
         let variance = beyond.iter().map(square).sum::<f64>() / moments(&beyond)[0];
-        let [weight, mean_near, _, near_squares] = moments(&on_one_node);
+        let near_of_all = |run: &Compared| (run.near, 0.0, run.weight);
+        let [weight, mean_near, _, near_squares] = moments(&Vec::from_iter(samples.iter().map(near_of_all)));
         let fitted = 1 + usize::from(near_squares > 0.0) + usize::from(several_nodes);
         let degrees = runs.len().saturating_sub(fitted);
         let run_sd = match degrees {
@@ -199,8 +200,9 @@ impl Model {
         cost * self.overhead.at((all - 1.0).min(1.0)).exp()
     }
 
-    /// What each worker on another node adds at most to [`Self::slow_down`]. Where no other nodes were measured,
-    /// at worst they slow reading, which takes `reading` of the time, as workers of one node slow all stages.
+    /// What each worker on another node adds at most to [`Self::slow_down`]. Where no other nodes were
+    /// measured, at worst they slow reading, which takes `reading` of the time, as workers of one node slow
+    /// all stages.
     fn far_high(&self, reading: f64) -> f64 {
         let reach = self.reach() * self.run_sd;
         match self.far {
@@ -248,8 +250,8 @@ impl Model {
         self.run_sd
     }
 
-    /// Images per second that the shared file system gives to any number of workers, for images that keep their
-    /// worker so many seconds; `None` where no limit was seen.
+    /// Images per second that the shared file system gives to any number of workers, for images that keep
+    /// their worker so many seconds; `None` where no limit was seen.
     pub fn ceiling(&self, image_s: f64) -> Option<f64> {
         let far = self.far.filter(|&far| far > 0.0);
         far.map(|far| 1.0 / (far * self.overhead.at(1.0).exp() * image_s))

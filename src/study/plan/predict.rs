@@ -10,7 +10,7 @@ use crate::partition::Strategy;
 use crate::text::{counted, mib};
 
 /// How many nodes, ranks and threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
     pub nodes: usize,
     /// On all nodes together.
@@ -37,7 +37,7 @@ impl std::fmt::Display for Layout {
 }
 
 /// What is expected of a layout. The names are the plan's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prediction {
     #[serde(flatten)]
     pub layout: Layout,
@@ -398,14 +398,18 @@ pub(crate) mod tests {
 
     #[test]
     fn limits_are_kept() {
-        let bounds = bounds(&[1], &[], &[1]);
-        let mut prediction = predictions(&Machine::default(), 1, 40, &[layout(1, 8, 1)]).remove(0);
-        assert!(bounds.exceeded(&prediction).unwrap().contains("MiB per node"));
-        prediction.rss_per_node_bytes = 1;
-        assert_eq!(bounds.exceeded(&prediction), None);
-        prediction.elapsed_high_s = 100.0;
+        let exceeded = |rss_per_node_bytes, launch_s| {
+            bounds(&[1], &[], &[1]).exceeded(&Prediction {
+                rss_per_node_bytes,
+                elapsed_high_s: 99.0,
+                launch_s,
+                ..Prediction::default()
+            })
+        };
+        assert_eq!(exceeded(1, 0.5), None);
+        assert!(exceeded(200 << 20, 0.5).unwrap().contains("MiB per node"));
         assert!(
-            bounds.exceeded(&prediction).unwrap().contains("--max-time"),
+            exceeded(1, 2.0).unwrap().contains("--max-time"),
             "launching counts"
         );
     }

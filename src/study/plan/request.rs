@@ -63,8 +63,8 @@ pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize)
             TIME_MARGIN * 100.0
         ),
         format!(
-            "Memory: {} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more or \
-            what a rank reserves to admit its largest images, whichever is more.",
+            "Memory: {} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more \
+            or what a rank reserves to admit its largest images, whichever is more.",
             mib(prediction.rss_per_rank_bytes),
             MEMORY_MARGIN * 100.0
         ),
@@ -74,20 +74,20 @@ pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize)
 
 #[cfg(test)]
 mod tests {
-    use super::super::measured::tests::Machine;
-    use super::super::predict::tests::{layout, predictions};
+    use super::super::predict::tests::layout;
     use super::*;
 
     #[test]
     fn the_request_holds_the_prediction_with_its_margin() {
-        let mut prediction = predictions(&Machine::default(), 1, 4000, &[layout(2, 8, 2)]).remove(0);
-        prediction.elapsed_high_s = 1000.0;
-        prediction.launch_s = 10.0;
-        prediction.rss_per_rank_bytes = 1 << 30;
-        prediction.list_bytes = 0;
+        let prediction = Prediction {
+            layout: layout(2, 8, 2),
+            elapsed_high_s: 1000.0,
+            launch_s: 10.0,
+            rss_per_rank_bytes: 1 << 30,
+            ..Prediction::default()
+        };
         let request = request(&prediction, 100 << 20, Some("cpu24"));
-        // 1000 · 1.25 + 10 + 60 s, in whole minutes.
-        // 1 GiB + 2 · (12 + 100) MiB, on two CPUs.
+        // 1000 · 1.25 + 10 + 60 s; 1 GiB + 2 · (12 + 100) MiB, on two CPUs.
         assert_eq!(
             in_words(&request),
             "--nodes=2 --ntasks-per-node=4 --cpus-per-task=2 --mem-per-cpu=624M --time=00:22:00"

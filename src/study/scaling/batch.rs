@@ -16,8 +16,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
 
 /// Submits every configuration that is neither done nor has a job in progress, with what `asked` requests for
-/// each and ranks that `srun --mpi` starts so. One that Slurm refuses is recorded as failed, with the reason; the
-/// next call submits it again.
+/// each and ranks that `srun --mpi` starts so. One that Slurm refuses is recorded as failed, with the reason;
+/// the next call submits it again.
 ///
 /// # Errors
 /// A sentence when a script cannot be written or there is no `sbatch`.
@@ -177,28 +177,5 @@ fn ended(record: RunRecord, accounting: Accounting) -> RunRecord {
         message,
         accounting: Some(accounting),
         ..record
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_that_ended_badly_is_a_row_with_its_state() {
-        let accounting = Accounting {
-            job_id: "12".to_owned(),
-            state: "OUT_OF_MEMORY".to_owned(),
-            exit_code: "0:125".to_owned(),
-            elapsed_s: 3.0,
-            ..Accounting::default()
-        };
-        let record = ended(RunRecord::default(), accounting);
-        assert!(record.is_final());
-        assert_eq!(
-            (record.state.as_str(), record.wall_s),
-            ("OUT_OF_MEMORY", Some(3.0))
-        );
-        assert!(record.message.unwrap().contains("0:125"));
     }
 }

@@ -25,11 +25,11 @@ pub(crate) struct StudySpec {
     pub inputs: Vec<PathBuf>,
     /// The options of `niimpi smooth` that every run has.
     pub options: Vec<String>,
-    pub sizes: Vec<usize>,
-    pub ranks: Vec<usize>,
+    pub sizes: BTreeSet<usize>,
+    pub ranks: BTreeSet<usize>,
     /// Numbers of workers of each rank.
-    pub threads: Vec<usize>,
-    pub nodes: Vec<usize>,
+    pub threads: BTreeSet<usize>,
+    pub nodes: BTreeSet<usize>,
     /// How often each configuration is run.
     pub repeats: usize,
     pub via: Via,
@@ -58,11 +58,10 @@ impl StudySpec {
     /// nodes are left out.
     pub(crate) fn configurations(&self) -> Vec<Configuration> {
         let mut all = Vec::new();
-        for &nodes in &unique(&self.nodes) {
-            let even = |ranks: &&usize| **ranks >= nodes && **ranks % nodes == 0;
-            for &ranks in unique(&self.ranks).iter().filter(even) {
-                for &threads in &unique(&self.threads) {
-                    all.extend(unique(&self.sizes).iter().map(|&images| Configuration {
+        for &nodes in &self.nodes {
+            for &ranks in self.ranks.iter().filter(|&ranks| ranks % nodes == 0) {
+                for &threads in &self.threads {
+                    all.extend(self.sizes.iter().map(|&images| Configuration {
                         ranks,
                         threads,
                         nodes,
@@ -98,20 +97,15 @@ impl StudySpec {
 
     /// Of this study and an earlier part of it, everything that either varies.
     pub(crate) fn joined(&self, earlier: &Self) -> Self {
-        let both = |a: &[usize], b: &[usize]| unique(&[a, b].concat());
         Self {
-            sizes: both(&self.sizes, &earlier.sizes),
-            ranks: both(&self.ranks, &earlier.ranks),
-            threads: both(&self.threads, &earlier.threads),
-            nodes: both(&self.nodes, &earlier.nodes),
+            sizes: &self.sizes | &earlier.sizes,
+            ranks: &self.ranks | &earlier.ranks,
+            threads: &self.threads | &earlier.threads,
+            nodes: &self.nodes | &earlier.nodes,
             repeats: self.repeats.max(earlier.repeats),
             ..self.clone()
         }
     }
-}
-
-fn unique(values: &[usize]) -> Vec<usize> {
-    BTreeSet::from_iter(values.iter().copied()).into_iter().collect()
 }
 
 /// The folder of a study.
@@ -302,10 +296,10 @@ pub(crate) mod tests {
             schema: SCHEMA.to_owned(),
             inputs: vec!["/data".into()],
             options: vec!["--sigma=2".to_owned()],
-            sizes: vec![10, 1],
-            ranks: vec![1, 2],
-            threads: vec![1],
-            nodes: vec![1],
+            sizes: [10, 1].into(),
+            ranks: [1, 2].into(),
+            threads: [1].into(),
+            nodes: [1].into(),
             repeats: 2,
             via: Via::Local,
             host: "host".to_owned(),
@@ -323,10 +317,10 @@ pub(crate) mod tests {
         assert_eq!(found[..4], first);
         assert_eq!(found[4..], first.map(|(_, ranks, images)| (2, ranks, images)));
         let over_nodes = StudySpec {
-            nodes: vec![1, 2],
-            ranks: vec![1, 2, 3],
+            nodes: [1, 2].into(),
+            ranks: [1, 2, 3].into(),
             repeats: 1,
-            sizes: vec![1],
+            sizes: [1].into(),
             ..spec()
         };
         let all = over_nodes.configurations();

@@ -22,21 +22,17 @@ pub(crate) mod record;
 pub(crate) mod tables;
 
 use folder::StudyFolder;
-use record::Run;
 
-/// Writes tables and plots of all runs that the folder holds; returns the text of the Markdown tables.
+/// Writes tables and plots of all runs that the folder holds; returns the text of the Markdown tables, and
+/// whether every run that was made ended well.
 ///
 /// # Errors
 /// A sentence when a file cannot be read or written.
-pub(crate) fn write_results(folder: &StudyFolder) -> Result<String, String> {
+pub(crate) fn write_results(folder: &StudyFolder) -> Result<(String, bool), String> {
     let spec = folder.read_spec()?;
     let runs = folder.read_runs(&spec)?;
     let text = tables::write(folder.path(), &spec, &runs)?;
     plots::write(folder.path(), &spec, &runs)?;
-    Ok(text)
-}
-
-/// Whether every run that was made ended well.
-pub(crate) fn all_completed(runs: &[Run]) -> bool {
-    runs.iter().all(|run| run.record.state == record::COMPLETED)
+    let completed = runs.iter().all(|run| run.record.state == record::COMPLETED);
+    Ok((text, completed))
 }

@@ -99,4 +99,7 @@ fn a_file_system_that_several_nodes_share_is_seen() {
     let truth_s: f64 = Machine::exact().stages_s(SIZES[0])[..PUBLISH].iter().sum();
     let ceiling = model.ceiling(image_s).unwrap();
     assert!((ceiling * 0.1 * truth_s - 1.0).abs() < 0.1, "{ceiling}");
+    // Of several nodes alone, nothing is known of one.
+    let (low, high) = fitted(&sources[1..2]).interval(1.0, 1.0, &[features(SIZES[0])], 0.3);
+    assert!(low > 0.0 && high.is_finite(), "{low} {high}");
 }
