@@ -16,7 +16,7 @@ use super::nonfinite::NonFinite;
 use super::output::Types;
 pub use super::per_axis::PerAxis;
 pub use super::window::MAX_WINDOW_VOXELS;
-use super::window::window;
+use super::window::{parse_size, size_fault, window};
 use crate::volume::{Datatype, Scaling, VoxelType};
 
 /// Beyond so many voxels of a window, each window is partitioned by itself.
@@ -102,21 +102,6 @@ impl From<Args> for Median {
     }
 }
 
-pub(super) fn parse_size(text: &str) -> Result<PerAxis<usize>, String> {
-    let size = PerAxis::parse(text, "a whole number from 1")?;
-    match size_fault(size) {
-        Some(fault) => Err(fault),
-        None => Ok(size),
-    }
-}
-
-/// What is wrong with the size of a window, and what to do.
-fn size_fault(size: PerAxis<usize>) -> Option<String> {
-    size.xyz()
-        .contains(&0)
-        .then(|| "a window has at least one voxel along each axis: give whole numbers from 1".to_owned())
-}
-
 impl Default for Median {
     fn default() -> Self {
         Median {
@@ -173,7 +158,7 @@ impl Filter for Median {
         let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
         let voxels = places.len();
         let rank = rank(voxels, descending);
-        let way = if ignore || outside.is_some() || voxels > MAX_NETWORK_VOXELS {
+        let way = if ignore || voxels > MAX_NETWORK_VOXELS {
             Way::Partition { ignore }
         } else if voxels == size.iter().product::<usize>() {
             let column = size[1] * size[2];
@@ -236,7 +221,7 @@ enum Way {
     Columns { column: Network, window: Network },
     /// All voxels of a window at once.
     Window(Network),
-    /// One window after the other: only what is inside of the mask, and with `ignore` only what is finite.
+    /// One window after the other, with `ignore` only what is finite.
     Partition { ignore: bool },
 }
 
@@ -270,6 +255,13 @@ struct Row<'a> {
     y: usize,
     /// Keys from one row to the next.
     pitch: usize,
+}
+
+impl Row<'_> {
+    /// Where a voxel of the first window stands, by its place in the window.
+    fn at(&self, [x, dy, z]: [usize; 3]) -> usize {
+        self.slots[z] + (self.y + dy) * self.pitch + x
+    }
 }
 
 impl PreparedMedian {
@@ -386,8 +378,9 @@ impl PreparedMedian {
         results: &mut [R::Key],
     ) {
         let nx = self.shape[0];
-        // Where a voxel of the first window of the row stands.
-        let at = |[x, dy, z]: [usize; 3]| row.slots[z] + (row.y + dy) * row.pitch + x;
+        let at = |place| row.at(place);
+        let whole = self.outside.map(|_| self.whole_windows(row, inside));
+        let any_whole = whole.as_ref().is_none_or(|whole| whole.contains(&1));
         let select =
             |network, inputs: &[*const R::Key], outputs: &[*mut R::Key], windows, wires: &mut [R::Key]| {
                 let select = Select {
@@ -402,7 +395,7 @@ impl PreparedMedian {
                 unsafe { R::Key::select(row.isa, select) }
             };
         match &self.way {
-            Way::Columns { column, window } => {
+            Way::Columns { column, window } if any_whole => {
                 let height = self.size[1] * self.size[2];
                 let base = ring.as_ptr();
                 let inputs: Vec<_> = (0..height)
@@ -416,7 +409,7 @@ impl PreparedMedian {
                 let inputs: Vec<_> = lists.map(<*mut _>::cast_const).collect();
                 select(window, &inputs, &[results.as_mut_ptr()], nx, wires);
             }
-            Way::Window(window) => {
+            Way::Window(window) if any_whole => {
                 let base = ring.as_ptr();
                 let inputs: Vec<_> = self
                     .places
@@ -425,29 +418,62 @@ impl PreparedMedian {
                     .collect();
                 select(window, &inputs, &[results.as_mut_ptr()], nx, wires);
             }
-            &Way::Partition { ignore } => {
-                let middle = at(self.size.map(|size| size / 2));
-                let masked = self.outside.is_some();
-                for (x, result) in results[..nx].iter_mut().enumerate() {
-                    if masked && inside[middle + x] == 0 {
-                        *result = R::nearest(0.0).key();
-                        continue;
-                    }
-                    let places = self.places.iter().map(|&place| at(place) + x);
-                    let keys = places
-                        .filter(|&place| !masked || inside[place] != 0)
-                        .map(|place| ring[place]);
-                    let mut found = 0;
-                    for key in keys.filter(|&key| !ignore || R::of_key(key).is_finite()) {
-                        wires[found] = key;
-                        found += 1;
-                    }
-                    *result = match found {
-                        0 => R::nearest(f64::NAN).key(),
-                        _ => *wires[..found].select_nth_unstable(rank(found, self.descending)).1,
-                    };
+            _ => {}
+        }
+        if whole.is_some() || matches!(self.way, Way::Partition { .. }) {
+            self.partition::<R>(row, ring, inside, whole.as_deref(), wires, &mut results[..nx]);
+        }
+    }
+
+    /// 1 for each window of a row whose voxels are all inside of the mask, 0 for the others.
+    fn whole_windows(&self, row: Row<'_>, inside: &[u8]) -> Vec<u8> {
+        let mut whole = vec![1; self.shape[0]];
+        for &place in &self.places {
+            let inside = &inside[row.at(place)..][..whole.len()];
+            whole
+                .iter_mut()
+                .zip(inside)
+                .for_each(|(whole, inside)| *whole &= inside);
+        }
+        whole
+    }
+
+    /// The medians of the windows of a row that no network has: of what is inside, and finite where the rest
+    /// is ignored. `whole` windows are only left out where there is a network.
+    fn partition<R: Ranked>(
+        &self,
+        row: Row<'_>,
+        ring: &[R::Key],
+        inside: &[u8],
+        whole: Option<&[u8]>,
+        found: &mut [R::Key],
+        results: &mut [R::Key],
+    ) {
+        let (has_network, ignore) = match self.way {
+            Way::Partition { ignore } => (false, ignore),
+            _ => (true, false),
+        };
+        let middle = row.at(self.size.map(|size| size / 2));
+        for (x, result) in results.iter_mut().enumerate() {
+            if has_network && whole.is_some_and(|whole| whole[x] != 0) {
+                continue;
+            }
+            let counts = |place: usize| whole.is_none() || inside[place] != 0;
+            if !counts(middle + x) {
+                // It gets the value of what is outside.
+                continue;
+            }
+            let mut len = 0;
+            for place in self.places.iter().map(|&place| row.at(place) + x) {
+                if counts(place) && (!ignore || R::of_key(ring[place]).is_finite()) {
+                    found[len] = ring[place];
+                    len += 1;
                 }
             }
+            *result = match len {
+                0 => R::nearest(f64::NAN).key(),
+                _ => *found[..len].select_nth_unstable(rank(len, self.descending)).1,
+            };
         }
     }
 
@@ -527,9 +553,11 @@ impl Prepared for PreparedMedian {
             Way::Partition { .. } => 0,
         };
         let partitioned = match self.way {
-            Way::Partition { .. } => self.places.len() as f64 * S_PER_PARTITIONED,
-            _ => 0.0,
+            Way::Partition { .. } => 1.0,
+            // Windows at the edge of a mask.
+            _ => self.outside.map_or(0.0, |_| 0.2),
         };
+        let partitioned = partitioned * self.places.len() as f64 * S_PER_PARTITIONED;
         let compared = (comparators * self.key_bytes()) as f64 * S_PER_COMPARATOR_BYTE;
         voxels as f64 * (S_PER_VOXEL + compared + partitioned)
     }

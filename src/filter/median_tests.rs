@@ -3,9 +3,10 @@
 use super::boundary::Boundary;
 use super::kernels::convert::{Voxel, with_voxel_type};
 use super::kernels::simd::Isa;
-use super::median::{Footprint, Median, PerAxis, parse_size};
+use super::median::{Footprint, Median, PerAxis};
 use super::nonfinite::NonFinite;
 use super::tests::{BOUNDARIES, apply_divided, copy, noise};
+use super::window::parse_size;
 use super::*;
 use crate::volume::Scaling;
 

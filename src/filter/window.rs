@@ -62,3 +62,19 @@ fn too_large() -> FilterError {
         cause: format!("a window may have at most {MAX_WINDOW_VOXELS} voxels: give a smaller size or radius"),
     }
 }
+
+/// The size of a window on the command line.
+pub(super) fn parse_size(text: &str) -> Result<PerAxis<usize>, String> {
+    let size = PerAxis::parse(text, "a whole number from 1")?;
+    match size_fault(size) {
+        Some(fault) => Err(fault),
+        None => Ok(size),
+    }
+}
+
+/// What is wrong with the size of a window, and what to do.
+pub(super) fn size_fault(size: PerAxis<usize>) -> Option<String> {
+    size.xyz()
+        .contains(&0)
+        .then(|| "a window has at least one voxel along each axis: give whole numbers from 1".to_owned())
+}

@@ -102,17 +102,31 @@ pub(super) struct MaskReader {
 }
 
 impl MaskReader {
-    /// The mask in this file.
+    /// The mask in this file, whose voxels may take so many bytes.
     ///
     /// # Errors
-    /// See [`Cause`](crate::image_io::Cause).
-    pub(super) fn read(&mut self, path: &Path) -> Result<Arc<ReadMask>, ImageError> {
+    /// See [`Cause`].
+    pub(super) fn read(
+        &mut self,
+        path: &Path,
+        limit_bytes: Option<u64>,
+    ) -> Result<Arc<ReadMask>, ImageError> {
         if let Some(last) = self.last.take_if(|last| last.path == path) {
             return Ok(Arc::clone(self.last.insert(last)));
         }
         self.last = None;
-        let read = Arc::new(read(self.reader.get_or_insert_default(), path)?);
+        let reader = self.reader.get_or_insert_default();
+        reader.set_memory_limit(limit_bytes);
+        let read = Arc::new(read(reader, path)?);
         Ok(Arc::clone(self.last.insert(read)))
+    }
+
+    /// Bytes of the last mask.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.last
+            .as_ref()
+            .map_or(0, |last| last.mask.voxels().len() as u64)
     }
 
     /// Forgets the last mask.

@@ -126,8 +126,10 @@ mod tests {
     use super::*;
     use crate::filter::gaussian::{Gaussian, PerAxis};
     use crate::filter::nonfinite::NonFinite;
-    use crate::filter::{Options, OutputSpec, OutputType, Rounding};
+    use crate::filter::{Options, OutputSpec, OutputType, Outside, Rounding};
     use crate::image_io::CompressionLevel;
+    use crate::images::MaskChoice;
+    use crate::job::Masking;
 
     fn job(filter: impl Into<Options>, nan: NonFinite, output: OutputSpec) -> ImageJob {
         ImageJob {
@@ -179,6 +181,36 @@ mod tests {
             bytes(NonFinite::Propagate, Datatype::Int16),
             bytes(NonFinite::Ignore, Datatype::Int16)
         );
+    }
+
+    #[test]
+    fn a_mask_and_its_weights_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mask) = (folder.path().join("a.nii"), folder.path().join("mask.nii"));
+        let write = super::super::steps::tests::write_noise;
+        write(&path, &[40, 30, 20, 2], Datatype::Int16, false, false);
+        write(&mask, &[40, 30, 20], Datatype::Float64, false, false);
+        for outside in [Outside::Zero, Outside::Keep] {
+            for choice in [MaskChoice::Nonzero, MaskChoice::File(mask.clone())] {
+                let mut job = job(
+                    Gaussian::from_sigma_vox(1.0),
+                    NonFinite::Propagate,
+                    OutputSpec::default(),
+                );
+                job.mask = Some(Masking { choice, outside });
+                let probe = crate::image_io::probe(&path).unwrap();
+                for threads in [1, 3] {
+                    let promised = image_bytes(&job, &probe_info(&probe), threads);
+                    let held = super::super::steps::tests::held_bytes(&job, &path, threads);
+                    assert!(
+                        held <= promised,
+                        "{held} bytes are held, {promised} were promised"
+                    );
+                    // Two planes of doubles for a volume at least.
+                    assert!(promised >= 24_000 * (4 + 16 + 1), "{promised}");
+                }
+            }
+        }
     }
 
     #[test]

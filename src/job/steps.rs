@@ -323,14 +323,17 @@ impl<'a> ImageWorker<'a> {
         let Some(file) = choice.and_then(|choice| choice.file(paths.mask)) else {
             return Ok(None);
         };
-        self.masks.read(file).map(Some).map_err(|error| {
-            self.read_error_may_pass = may_pass(&error.cause);
-            let failure = failure(Stage::Read, &error);
-            Failure {
-                error: format!("{}: its mask {}", paths.input.display(), failure.error),
-                ..failure
-            }
-        })
+        self.masks
+            .read(file, self.memory_limit)
+            .map(Some)
+            .map_err(|error| {
+                self.read_error_may_pass = may_pass(&error.cause);
+                let failure = failure(Stage::Read, &error);
+                Failure {
+                    error: format!("{}: its mask {}", paths.input.display(), failure.error),
+                    ..failure
+                }
+            })
     }
 
     /// Records the mask of an image that was read.

@@ -59,7 +59,8 @@ pub(in crate::job) fn held_bytes(job: &ImageJob, input: &Path, threads: usize) -
     let volume = &worker.image.volume;
     let buffers = [&volume.voxels, &volume.spare, &worker.buffers.intensities];
     let buffers = buffers.map(|buffer| buffer.as_bytes().len() as u64);
-    buffers.iter().sum::<u64>() + worker.buffers.planes.held_bytes() + scratch.sum::<u64>()
+    let masks = worker.masks.held_bytes();
+    buffers.iter().sum::<u64>() + worker.buffers.planes.held_bytes() + scratch.sum::<u64>() + masks
 }
 
 #[test]
