@@ -132,7 +132,7 @@ pub(super) struct PlanArgs {
 }
 
 /// Several whole numbers from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Numbers(Vec<usize>);
 
 fn parse_numbers(text: &str) -> Result<Numbers, String> {
@@ -181,35 +181,30 @@ pub(super) fn run(args: &PlanArgs) -> u8 {
 
 fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
     let report = report::read(path).map_err(|error| error.to_string())?;
-    let beside = sibling(path, ".report.json", ".plan.json").filter(|beside| beside.is_file());
-    let plan: Option<PlanDocument> = match plan.or(beside.as_deref()) {
-        Some(plan) => Some(read_json(plan)?),
-        None => None,
-    };
-    let accounting = match &report.launch.slurm {
-        None => None,
-        Some(job) => Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
+    let beside = Some(path.with_extension("").with_extension("plan.json"));
+    let beside = beside.filter(|beside| beside.is_file());
+    let plan: Option<PlanDocument> = plan.or(beside.as_deref()).map(read_json).transpose()?;
+    let accounting = report.launch.slurm.as_ref().and_then(|job| {
+        Accounting::of_job(&job.job_id).unwrap_or_else(|error| {
+            let job = &job.job_id;
             console::note(format!(
-                "checking without Slurm's accounting of job {}: {error}",
-                job.job_id
+                "checking without Slurm's accounting of job {job}: {error}"
             ));
             None
-        }),
-    };
+        })
+    });
     let found = check::check(&report, plan.as_ref(), accounting.as_ref());
     say(&found.text)?;
     Ok(if found.inside { EXIT_DONE } else { EXIT_SOME_FAILED })
 }
 
-/// The file beside `path` whose name has another end.
-fn sibling(path: &Path, end: &str, other: &str) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    Some(path.with_file_name(format!("{}{other}", name.strip_suffix(end)?)))
-}
-
 fn make_plan(args: &PlanArgs) -> Result<(), String> {
     check_destinations(args)?;
     let limits = partition_limits(args)?;
+    let of_partition = limits.as_ref();
+    let cpus_per_node = args
+        .cpus_per_node
+        .or(of_partition.map(|limits| limits.cpus_per_node));
     let request = PlanRequest {
         list: args.inputs.request(args.output.clone(), args.name.clone()),
         images: args.images,
@@ -220,17 +215,14 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
         pilot: args.pilot.unwrap_or(20),
         mpirun: args.mpirun.clone(),
         bounds: Bounds {
-            nodes: args.nodes.as_ref().map_or(Vec::new(), |nodes| nodes.0.clone()),
+            nodes: args.nodes.clone().unwrap_or_default().0,
             ranks: args.ranks.clone(),
             threads: args.threads.clone(),
-            cpus_per_node: args
-                .cpus_per_node
-                .or(limits.as_ref().map(|limits| limits.cpus_per_node))
-                .unwrap_or_else(resources::available_cpus),
+            cpus_per_node: cpus_per_node.unwrap_or_else(resources::available_cpus),
             mem_per_node_bytes: args
                 .mem_per_node
-                .or(limits.as_ref().map(|limits| limits.mem_per_node_bytes)),
-            max_time_s: args.max_time.or(limits.as_ref().and_then(|limits| limits.time_s)),
+                .or(of_partition.map(|limits| limits.mem_per_node_bytes)),
+            max_time_s: args.max_time.or(of_partition.and_then(|limits| limits.time_s)),
         },
         for_srun: limits.is_some() || args.write.is_some(),
         limits,
@@ -251,13 +243,6 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
     if args.quiet { Ok(()) } else { say(&made.text) }
 }
 
-/// The file next to a script that has the script's name and another end.
-fn next_to(script: &Path, end: &str) -> Result<PathBuf, String> {
-    let mut name = absolute(script)?.with_extension("").into_os_string();
-    name.push(end);
-    Ok(name.into())
-}
-
 fn absolute(path: &Path) -> Result<PathBuf, String> {
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -266,7 +251,7 @@ fn absolute(path: &Path) -> Result<PathBuf, String> {
 fn check_destinations(args: &PlanArgs) -> Result<(), String> {
     if let Some(script) = &args.write {
         destination::check("--write", script, destination::SCRIPT)?;
-        destination::check("--write", &next_to(script, ".plan.json")?, destination::PLAN)?;
+        destination::check("--write", &script.with_extension("plan.json"), destination::PLAN)?;
     }
     if let Some(path) = &args.json {
         destination::check("--json", path, destination::PLAN)?;
@@ -297,7 +282,7 @@ fn write_script(
     if let Some(images) = args.images.filter(|&images| images < made.listed) {
         words.extend(["--limit".into(), images.to_string().into()]);
     }
-    let report = next_to(path, ".report.json")?;
+    let report = absolute(path)?.with_extension("report.json");
     let chosen = document.recommended().expect("a plan recommends a layout");
     let mut command = vec![launch::program()?];
     command.extend(words);
@@ -314,7 +299,7 @@ fn write_script(
     let text = script.render()?;
     write_text(path, &text)?;
     document.report = Some(report.display().to_string());
-    write_json(&next_to(path, ".plan.json")?, document)?;
+    write_json(&path.with_extension("plan.json"), document)?;
     let mut text = format!(
         "The script is {}. After the job: niimpi plan --check {}\n",
         path.display(),

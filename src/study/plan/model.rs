@@ -6,7 +6,7 @@
 //!
 //! What the images of a run cost over what is expected of them is a line in its workers. It has a level, adds
 //! κ for each further worker on the node, and φ for each worker on another node. What runs took beyond that
-//! (gaps between images, ranks that wait for the last one) is one factor for a single worker and one for
+//! (gaps between images, ranks that wait for the last one) is one factor for a single rank and one for
 //! several. How runs differ from it makes the interval, by Student's t. The interval widens the further a
 //! prediction lies from the measurements.
 
@@ -82,7 +82,8 @@ pub(crate) struct Model {
     near: f64,
     /// φ: what each worker on another node adds; `None` where one node was measured.
     far: Option<f64>,
-    /// Logarithm of what a run took beyond that: with one worker (x = 0) and with several (x = 1).
+    /// Logarithm of what a run took beyond that: with one rank (x = 0), and with several (x = 1), of which
+    /// all wait for the slowest.
     overhead: Line,
     /// Standard deviation of the logarithm of what runs took over what is expected.
     run_sd: f64,
@@ -134,11 +135,7 @@ impl Model {
         let far = far.map(|far| far.slope);
         let beyond = |run: &Compared| {
             let expected = level + near.slope * run.near + far.unwrap_or(0.0) * run.elsewhere;
-            (
-                (run.near + run.elsewhere).min(1.0),
-                (run.time / expected).ln(),
-                run.weight,
-            )
+            (run.several_ranks, (run.time / expected).ln(), run.weight)
         };
         let beyond: Vec<Point> = samples.iter().map(beyond).collect();
         let overhead = Line::fit_rising(&beyond);
@@ -146,7 +143,11 @@ impl Model {
         let variance = beyond.iter().map(square).sum::<f64>() / moments(&beyond)[0];
         let near_of_all = |run: &Compared| (run.near, 0.0, run.weight);
         let [weight, mean_near, _, near_squares] = moments(&Vec::from_iter(samples.iter().map(near_of_all)));
-        let fitted = 1 + usize::from(near_squares > 0.0) + usize::from(several_nodes);
+        let compares_ranks = moments(&beyond)[3] > 0.0;
+        let fitted = 1 + [near_squares > 0.0, several_nodes, compares_ranks]
+            .map(usize::from)
+            .iter()
+            .sum::<usize>();
         let degrees = runs.len().saturating_sub(fitted);
         let run_sd = match degrees {
             0 => UNKNOWN_RUN_SPREAD,
@@ -196,8 +197,12 @@ impl Model {
 
     /// How many times as long as their stages images take, with so many workers per node and on all nodes.
     pub fn slow_down(&self, per_node: f64, all: f64) -> f64 {
-        let cost = self.level + self.near * (per_node - 1.0) + self.far.unwrap_or(0.0) * (all - per_node);
-        cost * self.overhead.at((all - 1.0).min(1.0)).exp()
+        self.level + self.near * (per_node - 1.0) + self.far.unwrap_or(0.0) * (all - per_node)
+    }
+
+    /// How many times as long as its slowed images a run takes.
+    pub fn overhead(&self, ranks: usize) -> f64 {
+        self.overhead.at(f64::from(ranks > 1)).exp()
     }
 
     /// What each worker on another node adds at most to [`Self::slow_down`]. Where no other nodes were
@@ -254,7 +259,7 @@ impl Model {
     /// their worker so many seconds; `None` where no limit was seen.
     pub fn ceiling(&self, image_s: f64) -> Option<f64> {
         let far = self.far.filter(|&far| far > 0.0);
-        far.map(|far| 1.0 / (far * self.overhead.at(1.0).exp() * image_s))
+        far.map(|far| 1.0 / (far * self.overhead(2) * image_s))
     }
 
     /// How many doublings the images lie beyond the sizes that were measured, on average over their voxels.
@@ -307,6 +312,8 @@ struct Compared {
     /// Further workers on its node, and workers on other nodes.
     near: f64,
     elsewhere: f64,
+    /// 1 if it had several ranks, else 0.
+    several_ranks: f64,
     /// Measured over expected cost of its images.
     cost: f64,
     /// Measured over expected time.
@@ -332,6 +339,7 @@ impl Compared {
         Self {
             near: per_node - 1.0,
             elsewhere: workers - per_node,
+            several_ranks: f64::from(run.ranks > 1),
             cost: held_s(&measured_s) / held_s(&expected_s),
             time: (run.working_s / expected_time_s).max(f64::MIN_POSITIVE),
             weight: images as f64 / (images as f64 + 10.0),

@@ -113,7 +113,8 @@ impl<'a> Predictor<'a> {
 
     /// Seconds of all images on one worker alone.
     fn serial_s(&self) -> f64 {
-        held_s(&self.stages_s, self.images_s.len(), 1.0) * self.model.slow_down(1.0, 1.0)
+        let held_s = held_s(&self.stages_s, self.images_s.len(), 1.0);
+        held_s * self.model.slow_down(1.0, 1.0) * self.model.overhead(1)
     }
 
     /// Each stage's part of the time that an image keeps its worker: read, filter, write.
@@ -144,7 +145,7 @@ impl<'a> Predictor<'a> {
         let slow_down = model.slow_down(per_node, workers);
         let (longest_s, mean_s) = busy_s(&self.images_s, layout.ranks, layout.threads, self.strategy);
         let held = held_s(&self.stages_s, images, workers) / own_s(&self.stages_s);
-        let working_s = longest_s * held * slow_down;
+        let working_s = longest_s * held * slow_down * model.overhead(layout.ranks);
         let fixed_s = model.setup_s + model.finish_s + listed.rank0_s(layout.ranks, layout.threads);
         let elapsed_s = fixed_s + working_s;
         let (low, high) = model.interval(per_node, workers, &listed.planned, self.shares()[0]);

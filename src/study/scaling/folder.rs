@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::configuration::Configuration;
-use super::record::{Run, RunRecord};
+use super::record::{Configuration, Run, RunRecord};
 use crate::columns::{self, Column};
 use crate::launch::LocalRun;
 use crate::report;

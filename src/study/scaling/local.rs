@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::configuration::Configuration;
 use super::folder::{StudyFolder, StudySpec};
-use super::record::{self, RunRecord};
+use super::record::{self, Configuration, RunRecord};
 use crate::console;
 use crate::launch::LocalMachine;
 use crate::launch::child::{How, Limits};

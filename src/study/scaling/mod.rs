@@ -3,8 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `folder` | what is varied, the configurations that follow, and the study's folder |
-//! | `configuration` | one cell of a study |
-//! | `record` | what became of one configuration's run |
+//! | `record` | one cell of a study, and what became of its run |
 //! | `local` | runs every configuration on this machine |
 //! | `batch` | submits every configuration to Slurm, and collects what has ended |
 //! | `tables` | the runs as tables: CSV and Markdown |
@@ -14,7 +13,6 @@
 //! is missing.
 
 pub(crate) mod batch;
-pub(crate) mod configuration;
 pub(crate) mod folder;
 pub(crate) mod local;
 pub(crate) mod plots;

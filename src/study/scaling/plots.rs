@@ -21,34 +21,25 @@ pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(),
         return Ok(());
     };
     let at_largest: Vec<&Row> = rows.iter().filter(|row| row.run.images == largest).collect();
-    let charts = [
+    let mib = |run: &Figures| run.memory_bytes / f64::from(1 << 20);
+    let mut charts = vec![
         (
             "time.svg",
-            Some(of_images(
-                &rows,
-                "Time from launch to end",
-                "seconds",
-                true,
-                |run| run.time_s,
-            )),
+            of_images(&rows, "Time from launch to end", "seconds", true, |run| {
+                run.time_s
+            }),
         ),
         (
             "memory.svg",
-            Some(of_images(
-                &rows,
-                "Memory of the largest rank",
-                "MiB",
-                false,
-                |run| run.memory_bytes / f64::from(1 << 20),
-            )),
+            of_images(&rows, "Memory of the largest rank", "MiB", false, mib),
         ),
-        ("speed-up.svg", speed_up(&at_largest, largest, spec.cpus)),
-        ("efficiency.svg", efficiency(&at_largest, largest)),
     ];
+    let [speed_up, efficiency] = of_workers(&at_largest, largest, spec.cpus);
+    if speed_up.series.len() > 1 {
+        charts.extend([("speed-up.svg", speed_up), ("efficiency.svg", efficiency)]);
+    }
     for (file, chart) in charts {
-        if let Some(chart) = chart {
-            write_text(&folder.join(file), &chart.to_svg()?)?;
-        }
+        write_text(&folder.join(file), &chart.to_svg()?)?;
     }
     let bar = |row: &&Row| {
         let stages: [fn(&Figures) -> f64; 3] = [|run| run.read_s, |run| run.filter_s, |run| run.write_s];
@@ -100,48 +91,66 @@ fn of_images(
 /// How much faster several workers are than one: the whole run with more ranks, with more threads, and the
 /// filter alone. Points are (workers, speed-up); a line of one point is left out.
 pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
-    let Some(serial) = at_largest
-        .iter()
-        .find(|row| (row.run.ranks, row.run.threads, row.run.nodes) == (1, 1, 1))
-    else {
+    let layout = |row: &Row| (row.run.ranks, row.run.threads, row.run.nodes);
+    let Some(serial) = at_largest.iter().find(|row| layout(row) == (1, 1, 1)) else {
         return Vec::new();
     };
-    let points = |is_wanted: fn(&Row) -> bool, seconds: fn(&Row) -> f64| -> Vec<(f64, f64)> {
-        at_largest
+    let workers = |row: &Row| (row.run.ranks * row.run.threads) as f64;
+    let points = |is_wanted: fn(&Row) -> bool, seconds: &dyn Fn(&Row) -> f64| {
+        let wanted = at_largest
             .iter()
-            .filter(|row| row.run.nodes == 1 && is_wanted(row))
-            .map(|row| {
-                (
-                    (row.run.ranks * row.run.threads) as f64,
-                    seconds(serial) / seconds(row),
-                )
-            })
-            .collect()
+            .filter(|row| row.run.nodes == 1 && is_wanted(row));
+        Vec::from_iter(wanted.map(|row| (workers(row), seconds(serial) / seconds(row))))
     };
     let whole = |row: &Row| row.summary(|figures| figures.time_s).mean;
     // Workers filter different images at the same time: their sum, shared among them.
-    let filter =
-        |row: &Row| row.summary(|figures| figures.filter_s).mean / (row.run.ranks * row.run.threads) as f64;
-    [
-        ("ranks", points(|row| row.run.threads == 1, whole)),
-        ("threads", points(|row| row.run.ranks == 1, whole)),
-        ("threads, filter alone", points(|row| row.run.ranks == 1, filter)),
-    ]
-    .into_iter()
-    .filter(|(_, points)| points.len() > 1)
-    .collect()
+    let filter = |row: &Row| row.summary(|figures| figures.filter_s).mean / workers(row);
+    let mut curves = vec![
+        ("ranks", points(|row| row.run.threads == 1, &whole)),
+        ("threads", points(|row| row.run.ranks == 1, &whole)),
+        ("threads, filter alone", points(|row| row.run.ranks == 1, &filter)),
+    ];
+    curves.retain(|(_, points)| points.len() > 1);
+    curves
 }
 
-fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
+/// Charts of speed-up, with Amdahl's law fitted to it, and efficiency against workers. Their first curve is
+/// the ideal, their only one where one worker was not measured.
+fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
+    let curves = speed_ups(at_largest);
+    let all = curves.iter().flat_map(|(_, points)| points);
+    let most = all.map(|point| point.0).fold(1.0, f64::max);
+    let chart = |title: String, y_label: &str, value: fn(f64, f64) -> f64| {
+        let curve = |name: &str, points: &[(f64, f64)], mark| Series {
+            name: name.to_owned(),
+            points: points
+                .iter()
+                .map(|&(workers, up)| (workers, value(workers, up)))
+                .collect(),
+            mark,
+        };
+        let mut series = vec![curve("ideal", &[(1.0, 1.0), (most, most)], Mark::Reference)];
+        series.extend(
+            curves
+                .iter()
+                .map(|(name, points)| curve(name, points, Mark::Points)),
+        );
+        Chart {
+            title,
+            x_label: "workers".to_owned(),
+            y_label: y_label.to_owned(),
+            logarithmic: false,
+            series,
+        }
+    };
     let title = format!("Speed-up, {images} images on {cpus} CPUs");
-    let mut chart = against_workers(at_largest, title, "speed-up", |_, speed_up| speed_up)?;
-    let most = chart.series[0].points[1].0;
-    for (name, points) in speed_ups(at_largest) {
-        let Some(serial_part) = serial_part(&points, cpus).filter(|_| !name.contains("alone")) else {
+    let mut speed_up = chart(title, "speed-up", |_, up| up);
+    for (name, points) in curves.iter().filter(|(name, _)| !name.contains("alone")) {
+        let Some(serial_part) = serial_part(points, cpus) else {
             continue;
         };
         let steps = (0..=40).map(|step| 1.0 + (most - 1.0) * f64::from(step) / 40.0);
-        chart.series.push(Series {
+        speed_up.series.push(Series {
             name: format!("Amdahl, {name}: {:.1} % serial", serial_part * 100.0),
             points: steps
                 .map(|workers| (workers, amdahl_speed_up(serial_part, workers)))
@@ -149,48 +158,8 @@ fn speed_up(at_largest: &[&Row], images: usize, cpus: usize) -> Option<Chart> {
             mark: Mark::Line,
         });
     }
-    Some(chart)
-}
-
-fn efficiency(at_largest: &[&Row], images: usize) -> Option<Chart> {
     let title = format!("Efficiency (speed-up / workers), {images} images");
-    against_workers(at_largest, title, "efficiency", |workers, speed_up| {
-        speed_up / workers
-    })
-}
-
-/// A chart of `value(workers, speed-up)`, with the ideal as its first series.
-fn against_workers(
-    at_largest: &[&Row],
-    title: String,
-    y_label: &str,
-    value: fn(f64, f64) -> f64,
-) -> Option<Chart> {
-    let curves = speed_ups(at_largest);
-    let all = curves.iter().flat_map(|(_, points)| points);
-    let most = all.map(|point| point.0).fold(1.0, f64::max);
-    let mut series = vec![Series {
-        name: "ideal".to_owned(),
-        points: vec![(1.0, value(1.0, 1.0)), (most, value(most, most))],
-        mark: Mark::Reference,
-    }];
-    series.extend(curves.into_iter().map(|(name, points)| {
-        Series {
-            name: name.to_owned(),
-            points: points
-                .into_iter()
-                .map(|(workers, up)| (workers, value(workers, up)))
-                .collect(),
-            mark: Mark::Points,
-        }
-    }));
-    (series.len() > 1).then(|| Chart {
-        title,
-        x_label: "workers".to_owned(),
-        y_label: y_label.to_owned(),
-        logarithmic: false,
-        series,
-    })
+    [speed_up, chart(title, "efficiency", |workers, up| up / workers)]
 }
 
 /// Amdahl's serial part by the points that had a CPU for every worker; beyond, workers wait for CPUs, which
@@ -219,7 +188,7 @@ mod tests {
         let curves = speed_ups(&rows.iter().collect::<Vec<_>>());
         assert_eq!(curves[0], ("ranks", vec![(1.0, 1.0), (2.0, 2.0), (4.0, 2.0)]));
         assert_eq!(serial_part(&curves[0].1, 2), Some(0.0));
-        let chart = speed_up(&rows.iter().collect::<Vec<_>>(), 100, 4).unwrap();
+        let [chart, _] = of_workers(&Vec::from_iter(&rows), 100, 4);
         let names: Vec<&str> = chart.series.iter().map(|series| series.name.as_str()).collect();
         assert_eq!(names, ["ideal", "ranks", "Amdahl, ranks: 23.1 % serial"]);
     }

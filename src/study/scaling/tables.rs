@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::configuration::Configuration;
 use super::folder::{StudySpec, write_csv, write_text};
-use super::record::{Figures, Run};
+use super::record::{Configuration, Figures, Run};
 use crate::columns::{Cell, Column, Grid, Style};
 use crate::study::statistics::Summary;
 use crate::text;
@@ -353,7 +352,6 @@ const COLUMNS: &[&[RowColumn]] = &[
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::configuration::Configuration;
     use super::super::folder::tests::spec;
     use super::super::record::{COMPLETED, RunRecord};
     use super::*;
