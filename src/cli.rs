@@ -23,11 +23,12 @@ use crate::logging::{self, LogArgs};
 use crate::resources;
 use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 
-/// Smooth thousands of NIfTI brain images over MPI ranks, bit for bit as scipy.ndimage.gaussian_filter does
+/// Filter thousands of NIfTI brain images on many CPUs or nodes, with the results of the programs you know
 ///
 /// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0
 /// every image is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was
-/// written; 70 MPI does not start; 75 interrupted, --resume continues.
+/// written; 70 MPI does not start; 75 interrupted, --resume continues. Any other code: a rank crashed,
+/// --resume continues.
 #[derive(Debug, Parser)]
 #[command(name = "niimpi", version, disable_version_flag = true, max_term_width = 100)]
 #[command(after_help = "Example: mpirun -n 2 niimpi smooth images --output smoothed --fwhm 6")]

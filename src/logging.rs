@@ -27,7 +27,7 @@ pub enum LogFormat {
 /// What is logged, and where.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
-    /// Report errors only; print neither the table nor progress
+    /// Print errors only: no table, no progress
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Messages")]
     pub quiet: bool,
     /// Increase verbosity (-v: every image, -vv: everything)

@@ -12,10 +12,9 @@ use serde::{Deserialize, Serialize};
 pub enum Strategy {
     /// Neighbours in the list stay together: rank 0 gets the first images, the last rank the last ones
     Block,
-    /// Dealt like cards: rank r gets image r, r + ranks, r + 2·ranks, …
+    /// Dealt like cards: of R ranks, rank 0 gets images 1, 1 + R, 1 + 2R, …
     Cyclic,
-    /// Largest first, each to the rank with the least to do so far (by the cost that headers and file sizes
-    /// tell)
+    /// Largest first, each to the rank with the least to do so far (estimated from header and file size)
     #[default]
     Size,
     /// No fixed shares: a rank whose workers are idle asks rank 0 for the next image, largest first

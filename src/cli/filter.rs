@@ -67,11 +67,11 @@ filter_commands! {
         after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
     )]
     Smooth(gaussian::Args => Gaussian),
-    /// Replace each voxel by the median of those around it
+    /// Replace each voxel by the median of the window around it
     ///
-    /// The values are those of scipy.ndimage.median_filter, for any datatype. Images and results are as with
-    /// smooth. An image with voxels that are NaN or infinite fails unless --nan ignore (the median of the
-    /// finite voxels in the window; NaN without any) or --nan zero is given.
+    /// The values are those of scipy.ndimage.median_filter, for any datatype. Reads and writes the same
+    /// formats as `niimpi smooth`. An image with NaN or infinite voxels fails, unless --nan ignore (the
+    /// median of the finite voxels in the window; NaN without any) or --nan zero is given.
     #[command(after_help = "Example: mpirun -n 4 niimpi median images --output filtered --size 3")]
     Median(median::Args => Median),
 }
@@ -81,8 +81,8 @@ filter_commands! {
 #[command(about = None, long_about = None)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("filter")))]
 pub(super) struct AnyFilterArgs {
-    /// The filter, as its command and its own options, such as 'smooth --fwhm 6'; --sigma or --fwhm alone
-    /// mean smooth
+    /// Plan for this filter: its command and its own options, such as 'median --size 3'; --sigma or --fwhm
+    /// without it mean smooth
     #[arg(
         long,
         value_name = "'COMMAND OPTIONS'",
@@ -135,12 +135,13 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[command(flatten)]
     job: JobArgs<F>,
 
-    /// Workers of each rank [default: the CPUs that the rank was given]
+    /// Threads of each rank; they share images where there are fewer images than threads [default: the CPUs
+    /// that the rank was given]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     #[arg(help_heading = "Distribution")]
     threads: Option<u16>,
 
-    /// Do only the K-th of N shares of the list, for job arrays; 'slurm' takes both from the array task
+    /// Process only part K of N of the list, for job arrays; 'slurm' takes K and N from the array task
     #[arg(long, value_name = "K/N", help_heading = "Distribution")]
     shard: Option<Shard>,
 
@@ -152,7 +153,7 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(long, value_name = "N", value_parser = parse_limit, help_heading = "Distribution")]
     limit: Option<usize>,
 
-    /// Keep the results of earlier runs and do the rest
+    /// Keep the results of earlier runs and process the other images
     ///
     /// A result is kept if niimpi wrote it from the same input with the same options. It is made again if it
     /// is missing, failed or was left unfinished, or if its input was changed since. Any other file under a
@@ -162,15 +163,15 @@ pub(super) struct FilterArgs<F: FilterOptions> {
 
     /// Replace files that exist under the results' names
     ///
-    /// With --resume, results that are right are kept and only the others are replaced.
+    /// With --resume, results that --resume would keep are kept, and only the others are replaced.
     #[arg(long)]
     overwrite: bool,
 
-    /// Start no image that would end more than SECONDS after the start of the run [default: the end of the
-    /// Slurm job]
+    /// Stop in time: start no image that would end more than SECONDS after the start of the run [default: the
+    /// end of the Slurm job]
     ///
-    /// The run then ends with exit code 75, and --resume continues. How long an image takes is judged by
-    /// those that are done.
+    /// The run then ends with exit code 75, and --resume continues. How long an image takes is estimated from
+    /// the slowest image so far.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     stop_before: Option<f64>,
 
@@ -178,18 +179,17 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(long, value_name = "FILE.json", help_heading = "Messages")]
     report: Option<PathBuf>,
 
-    /// Also write the report's table to FILE.txt
+    /// With --report, also write the report's table to FILE.txt
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_table: bool,
 
-    /// Also write the report's rows to FILE.ranks.csv and FILE.images.csv
+    /// With --report, also write the report's rows to FILE.ranks.csv and FILE.images.csv
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
 
-    /// Every SECONDS each rank notes its CPU time, memory, images and bytes in its journal
+    /// Record CPU time, memory, images and bytes of each rank every SECONDS, in OUTPUT/.niimpi
     ///
-    /// `niimpi report show FILE.json --series` prints them: your own record of how the run used what it was
-    /// given.
+    /// `niimpi report show FILE.json --series` prints them.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Messages")]
     sample: Option<f64>,
 

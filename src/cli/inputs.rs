@@ -21,16 +21,18 @@ pub(super) struct InputArgs {
 
     /// Mirror the folders below DIR in the output folder
     ///
-    /// Without it, the images of a folder keep their paths below that folder, and a relative path of a file
-    /// is kept as it is written. An absolute path of a file needs --base. `/./` inside a path is the base
-    /// of that path: /study/./sub-01/T1w.nii.gz becomes OUTPUT/sub-01/T1w.nii.gz.
+    /// Results keep the path that their input has below DIR. Without --base, images of an input folder keep
+    /// their path below it, a file given by a relative path keeps that path, and a file given by an absolute
+    /// path is refused. Instead of --base, /./ may mark the place inside a path: /study/./sub-01/T1w.nii.gz
+    /// becomes OUTPUT/sub-01/T1w.nii.gz.
     #[arg(long, value_name = "DIR", help_heading = "Selection")]
     base: Option<PathBuf>,
 
     /// Take only images that match PATTERN, such as '*_bold.nii.gz' or 'sub-*/anat'; repeatable
     ///
     /// A pattern without / matches a file or folder name at any depth, one with / the path below the base.
-    /// * and ? do not match /, ** does. What matches a folder matches everything below it.
+    /// A leading / means directly below the base. * and ? do not match /, ** does. What matches a folder
+    /// matches everything below it.
     #[arg(long, value_name = "PATTERN", help_heading = "Selection")]
     include: Vec<PathPattern>,
 
@@ -38,8 +40,8 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "Selection")]
     exclude: Vec<PathPattern>,
 
-    /// Follow links to folders outside the input folder, and write below links to folders in the output
-    /// folder
+    /// Also search folders outside the input folder that links lead to, and write into folders below the
+    /// output that are links
     ///
     /// Links to image files are always followed. A folder that several links lead to is searched once.
     #[arg(long, help_heading = "Selection")]

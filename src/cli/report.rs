@@ -84,7 +84,7 @@ enum Format {
     Table,
     /// For a spreadsheet
     Csv,
-    /// For a program: schema niimpi-report/1, with "accounts" and "series" beside it on request
+    /// For a program: schema niimpi-report/2, with "accounts" and "series" beside it on request
     Json,
     /// For a page or an issue
     Markdown,

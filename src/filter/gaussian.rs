@@ -61,7 +61,7 @@ pub struct Gaussian {
 /// The command line's options of the Gaussian filter.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub(crate) struct Args {
-    /// Standard deviation of the Gaussian in VOXELS: one value, or one each for x, y and z
+    /// Standard deviation of the Gaussian in VOXELS: one value, or one each for x, y and z (or give --fwhm)
     ///
     /// This is what scipy.ndimage.gaussian_filter takes. 0 leaves an axis as it is. For a width in mm use
     /// --fwhm: FWHM = 2.3548 × sigma × voxel size.
@@ -75,7 +75,8 @@ pub(crate) struct Args {
     )]
     sigma: Option<PerAxis>,
 
-    /// Full width of the Gaussian at half its maximum, in MILLIMETRES: one value, or one each for x, y and z
+    /// Full width at half maximum (FWHM) in MILLIMETRES: one value, or one each for x, y and z (or give
+    /// --sigma)
     ///
     /// Turned into sigma with each image's own voxel size, so images of different resolution get the same
     /// smoothness.
@@ -87,7 +88,7 @@ pub(crate) struct Args {
 
     /// Cut the kernel off at this many standard deviations
     ///
-    /// Its radius is truncate × sigma, rounded to whole voxels.
+    /// The kernel reaches truncate × sigma to each side, rounded to whole voxels.
     #[arg(long, value_name = "SIGMAS", default_value_t = 4.0, value_parser = parse_truncate)]
     #[arg(allow_negative_numbers = true)]
     truncate: f64,
@@ -125,7 +126,7 @@ fn parse_truncate(text: &str) -> Result<f64, String> {
 fn width_fault(value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0).then(|| {
         format!(
-            "{value} is no width: give a finite number that is not negative, 0 to leave an \
+            "{value} is not a valid width: give a finite number that is not negative, 0 to leave an \
                           axis unsmoothed"
         )
     })
@@ -135,7 +136,7 @@ fn width_fault(value: f64) -> Option<String> {
 fn truncate_fault(value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0).then(|| {
         format!(
-            "{value} is no place to cut a kernel off: give a finite number that is not \
+            "{value} is not a valid place to cut a kernel off: give a finite number that is not \
                           negative, such as 4"
         )
     })
@@ -408,7 +409,7 @@ mod tests {
             for option in ["--sigma", "--fwhm"] {
                 let error = parse(&[&format!("{option}={width}")]).unwrap_err();
                 assert!(
-                    error.contains(option) && error.contains("is no width: give a finite number"),
+                    error.contains(option) && error.contains("is not a valid width: give a finite number"),
                     "{error}"
                 );
             }
@@ -420,11 +421,16 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(parse(&["--sigma", "-1"]).unwrap_err().contains("-1 is no width"));
+        assert!(
+            parse(&["--sigma", "-1"])
+                .unwrap_err()
+                .contains("-1 is not a valid width")
+        );
         let mut gaussian = Gaussian::from_sigma_vox(f64::NAN);
         assert_eq!(
             gaussian.validate().unwrap_err().to_string(),
-            "sigma: NaN is no width: give a finite number that is not negative, 0 to leave an axis unsmoothed"
+            "sigma: NaN is not a valid width: give a finite number that is not negative, 0 to leave an axis \
+             unsmoothed"
         );
         gaussian.sigma = None;
         assert!(

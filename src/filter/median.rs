@@ -70,7 +70,7 @@ pub(crate) struct Args {
     /// Length of the window in VOXELS: one value, or one each for x, y and z
     ///
     /// This is what scipy.ndimage.median_filter takes. A window of even length reaches one voxel further
-    /// down than up, and its median is the upper one of the two in the middle.
+    /// towards lower indices, and its median is the larger of the two middle values.
     #[arg(
         long,
         value_name = "VOX[,Y,Z]",
@@ -82,8 +82,8 @@ pub(crate) struct Args {
 
     /// Which voxels of the window count: box, cross, or sphere:MM
     ///
-    /// cross: those straight along an axis from its middle. sphere:MM: all whose centres are at most so many
-    /// MILLIMETRES away, whatever the size.
+    /// cross: only voxels on the lines along x, y and z through the middle of the window. sphere:MM: all
+    /// voxels whose centres are within MM millimetres; --size is then ignored.
     #[arg(long, value_name = "SHAPE", default_value = "box")]
     footprint: Footprint,
 
