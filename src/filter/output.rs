@@ -83,12 +83,13 @@ pub enum Rounding {
 /// The type of the output and its rounding, as the user gives them.
 #[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputSpec {
-    /// Number type of the smoothed image
+    /// Number type of the result
     ///
-    /// same: the input's own type (float32 if the image has an intensity scale). As in scipy, an integer
-    /// image is then truncated to whole numbers after each axis, which lowers its mean by one to two grey
-    /// levels. To avoid that, write float32, or keep the integer type and round with --round nearest. An
-    /// integer type other than the input's own is always rounded to nearest and limited to the type's range.
+    /// same: the input's own type (float32 if scl_slope and scl_inter scale its intensities). As in scipy,
+    /// smooth then truncates an integer image to whole numbers after each axis, which lowers its mean by one
+    /// to two grey levels. To avoid that, write float32, or keep the integer type and round with --round
+    /// nearest. An integer type other than the input's own is always rounded to nearest and limited to the
+    /// type's range.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub output_type: OutputType,
 
@@ -96,7 +97,7 @@ pub struct OutputSpec {
     ///
     /// truncate: towards zero after each axis, bit for bit as scipy. nearest: computed in double, rounded to
     /// nearest (halves to even) and limited to the type's range once at the end, so the mean is kept; NaN
-    /// becomes 0.
+    /// becomes 0. A median is one of the image's values and the same with both.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub round: Rounding,
 }
