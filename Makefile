@@ -4,7 +4,9 @@ MPI   ?= openmpi
 RANKS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 DATA  ?= data
 OUT   ?= out
-COUNT ?= 400
+# The filter of `make demo` and its options.
+FILTER ?= smooth --sigma 2
+COUNT ?= $(if $(filter denoise,$(firstword $(FILTER))),40,400)
 BENCH ?= docs/benchmarks/$(shell date +%Y-%m-%d)
 SECONDS_EACH ?= 60
 PYTEST_ARGS ?=
@@ -37,10 +39,11 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  variables: MPI=openmpi|mpich (now $(MPI))  RANKS=$(RANKS)  DATA=$(DATA)' \
-	  ' OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS='
+	  ' OUT=$(OUT)  COUNT=$(COUNT)  PYTEST_ARGS=' \
+	  " FILTER='$(FILTER)'"
 
-demo: build ## build, create 400 sample images, smooth them on all CPUs, print the report
-	@$(with) .ci/demo '$(DATA)' '$(OUT)' '$(RANKS)' '$(COUNT)'
+demo: build ## build, create 400 sample images, filter them on all CPUs, print the report
+	@$(with) .ci/demo '$(DATA)' '$(OUT)' '$(RANKS)' '$(COUNT)' $(FILTER)
 
 build: ## install what is missing and build the release program
 	@.ci/install build
@@ -151,6 +154,7 @@ bench: ## compare niimpi with other programs; writes docs/benchmarks/<date> (hal
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) $(limit) 40m .venv-bench/bin/python benches/side_by_side.py $(BENCH)
 	@$(with) $(limit) 40m .venv-bench/bin/python benches/growth.py $(BENCH)
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/filters.py $(BENCH) | tee $(BENCH)/filters.md
 	@.venv-bench/bin/python benches/page.py $(BENCH)
 	@echo 'Figures, tables and plot are in $(BENCH).'
 

@@ -58,7 +58,7 @@ CASES = [
 
 def niimpi_s(command, source, out, cpu):
     """Seconds in which niimpi filters the image on one thread."""
-    report = out / "report.json"
+    report = out.with_name("report.json")
     options = ["--output", out, "--threads", "1", "--no-sync", "--overwrite", "--quiet"]
     words = [NIIMPI, *command, source, *options]
     subprocess.run(
