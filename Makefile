@@ -1,6 +1,6 @@
-# niimpi's commands. `make help` lists them; CONTRIBUTING.md says more.
+# niimpi's commands. `make help` lists them; CONTRIBUTING.md describes them.
 MPI   ?= openmpi
-# The CPUs that this process may use; nproc alone would answer with OMP_NUM_THREADS where that is set.
+# The CPUs that this process may use; nproc alone would print OMP_NUM_THREADS if it is set.
 RANKS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 DATA  ?= data
 OUT   ?= out
@@ -19,8 +19,8 @@ MAKEFLAGS += --no-print-directory
 with := .ci/with-mpi $(MPI)
 # A hang must fail, so every step has a time limit.
 limit := timeout --kill-after=20
-# Without MPI: a folder of its own, so that neither build throws the other's away. Light optimisation makes
-# the filter's tests quick while overflow checks and debug assertions, which release lacks, stay on.
+# Builds without MPI have their own folder, so that neither build overwrites the other. Light optimisation
+# keeps the filter's tests fast with overflow checks and debug assertions, which release builds lack.
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 \
   CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
@@ -61,12 +61,12 @@ test-core: # the part of test-python that every change needs
 	@$(with) $(limit) 10m .venv/bin/python -m pytest $(addprefix tests/oracle/test_,$(addsuffix .py,$(core))) \
 	  -q $(PYTEST_ARGS)
 
-test-rust: ## Rust's tests, as released
+test-rust: ## Rust tests in release mode
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked
 	@$(with) $(limit) 20m cargo test --release --locked
 
-test-no-mpi: ## Rust's tests without MPI, libclang and ISA-L (the quickest)
+test-no-mpi: ## Rust tests without MPI, libclang and ISA-L (the fastest)
 	@.ci/install no-mpi
 	@$(bare) $(limit) 20m cargo test --locked --no-default-features
 

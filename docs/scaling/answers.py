@@ -52,23 +52,23 @@ def answers():
     ]
     others = [value for value in others if value is not None]
     busy = (
-        f"other programs kept {sum(others) / len(others):.2f} CPUs busy meanwhile"
+        f"Other programs used {sum(others) / len(others):.2f} CPUs during the study"
         if others
-        else "other programs were not measured"
+        else "Other programs were not measured"
     )
 
     yield f"Measured on {datetime.date.today():%-d %B %Y} on {study['cpus']} CPUs ({processor()}), "
     yield f"{study['mpi']}, niimpi "
-    yield f"{study['version']}, {study['repeats']} repeats; {busy}.\n\n"
+    yield f"{study['version']}, {study['repeats']} repeats. {busy}.\n\n"
 
     # Memory
     one, four_hundred = value(serial[0], "mem_bytes") / MIB, value(largest, "mem_bytes") / MIB
     alone = next(c for c in plan if c["ranks"] == 1)
     yield "**How much memory do 40,000 images need?** "
-    yield f"{alone['rss_per_rank_bytes'] / MIB:.0f} MiB for each rank of one worker. A rank held "
-    yield f"{one:.1f} MiB with 1 image and "
-    yield f"{four_hundred:.1f} MiB with {images}: an image's memory is used again for the next. Only the "
-    yield f"list grows "
+    yield f"{alone['rss_per_rank_bytes'] / MIB:.0f} MiB for each rank of one worker. A rank used "
+    yield f"{one:.1f} MiB for 1 image and "
+    yield f"{four_hundred:.1f} MiB for {images}, because each image reuses the memory of "
+    yield f"the previous one. Only the list grows "
     yield f"({(alone['list_bytes'] / 40000):.0f} bytes per image, on rank 0).\n\n"
 
     # Time
@@ -76,7 +76,7 @@ def answers():
     parts = [f"{expected(c)} on {c['ranks']} rank{'s' if c['ranks'] > 1 else ''}" for c in plan]
     yield f"On this machine {', '.join(parts)} ([all settings](plan-40000.txt)). "
     yield f"{images} images took {value(largest, 'time_s'):.2f} ± {value(largest, 'time_sd_s'):.2f} s on "
-    yield f"one worker, launching included.\n\n"
+    yield f"one worker, including the launch.\n\n"
 
     # What dominates
     stages = {
@@ -87,9 +87,9 @@ def answers():
     order = sorted(stages, key=stages.get, reverse=True)
     yield f"**What dominates?** {order[0].capitalize()}. Of the {images} images' time on one worker, "
     yield ", ".join(f"{name} takes {stages[name] / total:.0%}" for name in order)
-    yield f"; wtime/ptime is {value(largest, 'wtime/ptime'):.2f}. Inflating counts as reading, "
-    yield f"compressing as "
-    yield "writing; waiting for the disk (publish) goes on behind the workers.\n\n"
+    yield f"; wtime/ptime is {value(largest, 'wtime/ptime'):.2f}. Reading includes "
+    yield f"inflating, writing includes "
+    yield "compressing; waiting for the disk (publish) happens in the background.\n\n"
 
     # Threads and the convolution
     yield "**How far do more threads help the convolution alone?** "
@@ -102,16 +102,16 @@ def answers():
         if threads == 1:
             continue
         filter_ups.append(
-            f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times with {threads} "
-            f"threads"
+            f"{value(largest, 'ptime_s') / (value(row, 'ptime_s') / threads):.2f} times as fast "
+            f"with {threads} threads"
         )
-        whole_ups.append(f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} with {threads}")
-    yield f"Each worker filters an image of its own, so the convolution of {images} images is "
-    yield f"{' and '.join(filter_ups)} as fast as "
-    yield f"with one, and the whole run {' and '.join(whole_ups)}. Beyond the {study['cpus']} CPUs, "
-    yield f"threads only share them: each "
-    yield "image takes as much longer as there are more of them. Only a rank with more threads than "
-    yield "images shares one among them.\n\n"
+        whole_ups.append(
+            f"{value(largest, 'time_s') / value(row, 'time_s'):.2f} times as fast with {threads}"
+        )
+    yield f"Each worker filters its own image. Compared with one thread, the convolution of {images} "
+    yield f"images is {' and '.join(filter_ups)}; the whole run is {' and '.join(whole_ups)}. "
+    yield f"More threads than the {study['cpus']} CPUs make each image slower by the same factor. "
+    yield "Threads share an image only if a rank has more threads than images.\n\n"
 
     # Ranks
     yield "**And more ranks?** "
@@ -129,10 +129,9 @@ def answers():
     with_24 = next(c for c in plan_24 if c["ranks"] == 24)
     yield "**How long with 24 processes?** "
     yield f"On a node with 24 such CPUs {expected(with_24)}; one process takes {expected(plan_24[0])}. "
-    yield f"The interval is that wide because no more than {study['cpus']} workers with a CPU each could "
-    yield f"be measured here, and "
-    yield "24 are far from that: [the table](plan-24-processes.txt) shows how it opens. A pilot on a "
-    yield "node of the cluster closes it.\n"
+    yield f"The interval is wide because at most {study['cpus']} workers with one CPU each could be "
+    yield "measured here, and 24 is far from that. [The table](plan-24-processes.txt) shows how it "
+    yield "widens with the number of workers. A pilot on a node of the cluster gives a narrower one.\n"
 
 
 def wrapped(text):
