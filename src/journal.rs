@@ -1,16 +1,17 @@
-//! The journal: what each rank does, one JSON object per line, written as it happens below the output folder.
+//! The journal: a log of each rank's work below the output folder, one JSON object per line, written
+//! immediately.
 //!
 //! | file | role |
 //! |---|---|
 //! | `writer` | a rank appends to its own file |
-//! | `past` | what the journals of earlier runs record of every result |
-//! | `living` | whether the run of a journal still lives |
-//! | `status`, `status_text` | how far the runs are |
-//! | `series` | what ranks noted of themselves over time |
+//! | `past` | what the journals of earlier runs record about every result |
+//! | `living` | whether the run of a journal is still alive |
+//! | `status`, `status_text` | the progress of runs |
+//! | `series` | resource samples of the ranks over time |
 //!
 //! A file belongs to one rank of one run: `OUT/.niimpi/journal-<run>-<rank>.jsonl`. Lines are only appended,
-//! so whatever ends a rank leaves at most its last line torn. Readers skip torn lines, and events and fields
-//! that they do not know. [`Line`] lists the events:
+//! so when a rank is killed, at most its last line is incomplete. Readers skip incomplete lines and unknown
+//! events and fields. [`Line`] lists the events:
 //!
 //! ```json
 //! {"event":"run","format":"niimpi-journal/2","unix_s":1795423478.123,
@@ -36,10 +37,10 @@
 //! comes last in `files_in`, its absolute path. A name that is not UTF-8 is a list of its bytes. `crc32` and
 //! `raw_bytes` describe the content before compression, as the last eight bytes of a gzip file do.
 //!
-//! The line `staged` comes before a result gets its name. If results are synced, it is on the disk by then,
-//! so that every file under a result's name has a record, whatever ended the run. All times of a run count
-//! from its start, on every rank, and are later than those of every earlier run: the latest line about a
-//! result is the valid one.
+//! The line `staged` is written before a result is renamed. If results are synced, so is this line, so every
+//! file under a result's name has a record even after a crash. All times of a run count from its start, on
+//! every rank, and are later than those of every earlier run, so the latest line about a result is the valid
+//! one.
 
 pub(crate) mod living;
 pub mod past;
@@ -65,7 +66,7 @@ use crate::report::State;
 pub const FOLDER: &str = ".niimpi";
 /// Name and version of the format.
 pub const FORMAT: &str = "niimpi-journal/2";
-/// The format of 0.1, which is read, too.
+/// The format of niimpi 0.1, which can still be read.
 const FORMAT_1: &str = "niimpi-journal/1";
 
 /// One line.
@@ -80,22 +81,22 @@ pub enum Line {
     Run(RunLine),
     /// An image is started.
     Begin(BeginLine),
-    /// The files of a result are complete and get their names next.
+    /// The files of a result are complete and are renamed next.
     Staged(Box<StagedLine>),
     /// The outcome of an image.
     End(Box<EndLine>),
-    /// The rank lives and wrote no other line for a while.
+    /// Heartbeat: the rank is alive and wrote no other line for a while.
     Alive {
         /// When, seconds since 1970.
         unix_s: f64,
     },
-    /// What the rank has used and done so far.
+    /// Resource use and progress of the rank.
     Sample(SampleLine),
-    /// The last line: the rank ended in order.
+    /// The last line: the rank ended normally.
     Close {
         /// When, seconds since 1970.
         unix_s: f64,
-        /// How.
+        /// The final state.
         state: State,
     },
     /// An event of a later version.
@@ -104,39 +105,39 @@ pub enum Line {
 }
 
 impl Line {
-    /// The line of these bytes, with or without its end; `None` for an empty one.
+    /// Parses these bytes, with or without line break; `None` for an empty line.
     fn parse(bytes: &[u8]) -> Option<serde_json::Result<Self>> {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         (!bytes.is_empty()).then(|| serde_json::from_slice(bytes))
     }
 }
 
-/// The run, and the rank of it that writes here.
+/// The run and the rank that writes this journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunLine {
     /// [`FORMAT`].
     pub format: String,
-    /// When the run started, seconds since 1970: the same on all its ranks.
+    /// Time of the run's start, seconds since 1970, equal on all ranks.
     pub unix_s: f64,
-    /// The run's own name; names sort by the time of the start.
+    /// The run's name; names sort by start time.
     pub run: String,
     /// The program's version.
     pub version: String,
     /// This rank.
     pub rank: usize,
-    /// How many there are.
+    /// Number of ranks.
     pub ranks: usize,
     /// The host that this rank runs on.
     pub host: String,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
     /// Its workers.
     pub workers: usize,
-    /// Images that the run does, on all ranks.
+    /// Images of the run, on all ranks.
     pub images: usize,
-    /// Results that it found and keeps.
+    /// Results of earlier runs that it keeps.
     pub kept: usize,
-    /// Images that this rank does; absent when shares are not fixed.
+    /// Images of this rank; absent if shares are not fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<usize>,
     /// How the images are distributed.
@@ -144,22 +145,22 @@ pub struct RunLine {
     /// The Slurm job, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job: Option<String>,
-    /// How often Slurm had requeued that job.
+    /// How often Slurm has requeued that job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_restarts: Option<u32>,
     /// The step of that job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_step: Option<String>,
-    /// What names its process among those of all machines.
+    /// Identifies its process among those of all machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) process: Option<ProcessId>,
-    /// What names the whole list: the same inputs and outputs give the same.
+    /// Digest of the whole list: equal inputs and outputs give equal digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list_digest: Option<String>,
-    /// The share of the list that the run does, as `K/N`; absent for all of it.
+    /// The share of the list that the run processes, as `K/N`; absent for the whole list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<String>,
-    /// Everything that shapes the results' bytes.
+    /// All options that affect the results' bytes.
     pub options: serde_json::Value,
 }
 
@@ -180,8 +181,8 @@ pub struct BeginLine {
     pub output: PathBuf,
 }
 
-/// What a result's files are that get their names next, and what they are made from. Whatever ends the run
-/// from here on, a file under one of these names is known.
+/// The files of a result that are renamed next, and their inputs. Even if the run is killed after this line,
+/// files with these names have a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StagedLine {
     /// When, seconds since 1970.
@@ -216,14 +217,14 @@ pub struct EndLine {
     pub outcome: Outcome,
 }
 
-/// What a rank has used and done since it began.
+/// Resource use and progress of a rank since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleLine {
     /// When, seconds since 1970.
     pub unix_s: f64,
     /// CPU seconds of all its threads since the run's start.
     pub cpu_s: f64,
-    /// Bytes of memory that it holds now.
+    /// Current memory in bytes.
     pub rss_bytes: u64,
     /// Images done.
     pub done: usize,
@@ -235,7 +236,7 @@ pub struct SampleLine {
     pub bytes_out: u64,
 }
 
-/// A name for a run that starts now: its time to the second, and what no other run has.
+/// A name for a run that starts now: the time to the second and a unique suffix.
 pub fn new_run_name(now: SystemTime) -> String {
     use std::hash::{BuildHasher, Hasher};
     let time = humantime::format_rfc3339_seconds(now).to_string();

@@ -1,4 +1,4 @@
-//! Launching: how this program starts smoothing runs of itself, as children that are waited for.
+//! Launching: starts runs of this program as child processes and waits for them.
 
 pub mod child;
 pub mod mpirun;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use child::{Ended, Limits};
 use mpirun::Launcher;
 
-/// A smoothing run to be started on this machine.
+/// A run to start on this machine.
 #[derive(Clone, Debug)]
 pub struct LocalRun {
     /// What follows `niimpi smooth` besides what the other fields say.
@@ -18,9 +18,9 @@ pub struct LocalRun {
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
-    /// Where its report goes.
+    /// Path of its report.
     pub report: PathBuf,
-    /// Where its own words (standard output and error) go.
+    /// File for its standard output and error.
     pub log: PathBuf,
 }
 
@@ -28,7 +28,7 @@ impl LocalRun {
     /// The program and its arguments: a rank's command line.
     ///
     /// # Errors
-    /// A sentence when this program's own file cannot be found.
+    /// A message if this program's own file cannot be found.
     pub fn command(&self) -> Result<Vec<OsString>, String> {
         let mut words = vec![program()?];
         words.extend(self.words.iter().cloned());
@@ -42,25 +42,25 @@ impl LocalRun {
 /// The file of this program.
 ///
 /// # Errors
-/// A sentence when it cannot be found.
+/// A message if it cannot be found.
 pub fn program() -> Result<OsString, String> {
     let program = std::env::current_exe();
     let program = program.map_err(|error| format!("this program's own file cannot be found: {error}"))?;
     Ok(program.into())
 }
 
-/// Starts runs on this machine: with the launcher of the MPI that the program was built with, or, without
-/// MPI, alone.
+/// Starts runs on this machine: with the launcher of the MPI that the program was built with, or directly
+/// without MPI.
 #[derive(Clone, Debug)]
 pub struct LocalMachine {
     launcher: Option<Launcher>,
 }
 
 impl LocalMachine {
-    /// Finds the launcher. `mpirun` is the one that the user names.
+    /// Finds the launcher. `mpirun` is the one given by the user.
     ///
     /// # Errors
-    /// A sentence when several ranks are wanted and there is no launcher for them.
+    /// A message if several ranks are requested and there is no launcher.
     pub fn new(mpirun: Option<&Path>, several_ranks: bool) -> Result<Self, String> {
         let launcher = match (crate::comm::library(), mpirun) {
             (None, _) if several_ranks => {
@@ -88,7 +88,7 @@ impl LocalMachine {
     /// Runs it and waits for its end.
     ///
     /// # Errors
-    /// A sentence when it cannot be started at all.
+    /// A message if it cannot be started.
     pub fn run(&self, run: &LocalRun, limits: &Limits<'_>) -> Result<Ended, String> {
         let launcher = self.launcher.as_ref();
         let mut words = launcher.map_or(Vec::new(), |launcher| launcher.words(run.ranks));

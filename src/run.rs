@@ -1,7 +1,7 @@
-//! The run: what every rank does, written once against [`Communicator`].
+//! The run: the work of every rank, written against [`Communicator`].
 //!
-//! List (the root) → probe (all) → decide (the root) → work (all, asking the root with `dynamic`) → report
-//! (the root).
+//! List (root) → probe (all) → partition (root) → work (all; with `dynamic` ranks request images from the
+//! root) → report (root).
 
 mod agree;
 mod checks;
@@ -62,11 +62,11 @@ use crate::{comm, console, resources, slurm};
 
 /// Exit code: every image is done.
 pub const EXIT_DONE: u8 = 0;
-/// Exit code: some images failed, the rest is done.
+/// Exit code: some images failed, all others are done.
 pub const EXIT_SOME_FAILED: u8 = 1;
 /// Exit code: wrong usage or set-up; nothing was written.
 pub const EXIT_USAGE: u8 = 2;
-/// Exit code: interrupted; what is done is done, and `--resume` continues (EX_TEMPFAIL of sysexits.h).
+/// Exit code: interrupted; finished images are kept, and `--resume` continues (EX_TEMPFAIL of sysexits.h).
 pub const EXIT_INTERRUPTED: u8 = 75;
 /// Exit code: MPI does not start (EX_SOFTWARE of sysexits.h).
 pub const EXIT_NO_MPI: u8 = 70;
@@ -80,18 +80,18 @@ pub struct Config {
     pub limit: Option<usize>,
     /// Only this share of them.
     pub shard: Option<Shard>,
-    /// What is done when a result exists.
+    /// How existing results are treated.
     pub existing: Existing,
-    /// What is done to each image.
+    /// The job for each image.
     pub job: ImageJob,
     /// How the images are distributed.
     pub strategy: Strategy,
-    /// Threads of each rank; `None` for the CPUs that it was given.
+    /// Threads of each rank; `None`: one per CPU that it was allocated.
     pub threads: Option<usize>,
-    /// No image is started that would not be finished within so many seconds of the run's start; `None` for
-    /// the job's end.
+    /// No image is started that would finish later than this, in seconds since the run's start; `None`: the
+    /// end of the Slurm job.
     pub stop_before_s: Option<f64>,
-    /// Where the report goes.
+    /// Path of the report.
     pub report: Option<PathBuf>,
     /// Whether the table is also written to a file next to the report.
     pub report_table: bool,
@@ -101,13 +101,13 @@ pub struct Config {
     pub sample_s: Option<f64>,
     /// Only print what would be done.
     pub dry_run: bool,
-    /// No table, no progress.
+    /// Print neither table nor progress.
     pub quiet: bool,
     /// How progress is shown.
     pub progress: ProgressStyle,
     /// The command line, for the report.
     pub command: Vec<String>,
-    /// A fault that a test asks for.
+    /// A fault injected by a test.
     pub fault: Option<Fault>,
 }
 
@@ -116,8 +116,7 @@ pub struct Config {
 #[error("{0}")]
 pub struct SetupError(pub String);
 
-/// Seconds since the run's start, the same on every rank except for the time that a broadcast takes.
-/// Monotonic.
+/// Seconds since the run's start, equal on all ranks up to the duration of a broadcast. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     base: Instant,
@@ -137,13 +136,13 @@ impl Clock {
     }
 }
 
-/// What every rank knows when the work starts.
+/// State shared by all ranks when the work starts.
 struct Setup {
     /// The images of this run, in the list's order.
     entries: Vec<ImageEntry>,
-    /// Folders of the input that cannot be read: the run must not end as if all images were done.
+    /// Input folders that cannot be read. The run must not end as if all images were done.
     unreadable_folders: usize,
-    /// What names the whole list.
+    /// Digest of the whole list.
     list_digest: String,
     ranks: Ranks,
     decision: Decision,
@@ -153,14 +152,16 @@ struct Setup {
 /// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank.
 /// Collective.
 ///
-/// `stop` may be set at any time (by a signal): images in progress are finished, no other is started.
+/// `stop` can be set at any time (by a signal). Images in progress are then finished, and no others are
+/// started.
 ///
 /// # Panics
 /// When a rank receives a malformed message. A worker's panic ends all ranks through
 /// [`Communicator::abort`].
 pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     run(comm, config, stop).unwrap_or_else(|error| {
-        // A launcher that sees the first rank exit ends the others by a signal, which must not add a message.
+        // When the first rank exits, a launcher can end the others by a signal; this must not print a
+        // message.
         stop::set_up_has_ended();
         if comm.rank() == ROOT {
             console::error(error);
@@ -176,15 +177,15 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
         return Ok(EXIT_DONE);
     };
     stop::set_up_has_ended();
-    // What the set-up of a long list took is not needed again. Left in the heap, it would add to what the
-    // images take.
+    // Free the memory of the set-up, which can be large for a long list. It would add to the memory of the
+    // images.
     resources::release_freed_memory();
     let journal = open_journal(comm, config, &setup, &schedule)?;
     if setup.decision.earlier_run {
         remove_stale_parts(comm.rank(), &setup);
     }
     let work = coordinate::work(comm, config, &setup, schedule, &journal, stop, cpu);
-    // Rank 0 holds the most when it assembles the report.
+    // Rank 0 uses most memory when it assembles the report.
     resources::release_freed_memory();
     let exit_code = work.map(|work| report(comm, config, setup, work, started));
     let exit_code = comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE));
@@ -197,12 +198,11 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
     Ok(exit_code)
 }
 
-/// Lists the images, looks at each on all ranks together, and decides who does which. Collective; `None`
-/// after a dry run.
+/// Lists the images, probes them on all ranks, and partitions them. Collective; `None` after a dry run.
 ///
 /// # Errors
-/// The same on every rank: what is wrong with the inputs, the output folder or the request. Nothing was
-/// written then.
+/// The same error on every rank: a problem with the inputs, the output folder or the request. Nothing was
+/// written.
 fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, SetupError> {
     let clock = Clock::start_at(0.0);
     let ranks = agree::meet(comm, config);
@@ -251,8 +251,8 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
     Ok(Some((setup, schedule)))
 }
 
-/// Removes what ranks that were killed left unfinished. The first rank of each host looks, because it can see
-/// which of its host's processes live. Local.
+/// Removes unfinished files of killed ranks. The first rank of each host does this, because it can see which
+/// processes of its host are alive. Local.
 fn remove_stale_parts(rank: usize, setup: &Setup) {
     let hosts = &setup.ranks.hosts;
     if hosts.iter().position(|host| *host == hosts[rank]) != Some(rank) {
@@ -265,15 +265,15 @@ fn remove_stale_parts(rank: usize, setup: &Setup) {
         .collect();
     let removed: usize = folders.into_iter().map(atomic_file::remove_stale).sum();
     if removed > 0 {
-        tracing::info!("{removed} unfinished files of a run that was killed are removed");
+        tracing::info!("removed {removed} unfinished files of a killed run");
     }
 }
 
-/// Starts every rank's journal, the root's first, which all others must see. Collective.
+/// Starts every rank's journal. The root's comes first, and all other ranks must see it. Collective.
 ///
 /// # Errors
-/// The same on every rank, when one of them cannot write there or has another folder there. No image was
-/// started then.
+/// The same error on every rank if one of them cannot write there or sees another folder there. No image was
+/// started.
 fn open_journal(
     comm: &impl Communicator,
     config: &Config,
@@ -451,7 +451,7 @@ fn print_warnings(report: &Report, output: Option<&OutputSpec>) {
     }
 }
 
-/// The absolute path; as it is where the current folder is unknown.
+/// The absolute path; unchanged if the current folder is unknown.
 fn absolute(path: &Path) -> String {
     std::path::absolute(path)
         .unwrap_or_else(|_| path.to_owned())
@@ -468,7 +468,7 @@ pub fn exit_code_of(state: State) -> u8 {
     }
 }
 
-/// Prints a text on the root. Returns whether that was possible.
+/// Prints a text on the root. Returns false if standard output cannot be written.
 fn print(text: &str) -> bool {
     let result = console::print(text);
     if let Err(error) = &result {
@@ -509,7 +509,7 @@ fn write_report(report: &Report, config: &Config) -> u8 {
             write(path_of("images"), images);
         }
     }
-    // Last, because a reader that is slow or gone must not cost the files.
+    // Print last, so that a slow or closed standard output does not prevent the files from being written.
     if !config.quiet {
         print(&text);
     }

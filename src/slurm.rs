@@ -1,7 +1,7 @@
-//! Slurm: what a job's environment and the accounts say of it. Results never depend on it.
+//! Slurm: information about a job from its environment and from accounting. Results never depend on it.
 //!
-//! [`steps`] asks what a job and its steps used, [`accounting`] makes one whole of that, [`limits`] asks what
-//! a partition gives, and [`batch`] writes and submits scripts.
+//! [`steps`] queries what a job and its steps used, [`accounting`] combines the steps of a job, [`limits`]
+//! queries the limits of a partition, and [`batch`] writes and submits scripts.
 
 pub mod accounting;
 pub mod batch;
@@ -11,7 +11,7 @@ pub mod steps;
 
 use serde::{Deserialize, Serialize};
 
-/// The job that this process belongs to, for the report.
+/// The job of this process, for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// `SLURM_JOB_ID`.
@@ -41,7 +41,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job of this process; `None` outside one.
+    /// The job of this process; `None` outside a job.
     pub fn from_env() -> Option<Self> {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
@@ -64,7 +64,7 @@ impl Job {
     }
 }
 
-/// A job's state, in Slurm's words.
+/// A job's state, as Slurm names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JobState(String);
 
@@ -75,7 +75,7 @@ impl JobState {
         Self(word.trim_end_matches('+').to_owned())
     }
 
-    /// Whether the job has ended and is not queued again.
+    /// Whether the job has ended and will not be requeued.
     pub(crate) fn is_final(&self) -> bool {
         !matches!(
             self.0.as_str(),
@@ -99,7 +99,7 @@ impl JobState {
         )
     }
 
-    /// Whether the job holds its nodes and its processes may run.
+    /// Whether the job holds its nodes and its processes can run.
     pub(crate) fn is_at_work(&self) -> bool {
         matches!(
             self.0.as_str(),
@@ -107,13 +107,13 @@ impl JobState {
         )
     }
 
-    /// Slurm's word.
+    /// Slurm's name of the state.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The CPUs that Slurm gave each task (`--cpus-per-task`); `None` outside a job or when it was not asked for.
+/// The CPUs that Slurm allocated to each task (`--cpus-per-task`); `None` outside a job or if not requested.
 pub fn cpus_per_task() -> Option<usize> {
     std::env::var("SLURM_CPUS_PER_TASK")
         .ok()?
@@ -122,7 +122,7 @@ pub fn cpus_per_task() -> Option<usize> {
         .filter(|&cpus| cpus > 0)
 }
 
-/// Which of Slurm's options limits a job's memory.
+/// The Slurm option that limits a job's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryOption {
     /// `--mem`: all tasks on a node together.
@@ -137,7 +137,7 @@ impl MemoryOption {
         self == MemoryOption::PerNode
     }
 
-    /// How the option is written.
+    /// The name of the option.
     pub fn option(self) -> &'static str {
         match self {
             MemoryOption::PerNode => "Slurm's --mem",
@@ -146,8 +146,8 @@ impl MemoryOption {
     }
 }
 
-/// The memory that Slurm gave, in bytes, and by which option; `None` outside a job and where the job may use
-/// all of a node.
+/// The memory that Slurm allocated, in bytes, and the option; `None` outside a job or if the job can use all
+/// memory of a node.
 pub fn memory_bytes() -> Option<(u64, MemoryOption)> {
     memory_bytes_from(|name| std::env::var(name).ok())
 }
@@ -166,8 +166,7 @@ fn memory_bytes_from(lookup: impl Fn(&str) -> Option<String>) -> Option<(u64, Me
     })
 }
 
-/// When the job must have ended, seconds since 1970 (`SLURM_JOB_END_TIME`); `None` outside a job and without
-/// a limit.
+/// Time limit of the job, seconds since 1970 (`SLURM_JOB_END_TIME`); `None` outside a job or without a limit.
 pub fn job_end_unix_s() -> Option<f64> {
     std::env::var("SLURM_JOB_END_TIME")
         .ok()?
@@ -176,10 +175,10 @@ pub fn job_end_unix_s() -> Option<f64> {
         .filter(|&unix_s: &f64| unix_s > 0.0)
 }
 
-/// Which share of the list an array task has: (its number from 1, number of tasks).
+/// The share of an array task: (its number from 1, number of tasks).
 ///
 /// # Errors
-/// A sentence saying what is missing, when this is no array task.
+/// A message that states what is missing if this is not an array task.
 pub fn array_shard() -> Result<(usize, usize), String> {
     array_shard_from(|name| std::env::var(name).ok())
 }
@@ -283,7 +282,7 @@ mod tests {
         assert_eq!(array("1", "1", "4", "1", "4"), Ok((1, 4)));
         assert_eq!(array("0", "0", "3", "1", "4"), Ok((1, 4)));
         assert_eq!(array("20", "10", "30", "5", "5"), Ok((3, 5)));
-        // What Slurm does not set, but a container or a user's script may.
+        // Values that Slurm does not set, but a container or a user's script can.
         assert!(array("9", "1", "4", "1", "4").is_err());
         assert!(array("5", "5", "4", "1", "0").is_err());
         assert!(

@@ -10,19 +10,19 @@ pub(crate) fn gather<T: Serialize + DeserializeOwned>(comm: &impl Communicator, 
         return Some(vec![value]);
     }
     let message = encode(&value);
-    // The message is the value now; both of a long list would be too much.
+    // Drop the value after encoding; both together need too much memory for a long list.
     drop(value);
     let parts = comm.gather(message)?;
     Some(parts.into_iter().map(|part| decode(&part)).collect())
 }
 
-/// Gives every rank the values of all ranks, in the order of ranks.
+/// Sends every rank the values of all ranks, in the order of ranks.
 pub(crate) fn all_gather<T: Serialize + DeserializeOwned>(comm: &impl Communicator, value: T) -> Vec<T> {
     let gathered = gather(comm, value);
     from_root(comm, || gathered.unwrap_or_default())
 }
 
-/// Makes a value on the root and gives it to every rank.
+/// Makes a value on the root and sends it to every rank.
 pub(crate) fn from_root<T: Serialize + DeserializeOwned>(
     comm: &impl Communicator,
     make: impl FnOnce() -> T,

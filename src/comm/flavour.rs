@@ -1,4 +1,4 @@
-//! MPI libraries and what differs between them: launchers, Slurm's interface, and the end of a run.
+//! Differences between MPI libraries: launchers, Slurm's interface, and finalisation.
 
 /// A kind of MPI library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -6,13 +6,13 @@ pub(crate) enum MpiFlavour {
     OpenMpi,
     /// MPICH and MVAPICH.
     Mpich,
-    /// Intel MPI, which is made from MPICH and started by the same launcher.
+    /// Intel MPI, which is based on MPICH and uses the same launcher.
     Intel,
     Other,
 }
 
 impl MpiFlavour {
-    /// The flavour of a library, by its own description of itself.
+    /// The flavour of a library, from its version string.
     pub(crate) fn of_library(description: &str) -> Self {
         let description = description.to_lowercase();
         let is = |name: &str| description.contains(name);
@@ -24,8 +24,8 @@ impl MpiFlavour {
         }
     }
 
-    /// The flavour of a launcher, by what it prints for `--version`. Intel's counts as MPICH's, which it is
-    /// made from.
+    /// The flavour of a launcher, from its `--version` output. Intel's counts as MPICH's, on which it is
+    /// based.
     pub(crate) fn of_launcher(version: &str) -> Option<Self> {
         let version = version.to_lowercase();
         let is_one_of = |names: &[&str]| names.iter().any(|name| version.contains(name));
@@ -36,7 +36,7 @@ impl MpiFlavour {
         }
     }
 
-    /// Whether this launcher's flavour starts programs of this library's flavour.
+    /// Whether a launcher of this flavour can start programs of this library's flavour.
     pub(crate) fn is_started_by(self, launcher: Self) -> bool {
         match self {
             Self::OpenMpi => launcher == Self::OpenMpi,
@@ -45,7 +45,7 @@ impl MpiFlavour {
         }
     }
 
-    /// What `srun --mpi=` needs, so that ranks of this library find each other.
+    /// The value of `srun --mpi=` for this library.
     pub(crate) fn srun_interface(self) -> &'static str {
         match self {
             Self::OpenMpi | Self::Other => "pmix",
@@ -53,8 +53,7 @@ impl MpiFlavour {
         }
     }
 
-    /// What its launcher needs to put ranks on this machine, however few CPUs it has, without binding them to
-    /// cores.
+    /// Options of its launcher to start any number of ranks on this machine without binding them to cores.
     pub(crate) fn placement_args(self, as_root: bool) -> &'static [&'static str] {
         match (self, as_root) {
             (Self::OpenMpi, false) => &["--oversubscribe", "--bind-to", "none"],
@@ -63,8 +62,8 @@ impl MpiFlavour {
         }
     }
 
-    /// Whether its end of a run may hang: MPICH over UCX flushes connections to ranks that have stopped
-    /// listening.
+    /// Whether finalisation can hang: MPICH over UCX flushes connections to ranks that no longer process
+    /// messages.
     #[cfg(any(feature = "mpi", test))]
     pub(crate) fn broken_finalize(self) -> bool {
         self == Self::Mpich

@@ -1,18 +1,18 @@
-//! Handshake: ranks that were started with different programs or requests are refused before they work.
+//! Handshake: refuses ranks that were started with different programs or requests.
 
 use super::{Communicator, ROOT, encode, from_root};
 
-/// What a rank was asked to do, as named values that must be the same on all ranks.
+/// The request of a rank, as named values that must be equal on all ranks.
 pub(crate) type Request = Vec<(String, String)>;
 
-/// Compares the requests of all ranks. Collective, and the first call of a run: it must understand other
-/// versions.
+/// Compares the requests of all ranks. Collective. It is the first call of a run, so it must handle messages
+/// of other versions.
 ///
 /// # Errors
 /// On every rank the first difference and the ranks that have it.
 pub(crate) fn refuse_differences(comm: &impl Communicator, own: &Request) -> Result<(), String> {
     let gathered = comm.gather(encode(own));
-    // Another version of the program may send anything here; what cannot be read differs.
+    // Another version of the program can send anything here; unreadable messages count as different.
     let read = |part: &Vec<u8>| postcard::from_bytes(part).unwrap_or_default();
     let requests: Vec<Request> = gathered.iter().flatten().map(read).collect();
     let difference: Option<String> = from_root(comm, || difference(&requests));

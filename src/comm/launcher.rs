@@ -1,14 +1,13 @@
-//! What the launcher (mpirun, srun) left in the environment of this process.
+//! The environment variables that the launcher (mpirun, srun) sets for this process.
 
 use std::time::Duration;
 
 use super::flavour::MpiFlavour;
 
-/// How many processes the launcher started together with this one, and which of them this is, as far as
-/// known.
+/// The number of processes of this launch and the number of this one, as far as known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The variable with the number, for messages.
+    /// The variable with the number of processes, for messages.
     pub variable: &'static str,
     /// Processes of the launch.
     pub size: usize,
@@ -16,19 +15,19 @@ pub struct Launch {
     pub rank: Option<usize>,
 }
 
-/// What is known before MPI starts, which may end the process by itself.
+/// What is known before MPI starts. MPI itself can end the process during its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
-    /// Nothing speaks against it.
+    /// No problem found.
     Good,
-    /// It may fail: what to try then, printed before the library's own message.
+    /// It may fail: advice, printed before the library's own message.
     Doubtful(String),
-    /// It cannot work: why, and what to do.
+    /// It cannot work: the reason and what to do.
     Hopeless(String),
 }
 
-/// Looks for the mistake that ends Open MPI in its start with a page of its own text: a Slurm step without
-/// the interface (`srun --mpi=…`) through which ranks find each other.
+/// Checks for the mistake that makes Open MPI print a page of text and exit during its start: a Slurm step
+/// without the interface (`srun --mpi=…`) that connects the ranks.
 pub fn outlook(mpi_description: &str) -> Outlook {
     outlook_from(mpi_description, |name| std::env::var(name).ok())
 }
@@ -53,14 +52,14 @@ fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) 
     Outlook::Hopeless(format!(
         "srun started {tasks} tasks, but without --mpi=pmix, so that Open MPI's ranks cannot find each \
          other. Nothing was written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this \
-         cluster offers; where pmix is not among it, leave srun out and use the mpirun of the MPI that \
+         cluster offers; if pmix is not listed, do not use srun but the mpirun of the MPI that \
          niimpi was built with"
     ))
 }
 
-/// A batch script that asked for several tasks and starts the program without srun or mpirun: one process
-/// does all the work, while what was asked for idles. The warning, or `None` when nothing looks wrong. To be
-/// asked before MPI is started: an Open MPI that is alone sets a launcher's variables itself.
+/// Warns about a batch script that requests several tasks but starts the program without srun or mpirun: one
+/// process does all the work, and the other CPUs idle. `None` if nothing looks wrong. Call this before MPI is
+/// started, because Open MPI without a launcher sets a launcher's variables itself.
 pub fn started_without_srun(mpi_description: &str) -> Option<String> {
     without_srun_from(mpi_description, |name| std::env::var(name).ok())
 }
@@ -68,7 +67,7 @@ pub fn started_without_srun(mpi_description: &str) -> Option<String> {
 fn without_srun_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let has = |name: &str| lookup(name).is_some();
     let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
-    // Where tasks were requested per node, their sum is not in the environment.
+    // If tasks were requested per node, their total is not in the environment.
     let by_node = || number("SLURM_NTASKS_PER_NODE").zip(number("SLURM_JOB_NUM_NODES"));
     let tasks = number("SLURM_NTASKS").or_else(|| by_node().map(|(tasks, nodes)| tasks * nodes))?;
     if !has("SLURM_JOB_ID") || is_present_in(&lookup) || tasks < 2 {
@@ -105,8 +104,8 @@ const MARKS: [&str; 17] = [
     "JSM_NAMESPACE_SIZE",
 ];
 
-/// Whether a launcher started this process, so that there may be other ranks. A Slurm step counts, whatever
-/// its interface.
+/// Whether a launcher started this process, so that there can be other ranks. A Slurm step counts, with any
+/// interface.
 #[cfg(feature = "mpi")]
 pub(super) fn is_present() -> bool {
     is_present_in(&|name: &str| std::env::var(name).ok())
@@ -117,11 +116,10 @@ fn is_present_in(lookup: &impl Fn(&str) -> Option<String>) -> bool {
     MARKS.into_iter().any(has) || (has("SLURM_STEP_ID") && has("SLURM_PROCID"))
 }
 
-/// How long the silent processes of a launch wait for the first one to print its error. mpirun ends them
-/// then.
+/// How long the other processes of a launch wait for the first one to print its error. mpirun then ends them.
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// Variables of the launchers: who sets them, the one with the size, the one with the rank.
+/// Variables of the launchers: launcher, variable with the size, variable with the rank.
 const LAUNCHERS: [(&str, &str); 6] = [
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),
@@ -132,7 +130,7 @@ const LAUNCHERS: [(&str, &str); 6] = [
 ];
 
 impl Launch {
-    /// Reads the process's environment. `None` when no launcher left a trace.
+    /// Reads the process's environment. `None` if no launcher set its variables.
     pub fn from_env() -> Option<Self> {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
@@ -140,8 +138,8 @@ impl Launch {
     /// Reads an environment given as a function from name to value.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
-        // A batch script that calls the program without srun is not a step: SLURM_NTASKS then says what was
-        // asked for, not how many processes run.
+        // A program that a batch script calls without srun is not in a step: SLURM_NTASKS is then the
+        // request, not the number of processes.
         let in_step = lookup("SLURM_STEP_ID").is_some() && lookup("SLURM_PROCID").is_some();
         let found = LAUNCHERS
             .into_iter()
@@ -166,13 +164,13 @@ impl Launch {
         }
     }
 
-    /// Whether this process is the one that speaks for all: the first of its launch, or alone.
+    /// Whether this process prints for all: it is the first of its launch, or the only one.
     pub fn speaks(launch: Option<&Launch>) -> bool {
         launch.is_none_or(|launch| launch.rank.unwrap_or(0) == 0)
     }
 
-    /// Calls `say` in the process that speaks for all; the others wait. mpirun ends a job as soon as one of
-    /// its processes exits with an error, and a silent process that exits first would cut the message off.
+    /// Calls `say` in the process that prints for all; the others wait. mpirun ends a job as soon as one of
+    /// its processes exits with an error, and would cut off the message if another process exits first.
     pub fn say_error(say: impl FnOnce()) {
         if Launch::speaks(Launch::from_env().as_ref()) {
             say();
@@ -181,8 +179,8 @@ impl Launch {
         }
     }
 
-    /// What is wrong when the launcher started several processes but MPI sees one rank in each: every one of
-    /// them would do the whole list. `None` when they agree.
+    /// The error if the launcher started several processes but MPI sees one rank in each, because each would
+    /// process the whole list. `None` if they agree.
     pub fn disagreement(&self, mpi_size: usize, mpi_description: &str) -> Option<String> {
         (mpi_size == 1 && self.size > 1).then(|| {
             let (variable, size) = (self.variable, self.size);
@@ -286,7 +284,7 @@ mod tests {
             with(&[("OMPI_COMM_WORLD_SIZE", "6")], "Open MPI v4.1.4"),
             Outlook::Good
         );
-        // MPICH starts as ranks that are alone, which is seen afterwards.
+        // MPICH starts unconnected ranks, which is detected afterwards.
         assert_eq!(with(&[], "MPICH Version: 4.0.2"), Outlook::Good);
         // Not a step: a login node, or the batch script itself.
         assert_eq!(
@@ -348,7 +346,7 @@ mod tests {
             ("SLURM_NTASKS", "1"),
             ("SLURM_PROCID", "0")
         ]));
-        // A user's settings of a library are no launcher.
+        // A user's settings of a library do not count as a launcher.
         assert!(!present(&[("OMPI_MCA_btl", "tcp"), ("PMIX_MCA_gds", "hash")]));
     }
 

@@ -1,7 +1,7 @@
-//! Messages between ranks: one trait, with implementations for one rank alone, threads (in tests) and MPI.
+//! Messages between ranks: one trait, with implementations for a single rank, threads (in tests) and MPI.
 //!
-//! Messages are bytes; [`encode`] and [`decode`] put values into them. Waiting is done by polling with a
-//! sleep between, so that a rank that waits leaves its CPU to the workers.
+//! Messages are bytes; [`encode`] and [`decode`] put values into them. A waiting rank polls and sleeps in
+//! between, so that its CPU is free for the workers.
 
 mod collective;
 pub(crate) mod flavour;
@@ -27,31 +27,30 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The rank that lists the images, answers requests for work, collects the records and prints the report.
 pub const ROOT: usize = 0;
 
-/// How long a waiting rank sleeps between two looks at its messages. 2 ms costs a waiting rank about 2 % of a
-/// CPU and is short beside one image (10 ms and more).
+/// How long a waiting rank sleeps between two polls. At 2 ms a waiting rank uses about 2 % of a CPU; an image
+/// takes 10 ms or more.
 pub const WAIT: Duration = Duration::from_millis(2);
 
-/// What a message is about. Messages of one kind between two ranks arrive in the order in which they were
-/// sent.
+/// The kind of a message. Messages of one kind between two ranks arrive in the order of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tag {
-    /// The root has something to broadcast.
+    /// The root broadcasts.
     Broadcast,
     /// A rank's part of a gather.
     Gather,
-    /// A rank's workers have nothing to do and ask for images.
+    /// A rank's workers are idle and request images.
     Request,
-    /// The root's answer to a request.
+    /// The root's reply to a request.
     Assignment,
     /// A rank reports its progress.
     Progress,
     /// A rank's records, when its share is done.
     Records,
-    /// The root orders all ranks to do something else from now on.
+    /// The root gives an order to all ranks.
     Order,
-    /// A rank gives images back that it cannot open.
+    /// A rank returns images that it cannot open.
     HandBack,
-    /// The last word between two ranks.
+    /// The final message between two ranks.
     Farewell,
 }
 
@@ -66,27 +65,27 @@ pub trait Communicator {
     /// How many ranks there are.
     fn size(&self) -> usize;
 
-    /// Sends bytes to another rank. Local; returns when the message is no longer needed here. For a long one
-    /// that may be when the receiver takes it.
+    /// Sends bytes to another rank. Local; returns when the buffer can be reused. For a long message this can
+    /// be when the receiver accepts it.
     ///
     /// # Panics
     /// When `to` is this rank or not a rank.
     fn send(&self, to: usize, tag: Tag, message: &[u8]);
 
-    /// Takes one message of this kind from any rank, if there is one: the sender and the bytes. Local, does
-    /// not wait.
+    /// Receives one message of this kind from any rank, if there is one: the sender and the bytes. Local,
+    /// does not wait.
     fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)>;
 
-    /// Takes one message of this kind from this rank, if there is one. Local, does not wait.
+    /// Receives one message of this kind from this rank, if there is one. Local, does not wait.
     fn try_receive_from(&self, from: usize, tag: Tag) -> Option<Vec<u8>>;
 
-    /// Ends every rank at once, without any cleaning up.
+    /// Ends every rank at once, without cleanup.
     fn abort(&self, exit_code: i32) -> !;
 
-    /// What carries the messages, for the report: an MPI library's name and version, or how else.
+    /// The transport, for the report: name and version of the MPI library, or a description.
     fn description(&self) -> String;
 
-    /// Gives the root's bytes to every rank. Collective. `message` is read on the root alone.
+    /// Sends the root's bytes to every rank. Collective. `message` is only read on the root.
     fn broadcast(&self, message: Vec<u8>) -> Vec<u8> {
         if self.rank() == ROOT {
             for to in (0..self.size()).filter(|&rank| rank != ROOT) {
@@ -105,8 +104,8 @@ pub trait Communicator {
             self.send(ROOT, Tag::Gather, &message);
             return None;
         }
-        // Each rank's next message, not the next message of any rank: a fast rank may be in the gather after
-        // this one.
+        // Receive from each rank in turn, not from any rank, because a fast rank can already be in the next
+        // gather.
         let mut own = Some(message);
         let part = |rank| match rank {
             ROOT => own.take().unwrap_or_default(),
@@ -115,12 +114,12 @@ pub trait Communicator {
         Some((0..self.size()).map(part).collect())
     }
 
-    /// Takes one message of this kind from any rank, waiting for it with the CPU left to others.
+    /// Receives one message of this kind from any rank. Sleeps while waiting.
     fn receive(&self, tag: Tag) -> (usize, Vec<u8>) {
         wait_for(|| self.try_receive(tag))
     }
 
-    /// Takes one message of this kind from this rank, waiting for it with the CPU left to others.
+    /// Receives one message of this kind from this rank. Sleeps while waiting.
     fn receive_from(&self, from: usize, tag: Tag) -> Vec<u8> {
         wait_for(|| self.try_receive_from(from, tag))
     }
@@ -138,21 +137,21 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
 /// A value as bytes for a message.
 ///
 /// # Panics
-/// When the value cannot be written, which for the plain data that ranks exchange does not happen.
+/// If the value cannot be encoded. This does not happen for the plain data that ranks exchange.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data can be encoded")
 }
 
-/// The value that [`encode`] made these bytes of.
+/// The value that [`encode`] turned into these bytes.
 ///
 /// # Panics
-/// When the bytes are not such a value: the ranks then run different programs, which no rank can mend.
+/// If the bytes are not such a value, because the ranks then run different programs.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
     postcard::from_bytes(bytes).expect("malformed message: do all ranks run the same niimpi version?")
 }
 
-/// The MPI library that this program was built with, by its own description; `None` for a program without
-/// MPI. Local, and allowed before `start`.
+/// Version string of the MPI library that this program was built with; `None` without MPI. Local; can be
+/// called before `start`.
 pub fn library() -> Option<String> {
     #[cfg(feature = "mpi")]
     return Some(mpi::library());
@@ -162,22 +161,22 @@ pub fn library() -> Option<String> {
 
 /// Why the ranks did not start.
 pub(crate) enum StartError {
-    /// The launch cannot work: why, and what to do.
+    /// The launch cannot work: the reason and what to do.
     Launch(String),
     /// MPI does not start.
     #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "there is no MPI to start"))]
     Mpi(String),
 }
 
-/// Starts the ranks and checks that they found each other. Collective. A panic on a rank ends all ranks from
-/// here on. With the ranks comes a warning for the user, if there is cause for one.
+/// Starts the ranks and checks that they are connected. Collective. From here on a panic on a rank ends all
+/// ranks. Also returns a warning for the user, if any.
 ///
-/// MPI starts only in a process that a launcher started: alone, its start would take longer than a small
-/// image.
+/// MPI starts only in a process that a launcher started. Without a launcher, its start would take longer than
+/// a small image.
 ///
 /// # Errors
-/// [`StartError`], when the launcher started several processes that MPI does not join into one world, because
-/// each of them would do the whole list; or when MPI is known to end the process in its start.
+/// [`StartError`] if the launcher started several processes that MPI does not connect, because each of them
+/// would process the whole list, or if MPI is known to end the process during its start.
 pub(crate) fn start() -> Result<(World, Option<String>), StartError> {
     let library = library().unwrap_or_default();
     let warning = launcher::started_without_srun(&library);
@@ -207,7 +206,7 @@ fn start_world(library: &str) -> Result<World, StartError> {
     }
     let started = mpi::MpiWorld::start();
     let world =
-        started.ok_or_else(|| StartError::Mpi("MPI was started before in this process".to_owned()))?;
+        started.ok_or_else(|| StartError::Mpi("MPI was already started in this process".to_owned()))?;
     Ok(World::Mpi(world))
 }
 
@@ -216,7 +215,7 @@ fn start_world(_library: &str) -> Result<World, StartError> {
     Ok(World::Alone(serial::Serial))
 }
 
-/// Ends the ranks' world, after all work is done, and returns the exit code. Collective.
+/// Finalises the communicator after all work is done, and returns the exit code. Collective.
 pub fn finish(world: World, exit_code: u8) -> u8 {
     match world {
         World::Alone(_) => {}
@@ -226,12 +225,12 @@ pub fn finish(world: World, exit_code: u8) -> u8 {
     exit_code
 }
 
-/// Name of the threads that may panic without taking the process with them: their main thread hears of it and
-/// ends the run in an orderly way.
+/// Name of the threads that can panic without ending the process at once: the main thread is notified and
+/// ends the run in order.
 pub const WORKER_THREAD: &str = "worker-";
 
-/// A panic must end every rank: unwinding out of the main thread would finalise MPI, which waits for ranks
-/// that wait.
+/// A panic must end every rank. Unwinding out of the main thread would finalise MPI, which waits for ranks
+/// that are waiting.
 fn end_all_on_panic(world: &World) {
     let rank = world.rank();
     let is_alone = matches!(world, World::Alone(_));
@@ -247,7 +246,7 @@ fn end_all_on_panic(world: &World) {
         if worker {
             return;
         }
-        // Unwinding would wait for workers that wait for images.
+        // Unwinding would wait for workers that are waiting for images.
         if is_alone {
             std::process::exit(EXIT_PANIC);
         }

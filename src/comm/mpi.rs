@@ -13,33 +13,33 @@ use mpi::traits::{Communicator as _, Destination as _, MatchedReceiveVec as _, R
 use super::flavour::MpiFlavour;
 use super::{Communicator, ROOT, Tag};
 
-/// How long a rank waits for the others' last words and for MPI's own end.
+/// How long a rank waits for the final messages of other ranks and for `MPI_Finalize`.
 const FINALISE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Longest piece in which a message travels: MPI counts elements in 32 bits.
+/// Maximum length of a message piece, because MPI counts elements in 32 bits.
 const PIECE_BYTES: usize = 1 << 30;
 
 /// The MPI world, from start to finalisation. Dropping it finalises MPI, which waits for the other ranks.
 pub struct MpiWorld {
     world: SimpleCommunicator,
-    // Last, so that it is dropped last: dropping it finalises MPI.
+    // Last field, so that it is dropped last: dropping it finalises MPI.
     _universe: Universe,
 }
 
-/// Whether MPI is starting: a library that fails there ends the process by itself, with an exit code of its
-/// own.
+/// MPI is starting. A library that fails there ends the process itself, with its own exit code.
 static STARTING: AtomicBool = AtomicBool::new(false);
 
-/// Lets a process that MPI ends in its start end with [`EXIT_NO_MPI`]: 1 would mean that some images failed.
+/// Changes the exit code to [`EXIT_NO_MPI`] if MPI ends the process during its start, because 1 would mean
+/// that some images failed.
 fn exit_code_of_failed_start() {
     extern "C" fn at_exit() {
         if STARTING.load(Ordering::Relaxed) {
-            // SAFETY: ends the process without running anything else of it.
+            // SAFETY: ends the process without running any other code.
             unsafe { nix::libc::_exit(EXIT_NO_MPI) }
         }
     }
-    // SAFETY: registers a function that lives as long as the program. Where that fails, the library's own
-    // code stays.
+    // SAFETY: registers a function that lives as long as the program. If this fails, the library's exit code
+    // stays.
     let _ = unsafe { nix::libc::atexit(at_exit) };
 }
 
@@ -47,10 +47,10 @@ fn exit_code_of_failed_start() {
 pub(crate) const EXIT_NO_MPI: i32 = 70;
 
 impl MpiWorld {
-    /// Starts MPI. Collective. `None` when it was started before in this process.
+    /// Starts MPI. Collective. `None` if it was already started in this process.
     ///
-    /// The main thread alone calls MPI; a worker that panics is reported to it. A library that offers less
-    /// than that (`MPI_THREAD_SINGLE`) serves too, since no other thread makes a call.
+    /// Only the main thread calls MPI; it is notified if a worker panics. A library that offers only
+    /// `MPI_THREAD_SINGLE` also works, because no other thread calls MPI.
     pub fn start() -> Option<Self> {
         exit_code_of_failed_start();
         STARTING.store(true, Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl MpiWorld {
 }
 
 impl MpiWorld {
-    /// Takes a message whose first piece is matched; waits for the other pieces.
+    /// Receives a message whose first piece is matched; waits for the other pieces.
     fn take_message(&self, matched: (Message, Status), from: i32, tag: Tag) -> Vec<u8> {
         let (mut bytes, mut more) = take_piece(matched);
         while more {
@@ -79,20 +79,20 @@ impl MpiWorld {
 
     /// Finalises MPI, after all work is done. Collective.
     ///
-    /// MPICH over UCX (4.0.2 over TCP) hangs there in every second run over several nodes: a rank flushes its
-    /// connections, and makes those that it never used, with the help of others that no longer listen. All
-    /// pairs of ranks therefore exchange a last message first, which makes it rare. A rank that is not
-    /// through after `FINALISE_LIMIT` ends with its exit code, instead of holding the job's nodes until the
-    /// time limit.
+    /// MPICH over UCX (4.0.2 over TCP) hangs there in about half of all multi-node runs: a rank flushes its
+    /// connections, and opens unused ones, which requires other ranks that no longer process messages. All
+    /// pairs of ranks therefore exchange a final message first, which makes this rare. A rank that has not
+    /// finished after `FINALISE_LIMIT` exits with its exit code, so that it does not hold the job's nodes
+    /// until the time limit.
     pub fn finish(self, exit_code: u8) {
         if MpiFlavour::of_library(&library()).broken_finalize() {
             let watch = move || {
                 std::thread::sleep(FINALISE_LIMIT);
                 let _ = std::io::stdout().flush();
-                // SAFETY: ends the process without running anything else of it.
+                // SAFETY: ends the process without running any other code.
                 unsafe { nix::libc::_exit(i32::from(exit_code)) }
             };
-            // Without the thread there is only the chance that it goes well.
+            // Without the thread there is no time limit.
             let _ = std::thread::Builder::new()
                 .name("finalise".to_owned())
                 .spawn(watch);
@@ -104,17 +104,17 @@ impl MpiWorld {
     }
 }
 
-/// Ends every rank from wherever this process is, for a panic hook that has no communicator at hand.
+/// Ends every rank from any code, for a panic hook without a communicator.
 pub fn abort_world(exit_code: i32) -> ! {
     std::thread::sleep(LAST_WORDS);
     SimpleCommunicator::world().abort(exit_code)
 }
 
-/// How long an abort waits for the launcher to hand on what this rank said last: MPICH's drops what it has
-/// not yet read.
+/// How long an abort waits for the launcher to forward this rank's last output, because MPICH's launcher
+/// drops unread output.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Name and version of the MPI library, by its own words. MPI answers this before it is started, too.
+/// Name and version of the MPI library, from the library. Can be called before MPI is started.
 pub fn library() -> String {
     let version = mpi::environment::library_version().unwrap_or_default();
     let first = version.lines().next().unwrap_or_default();
@@ -141,7 +141,7 @@ fn tag_number(tag: Tag) -> mpi::Tag {
     }
 }
 
-/// Takes a matched piece. Its last byte says whether another piece follows.
+/// Receives a matched piece. Its last byte indicates if another piece follows.
 fn take_piece(matched: (Message, Status)) -> (Vec<u8>, bool) {
     let (mut piece, _status) = matched.matched_receive_vec::<u8>();
     let more = piece.pop() == Some(1);
@@ -201,8 +201,8 @@ impl Communicator for MpiWorld {
         library()
     }
 
-    /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still at work;
-    /// the bytes themselves then go down MPI's broadcast tree.
+    /// The ranks first wait for a message of a few bytes, so that they sleep while the root is still working.
+    /// MPI's broadcast then transfers the bytes.
     fn broadcast(&self, message: Vec<u8>) -> Vec<u8> {
         let root = self.world.process_at_rank(ROOT as i32);
         let mut bytes = message;

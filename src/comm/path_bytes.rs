@@ -1,5 +1,4 @@
-//! The wire format of paths: bytes, because file names need not be UTF-8. For `#[serde(with =
-//! "path_bytes")]`.
+//! Serialises paths as bytes, because file names need not be UTF-8. For `#[serde(with = "path_bytes")]`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -1,4 +1,4 @@
-//! Ranks as threads of one process, so that what ranks do together can be tested without MPI.
+//! Ranks as threads of one process, for tests of several ranks without MPI.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -127,7 +127,7 @@ mod tests {
     fn a_fast_ranks_second_gather_is_not_taken_for_its_first() {
         let gathered = run_on_threads(3, |comm| {
             if comm.rank() == 1 {
-                // Both of rank 1's messages are there before rank 2 sends its first.
+                // Both messages of rank 1 arrive before rank 2 sends its first.
                 let gathered = [comm.gather(b"1a".to_vec()), comm.gather(b"1b".to_vec())];
                 comm.send(2, Tag::Progress, b"go");
                 return gathered;

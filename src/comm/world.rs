@@ -1,18 +1,18 @@
-//! The ranks of this process: MPI's world where a launcher started it, one rank alone otherwise.
+//! The ranks of this process: MPI's world if a launcher started it, otherwise a single rank.
 
 use super::serial::Serial;
 use super::{Communicator, Tag};
 
 /// The communicator of this process.
 pub enum World {
-    /// No launcher started it, or the program is built without MPI.
+    /// No launcher started the process, or the program is built without MPI.
     Alone(Serial),
     /// MPI's world.
     #[cfg(feature = "mpi")]
     Mpi(super::mpi::MpiWorld),
 }
 
-/// Calls a method of whatever the world is.
+/// Calls a method of the active variant.
 macro_rules! of_world {
     ($world:expr, $method:ident($($argument:expr),*)) => {
         match $world {

@@ -1,4 +1,4 @@
-//! Why reading or writing an image fails. Each text names the cause and the remedy.
+//! Errors of reading and writing images. Each message states the cause and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use super::not_fetched;
 #[derive(Debug, Error)]
 #[error("{}: {cause}", path.display())]
 pub struct ImageError {
-    /// The file concerned; in a pair, the half.
+    /// The file concerned; for a pair, one of the two.
     pub path: PathBuf,
     /// What went wrong.
     pub cause: Cause,
@@ -34,7 +34,7 @@ pub struct ImageError {
     reason = "each variant's message is its description, and its fields are the figures in it"
 )]
 pub enum Cause {
-    // The file as such.
+    // The file itself.
     #[error("there is no such file; check the path")]
     NotFound,
     #[error("its content is not fetched, only a pointer to it is here; fetch it with `{command}`")]

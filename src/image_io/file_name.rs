@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-/// What a file of an image holds, by its name.
+/// The role of an image file, by its name.
 ///
 /// ```
 /// use niimpi::image_io::file_name::{Role, split};
@@ -20,7 +20,7 @@ pub enum Role {
     Voxels,
 }
 
-/// The suffix of an image file: what the file holds and whether it is compressed.
+/// The suffix of an image file: its role and whether it is compressed.
 ///
 /// ```
 /// use niimpi::image_io::file_name::split;
@@ -31,7 +31,7 @@ pub enum Role {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Suffix {
-    /// What the file holds.
+    /// The role of the file.
     pub role: Role,
     /// Whether the name ends in `.gz`.
     pub gzip: bool,
@@ -50,7 +50,7 @@ impl Suffix {
         }
     }
 
-    /// Whether the image is kept in two files.
+    /// Whether the image consists of two files.
     pub fn is_pair(self) -> bool {
         self.role != Role::Single
     }
@@ -85,7 +85,7 @@ const SUFFIXES: [Suffix; 6] = [
 
 /// Whether a file of this name is an image. Case does not matter, and names need not be UTF-8.
 ///
-/// A name that is a suffix and nothing else (`.nii`) is a hidden file, not an image.
+/// A name that is only a suffix (`.nii`) is a hidden file, not an image.
 pub fn is_image_name(name: &OsStr) -> bool {
     split(name).is_some()
 }
@@ -179,7 +179,7 @@ mod tests {
         ] {
             assert!(!is_image_name(OsStr::new(name)), "{name}");
         }
-        // A file called `.hdr.gz` hides nothing but a suffix; `..nii` has the stem `.`.
+        // A file named `.hdr.gz` has only a suffix; `..nii` has the stem `.`.
         assert!(!is_image_name(OsStr::new(".hdr.gz")));
     }
 

@@ -1,4 +1,4 @@
-//! The files of an image on the disk: which they are, and opening them.
+//! The files of an image on disk: finding and opening them.
 
 use std::borrow::Cow;
 use std::fs::{File, Metadata, OpenOptions};
@@ -12,7 +12,7 @@ use super::file_name::{self, Role, Suffix};
 use super::header_layout::Layout;
 use super::identity::FileId;
 
-/// The files that hold an image.
+/// The files of an image.
 pub(super) struct ImageFiles<'a> {
     given: &'a Path,
     role: Role,
@@ -36,7 +36,7 @@ impl<'a> ImageFiles<'a> {
         }
     }
 
-    /// The file with the voxels. A pair may lack it.
+    /// The file with the voxels. It can be missing in a pair.
     pub fn voxels(&self) -> Result<Cow<'a, Path>, ImageError> {
         match self.role {
             Role::Header => partner(self.given),
@@ -45,7 +45,7 @@ impl<'a> ImageFiles<'a> {
     }
 }
 
-/// The suffix of the path, which says what the file holds.
+/// The suffix of the path.
 pub(super) fn suffix_of(path: &Path) -> Result<Suffix, ImageError> {
     match path.file_name().and_then(file_name::split) {
         Some((_, suffix)) => Ok(suffix),
@@ -54,7 +54,7 @@ pub(super) fn suffix_of(path: &Path) -> Result<Suffix, ImageError> {
     }
 }
 
-/// The existing other half of a pair: compressed like the given one, or else the other way.
+/// The existing other file of a pair, preferably compressed like the given one.
 fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
     let name = path
         .file_name()
@@ -67,7 +67,7 @@ fn partner<'a>(path: &Path) -> Result<Cow<'a, Path>, ImageError> {
     }
     match other_name.map(|name| path.with_file_name(name)) {
         Some(other) if other.exists() => Ok(Cow::Owned(other)),
-        // If neither half exists, the requested one is what is missing.
+        // If neither file exists, report the requested one as missing.
         _ if !path.exists() => Err(Cause::NotFound.at(path)),
         _ => Err(Cause::PartnerMissing { partner: same }.at(path)),
     }
@@ -131,12 +131,12 @@ impl OpenFile {
         })
     }
 
-    /// Whether its path still names this file, unchanged.
+    /// Whether its path still leads to this file, unchanged.
     fn is_current(&self) -> bool {
         self.stamp.is_of(&self.id.path)
     }
 
-    /// What must stay the same while the file is read.
+    /// Properties that must not change while the file is read.
     pub(super) fn watch(&self) -> Watch {
         Watch {
             id: self.id.clone(),
@@ -144,7 +144,7 @@ impl OpenFile {
         }
     }
 
-    /// Asks the system to fetch the content, without waiting for it.
+    /// Asks the system to prefetch the content, without waiting for it.
     fn fetch(&self) {
         #[cfg(target_os = "linux")]
         {
@@ -161,15 +161,15 @@ impl OpenFile {
     }
 }
 
-/// An input file that is checked for changes after it was read.
+/// An input file that is checked for changes after reading.
 pub(super) struct Watch {
     pub id: FileId,
     stamp: Stamp,
 }
 
 impl Watch {
-    /// Whether the open file is still what it was. A file that is written to while it is read yields a
-    /// mixture, which only a compressed file's checksum would show.
+    /// Whether the open file is unchanged. A file that is written to while it is read gives a mixture of old
+    /// and new, which only the checksum of a compressed file would detect.
     pub fn check_file(&self, file: &File) -> Result<(), Cause> {
         let now = FileId::of(&self.id.path, &file.metadata().map_err(Cause::reading)?);
         match now.seems_same(&self.id) {
@@ -178,7 +178,7 @@ impl Watch {
         }
     }
 
-    /// Whether the path still names the file, unchanged.
+    /// Whether the path still leads to the file, unchanged.
     pub fn check_path(&self) -> Result<(), ImageError> {
         match self.stamp.is_of(&self.id.path) {
             true => Ok(()),
@@ -187,7 +187,7 @@ impl Watch {
     }
 }
 
-/// What changes when a file is written to or replaced.
+/// Properties that change when a file is written to or replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -248,7 +248,7 @@ impl OpenedInput {
         Some(opened)
     }
 
-    /// The files of the image at `path` now, when `self` was opened some time ago.
+    /// The current files of the image at `path`; `self` was opened some time ago.
     pub(super) fn refresh(self, path: &Path) -> Result<Self, ImageError> {
         match self {
             OpenedInput::SingleFile(file) => {

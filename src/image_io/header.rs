@@ -1,7 +1,7 @@
 //! NIfTI-1 and NIfTI-2 headers: parsing, checking, serialising, and the extensions that follow them.
 //!
 //! A [`Header`] keeps the bytes of the file in little-endian order, so that every field that niimpi does not
-//! set is copied to the output bit for bit. The few fields that niimpi computes with are kept as numbers too.
+//! set is copied to the output bit for bit. The few fields that niimpi uses are also kept as numbers.
 
 use nifti::NiftiHeader;
 
@@ -32,7 +32,7 @@ const VOXEL_SIZE_TOLERANCE: f64 = 1e-3;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     raw: HeaderLayout,
-    /// The extensions one after another, sizes and codes little-endian, contents as they were.
+    /// The extensions in order, sizes and codes little-endian, contents unchanged.
     extensions: Vec<u8>,
     warnings: Vec<Warning>,
     shape: Vec<usize>,
@@ -63,10 +63,10 @@ fn is_folded_surface([x, y, z]: [usize; 3]) -> bool {
     folded && (x > LONGER_THAN_ANY_GRID || (z == 6 && ICOSAHEDRA.contains(&x.saturating_mul(z))))
 }
 
-/// The fields that the program computes with, as a header of either version gives them.
+/// The fields that the program uses, from a header of either version.
 struct Fields {
     sizeof_hdr: i32,
-    /// What FreeSurfer puts into `glmin` of a NIfTI-1 header that has -1 for `dim[1]`.
+    /// FreeSurfer's value of `glmin` in a NIfTI-1 header with -1 for `dim[1]`.
     freesurfer_vertices: i64,
     dim: [i64; 8],
     datatype: i16,
@@ -185,7 +185,7 @@ impl Header {
         &self.extensions
     }
 
-    /// The oddities of the file that reading has found.
+    /// The oddities found while reading the file.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -207,7 +207,7 @@ impl Header {
             .filter(|&bytes| bytes <= isize::MAX as u64)
     }
 
-    /// Bytes of all voxels, for messages about headers that are wrong; saturates.
+    /// Bytes of all voxels, for messages about wrong headers; saturates.
     pub(super) fn declared_voxel_bytes(&self) -> u128 {
         self.shape
             .iter()
@@ -216,7 +216,7 @@ impl Header {
             })
     }
 
-    /// Where the voxels begin in the file that holds them.
+    /// Offset of the voxels in their file, in bytes.
     pub(super) fn voxel_offset(&self) -> u64 {
         self.vox_offset
     }
@@ -345,8 +345,7 @@ impl Header {
         Ok(())
     }
 
-    /// In a single file, voxels that overlap the header would be the header's bytes: nibabel refuses such
-    /// offsets too.
+    /// In a single file, such voxels would overlap the header. nibabel also refuses these offsets.
     fn take_voxel_offset(&mut self, offset: f64, layout: Layout) -> Result<(), Cause> {
         let whole = offset.fract() == 0.0 && (0.0..(1_u64 << 52) as f64).contains(&offset);
         if !whole {
@@ -375,7 +374,7 @@ impl Header {
             let size = fields.pixdim[axis + 1].abs() * mm_per_unit;
             if usable(size) { size } else { 1.0 }
         });
-        // The columns of a quaternion's matrix are as long as pixdim says: only an sform can disagree.
+        // The columns of a quaternion's matrix have the lengths in pixdim, so only an sform can disagree.
         let columns: [f64; 3] = std::array::from_fn(|axis| {
             let column = fields.srow.map(|row| row[axis]);
             column.iter().map(|x| x * x).sum::<f64>().sqrt() * mm_per_unit

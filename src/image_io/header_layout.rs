@@ -1,4 +1,4 @@
-//! A header's bytes: where each field lies, in which byte order, and how to read and set it.
+//! A header's bytes: position and byte order of each field, and how to read and set it.
 
 /// Bytes of a NIfTI-1 header.
 pub(super) const LEN_1: usize = 348;
@@ -23,7 +23,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// Bytes of such a header, without the extension flag.
+    /// Bytes of a header of this version, without the extension flag.
     pub fn header_len(self) -> usize {
         match self {
             Version::Nifti1 => LEN_1,
@@ -32,19 +32,19 @@ impl Version {
     }
 }
 
-/// Which files hold an image.
+/// How an image is stored in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// Header and voxels share one.
+    /// Header and voxels in one file.
     SingleFile,
     /// A `.hdr` and a `.img`.
     Pair,
 }
 
-/// A run of numbers in a header: first byte, bytes of each, how many.
+/// A run of numbers in a header: offset, bytes of each, count.
 type Run = (usize, usize, usize);
 
-/// Every number of more than one byte in a NIfTI-1 header, in the standard's order.
+/// All multi-byte numbers of a NIfTI-1 header, in the standard's order.
 const NUMBERS_1: [Run; 16] = [
     (0, 4, 1),   // sizeof_hdr
     (32, 4, 1),  // extents
@@ -64,7 +64,7 @@ const NUMBERS_1: [Run; 16] = [
     (312, 4, 4), // srow_z
 ];
 
-/// Every number of more than one byte in a NIfTI-2 header, in the standard's order.
+/// All multi-byte numbers of a NIfTI-2 header, in the standard's order.
 const NUMBERS_2: [Run; 14] = [
     (0, 4, 1),   // sizeof_hdr
     (12, 2, 2),  // datatype, bitpix
@@ -169,7 +169,7 @@ impl HeaderLayout {
         }
     }
 
-    /// Sets `dim` to `shape`, 1 for the axes that it lacks.
+    /// Sets `dim` to `shape`, with 1 for missing axes.
     pub fn put_dim(&mut self, shape: &[usize]) {
         self.put_length(0, shape.len());
         for axis in 1..8 {
@@ -222,7 +222,7 @@ impl HeaderLayout {
         }
     }
 
-    /// Sets the fields that depend on the files: size and magic of the header, and where the voxels begin.
+    /// Sets the fields that depend on the files: size and magic of the header, and the offset of the voxels.
     pub fn put_layout(&mut self, layout: Layout, vox_offset: usize) {
         let single = layout == Layout::SingleFile;
         self.put(0, (self.version.header_len() as u32).to_le_bytes());

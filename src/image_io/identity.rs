@@ -1,4 +1,4 @@
-//! Identity: what tells a file from a changed one.
+//! Identity: detects changed files.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Bytes of a gzip file's trailer: the checksum of the content and its length modulo 2³².
 const TRAILER_LEN: u64 = 8;
 
-/// A CRC-32; written as eight hexadecimal digits, as the usual tools print it.
+/// A CRC-32; written as eight hexadecimal digits, as common tools print it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Crc32(pub u32);
 
@@ -56,21 +56,21 @@ impl<'de> Deserialize<'de> for Crc32 {
     }
 }
 
-/// What identifies a file: one that was read, or one that was written.
+/// The identity of an input or output file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct FileId {
-    /// Its path. Empty in a record where it is the image's own.
+    /// Its path. Empty in a record if it is the image's own.
     #[serde(default, with = "path_text")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// When it was last changed, nanoseconds since 1970.
+    /// Its modification time, nanoseconds since 1970.
     #[serde(default)]
     pub mtime_ns: Option<i64>,
-    /// CRC-32 of its content before compression; of a gzip file, the one that its last eight bytes hold.
+    /// CRC-32 of its content before compression; for a gzip file, the one in its last eight bytes.
     #[serde(default)]
     pub crc32: Option<Crc32>,
-    /// Size before compression; 0 where that is not recorded.
+    /// Size before compression; 0 if not recorded.
     #[serde(default)]
     pub raw_bytes: u64,
 }
@@ -83,7 +83,7 @@ impl Serialize for FileId {
                 path_text::serialize(self.0, serializer)
             }
         }
-        // Other forms than text have no names for their fields, so none may be missing.
+        // Binary forms have no field names, so no field can be missing.
         let all = !serializer.is_human_readable();
         let mut fields = serializer.serialize_struct("FileId", 5)?;
         if all || !self.path.as_os_str().is_empty() {
@@ -104,7 +104,7 @@ impl Serialize for FileId {
 }
 
 impl FileId {
-    /// What the file system says of a file.
+    /// The file system's metadata of a file.
     pub(super) fn of(path: &Path, metadata: &Metadata) -> Self {
         FileId {
             path: path.to_owned(),
@@ -119,14 +119,14 @@ impl FileId {
         }
     }
 
-    /// Whether size and time of the last change are the same.
+    /// Whether size and modification time are equal.
     pub fn seems_same(&self, other: &Self) -> bool {
         (self.bytes, self.mtime_ns) == (other.bytes, other.mtime_ns)
     }
 }
 
-/// The checksum and the length modulo 2³² at the end of a gzip file. `None` where there are none or both are
-/// 0, as where zeros or an empty member follow the content: they then identify nothing.
+/// The checksum and the length modulo 2³² at the end of a gzip file. `None` if there are none or both are 0,
+/// for example if zeros or an empty member follow the content, because they then identify nothing.
 pub(super) fn gzip_trailer(file: &File) -> Option<(Crc32, u32)> {
     let at = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
     let mut bytes = [0; TRAILER_LEN as usize];
@@ -136,7 +136,7 @@ pub(super) fn gzip_trailer(file: &File) -> Option<(Crc32, u32)> {
     (bytes != [0; TRAILER_LEN as usize]).then_some((Crc32(crc32), len))
 }
 
-/// A path as text, or where it is not UTF-8 as the list of its bytes.
+/// A path as text or, if it is not UTF-8, as a list of bytes.
 pub(crate) mod path_text {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -15,9 +15,9 @@ use crate::volume::Volume;
 /// ```
 #[derive(Default)]
 pub struct Image {
-    /// Everything but the voxels; carried over to the output.
+    /// Everything except the voxels; copied to the output.
     pub header: Header,
-    /// The voxels and what is needed to compute with them.
+    /// The voxels with shape, datatype and scaling.
     pub volume: Volume,
 }
 

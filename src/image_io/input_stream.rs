@@ -10,7 +10,7 @@ use super::files::OpenFile;
 use super::gzip::{Decoder, GzipReader, MAX_RATIO};
 use super::identity::{Crc32, gzip_trailer};
 
-/// Bytes that are not part of the image are read for the checksum up to this many, and skipped beyond.
+/// Up to this many bytes outside the image are read for the checksum; more are skipped.
 const SKIP_THRESHOLD: u64 = 64 << 20;
 
 /// The content of one file.
@@ -23,7 +23,7 @@ pub(super) struct InputStream<'a> {
 enum Source<'a> {
     Plain {
         file: File,
-        /// Of all content so far; `None` once some was skipped.
+        /// Checksum of all content so far; `None` after a skip.
         crc: Option<Hasher>,
     },
     Gzip(GzipReader<'a, File>),
@@ -60,7 +60,7 @@ impl<'a> InputStream<'a> {
         self.file_bytes
     }
 
-    /// The most content that a file of this size can have.
+    /// The maximum content of a file of this size.
     pub fn most_bytes(&self) -> u128 {
         let ratio = if self.is_gzip() { MAX_RATIO } else { 1 };
         u128::from(self.file_bytes) * ratio
@@ -73,7 +73,7 @@ impl<'a> InputStream<'a> {
         }
     }
 
-    /// Fills `out` and returns how much there was: less than requested only at the end.
+    /// Fills `out` and returns the number of bytes, less than requested only at the end.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
         let filled = match &mut self.source {
             Source::Gzip(reader) => reader.read(out)?,
@@ -95,7 +95,7 @@ impl<'a> InputStream<'a> {
         if let Source::Gzip(reader) = &mut self.source {
             self.position += reader.skip(bytes)?;
         } else if bytes <= SKIP_THRESHOLD {
-            // They count for the checksum.
+            // They are part of the checksum.
             self.read_away(bytes)?;
         } else if let Source::Plain { file, crc } = &mut self.source {
             *crc = None;
@@ -120,8 +120,8 @@ impl<'a> InputStream<'a> {
         Ok(bytes - left)
     }
 
-    /// Checks the rest of a compressed file. Returns how much content was left, 0 for a file without
-    /// compression.
+    /// Checks the rest of a compressed file. Returns the number of remaining bytes of content, 0 for an
+    /// uncompressed file.
     pub fn finish(&mut self) -> Result<u64, Cause> {
         match &mut self.source {
             Source::Gzip(reader) => reader.finish(),
@@ -129,8 +129,8 @@ impl<'a> InputStream<'a> {
         }
     }
 
-    /// The checksum of the file, after everything that matters was read. A gzip file has it in its trailer.
-    /// Of any other file, the rest is read unless it is long.
+    /// The checksum of the file, after the image was read. A gzip file has it in its trailer. Of other files
+    /// the rest is read unless it is long.
     pub fn crc32(&mut self) -> Result<Option<Crc32>, Cause> {
         if let Source::Gzip(reader) = &self.source {
             return Ok(gzip_trailer(reader.source()).map(|(crc32, _)| crc32));

@@ -4,20 +4,20 @@
 //! |---|---|
 //! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
 //! | `files` | the files of an image: finding, opening and watching them |
-//! | `identity` | what tells a file from a changed one |
+//! | `identity` | detecting changed files |
 //! | `header`, `header_layout`, `voxel_size` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
 //! | `affine` | where the voxels lie in space, and whether two grids are the same |
 //! | `gzip` | gzip files, over ISA-L or flate2 |
 //! | `input_stream` | the content of a file, compressed or not |
-//! | `read_header`, `read`, `probe` | reading a header, an image, or only what a header says |
+//! | `read_header`, `read`, `probe` | reading a header, an image, or only the header's information |
 //! | `write` | writing an image |
-//! | `publish` | complete files get their names |
-//! | `verify` | checking that what was written is still there |
-//! | `error`, `warning` | every cause of failure and every oddity, in words |
+//! | `publish` | syncing and renaming complete files |
+//! | `verify` | checking that written files are intact |
+//! | `error`, `warning` | messages for all failures and oddities |
 //!
 //! An [`ImageReader`] and an [`ImageWriter`] belong to one thread and keep the codec's state and a few small
 //! buffers. Voxels are inflated straight into the buffer of a [`Volume`](crate::volume::Volume) and deflated
-//! straight out of it, so that an image costs its decompressed size and little more.
+//! straight out of it, so that an image needs little more memory than its decompressed size.
 //!
 //! ```
 //! use niimpi::image_io::{Image, ImageReader, ImageWriter};
@@ -36,7 +36,7 @@
 //! ```
 
 #[cfg(target_endian = "big")]
-compile_error!("image_io writes voxels as they lie in memory and so needs a little-endian processor");
+compile_error!("image_io writes voxels directly from memory and needs a little-endian processor");
 
 mod affine;
 mod error;

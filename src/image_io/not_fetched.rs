@@ -1,5 +1,5 @@
-//! Files whose content git-annex, DataLad or git-lfs has not fetched: a link to nowhere, or a few lines
-//! that point to it.
+//! Files whose content git-annex, DataLad or git-lfs has not fetched: a dangling link, or a short pointer
+//! file.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! Probing: what the header of an image says, at the cost of a few KiB of its file.
+//! Probing: reads the header of an image, a few KiB of its file.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::volume::Datatype;
 /// Bytes of a compressed file read at a time.
 const INPUT_LEN: usize = 4 << 10;
 
-/// What the header of an image says.
+/// Information from the header of an image.
 ///
 /// ```
 /// use niimpi::image_io::{Image, ImageWriter, probe};
@@ -35,7 +35,7 @@ const INPUT_LEN: usize = 4 << 10;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    /// Which NIfTI.
+    /// The NIfTI version.
     pub version: Version,
     /// Lengths of the axes, x first; 1 to 7 of them, none 0.
     pub shape: Vec<usize>,
@@ -53,12 +53,12 @@ pub struct Probe {
     pub raw_bytes: u64,
     /// Bytes of the file on the disk, or of both halves of a pair.
     pub file_bytes: u64,
-    /// Oddities of the header and, as far as the sizes show them, of the voxels.
+    /// Oddities of the header and, as far as file sizes show them, of the voxels.
     pub warnings: Vec<Warning>,
 }
 
-/// Reads the header of the image at `path`, and nothing else. A file is refused if its size shows that it is
-/// too short for what its header declares.
+/// Reads only the header of the image at `path`. A file is refused if its size shows that it is too short for
+/// what its header declares.
 ///
 /// # Errors
 /// See [`Cause`](super::Cause).

@@ -1,4 +1,4 @@
-//! Publishing: complete files get their names, together or not at all.
+//! Publishing: renames complete files, all of them or none.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,12 +11,12 @@ use super::gzip::Written;
 use super::identity::{Crc32, FileId};
 use crate::atomic_file::{Expected, Folder, Folders, PartFile, Stamp};
 
-/// What may be under the names that an output gets.
+/// Which existing files an output can replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// Anything; it is replaced.
+    /// Any file is replaced.
     Any,
-    /// These files, by their names in the output's folder, which are replaced. Any other name must be free.
+    /// Only these files are replaced, by their names in the output's folder. All other names must be free.
     Seen(Vec<(std::ffi::OsString, Stamp)>),
 }
 
@@ -32,14 +32,14 @@ impl Existing {
     }
 }
 
-/// A file of an output that is complete but for its name. Dropped, it is removed.
+/// A complete file of an output without its final name. Dropping it removes the file.
 pub(super) struct Part {
     file: PartFile,
     id: FileId,
 }
 
 impl Part {
-    /// A file that is written to its end, for this path.
+    /// A completely written file for this path.
     pub fn complete(file: PartFile, path: &Path, written: &Written) -> Self {
         Part {
             file,
@@ -56,7 +56,7 @@ impl Part {
         self.id.path.file_name().unwrap_or_default()
     }
 
-    /// Brings the file to the disk and notes its size and when it was last changed.
+    /// Syncs the file and stores its size and modification time.
     fn settle(&mut self, sync: bool) -> io::Result<()> {
         let file: &File = self.file.file();
         if sync {
@@ -68,10 +68,10 @@ impl Part {
     }
 }
 
-/// An output that is complete but has no name yet. Dropped, nothing remains of it.
+/// A complete output without a final name. Dropping it removes its files.
 pub struct StagedFile {
-    /// The files in the order in which they are named: of a pair the voxels first, so that whoever waits for
-    /// the header finds them complete.
+    /// The files in the order of renaming. The voxels of a pair come first, so that they are complete when
+    /// the header appears.
     parts: Vec<Part>,
     sync: bool,
 }
@@ -81,8 +81,8 @@ impl StagedFile {
         StagedFile { parts, sync }
     }
 
-    /// Brings the output to the disk, where that was asked for, and gives it its name. What has the name is
-    /// replaced. The disk is waited for, the processor hardly used.
+    /// Syncs the output if requested, and renames it. An existing file is replaced. This waits for the disk
+    /// and uses little CPU time.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -90,8 +90,8 @@ impl StagedFile {
         self.publish_over(&Existing::Any, |_| Ok(()))
     }
 
-    /// [`StagedFile::publish`], but only what is expected is replaced, and `record` notes the files before
-    /// any of them has its name. If it fails, none gets one.
+    /// [`StagedFile::publish`], but replaces only expected files, and calls `record` with the files before
+    /// any is renamed. If `record` fails, none is renamed.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -114,7 +114,7 @@ impl StagedFile {
         record(&files).map_err(|error| Cause::NotRecorded { error }.at(&last_path))?;
         let mut expected_last = existing.expected(&last_name);
         if parts.len() > 1 {
-            // An old header must not be found with new voxels, not for a moment and not after a crash.
+            // An old header must never be visible with new voxels, not even after a crash.
             let removed = folder.remove(&last_name, expected_last);
             let removed = removed.map_err(|error| failed("removing the old file", &last_path, error))?;
             if removed && sync {
@@ -133,7 +133,7 @@ impl StagedFile {
             };
             if let Err(error) = part.file.publish(&name, expected) {
                 for file in &files[..place] {
-                    // Without its header it is not an image.
+                    // Without a header it is not an image.
                     let name = file.path.file_name().unwrap_or_default();
                     let _ = folder.remove(name, Expected::Anything);
                 }
@@ -154,7 +154,7 @@ fn failed(action: &'static str, path: &Path, error: io::Error) -> ImageError {
 fn sync_folder(folder: &Folder, path: &Path) -> Result<(), ImageError> {
     folder
         .sync()
-        .map_err(|error| failed("bringing the folder to the disk", path, error))
+        .map_err(|error| failed("syncing the folder", path, error))
 }
 
 /// Creates an unfinished file beside `path`.
@@ -167,7 +167,7 @@ pub(super) fn create_part(path: &Path, folders: Folders) -> Result<PartFile, Ima
     PartFile::create(&opened?).map_err(|error| failed("creating a file", path, error))
 }
 
-/// The first of a run's own folders in a path that is a link.
+/// The first folder below the output folder in a path that is a link.
 fn folder_is_link(path: &Path, folders: Folders) -> Option<std::path::PathBuf> {
     let Folders::Own(own) = folders else {
         return None;
@@ -241,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         output(dir.path(), "old").publish().unwrap();
         let before = seen(dir.path());
-        // Something is in the new header's way after the voxels have their name.
+        // Another file has the header's name after the voxels were renamed.
         let new = output(dir.path(), "new");
         std::fs::remove_file(new.parts[1].file_path()).unwrap();
         new.publish_over(&before, |_| Ok(())).map(drop).unwrap_err();

@@ -27,16 +27,16 @@ pub struct ReadSummary {
     pub voxel_bytes: u64,
 }
 
-/// Fills a buffer with the next content of a file and returns how much there was: less than requested only at
-/// the end.
+/// Fills a buffer with the next content of a file and returns the number of bytes, less than requested only
+/// at the end.
 pub(crate) type NextBytes<'a> = dyn FnMut(&mut [u8]) -> Result<usize, Cause> + 'a;
 
-/// Fetches the voxels of an image into the volume's buffer and returns how many bytes there were. The rest of
-/// the volume is set and the buffer has its size. The bytes are in the order of the file.
+/// Reads the voxels of an image into the volume's buffer and returns the number of bytes. The other fields of
+/// the volume are set, and the buffer has its final size. The bytes keep the byte order of the file.
 pub(crate) type TakeVoxels<'a> =
     dyn FnMut(&Header, &mut Volume, &mut NextBytes<'_>) -> Result<usize, Cause> + 'a;
 
-/// The memory that images may take, and the need of one by its header.
+/// The memory limit of images, and the memory that an image needs according to its header.
 struct MemoryLimit {
     bytes: Option<u64>,
     need: Box<dyn Fn(&Header) -> u64 + Send>,
@@ -88,7 +88,7 @@ impl Default for ImageReader {
 }
 
 impl ImageReader {
-    /// A reader without a memory limit. It takes about 1 MB.
+    /// A reader without a memory limit. It needs about 1 MB.
     pub fn new() -> Self {
         ImageReader {
             decoder: Decoder::new(INPUT_LEN),
@@ -111,12 +111,12 @@ impl ImageReader {
         self.memory.bytes = limit_bytes;
     }
 
-    /// Sets what an image needs by its header, if that is more than its voxels.
+    /// Sets the memory that an image needs according to its header, if that is more than its voxels.
     pub(crate) fn set_memory_need(&mut self, need: impl Fn(&Header) -> u64 + Send + 'static) {
         self.memory.need = Box::new(need);
     }
 
-    /// Reads the image at `path` into `image`, whose memory is reused. Either half of a pair may be named.
+    /// Reads the image at `path` into `image`, whose memory is reused. `path` can be either file of a pair.
     ///
     /// The voxels are the numbers of the file in its own type, in native byte order. The checksum and length
     /// of a gzip file are verified to the end of the file, also if more data follow the voxels.
@@ -139,8 +139,8 @@ impl ImageReader {
         })
     }
 
-    /// [`ImageReader::read_opened`], but `take` fetches the voxels and may use the first ones while the last
-    /// are still to come. They are known to be sound when this returns, not earlier.
+    /// [`ImageReader::read_opened`], but `take` reads the voxels and can use the first ones before the last
+    /// are read. Their checksum is verified only when this returns.
     pub(crate) fn read_with(
         &mut self,
         path: &Path,
@@ -175,7 +175,7 @@ impl ImageReader {
             let stream = &mut InputStream::new(file, &mut self.decoder);
             let header = &mut image.header;
             read_header(stream, header, layout)?;
-            // A header that lies about its size must not have its extensions read either.
+            // Do not read the extensions of a header with a false size.
             check_size(stream, header, layout)?;
             let offset = header.voxel_offset();
             read_extensions(stream, header, Some(offset), &mut self.extensions)?;

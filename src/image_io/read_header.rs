@@ -8,7 +8,7 @@ use super::header_layout::{LEN_1, LEN_2, Layout, Version};
 use super::input_stream::InputStream;
 use super::warning::Warning;
 
-/// The bytes of a header as they lie in the file.
+/// The bytes of a header as in the file.
 pub(super) struct RawHeader {
     bytes: [u8; LEN_2],
     len: usize,
@@ -63,7 +63,7 @@ pub(super) fn read_extensions(
     }
     section.clear();
     loop {
-        // The buffer grows with what the file holds, not with what its header declares.
+        // The buffer grows with the content of the file, not with the size that its header declares.
         let have = section.len();
         let step = (wanted - have as u64).min(STEP) as usize;
         section.resize(have + step, 0);
@@ -80,7 +80,7 @@ pub(super) fn read_extensions(
 }
 
 /// Checks, before memory is allocated, that a file of this size can hold what its header declares. Returns
-/// how much that is.
+/// the declared size.
 pub(super) fn check_size(
     stream: &InputStream<'_>,
     header: &mut Header,
@@ -117,7 +117,7 @@ pub(super) fn truncated(header: &Header, layout: Layout, found: u64) -> Cause {
     }
 }
 
-/// Notes that so many bytes follow the declared voxels.
+/// Adds a warning that this many bytes follow the declared voxels.
 pub(super) fn warn_of_surplus(header: &mut Header, bytes: u64) {
     if bytes > 0 {
         let spatial = header.shape().iter().take(3).product::<usize>();

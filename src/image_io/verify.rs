@@ -1,4 +1,4 @@
-//! Checking files that were written: quickly by size and trailer, or completely by reading them.
+//! Checking written files: quickly by size and trailer, or completely by reading them.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,11 +15,11 @@ use super::identity::{Crc32, FileId, gzip_trailer};
 use super::input_stream::InputStream;
 use super::read_header::{read_header, truncated};
 
-/// Whether a file still is what the record describes, with as little reading as possible. It compares the
-/// size and, for a gzip file, the checksum and length in the last eight bytes. Any other file must have the
-/// recorded time of its last change, or all of it is read for its checksum.
+/// Whether a file still matches its record, with as little reading as possible. It compares the size and, for
+/// a gzip file, the checksum and length in the last eight bytes. Any other file must have the recorded
+/// modification time; otherwise all of it is read for its checksum.
 ///
-/// A gzip file that was damaged in its middle and kept its size passes; [`Verifier::verify`] finds it.
+/// A gzip file with damage in the middle and unchanged size passes; [`Verifier::verify`] detects it.
 pub fn seems_intact(recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
         let path = &recorded.path;
@@ -40,8 +40,8 @@ pub fn seems_intact(recorded: &FileId) -> bool {
     look().unwrap_or(false)
 }
 
-/// Whether a pair still is what a record of niimpi-journal/1 describes. Such a record has the sums of sizes
-/// and lengths, the later of the times and the checksum of the `.img`.
+/// Whether a pair still matches a record of niimpi-journal/1, which has the sums of sizes and lengths, the
+/// later time and the checksum of the `.img`.
 pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
         let found = identify(path).ok()?;

@@ -1,4 +1,4 @@
-//! Oddities of an image that niimpi reads all the same.
+//! Oddities of images that niimpi can still read.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// What the warning is about, as one word that is the same for all files.
+    /// The kind of the warning, one word that is equal for all files.
     pub fn kind(&self) -> &'static str {
         match self {
             Warning::HeaderSize { .. } => "header_size",

@@ -1,4 +1,4 @@
-//! Writing: from an image in memory to complete files, which get their names when they are published.
+//! Writing: from an image in memory to complete files, which are renamed when they are published.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,8 +21,7 @@ use crate::volume::Volume;
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WriteOptions {
-    /// Whether the file and its name are on the disk when publishing returns, so that not even a power cut
-    /// loses them.
+    /// Sync the file and its folder entry when publishing, so that they survive a power failure.
     pub(crate) sync: bool,
     /// Which folders of the path are followed and created.
     pub(crate) folders: Folders,
@@ -60,7 +59,7 @@ impl Default for ImageWriter {
 }
 
 impl ImageWriter {
-    /// A writer that compresses at [`CompressionLevel::FAST`] and syncs. It takes about 2 MB.
+    /// A writer that compresses at [`CompressionLevel::FAST`] and syncs. It needs about 2 MB.
     pub fn new() -> Self {
         ImageWriter {
             codec: Codec {
@@ -79,8 +78,8 @@ impl ImageWriter {
         self
     }
 
-    /// Whether a file and its name must be on the disk when [`ImageWriter::write`] returns, so that not even
-    /// a power cut loses them.
+    /// Sets whether [`ImageWriter::write`] syncs a file and its folder entry, so that they survive a power
+    /// failure.
     #[must_use]
     pub fn sync(mut self, sync: bool) -> Self {
         self.sync = sync;
@@ -88,13 +87,13 @@ impl ImageWriter {
     }
 
     /// Writes `image` to `path`, whose suffix decides between a single file and a pair, compressed or not.
-    /// Returns the files in the order in which they got their names: of a pair, the header last.
+    /// Returns the files in the order of renaming; the header of a pair is last.
     ///
-    /// A file appears under its name once it is complete. An existing file is replaced. The folder must
+    /// A file gets its final name only when it is complete. An existing file is replaced. The folder must
     /// exist. The bytes depend only on the image, the compression level and the codec.
     ///
     /// # Errors
-    /// See [`Cause`]. Nothing of the output remains under `path`, and what was there before is untouched.
+    /// See [`Cause`]. Nothing of the output remains under `path`, and an existing file is unchanged.
     pub fn write(&mut self, path: &Path, image: &Image) -> Result<Vec<FileId>, ImageError> {
         let options = WriteOptions {
             sync: self.sync,
@@ -103,8 +102,8 @@ impl ImageWriter {
         self.stage(path, image, &options)?.publish()
     }
 
-    /// [`ImageWriter::write`] without its last step, which waits for the disk: [`StagedFile::publish`] does
-    /// it, perhaps in another thread.
+    /// [`ImageWriter::write`] without its last step, which waits for the disk. [`StagedFile::publish`] does
+    /// this step, perhaps in another thread.
     pub(crate) fn stage(
         &mut self,
         path: &Path,
@@ -153,8 +152,8 @@ impl ImageWriter {
     }
 }
 
-/// A `.nii.gz` file that grows chunk by chunk while its image is still being computed. Nothing remains of it
-/// when dropped.
+/// A `.nii.gz` file that is written chunk by chunk while its image is still being computed. Dropping it
+/// removes the file.
 pub(crate) struct ChunkedWriter {
     path: PathBuf,
     file: PartFile,

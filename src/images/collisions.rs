@@ -1,4 +1,4 @@
-//! Outputs that would take the place of another output or of an input, by their paths.
+//! Detects outputs that would replace another output or an input, by their paths.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,7 @@ use super::error::ListError;
 use super::real_path::resolve;
 use crate::image_io::file_name::{Role, pair_partner, split};
 
-/// Refuses two inputs for one output, and an output that is an input. `advice` is what to do about the
-/// former.
+/// Refuses two inputs for one output, and an output that is an input. `advice` is printed for the former.
 pub(super) fn refuse_collisions(
     entries: &[ImageEntry],
     advice: impl Fn() -> String,
@@ -42,15 +41,15 @@ pub(super) fn refuse_collisions(
     Ok(())
 }
 
-/// Where images lie, however their paths are written: with links, dots, from the root folder or from here.
+/// Canonical locations of images, independent of links, dots and absolute or relative paths.
 #[derive(Default)]
 struct Places {
-    /// Folders without links, each looked at once.
+    /// Folders with links resolved, each resolved once.
     real: HashMap<PathBuf, PathBuf>,
 }
 
 impl Places {
-    /// One path for all paths of an image's file; both halves of a pair lie where its header does.
+    /// One path for all spellings of an image's path; both files of a pair have the path of the header.
     fn of(&mut self, path: &Path) -> PathBuf {
         let name = path.file_name().unwrap_or_default();
         let header = split(name)

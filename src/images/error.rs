@@ -1,10 +1,10 @@
-//! Why there is no list of images. Nothing is written when one of these occurs.
+//! Errors while listing images. All occur before anything is written.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why there is no list.
+/// An error while listing images.
 #[derive(Debug, Error)]
 pub(crate) enum ListError {
     #[error(
@@ -35,7 +35,7 @@ pub(crate) enum ListError {
         option: &'static str,
         error: globset::Error,
     },
-    #[error("no input was given; name image files or folders, or a list with --list FILE")]
+    #[error("no input given; pass image files or folders, or a list with --list FILE")]
     NoInput,
     #[error("more than {most} images; split the list, or check what writes it")]
     TooMany { most: usize },
@@ -66,7 +66,7 @@ pub(crate) enum ListError {
     )]
     InputOverwritten { input: PathBuf, by: PathBuf },
     #[error(
-        "--output {}: there is no folder {} to go up from; give the path without it and the .. that follows",
+        "--output {}: the folder {} before .. does not exist; give the path without it and without ..",
         output.display(), missing.display()
     )]
     OutputClimbs { output: PathBuf, missing: PathBuf },
@@ -130,7 +130,7 @@ fn and_others(others: usize) -> String {
 }
 
 impl ListError {
-    /// The error of an input that cannot be looked at.
+    /// The error for an input that cannot be accessed.
     pub(super) fn of_input(path: &Path, source: std::io::Error) -> Self {
         let path = path.to_owned();
         if source.kind() == std::io::ErrorKind::NotFound {
@@ -141,7 +141,7 @@ impl ListError {
         }
     }
 
-    /// The error with the line of the list that it is about.
+    /// The error with the line number in the list.
     pub(super) fn in_line(self, list: &Path, line: usize) -> Self {
         ListError::Line {
             list: list.to_owned(),

@@ -1,4 +1,4 @@
-//! The images that were found: their order, and pairs as one image each.
+//! The images found: sorts them and merges the two files of each pair.
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use super::error::ListError;
 use crate::image_io::file_name::{Role, pair_partner, split, toggle_gzip};
 
-/// The most images of a list: more is a mistake such as an endless pipe, and would take gigabytes of memory.
+/// The maximum number of images in a list. More is a mistake such as an endless pipe, and would need
+/// gigabytes of memory.
 const MOST_IMAGES: usize = 10_000_000;
 
-/// An image and where its result lands.
+/// An image and the path of its result.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) input: PathBuf,
@@ -52,7 +53,7 @@ pub(crate) fn natural_order(a: &Path, b: &Path) -> Ordering {
     }
 }
 
-/// Sorts the images, makes one of the two files of a pair, and refuses a path that is there twice.
+/// Sorts the images, merges the two files of each pair, and refuses a path that is listed twice.
 pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), ListError> {
     found.sort_by(|a, b| natural_order(&a.input, &b.input));
     if let Some(twice) = found.windows(2).find(|two| two[0].input == two[1].input) {
@@ -70,8 +71,8 @@ pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), ListErr
     Ok(())
 }
 
-/// Whether these are the voxels of a header that is listed, too. Only one of the halves may be compressed,
-/// unless there are voxels that fit the header better.
+/// Whether these are the voxels of a header that is also listed. Only one of the two files can be compressed,
+/// unless other voxels fit the header better.
 fn is_half_of_another(image: &Found, found: &[Found]) -> bool {
     let name = image.input.file_name().unwrap_or_default();
     if !split(name).is_some_and(|(_, suffix)| suffix.role == Role::Voxels) {

@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use super::error::ListError;
 use crate::image_io::file_name::is_image_name;
 
-/// The bytes of a line, beyond which it is not a path: far more than systems allow.
+/// Maximum length of a line in bytes, far more than systems allow for a path.
 const LONGEST_LINE: u64 = 1 << 16;
 
-/// The most lines of a list. What has more is endless, such as a program's output.
+/// Maximum number of lines of a list. Longer input is endless, such as a program's output.
 const MOST_LINES: usize = if cfg!(test) { 1 << 12 } else { 10_000_000 };
 
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Calls `take` with each path of a list and its line, from 1. Empty lines and a byte order mark are left
-/// out; `-` is standard input.
+/// Calls `take` with each path of a list and its line number, from 1. Empty lines and a byte order mark are
+/// skipped; `-` is standard input.
 pub(super) fn read_list(
     list: &Path,
     mut take: impl FnMut(PathBuf, usize) -> Result<(), ListError>,
@@ -51,11 +51,11 @@ pub(super) fn read_list(
     Ok(())
 }
 
-/// The path in a line; `None` of an empty line.
+/// The path in a line; `None` for an empty line.
 fn path_of(line: &[u8], number: usize) -> Result<Option<PathBuf>, ListError> {
     let mut text = line;
     if number == 1 {
-        // Editors of Windows begin a file with it; no path does.
+        // Windows editors begin a file with it; no path does.
         text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     }
     text = text.strip_suffix(b"\n").unwrap_or(text);

@@ -1,5 +1,5 @@
-//! The list: inputs → an ordered list of images, each with its output's name. Refuses what would lose an
-//! image.
+//! The list: inputs → an ordered list of images with their output names. Refuses inputs for which a result
+//! would be lost.
 
 mod collisions;
 mod entry;
@@ -45,19 +45,19 @@ pub struct ListRequest {
     pub list_file: Option<PathBuf>,
     /// The folder of the results.
     pub output: PathBuf,
-    /// How the results are named; `None` keeps the names.
+    /// The template of the results' names; `None` keeps the names.
     pub name: Option<NameTemplate>,
     /// Where each image's mask is, if each has its own.
     pub mask: Option<MaskTemplate>,
-    /// The folder below which inputs keep their paths.
+    /// The folder of `--base`.
     pub base: Option<PathBuf>,
-    /// Only images that one of these matches are taken; without any, all are.
+    /// Only images that match one of these are processed; all if empty.
     pub include: Vec<PathPattern>,
-    /// Images and folders that one of these matches are left out.
+    /// Images and folders that match one of these are left out.
     pub exclude: Vec<PathPattern>,
     /// Whether links to folders outside the input are followed.
     pub follow_links: bool,
-    /// How often the whole list is processed, for measurements; 0 is once. Repeats have folders of their own.
+    /// How often the whole list is processed, for measurements; 0 means once. Each repeat has its own folder.
     pub repeat: usize,
 }
 
@@ -66,15 +66,15 @@ pub struct ListRequest {
 pub(crate) struct ImageList {
     /// In natural order.
     pub(crate) entries: Vec<ImageEntry>,
-    /// Folders that cannot be read. Their images are missing here, so the run must not end as if all were
-    /// done.
+    /// Folders that cannot be read. Their images are missing here, so the run must not end as if all images
+    /// were done.
     pub(crate) unreadable_folders: usize,
 }
 
 /// Lists every image of the request in natural order (`sample_2` before `sample_10`), with the outputs'
 /// names.
 ///
-/// [`place`] says where a result lands, [`walk`] which files of a folder are images.
+/// [`place`] defines the paths of results, [`walk`] which files of a folder are images.
 ///
 /// # Errors
 /// See [`ListError`]; nothing is written.
@@ -113,8 +113,7 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
     })
 }
 
-/// The whole list as often as the request repeats it. The results of each further time are below a folder
-/// of their own.
+/// The list, repeated as requested. The results of each repeat are in their own folder.
 fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEntry> {
     let count = entries.len();
     for repeat in 2..=request.repeat {
@@ -162,7 +161,7 @@ fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, ListEr
                 let path = input.clone();
                 return Err(ListError::NotAnImageName { path });
             }
-            // A link that leads nowhere: its image fails when it is its turn, as in a folder.
+            // A dangling link: its image fails when it is processed, as in a folder.
             Err(_) if is_image && input.is_symlink() => take(&mut found, input.clone(), None)?,
             Err(error) => return Err(ListError::of_input(input, error)),
         }
@@ -183,7 +182,7 @@ fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, ListEr
     Ok(found)
 }
 
-/// The deepest folder below which all inputs lie, including these files.
+/// The deepest folder that contains all inputs, including these files.
 fn common_base(request: &ListRequest, files: &[PathBuf]) -> PathBuf {
     let arguments = request.inputs.iter().map(|input| match input.is_dir() {
         true => input.join("x"),
@@ -194,7 +193,7 @@ fn common_base(request: &ListRequest, files: &[PathBuf]) -> PathBuf {
 }
 
 fn collision_advice(request: &ListRequest) -> String {
-    let rename = "name the results apart with --name, for example --name '{dir}/{stem}_{index}'";
+    let rename = "use distinct names with --name, for example --name '{dir}/{stem}_{index}'";
     match request.base {
         None if request.list_file.is_none() => {
             let base = common_base(request, &[]);
@@ -216,7 +215,7 @@ fn inputs_in_words(request: &ListRequest) -> String {
     arguments.chain(list).collect::<Vec<_>>().join(", ")
 }
 
-/// Drops the images that are not selected. Either file of a pair selects or excludes it.
+/// Drops images that are not selected. A pattern that matches either file of a pair applies to the pair.
 fn select(found: &mut Vec<Found>, selection: &Selection) {
     if selection.is_everything() {
         return;
@@ -243,8 +242,8 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
             input: input.clone(),
         })?,
     };
-    // Every rank holds the whole list: copies take as much room as they need, where joining leaves up to as
-    // much again.
+    // Every rank keeps the whole list. Copies use only the memory they need; joined paths reserve up to twice
+    // as much.
     Ok(ImageEntry {
         index,
         input: input.as_path().to_owned(),

@@ -1,4 +1,5 @@
-//! Whether results would land in a folder that is searched for inputs, by whatever links and mounts.
+//! Detects results that would be written into a folder that is searched for inputs, also through links and
+//! mounts.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -10,7 +11,7 @@ use super::real_path::resolve;
 /// The folder of the results and the folders above it, as far as they exist.
 pub(super) struct OutputFolder {
     pub(super) written: PathBuf,
-    /// Device and number of each, and the path from there to the results.
+    /// Device and inode of each, and the path from there to the results.
     above: HashMap<(u64, u64), PathBuf>,
 }
 
@@ -28,7 +29,7 @@ impl OutputFolder {
         }
     }
 
-    /// The path of the results below a folder; `None` where they lie elsewhere.
+    /// The path of the results below a folder; `None` if they are elsewhere.
     pub(super) fn below(&self, folder: &Metadata) -> Option<&Path> {
         self.above.get(&id(folder)).map(PathBuf::as_path)
     }

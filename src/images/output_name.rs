@@ -95,7 +95,7 @@ impl FromStr for NameTemplate {
     fn from_str(text: &str) -> Result<Self, String> {
         let template = text.parse()?;
         if !text.contains("{stem}") && !text.contains("{index}") {
-            return Err("every image would get one name; use {stem} or {index}".to_owned());
+            return Err("all images would get the same name; use {stem} or {index}".to_owned());
         }
         Ok(Self(template))
     }

@@ -1,8 +1,7 @@
-//! Where a result lands below the output folder: at the path that its input has below a base.
+//! The path of a result below the output folder: the path of its input below a base.
 //!
-//! `/./` inside a path ends its base. Otherwise `--base` is the base. Otherwise a folder is its own base,
-//! and a relative path of a file is taken as it is written. An absolute path of a file has no place without
-//! a base.
+//! `/./` in a path ends its base. Otherwise `--base` is the base. Otherwise a folder is its own base, and a
+//! relative path of a file is used as written. An absolute path of a file needs a base.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -30,7 +29,7 @@ impl Base {
         })
     }
 
-    /// The path below the base, by its text or, if that does not lie below, by its real folder.
+    /// The path below the base, by its text or else by its real folder.
     fn strip(&self, path: &Path) -> Result<PathBuf, ListError> {
         let by_text = absolute(path);
         let by_text = by_text.strip_prefix(&self.absolute).ok().and_then(plain);
@@ -46,7 +45,7 @@ impl Base {
     }
 }
 
-/// The place of a folder's images: in front of their path below the folder.
+/// The path prefix of a folder's images.
 pub(super) fn of_folder(folder: &Path, base: Option<&Base>) -> Result<PathBuf, ListError> {
     match (behind_dot(folder), base) {
         (Some(below), _) => plain(below).ok_or_else(|| climbs(folder)),
@@ -55,7 +54,7 @@ pub(super) fn of_folder(folder: &Path, base: Option<&Base>) -> Result<PathBuf, L
     }
 }
 
-/// The place of a file; `None` where only a base would give it one.
+/// The path of a file's result; `None` if it needs a base.
 pub(super) fn of_file(file: &Path, base: Option<&Base>) -> Result<Option<PathBuf>, ListError> {
     match (behind_dot(file), base) {
         (Some(below), _) => plain(below).ok_or_else(|| climbs(file)).map(Some),
@@ -64,7 +63,7 @@ pub(super) fn of_file(file: &Path, base: Option<&Base>) -> Result<Option<PathBuf
     }
 }
 
-/// The deepest folder that holds every one of these files.
+/// The deepest folder that contains all these files.
 pub(super) fn common_folder<'a>(files: impl IntoIterator<Item = &'a Path>) -> PathBuf {
     let mut folders = files.into_iter().map(|file| {
         let mut file = match plain(&absolute(file)) {
@@ -94,12 +93,12 @@ fn behind_dot(path: &Path) -> Option<&Path> {
     let bytes = path.as_os_str().as_bytes();
     let at = bytes.windows(3).position(|three| three == b"/./")?;
     let below = Path::new(std::ffi::OsStr::from_bytes(&bytes[at + 3..]));
-    // `folder/./` is the folder; a further slash must not make the rest absolute.
+    // `folder/./` is the folder; another slash must not make the rest absolute.
     let below = below.strip_prefix("/").unwrap_or(below);
     (!below.as_os_str().is_empty()).then_some(below)
 }
 
-/// The path without `.`; `None` with `..`, which may lead anywhere.
+/// The path without `.`; `None` if it contains `..`, which can lead anywhere.
 fn plain(path: &Path) -> Option<PathBuf> {
     let mut parts = path.components();
     parts.all(|part| part != Component::ParentDir).then(|| {
@@ -108,7 +107,7 @@ fn plain(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// The path with its folder's links followed, not its own.
+/// The path with links of its folder resolved, but not the last component.
 fn real_folder_of(path: &Path) -> PathBuf {
     match path.file_name() {
         Some(name) if !path.is_dir() => resolve(path.parent().unwrap_or(Path::new(""))).join(name),

@@ -1,4 +1,4 @@
-//! Probing: what is known of each image and of its result's place before any image is read.
+//! Probing: what is known about each image and its result's path before any image is read.
 
 use std::fs::Metadata;
 
@@ -8,27 +8,26 @@ use super::entry::ImageEntry;
 use super::replacing::FilesOfImage;
 use crate::image_io;
 
-/// What is known of an image before it is read.
+/// What is known about an image before it is read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ImageFacts {
-    /// Size of its file; 0 when it cannot be seen.
+    /// Size of its file; 0 if it cannot be accessed.
     pub(crate) file_bytes: u64,
-    /// Size of its file without compression, as the header gives it; `None` when the header was not read or
-    /// is broken.
+    /// Uncompressed size of its file, from the header; `None` if the header was not read or is broken.
     pub(crate) raw_bytes: Option<u64>,
-    /// Voxels of all volumes, as the header gives them.
+    /// Voxels of all volumes, from the header.
     pub(crate) voxels: Option<u64>,
-    /// Bytes that it takes in memory, as the header gives them.
+    /// Bytes that it needs in memory, from the header.
     pub(crate) memory_bytes: Option<u64>,
-    /// Estimated seconds that the filter takes, by the header.
+    /// Estimated seconds of the filter, from the header.
     pub(crate) filter_s: Option<f64>,
-    /// Widths of voxels and filter; kept for a dry run only.
+    /// Voxel size and filter width; kept for a dry run only.
     pub(crate) widths: Option<Box<Widths>>,
     /// Whether its result exists.
     pub(crate) output_exists: bool,
-    /// Its files and those that its result would replace.
+    /// Its files and those that its result replaces.
     pub(crate) files: FilesOfImage,
-    /// What is wrong with the header.
+    /// The error of the header.
     pub(crate) error: Option<String>,
 }
 
@@ -36,25 +35,25 @@ pub(crate) struct ImageFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Widths {
     pub(crate) voxel_size_mm: [f64; 3],
-    /// Sigma of the filter; `None` where it has none.
+    /// Sigma of the filter; `None` if it has none.
     pub(crate) sigma_vox: Option<[f64; 3]>,
 }
 
 /// What an image needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Need {
-    /// Bytes that it takes in memory.
+    /// Bytes in memory.
     pub(crate) memory_bytes: u64,
-    /// Estimated seconds that the filter takes.
+    /// Estimated seconds of the filter.
     pub(crate) filter_s: f64,
-    /// Sigma of the filter in voxels; `None` where it has none.
+    /// Sigma of the filter in voxels; `None` if it has none.
     pub(crate) sigma_vox: Option<[f64; 3]>,
 }
 
-/// What an image needs, by its header.
+/// Computes what an image needs from its header.
 pub(crate) type NeedOf<'a> = &'a (dyn Fn(&image_io::Probe) -> Need + Sync);
 
-/// Looks at one image: its size, results that exist, and its header where `need_of` asks for it.
+/// Probes one image: its size, existing results, and its header if `need_of` is given.
 pub(crate) fn probe(entry: &ImageEntry, need_of: Option<NeedOf<'_>>) -> ImageFacts {
     let input = std::fs::metadata(&entry.input).ok();
     let files = FilesOfImage::of(entry);
@@ -83,7 +82,7 @@ pub(crate) fn probe(entry: &ImageEntry, need_of: Option<NeedOf<'_>>) -> ImageFac
     facts
 }
 
-/// The parts of all ranks in the list's order, where rank r had images r, r + ranks, …
+/// Merges the parts of all ranks in list order; rank r had images r, r + ranks, …
 pub(crate) fn interleave<T>(mut parts: Vec<Vec<T>>) -> Vec<T> {
     if parts.len() == 1 {
         return parts.remove(0);

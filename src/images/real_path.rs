@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::error::ListError;
 
-/// Refuses an output folder `a/../b` without an `a`: as long as `a` is missing, nothing below `b` can be
-/// seen, neither results nor inputs, and all of it would be replaced once `a` is made.
+/// Refuses an output folder `a/../b` if `a` does not exist: until `a` is created, files below `b` cannot be
+/// seen, and they would be replaced afterwards.
 pub(super) fn refuse_climbing(output: &Path) -> Result<(), ListError> {
     let mut walked = PathBuf::new();
     for part in output.components() {
@@ -20,7 +20,7 @@ pub(super) fn refuse_climbing(output: &Path) -> Result<(), ListError> {
     Ok(())
 }
 
-/// The absolute path without links, also of a path whose last parts do not exist yet.
+/// The absolute path without links. The last components need not exist yet.
 pub(super) fn resolve(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut missing = Vec::new();

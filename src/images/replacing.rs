@@ -1,5 +1,5 @@
-//! Results that would replace inputs, by the files themselves: through links, hard links, bind mounts or
-//! the case of names.
+//! Detects results that would replace inputs, by file identity: through links, hard links, bind mounts or the
+//! case of names.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -13,16 +13,16 @@ use super::entry::ImageEntry;
 use super::error::ListError;
 use crate::image_io::file_name::{pair_partner, toggle_gzip};
 
-/// A file's device and its number there.
+/// A file's device and inode.
 type FileId = (u64, u64);
 
-/// The files of an image before it is read, as one rank sees them.
+/// The files of an image before it is read, as seen by one rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FilesOfImage {
     input: Option<FileId>,
     /// Further files of the input: the other half of a pair, its own mask, and the links that lead to them.
     more_of_input: Vec<FileId>,
-    /// The files that its result would replace.
+    /// The files that its result replaces.
     replaced: Vec<FileId>,
 }
 
@@ -47,8 +47,7 @@ impl FilesOfImage {
     }
 }
 
-/// Refuses results that would replace inputs, whatever names and links these are reached by. `mask` is the
-/// one of all images.
+/// Refuses results that would replace inputs, by any name or link. `mask` is the one of all images.
 ///
 /// # Errors
 /// [`ListError::InputOverwritten`].
@@ -75,8 +74,8 @@ pub(crate) fn refuse_replacing_inputs<'a>(
             });
         }
     }
-    // Device numbers are each node's own, and hard links to a file are not the file's own name: the root
-    // looks again at what may be the same.
+    // Device numbers differ between nodes, and a hard link has another name than the file. So the root checks
+    // possible matches again.
     let inputs: HashSet<FileId> = files.clone().flat_map(|files| files.input().copied()).collect();
     let mut by_name: HashMap<DirectoryEntry, usize> = HashMap::new();
     for (place, files) in files.clone().enumerate() {
@@ -102,7 +101,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
     Ok(())
 }
 
-/// What tells one name of one file from all others.
+/// Identifies one name of a file.
 #[derive(PartialEq, Eq, Hash)]
 enum DirectoryEntry {
     /// The only name of this file.
@@ -139,7 +138,7 @@ fn paths_read(entry: &ImageEntry) -> Vec<PathBuf> {
     paths
 }
 
-/// The files of an input: both halves of a pair, and of a link each link on the way to the file.
+/// The files of an input: both files of a pair, and each link on the way to a file.
 fn paths_of_input(input: &Path) -> Vec<PathBuf> {
     const MOST_LINKS: usize = 40;
     let partner = input.file_name().and_then(pair_partner);
@@ -159,7 +158,7 @@ fn paths_of_input(input: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The files of a result: one, or both halves of a pair. A link is replaced itself, not what it leads to.
+/// The files of a result: one file, or both files of a pair. A link itself is replaced, not its target.
 fn paths_of_output(output: &Path) -> Vec<PathBuf> {
     let other_half = output.file_name().and_then(pair_partner);
     let other_half = other_half.map(|name| output.with_file_name(name));
@@ -231,7 +230,7 @@ mod tests {
         std::fs::hard_link(path("a.nii"), path("out/a.nii")).unwrap();
         symlink(path("out"), path("mirror")).unwrap();
         assert!(!refused(dir.path(), &[("a.nii", "out/a.nii")]));
-        // The same name of the same folder, whatever path leads there.
+        // The same name in the same folder, by any path.
         assert!(refused(dir.path(), &[("out/a.nii", "mirror/a.nii")]));
         assert!(refused(dir.path(), &[("mirror/a.nii", "in/../out/a.nii")]));
         symlink(path("out/a.nii"), path("in/link.nii")).unwrap();

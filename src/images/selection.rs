@@ -9,8 +9,8 @@ use super::error::ListError;
 
 /// A pattern such as `*_bold.nii.gz` or `sub-*/anat`.
 ///
-/// Without `/` it matches a file or folder name at any depth, with `/` the whole path below the base. `*`
-/// and `?` do not match `/`, `**` does. What matches a folder matches everything below it.
+/// Without `/` it matches a file or folder name at any depth, with `/` the whole path below the base. `*` and
+/// `?` do not match `/`, `**` does. A pattern that matches a folder matches everything below it.
 #[derive(Clone, Debug)]
 pub struct PathPattern {
     text: String,
@@ -44,7 +44,7 @@ impl FromStr for PathPattern {
     }
 }
 
-/// Which images are taken.
+/// The selection of images.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selection {
     /// Without patterns every image is included.
@@ -54,7 +54,7 @@ pub(super) struct Selection {
 
 impl Selection {
     /// # Errors
-    /// [`ListError::Patterns`] when the patterns together are too large.
+    /// [`ListError::Patterns`] if the patterns together are too large.
     pub(super) fn new(include: &[PathPattern], exclude: &[PathPattern]) -> Result<Self, ListError> {
         let set = |option: &'static str, patterns: &[PathPattern]| {
             let mut builder = GlobSetBuilder::new();
@@ -74,12 +74,12 @@ impl Selection {
         })
     }
 
-    /// Whether everything is taken.
+    /// Whether everything is selected.
     pub(super) fn is_everything(&self) -> bool {
         self.include.is_none() && self.exclude.is_empty()
     }
 
-    /// Whether an image whose files lie at these places is taken.
+    /// Whether an image with files at these paths is selected.
     pub(super) fn takes(&self, places: &[&Path]) -> bool {
         let any = |set: &GlobSet| places.iter().any(|place| covers(set, place));
         self.include.as_ref().is_none_or(any) && !any(&self.exclude)

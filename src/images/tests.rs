@@ -131,7 +131,7 @@ fn where_a_result_lands_does_not_depend_on_the_other_inputs() {
             );
         }
     }
-    // A relative path of a list is kept as it is written; nothing need be there.
+    // A relative path of a list is kept as written; the file need not exist.
     let (relative, _dir) = request_of_lines(&["b/x.nii", "./a//y.nii"].map(Path::new), &out);
     assert_eq!(outputs(&relative), ["a/y.nii", "b/x.nii"]);
 }

@@ -1,4 +1,4 @@
-//! The images below folders. Links to files are followed; links to folders as far as the request allows.
+//! Finds the images below folders. Follows links to files, and links to folders as far as the request allows.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -20,21 +20,21 @@ pub(super) struct Walk<'a> {
     pub(super) selection: &'a Selection,
     /// Whether links to folders outside the folder that is searched are followed.
     pub(super) follow_links: bool,
-    /// The folder of the results, which must not be searched.
+    /// The output folder, which must not be searched.
     pub(super) output: Option<OutputFolder>,
-    /// The folders that are searched, by their real paths, with their places.
+    /// The searched folders by real path, with the path prefix of their results.
     searched: HashMap<PathBuf, PathBuf>,
     pub(super) notes: Notes,
 }
 
-/// What a search left out.
+/// What a search has left out.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     /// Folders that cannot be read.
     pub(super) unreadable: usize,
     /// Links to folders outside, and the first of them.
     links_outside: (usize, PathBuf),
-    /// Links to folders whose images are listed already, and the first of them.
+    /// Links to folders whose images are already listed, and the first of them.
     links_again: (usize, PathBuf),
     /// Files of formats that niimpi does not read, by their suffix.
     other_formats: BTreeMap<&'static str, usize>,
@@ -51,14 +51,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Announces a folder that [`search`](Self::search) will be called for: no link leads to it a second
-    /// time.
+    /// Announces a folder for [`search`](Self::search), so that links to it are not followed again.
     pub(super) fn announce(&mut self, folder: &Path, place: &Path) {
         self.searched.insert(resolve(folder), place.to_owned());
     }
 
     /// Finds the images below an announced folder. Hidden files and folders (a leading dot) are left out. A
-    /// folder that has the name of an image is listed as the broken image that it is.
+    /// folder with the name of an image is listed as a broken image.
     pub(super) fn search(
         &mut self,
         folder: &Path,
@@ -68,7 +67,7 @@ impl<'a> Walk<'a> {
         let root = resolve(folder);
         let mut links = VecDeque::new();
         self.tree(folder, place, None, found, &mut links)?;
-        // Links come after the folders: an image that both lead to keeps its real path.
+        // Links are searched after folders, so that an image reached by both keeps its real path.
         while let Some((link, place)) = links.pop_front() {
             let real = resolve(&link);
             if self.is_searched(&real) {
@@ -83,8 +82,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Finds the images of one folder and its subfolders, and the links to further folders. `linked` is the
-    /// real folder that a link led to: its subfolders may have been searched before.
+    /// Finds the images of one folder and its subfolders, and the links to other folders. `linked` is the
+    /// real folder behind a link; its subfolders can have been searched before.
     fn tree(
         &mut self,
         folder: &Path,
@@ -145,7 +144,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether the images of a real folder are listed by the search of it or of a folder above it.
+    /// Whether the images of a real folder are listed by a search of it or of a folder above it.
     fn is_searched(&self, real: &Path) -> bool {
         real.ancestors().any(|above| {
             self.searched.get(above).is_some_and(|place| {
@@ -160,7 +159,7 @@ impl<'a> Walk<'a> {
         self.searched.contains_key(real)
     }
 
-    /// Refuses results inside a folder that is searched, unless an `--exclude` keeps them out of the next
+    /// Refuses results inside a searched folder, unless an `--exclude` pattern excludes them from the next
     /// run's inputs.
     fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), ListError> {
         let Some(output) = &self.output else {
@@ -180,7 +179,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What an entry of a folder is.
+/// The kind of a folder entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Folder,
@@ -196,7 +195,7 @@ impl Kind {
         } else if kind.is_symlink() && item.path().is_dir() {
             Kind::LinkToFolder
         } else {
-            // Also a link that leads nowhere: its image fails when it is its turn.
+            // Also a dangling link; its image fails when it is processed.
             Kind::File
         }
     }
@@ -213,7 +212,7 @@ fn count((count, first): &mut (usize, PathBuf), path: PathBuf) {
     *count += 1;
 }
 
-/// The suffix of an image in a format that niimpi does not read.
+/// The suffix of an image format that niimpi does not read.
 fn other_format(name: &OsStr) -> Option<&'static str> {
     const FORMATS: [&str; 8] = [".mgz", ".mgh", ".mif", ".mif.gz", ".mnc", ".nrrd", ".mha", ".mhd"];
     const COMPRESSED: [&str; 4] = [".bz2", ".zst", ".xz", ".lz4"];
@@ -244,14 +243,14 @@ impl Notes {
         let shown = |path: &Path| printable(&path.display().to_string());
         if let (count @ 1.., first) = &self.links_outside {
             tracing::warn!(
-                "{} to folders outside the input not followed, the first is {}; --follow-links follows them",
+                "did not follow {} to folders outside the input, the first is {} (use --follow-links)",
                 counted(*count, "link"),
                 shown(first)
             );
         }
         if let (count @ 1.., first) = &self.links_again {
             tracing::info!(
-                "{} to folders whose images are listed already not followed, the first is {}",
+                "did not follow {} to folders whose images are already listed, the first is {}",
                 counted(*count, "link"),
                 shown(first)
             );
@@ -264,7 +263,7 @@ impl Notes {
                 .map(|(suffix, count)| format!("{count} {suffix}"))
                 .collect();
             tracing::warn!(
-                "{} in formats that niimpi does not read passed over: {}",
+                "ignored {} in formats that niimpi does not read: {}",
                 counted(others, "file"),
                 kinds.join(", ")
             );
@@ -305,7 +304,7 @@ mod tests {
         std::fs::write(path, b"x").unwrap();
     }
 
-    /// Searches `root/data`; the places of what was found, sorted.
+    /// Searches `root/data` and returns the paths found, sorted.
     fn places(root: &Path, follow_links: bool, exclude: &str) -> (Vec<String>, Notes) {
         let exclude = exclude.split_whitespace().map(|text| text.parse().unwrap());
         let selection = Selection::new(&[], &exclude.collect::<Vec<_>>()).unwrap();
@@ -363,7 +362,7 @@ mod tests {
     fn trees_of_links_are_walked_once() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        // 2^24 paths lead to the image; a link leads back to the folder above all.
+        // 2^24 paths lead to the image; one link leads back to the topmost folder.
         for level in 0..24 {
             let folder = dir.path().join(format!("other/{level}"));
             touch(&folder.join("x.nii"));

@@ -5,11 +5,12 @@ use crate::filter::{Filter, ImageInfo, Prepared};
 use crate::image_io::Probe;
 use crate::images::probe::{ImageFacts, Need};
 
-/// Estimated seconds of an image: inflating and compressing by its bytes, and the filter by its own account.
+/// Estimated seconds of an image: inflating and compressing from its bytes, filtering from the filter's own
+/// estimate.
 ///
-/// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. An
-/// image whose header is unknown is taken for one that was compressed to a third, with two bytes per voxel,
-/// and each of its voxels for one that takes the filter `filter_s_per_voxel`.
+/// The rates are of one core of a current CPU; only their proportions matter for a balanced partition. For an
+/// unknown header, the estimate assumes two bytes per voxel, compression to a third, and `filter_s_per_voxel`
+/// for the filter.
 pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
     const CODEC_S_PER_BYTE: f64 = 4e-9;
     const FILE_S: f64 = 2e-4;
@@ -21,13 +22,13 @@ pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
     FILE_S + CODEC_S_PER_BYTE * raw_bytes + filter_s
 }
 
-/// Estimated seconds that a job's filter takes for an image; 0 where it cannot be filtered.
+/// Estimated seconds of a job's filter for an image; 0 if the image cannot be filtered.
 pub(crate) fn filter_s(job: &ImageJob, image: &ImageInfo) -> f64 {
     let prepared = job.filter.prepare(&job.masked(image), &job.shared());
     prepared.map_or(0.0, |prepared| seconds(prepared.as_ref(), image))
 }
 
-/// What a job needs for an image whose header was looked at.
+/// What a job needs for an image with a known header.
 pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
     let image = memory::probe_info(probe);
     let prepared = job.filter.prepare(&job.masked(&image), &job.shared()).ok();

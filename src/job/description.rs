@@ -1,18 +1,18 @@
-//! The filter as it was asked for, for the report.
+//! The filter as requested, for the report.
 
 use serde::{Deserialize, Serialize};
 
-/// The filter, as it was asked for.
+/// The filter as requested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FilterDescription {
     /// Its name.
     pub name: String,
-    /// Sigma along x, y, z in voxels; empty when FWHM was given, since it then depends on each image's voxel
-    /// size.
+    /// Sigma along x, y, z in voxels; empty if FWHM was given, because sigma then depends on each image's
+    /// voxel size.
     pub sigma_vox: Vec<f64>,
     /// FWHM along x, y, z in mm; empty when sigma was given.
     pub fwhm_mm: Vec<f64>,
-    /// What lies beyond the image's edge.
+    /// The boundary mode.
     pub boundary: String,
     /// The value beyond the edge with the boundary `constant`.
     pub cval: f64,
@@ -24,7 +24,7 @@ pub struct FilterDescription {
     pub output_type: String,
     /// How results become integers.
     pub round: String,
-    /// How voxels are treated that are NaN or infinite.
+    /// How NaN and infinite voxels are treated.
     #[serde(default = "propagate")]
     pub nan: String,
     /// Where the masks are; absent without one.
@@ -35,7 +35,7 @@ pub struct FilterDescription {
     pub outside: Option<String>,
 }
 
-/// What reports of versions without the choice did.
+/// The behaviour of versions without this option.
 fn propagate() -> String {
     "propagate".to_owned()
 }

@@ -1,36 +1,34 @@
-//! Memory: what an image, a worker and a rank need. Set-up, dry run, plan and the workers themselves ask
-//! here.
+//! Memory: what an image, a worker and a rank need. Used by set-up, dry run, plan and the workers.
 
 use super::ImageJob;
 use crate::filter::{Division, Filter, ImageInfo, Layout};
 use crate::image_io::{Header, Probe};
 use crate::volume::{Datatype, Scaling};
 
-/// What a worker's thread needs besides its images: codec, buffers of files, the part of its stack that it
-/// uses.
+/// Memory of a worker's thread without images: codec, file buffers, used part of its stack.
 pub(crate) const WORKER_BYTES: u64 = 12 << 20;
 
-/// The same of a thread that waits for files: it opens them ahead or publishes results.
+/// The same for a thread that opens files ahead or publishes results.
 const HELPER_BYTES: u64 = 128 << 10;
 
-/// Address space of a thread's stack and its guard.
+/// Address space of a thread's stack and guard pages.
 const STACK_BYTES: u64 = (2 << 20) + (64 << 10);
 
-/// Address space that the C library's allocator reserves for each thread that works on images. Threads that
+/// Address space that the C library's allocator reserves for each thread that processes images. Threads that
 /// wait for files share these areas.
 const ARENA_BYTES: u64 = 64 << 20;
 
-/// What the program and MPI take in a rank before there is a worker.
+/// Memory of the program and MPI in a rank without workers.
 pub(crate) const PROGRAM_BYTES: u64 = 18 << 20;
 
-/// Bytes that one image takes while it is processed by `threads` threads together: voxels, result, planes
-/// between stages, kernels, and the tiles of the threads. An image that cannot be filtered takes its voxels.
+/// Bytes of one image while `threads` threads process it together: voxels, result, planes between stages,
+/// kernels, and the threads' tiles. If the image cannot be filtered, the bytes of its voxels.
 pub(crate) fn image_bytes(job: &ImageJob, image: &ImageInfo, threads: usize) -> u64 {
     let streamed = Division::among(threads, threads > 1);
     least_image_bytes(job, image, threads).max(layout_bytes(job, image, streamed))
 }
 
-/// The same where memory is short: the image is then not filtered while it is being read.
+/// The same if memory is short: the image is then not filtered while it is read.
 pub(crate) fn least_image_bytes(job: &ImageJob, image: &ImageInfo, threads: usize) -> u64 {
     layout_bytes(job, image, Division::among(threads, false))
 }
@@ -55,7 +53,7 @@ fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
         && image.may_be_nonfinite()
         && image.scaling.is_some()
     {
-        // Intensities in double take the place of the voxels, whose memory is kept for the next image.
+        // Intensities in double replace the voxels; the memory of the voxels is kept for the next image.
         let mut doubles = shared;
         doubles.output.output_type =
             crate::filter::OutputType::As(shared.output.resolve_for(image.datatype, true));
@@ -69,8 +67,8 @@ fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
     finite.max(plain(image, shared))
 }
 
-/// Bytes that a rank's threads need besides images: `threads` that work on them and `helpers` that wait for
-/// files. Of address space where that is what is limited.
+/// Bytes of a rank's threads without images: `threads` that process images and `helpers` that wait for files.
+/// Counts address space if that is limited.
 pub(crate) fn threads_bytes(threads: usize, helpers: usize, address_space: bool) -> u64 {
     let (threads, helpers) = (threads as u64, helpers as u64);
     if address_space {
@@ -80,8 +78,8 @@ pub(crate) fn threads_bytes(threads: usize, helpers: usize, address_space: bool)
     }
 }
 
-/// Bytes of a rank that processes these images, each with its [`image_bytes`], `workers` at a time: the
-/// program and the largest images, which may meet.
+/// Bytes of a rank that processes these images (the [`image_bytes`] of each), `workers` at a time: the
+/// program and the largest images, which can be in memory together.
 pub(crate) fn rank_bytes(images: impl Iterator<Item = u64>, workers: usize) -> u64 {
     let mut images: Vec<u64> = images.collect();
     images.sort_unstable_by(|a, b| b.cmp(a));
@@ -91,7 +89,7 @@ pub(crate) fn rank_bytes(images: impl Iterator<Item = u64>, workers: usize) -> u
     })
 }
 
-/// What a filter knows of an image by its header.
+/// The image description for a filter, from the header.
 pub(crate) fn image_info(header: &Header) -> ImageInfo {
     ImageInfo {
         shape: header.shape().to_vec(),
@@ -103,7 +101,7 @@ pub(crate) fn image_info(header: &Header) -> ImageInfo {
     }
 }
 
-/// The same of an image whose header was looked at. Which scale it has decides nothing here.
+/// The same for a probed header. The values of the intensity scale do not matter here.
 pub(crate) fn probe_info(probe: &Probe) -> ImageInfo {
     const SOME: Scaling = Scaling {
         slope: 1.0,
@@ -242,7 +240,7 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
-        /// What is promised from the header is never less than what the image's buffers take.
+        /// The estimate from the header is never less than the size of the image's buffers.
         #[test]
         fn no_image_takes_more_than_its_header_promises(
             shape in prop::collection::vec(1usize..24, 1..5),
@@ -269,7 +267,7 @@ mod tests {
             let probe = crate::image_io::probe(&path).unwrap();
             let promised = image_bytes(&job, &probe_info(&probe), threads);
             let held = super::super::steps::tests::held_bytes(&job, &path, threads);
-            prop_assert!(held <= promised, "{held} bytes are held, {promised} were promised");
+            prop_assert!(held <= promised, "{held} bytes are used, {promised} were estimated");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Job: one image from reading to its result, each stage timed. Knows nothing of ranks.
+//! Job: one image from input to result, with a time for each stage. Independent of ranks.
 //!
 //! | file | role |
 //! |---|---|
@@ -34,10 +34,10 @@ pub use mask::Masking;
 pub use steps::ImageWorker;
 pub(crate) use steps::{OutputFolder, Paths, publish};
 
-/// Changes whenever the same options give other bits than before.
+/// Changes whenever the same options give different bits than before.
 const NUMERICS: u32 = 1;
 
-/// The options of a run of niimpi-journal/1 as [`ImageJob::options`] gives them now.
+/// The options of a run of niimpi-journal/1, in the form of [`ImageJob::options`].
 pub(crate) fn options_of_version_1(mut options: Value) -> Value {
     if let Some(options) = options.as_object_mut() {
         options.insert("numerics".to_owned(), 1.into());
@@ -45,7 +45,7 @@ pub(crate) fn options_of_version_1(mut options: Value) -> Value {
     options
 }
 
-/// What is done to every image.
+/// The job for every image.
 #[derive(Clone, Debug)]
 pub struct ImageJob {
     /// The filter.
@@ -56,9 +56,9 @@ pub struct ImageJob {
     pub nan: NonFinite,
     /// Which voxels are filtered, if not all.
     pub mask: Option<Masking>,
-    /// How hard results are compressed.
+    /// The compression level of results.
     pub compression: CompressionLevel,
-    /// Whether a result is synced to disk before its name appears.
+    /// Sync a result to disk before it is renamed.
     pub sync: bool,
 }
 
@@ -84,8 +84,8 @@ impl ImageJob {
         }
     }
 
-    /// Estimated seconds that the filter takes for a voxel of an image whose header is not known: of 2 mm, in
-    /// a usual shape.
+    /// Estimated seconds of the filter per voxel of an image with an unknown header, assumed to have 2 mm
+    /// voxels and a common shape.
     pub(crate) fn filter_s_per_voxel(&self) -> f64 {
         let usual = ImageInfo {
             shape: vec![100; 3],
@@ -96,8 +96,8 @@ impl ImageJob {
         cost::filter_s(self, &usual) / usual.voxels() as f64
     }
 
-    /// Everything that shapes a result's bytes besides its input: two jobs with equal options write equal
-    /// results.
+    /// All options that affect a result's bytes: jobs with equal options write equal results for the same
+    /// input.
     pub fn options(&self) -> Value {
         let mut options = serde_json::json!({
             "filter": self.filter,
@@ -117,11 +117,11 @@ impl ImageJob {
             .into();
             options["outside"] = outside.name().into();
         }
-        // A number that was written and read may differ in its last digit from one that was not: all are.
+        // Writing and reading a number can change its last digit, so every number is written and read once.
         serde_json::from_str(&options.to_string()).unwrap_or(options)
     }
 
-    /// The subcommand and the arguments that give the same job.
+    /// The subcommand and arguments that produce the same job.
     pub(crate) fn to_cli_args(&self) -> Vec<String> {
         let output = serde_json::to_value(self.output).unwrap_or_default();
         let mut options = self.filter.as_json();
@@ -144,7 +144,7 @@ impl ImageJob {
         arguments
     }
 
-    /// The filter as it was asked for, for the report.
+    /// The filter as requested, for the report.
     pub fn describe(&self) -> FilterDescription {
         let options = self.filter.as_json();
         let numbers = |name: &str| match options.get(name) {
@@ -179,7 +179,7 @@ impl ImageJob {
     }
 }
 
-/// A value as the command line takes it: several with commas between them.
+/// A value in command line form; lists are separated by commas.
 fn cli_value(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

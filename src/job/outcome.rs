@@ -1,9 +1,7 @@
-//! The outcome of an image: where it was done, when, what each stage took, what its input was, and how it
-//! ended.
+//! The outcome of an image: its rank and worker, its stage times, its input, and how it ended.
 //!
-//! A worker makes it once. A journal's line and a report's row are this type in JSON. Versions before
-//! niimpi-journal/2 and niimpi-report/2 used other names for some fields; `Row` is the one place where
-//! those are read.
+//! A worker creates it once. A journal line and a report row are this type in JSON. Versions before
+//! niimpi-journal/2 and niimpi-report/2 used other names for some fields; only `Row` reads these.
 
 use std::path::PathBuf;
 
@@ -16,9 +14,9 @@ use crate::volume::Datatype;
 /// What happened to an image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// The image's place in the whole list, from 1.
+    /// The image's index in the whole list, from 1.
     pub index: usize,
-    /// The rank that had it.
+    /// The rank that processed it.
     pub rank: usize,
     /// The worker of that rank, from 0.
     pub worker: usize,
@@ -28,9 +26,9 @@ pub struct Outcome {
     pub timings: Timings,
     /// What was read.
     pub input: InputFacts,
-    /// How often the image was read again after an error that may pass.
+    /// How often the image was read again after an error that may be temporary.
     pub retries: u32,
-    /// What the user should know about the image or its result.
+    /// Warnings about the image or its result.
     pub warnings: Vec<Warning>,
     /// Bytes of all files that were written.
     pub bytes_out: u64,
@@ -41,13 +39,13 @@ pub struct Outcome {
 /// Seconds of each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// Reading, inflating included.
+    /// Reading, including inflating.
     pub read_s: f64,
     /// Filtering.
     pub filter_s: f64,
-    /// Compressing and writing, as far as the worker did it.
+    /// Compressing and writing in the worker.
     pub write_s: f64,
-    /// Waiting for the disk and naming the result. The worker is at the next images meanwhile.
+    /// Syncing and renaming the result, while the worker processes the next images.
     pub publish_s: f64,
 }
 
@@ -57,7 +55,7 @@ impl Timings {
         self.read_s + self.filter_s + self.write_s
     }
 
-    /// The same, rounded to microseconds, so that records stay short.
+    /// The same times rounded to microseconds, to keep records short.
     pub(crate) fn rounded(self) -> Self {
         let round = |seconds: f64| (seconds * 1e6).round() / 1e6;
         Self {
@@ -69,20 +67,20 @@ impl Timings {
     }
 }
 
-/// What is known of an image once it was read.
+/// What is known about an image after reading it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InputFacts {
-    /// Its files. Only journals have them, reports leave them out.
+    /// Its files. Journals contain them, reports do not.
     pub files: Vec<FileId>,
     /// Bytes of all its files.
     pub bytes: u64,
-    /// The type of a voxel; `None` when the image was not read.
+    /// The datatype; `None` if the image was not read.
     pub datatype: Option<Datatype>,
     /// Whether it has an intensity scale.
     pub scaled: bool,
     /// Voxels of all its volumes.
     pub voxels: u64,
-    /// Of these, NaN or infinite.
+    /// Number of NaN or infinite voxels.
     pub nonfinite_voxels: u64,
     /// Distance between voxel centres along x, y and z.
     pub voxel_size_mm: Option<[f64; 3]>,
@@ -93,8 +91,7 @@ pub struct InputFacts {
 /// How an image ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum End {
-    /// Its result is written: these files, in the order in which they got their names. Reports leave the
-    /// files out.
+    /// Its result is written: these files, in the order of renaming. Reports omit the files.
     Done(Vec<FileId>),
     /// It failed.
     Failed(Failure),
@@ -126,28 +123,28 @@ pub struct Failure {
     pub stage: Stage,
     /// The cause with the path, in one sentence.
     pub error: String,
-    /// What the cause means for the other images; known only to the rank that had the image.
+    /// What the cause means for other images; known only on the rank that processed the image.
     #[serde(skip)]
     pub kind: FailureKind,
 }
 
-/// What a failure means for the other images.
+/// What a failure means for other images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailureKind {
-    /// It concerns this image only.
+    /// It affects only this image.
     #[default]
     Own,
-    /// Its file cannot be opened, which may be the fault of this node.
+    /// Its file cannot be opened, perhaps only on this node.
     CannotOpen,
-    /// This process has too many files open, which passes.
+    /// This process has too many open files, which is temporary.
     NoFreeFile,
-    /// The run was stopped before it was finished.
+    /// The run was stopped before the image was finished.
     Stopped,
-    /// The disk is full or the quota is used up, which the other images meet too.
+    /// The disk or quota is full; this affects other images, too.
     NoSpace,
-    /// The journal cannot be written, and without it no result may get its name.
+    /// The journal cannot be written, and without it no result can be renamed.
     NoJournal,
-    /// It needs so many bytes, more than it may take while other images are in progress.
+    /// It needs this many bytes, more than it can use while other images are in progress.
     NeedsMemory {
         /// All that it needs.
         needed_bytes: u64,
@@ -177,7 +174,7 @@ impl Stage {
     }
 }
 
-/// How an image ended, in one word.
+/// The status of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -199,7 +196,7 @@ impl Outcome {
         }
     }
 
-    /// How it ended, in one word.
+    /// The status.
     pub fn status(&self) -> Status {
         match self.end {
             End::Done(_) => Status::Done,
@@ -216,8 +213,8 @@ impl Outcome {
         }
     }
 
-    /// Forgets the files' identities, which only journals record: the report of a long list would take twice
-    /// the memory.
+    /// Drops the files' identities, which only journals record. They would double the memory of a long list's
+    /// report.
     pub(crate) fn forget_files(&mut self) {
         self.input.files = Vec::new();
         if let End::Done(files) = &mut self.end {
@@ -226,8 +223,7 @@ impl Outcome {
     }
 }
 
-/// An outcome as JSON has it: one flat object. Fields of version 1 that have another name or place now are
-/// read, too.
+/// An outcome as one flat JSON object. Fields of version 1 with other names or places are also read.
 #[derive(Serialize, Deserialize)]
 struct Row {
     index: usize,
@@ -272,7 +268,7 @@ struct Row {
     files_in: Vec<FileId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     files_out: Vec<FileId>,
-    /// Of niimpi-journal/1, which has one identity for both halves of a pair.
+    /// From niimpi-journal/1, which has one identity for both files of a pair.
     #[serde(default, skip_serializing)]
     input_mtime_ns: Option<i64>,
     #[serde(default, skip_serializing)]
@@ -299,7 +295,7 @@ impl From<&Outcome> for Row {
             publish_s,
         } = outcome.timings;
         let input = &outcome.input;
-        // JSON has no numbers that are not finite.
+        // JSON cannot represent non-finite numbers.
         let finite =
             |values: Option<[f64; 3]>| values.filter(|values| values.iter().all(|value| value.is_finite()));
         Row {
@@ -391,7 +387,7 @@ impl From<Row> for Outcome {
     }
 }
 
-/// An outcome as ranks send it, field after field without names.
+/// An outcome as sent between ranks: fields in order without names.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Outcome")]
 struct Message {

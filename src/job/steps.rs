@@ -1,4 +1,4 @@
-//! Steps: one image from reading to a complete result without a name, on one thread or several.
+//! Steps: one image from input to a complete result without a final name, on one or several threads.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use crate::image_io::{
 use crate::images::MaskChoice;
 use crate::volume::{Volume, VoxelBuffer};
 
-/// Syncs a result, where the job asks for that, and gives it its name. Records in `outcome` how long that
-/// took and how much was written. `record` records the files before they have their names.
+/// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
+/// `outcome`. `record` is called with the files before they are renamed.
 ///
 /// # Errors
 /// [`Failure`] with the cause; nothing that looks like a result is left behind.
@@ -49,7 +49,7 @@ pub(crate) struct OutputFolder {
     pub(crate) follow_links: bool,
 }
 
-/// Where results are written: in existing folders, or in those below an output folder, which are made.
+/// Where results are written: in existing folders, or below an output folder, whose folders are created.
 #[derive(Clone, Debug, Default)]
 struct Destination(Option<OutputFolder>);
 
@@ -84,11 +84,11 @@ pub struct ImageWorker<'a> {
     memory_limit: Option<u64>,
     stop: Option<&'a AtomicBool>,
     destination: Destination,
-    /// Whether reading failed in a way that may not repeat.
+    /// Whether reading failed with an error that may be temporary.
     read_error_may_pass: bool,
 }
 
-/// What is kept from image to image besides the image.
+/// Buffers kept from image to image, apart from the image.
 #[derive(Default)]
 struct Buffers {
     planes: Planes,
@@ -101,7 +101,7 @@ impl<'a> ImageWorker<'a> {
         Self::with_threads(job, 1)
     }
 
-    /// A worker that processes each image with `threads` threads. The results are the same for any number.
+    /// A worker that processes each image with `threads` threads. The results do not depend on the number.
     pub fn with_threads(job: &'a ImageJob, threads: usize) -> Self {
         let threads = threads.max(1);
         let mut reader = ImageReader::new();
@@ -124,18 +124,18 @@ impl<'a> ImageWorker<'a> {
         }
     }
 
-    /// Refuses images that need more memory than this, before it is taken.
+    /// Sets the memory limit: images that need more fail before memory is allocated.
     pub fn set_memory_limit(&mut self, limit_bytes: Option<u64>) {
         self.memory_limit = limit_bytes;
         self.reader.set_memory_limit(limit_bytes);
     }
 
-    /// Makes missing folders of results below this one.
+    /// Creates missing folders of results below this one.
     pub(crate) fn set_output(&mut self, output: OutputFolder) {
         self.destination = Destination(Some(output));
     }
 
-    /// Leaves an image unfinished once `stop` is set.
+    /// Leaves images unfinished once `stop` is set.
     pub fn set_stop(&mut self, stop: &'a AtomicBool) {
         self.stop = Some(stop);
     }
@@ -150,8 +150,8 @@ impl<'a> ImageWorker<'a> {
         }
     }
 
-    /// Processes one image completely. `outcome` is filled stage by stage, also when one fails; where several
-    /// threads share the image, a stage's seconds are those of all of them.
+    /// Processes one image completely. `outcome` is filled stage by stage, also if one fails. If several
+    /// threads share the image, stage times are sums over them.
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause; nothing that looks like a result is left behind.
@@ -170,9 +170,9 @@ impl<'a> ImageWorker<'a> {
         publish(made, &Existing::Any, outcome, |_| Ok(()))
     }
 
-    /// [`ImageWorker::process`] but for the last step: the result is complete and has no name yet.
-    /// [`publish`] gives it one, perhaps in another thread, because that waits for the disk. `fetched` is the
-    /// input's opened file, if it is open.
+    /// [`ImageWorker::process`] without the last step: the result is complete but has no final name yet.
+    /// [`publish`] renames it, perhaps in another thread, because that waits for the disk. `fetched` is the
+    /// input's file if it is already open.
     ///
     /// # Errors
     /// Those of [`ImageWorker::process`].
@@ -187,7 +187,7 @@ impl<'a> ImageWorker<'a> {
         if made.is_ok() || !self.read_error_may_pass {
             return made;
         }
-        // File systems over a network fail for a moment, and so do disks.
+        // Network file systems and disks can have temporary errors.
         let spent_s = outcome.timings.worker_s();
         (outcome.timings, outcome.input) = Default::default();
         outcome.warnings.clear();
@@ -247,8 +247,8 @@ impl<'a> ImageWorker<'a> {
         made.map_err(|error| failure(Stage::Write, &error))
     }
 
-    /// Reads and filters an image with all members. Where that is possible, slices are filtered and
-    /// compressed while later ones are still being read.
+    /// Reads and filters an image with all members. If possible, slices are filtered and compressed while
+    /// later ones are still being read.
     fn read_and_filter(
         &mut self,
         team: &Team<'_>,
@@ -377,7 +377,7 @@ impl<'a> ImageWorker<'a> {
         });
         outcome.timings.filter_s = started.elapsed().as_secs_f64();
         let run = begun.map_err(|error| filter_failure(input, &error))?;
-        // One thread compresses the result when it has filtered the image.
+        // A single thread compresses the result after filtering.
         let mut file = None;
         if threads > 1 {
             let header = &self.image.header;
@@ -441,7 +441,7 @@ impl ImageJob {
             .is_some_and(|mask| mask.choice == MaskChoice::Nonzero)
     }
 
-    /// A survey of an image with integers in input and result.
+    /// A survey of an image with integer input and integer result.
     fn survey(&self, volume: &Volume) -> Option<Survey> {
         let integers = !self.output.resolve(volume).is_float() && !volume.datatype.is_float();
         integers.then(|| Survey::new(volume.datatype, volume.len()))
@@ -459,8 +459,8 @@ struct Streaming<'a> {
 }
 
 impl Streaming<'_> {
-    /// Prepares filter and file of an image that is about to be read. `None` where it has to be read first,
-    /// or where something is wrong that is reported at its own stage.
+    /// Prepares filter and file for an image before it is read. `None` if it has to be read first, or if
+    /// there is an error that a later stage reports.
     fn begin(
         &self,
         header: &Header,
@@ -468,7 +468,7 @@ impl Streaming<'_> {
         buffers: &mut Buffers,
     ) -> Option<(ImageRun, ChunkedWriter)> {
         let job = self.job;
-        // Voxels that are not finite are counted, and perhaps replaced, in the whole volume.
+        // Non-finite voxels are counted, and perhaps replaced, in the whole volume.
         let treated =
             (job.nan != NonFinite::Propagate || job.filter.refuses_nonfinite()) && volume.datatype.is_float();
         if self.threads < 2 || header.is_big_endian() || treated || job.has_own_mask() {
@@ -507,7 +507,7 @@ fn read_slabs(
     };
     let mut found = 0;
     for slab in &run.parts().to_read {
-        // SAFETY: nobody uses a slab before `has_read` announces it.
+        // SAFETY: no thread uses a slab before `has_read` announces it.
         let bytes = unsafe { run.unread(slab.clone()) };
         let len = next(bytes)?;
         found += len;
@@ -523,7 +523,7 @@ fn read_slabs(
     Ok(found)
 }
 
-/// Starts the file of a result; `None` where it is not one compressed file.
+/// Starts the file of a result; `None` if the result is not a single compressed file.
 fn begin_file(
     job: &ImageJob,
     header: &Header,
@@ -551,7 +551,7 @@ fn filter_failure(input: &Path, error: &FilterError) -> Failure {
     }
 }
 
-/// Whether this process, or the whole system, may open no other file.
+/// Whether this process or the system has reached its limit on open files.
 fn is_out_of_files(error: &std::io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE};
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))

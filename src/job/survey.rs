@@ -1,29 +1,29 @@
-//! Survey: signs in the voxels that an image is a mask or a label map, which smoothed integers cannot hold.
+//! Survey: detects masks and label maps by their voxels. Smoothed integers cannot represent them.
 //!
-//! It looks at a sample of neighbouring voxels, so that it costs next to nothing.
+//! It samples pairs of neighbouring voxels, so it costs almost no time.
 
 use super::warning::Warning;
 use crate::volume::Datatype;
 
-/// Pairs of neighbours per image, about.
+/// Approximate number of sampled pairs per image.
 const SAMPLES: usize = 1 << 14;
 
-/// What is known of the voxels of an image with an integer result.
+/// What was found about the voxels of an image with an integer result.
 pub(super) struct Survey {
     voxel_bytes: usize,
-    /// Voxels from one sample to the next.
+    /// Distance between samples, in voxels.
     step: usize,
-    /// The first voxel of the image, which is background in most images.
+    /// The first voxel of the image, usually background.
     background: Option<u64>,
     nonzero: bool,
-    /// Sampled pairs of neighbours along x, both different from 0 and from the background.
+    /// Number of sampled pairs of neighbours along x, both different from 0 and from the background.
     pairs: usize,
-    /// Of these, with the same value.
+    /// Number of these pairs with equal values.
     equal: usize,
 }
 
 impl Survey {
-    /// A survey of an image with so many voxels of this type.
+    /// A survey of an image with this number and type of voxels.
     pub(super) fn new(datatype: Datatype, voxels: usize) -> Self {
         Survey {
             voxel_bytes: datatype.size_bytes(),
@@ -35,7 +35,7 @@ impl Survey {
         }
     }
 
-    /// Looks at the next voxels of the image, in any byte order.
+    /// Processes the next voxels of the image, in any byte order.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         self.nonzero = self.nonzero || !is_zero(bytes);
         match self.voxel_bytes {
@@ -67,13 +67,13 @@ impl Survey {
         }
     }
 
-    /// Whether neighbours are mostly equal, which measured intensities are not.
+    /// Whether most neighbours are equal, unlike measured intensities.
     fn is_labels(&self) -> bool {
         const LEAST: usize = 8;
         self.pairs >= LEAST && self.equal * 4 >= self.pairs * 3
     }
 
-    /// What the user should know about the result, which has this type.
+    /// Warnings for the user about a result of this type.
     pub(super) fn warning(&self, result: &[u8], datatype: Datatype) -> Option<Warning> {
         if self.nonzero && is_zero(result) {
             return Some(Warning::new(
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(kind(&labels, &result).as_deref(), Some("labels"));
         let shifted: Vec<i16> = labels.iter().map(|label| label - 1000).collect();
         assert_eq!(kind(&shifted, &result).as_deref(), Some("labels"));
-        // Noise, alone and within an air of -1000, as a CT has it; and a constant.
+        // Noise, alone and surrounded by air of -1000 as in a CT; and a constant.
         let noise: Vec<i16> = (0..1000).map(|at| (at * 7919 % 1009) as i16).collect();
         assert_eq!(kind(&noise, &result), None);
         let air = [vec![-1000; 1000], noise].concat();

@@ -1,9 +1,9 @@
-//! Team: the threads that share one image. Its later slices are inflated while earlier ones are filtered and
+//! Team: the threads that share one image. Later slices are inflated while earlier ones are filtered and
 //! compressed.
 //!
-//! One thread, the leader, reads the file, because inflating cannot be shared; then it joins the others.
-//! Whole chunks of the result are compressed as soon as they are complete. They are the same whoever
-//! compresses them, so the file has the bytes that one thread gives it.
+//! One thread, the leader, reads the file, because inflating cannot be divided; then it joins the others.
+//! Chunks of the result are compressed as soon as they are complete. Their bytes do not depend on the thread,
+//! so the file is the same as from one thread.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::filter::{Board, FilterError, ImageRun, Next, Progress, Task, ThreadScratch};
 use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, CompressionLevel, ImageError};
 
-/// What one thread needs of its own; kept from image to image.
+/// The buffers of one thread; kept from image to image.
 pub(super) struct Member {
     pub(super) scratch: ThreadScratch,
     encoder: ChunkEncoder,
@@ -42,36 +42,36 @@ struct Image {
     result_bytes: usize,
     /// Bytes of a voxel of the result.
     voxel_bytes: usize,
-    /// Chunks of the file; none where it is written later as a whole.
+    /// Chunks of the file; `None` if it is written later as a whole.
     chunks: usize,
-    /// So many chunks may be compressed ahead of the one that is written next.
+    /// This many chunks can be compressed ahead of the one that is written next.
     ahead: usize,
 }
 
-/// How far the work is.
+/// The progress of the work.
 #[derive(Default)]
 struct Work {
     filter: Progress,
     /// Chunks that are being compressed or are compressed.
     chunks_taken: usize,
-    /// Compressed chunks whose turn has not come.
+    /// Compressed chunks that wait for earlier ones.
     waiting: BTreeMap<usize, Chunk>,
     chunks_written: usize,
     spare_chunks: Vec<Chunk>,
-    /// Away while a member writes to it.
+    /// Taken while a member writes to it.
     file: Option<ChunkedWriter>,
     error: Option<TeamError>,
-    /// No more work is started.
+    /// Start no more work.
     over: bool,
     spent: Spent,
 }
 
-/// Seconds that the members spent, together.
+/// Seconds of all members together.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Spent {
-    /// On filtering.
+    /// Filtering.
     pub(super) filter_s: f64,
-    /// On compressing and writing.
+    /// Compressing and writing.
     pub(super) write_s: f64,
 }
 
@@ -83,9 +83,9 @@ enum Step {
 
 /// The result of a team's work.
 pub(super) struct Made {
-    /// What has the result for the volume.
+    /// The finished filter, which holds the result.
     pub(super) run: ImageRun,
-    /// The complete file, where the team has written it.
+    /// The complete file, if the team has written it.
     pub(super) file: Option<ChunkedWriter>,
     pub(super) error: Option<TeamError>,
     pub(super) spent: Spent,
@@ -99,7 +99,7 @@ pub(super) struct Team<'a> {
 }
 
 impl<'a> Team<'a> {
-    /// A team that waits for an image, and leaves one unfinished once `stop` is set.
+    /// A team that waits for an image and leaves it unfinished once `stop` is set.
     pub(super) fn new(stop: Option<&'a AtomicBool>) -> Self {
         Team {
             image: OnceLock::new(),
@@ -108,11 +108,11 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Starts the work on an image, `members` strong. The leader reports with [`Team::has_read`] how far it
-    /// is read.
+    /// Starts the work on an image with `members` members. The leader reports reading progress with
+    /// [`Team::has_read`].
     ///
     /// # Panics
-    /// When this team has an image already.
+    /// If this team already has an image.
     pub(super) fn begin(&self, run: ImageRun, file: Option<ChunkedWriter>, members: usize) {
         let result_bytes = run.result_bytes();
         let chunks = result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES);
@@ -146,7 +146,7 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.over = true);
     }
 
-    /// Works until there is nothing left to do, waiting for what others have yet to do. When it panics, the
+    /// Works until all work is done, and waits for the other members where necessary. If it panics, the
     /// others stop.
     pub(super) fn work(&self, member: &mut Member) {
         let panicked = EndOnDrop(self);
@@ -155,7 +155,7 @@ impl<'a> Team<'a> {
         std::mem::forget(panicked);
     }
 
-    /// The step that is nearest to the end of those that can be done now.
+    /// The latest step that can be done now.
     fn next(&self, work: &mut Work) -> Next<Step> {
         if work.over || work.error.is_some() {
             return Next::Over;
@@ -194,8 +194,7 @@ impl<'a> Team<'a> {
         let started = Instant::now();
         match step {
             Step::Filter(task) => {
-                // SAFETY: the volume stays where it is until the team is done, and `next` has started the
-                // part.
+                // SAFETY: the volume does not move until the team is done, and `next` has started the part.
                 let computed = unsafe { image.run.compute(task, self.stop, &mut member.scratch) };
                 self.board.update(|work| {
                     work.spent.filter_s += started.elapsed().as_secs_f64();
@@ -208,7 +207,7 @@ impl<'a> Team<'a> {
             Step::Compress(index, mut chunk) => {
                 let start = index * ChunkEncoder::CHUNK_BYTES;
                 let bytes = start..image.result_bytes.min(start + ChunkEncoder::CHUNK_BYTES);
-                // SAFETY: the slices that hold these bytes are complete, as `next` saw.
+                // SAFETY: the slices that contain these bytes are complete, as checked by `next`.
                 let content = unsafe { image.run.result(bytes) };
                 member.encoder.encode(content, image.voxel_bytes, &mut chunk);
                 self.write(started, index, chunk);
@@ -216,8 +215,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Writes a compressed chunk, and those after it that waited for it; or leaves it to the member that
-    /// comes to its turn.
+    /// Writes a compressed chunk and later ones that waited for it, or leaves it to the member that writes
+    /// the preceding chunk.
     fn write(&self, started: Instant, index: usize, chunk: Chunk) {
         let mut turn = self.board.update(|work| {
             work.waiting.insert(index, chunk);
@@ -242,7 +241,7 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.spent.write_s += spent);
     }
 
-    /// What was made, once every member has returned from [`Team::work`]; `None` when no work had started.
+    /// The result, after every member has returned from [`Team::work`]; `None` if no work had started.
     pub(super) fn into_made(self) -> Option<Made> {
         let work = self.board.into_inner();
         let image = self.image.into_inner()?;
@@ -256,7 +255,7 @@ impl<'a> Team<'a> {
 }
 
 impl Work {
-    /// The file and the chunk that comes next, where both are there.
+    /// The file and the next chunk, if both are available.
     fn turn(&mut self) -> Option<(ChunkedWriter, Chunk)> {
         let turn = self.chunks_written;
         if self.file.is_none() || !self.waiting.contains_key(&turn) {
@@ -266,7 +265,7 @@ impl Work {
     }
 }
 
-/// Ends a team's work when it is dropped, so that nobody waits for a thread that has panicked.
+/// Ends a team's work when dropped, so that no thread waits for one that has panicked.
 pub(super) struct EndOnDrop<'a, 'b>(pub(super) &'a Team<'b>);
 
 impl Drop for EndOnDrop<'_, '_> {
@@ -275,8 +274,8 @@ impl Drop for EndOnDrop<'_, '_> {
     }
 }
 
-/// Starts the members of a team but the leader, under the leader's name. Without a thread the others do its
-/// work.
+/// Starts the members of a team except the leader, under the leader's thread name. If a thread cannot be
+/// started, the others do its work.
 pub(super) fn start<'scope, 'team: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     team: &'scope Team<'team>,
@@ -286,7 +285,7 @@ pub(super) fn start<'scope, 'team: 'scope>(
     for member in others {
         let thread = Builder::new().name(leader.name().unwrap_or_default().to_owned());
         if let Err(error) = thread.spawn_scoped(scope, || team.work(member)) {
-            tracing::debug!("cannot start a thread that would help with an image: {error}");
+            tracing::debug!("cannot start a helper thread for an image: {error}");
             return;
         }
     }

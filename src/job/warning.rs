@@ -1,7 +1,6 @@
-//! Warnings: what a user should know about an image that was processed, because its result may not be what
-//! they expect.
+//! Warnings about processed images whose results may differ from what the user expects.
 //!
-//! An outcome carries those of its image. A run prints one line per kind, not one per image.
+//! An outcome contains the warnings of its image. A run prints one line per kind, not one per image.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +15,7 @@ use crate::text::{counted, printable};
 /// A warning about one image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
-    /// The same word for all images with this problem.
+    /// The kind, equal for all images with this problem.
     pub kind: Cow<'static, str>,
     /// One sentence, without the path.
     pub text: String,
@@ -43,8 +42,7 @@ impl From<&FilterWarning> for Warning {
     }
 }
 
-/// What the header of an image shows. `in_mm`: whether the filter's width is in mm, so that the voxel size
-/// counts.
+/// Warnings from the header of an image. `in_mm`: the filter's width is in mm, so the voxel size matters.
 pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]>) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = header.warnings().iter().map(Warning::from).collect();
     if !in_mm {
@@ -95,7 +93,7 @@ pub(crate) struct WarningSummary {
 
 struct Found {
     images: usize,
-    /// Of the first image in the list.
+    /// The line of the first image in the list.
     index: usize,
     line: String,
 }

@@ -1,4 +1,4 @@
-//! Whether the run that wrote a journal still lives.
+//! Whether the run that wrote a journal is still alive.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -8,34 +8,34 @@ use std::time::{Duration, SystemTime};
 use super::{Line, RunLine, past};
 use crate::slurm::{self, Job, running};
 
-/// A living rank writes a line every 30 s. Where neither process nor job can be asked, a journal that nobody
-/// wrote to for so long belongs to nobody.
+/// A live rank writes a line every 30 s. If neither its process nor its job can be checked, a run counts as
+/// dead when its journal has not grown for this long.
 const SILENT_FOR: Duration = Duration::from_secs(90);
 
-/// The journal of a run's rank 0, which lives as long as its run.
+/// The journal of a run's rank 0. A run is alive while its rank 0 is.
 #[derive(Clone, Debug)]
 pub(crate) struct RunJournal {
     path: PathBuf,
     pub(crate) run: RunLine,
-    /// Whether there is more than the first line: the run has passed its last check.
+    /// Whether there is more than the first line, which means that the run has passed its last check.
     pub(crate) works: bool,
     pub(crate) closed: bool,
     modified: SystemTime,
 }
 
-/// Whether a run lives.
+/// Whether a run is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     Dead,
     Living,
-    /// Its heartbeat decides: it is dead if nothing is written for this long.
+    /// Its heartbeat decides: it is dead if it writes nothing for this long.
     DeadAfter(Duration),
 }
 
 /// The journals of all runs below an output folder.
 ///
 /// # Errors
-/// The file system's, when the folder cannot be listed.
+/// The error of the file system if the folder cannot be listed.
 pub(crate) fn runs(output: &Path) -> io::Result<Vec<RunJournal>> {
     let paths = past::journal_paths(output)?;
     let roots = paths.into_iter().filter(|path| {
@@ -46,7 +46,7 @@ pub(crate) fn runs(output: &Path) -> io::Result<Vec<RunJournal>> {
 }
 
 impl RunJournal {
-    /// `None` of a journal that is gone, or that has no first line yet.
+    /// `None` if the journal does not exist or has no first line yet.
     fn read(path: PathBuf) -> Option<Self> {
         const TAIL_BYTES: u64 = 4096;
         const MOST_FIRST_LINE_BYTES: u64 = 1 << 20;
@@ -76,18 +76,18 @@ impl RunJournal {
         })
     }
 
-    /// The journal as it is now; `None` when it is gone or closed.
+    /// The journal as it is now; `None` if it does not exist or is closed.
     pub(crate) fn again(&self) -> Option<Self> {
         Self::read(self.path.clone()).filter(|journal| !journal.closed)
     }
 
-    /// Whether something was written since the other look.
+    /// Whether something was written since the earlier check.
     pub(crate) fn has_grown_since(&self, before: &Self) -> bool {
         self.modified != before.modified
     }
 
-    /// Whether the run lives, by its process, by its Slurm job, or else by its last line. A job that Slurm
-    /// suspended is silent and lives.
+    /// Whether the run is alive, by its process, by its Slurm job, or else by its last line. A suspended
+    /// Slurm job is silent but alive.
     pub(crate) fn life(&self) -> Life {
         let run = &self.run;
         if let Some(lives) = run.process.as_ref().and_then(|process| process.lives(run.pid)) {
@@ -107,7 +107,7 @@ impl RunJournal {
         }
     }
 
-    /// What Slurm knows of the run; `None` outside Slurm, or when Slurm cannot be asked.
+    /// Slurm's state of the run; `None` outside Slurm, or if Slurm does not respond.
     fn runs_in_slurm(&self) -> Option<bool> {
         let run = &self.run;
         let job_id = run.slurm_job.as_deref()?;
@@ -128,7 +128,7 @@ impl RunJournal {
     }
 }
 
-/// The time by the clock of the file system that holds this journal: that of a file made now beside it.
+/// The time by the clock of the journal's file system: that of a file created now in the same folder.
 fn file_system_now(journal: &Path) -> Option<SystemTime> {
     let probe = tempfile::Builder::new()
         .prefix(".clock-")

@@ -1,5 +1,5 @@
-//! The past: what the journals below an output folder record of every result, whatever wrote them and however
-//! it ended.
+//! The past: what the journals below an output folder record about every result, from all runs and versions,
+//! finished or not.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,15 +17,15 @@ use crate::job::outcome::{End, FileId};
 use crate::parallel::par_map;
 use crate::text::printable;
 
-/// The longest line that is read. A longer one is torn.
+/// The maximum length of a line. Longer lines count as torn.
 const LONGEST_LINE: u64 = 16 << 20;
 
 /// The last record of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Last {
-    /// The image was started, and nothing is known of its end.
+    /// The image was started; its end is unknown.
     Started,
-    /// Its files were complete, and whether they have their names is not known.
+    /// Its files were complete; it is unknown if they were renamed.
     Staged,
     /// It failed.
     Failed,
@@ -33,16 +33,16 @@ pub enum Last {
     Done,
 }
 
-/// What was made under a result's name, from what, and with which options.
+/// A file written under a result's name, with its inputs and options.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     /// The image file, absolute.
     pub input: PathBuf,
     /// Its files.
     pub files_in: Vec<FileId>,
-    /// The result's files. Empty where niimpi-journal/1 records no more than that the image was started.
+    /// The result's files. Empty if niimpi-journal/1 records only that the image was started.
     pub files_out: Vec<FileId>,
-    /// What shapes the results besides their inputs.
+    /// The options that affect the results.
     pub options: Arc<serde_json::Value>,
 }
 
@@ -51,9 +51,9 @@ pub struct Made {
 pub struct History {
     /// The last one.
     pub last: Last,
-    /// When it was written, seconds since 1970.
+    /// Its time, seconds since 1970.
     pub unix_s: f64,
-    /// All that was made under its name, the last one last.
+    /// All files written under its name, the latest last.
     pub made: Vec<Made>,
 }
 
@@ -67,11 +67,11 @@ pub struct Past {
     pub records: Records,
     /// Journals that were read.
     pub journals: usize,
-    /// Lines that cannot be read. A rank that is killed leaves one.
+    /// Unreadable lines. A killed rank can leave one.
     pub torn_lines: usize,
 }
 
-/// A journal's first line, where it has one of a known form, and how many of its lines were torn.
+/// A journal's first line, if its format is known, and the number of torn lines.
 #[derive(Debug, Default)]
 pub struct Head {
     /// The run and the rank.
@@ -80,9 +80,9 @@ pub struct Head {
     pub torn_lines: usize,
 }
 
-/// Reads a journal and passes each line after the first to `visit`, with the first. Nothing in it is an
-/// error. A journal whose first line is missing or of an unknown form has no lines: nothing in it can be
-/// relied on.
+/// Reads a journal and passes each line after the first to `visit`, together with the first. No content is an
+/// error. A journal without a first line of a known format counts as empty, because its content is not
+/// reliable.
 ///
 /// # Errors
 /// The reader's.
@@ -130,7 +130,7 @@ fn skip_line(journal: &mut impl BufRead) -> io::Result<()> {
     }
 }
 
-/// The paths of all journals below an output folder; none when there is no folder of them.
+/// The paths of all journals below an output folder; none if it has no journal folder.
 ///
 /// # Errors
 /// The file system's.
@@ -141,8 +141,8 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// The paths of all journals in their folder. What has the name of one but is not a regular file is left out,
-/// with a word on standard error: whoever opens a pipe blocks until its writer appears.
+/// The paths of all journals in their folder. Other files than regular files are ignored with a note on
+/// standard error, because opening a pipe blocks until it has a writer.
 ///
 /// # Errors
 /// The file system's.
@@ -156,7 +156,7 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
         if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             let shown = printable(&path.display().to_string());
-            console::note(format!("{shown}: is left out: a journal is a regular file"));
+            console::note(format!("{shown}: ignored, because it is not a regular file"));
             continue;
         }
         paths.push(path);
@@ -165,8 +165,8 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads each journal on one of `threads` threads; in the order of `paths`. An error's text begins with the
-/// path.
+/// Reads each journal on one of `threads` threads; results are in the order of `paths`. An error message
+/// begins with the path.
 pub(super) fn read_each<T: Send>(
     paths: &[PathBuf],
     threads: usize,
@@ -180,7 +180,7 @@ pub(super) fn read_each<T: Send>(
     read.into_iter().collect()
 }
 
-/// The time of the newest line in any journal below an output folder, by the last lines of each; `None` where
+/// The time of the newest line in any journal below an output folder, from the last lines of each; `None` if
 /// there is none.
 ///
 /// # Errors
@@ -198,18 +198,18 @@ pub fn newest_unix_s(output: &Path, threads: usize) -> io::Result<Option<f64>> {
     Ok(newest.into_iter().flatten().reduce(f64::max))
 }
 
-/// When a line was written, whatever else it holds.
+/// The time of a line of any kind.
 fn line_unix_s(line: &[u8]) -> Option<f64> {
     #[derive(serde::Deserialize)]
     struct Time {
         unix_s: f64,
     }
     let time: Time = serde_json::from_slice(line).ok()?;
-    // Before the year 9999, which is the last that has a name.
+    // Before the year 9999, the last one that can be printed.
     (0.0..2.5e11).contains(&time.unix_s).then_some(time.unix_s)
 }
 
-/// What one journal records in the end. Its lines are not kept: a list may have a million images.
+/// The final records of one journal. Its lines are not kept, because a list can have a million images.
 #[derive(Default)]
 pub(super) struct Chapter {
     /// The journal's first line and its torn lines.
@@ -219,7 +219,7 @@ pub(super) struct Chapter {
 }
 
 impl Chapter {
-    /// Reads a journal; `also` is passed each of its lines, too.
+    /// Reads a journal and also passes each of its lines to `also`.
     pub(super) fn read(journal: impl BufRead, mut also: impl FnMut(&RunLine, &Line)) -> io::Result<Self> {
         let mut chapter = Self::default();
         chapter.head = for_each_line(journal, |run, line| {
@@ -248,7 +248,7 @@ impl Chapter {
         };
         match line {
             Line::Begin(begin) => {
-                // Version 1 records a result only once it has its name.
+                // Version 1 records a result only after the rename.
                 let made = version_1.then(|| made(begin.input, Vec::new(), Vec::new()));
                 self.add(begin.output, Last::Started, begin.unix_s, made.flatten());
             }
@@ -269,7 +269,7 @@ impl Chapter {
                         (Last::Done, made(input, files_in, files_out))
                     }
                     End::Failed(_) => (Last::Failed, None),
-                    // Half a record vouches for nothing.
+                    // An incomplete record is not reliable.
                     End::Done(_) | End::Skipped(_) => (Last::Started, None),
                 };
                 self.add(output, last, unix_s, made);
@@ -298,7 +298,7 @@ impl Past {
     /// Reads all journals below an output folder.
     ///
     /// # Errors
-    /// The file system's. What is in the journals is never an error.
+    /// The error of the file system. The content of journals is never an error.
     pub fn load(output: &Path, threads: usize) -> io::Result<Self> {
         let paths = journal_paths(output)?;
         let chapters = read_each(&paths, threads, |journal| {
@@ -307,7 +307,7 @@ impl Past {
         Ok(Self::of(chapters))
     }
 
-    /// What these journals record together. Of the records of a result the latest is the last one.
+    /// The merged records of these journals. The latest record of a result counts as its last.
     pub(super) fn of(chapters: Vec<Chapter>) -> Self {
         let mut past = Self::default();
         for chapter in chapters {
@@ -384,7 +384,7 @@ mod tests {
         past(journals).records[Path::new("a.nii")].clone()
     }
 
-    /// The line as if it was written at another time.
+    /// The line with another time.
     fn at(line: &str, unix_s: f64) -> String {
         let (_, rest) = line.split_once(r#""unix_s":"#).unwrap();
         let (_, rest) = rest.split_once(',').unwrap();
@@ -459,7 +459,7 @@ mod tests {
             let past = past(&[torn]);
             assert_eq!(past.records[Path::new("a.nii")].last, Last::Started, "{cut}");
             assert_eq!(past.torn_lines, 1);
-            // The rank went on after a full disk.
+            // The rank continued after a full disk.
             let mended = journal("a", 1.0, &[BEGIN, &DONE[..cut], BEGIN, DONE]);
             assert_eq!(history(&[mended]).last, Last::Done);
         }

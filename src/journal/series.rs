@@ -1,4 +1,4 @@
-//! The series: what ranks noted of themselves while they ran (`--sample`), read from their journals.
+//! The series: samples that ranks recorded while they ran (`--sample`), read from their journals.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ use crate::report::Journals;
 /// Why there is no series.
 #[derive(Debug, Error)]
 pub enum SeriesError {
-    /// The report does not say where the journals are.
+    /// The report does not contain the location of the journals.
     #[error("the report names no journals: it was written by an earlier version")]
     NoJournals,
     /// The journals cannot be read.
@@ -26,13 +26,13 @@ pub enum SeriesError {
         /// Why.
         error: std::io::Error,
     },
-    /// No rank noted anything.
-    #[error("the journals in {0} hold no samples; say --sample SECONDS when you start the run")]
+    /// No rank recorded samples.
+    #[error("the journals in {0} contain no samples; start the run with --sample SECONDS")]
     NoSamples(String),
 }
 
-/// One sample of one rank. Counts and bytes are since the rank began; `cpus` is the mean since its last
-/// sample.
+/// One sample of one rank. Counts and bytes are since the start of the rank; `cpus` is the mean since its
+/// previous sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     /// The run's name.
@@ -45,13 +45,13 @@ pub struct Sample {
     pub t_s: f64,
     /// CPU seconds.
     pub cpu_s: f64,
-    /// CPUs that were busy, on the mean.
+    /// Mean number of busy CPUs.
     pub cpus: f64,
     /// Memory held.
     pub rss_bytes: u64,
     /// Images done.
     pub done: usize,
-    /// Images given up.
+    /// Images failed.
     pub failed: usize,
     /// Bytes read.
     pub bytes_in: u64,
@@ -59,10 +59,10 @@ pub struct Sample {
     pub bytes_out: u64,
 }
 
-/// Reads the samples of a report's runs, run by run, in the order of time.
+/// Reads the samples of a report's runs, run by run, in order of time.
 ///
 /// # Errors
-/// When the journals are gone or hold none.
+/// If the journals do not exist or contain no samples.
 pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
     let journals = journals.ok_or(SeriesError::NoJournals)?;
     let mut samples: Vec<Sample> = Vec::new();
@@ -89,7 +89,7 @@ pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
     Ok(samples)
 }
 
-/// The samples of one rank's journal. A line that is none, such as a torn last one, is left out.
+/// The samples of one rank's journal. Other lines, such as an incomplete last line, are skipped.
 fn of_journal(journal: impl BufRead) -> std::io::Result<Vec<Sample>> {
     let mut samples: Vec<Sample> = Vec::new();
     past::for_each_line(journal, |run, line| {
@@ -183,7 +183,7 @@ pub(crate) fn render(samples: &[Sample], style: Style) -> String {
     Grid::of(&COLUMNS, samples).draw(style)
 }
 
-/// Writes one row per sample as comma-separated values, with a head row.
+/// Writes one row per sample as comma-separated values, with a header row.
 ///
 /// # Errors
 /// The writer's.

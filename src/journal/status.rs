@@ -1,5 +1,5 @@
-//! Status: how far the runs below an output folder have come, by their journals alone, while they go on or
-//! afterwards.
+//! Status: the progress of the runs below an output folder, from their journals only, during or after the
+//! runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
@@ -11,19 +11,19 @@ use super::{Line, RunLine, unix_s};
 use crate::job::outcome::Status as Ended;
 use crate::report::State;
 
-/// A rank that lives writes a line every half minute; after so long without one it is quiet.
+/// A live rank writes a line every half minute; after this time without one it counts as quiet.
 const QUIET_AFTER_S: f64 = 90.0;
 
-/// How a rank stands.
+/// The state of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RankState {
-    /// It has written a line lately.
+    /// It has written a line recently.
     Running,
-    /// It has not, for so many seconds: it was killed, or hangs.
+    /// It has not written for this many seconds: it was killed, or hangs.
     Quiet(f64),
-    /// Its process is gone without a last line.
+    /// Its process has ended without a last line.
     Dead,
-    /// It ended in an orderly way.
+    /// It ended normally.
     Closed(State),
 }
 
@@ -34,13 +34,13 @@ pub struct RankStatus {
     pub run: RunLine,
     /// Images that it has done.
     pub done: usize,
-    /// Images that it has given up.
+    /// Images that failed.
     pub failed: usize,
     /// Images in progress: their names, and when they started, seconds since 1970.
     pub running: Vec<(PathBuf, f64)>,
     /// When it wrote its last line, seconds since 1970.
     pub last_unix_s: f64,
-    /// How it stands.
+    /// Its state.
     pub state: RankState,
 }
 
@@ -84,8 +84,8 @@ impl Progress {
         self.last_unix_s = self.last_unix_s.max(unix_s);
     }
 
-    /// The status at the time `now_unix_s`. `alive` says whether a process of this host lives, where that can
-    /// be told.
+    /// The status at the time `now_unix_s`. `alive` returns whether a process of this host is alive, if that
+    /// can be determined.
     fn status(self, run: RunLine, now_unix_s: f64, alive: impl Fn(&RunLine) -> Option<bool>) -> RankStatus {
         let last_unix_s = self.last_unix_s.max(run.unix_s);
         let silent_s = now_unix_s - last_unix_s;
@@ -107,7 +107,7 @@ impl Progress {
     }
 }
 
-/// Reads a journal once, for what its rank does and for what it records of results.
+/// Reads a journal once, for the rank's state and the records of results.
 fn read(journal: impl BufRead) -> std::io::Result<(Progress, Chapter)> {
     let mut progress = Progress::default();
     let chapter = Chapter::read(journal, |_run, line| progress.take(line))?;
@@ -121,9 +121,10 @@ pub struct Status {
     pub done: usize,
     /// Images whose last record is a failure.
     pub failed: usize,
-    /// Images that were started and have no later record.
+    /// Images that were started but have no later record.
     pub unfinished: usize,
-    /// The last run, earlier ones that still go on, and the last run of each other share; ranks in order.
+    /// The last run, earlier runs that are still in progress, and the last run of each other share; ranks in
+    /// order.
     pub runs: Vec<Vec<RankStatus>>,
     pub(super) now_unix_s: f64,
 }
@@ -142,7 +143,7 @@ impl Status {
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }
 
-    /// What the journals with these bytes say at the time `now_unix_s`.
+    /// The status from journals with these bytes at the time `now_unix_s`.
     pub fn of_bytes<'a>(
         journals: impl IntoIterator<Item = &'a [u8]>,
         now_unix_s: f64,
@@ -192,7 +193,7 @@ pub(super) fn share(run: &RunLine) -> Option<(usize, usize)> {
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
-/// The runs to show, of all in the order of their start: the last one, those that go on, and, where the last
+/// The runs to show, from all runs in order of their start: the last one, those in progress, and, if the last
 /// one has a share of the list, the last run of each other share.
 fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
     let last = runs

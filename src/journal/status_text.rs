@@ -1,4 +1,4 @@
-//! The status as text for people: a table for each run, then what all of them have done.
+//! The status as readable text: a table for each run, then the totals of all runs.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::columns::{Cell, Column, Grid, Style};
 use crate::report::State;
 use crate::text::{counted, long_duration, printable, ranges};
 
-/// A rank with the times that its rates go by.
+/// A rank with the times for its rates.
 struct Row<'a> {
     rank: &'a RankStatus,
     started_unix_s: f64,
@@ -58,7 +58,7 @@ impl Row<'_> {
     }
 }
 
-/// What the ranks of one run, or the shares of one list, have done together.
+/// Totals of the ranks of one run, or of the shares of one list.
 #[derive(Default)]
 struct Sum {
     images: usize,
@@ -89,7 +89,7 @@ fn is_running(ranks: &[RankStatus]) -> bool {
 }
 
 impl Status {
-    /// The status as text for people.
+    /// The status as readable text.
     pub fn render(&self) -> String {
         let mut text = String::new();
         for ranks in &self.runs {
@@ -169,7 +169,7 @@ impl Status {
         text.push('\n');
     }
 
-    /// What the shares of one list have done together, where the runs have shares.
+    /// Totals of the shares of one list, if the runs have shares.
     fn render_shares(&self, text: &mut String) {
         let shares = || {
             self.runs

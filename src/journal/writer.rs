@@ -1,4 +1,4 @@
-//! Writing a rank's journal: whole lines, appended one by one, seen by others at once.
+//! Writing a rank's journal: complete lines, appended one by one, immediately visible to other processes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,18 +15,17 @@ use crate::atomic_file::{Folder, Folders};
 use crate::report::State;
 use crate::text::is_plain;
 
-/// After so long without a line a rank says that it lives.
+/// After this time without a line, a rank writes a heartbeat.
 const SAY_ALIVE: Duration = Duration::from_secs(30);
 
 /// A rank's open journal, shared by its threads.
 ///
-/// A line is one write to a file that is open for appending. Nothing is held back, so that `kill -9` costs no
-/// line that was written. Only lines that must be there after a power failure are brought to the disk one by
-/// one: see [`Journal::record`].
+/// Each line is one write to a file opened for appending. There is no buffer, so `kill -9` loses no written
+/// line. Only lines that must survive a power failure are synced: see [`Journal::record`].
 #[derive(Debug)]
 pub struct Journal {
     sink: Mutex<Sink>,
-    /// How many lines are on the disk; locked while others are brought there.
+    /// Number of synced lines; locked during a sync.
     synced: Mutex<u64>,
     /// The time of the run when the journal was created.
     created_unix_s: f64,
@@ -37,7 +36,7 @@ pub struct Journal {
 struct Sink {
     path: PathBuf,
     file: Arc<File>,
-    /// Lines that were written.
+    /// Number of written lines.
     lines: u64,
     line: Vec<u8>,
     /// The last write failed, perhaps in the middle of a line.
@@ -47,11 +46,11 @@ struct Sink {
 }
 
 impl Journal {
-    /// Makes this rank's journal below the output folder, which exists, and writes its first line;
-    /// `now_unix_s` is the run's time. With `sync` the journal and its name are on the disk then. Local.
+    /// Creates this rank's journal below the existing output folder and writes its first line. `now_unix_s`
+    /// is the run's time. With `sync`, the journal and its folder entry are synced. Local.
     ///
     /// # Errors
-    /// The file system's. Nothing but the journals' folder is left behind.
+    /// The error of the file system. Only the journals' folder is left behind.
     pub fn create(output: &Path, run: RunLine, now_unix_s: f64, sync: bool) -> io::Result<Self> {
         let folder = output.join(FOLDER);
         if let Err(error) = std::fs::create_dir(&folder)
@@ -89,20 +88,20 @@ impl Journal {
         })
     }
 
-    /// The run's time, seconds since 1970 to the millisecond. All ranks and later runs agree on it, whatever
-    /// their clocks.
+    /// The run's time, seconds since 1970 to the millisecond, consistent with all ranks and later runs even
+    /// if clocks differ.
     pub fn unix_s(&self) -> f64 {
         let now = self.created_unix_s + self.created.elapsed().as_secs_f64();
         (now * 1e3).round() / 1e3
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
-        // A thread that panicked here left at most a torn line, which the next one ends.
+        // A thread that panicked here left at most an incomplete line; the next write ends it.
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line that must not be missing; with `sync` it is on the disk then. Threads that wait for the
-    /// disk at the same time wait for one write.
+    /// Appends a line that must not be lost; with `sync` it is synced to disk. Concurrent threads share one
+    /// sync.
     ///
     /// # Errors
     /// The file system's.
@@ -124,7 +123,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Appends a line. What cannot be written is reported once and costs no more than time.
+    /// Appends a line. A write error is reported once and has no other effect.
     pub fn write(&self, line: &Line) {
         let mut sink = self.sink();
         if let Err(error) = sink.write(line)
@@ -135,21 +134,21 @@ impl Journal {
         }
     }
 
-    /// Says that the rank lives, if no line did for a while.
+    /// Writes a heartbeat if no line was written for a while.
     pub fn say_alive(&self) {
         if self.sink().written.elapsed() >= SAY_ALIVE {
             self.write_alive();
         }
     }
 
-    /// Writes that the rank lives.
+    /// Writes a heartbeat.
     pub(crate) fn write_alive(&self) {
         let unix_s = self.unix_s();
         self.write(&Line::Alive { unix_s });
     }
 
-    /// Shows that the rank lives before it writes a second line: the journal becomes as new as a line would
-    /// make it, by the file system's clock.
+    /// Shows that the rank is alive before its second line: sets the journal's modification time to now, by
+    /// the file system's clock.
     pub(crate) fn touch(&self) {
         let now = TimeSpec::UTIME_NOW;
         if let Err(error) = futimens(self.sink().file.as_fd(), &now, &now) {
@@ -157,7 +156,7 @@ impl Journal {
         }
     }
 
-    /// Removes the journal of a run that is refused before its first image.
+    /// Removes the journal of a run that refuses to start.
     pub(crate) fn discard(self) {
         let path = &self.sink().path;
         if let Err(error) = std::fs::remove_file(path) {
@@ -165,12 +164,12 @@ impl Journal {
         }
     }
 
-    /// Writes the last line and, if `sync`, brings the journal to the disk.
+    /// Writes the last line and, with `sync`, syncs the journal.
     pub fn close(&self, state: State, sync: bool) {
         let unix_s = self.unix_s();
         self.write(&Line::Close { unix_s, state });
         if sync && let Err(error) = self.sink().file.sync_data() {
-            tracing::warn!("the journal cannot be brought to the disk: {error}");
+            tracing::warn!("the journal cannot be synced to disk: {error}");
         }
     }
 }
@@ -192,8 +191,8 @@ impl Sink {
     }
 }
 
-/// Adds JSON to a line, with every character escaped that does not show as itself: line breaks beyond ASCII,
-/// too, are taken for such by what reads a journal line by line.
+/// Adds JSON to a line and escapes all non-printable characters, because line-based readers also split at
+/// non-ASCII line breaks.
 fn push_plain(json: &str, line: &mut Vec<u8>) {
     let mut units = [0; 2];
     for c in json.chars() {

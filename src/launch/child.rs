@@ -1,5 +1,5 @@
-//! A child process: started in a process group of its own, timed, and ended with all its own when its time is
-//! up.
+//! A child process: started in its own process group, timed, and ended with all its descendants at its time
+//! limit.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// How long between two looks at a child; what its time may be wrong by.
+/// Interval between two polls of a child, and therefore the error of its measured time.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long a child may take to end after it was asked to.
+/// How long a child can take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// When a child is ended from outside.
+/// Conditions for ending a child.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'a> {
-    /// The longest that it may take; `None` for as long as it likes.
+    /// Its time limit; `None` for no limit.
     pub time: Option<Duration>,
-    /// Set when it is to end now.
+    /// Set when it must end now.
     pub stop: &'a AtomicBool,
 }
 
@@ -31,10 +31,9 @@ pub struct Limits<'a> {
 pub struct Ended {
     /// Seconds from its start to its end.
     pub wall_s: f64,
-    /// Why.
+    /// The reason.
     pub how: How,
-    /// CPUs that others on the machine kept busy meanwhile, on the mean; `None` where the system does not
-    /// tell.
+    /// Mean number of CPUs used by other processes meanwhile; `None` if the system does not report it.
     pub others_cpus: Option<f64>,
 }
 
@@ -45,21 +44,21 @@ pub enum How {
     Exited(i32),
     /// By this signal from outside.
     Killed(i32),
-    /// The system had no memory left for it and ended it.
+    /// The system killed it because memory was full.
     OutOfMemory,
-    /// Its time was up.
+    /// It reached its time limit.
     TimedOut,
-    /// It was asked to stop.
+    /// It was stopped by the caller.
     Stopped,
 }
 
-/// Runs a command to its end with its output going to the file `log`.
+/// Runs a command to its end and writes its output to the file `log`.
 ///
 /// # Errors
-/// A sentence when it cannot be started.
+/// A message if it cannot be started.
 ///
 /// # Panics
-/// When `words` is empty.
+/// If `words` is empty.
 pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended, String> {
     let (program, arguments) = words.split_first().expect("a command has a program");
     let open = |file: std::io::Result<File>| {
@@ -87,7 +86,7 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
         match child.try_wait() {
             Ok(Some(status)) => {
                 let wall_s = started.elapsed().as_secs_f64();
-                // Whatever it has started ends with it.
+                // Its descendants end with it.
                 let _ = killpg(group, Signal::SIGKILL);
                 let killed = status.signal().or_else(|| {
                     status
@@ -132,16 +131,15 @@ pub fn run(words: &[OsString], log: &Path, limits: &Limits<'_>) -> Result<Ended,
     }
 }
 
-/// Lets the system tell the child to end when this process is gone, however that came about: one that is
-/// killed can tell nobody. The launcher then ends its ranks. The system goes by the thread that starts the
-/// child, which waits for it here.
+/// Makes the system send the child a signal when this process ends, even if it is killed. The launcher then
+/// ends its ranks. The system watches the thread that starts the child, which waits for it here.
 fn end_with_this_process(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
         let parent = nix::unistd::getpid();
         let ask = move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
-            // It may be gone already, and then nobody tells.
+            // The parent can have ended already; then no signal is sent.
             if nix::unistd::getppid() != parent {
                 return Err(std::io::ErrorKind::Interrupted.into());
             }
@@ -154,7 +152,7 @@ fn end_with_this_process(command: &mut Command) {
     let _ = command;
 }
 
-/// CPU seconds that the machine has been busy for others than this process and its children that have ended.
+/// CPU seconds used on this machine by processes other than this one and its ended children.
 fn others_busy_s() -> Option<f64> {
     use nix::sys::resource::{UsageWho, getrusage};
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
@@ -179,7 +177,7 @@ fn others_busy_s() -> Option<f64> {
     Some((user + nice + system + irq + softirq + steal) / per_s - own_s)
 }
 
-/// How many processes the system has ended for lack of memory since it started; 0 where it does not tell.
+/// Number of processes that the system has killed because memory was full, since boot; 0 if unknown.
 fn oom_kills() -> u64 {
     std::fs::read_to_string("/proc/vmstat")
         .unwrap_or_default()
@@ -206,7 +204,7 @@ mod tests {
     fn a_childs_own_work_is_not_taken_for_others() {
         let (ended, _) = sh("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done", None);
         let cpus = std::thread::available_parallelism().unwrap().get() as f64;
-        // Whatever else runs: this child had a part of the CPUs itself.
+        // Independent of other load: this child itself used a part of the CPUs.
         let others = ended.others_cpus.unwrap();
         assert!(others <= cpus + 0.2, "{others} of {cpus}");
         assert!(others_busy_s().unwrap() > 0.0);

@@ -1,5 +1,4 @@
-//! mpirun: which one belongs to the MPI that this program was built with, and the words that each flavour
-//! wants.
+//! mpirun: finds the launcher of the MPI that this program was built with, and the arguments of each flavour.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,8 +14,7 @@ pub struct Launcher {
     as_root: bool,
 }
 
-/// Names under which launchers are installed. Where two MPIs live side by side, plain `mpirun` may be
-/// either's.
+/// Names under which launchers are installed. If two MPIs are installed, plain `mpirun` can belong to either.
 const NAMES: [&str; 6] = [
     "mpirun",
     "mpiexec",
@@ -27,11 +25,11 @@ const NAMES: [&str; 6] = [
 ];
 
 impl Launcher {
-    /// The launcher of the MPI that describes itself as `library`: `named` if the user names one, else the
-    /// first of the usual names on the PATH that proves to be of the same flavour.
+    /// The launcher of the MPI with version string `library`: `named` if the user gives one, otherwise the
+    /// first of the usual names on the PATH with the same flavour.
     ///
     /// # Errors
-    /// A sentence saying what was looked for.
+    /// A message that lists the names tried.
     pub fn find(library: &str, named: Option<&Path>) -> Result<Self, String> {
         let flavour = MpiFlavour::of_library(library);
         if flavour == MpiFlavour::Other {
@@ -59,7 +57,7 @@ impl Launcher {
                     named.display()
                 )),
                 None => Err(format!(
-                    "--mpirun {}: cannot be asked for its version, or is not a launcher that niimpi knows",
+                    "--mpirun {}: does not print its version, or is not a launcher that niimpi supports",
                     named.display()
                 )),
             };
@@ -78,8 +76,8 @@ impl Launcher {
             })
     }
 
-    /// The words that put `ranks` ranks on this machine, however few CPUs it has. Ranks are not bound to
-    /// cores, so that a rank's workers may use all CPUs.
+    /// The arguments to start `ranks` ranks on this machine, even if it has fewer CPUs. Ranks are not bound
+    /// to cores, so a rank's workers can use all CPUs.
     pub fn words(&self, ranks: usize) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.program.clone().into()];
         words.extend(

@@ -1,4 +1,4 @@
-//! Assembling: the ranks' outcomes become one report.
+//! Assembling: builds one report from the ranks' outcomes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,7 +13,7 @@ use crate::job::description::FilterDescription;
 use crate::job::outcome::{End, Outcome, Reason, Status};
 use crate::partition::{Strategy, imbalance};
 
-/// What one rank brings to the report.
+/// One rank's contribution to the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RankRecord {
     /// Its number.
@@ -22,7 +22,7 @@ pub struct RankRecord {
     pub host: String,
     /// Its workers.
     pub threads: usize,
-    /// The CPUs that it was given, by which its efficiency is measured.
+    /// The CPUs allocated to it, used for its efficiency.
     pub cpus: usize,
     /// From the run's start until its last image was done, seconds.
     pub elapsed_s: f64,
@@ -30,7 +30,7 @@ pub struct RankRecord {
     pub cpu_s: f64,
     /// Its highest resident memory.
     pub max_rss_bytes: u64,
-    /// Seconds that its workers waited for images; `None` where nobody measured it.
+    /// Seconds that its workers waited for images; `None` if not measured.
     pub idle_s: Option<f64>,
     /// The model of its host's CPUs.
     pub cpu_model: String,
@@ -38,28 +38,28 @@ pub struct RankRecord {
     pub images: Vec<Outcome>,
 }
 
-/// What is known of a run besides its ranks' records.
+/// Information about a run in addition to its ranks' records.
 #[derive(Clone, Debug)]
 pub struct RunFacts {
     /// The command line.
     pub command: Vec<String>,
-    /// Whether it was stopped before its end.
+    /// Whether it was stopped early.
     pub interrupted: bool,
-    /// When it began.
+    /// Time of its start.
     pub started: std::time::SystemTime,
-    /// How long it took, seconds.
+    /// Duration in seconds.
     pub elapsed_s: f64,
-    /// The CPUs that all ranks together may run on, each counted once.
+    /// The number of CPUs that all ranks together can use, each counted once.
     pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
-    /// What Slurm says of the job.
+    /// The Slurm job.
     pub slurm: Option<crate::slurm::Job>,
-    /// Whether results are synced to the disk.
+    /// Whether results are synced to disk.
     pub sync: Option<bool>,
     /// The filter.
     pub filter: FilterDescription,
-    /// All that shapes the results besides their inputs.
+    /// All options that affect the results.
     pub options: serde_json::Value,
     /// How the images were distributed.
     pub strategy: Strategy,
@@ -67,7 +67,7 @@ pub struct RunFacts {
     pub shard: Option<Shares>,
     /// Where the ranks' journals are.
     pub journals: Option<Journals>,
-    /// What was found of earlier runs, when the run was resumed.
+    /// Counts of the results of earlier runs, if the run was resumed.
     pub resume: Option<ResumeCounts>,
     /// Folders of the input that could not be read.
     pub unreadable_folders: usize,
@@ -76,7 +76,7 @@ pub struct RunFacts {
 /// An image of the list.
 #[derive(Clone, Debug)]
 pub struct ListedImage {
-    /// Its place in the whole list, from 1.
+    /// Its index in the whole list, from 1.
     pub index: usize,
     /// The image file.
     pub input: String,
@@ -87,8 +87,8 @@ pub struct ListedImage {
 }
 
 impl Report {
-    /// Puts the ranks' records together. `images` must ascend by index. An image of which no rank has a
-    /// record is listed as skipped, a record of another image is left out.
+    /// Combines the ranks' records. `images` must ascend by index. An image without a record is listed as
+    /// skipped; a record of another image is ignored.
     pub fn assemble(
         facts: RunFacts,
         images: impl IntoIterator<Item = ListedImage>,
@@ -160,8 +160,8 @@ impl Report {
         }
     }
 
-    /// Raises a rank's `max_rss_bytes`, and that of all, to what it has held since its record was made. A
-    /// rank that the report does not know is left alone.
+    /// Raises a rank's `max_rss_bytes`, and the maximum of all ranks, to its memory since its record was
+    /// made. Unknown ranks are ignored.
     pub fn raise_rank_peak(&mut self, rank: usize, rss_bytes: u64) {
         if let Some(row) = self.ranks.iter_mut().find(|row| row.rank == rank) {
             row.max_rss_bytes = row.max_rss_bytes.max(rss_bytes);
@@ -213,17 +213,17 @@ impl RankRow {
         }
     }
 
-    /// CPU seconds that it could have used.
+    /// Available CPU seconds.
     fn cpu_time_given_s(&self) -> f64 {
         self.elapsed_s * self.cpus as f64
     }
 }
 
-/// The records of all ranks by their index, ascending. A list may have a million images: each rank's records
-/// stay where they are until they are taken.
+/// The records of all ranks by ascending index. A list can have a million images, so each rank's records are
+/// not copied.
 struct ByIndex {
     ranks: Vec<std::vec::IntoIter<Outcome>>,
-    /// The index of each rank's next record, and the rank's place.
+    /// The index of each rank's next record, and the rank.
     next: BinaryHeap<Reverse<(usize, usize)>>,
 }
 
@@ -244,7 +244,7 @@ impl ByIndex {
         }
     }
 
-    /// The record with this index, if there is one; those before it are dropped.
+    /// The record with this index, if there is one; earlier records are dropped.
     fn take(&mut self, index: usize) -> Option<Outcome> {
         loop {
             let &Reverse((found, place)) = self.next.peek()?;
@@ -461,7 +461,7 @@ pub(crate) mod tests {
 
     #[test]
     fn records_find_their_images_whatever_their_order() {
-        // A share of a list: it neither begins at 1 nor goes on without gaps.
+        // A share of a list: it neither starts at 1 nor is consecutive.
         let names = [3, 7, 8, 20].map(|index| listed(index, format!("{index}.nii"), String::new()));
         let images = |indices: &[usize]| {
             let made = indices.iter().map(|&index| image(index, 0, Status::Done));

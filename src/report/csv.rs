@@ -1,5 +1,4 @@
-//! The rows of a report: ranks, images and Slurm's accounts as lists of columns. Tables and CSV are made of
-//! them.
+//! The rows of a report: ranks, images and Slurm's accounting as lists of columns, for tables and CSV.
 
 use std::io::Write;
 
@@ -119,7 +118,7 @@ pub(super) const ACCOUNTS: [Column<Account>; 11] = [
     )),
 ];
 
-/// The word that a value is in JSON.
+/// The JSON string of a value.
 fn word(value: &impl serde::Serialize) -> Cell {
     let value = serde_json::to_value(value).unwrap_or_default();
     Cell::Text(value.as_str().unwrap_or_default().to_owned())
@@ -146,7 +145,7 @@ pub(crate) fn write_images(report: &Report, writer: impl Write) -> Result<(), ::
     write_csv(&IMAGES, &report.images, writer)
 }
 
-/// Writes one row per job, script or step of the accounts.
+/// Writes one row per job, script or step of Slurm's accounting.
 ///
 /// # Errors
 /// The writer's.

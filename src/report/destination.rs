@@ -1,10 +1,10 @@
-//! Destinations: which files a command may replace with its report, table or plan. Only what an earlier one
-//! wrote.
+//! Destinations: a command can replace a file with its report, table or plan only if an earlier command wrote
+//! it.
 
 use std::io::Read;
 use std::path::Path;
 
-/// How files of niimpi begin, without blanks and lines of a table.
+/// First bytes of niimpi's files, without blanks and table lines.
 pub(crate) const REPORT: &str = r#"{"schema":"niimpi-report/"#;
 pub(crate) const TABLE: &str = "rankhostimages";
 pub(crate) const RANKS_CSV: &str = "rank,host,images,";
@@ -14,8 +14,8 @@ pub(crate) const PLAN_CSV: &str = "recommended,nodes,ranks,";
 /// A batch script of a plan.
 pub(crate) const SCRIPT: &str = "#!/bin/bash#SBATCH--job-name=niimpi#SBATCH--nodes=";
 
-/// Refuses to replace a file with content that does not begin as `mark` says. Pipes and devices are written
-/// to, not replaced.
+/// Refuses to replace a file whose content does not begin with `mark`. Pipes and devices are written to, not
+/// replaced.
 ///
 /// # Errors
 /// A sentence that names the option, the file and the remedy.

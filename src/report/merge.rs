@@ -1,5 +1,5 @@
-//! Merging: the reports of several runs over one list (the tasks of an array, the runs of a requeued job)
-//! become one, as if one run had done it all.
+//! Merging: combines the reports of several runs over one list (tasks of an array, runs of a requeued job)
+//! into the report of one run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::job::outcome::{End, Reason};
 use crate::slurm::Job;
 use crate::text::counted;
 
-/// Why reports cannot be read or do not belong together.
+/// Errors of reading or merging reports.
 #[derive(Debug, Error)]
 pub(crate) enum MergeError {
     /// No report was given.
@@ -21,8 +21,8 @@ pub(crate) enum MergeError {
     /// A file that is not a report.
     #[error(transparent)]
     Unreadable(#[from] super::ReadError),
-    /// Reports of runs that did not do the same thing.
-    #[error("the reports belong to different work ({what}):{groups}\n  merge each group alone")]
+    /// Reports of different work.
+    #[error("the reports belong to different work ({what}):{groups}\n  merge each group separately")]
     Different {
         /// What distinguishes the groups.
         what: &'static str,
@@ -36,10 +36,10 @@ pub(crate) enum MergeError {
     Twice {
         /// A report.
         first: PathBuf,
-        /// The one that holds the same run.
+        /// The other report of the same run.
         second: PathBuf,
     },
-    /// Two reports that have another image in the same place.
+    /// Two reports with different images at the same index.
     #[error(
         "{first} and {second} are not of one list: its image {index} is {first_input} in one and \
          {second_input} in the other"
@@ -47,23 +47,23 @@ pub(crate) enum MergeError {
     OtherList {
         /// A report.
         first: PathBuf,
-        /// The one that disagrees with it.
+        /// The other report.
         second: PathBuf,
-        /// The image's place in the list.
+        /// The image's index in the list.
         index: usize,
-        /// The image there according to the first.
+        /// The image in the first report.
         first_input: String,
-        /// The image there according to the second.
+        /// The image in the second report.
         second_input: String,
     },
 }
 
-/// A report and the file that it came from.
+/// A report and its file.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// The file, for messages.
     pub(crate) path: PathBuf,
-    /// What it says.
+    /// The report.
     pub(crate) report: Report,
 }
 
@@ -80,18 +80,18 @@ pub(crate) fn read(path: &Path) -> Result<Source, MergeError> {
 
 /// Joins reports into one.
 ///
-/// - Ranks are numbered through, in the order of shares and then of starting times. Their figures stay as
-///   they are.
-/// - The run began with the first and ended with the last of the runs; `start_s` of images counts from that
-///   beginning.
-/// - An image that several runs had (one was interrupted, another resumed) counts once: done before failed
+/// - Ranks are numbered consecutively, in the order of shares, then of start times. Their values do not
+///   change.
+/// - The merged run starts with the first and ends with the last of the runs; `start_s` of images counts from
+///   that start.
+/// - An image that occurs in several runs (one interrupted, another resumed) counts once: done before failed
 ///   before skipped.
-/// - Totals are computed again from ranks and images, as for one run.
-/// - The state is "interrupted" when shares are missing, the list has gaps or images are left over, "failed"
-///   when images failed.
+/// - Totals are recomputed from ranks and images, as for one run.
+/// - The state is "interrupted" if shares are missing, the list has gaps or images were not processed, and
+///   "failed" if images failed.
 ///
 /// # Errors
-/// When the reports are of different work or lists or of the same run, or there is none.
+/// If the reports belong to different work or lists or to the same run, or if there is none.
 pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     sources.sort_by_key(|source| {
         let share = source.report.shard.as_ref();
@@ -125,7 +125,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         strategy: first.strategy,
         shard: merged_shares(&sources),
         resume: None,
-        // Shares of one list meet the same folders.
+        // Shares of one list have the same unreadable folders.
         unreadable_folders: sources
             .iter()
             .map(|source| source.report.unreadable_folders)
@@ -166,7 +166,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     Ok(merged)
 }
 
-/// The images that the reports so far know, by their place in the list.
+/// The images of the reports so far, by index.
 #[derive(Default)]
 struct Images {
     found: BTreeMap<usize, Found>,
@@ -176,14 +176,14 @@ struct Images {
 
 struct Found {
     row: ImageRow,
-    /// Whether a run that came to its end has looked at it: if that run skipped it, its result existed.
+    /// Whether a completed run has processed it: if such a run skipped it, its result existed.
     settled: bool,
-    /// The report that it came from, by its place in `paths`.
+    /// Its report, as an index into `paths`.
     source: usize,
 }
 
 impl Images {
-    /// Adds an image of the last report, whose run came to its end or not.
+    /// Adds an image of the last report. `settled`: the run was completed.
     fn add(&mut self, row: ImageRow, settled: bool) -> Result<(), MergeError> {
         let source = self.paths.len() - 1;
         let Some(found) = self.found.get_mut(&row.index) else {
@@ -213,7 +213,7 @@ impl Images {
         Ok(())
     }
 
-    /// Whether there are images that no run did and no run that came to its end found done.
+    /// Whether there are images that no run processed and no completed run kept.
     fn left_over(&self) -> bool {
         let mut found = self.found.values();
         found.any(|found| found.row.status() == Status::Skipped && !found.settled)
@@ -243,7 +243,7 @@ fn merged_launch(sources: &[Source], first: &Report) -> Launch {
             nodes.push(node.clone());
         }
     }
-    // Runs on one node may have had the same CPUs or others. Only those of different nodes add up.
+    // Runs on one node can have used the same CPUs. Only CPUs of different nodes are summed.
     let apart = launches().map(|launch| launch.nodes.len()).sum::<usize>() == nodes.len();
     let cpus: Option<Vec<usize>> = launches().map(|launch| launch.cpus).collect();
     Launch {
@@ -261,7 +261,7 @@ fn merged_launch(sources: &[Source], first: &Report) -> Launch {
     }
 }
 
-/// What two reports of different work differ in.
+/// How two reports of different work differ.
 fn difference(one: &Report, other: &Report) -> Option<&'static str> {
     let count = |report: &Report| report.shard.as_ref().map(|shares| shares.count);
     let folder = |report: &Report| report.journals.as_ref().map(|journals| journals.folder.clone());
@@ -282,7 +282,7 @@ fn difference(one: &Report, other: &Report) -> Option<&'static str> {
     }
 }
 
-/// Refuses reports of different work, and says which belong together.
+/// Refuses reports of different work and lists which belong together.
 fn one_work(sources: &[Source]) -> Result<(), MergeError> {
     let mut groups: Vec<Vec<&Source>> = Vec::new();
     let mut what = None;
@@ -327,8 +327,8 @@ fn group_line(group: &[&Source]) -> String {
     line
 }
 
-/// Refuses reports that hold the same run, by the run's own name and, where a report has none, by all that it
-/// says.
+/// Refuses reports of the same run, identified by the run's name or, if a report has none, by its whole
+/// content.
 fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
     let twice = |first: &Source, second: &Source| MergeError::Twice {
         first: first.path.clone(),
@@ -360,8 +360,8 @@ fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
     Ok(())
 }
 
-/// The places of the list, from 1 to the last that is known, of which a report has no image: ranges of first
-/// and last. A run over the list as it was, or all its shares together, leave none.
+/// The indices from 1 to the last known one without an image in a report, as ranges of first and last. A run
+/// over the whole list, or all its shares together, has none.
 pub(crate) fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
     let mut next = 1;
     let mut gaps = Vec::new();
@@ -374,7 +374,7 @@ pub(crate) fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
     gaps
 }
 
-/// The journals of all runs, which lie in one folder.
+/// The journals of all runs, which are in one folder.
 fn joined_journals(sources: &[Source]) -> Option<Journals> {
     let all = || {
         sources
@@ -387,7 +387,7 @@ fn joined_journals(sources: &[Source]) -> Option<Journals> {
     })
 }
 
-/// The job that all runs belong to: the same job, or the same array. `None` when they have none in common.
+/// The job that all runs belong to: the same job, or the same array. `None` if there is no common job.
 fn common_job(sources: &[Source]) -> Option<Job> {
     let whole = |job: &Job| job.array_job_id.clone().unwrap_or_else(|| job.job_id.clone());
     let first = sources.first()?.report.launch.slurm.as_ref()?;

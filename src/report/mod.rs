@@ -1,11 +1,11 @@
-//! The report: what each image and each rank took, gathered from all ranks into one document.
+//! The report: times and results of each image and each rank, gathered into one document.
 //!
 //! | file | role |
 //! |---|---|
-//! | `schema` | what the JSON form holds |
-//! | `assemble` | the ranks' outcomes become a report |
-//! | `table`, `csv` | the report for people and for spreadsheets |
-//! | `merge` | the reports of several runs over one list become one |
+//! | `schema` | the JSON form |
+//! | `assemble` | builds a report from the ranks' outcomes |
+//! | `table`, `csv` | the report as a table and for spreadsheets |
+//! | `merge` | merges the reports of several runs over one list |
 
 mod assemble;
 pub mod csv;
@@ -48,18 +48,18 @@ pub enum ReadError {
     NoReport {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// The largest report that is read, about four million images.
+/// Maximum size of a report, about four million images.
 const MAX_BYTES: u64 = 3 << 30;
 
 /// Reads a report of this version or of version 1.
 ///
 /// # Errors
-/// When the file cannot be read or is not such a report.
+/// If the file cannot be read or is not a report.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     read_at_most(path, MAX_BYTES)
 }
@@ -76,7 +76,7 @@ fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
         path: path.to_owned(),
         reason,
     };
-    // Row by row: the text of a long list takes as much memory as its rows do.
+    // Read row by row, because the text of a long list needs as much memory as its rows.
     let mut reader = open()?;
     match serde_json::from_reader::<_, Report>(&mut reader) {
         Ok(report) if report.schema == SCHEMA => Ok(report),
@@ -94,8 +94,8 @@ fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
     }
 }
 
-/// Version 1 has one word for results that are kept and for images that were not started. A run that came to
-/// its end kept all that it skipped.
+/// Version 1 has the same status for kept results and for images that were not started. A completed run kept
+/// all images that it skipped.
 fn of_version_1(mut report: Report) -> Report {
     let reason = match report.state {
         State::Interrupted => Reason::NotStarted,
@@ -124,8 +124,7 @@ fn schema_of(reader: impl Read) -> Option<String> {
 }
 
 impl Report {
-    /// Writes the JSON form, whole or not at all: a temporary file in the same folder takes the name when it
-    /// is complete.
+    /// Writes the JSON form atomically: a temporary file in the same folder is renamed when it is complete.
     ///
     /// # Errors
     /// The file system's, as they are.

@@ -1,7 +1,7 @@
-//! The report's schema: what its JSON form holds, niimpi-report/2.
+//! The report's schema: its JSON form, niimpi-report/2.
 //!
-//! Fields are only ever added within a version. Reports of niimpi-report/1 are read, too; [`super::read`]
-//! does it.
+//! Within a version, fields are added but never removed or changed. [`super::read`] also reads
+//! niimpi-report/1.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,38 +11,38 @@ use crate::partition::Strategy;
 
 /// Name and version of the JSON format.
 pub const SCHEMA: &str = "niimpi-report/2";
-/// The format of 0.1, which is read, too.
+/// The format of niimpi 0.1, which can still be read.
 pub const SCHEMA_1: &str = "niimpi-report/1";
 
-/// How the results of earlier runs were found when a run was resumed. All but `kept` were done again.
+/// Counts of the results of earlier runs when a run was resumed. All except `kept` were processed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeCounts {
-    /// Results that are what their records say.
+    /// Results that match their records.
     pub kept: usize,
     /// No result.
     pub missing: usize,
     /// Failed the last time.
     pub failed_before: usize,
-    /// In hand when a run broke off.
+    /// In progress when a run ended.
     pub unfinished: usize,
-    /// With an input that was changed since.
+    /// The input has changed.
     pub input_changed: usize,
     /// Made with other options.
     pub options_changed: usize,
-    /// Not what their records say.
+    /// Results that differ from their records.
     pub mismatched: usize,
-    /// Files of which no journal knows.
+    /// Files without a journal record.
     pub unrecorded: usize,
     /// Made from another input.
     #[serde(default)]
     pub other_input: usize,
-    /// Of those that are kept, results whose input is at another path now.
+    /// Number of kept results whose input has moved.
     #[serde(default)]
     pub moved: usize,
 }
 
 impl ResumeCounts {
-    /// The counts as a sentence for people; what there is none of is left out.
+    /// The counts as a sentence; zero counts are omitted.
     pub fn sentence(&self) -> String {
         let todo = [
             (self.missing, "missing"),
@@ -50,7 +50,7 @@ impl ResumeCounts {
             (self.unfinished, "left unfinished"),
             (self.input_changed, "with a changed input"),
             (self.options_changed, "made with other options"),
-            (self.mismatched, "no longer as niimpi wrote them"),
+            (self.mismatched, "changed since niimpi wrote them"),
             (self.unrecorded, "without a record"),
             (self.other_input, "made from another input"),
         ];
@@ -82,7 +82,7 @@ pub enum State {
     Completed,
     /// Some images failed; all others were done.
     Failed,
-    /// The run was stopped before its end.
+    /// The run was stopped early.
     Interrupted,
 }
 
@@ -91,23 +91,24 @@ pub enum State {
 pub struct Launch {
     /// Number of ranks.
     pub ranks: usize,
-    /// Workers of a rank; the largest number where ranks differ.
+    /// Workers of a rank; the maximum if ranks differ.
     pub threads_per_rank: usize,
     /// The hosts, in the order of their first rank.
     pub nodes: Vec<String>,
-    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not tell.
+    /// The number of CPUs that all ranks together can use, each counted once; `None` if the system does not
+    /// report them.
     #[serde(default)]
     pub cpus: Option<usize>,
     /// The MPI library.
     pub mpi: String,
-    /// What Slurm says of the job; `None` outside one.
+    /// The Slurm job; `None` outside Slurm.
     pub slurm: Option<crate::slurm::Job>,
-    /// Whether results were synced to the disk; `None` in a report of an earlier version.
+    /// Whether results were synced to disk; `None` in a report of an earlier version.
     #[serde(default)]
     pub sync: Option<bool>,
 }
 
-/// Sums and figures over all ranks.
+/// Totals over all ranks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(
     missing_docs,
@@ -118,10 +119,10 @@ pub struct Totals {
     pub done: usize,
     pub failed: usize,
     pub skipped: usize,
-    /// Of the skipped images, those whose results are kept.
+    /// Number of skipped images whose results are kept.
     #[serde(default)]
     pub kept: usize,
-    /// Of the skipped images, those that were not started.
+    /// Number of skipped images that were not started.
     #[serde(default)]
     pub not_started: usize,
     /// Images that were read again after an error.
@@ -135,7 +136,7 @@ pub struct Totals {
     pub cpu_s: f64,
     /// CPU seconds / Σ (elapsed × CPUs) over the ranks.
     pub cpu_efficiency: f64,
-    /// Of the rank that held the most.
+    /// The maximum over the ranks.
     pub max_rss_bytes: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -153,13 +154,13 @@ pub struct RankRow {
     pub rank: usize,
     /// The host that it ran on.
     pub host: String,
-    /// Images that it had.
+    /// Number of its images.
     pub images: usize,
-    /// Of these, done.
+    /// Images done.
     pub done: usize,
-    /// Of these, failed.
+    /// Images failed.
     pub failed: usize,
-    /// Of these, left alone.
+    /// Images skipped.
     pub skipped: usize,
     /// Reading.
     pub read_s: f64,
@@ -175,7 +176,7 @@ pub struct RankRow {
     pub cpu_s: f64,
     /// CPU seconds / (elapsed × CPUs of the rank).
     pub cpu_efficiency: f64,
-    /// Highest resident memory until its last image was done; of rank 0 until the report was together.
+    /// Highest resident memory until its last image was done; on rank 0 until the report was assembled.
     pub max_rss_bytes: u64,
     /// Bytes of its input files.
     pub bytes_in: u64,
@@ -184,31 +185,30 @@ pub struct RankRow {
     /// Its workers; 0 in a report of an earlier version.
     #[serde(default)]
     pub threads: usize,
-    /// The CPUs that it was given; 0 in a report of an earlier version.
+    /// The CPUs allocated to it; 0 in a report of an earlier version.
     #[serde(default)]
     pub cpus: usize,
-    /// Waiting for the disk and naming results, while its workers are at the next images; 0 in a report of an
-    /// earlier version.
+    /// Syncing and renaming results while its workers process the next images; 0 in a report of an earlier
+    /// version.
     #[serde(default)]
     pub publish_s: f64,
     /// Thread seconds that are neither idle nor in a stage; 0 in a report of an earlier version.
     #[serde(default)]
     pub other_s: f64,
-    /// The model of its host's CPUs; empty in a report of an earlier version and where the system does not
-    /// name it.
+    /// The model of its host's CPUs; empty in a report of an earlier version or if unknown.
     #[serde(default)]
     pub cpu_model: String,
 }
 
-/// An image's outcome with the names of its files. A name that is not UTF-8 has U+FFFD in place of its odd
-/// bytes.
+/// An image's outcome with the names of its files. In a name that is not UTF-8, invalid bytes are replaced by
+/// U+FFFD.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageRow {
     /// The image file.
     pub input: String,
     /// Its result.
     pub output: String,
-    /// What happened to it.
+    /// Its outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -227,18 +227,18 @@ impl std::ops::DerefMut for ImageRow {
     }
 }
 
-/// Which shares of the list a report is about.
+/// The shares of the list that a report covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
     /// Their numbers, from 1, ascending.
     pub numbers: Vec<usize>,
-    /// How many shares the list was cut into.
+    /// Number of shares of the list.
     pub count: usize,
 }
 
 impl Shares {
-    /// The shares without a report, as ranges of first and last. The count is read from files: it may be
-    /// anything.
+    /// The shares without a report, as ranges of first and last. The count comes from files and can have any
+    /// value.
     pub fn missing(&self) -> Vec<(usize, usize)> {
         let mut next = 1;
         let mut missing = Vec::new();
@@ -255,7 +255,7 @@ impl Shares {
     }
 }
 
-/// Where the journals of the ranks lie, which hold what a report has no room for.
+/// The location of the ranks' journals, which contain more details than a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journals {
     /// Their folder, absolute.
@@ -275,27 +275,27 @@ pub struct Report {
     pub command: Vec<String>,
     /// How the run ended.
     pub state: State,
-    /// When it began, RFC 3339, UTC.
+    /// Time of its start, RFC 3339, UTC.
     pub started: String,
-    /// How long it took, from MPI's start to the last record, seconds.
+    /// Seconds from MPI's start to the last record.
     pub elapsed_s: f64,
     /// How it was started.
     pub launch: Launch,
     /// The filter.
     pub filter: FilterDescription,
-    /// All that shapes the results besides their inputs; `null` in a report of an earlier version. Equal for
-    /// runs whose results are equal.
+    /// All options that affect the results; `null` in a report of an earlier version. Equal for runs with
+    /// equal results.
     #[serde(default)]
     pub options: serde_json::Value,
     /// How the images were distributed.
     pub strategy: Strategy,
-    /// The shares that it covers; `None` when the run had the whole list.
+    /// The shares that it covers; `None` if the run processed the whole list.
     #[serde(default)]
     pub shard: Option<Shares>,
-    /// Where the ranks' journals are; `None` in a report of an earlier version.
+    /// The location of the ranks' journals; `None` in a report of an earlier version.
     #[serde(default)]
     pub journals: Option<Journals>,
-    /// What was found of earlier runs; `null` unless the run was resumed.
+    /// Counts of the results of earlier runs; `null` unless the run was resumed.
     #[serde(default)]
     pub resume: Option<ResumeCounts>,
     /// Folders of the input that could not be read. Their images are missing, so the run failed.
@@ -305,6 +305,6 @@ pub struct Report {
     pub totals: Totals,
     /// One row per rank.
     pub ranks: Vec<RankRow>,
-    /// One row per image, in the list's order.
+    /// One row per image, in list order.
     pub images: Vec<ImageRow>,
 }

@@ -1,4 +1,4 @@
-//! The report as a table for people: one row per rank, sums below, then failures by name.
+//! The report as a readable table: one row per rank, totals below, then failures by name.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::job::outcome::{End, Reason};
 use crate::slurm::steps::Account;
 use crate::text::{counted, printable, ranges};
 
-/// Failures that are named below the table; the report's file has them all.
+/// Maximum number of failures listed below the table; the report file contains all.
 const FAILURES_SHOWN: usize = 20;
 
 /// The whole table for a terminal, ending with a line break.
@@ -17,7 +17,7 @@ pub(crate) fn render(report: &Report) -> String {
     render_as(report, Style::Terminal)
 }
 
-/// The same for wherever it is read. Seconds with two digits, memory in MiB (2²⁰ bytes).
+/// The same for any output. Seconds with two decimals, memory in MiB (2²⁰ bytes).
 pub(crate) fn render_as(report: &Report, style: Style) -> String {
     let mut grid = Grid::of(&RANKS, &report.ranks);
     grid.add_summary();
@@ -39,12 +39,12 @@ pub(crate) fn render_as(report: &Report, style: Style) -> String {
     text
 }
 
-/// One row per job, script or step of the accounts, ending with a line break.
+/// One row per job, script or step of Slurm's accounting, ending with a line break.
 pub(crate) fn render_accounts(accounts: &[Account], style: Style) -> String {
     Grid::of(&ACCOUNTS, accounts).draw(style)
 }
 
-/// What the run did, in a few lines.
+/// A summary of the run in a few lines.
 fn summary(report: &Report) -> String {
     let mut text = done_line(report);
     text.push_str(&incomplete_lines(report));
@@ -99,7 +99,7 @@ fn done_line(report: &Report) -> String {
     line
 }
 
-/// What is missing of an interrupted run, and of shares that were merged.
+/// What is missing from an interrupted run or from merged shares.
 fn incomplete_lines(report: &Report) -> String {
     let mut text = String::new();
     if report.state != State::Interrupted {
@@ -107,7 +107,7 @@ fn incomplete_lines(report: &Report) -> String {
     }
     let mut ends = report.images.iter().map(|image| &image.end);
     let left = ends.any(|end| *end == End::Skipped(Reason::NotStarted));
-    // The report of a run that was one share misses the others, too; they are other runs' work.
+    // The report of a single share does not list the others as missing, because they belong to other runs.
     let merged = |shares: &&Shares| shares.numbers.len() > 1 || !left;
     if let Some(shares) = report.shard.as_ref().filter(merged)
         && !shares.missing().is_empty()

@@ -1,4 +1,4 @@
-//! Agreement: which ranks there are, which images the run has, and what all ranks together see of them.
+//! Agreement: the ranks exchange who they are, receive the list of images, and probe the images together.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::text::counted;
 use crate::{resources, slurm};
 
 impl Config {
-    /// What must be the same on all ranks.
+    /// Values that must be equal on all ranks.
     pub(crate) fn request(&self) -> comm::Request {
         let list = &self.list;
         let paths = |paths: &[PathBuf]| -> String {
@@ -60,7 +60,7 @@ impl Config {
     }
 }
 
-/// Adds each single value of options, by its own name.
+/// Adds each value of nested options under its own name.
 fn push_leaves(name: &str, value: &serde_json::Value, request: &mut comm::Request) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -72,13 +72,13 @@ fn push_leaves(name: &str, value: &serde_json::Value, request: &mut comm::Reques
     }
 }
 
-/// What each rank reports of itself first.
+/// The first message of each rank.
 #[derive(Debug, Serialize, Deserialize)]
 struct Hello {
     host: String,
     affinity: Vec<usize>,
     available_cpus: usize,
-    /// Threads that its command line asks for.
+    /// Threads requested on its command line.
     threads: Option<usize>,
 }
 
@@ -86,11 +86,11 @@ struct Hello {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Ranks {
     pub(super) hosts: Vec<String>,
-    /// CPUs that each rank was given.
+    /// CPUs allocated to each rank.
     pub(super) cpus: Vec<usize>,
     /// Threads of each rank.
     pub(super) threads: Vec<usize>,
-    /// The CPUs that all ranks together may run on, each counted once; `None` where the system does not
+    /// The number of CPUs that all ranks together can use, each counted once; `None` if the system does not
     /// report them.
     pub(super) distinct_cpus: Option<usize>,
 }
@@ -103,7 +103,7 @@ impl Ranks {
     }
 }
 
-/// Lets the ranks meet. Collective.
+/// Exchanges the first messages of all ranks. Collective.
 pub(super) fn meet(comm: &impl Communicator, config: &Config) -> Ranks {
     let hello = Hello {
         host: resources::host_name(),
@@ -127,21 +127,21 @@ pub(super) fn meet(comm: &impl Communicator, config: &Config) -> Ranks {
     })
 }
 
-/// The images, and what the journals say of each when a run is resumed.
+/// The images, and the journal records of each if the run is resumed.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Listed {
     pub(super) entries: Vec<ImageEntry>,
     /// Folders of the input that cannot be read.
     pub(super) unreadable_folders: usize,
     pub(super) claims: Vec<Claims>,
-    /// What names the list.
+    /// Digest of the list.
     pub(super) digest: String,
 }
 
-/// Lists the images on the root and gives every rank the list. Collective.
+/// Lists the images on the root and broadcasts the list. Collective.
 ///
 /// # Errors
-/// The same on every rank: what is wrong with the inputs, the output folder or the report.
+/// The same error on every rank: a problem with the inputs, the output folder or the report.
 pub(super) fn list(comm: &impl Communicator, config: &Config) -> Result<Listed, SetupError> {
     comm::from_root(comm, || list_on_root(config).map_err(|error| error.0)).map_err(SetupError)
 }
@@ -179,7 +179,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
         false => Vec::new(),
     };
     drop(past);
-    // What sorting names and reading journals took would otherwise stay in the heap beside all that comes.
+    // Free the memory of sorting names and reading journals; otherwise it stays allocated for the whole run.
     resources::release_freed_memory();
     Ok(Listed {
         entries,
@@ -189,7 +189,7 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
     })
 }
 
-/// What the journals of earlier runs record. Only a run that resumes depends on it.
+/// The records in the journals of earlier runs. Only a resumed run depends on them.
 fn past_of(config: &Config) -> Result<Past, SetupError> {
     let past = Past::load(&config.list.output, resources::available_cpus());
     let past = match (past, config.existing.resumes()) {
@@ -203,27 +203,27 @@ fn past_of(config: &Config) -> Result<Past, SetupError> {
     };
     if past.torn_lines > 0 {
         tracing::info!(
-            "ignoring {}, as killed ranks leave them; their images are done again",
+            "ignoring {} (left by killed ranks); their images are processed again",
             counted(past.torn_lines, "incomplete journal line")
         );
     }
     Ok(past)
 }
 
-/// What one rank sees of an image before any image is read.
+/// What a rank finds out about an image before any image is read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Look {
     pub(super) facts: ImageFacts,
-    /// What is under its result's name.
+    /// The files under its result's name.
     pub(super) found: Found,
     /// Why its mask cannot be used.
     pub(super) mask_fault: Option<String>,
 }
 
-/// The most threads of a rank that read headers.
+/// The maximum number of threads per rank that read headers.
 pub(crate) const PROBE_THREADS: usize = 8;
 
-/// Looks at all images, each on one of the ranks. Collective; the root gets the looks, in the list's order.
+/// Probes all images, each on one of the ranks. Collective; the root receives the results in list order.
 pub(super) fn look_at_images(
     comm: &impl Communicator,
     config: &Config,
@@ -260,8 +260,8 @@ pub(super) fn look_at_images(
     comm::gather(comm, looks).map(probe::interleave)
 }
 
-/// The CPUs of all ranks, those that several ranks of a host may use counted once; `None` where one rank
-/// knows of none.
+/// The number of CPUs of all ranks. CPUs shared by several ranks of a host count once; `None` if a rank does
+/// not know its CPUs.
 fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
     let mut cpus = HashSet::new();
     for hello in hellos {
@@ -273,8 +273,8 @@ fn distinct_cpus(hellos: &[Hello]) -> Option<usize> {
     Some(cpus.len())
 }
 
-/// CPUs of each rank: what Slurm gave a task where it says so, and never more than affinity and quota allow,
-/// divided among the ranks of a host that may use the same ones.
+/// CPUs of each rank: those that Slurm reports for a task, but not more than affinity mask and quota allow,
+/// divided among the ranks of a host that share them.
 fn cpus_of_ranks(hellos: &[Hello]) -> Vec<usize> {
     let slurm_cpus = slurm::cpus_per_task();
     let mut masks: HashMap<&str, Vec<&[usize]>> = HashMap::new();

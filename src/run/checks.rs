@@ -90,20 +90,20 @@ pub(super) fn check_mask(config: &Config) -> Result<(), SetupError> {
     }
 }
 
-/// How long a rank waits for another rank's file: longer than network file systems keep attributes (NFS: up
+/// How long a rank waits for another rank's file: longer than network file systems cache attributes (NFS: up
 /// to 60 s).
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Waits until this rank sees the root's journal below its own --output. Local.
 ///
 /// # Errors
-/// A text for the user when it does not: the rank writes to another folder than the root.
+/// A message for the user if it does not, because the rank writes to another folder than the root.
 pub(super) fn see_roots_journal(output: &Path, run: &str, rank: usize, host: &str) -> Result<(), String> {
     const LOOK_EVERY: Duration = Duration::from_millis(100);
     let journal = journal::file_of(output, run, ROOT);
     let limit = fault::wait_limit(VISIBLE_WITHIN);
     let started = Instant::now();
-    // Opening asks the server again, where a look at the name alone may be taken from a cache.
+    // Opening queries the server; a `stat` alone can be answered from a cache.
     while File::open(&journal).is_err() {
         if started.elapsed() >= limit {
             return Err(format!(
@@ -128,7 +128,7 @@ pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<()
     for folder in entries.iter().filter_map(|entry| entry.output.parent()) {
         let below = folder.ancestors().take_while(|above| above != output);
         for folder in below {
-            // The ones above it are known, too.
+            // Its parent folders were checked, too.
             if !folder.starts_with(output) || !folders.insert(folder.to_owned()) {
                 break;
             }

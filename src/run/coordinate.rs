@@ -1,5 +1,5 @@
-//! The work of a rank: starts its workers and the threads that read ahead, and takes what they report.
-//! Only the main thread exchanges messages with other ranks.
+//! The work of a rank: starts its workers and read-ahead threads, and collects their reports. Only the main
+//! thread exchanges messages with other ranks.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -24,8 +24,8 @@ use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::resources::{self, CpuMeter, MemoryLimit};
 
-/// Does the images of the run: this rank's share on its workers. Collective; the root gets the records of all
-/// ranks.
+/// Processes the images of the run: this rank's share on its workers. Collective; the root gets the records
+/// of all ranks.
 pub(super) fn work(
     comm: &impl Communicator,
     config: &Config,
@@ -117,19 +117,19 @@ pub(super) fn work(
     })
 }
 
-/// The memory that this rank may use. Where the limit is on address space, its threads share what the
-/// allocator reserves.
+/// The memory that this rank can use. If the limit is on address space, its threads share the allocator's
+/// reserved areas.
 fn memory_limit(setup: &Setup, rank: usize, threads: &[usize]) -> Option<MemoryLimit> {
     let limit = resources::memory_limit(setup.ranks.on_host_of(rank))?;
     let mib = limit.bytes >> 20;
-    tracing::debug!("this rank may use {mib} MiB of memory: {}", limit.source);
+    tracing::debug!("this rank can use {mib} MiB of memory: {}", limit.source);
     if limit.address_space {
         limits::share_reserved_address_space(threads.iter().sum());
     }
     Some(limit)
 }
 
-/// Starts the workers of this rank and returns what they report.
+/// Starts the workers of this rank and returns their reports.
 fn start_workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     context: &'scope WorkerContext<'_>,
@@ -147,7 +147,7 @@ fn start_workers<'scope>(
             })
             .unwrap_or_else(|error| {
                 tracing::error!(
-                    "worker {worker} of {workers} cannot be started: {error}; ask for fewer --threads"
+                    "worker {worker} of {workers} cannot be started: {error}; use fewer --threads"
                 );
                 comm.abort(EXIT_PANIC)
             });
@@ -155,19 +155,19 @@ fn start_workers<'scope>(
     events
 }
 
-/// Starts the threads that read ahead. Without them the workers open their files themselves.
+/// Starts the read-ahead threads. Without them the workers open their files themselves.
 fn start_readers<'scope>(scope: &'scope Scope<'scope, '_>, ahead: &'scope ReadAhead<'_>, images: usize) {
     for _ in 0..ahead.threads(images) {
         let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}ahead"));
         if let Err(error) = thread.spawn_scoped(scope, || ahead.run()) {
-            tracing::debug!("a thread that would read ahead cannot be started: {error}");
+            tracing::debug!("cannot start a read-ahead thread: {error}");
             break;
         }
     }
 }
 
-/// The threads of each worker of a rank that has `threads` and so many images: one each. Where there are
-/// fewer images than threads, each image has a worker, and the other threads help them.
+/// The number of threads of each worker, for a rank with `threads` threads and this many images: one each. If
+/// there are fewer images than threads, each image has a worker, and the other threads help.
 fn threads_of_workers(threads: usize, images: usize) -> Vec<usize> {
     let workers = threads.min(images).max(1);
     (0..workers)

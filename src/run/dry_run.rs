@@ -1,5 +1,5 @@
-//! The dry run: which images would be read, where their results would land and what they need, from headers
-//! alone.
+//! The dry run: the images that would be read, the paths of their results and the memory they need, from
+//! headers only.
 
 use std::fmt::Write;
 
@@ -57,13 +57,13 @@ fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
     ]
 }
 
-/// What a rank would do.
+/// The share of a rank.
 struct RankLine<'a> {
     rank: usize,
     host: &'a str,
     workers: usize,
     share: Vec<&'a ImageFacts>,
-    /// Its part of the whole cost.
+    /// Its fraction of the total cost.
     cost: f64,
 }
 
@@ -99,7 +99,7 @@ fn mib(bytes: u64) -> Cell {
     Cell::Number(bytes as f64 / f64::from(1 << 20), 1)
 }
 
-/// One figure where the axes agree, else three.
+/// One number if all axes are equal, otherwise three.
 fn three(values: Option<[f64; 3]>) -> Cell {
     let short = |value: f64| {
         let text = format!("{value:.3}");
@@ -115,7 +115,7 @@ fn three(values: Option<[f64; 3]>) -> Cell {
     })
 }
 
-/// The images, their sum, what each rank would do, and what is wrong with headers.
+/// The images, their totals, the share of each rank, and errors in headers.
 pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config: &Config) -> String {
     let mut is_kept = vec![false; looks.len()];
     for &place in &setup.decision.skipped {
@@ -163,7 +163,7 @@ fn rank_lines<'a>(
     strategy: Strategy,
 ) -> Vec<RankLine<'a>> {
     let costs_s = &schedule.costs_s;
-    // With `dynamic` there are no fixed shares. The largest-first partition comes close to what happens.
+    // With `dynamic` there are no fixed shares. The largest-first partition is a good approximation.
     let estimated = (strategy == Strategy::Dynamic).then(|| {
         let order = &schedule.shares[0];
         let costs: Vec<f64> = order.iter().map(|&place| costs_s[place]).collect();

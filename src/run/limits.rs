@@ -1,25 +1,25 @@
-//! Limits of the system on a process: its open files, its address space, the size of its files.
+//! System limits of a process: open files, address space, file size.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// Threads of a worker that wait for the disk while it processes the next images. They hold files, not
+/// Threads per worker that wait for the disk while it processes the next images. They hold open files, not
 /// images.
 pub(crate) const PUBLISHERS: usize = 4;
 
-/// Files that a process may open where the system allows any number.
+/// Limit on open files if the system sets none.
 const MOST_OPEN_FILES: u64 = 1 << 16;
 
-/// Files that the program, MPI and the journal hold open.
+/// Open files of the program, MPI and the journal.
 const OWN_FILES: usize = 64;
 
-/// Prepares this process: it may open as many files as the system allows, and a file beyond `ulimit -f` fails
-/// its image instead of ending the process. To be called first.
+/// Raises the soft limit on open files to the hard limit, and ignores the signal of `ulimit -f`, so that a
+/// file that exceeds it fails its image but does not end the process. Call this first.
 pub(crate) fn prepare_process() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MOST_OPEN_FILES);
         if soft < wanted {
-            // Where that is refused, fewer results wait for the disk.
+            // If this fails, fewer results can wait for the disk.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
         }
     }
@@ -27,7 +27,7 @@ pub(crate) fn prepare_process() {
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
-/// How many results may wait for the disk behind each worker, and the threads that wait for them.
+/// The number of results per worker that can wait for the disk, and of threads that wait for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Behind {
     pub(super) publishers: usize,
@@ -35,7 +35,7 @@ pub(super) struct Behind {
     pub(super) queued: usize,
 }
 
-/// The most that this process's limit on open files allows with so many workers.
+/// The maximum that this process's limit on open files allows for this number of workers.
 pub(super) fn behind_each_of(workers: usize) -> Behind {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
     behind_with(files as usize, workers)
@@ -55,7 +55,7 @@ fn behind_with(files: usize, workers: usize) -> Behind {
     }
 }
 
-/// The most files that may be open for images that no worker has started.
+/// The maximum number of open files for images that no worker has started.
 pub(super) fn files_ahead() -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
     files_ahead_with(files as usize)
@@ -66,14 +66,14 @@ fn files_ahead_with(files: usize) -> usize {
     MOST.min(files / 8)
 }
 
-/// Lets all threads share the address space that the allocator reserves for `threads` threads. Without this,
-/// each thread that waits for a file or for the disk may reserve as much as a worker, and `ulimit -v` ends
-/// the process.
+/// Limits the allocator to the address space for `threads` threads, which all threads share. Otherwise each
+/// thread that waits for a file or the disk can reserve as much as a worker, and `ulimit -v` ends the
+/// process.
 pub(super) fn share_reserved_address_space(threads: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         let arenas = i32::try_from(threads + 1).unwrap_or(i32::MAX);
-        // SAFETY: sets one figure of the allocator. Arenas that exist already stay.
+        // SAFETY: sets one parameter of the allocator. Existing arenas stay.
         let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas) };
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

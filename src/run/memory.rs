@@ -1,4 +1,4 @@
-//! Memory: which images fit into what this rank may use, side by side or one at a time.
+//! Memory: which images fit into the memory of this rank, several at a time or one at a time.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -10,15 +10,15 @@ use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::{ImageJob, ImageWorker, OutputFolder, Paths, memory};
 use crate::resources::{self, MemoryLimit};
 
-/// The memory that a rank's images may take, and the workers' buffers, which hold it.
+/// The memory that a rank's images can use, and the workers' buffers that use it.
 ///
-/// Each worker may use its fair share at any time. An image that needs more, but fits into what the rank has,
-/// is done while no other is, with the other workers' buffers given back. An image that does not fit at all
-/// is refused.
+/// Each worker can use an equal share at any time. An image that needs more but fits into the rank's memory
+/// is processed alone, after the other workers have freed their buffers. An image that does not fit at all
+/// fails.
 pub(super) struct RankMemory<'a> {
     buffers: Vec<Mutex<ImageWorker<'a>>>,
     limit: Option<Limit>,
-    /// Held shared by who works within a fair share, alone by who needs more.
+    /// Workers within an equal share hold it shared; a worker that needs more holds it exclusively.
     turn: RwLock<()>,
 }
 
@@ -29,9 +29,8 @@ struct Limit {
 }
 
 impl<'a> RankMemory<'a> {
-    /// Memory for the workers of a rank that may use `limit`, of which this process has used some already and
-    /// other threads, which wait for files and for the disk, need their stacks. Images are left unfinished
-    /// once `abandon` is set.
+    /// Memory for the workers of a rank with this `limit`. The memory already used and the stacks of threads
+    /// that wait for files and the disk are subtracted. Images are left unfinished once `abandon` is set.
     pub(super) fn new(
         job: &'a ImageJob,
         output: &OutputFolder,
@@ -73,19 +72,19 @@ impl<'a> RankMemory<'a> {
     }
 
     fn buffers(&self, worker: usize) -> MutexGuard<'_, ImageWorker<'a>> {
-        // A panic ends the run, so nobody sees what it left here.
+        // A panic ends the run, so a poisoned state is never used.
         self.buffers[worker]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries an image its whole way on this worker's buffers, from its opened file where there is one.
-    /// Waits for the others where it needs their memory.
+    /// Processes an image completely in this worker's buffers, from its opened file if there is one. Waits
+    /// for the other workers if it needs their memory.
     ///
-    /// Also returns for how many seconds it waited.
+    /// Also returns the seconds of waiting.
     ///
     /// # Errors
-    /// The image's [`Failure`]; of one that does not fit, with the figures.
+    /// The image's [`Failure`]; if it does not fit, the message contains the numbers.
     pub(super) fn make(
         &self,
         worker: usize,

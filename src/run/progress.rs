@@ -1,4 +1,4 @@
-//! Progress: a bar on a terminal, a log line every few seconds where nobody watches one.
+//! Progress: a bar on a terminal, otherwise a log line every few seconds.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle as BarStyle};
 
 use crate::logging;
 
-/// How long between two lines.
+/// Interval between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// How progress is shown.
@@ -25,14 +25,14 @@ pub enum ProgressStyle {
     None,
 }
 
-/// How far all ranks together have come.
+/// Progress of all ranks together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) done: usize,
     pub(super) failed: usize,
 }
 
-/// What the root shows.
+/// The progress display of the root.
 pub(super) struct ProgressDisplay {
     total: usize,
     counts: Counts,

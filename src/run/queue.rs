@@ -1,23 +1,23 @@
-//! Queue: the images that a rank has not started. Workers take them one by one, and read-ahead those near the
-//! front.
+//! Queue: the images that a rank has not started. Workers take them one by one; read-ahead opens those near
+//! the front.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Places in the list, in the order in which work on them starts.
+/// Indices in the list, in the order of processing.
 #[derive(Default)]
 pub(super) struct TaskQueue {
     state: Mutex<State>,
-    /// For workers: there are more images, or no more will come.
+    /// For workers: images were added, or the queue was closed.
     changed: Condvar,
-    /// For read-ahead: other images are near the front now.
+    /// For read-ahead: other images are now near the front.
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     places: VecDeque<usize>,
-    /// Of these, what read-ahead was given.
+    /// The queued images that were given to read-ahead.
     given_ahead: HashSet<usize>,
     waiting: usize,
     closed: bool,
@@ -36,14 +36,14 @@ impl TaskQueue {
         self.moved.notify_one();
     }
 
-    /// Says that no image will be added.
+    /// Closes the queue: no images will be added.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
         self.moved.notify_all();
     }
 
-    /// Takes back what was not started, and closes.
+    /// Closes the queue and returns the images that were not started.
     pub(super) fn drain(&self) -> VecDeque<usize> {
         let mut state = self.state();
         let places = std::mem::take(&mut state.places);
@@ -53,7 +53,7 @@ impl TaskQueue {
         places
     }
 
-    /// Puts the images of the least cost first.
+    /// Moves the cheapest images to the front.
     pub(super) fn put_smallest_first(&self, costs_s: &[f64]) {
         let mut state = self.state();
         let by_cost = |a: &usize, b: &usize| costs_s[*a].total_cmp(&costs_s[*b]);
@@ -62,8 +62,8 @@ impl TaskQueue {
         self.moved.notify_one();
     }
 
-    /// How many images are wanted so that each waiting worker has one and `ahead` more are queued; 0 once it
-    /// is closed.
+    /// How many images are needed so that each waiting worker gets one and `ahead` more are queued; 0 after
+    /// closing.
     pub(super) fn wanted(&self, ahead: usize) -> usize {
         let state = self.state();
         if state.closed {
@@ -73,7 +73,8 @@ impl TaskQueue {
         }
     }
 
-    /// The next image. Waits for one, after a call of `on_wait`; `None` when there will be none.
+    /// The next image. If there is none yet, calls `on_wait` and waits; `None` if the queue is closed and
+    /// empty.
     pub(super) fn next(&self, on_wait: impl Fn()) -> Option<usize> {
         let mut state = self.state();
         loop {
@@ -98,9 +99,9 @@ impl TaskQueue {
         }
     }
 
-    /// The first queued image that is near enough to the front and was not given away here before, waiting
-    /// for one; `None` when there will be none. `is_near` is asked of each with the number and the costs of
-    /// those before it.
+    /// The first queued image that is near the front and was not returned here before. Waits for one; `None`
+    /// if the queue is closed and empty. `is_near` is called for each image with the number and the total
+    /// cost of the images before it.
     pub(super) fn upcoming(&self, costs_s: &[f64], is_near: impl Fn(usize, f64) -> bool) -> Option<usize> {
         let mut state = self.state();
         loop {
@@ -119,7 +120,7 @@ impl TaskQueue {
             if let Some(place) = found {
                 state.given_ahead.insert(place);
                 drop(state);
-                // There may be another one for another thread; it sleeps again if not.
+                // There can be another one for another thread; if not, that thread sleeps again.
                 self.moved.notify_one();
                 return Some(place);
             }
@@ -130,7 +131,7 @@ impl TaskQueue {
         }
     }
 
-    /// Whether an image that [`TaskQueue::upcoming`] gave is still queued.
+    /// Whether an image returned by [`TaskQueue::upcoming`] is still queued.
     pub(super) fn is_ahead(&self, place: usize) -> bool {
         self.state().given_ahead.contains(&place)
     }
@@ -145,7 +146,7 @@ mod tests {
         let queue = TaskQueue::default();
         queue.add([4, 2, 7, 1]);
         let costs_s = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0];
-        // The first, and those that begin within a second and a half.
+        // The first image, and those that start within a second and a half.
         let near = |before: usize, before_s: f64| before < 1 || before_s < 1.5;
         assert_eq!(queue.upcoming(&costs_s, near), Some(4));
         assert_eq!(queue.upcoming(&costs_s, near), Some(2));

@@ -1,4 +1,4 @@
-//! The main thread of a rank while its workers work: it takes their events and keeps the rank's outcomes.
+//! The main thread of a rank while its workers work: handles their events and collects the outcomes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,41 +19,41 @@ use crate::report::RankRecord;
 use crate::resources::{self, CpuMeter};
 use crate::text::printable;
 
-/// A rank whose images take less than this asks for the next ones early: the answer may take two looks, which
-/// should not be seen beside an image. Longer images are asked for when a worker is free, so that no rank
-/// keeps one that another has time for.
+/// A rank whose images take less than this requests the next ones early, because the reply can take two
+/// polls, which must be short compared with an image. Longer images are requested when a worker is free, so
+/// that no rank holds one that another could process.
 const QUICK_IMAGE: Duration = Duration::from_millis(60);
 
-/// How long the main thread waits for its workers between two looks at messages while requests may come.
+/// How long the main thread waits for its workers between two polls for messages while requests can arrive.
 pub(super) const LOOK_DYNAMIC: Duration = Duration::from_micros(300);
-/// The same when only progress, a signal and the end may come.
+/// The same if only progress, a signal and the end can arrive.
 pub(super) const LOOK_FIXED: Duration = Duration::from_millis(20);
 
-/// A rank that cannot open its first images asks for no more after so many.
+/// A rank that cannot open its first images requests no more after this many.
 const GIVE_UP_AFTER: usize = 3;
 
-/// What a rank reports to the root while it works.
+/// The progress that a rank reports to the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ProgressUpdate {
     pub(super) done: usize,
     pub(super) failed: usize,
-    /// Of these, for want of space for the results.
+    /// The failed images for which the disk had no space.
     pub(super) no_space: usize,
-    /// It has opened an image, so it sees the inputs.
+    /// It has opened an image, so it can access the inputs.
     pub(super) opens_images: bool,
     /// Its journal cannot be written.
     pub(super) no_journal: bool,
     pub(super) stopping: bool,
 }
 
-/// Images that a rank cannot open and gives back to the root.
+/// Images that a rank cannot open and returns to the root.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct HandBack {
-    /// Their places in the list.
+    /// Their indices in the list.
     pub(super) places: Vec<usize>,
-    /// Why the last of them cannot be opened.
+    /// The error of the last one.
     pub(super) error: String,
-    /// The rank asks for no more.
+    /// The rank requests no more images.
     pub(super) gives_up: bool,
 }
 
@@ -76,14 +76,14 @@ pub(super) struct RankLoop<'a, C: Communicator> {
     pub(super) progress: ProgressUpdate,
     pub(super) late: usize,
     pub(super) working: bool,
-    /// What is to be given back, where the root takes images back.
+    /// The images to return, if the root accepts returned images.
     pub(super) hand_back: Option<HandBack>,
     /// First images that could not be opened.
     pub(super) unopened: usize,
 }
 
 impl<C: Communicator> RankLoop<'_, C> {
-    /// Waits up to `wait` for events of the workers and takes all there are.
+    /// Waits up to `wait` for events of the workers and handles all that have arrived.
     pub(super) fn listen(&mut self, wait: Duration) {
         self.journal.say_alive();
         if self.working {
@@ -167,7 +167,7 @@ impl<C: Communicator> RankLoop<'_, C> {
         let error = printable(&failure.error);
         match failure.kind {
             FailureKind::CannotOpen if self.gives_back(index, &failure.error) => {
-                tracing::debug!("image {index} goes back to rank 0: {error}");
+                tracing::debug!("image {index} is returned to rank 0: {error}");
                 return;
             }
             FailureKind::CannotOpen => {}
@@ -185,7 +185,7 @@ impl<C: Communicator> RankLoop<'_, C> {
         }
         let no_space = failure.kind == FailureKind::NoSpace;
         self.progress.no_space += usize::from(no_space);
-        // The first error of a full disk stands for all.
+        // Log only the first error of a full disk.
         if no_space && self.progress.no_space > 1 {
             tracing::debug!("image {index} failed: {error}");
         } else {
@@ -194,7 +194,7 @@ impl<C: Communicator> RankLoop<'_, C> {
         self.images.push(outcome);
     }
 
-    /// Gives an image back that cannot be opened, if this rank has opened none so far and the root takes it.
+    /// Returns an image that cannot be opened, if this rank has opened none so far and the root accepts it.
     fn gives_back(&mut self, index: usize, error: &str) -> bool {
         let Some(hand_back) = self.hand_back.as_mut().filter(|_| !self.progress.opens_images) else {
             return false;
@@ -213,7 +213,7 @@ impl<C: Communicator> RankLoop<'_, C> {
         true
     }
 
-    /// How many images to ask for before they are needed: one per worker, if the last image was quick.
+    /// How many images to request ahead: one per worker, if the last image was fast.
     pub(super) fn ahead(&self) -> usize {
         let last = self.images.last();
         let quick = last.is_some_and(|image| image.timings.worker_s() < QUICK_IMAGE.as_secs_f64());

@@ -1,9 +1,9 @@
-//! Read-ahead: the files of the images that a rank's workers begin next are opened, and fetched by the
-//! system.
+//! Read-ahead: opens the files of the images that a rank's workers process next, and lets the system fetch
+//! them.
 //!
-//! Their content goes into the system's cache, so that this costs no memory of the process and hardly any of
-//! its time. It pays where files come over a network or from a busy disk: the waits for a file's opening and
-//! for its bytes fall into the work on the images before.
+//! Their content goes into the page cache, so this needs no memory of the process and little time. It helps
+//! if files come over a network or from a busy disk, because the workers process earlier images during the
+//! waits.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -14,28 +14,28 @@ use super::queue::TaskQueue;
 use crate::image_io::OpenedInput;
 use crate::images::ImageEntry;
 
-/// Threads that wait for files, as many as there are workers but within these bounds.
+/// Bounds of the number of threads that wait for files; within them, one per worker.
 const THREADS: RangeInclusive<usize> = 4..=16;
 
-/// The next image of each worker is always fetched, and so are those that they will begin within so many
-/// seconds.
+/// The next image of each worker is always fetched, and so are images that the workers will start within this
+/// many seconds.
 const HORIZON_S: f64 = 0.25;
-/// But no more than so many for each worker: each is an open file.
+/// At most this many images per worker, because each is an open file.
 const MOST_IMAGES: usize = 4;
 
-/// The files that are fetched ahead on a rank.
+/// The files fetched ahead on a rank.
 pub(super) struct ReadAhead<'a> {
     queue: &'a TaskQueue,
     entries: &'a [ImageEntry],
     /// Estimated seconds of each image.
     costs_s: &'a [f64],
     workers: usize,
-    /// Of images that no worker has started.
+    /// Opened files of images that no worker has started.
     opened: Mutex<HashMap<usize, OpenedInput>>,
 }
 
 impl<'a> ReadAhead<'a> {
-    /// Read-ahead for a rank's queue of places in `entries`.
+    /// Read-ahead for a rank's queue of indices in `entries`.
     pub(super) fn new(
         queue: &'a TaskQueue,
         entries: &'a [ImageEntry],
@@ -51,7 +51,7 @@ impl<'a> ReadAhead<'a> {
         }
     }
 
-    /// How many threads are to [run](Self::run) it for so many images.
+    /// How many threads should [run](Self::run) it for this number of images.
     pub(super) fn threads(&self, images: usize) -> usize {
         self.workers.clamp(*THREADS.start(), *THREADS.end()).min(images)
     }
@@ -66,8 +66,8 @@ impl<'a> ReadAhead<'a> {
             let Some(fetched) = OpenedInput::open_ahead(&self.entries[place].input) else {
                 continue;
             };
-            // A worker leaves the queue first and comes here then: with this lock held it can only be still
-            // to come.
+            // A worker leaves the queue before it comes here. While this lock is held, it cannot have been
+            // here yet.
             let mut opened = self.opened();
             if self.queue.is_ahead(place) {
                 opened.insert(place, fetched);
@@ -75,8 +75,8 @@ impl<'a> ReadAhead<'a> {
         }
     }
 
-    /// The opened file of an image that a worker has taken from the queue; `None` where it was not opened
-    /// yet, or could not be.
+    /// The opened file of an image that a worker has taken from the queue; `None` if it is not open yet or
+    /// cannot be opened.
     pub(super) fn take(&self, place: usize) -> Option<OpenedInput> {
         self.opened().remove(&place)
     }
@@ -98,7 +98,7 @@ mod tests {
         let entries: Vec<ImageEntry> = (0..40)
             .map(|place| {
                 let input = folder.path().join(format!("{place}.nii"));
-                // One of them is not there.
+                // One of the files does not exist.
                 if place != 7 {
                     std::fs::write(&input, [1; 400]).unwrap();
                 }
@@ -120,7 +120,7 @@ mod tests {
             for _ in 0..ahead.threads(entries.len()) {
                 scope.spawn(|| ahead.run());
             }
-            // What fails is said at the end: the threads wait for the queue's.
+            // Assert only at the end, because the threads wait for the end of the queue.
             while let Some(place) = queue.next(|| ()) {
                 let fetched = ahead.take(place);
                 most = most.max(ahead.opened().len());

@@ -1,5 +1,4 @@
-//! Refuses to make again, under another name, what an earlier run made of the same inputs with the same
-//! options.
+//! Refuses to repeat results of an earlier run with the same inputs and options under other names.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -8,11 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::images::ImageEntry;
 use crate::journal::past::{History, Past};
 
-/// Compares where results land now with where the journals say that they landed.
+/// Compares the output paths with those in the journals.
 ///
 /// # Errors
-/// A message that names the first such image and proposes a base, when an earlier result of it exists under
-/// another name and none under the name that it has now.
+/// A message that names the first such image and proposes a base, if an earlier result of it exists under
+/// another name and none under its current name.
 pub(super) fn refuse_renamed(
     past: &Past,
     entries: &[ImageEntry],
@@ -29,7 +28,7 @@ pub(super) fn refuse_renamed(
             .iter()
             .any(|made| *made.options == *options && made.input == input && !made.files_out.is_empty())
     };
-    // Hashes, since a list may have a million images.
+    // Hashes, because a list can have a million images.
     let hasher = RandomState::new();
     let places: HashMap<u64, usize> = (entries.iter().enumerate())
         .map(|(place, entry)| (hasher.hash_one(absolute(&entry.input).as_path()), place))
@@ -73,7 +72,7 @@ pub(super) fn refuse_renamed(
     ))
 }
 
-/// The folder below which an input has this path.
+/// The base folder for which an input has this path.
 fn base_of(input: &Path, below: &Path) -> Option<PathBuf> {
     let depth = below.components().count();
     (input.ends_with(below)).then(|| input.ancestors().nth(depth).map(Path::to_owned))?
@@ -87,7 +86,7 @@ fn absolute(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// A journal of results that were made of these inputs.
+    /// A journal of results made from these inputs.
     fn past(results: &[(&str, &str)]) -> Past {
         let mut text = concat!(
             r#"{"event":"run","format":"niimpi-journal/2","unix_s":1,"run":"r","version":"0","rank":0,"#,
@@ -129,7 +128,7 @@ mod tests {
         assert!(check(&earlier, "sub-1/T1.nii", 2).is_ok());
         assert!(
             check(&earlier, "T1.nii", 4).is_ok(),
-            "another sigma is other work"
+            "another sigma is another job"
         );
         let both = past(&[
             ("/study/sub-1/T1.nii", "sub-1/T1.nii"),

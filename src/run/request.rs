@@ -1,5 +1,5 @@
-//! The request: whether the memory that was asked of Slurm holds the largest image, checked before anything
-//! is written.
+//! The request: checks before anything is written that the memory requested from Slurm is enough for the
+//! largest image.
 
 use std::path::Path;
 
@@ -7,12 +7,11 @@ use crate::job::memory;
 use crate::resources::{self, MemoryLimit};
 use crate::slurm::{self, MemoryOption};
 
-/// Refuses a job whose ranks could not hold the largest of these images, each with the bytes that it takes in
-/// memory. Local; the root speaks for all, and its rank works with `threads`. Outside a Slurm job an image
-/// that does not fit fails by itself.
+/// Refuses a job whose ranks cannot hold the largest of these images (bytes in memory of each). Local to the
+/// root, which works with `threads`. Outside a Slurm job only the image that does not fit fails.
 ///
 /// # Errors
-/// A text with the figures and the line of the script to change.
+/// A message with the numbers and the line of the script to change.
 pub(super) fn check<'a>(
     images: impl Iterator<Item = (&'a Path, u64)>,
     ranks_on_host: usize,
@@ -46,7 +45,7 @@ fn fits(
         return Ok(());
     }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    // A tenth more than the least, since headers do not tell all.
+    // A tenth more than the minimum, because headers do not determine everything.
     let wanted_mib = mib(rank_bytes.saturating_add(rank_bytes / 10));
     let (name, value_mib) = match option {
         MemoryOption::PerCpu => ("mem-per-cpu", wanted_mib.div_ceil(cpus_per_rank as u64)),

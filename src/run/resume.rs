@@ -1,9 +1,8 @@
-//! Resuming: which results of earlier runs are kept, which are made again, and which files are not niimpi's
-//! to replace.
+//! Resuming: which results of earlier runs are kept, which are made again, and which files niimpi must not
+//! replace.
 //!
-//! A file is this run's to replace if any record of the same input and the same options describes it.
-//! Whatever else is under a result's name stops the run before it writes anything, unless `--overwrite` was
-//! given.
+//! A run can replace a file if any record with the same input and options describes it. Any other file with a
+//! result's name stops the run before it writes anything, unless `--overwrite` is given.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use crate::images::ImageEntry;
 use crate::journal::past::{Last, Made, Past};
 use crate::report::ResumeCounts;
 
-/// The records of an image's result, before any file is looked at. The root collects them, any rank checks
+/// The records of an image's result, before any file is checked. The root collects them, any rank checks
 /// them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Claims {
@@ -25,14 +24,14 @@ pub(super) struct Claims {
     made: Vec<Claim>,
 }
 
-/// What an earlier run made under the result's name.
+/// A file that an earlier run wrote under the result's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Claim {
     same_options: bool,
-    /// The image file, where its path is another than now.
+    /// The image file, if its path differs from now.
     from: Option<Name>,
     files_in: Vec<FileId>,
-    /// Empty where niimpi-journal/1 records no more than that the image was started.
+    /// Empty if niimpi-journal/1 records only that the image was started.
     files_out: Vec<FileId>,
 }
 
@@ -46,27 +45,27 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// How a result stands.
+/// The status of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Standing {
-    /// It is missing, or a part of it.
+    /// It, or a part of it, is missing.
     #[default]
     Missing,
     /// It is kept.
     Kept,
-    /// It is kept, and its input is at another path now.
+    /// It is kept; its input has moved to another path.
     Moved,
     /// It failed the last time.
     FailedBefore,
     /// It was in progress when a run ended.
     Unfinished,
-    /// Its input was changed since.
+    /// Its input has changed since.
     InputChanged,
     /// The file was made from another input.
     OtherInput,
     /// The file was made with other options.
     OptionsChanged,
-    /// The file is not what niimpi wrote there.
+    /// The file differs from what niimpi wrote there.
     Mismatched,
     /// No journal records the file.
     Unrecorded,
@@ -78,30 +77,30 @@ impl Standing {
         matches!(self, Standing::Kept | Standing::Moved)
     }
 
-    /// Why the file may not be replaced without `--overwrite`; `None` where it may.
+    /// Why the file must not be replaced without `--overwrite`; `None` if it can be.
     fn refusal(self) -> Option<&'static str> {
         match self {
             Standing::OtherInput => Some("made from another input"),
             Standing::OptionsChanged => Some("made with other options"),
-            Standing::Mismatched => Some("not as niimpi wrote them"),
+            Standing::Mismatched => Some("changed since niimpi wrote them"),
             Standing::Unrecorded => Some("without a record"),
             _ => None,
         }
     }
 }
 
-/// What is found of an image's result.
+/// The findings about an image's result.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Found {
     pub(super) standing: Standing,
-    /// Where its input was, of one that has moved.
+    /// The earlier path of its input, if it has moved.
     pub(super) moved_from: Option<Name>,
     /// The files under its name: the named one, and of a pair the other half.
     pub(super) seen: [Option<Stamp>; 2],
 }
 
 impl Found {
-    /// Whether there is any file.
+    /// Whether any file exists.
     pub(super) fn exists(&self) -> bool {
         self.seen != [None; 2]
     }
@@ -143,12 +142,12 @@ pub(super) fn names(output: &Path) -> [Option<PathBuf>; 2] {
     ]
 }
 
-/// Looks at what is under a result's name and, where there are claims, compares it with them. As a rule only
-/// sizes, times and checksums of eight bytes are read.
+/// Checks the files under a result's name and compares them with the claims, if any. Usually reads only
+/// sizes, times and the last eight bytes (checksum and length).
 pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
     let names = names(&entry.output);
     let mut found = Found {
-        // Before anything is compared: what changes from now on is another file.
+        // Before anything is compared: a later change makes it another file.
         seen: names.clone().map(|name| Stamp::of_path(&name?)),
         ..Found::default()
     };
@@ -203,7 +202,7 @@ fn standing(
         .find(|(claim, _)| describes_result(output, &claim.files_out));
     if let Some((claim, origin)) = whole {
         let standing = match (claims.last, origin) {
-            // A later attempt at the image did not come to its end.
+            // A later attempt at the image was not finished.
             (Some(Last::Started | Last::Failed), _) => undone,
             (_, Origin::Changed) => Standing::InputChanged,
             (_, Origin::Moved) => Standing::Moved,
@@ -229,7 +228,7 @@ fn standing(
     (standing, None)
 }
 
-/// What an image's input is to that of a claim.
+/// How an image's input compares with that of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// The same, unchanged.
@@ -257,7 +256,7 @@ impl Origin {
         match (at_same_path, same_content) {
             (true, true) => Origin::Same,
             (true, false) => Origin::Changed,
-            // Records of niimpi-journal/1 have no checksum, so that the name must be the same, too.
+            // Records of niimpi-journal/1 have no checksum, so the name must be equal, too.
             (false, true) if claim.files_in.iter().all(|file| file.crc32.is_some()) => Origin::Moved,
             (false, true) if same_name() => Origin::Moved,
             (false, _) => Origin::Other,
@@ -287,8 +286,8 @@ impl Inputs<'_> {
     }
 }
 
-/// Whether an image's files are those of a record. At the same path they are when size and time are the same;
-/// else their checksums decide.
+/// Whether an image's files are those of a record. At the same path, equal size and time are enough;
+/// otherwise the checksums decide.
 fn same_content(recorded: &[FileId], now: &[FileId], at_same_path: bool) -> bool {
     // One identity for both halves: a record of niimpi-journal/1.
     let both;
@@ -304,7 +303,7 @@ fn same_content(recorded: &[FileId], now: &[FileId], at_same_path: bool) -> bool
         _ => now,
     };
     if recorded.is_empty() && !now.is_empty() {
-        // Version 1 started the image, and what it was is not known.
+        // Version 1 recorded only the start of the image, so its identity is unknown.
         return false;
     }
     let same = |(recorded, now): (&FileId, &FileId)| match recorded.crc32 {
@@ -328,8 +327,8 @@ fn describes_result(output: &Path, recorded: &[FileId]) -> bool {
     }
 }
 
-/// Whether a file of a result is that of a record. A record of niimpi-journal/1 does not describe a file on
-/// its own; its word that the image was started or written is taken.
+/// Whether a file of a result is that of a record. A record of niimpi-journal/1 does not describe single
+/// files; here it is enough that it records the image as started or written.
 fn describes_file(output: &Path, path: &Path, recorded: &[FileId]) -> bool {
     let is_pair = names(output)[1].is_some();
     match recorded {
@@ -351,7 +350,7 @@ fn at_its_place(output: &Path, file: &FileId) -> FileId {
     FileId { path, ..file.clone() }
 }
 
-/// How many results stand in which way.
+/// The number of results with each status.
 pub(super) fn count(standings: impl IntoIterator<Item = Standing>) -> ResumeCounts {
     let mut counts = ResumeCounts::default();
     for standing in standings {
@@ -374,8 +373,8 @@ pub(super) fn count(standings: impl IntoIterator<Item = Standing>) -> ResumeCoun
     counts
 }
 
-/// Why the files under the results' names may not be replaced, with how many there are of each kind and the
-/// first of each; `None` where all may be.
+/// Why the files under the results' names must not be replaced, with the number and the first of each kind;
+/// `None` if all can be.
 pub(super) fn refusal<'a>(results: impl IntoIterator<Item = (&'a ImageEntry, Standing)>) -> Option<String> {
     let mut kinds: Vec<(&str, usize, &Path)> = Vec::new();
     let mut all = 0;

@@ -1,4 +1,4 @@
-//! Rivals: a living run of the same images in the same output folder is refused.
+//! Rivals: refuses to start while another run of the same images in the same output folder is alive.
 
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -10,13 +10,13 @@ use crate::journal::living::{self, Life, RunJournal};
 use crate::slurm;
 use crate::text::{counted, long_duration};
 
-/// What a run does, as far as others must know.
+/// What other runs must know about a run.
 pub(super) struct Work<'a> {
     pub(super) list_digest: &'a str,
     pub(super) shard: Option<Shard>,
 }
 
-/// A number for the list: the same inputs and outputs give the same one. FNV-1a, which is the same on every
+/// A hash of the list: equal inputs and outputs give equal hashes. FNV-1a, because it is the same on every
 /// machine.
 pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -32,10 +32,10 @@ pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
     format!("{hash:016x}")
 }
 
-/// Refuses to start beside a living run of the same images, before anything is written. Local to the root.
+/// Refuses to start while a run of the same images is alive, before anything is written. Local to the root.
 ///
 /// # Errors
-/// A text for the user that names the other run.
+/// A message for the user that names the other run.
 pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String> {
     let (rivals, others) = living_runs(output, work, None, &|| {})?;
     if let Some(rival) = rivals.first() {
@@ -54,12 +54,12 @@ pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String
     Ok(())
 }
 
-/// Refuses an array's share where earlier runs divided the same list into another number of shares: an array
-/// that repeats some tasks of another has other numbers. Warns where an array has one task, which then does
+/// Refuses an array's share if earlier runs divided the same list into another number of shares, for example
+/// because an array repeats only some tasks of another. Warns if an array has one task, which then processes
 /// the whole list. Local to the root.
 ///
 /// # Errors
-/// A text for the user with the cure.
+/// A message for the user that suggests a fix.
 pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<(), String> {
     let Some(own) = work
         .shard
@@ -90,12 +90,12 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
     Ok(())
 }
 
-/// Refuses again once this run's journal can be seen, for runs that start at the same time. Local to the
+/// Repeats the check after this run's journal exists, for runs that start at the same time. Local to the
 /// root.
 ///
-/// Of such runs all but the first refuse at once. The first, by name, waits until each of the others has
-/// refused or works. Whoever waits calls `show_life`, so that runs on other machines do not wait for each
-/// other in silence.
+/// Among such runs, all except the one whose name sorts first refuse at once. The first waits until each of
+/// the others has refused or works. While it waits it calls `show_life`, so that runs on other machines see
+/// that it is alive.
 ///
 /// # Errors
 /// As of [`refuse_before`].
@@ -121,8 +121,8 @@ pub(super) fn refuse_after(
     Ok(())
 }
 
-/// The other runs below this folder that live: those of the same images, and those of others. Waits for
-/// rivals whose heartbeat has to decide.
+/// The other live runs below this folder: those of the same images, and those of other images. Waits for
+/// rivals that can only be judged by their heartbeat.
 fn living_runs(
     output: &Path,
     work: &Work<'_>,
@@ -150,7 +150,7 @@ fn living_runs(
     Ok((rivals, others))
 }
 
-/// Those of the runs that write something before their time is up.
+/// The runs that write something within their time.
 fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>, show_life: &dyn Fn()) -> Vec<RunJournal> {
     const LOOK_EVERY: Duration = Duration::from_millis(200);
     let Some((first, _)) = doubtful.first() else {
@@ -158,7 +158,7 @@ fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>, show_life: &dy
     };
     let longest = doubtful.iter().map(|(_, left)| *left).max().unwrap_or_default();
     tracing::info!(
-        "waiting up to {} to see whether an earlier run still works in this output folder: {}",
+        "waiting up to {} to check if an earlier run still works in this output folder: {}",
         long_duration(longest.as_secs_f64().ceil()),
         description(&first.run)
     );
@@ -179,7 +179,7 @@ fn wait_for_heartbeats(mut doubtful: Vec<(RunJournal, Duration)>, show_life: &dy
     living
 }
 
-/// Whether two runs would do some of the same images.
+/// Whether two runs would process some of the same images.
 fn overlaps(other: &RunLine, work: &Work<'_>) -> bool {
     let shard = other.shard.as_deref().and_then(|text| text.parse::<Shard>().ok());
     let disjoint = match (shard, work.shard) {

@@ -1,5 +1,5 @@
-//! The root's loop: it works, hands out images with `dynamic`, shows progress, and waits for the records of
-//! all ranks.
+//! The root's loop: works, hands out images with `dynamic`, shows progress, and waits for the records of all
+//! ranks.
 
 use std::collections::VecDeque;
 
@@ -13,23 +13,23 @@ use crate::job::outcome::Status;
 use crate::report::RankRecord;
 use crate::text::{counted, printable};
 
-/// What the root orders all ranks to do.
+/// Orders from the root to all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The disk is nearly full: do the smallest images next.
+    /// The disk is nearly full: process the smallest images next.
     SmallestFirst,
-    /// Start no other image.
+    /// Start no more images.
     Stop,
 }
 
-/// What the root has when every rank is done.
+/// The root's result when every rank is done.
 pub(super) struct Work {
     pub(super) records: Vec<RankRecord>,
-    /// Some images were not started, because the run was stopped or its time was up.
+    /// Some images were not started, because the run was stopped or reached its time limit.
     pub(super) interrupted: bool,
 }
 
-/// Sees when no result can be written any more, on any rank.
+/// Detects that no rank can write results any more.
 #[derive(Debug, Default)]
 struct SpaceWatch {
     done: usize,
@@ -37,7 +37,7 @@ struct SpaceWatch {
 }
 
 impl SpaceWatch {
-    /// How many images in a row failed for want of space, all ranks together.
+    /// How many consecutive images failed because the disk is full, over all ranks.
     fn in_a_row(&mut self, updates: impl Iterator<Item = ProgressUpdate> + Clone) -> usize {
         let done = updates.clone().map(|update| update.done).sum();
         let no_space: usize = updates.map(|update| update.no_space).sum();
@@ -48,40 +48,41 @@ impl SpaceWatch {
         no_space.saturating_sub(self.no_space)
     }
 
-    /// Counts from here on.
+    /// Restarts the count.
     fn start_again(&mut self, updates: impl Iterator<Item = ProgressUpdate>) {
         self.no_space = updates.map(|update| update.no_space).sum();
     }
 }
 
-/// What the root knows of a rank.
+/// The root's state of a rank.
 #[derive(Debug, Default)]
 struct RankState {
     progress: ProgressUpdate,
-    /// Images that it was handed and did not give back.
+    /// Images that were sent to it and not returned.
     handed: usize,
     gave_up: bool,
     record: Option<RankRecord>,
 }
 
 impl RankState {
-    /// Whether it may still give images back.
+    /// Whether it can still return images.
     fn is_untested(&self) -> bool {
         self.handed > 0 && !self.progress.opens_images && self.record.is_none()
     }
 }
 
-/// The state of the run: who has which images, and what every rank has reported.
+/// The state of the run: the assignment of images and the reports of all ranks.
 #[derive(Debug)]
 struct Coordinator<'a> {
     costs_s: &'a [f64],
-    /// Images that nobody has, in the order in which they are done.
+    /// Unassigned images in processing order.
     pending: VecDeque<usize>,
-    /// Images that a rank could not open. Ranks that have opened others, and the root, try them once more.
+    /// Images that a rank could not open. The root and ranks that have opened other images try them once
+    /// more.
     second_tries: VecDeque<usize>,
     ranks: Vec<RankState>,
     space: SpaceWatch,
-    /// Failures in a row that mean that the disk is full.
+    /// Number of consecutive failures that indicates a full disk.
     enough: usize,
     disk_full: bool,
     ordered: Option<Order>,
@@ -95,14 +96,14 @@ impl<'a> Coordinator<'a> {
             second_tries: VecDeque::new(),
             ranks: threads.iter().map(|_| RankState::default()).collect(),
             space: SpaceWatch::default(),
-            // Each worker may have met the full disk with one image while another was still written.
+            // Each worker can fail one image on the full disk while another image is still being written.
             enough: (2 * threads.iter().sum::<usize>()).max(3),
             disk_full: false,
             ordered: None,
         }
     }
 
-    /// The images for a rank that asks for so many; fewer when there are no more.
+    /// Images for a rank's request; fewer if not enough are left.
     fn on_request(&mut self, from: usize, wanted: usize) -> Vec<usize> {
         let rank = &mut self.ranks[from];
         let retries = match from == ROOT || rank.progress.opens_images {
@@ -115,7 +116,7 @@ impl<'a> Coordinator<'a> {
         retries.chain(self.pending.drain(..first_tries)).collect()
     }
 
-    /// Takes images back. The first time that a rank gives up it is reported.
+    /// Accepts returned images. Logs the first time that a rank gives up.
     fn on_hand_back(&mut self, from: usize, host: &str, hand_back: HandBack) {
         let rank = &mut self.ranks[from];
         rank.handed = rank.handed.saturating_sub(hand_back.places.len());
@@ -133,14 +134,14 @@ impl<'a> Coordinator<'a> {
     }
 
     fn on_progress(&mut self, from: usize, progress: ProgressUpdate) {
-        // A rank's records are its last word, and may overtake its progress.
+        // A rank's records are final and can arrive before its last progress message.
         if self.ranks[from].record.is_none() {
             self.ranks[from].progress = progress;
         }
     }
 
     fn on_record(&mut self, from: usize, progress: ProgressUpdate, mut record: RankRecord) {
-        // It was decoded into up to twice the room, and a list may be long.
+        // Decoding reserved up to twice the memory, and the list can be long.
         record.images.shrink_to_fit();
         let count = |status| {
             let images = record.images.iter();
@@ -154,13 +155,13 @@ impl<'a> Coordinator<'a> {
         self.ranks[from].record = Some(record);
     }
 
-    /// Whether the root's own workers may get more images.
+    /// Whether the root's own workers can get more images.
     fn may_bring_more(&self) -> bool {
         let others_may_give_back = || self.ranks.iter().skip(1).any(RankState::is_untested);
         !self.pending.is_empty() || !self.second_tries.is_empty() || others_may_give_back()
     }
 
-    /// What all ranks are to do differently from now on, if anything.
+    /// A new order for all ranks, if any.
     fn next_order(&mut self) -> Option<Order> {
         let order = if self.ranks.iter().any(|rank| rank.progress.stopping) {
             Some(Order::Stop)
@@ -222,7 +223,7 @@ impl<'a> Coordinator<'a> {
         self.ranks.iter().all(|rank| rank.record.is_some())
     }
 
-    /// What is left when the run is over, of a run of so many images.
+    /// The root's result at the end of a run of this many images.
     fn into_work(self, images: usize) -> Work {
         let no_journal = self.ranks.iter().any(|rank| rank.progress.no_journal);
         let records: Vec<RankRecord> = self.ranks.into_iter().filter_map(|rank| rank.record).collect();
@@ -230,7 +231,8 @@ impl<'a> Coordinator<'a> {
         Work {
             records,
             // A run that was stopped during its last images is complete. After a full disk, or without a
-            // journal, the same command must not be repeated by itself: somebody has to mend the disk first.
+            // journal, no script must repeat the command automatically, because the disk has to be repaired
+            // first.
             interrupted: started < images && !self.disk_full && !no_journal,
         }
     }
@@ -283,7 +285,7 @@ pub(super) fn run<C: Communicator>(
         }
     }
     display.finish();
-    // MPI wants every message taken before it is finalised.
+    // MPI requires that every message is received before it is finalised.
     while own.comm.try_receive(Tag::Progress).is_some() {}
     state.into_work(images)
 }
@@ -292,7 +294,7 @@ fn take_messages(comm: &impl Communicator, state: &mut Coordinator<'_>, hosts: &
     while let Some((from, message)) = comm.try_receive(Tag::Progress) {
         state.on_progress(from, comm::decode(&message));
     }
-    // Before requests: what comes back now can be handed out at once.
+    // Handle returned images before requests, so that they can be sent out at once.
     while let Some((from, message)) = comm.try_receive(Tag::HandBack) {
         state.on_hand_back(from, &hosts[from], comm::decode(&message));
     }
@@ -348,7 +350,7 @@ mod tests {
             gives_up: true,
         };
         state.on_hand_back(1, "n1", hand_back);
-        // Rank 2 has opened none yet.
+        // Rank 2 has not opened any image yet.
         assert_eq!(state.on_request(2, 1), [2]);
         state.on_progress(2, progress(1, 0));
         assert_eq!(state.on_request(2, 1), [0]);

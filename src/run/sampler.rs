@@ -1,4 +1,4 @@
-//! The sampler: what a rank has used and done, noted in its journal every so often.
+//! The sampler: writes a rank's resource use and progress to its journal at intervals.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::job::outcome::{Outcome, Status};
 use crate::journal::{Journal, Line, SampleLine, short};
 use crate::resources::{self, CpuMeter};
 
-/// A rank's sampler. It has no thread: the main thread asks it each time around.
+/// A rank's sampler. It has no thread; the main thread calls it in its loop.
 pub(super) struct Sampler<'a> {
     journal: &'a Journal,
     cpu: CpuMeter,
@@ -15,26 +15,26 @@ pub(super) struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    /// A sampler that is due at once, and then every `every_s` seconds; never with `None`. `cpu` counts from
-    /// the run's start.
+    /// A sampler that samples at once and then every `every_s` seconds, or never with `None`. `cpu` counts
+    /// from the run's start.
     pub(super) fn new(journal: &'a Journal, cpu: CpuMeter, every_s: Option<f64>) -> Self {
         Self {
             journal,
             cpu,
-            // What is too long for a duration never comes round again.
+            // An interval that exceeds a duration never elapses.
             every: every_s.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)),
             next: Instant::now(),
         }
     }
 
-    /// Notes a sample if one is due. `images` are the rank's records so far.
+    /// Writes a sample if one is due. `images` are the rank's records so far.
     pub(super) fn look(&mut self, images: &[Outcome]) {
         let Some(every) = self.every else { return };
         let now = Instant::now();
         if now < self.next {
             return;
         }
-        // Kept to the beat, but without catching up on beats that were missed.
+        // Keep the rhythm, but do not catch up on missed samples.
         let following = self.next.checked_add(every);
         self.next = match following {
             Some(next) if next > now => next,
@@ -45,7 +45,7 @@ impl<'a> Sampler<'a> {
         self.note(images);
     }
 
-    /// Notes the last sample, when the rank has done its work.
+    /// Writes the last sample, when the rank has finished its work.
     pub(super) fn finish(&self, images: &[Outcome]) {
         if self.every.is_some() {
             self.note(images);

@@ -1,4 +1,4 @@
-//! `--shard`: one of several shares of a list, each done by a run of its own.
+//! `--shard`: one of several shares of a list, each processed by a separate run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,18 +6,17 @@ use std::str::FromStr;
 use crate::partition::{self, Strategy};
 use crate::slurm;
 
-/// One of several shares of the list, each done by a run of its own.
+/// One of several shares of the list, each processed by a separate run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Which one, from 1.
+    /// Number of this share, from 1.
     pub number: usize,
-    /// Of how many.
+    /// Number of shares.
     pub count: usize,
 }
 
 impl Shard {
-    /// Places of this share's images, in the list's order. Shares are made by the same strategy as among
-    /// ranks.
+    /// Indices of this share's images, in list order. The strategy is the same as among ranks.
     pub(super) fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
         let mut places = partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
         places.sort_unstable();
@@ -35,10 +34,9 @@ impl FromStr for Shard {
     type Err = String;
 
     /// # Errors
-    /// A sentence for the user when the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array
-    /// task.
+    /// A message for the user if the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
     fn from_str(text: &str) -> Result<Self, String> {
-        // Far more than any array has tasks; each share costs root some memory.
+        // Far more than the tasks of any array; each share needs some memory on the root.
         const MOST: usize = 1_000_000;
         if text == "slurm" {
             let (number, count) = slurm::array_shard()?;

@@ -1,4 +1,4 @@
-//! Sharing out: the root's decision who does which images, made from what all ranks saw.
+//! Partitioning: the root assigns images to ranks, using what all ranks probed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,47 +18,48 @@ use crate::report::ResumeCounts;
 use crate::text::printable;
 use crate::{journal, resources, slurm};
 
-/// What is done when a result is there already.
+/// How existing results are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
-    /// An error, before anything is written.
+    /// An error before anything is written.
     #[default]
     Refuse,
-    /// It is kept if it was made from the same input with the same options, and made again if an earlier run
-    /// left it failed or unfinished or its input was changed. Any other file is an error, before anything is
+    /// A result is kept if it was made from the same input with the same options. It is made again if it
+    /// failed, was left unfinished or its input has changed. Any other file is an error before anything is
     /// written.
     Resume,
     /// It is replaced.
     Overwrite,
-    /// It is kept as with `Resume`, and replaced otherwise.
+    /// It is kept as with `Resume`, otherwise replaced.
     ResumeAndOverwrite,
 }
 
 impl Existing {
-    /// Whether results of earlier runs may be kept.
+    /// Whether results of earlier runs can be kept.
     pub(super) fn resumes(self) -> bool {
         matches!(self, Existing::Resume | Existing::ResumeAndOverwrite)
     }
 }
 
-/// What the root decides when all images are looked at. It is small; every rank has the list already.
+/// What the root decides after all images are probed. It is small, because every rank already has the list.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Decision {
-    /// Places in the whole list of this run's images; `None` for all. All other places count among these.
+    /// Indices in the whole list of this run's images; `None` for all. All other indices refer to this
+    /// selection.
     pub(super) shard: Option<Vec<usize>>,
-    /// Places of images whose results are kept.
+    /// Indices of images whose results are kept.
     pub(super) skipped: Vec<usize>,
-    /// Files that are replaced: their image's place, and what they were when they were looked at.
+    /// Files to replace: the index of their image, and their identity when they were checked.
     pub(super) replaced: HashMap<usize, [Option<Stamp>; 2]>,
-    /// How the results of earlier runs stand, when one is resumed.
+    /// Counts of the results of earlier runs, with `--resume`.
     pub(super) resume: Option<ResumeCounts>,
     /// Whether an earlier run wrote to the same output folder.
     pub(super) earlier_run: bool,
-    /// The run's own name, in its journals' names.
+    /// The run's name, part of its journals' file names.
     pub(super) run: String,
-    /// When the run started, seconds since 1970.
+    /// Time of the run's start, seconds since 1970.
     pub(super) run_unix_s: f64,
-    /// When every image must be finished, seconds since the run's start.
+    /// Time by which every image must be finished, seconds since the run's start.
     pub(super) finish_by_s: Option<f64>,
     /// The root's seconds since the run's start when it sent this.
     pub(super) sent_s: f64,
@@ -79,17 +80,17 @@ impl Decision {
     }
 }
 
-/// Who does which images, needed until the work is done.
+/// The assignment of images to ranks.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Schedule {
     /// Estimated seconds of each image.
     pub(super) costs_s: Vec<f64>,
-    /// One share per rank: places in the order in which they are done. With `dynamic` one list of all, the
-    /// root's.
+    /// One share per rank: indices in processing order. With `dynamic`, one list of all images, held by the
+    /// root.
     pub(super) shares: Vec<Vec<usize>>,
 }
 
-/// Decides who does which images. Local to the root.
+/// Assigns images to ranks. Local to the root.
 pub(super) fn decide(
     config: &Config,
     entries: &[ImageEntry],
@@ -192,7 +193,7 @@ fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) ->
     }
 }
 
-/// Logs that results are kept although their inputs are at other paths now.
+/// Logs that results are kept although their inputs have moved.
 fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
     let mut moved = entries.iter().zip(looks).filter_map(|(entry, look)| {
         let from = look.found.moved_from.as_ref()?;
@@ -206,7 +207,7 @@ fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
     }
 }
 
-/// The ranks' shares of the images at these places.
+/// The ranks' shares of the images with these indices.
 fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) -> Vec<Vec<usize>> {
     let todo_costs_s: Vec<f64> = todo.iter().map(|&place| costs_s[place]).collect();
     let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect();
@@ -219,8 +220,7 @@ fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) 
     }
 }
 
-/// The time of a run that starts now: later than all lines of earlier runs, whatever clocks they were written
-/// by.
+/// The time of a run that starts now: later than all lines of earlier runs, even if their clocks were ahead.
 fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, SetupError> {
     const STEP: Duration = Duration::from_millis(1);
     let newest = past::newest_unix_s(output, resources::available_cpus())
@@ -229,8 +229,8 @@ fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, Set
     Ok(after.map_or(now, |after| after.max(now)))
 }
 
-/// When every image must be finished, in seconds since the run's start: after what was asked for, or else
-/// before the job ends, with time left for the report.
+/// Time by which every image must be finished, in seconds since the run's start: the requested limit, or else
+/// the end of the job minus time for the report.
 fn finish_by_s(
     asked_s: Option<f64>,
     job_end_unix_s: Option<f64>,

@@ -1,4 +1,4 @@
-//! Stopping before the end: by signals, and by the time that is left.
+//! Stopping early: by signals, and by the time limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,14 +10,14 @@ use super::EXIT_INTERRUPTED;
 use crate::atomic_file;
 use crate::console;
 
-/// Exit code after a second interrupt: 128 + the number of SIGINT, as of a program that it kills.
+/// Exit code after a second interrupt: 128 + SIGINT, as for a program killed by that signal.
 const EXIT_SECOND_INTERRUPT: i32 = 130;
 
-/// Whether nothing is written yet, so that a signal may end the process at once.
+/// Nothing is written yet, so a signal can end the process at once.
 static IN_SET_UP: AtomicBool = AtomicBool::new(false);
 
-/// From here until [`set_up_has_ended`], a signal ends the process: to list and probe a large data set takes
-/// minutes.
+/// From here until [`set_up_has_ended`], a signal ends the process, because listing and probing a large data
+/// set takes minutes.
 pub(crate) fn end_set_up_on_signals() {
     IN_SET_UP.store(true, Ordering::Relaxed);
 }
@@ -26,9 +26,9 @@ pub(super) fn set_up_has_ended() {
     IN_SET_UP.store(false, Ordering::Relaxed);
 }
 
-/// Lets signals stop this process's run. The first SIGTERM, SIGINT, SIGUSR1 or SIGHUP sets the flag that is
-/// returned: images in progress are finished and no other is started. A second SIGINT ends the process at
-/// once, without its part files. SIGHUP stays ignored where it was, as under nohup.
+/// Installs the signal handlers of the run. The first SIGTERM, SIGINT, SIGUSR1 or SIGHUP sets the returned
+/// flag: images in progress are finished and no others are started. A second SIGINT removes the partial files
+/// and ends the process at once. SIGHUP stays ignored if it was, as under nohup.
 pub fn on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -65,15 +65,15 @@ pub fn on_signals() -> Arc<AtomicBool> {
 /// Whether SIGHUP was ignored when this process started, as under nohup.
 static HANG_UP_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Looks at SIGHUP before any library is set up: UCX, below MPICH, takes it for itself.
+/// Checks SIGHUP before any library is initialised, because UCX (used by MPICH) installs its own handler.
 #[used]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".preinit_array"))]
 static BEFORE_LIBRARIES: extern "C" fn() = look_at_hang_up;
 
 extern "C" fn look_at_hang_up() {
     let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
-    // SAFETY: without a new action the call only reads the present one into `action`, which is then
-    // initialised; it was zeroed, which is a valid value, should the call fail.
+    // SAFETY: without a new action the call only reads the current one into `action`. `action` is zeroed,
+    // which is a valid value if the call fails.
     let ignored = unsafe {
         nix::libc::sigaction(SIGHUP, std::ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction == nix::libc::SIG_IGN
@@ -81,7 +81,7 @@ extern "C" fn look_at_hang_up() {
     HANG_UP_IGNORED.store(ignored, Ordering::Relaxed);
 }
 
-/// How long images in progress may take once the run is to end.
+/// How long images in progress can take after the run was told to stop.
 #[derive(Debug)]
 pub(super) struct Grace {
     stopped_at_s: Option<f64>,
@@ -92,7 +92,7 @@ pub(super) struct Grace {
 const GRACE_S: f64 = 10.0;
 
 impl Grace {
-    /// Of a run that is to end `finish_by_s` seconds after its start.
+    /// For a run that must end `finish_by_s` seconds after its start.
     pub(super) fn until(finish_by_s: f64) -> Self {
         Grace {
             stopped_at_s: None,
@@ -100,8 +100,8 @@ impl Grace {
         }
     }
 
-    /// Whether images in progress are to be left unfinished now, `now_s` seconds after the run's start.
-    /// `stopped`: a signal has come.
+    /// Whether images in progress must be abandoned now, `now_s` seconds after the run's start. `stopped`: a
+    /// signal has arrived.
     pub(super) fn is_over(&mut self, stopped: bool, now_s: f64) -> bool {
         if stopped {
             self.stopped_at_s.get_or_insert(now_s);
@@ -113,15 +113,14 @@ impl Grace {
     }
 }
 
-/// How long images take beside their estimated costs, learnt from those that are done; shared by a rank's
-/// workers.
+/// Ratio of measured to estimated time of images, learnt from finished ones; shared by a rank's workers.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The most seconds of an image for each second of its estimate, as bits.
+    /// The largest ratio so far, as bits.
     worst: AtomicU64,
 }
 
-/// What is assumed before the first image is done.
+/// The assumption before the first image is done.
 const UNKNOWN_PACE: f64 = 3.0;
 
 impl Default for Pace {
@@ -137,12 +136,12 @@ impl Pace {
     pub(super) fn learn(&self, cost_s: f64, taken_s: f64) {
         let ratio = taken_s / cost_s;
         if ratio.is_finite() {
-            // The bits of numbers that are not negative are in the numbers' order.
+            // The bits of non-negative numbers have the same order as the numbers.
             self.worst.fetch_max(ratio.to_bits(), Ordering::Relaxed);
         }
     }
 
-    /// Seconds that an image of this estimate may take.
+    /// Seconds that an image with this estimate can take.
     pub(super) fn predicted_s(&self, cost_s: f64) -> f64 {
         let worst = f64::from_bits(self.worst.load(Ordering::Relaxed));
         cost_s * if worst > 0.0 { worst } else { UNKNOWN_PACE }

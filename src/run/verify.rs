@@ -1,4 +1,4 @@
-//! Verifying: results are read again on all ranks and compared with what was recorded of them.
+//! Verifying: all ranks read the results again and compare them with their records.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -19,23 +19,23 @@ use crate::parallel::par_map_with;
 use crate::resources;
 use crate::text::{counted, printable};
 
-/// What is to be verified.
+/// The options of a verification.
 #[derive(Clone, Debug)]
 pub struct VerifyRequest {
     /// The folder of the results.
     pub output: PathBuf,
-    /// Whether they are compared with the journals below it.
+    /// Compare them with the journals below it.
     pub against_journal: bool,
-    /// Whether recorded results that are wrong are removed.
+    /// Remove recorded results that are wrong.
     pub remove: bool,
-    /// Threads of each rank; `None` for the CPUs that it was given.
+    /// Threads of each rank; `None`: one per CPU that it was allocated.
     pub threads: Option<usize>,
-    /// Whether nothing is printed but what is wrong.
+    /// Print only what is wrong.
     pub quiet: bool,
 }
 
 impl VerifyRequest {
-    /// What must be the same on all ranks.
+    /// Values that must be equal on all ranks.
     pub(crate) fn values(&self) -> comm::Request {
         let values = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -48,16 +48,16 @@ impl VerifyRequest {
     }
 }
 
-/// What is known of a result before it is read.
+/// What the journals record about a result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Known {
-    /// No more than that it is there.
+    /// Only that the file exists.
     File,
-    /// It was given up.
+    /// It failed.
     Failed,
-    /// It was started and not finished.
+    /// It was started but not finished.
     Begun,
-    /// It was written, and is one of these sets of files, as a rule the last.
+    /// It was written and is one of these sets of files, usually the last.
     Written(Vec<Vec<FileId>>),
 }
 
@@ -68,12 +68,12 @@ struct Item {
     known: Known,
 }
 
-/// Something wrong: the item's place, and what.
+/// A finding: the item's index and a description.
 type Wrong = (usize, String);
 
-/// Reads the results again, shared among all ranks, and prints a table of what is wrong. Collective; returns
-/// the exit code, the same on every rank: 0 when nothing is wrong, 1 when something is, 2 when nothing could
-/// be verified.
+/// Reads the results again, divided among all ranks, and prints a table of what is wrong. Collective. Returns
+/// the exit code, the same on every rank: 0 if nothing is wrong, 1 if something is, 2 if nothing could be
+/// verified.
 pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
     let started = Instant::now();
     let is_root = comm.rank() == ROOT;
@@ -114,7 +114,7 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
     comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE))
 }
 
-/// Removes results that are not what niimpi wrote, so that `--resume` makes them again.
+/// Removes results that differ from what niimpi wrote, so that `--resume` makes them again.
 fn remove(items: &[Item], wrong: &[Wrong]) {
     let mut removed = 0;
     for (place, _) in wrong {
@@ -175,7 +175,7 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
     Ok(items)
 }
 
-/// Checks these items on some threads; the bytes that were read and what is wrong.
+/// Checks these items on several threads. Returns the bytes read and what is wrong.
 fn check_all(items: &[Item], mine: &[usize], threads: usize) -> (u64, Vec<Wrong>) {
     let checked = par_map_with(mine, threads, Verifier::default, |verifier, &place| {
         check_one(verifier, &items[place])
@@ -194,7 +194,7 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
     match &item.known {
         Known::Failed => return Err("failed in the last run; --resume tries it again".to_owned()),
         Known::Begun => {
-            return Err("was in hand when a run broke off; --resume does it again".to_owned());
+            return Err("was in progress when a run ended; --resume makes it again".to_owned());
         }
         Known::File | Known::Written(..) => {}
     }
@@ -203,7 +203,7 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
             true => error.cause.to_string(),
             false => error.to_string(),
         };
-        // What follows is advice for an input.
+        // The rest of the message is advice for an input.
         let what = text.split("; ").next().unwrap_or_default();
         match item.known {
             Known::Written(_) => {
@@ -249,7 +249,7 @@ fn compare(result: &Path, recorded: &[FileId], found: &[FileId]) -> Result<(), S
     }
 }
 
-/// What differs between a file and its record, if anything does.
+/// The first difference between a file and its record.
 fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
     let text = |file: &FileId| {
         [
@@ -261,13 +261,13 @@ fn differs(recorded: &FileId, found: &FileId) -> Result<(), String> {
     let names = ["content's checksum", "length before compression", "length"];
     for ((what, recorded), found) in names.iter().zip(text(recorded)).zip(text(found)) {
         if recorded != found {
-            return Err(format!("its {what} is {found} where {recorded} was recorded"));
+            return Err(format!("its {what} is {found}, but {recorded} was recorded"));
         }
     }
     Ok(())
 }
 
-/// Prints what was found; whether that could be done.
+/// Prints the findings. Returns false if standard output cannot be written.
 fn print_result(
     items: &[Item],
     wrong: &[Wrong],
@@ -299,7 +299,7 @@ fn print_result(
             .count();
         let _ = write!(
             text,
-            "{} of {} images are whole",
+            "{} of {} images are intact",
             items.len() - wrong.len(),
             items.len()
         );

@@ -1,4 +1,4 @@
-//! Workers: threads that process one image after another, from reading to its result.
+//! Workers: threads that process one image after another, from input to result.
 
 #![allow(
     clippy::result_large_err,
@@ -39,24 +39,24 @@ use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
 pub(super) enum Event {
     /// An image is done or failed.
     Ended(Outcome),
-    /// An image (its place in the list, from 1) was not started, because it would not be finished in time.
+    /// An image (its index in the list, from 1) was not started, because it would not finish in time.
     Late(usize),
-    /// An image (its place in the list, from 1) was left unfinished, because the run is to end.
+    /// An image (its index in the list, from 1) was left unfinished, because the run must end.
     Unfinished(usize),
     /// A worker waits for images.
     Idle,
-    /// A worker panicked; the run cannot go on.
+    /// A worker panicked; the run cannot continue.
     Panicked(String),
 }
 
-/// What the workers of a rank share.
+/// State shared by the workers of a rank.
 pub(super) struct WorkerContext<'a> {
     pub(super) memory: &'a RankMemory<'a>,
     pub(super) entries: &'a [ImageEntry],
     /// Estimated seconds of each.
     pub(super) costs_s: &'a [f64],
     pub(super) pace: Pace,
-    /// Every image must be finished by then, seconds since the run's start.
+    /// Time by which every image must be finished, seconds since the run's start.
     pub(super) finish_by_s: f64,
     pub(super) journal: &'a Journal,
     /// The output folder.
@@ -68,11 +68,11 @@ pub(super) struct WorkerContext<'a> {
     pub(super) fault: Option<Fault>,
     /// Images that the rank has started.
     pub(super) started: AtomicUsize,
-    /// What may wait for the disk while a worker is at the next images; nothing without syncing.
+    /// Limits on results that wait for the disk while workers process the next images; zero without syncing.
     pub(super) behind: Behind,
-    /// Whether results are brought to the disk before they are recorded.
+    /// Sync results to disk before they are recorded.
     pub(super) sync: bool,
-    /// Files under the results' names, by their image's place.
+    /// Existing files under the results' names, by image index.
     pub(super) replaced: &'a HashMap<usize, [Option<Stamp>; 2]>,
     /// Threads of each worker.
     pub(super) threads: &'a [usize],
@@ -80,7 +80,7 @@ pub(super) struct WorkerContext<'a> {
 }
 
 impl WorkerContext<'_> {
-    /// What may be under an image's result's name when the result gets it.
+    /// The file that an image's result can replace.
     fn existing(&self, place: usize) -> Existing {
         let Some(stamps) = self.replaced.get(&place) else {
             return Existing::Seen(Vec::new());
@@ -94,17 +94,17 @@ impl WorkerContext<'_> {
     }
 }
 
-/// The time that a rank's threads spent waiting: for images, for memory, and for a free place before the
-/// disk.
+/// The time that a rank's threads spent waiting: for images, for memory, and for a free place in the
+/// write-behind queue.
 #[derive(Default)]
 pub(super) struct IdleTime(Mutex<Vec<Waited>>);
 
 /// What one worker measured.
 struct Waited {
     threads: usize,
-    /// Seconds until its end, those before its start included.
+    /// Seconds from the run's start until its end.
     idle_s: f64,
-    /// When it ended, seconds since the run's start.
+    /// Time of its end, seconds since the run's start.
     ended_s: f64,
 }
 
@@ -128,22 +128,22 @@ thread_local! {
     static IMAGE_IN_HAND: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// How long a worker waits after a full disk. It does not get better within milliseconds, and the root's
-/// order to stop needs time.
+/// How long a worker waits after a full disk. The disk stays full for more than milliseconds, and the root's
+/// order to stop needs time to arrive.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Processes images until none are left, on the worker's thread. Results that are synced are left to
-/// publishers, which wait for the disk.
+/// Processes images until none are left, on the worker's thread. Publishers sync the results, which means
+/// waiting for the disk.
 pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<Event>) {
     let done = catch_unwind(AssertUnwindSafe(|| {
         std::thread::scope(|scope| {
-            // Ends the publishers when it is dropped, however this ends.
+            // Dropping this ends the publishers in every case.
             let (to_publish, made) = crossbeam_channel::bounded::<MadeImage<'_>>(context.behind.queued);
             if context.behind.publishers > 0 {
                 let span = tracing::Span::current();
                 for _ in 0..context.behind.publishers {
                     let (made, events, span) = (made.clone(), events.clone(), span.clone());
-                    // A panic there goes on in this thread, when it waits for the scope's end.
+                    // A panic there is resumed in this thread at the end of the scope.
                     let name = std::thread::current().name().unwrap_or_default().to_owned();
                     let publisher = std::thread::Builder::new().name(name);
                     let started = publisher.spawn_scoped(scope, move || {
@@ -153,7 +153,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                         span.in_scope(|| made.iter().for_each(publish));
                     });
                     if let Err(error) = started {
-                        tracing::debug!("a thread that would wait for the disk cannot be started: {error}");
+                        tracing::debug!("cannot start a publisher thread: {error}");
                         break;
                     }
                 }
@@ -175,7 +175,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                 }
                 let image = carry(context, worker, place, fetched, cost_s, &mut waited);
                 if matches!(&image.made, Err(failure) if failure.kind == FailureKind::Stopped) {
-                    // As after a kill: the journal has its start and no end.
+                    // As after a kill, the journal has a start line but no end line.
                     let _ = events.send(Event::Unfinished(entry.index));
                     continue;
                 }
@@ -201,7 +201,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
     }
 }
 
-/// Calls `wait` and adds the seconds that it takes.
+/// Calls `wait` and adds its duration.
 fn waiting<T>(idle_s: &mut f64, wait: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let found = wait();
@@ -211,13 +211,13 @@ fn waiting<T>(idle_s: &mut f64, wait: impl FnOnce() -> T) -> T {
 
 /// Who publishes a result.
 enum Publishing<'a> {
-    /// The worker itself, which counts as writing.
+    /// The worker itself; this counts as writing.
     Here(&'a mut Waited),
-    /// A publisher, while the worker is at the next images.
+    /// A publisher, while the worker processes the next images.
     Behind,
 }
 
-/// An image whose result is complete but for its name, or that failed.
+/// An image that failed, or whose result is complete except for the rename.
 struct MadeImage<'a> {
     place: usize,
     entry: &'a ImageEntry,
@@ -228,7 +228,7 @@ struct MadeImage<'a> {
 }
 
 impl MadeImage<'_> {
-    /// Gives the result its name, and passes the outcome to the journal and the main thread.
+    /// Renames the result and passes the outcome to the journal and the main thread.
     fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>, publishing: Publishing<'_>) {
         let MadeImage {
             place,
@@ -309,8 +309,8 @@ fn name_beside(files: &mut [FileId], image: &Path) {
     }
 }
 
-/// Makes an image's result, waiting while this process has too many files open. Also returns the seconds that
-/// it waited.
+/// Makes an image's result. Waits while this process has too many files open, and also returns the seconds of
+/// waiting.
 fn make_with_files(
     context: &WorkerContext<'_>,
     worker: usize,
@@ -329,7 +329,7 @@ fn make_with_files(
             Err(failure) if failure.kind == FailureKind::NoFreeFile && pause < MOST_PAUSES => {}
             made => return (made, waited_s),
         }
-        // Results that wait for the disk give their files back soon.
+        // Results that wait for the disk close their files soon.
         outcome.clone_from(&fresh);
         std::thread::sleep(PAUSE);
         waited_s += PAUSE.as_secs_f64();
@@ -384,7 +384,7 @@ fn carry<'a>(
     let (made, for_memory_s) = make_with_files(context, worker, entry, fetched, &mut outcome);
     waited.idle_s += for_memory_s;
     if waited.threads > 1 {
-        // Threads that share an image wait for each other; its stages count all their seconds.
+        // Threads that share an image wait for each other; stage times are sums over them.
         let thread_s = waited.threads as f64 * (made_from.elapsed().as_secs_f64() - for_memory_s);
         let each_s = (thread_s - outcome.timings.worker_s()) / waited.threads as f64;
         waited.idle_s += each_s.max(0.0);

@@ -1,5 +1,4 @@
-//! The loop of a rank that is not the root: it works, asks for images with `dynamic`, and reports to the
-//! root.
+//! The loop of all ranks except the root: works, requests images with `dynamic`, and reports to the root.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +9,17 @@ use crate::comm::{self, Communicator, ROOT, Tag};
 /// How often a rank reports its progress to the root.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
-/// What a rank and the root have exchanged.
+/// State of the exchange between a rank and the root.
 struct Dialogue {
-    /// Whether the rank asks the root for its images.
+    /// The rank requests its images from the root.
     asks: bool,
-    /// Images that were asked for and not answered.
+    /// Requested images without a reply.
     requested: usize,
     reported: ProgressUpdate,
     reported_at: Instant,
 }
 
-/// Works until no images are left, and sends the records. Local, with messages to and from the root.
+/// Works until no images are left, then sends the records. Exchanges messages with the root.
 pub(super) fn run<C: Communicator>(own: &mut RankLoop<'_, C>, asks: bool, costs_s: &[f64]) {
     let mut dialogue = Dialogue {
         asks,
@@ -37,7 +36,7 @@ pub(super) fn run<C: Communicator>(own: &mut RankLoop<'_, C>, asks: bool, costs_
         dialogue.ask(own);
         dialogue.report(own);
     }
-    // Every message must be taken before the ranks part, and what comes after giving up must go back.
+    // Every message must be received before the end, and images that arrive after giving up must be returned.
     while dialogue.requested > 0 {
         let message = own.comm.receive_from(ROOT, Tag::Assignment);
         dialogue.on_assignment(own, &message);

@@ -1,4 +1,5 @@
-//! Accounting: a job as a whole, made of the rows that `sacct` has on it and its steps: state, memory, times.
+//! Accounting: state, memory and times of a whole job, combined from the `sacct` rows of the job and its
+//! steps.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,12 +7,12 @@ use super::JobState;
 use super::steps::{self, Account, AccountingError};
 use crate::text::parse_bytes;
 
-/// A job, its steps taken together.
+/// A job with its steps combined.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accounting {
-    /// The job's number.
+    /// The job's ID.
     pub job_id: String,
-    /// Slurm's word for how it stands: `COMPLETED`, `OUT_OF_MEMORY`, `TIMEOUT`, `RUNNING`, …
+    /// Slurm's state: `COMPLETED`, `OUT_OF_MEMORY`, `TIMEOUT`, `RUNNING`, …
     pub state: String,
     /// `ExitCode`: the script's code and the signal.
     pub exit_code: String,
@@ -19,28 +20,28 @@ pub struct Accounting {
     pub elapsed_s: f64,
     /// CPU seconds of all steps.
     pub total_cpu_s: f64,
-    /// The most memory that any one task of any step held; `None` for steps too short to have been looked at.
+    /// The highest memory of any task of any step; `None` if the steps were too short to be sampled.
     pub max_rss_bytes: Option<u64>,
-    /// CPUs that the job had.
+    /// CPUs of the job.
     pub alloc_cpus: usize,
-    /// Nodes that the job had.
+    /// Nodes of the job.
     pub nodes: usize,
-    /// Memory that was asked for, in bytes, of the whole job; `None` where it is not told.
+    /// Requested memory of the whole job, in bytes; `None` if unknown.
     pub requested_mem_bytes: Option<u64>,
-    /// Its time limit; `None` for none.
+    /// Its time limit; `None` if unlimited.
     pub time_limit_s: Option<f64>,
 }
 
 impl Accounting {
-    /// Whether nothing more will become of the job.
+    /// Whether the job has ended for good.
     pub fn is_final(&self) -> bool {
         JobState::parse(&self.state).is_final()
     }
 
-    /// What the accounts say of a job. `None` while they do not know it yet.
+    /// The accounting of a job. `None` if accounting does not know it yet.
     ///
     /// # Errors
-    /// [`AccountingError`] when `sacct` is not there or fails, or the cluster keeps no accounts.
+    /// [`AccountingError`] if `sacct` is not available or fails, or if the cluster has no accounting.
     pub fn of_job(job_id: &str) -> Result<Option<Self>, AccountingError> {
         match steps::of_job(job_id) {
             Ok(rows) => Ok(Self::of(job_id, &rows)),
@@ -49,8 +50,8 @@ impl Accounting {
         }
     }
 
-    /// Takes a job's rows together: its own has state and times, its steps' have the memory. Of a job that
-    /// was requeued only the last run counts, which `sacct` gives last.
+    /// Combines a job's rows: its own has state and times, those of its steps have the memory. For a requeued
+    /// job only the last run counts, which `sacct` prints last.
     fn of(job_id: &str, rows: &[Account]) -> Option<Self> {
         let own = rows.iter().rposition(|row| row.job_id == job_id)?;
         let (job, steps) = (&rows[own], &rows[own + 1..]);
@@ -58,7 +59,7 @@ impl Accounting {
             .iter()
             .filter(|row| {
                 let step = row.job_id.strip_prefix(job_id);
-                // The extern step holds what is left of the job's other processes, not the program.
+                // The extern step contains the job's other processes, not the program.
                 step.and_then(|rest| rest.strip_prefix('.'))
                     .is_some_and(|step| step != "extern")
             })
@@ -80,8 +81,8 @@ impl Accounting {
     }
 }
 
-/// `ReqMem` in bytes of the whole job. Older versions append `c` (a CPU) or `n` (a node); newer ones give the
-/// sum.
+/// `ReqMem` in bytes of the whole job. Older versions append `c` (per CPU) or `n` (per node); newer ones
+/// print the total.
 fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
     let (text, times) = if let Some(text) = text.strip_suffix('c') {
         (text, cpus)

@@ -1,4 +1,4 @@
-//! Batch scripts: what is asked of Slurm for a run, written as a script, and handed to `sbatch`.
+//! Batch scripts: writes the Slurm request of a run as a script and submits it with `sbatch`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::JobState;
 use crate::comm::flavour::MpiFlavour;
 
-/// What is asked of Slurm.
+/// The resources requested from Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// `--nodes`.
@@ -19,11 +19,11 @@ pub struct Request {
     pub tasks_per_node: usize,
     /// `--cpus-per-task`.
     pub cpus_per_task: usize,
-    /// `--mem-per-cpu`, in MiB; the cluster's default where it is not given.
+    /// `--mem-per-cpu`, in MiB; `None`: the cluster's default.
     pub mem_per_cpu_mib: Option<u64>,
-    /// `--time`, in minutes; the partition's default where it is not given.
+    /// `--time`, in minutes; `None`: the partition's default.
     pub time_min: Option<u64>,
-    /// `--partition`; the cluster's default where it is not given.
+    /// `--partition`; `None`: the cluster's default.
     pub partition: Option<String>,
 }
 
@@ -32,11 +32,11 @@ pub struct Request {
 pub struct BatchScript {
     /// `--job-name`.
     pub name: String,
-    /// What is asked for.
+    /// The requested resources.
     pub request: Request,
-    /// Where the job's own words go.
+    /// The file for the job's standard output and error.
     pub log: OsString,
-    /// Lines that say where the figures come from.
+    /// Comment lines that explain the numbers.
     pub remarks: Vec<String>,
     /// How `srun` starts the ranks (`--mpi`).
     pub mpi_type: String,
@@ -45,10 +45,10 @@ pub struct BatchScript {
 }
 
 impl BatchScript {
-    /// The script. Words are quoted for the shell; a word that is not UTF-8 cannot stand in a script.
+    /// The script. Arguments are quoted for the shell; an argument that is not UTF-8 is an error.
     ///
     /// # Errors
-    /// A sentence naming the word that is not UTF-8.
+    /// A message with the argument that is not UTF-8.
     pub fn render(&self) -> Result<String, String> {
         let request = &self.request;
         let mut text = String::from("#!/bin/bash\n");
@@ -68,7 +68,7 @@ impl BatchScript {
         if let Some(partition) = &request.partition {
             ask("partition", partition);
         }
-        // sbatch splits these lines as a shell does.
+        // sbatch splits these lines like a shell.
         ask("output", &quoted(&self.log)?);
         for remark in &self.remarks {
             for line in remark.lines() {
@@ -76,8 +76,8 @@ impl BatchScript {
             }
         }
         text.push_str("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
-        // Slurm's default lets ranks of several nodes leave MPI's start before the others are through, now
-        // and then (docs/slurm.md).
+        // With Slurm's default, ranks on several nodes occasionally leave MPI's start before the others have
+        // finished it (docs/slurm.md).
         if self.mpi_type.starts_with("pmix") && request.nodes > 1 {
             text.push_str("export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}\n");
         }
@@ -90,7 +90,7 @@ impl BatchScript {
     }
 }
 
-/// How `srun --mpi=` starts the ranks of this MPI library.
+/// The value of `srun --mpi=` for this MPI library.
 pub fn mpi_type_of(library: Option<&str>) -> &'static str {
     library.map_or("none", |name| MpiFlavour::of_library(name).srun_interface())
 }
@@ -103,11 +103,11 @@ fn clock(minutes: u64) -> String {
 fn quoted(word: &OsStr) -> Result<String, String> {
     let text = word.to_str().ok_or_else(|| {
         format!(
-            "{}: a name that is not UTF-8 cannot stand in a script",
+            "{}: a batch script cannot contain a name that is not UTF-8",
             word.display()
         )
     })?;
-    // shlex also quotes --sigma=2, which needs it in no shell.
+    // shlex also quotes --sigma=2, which no shell requires.
     if text.starts_with("--")
         && text
             .chars()
@@ -120,21 +120,23 @@ fn quoted(word: &OsStr) -> Result<String, String> {
         .ok()
         .filter(|quoted| !quoted.contains('\n'))
         .map(|quoted| quoted.into_owned())
-        .ok_or_else(|| format!("{text:?}: a name with a line break or a null byte cannot stand in a script"))
+        .ok_or_else(|| {
+            format!("{text:?}: a batch script cannot contain a name with a line break or a null byte")
+        })
 }
 
-/// What `sbatch` made of a script.
+/// The result of submitting a script with `sbatch`.
 pub(crate) enum Submission {
-    /// A job with this number.
+    /// A job with this ID.
     Job(String),
-    /// Nothing, for this reason.
+    /// The job was refused for this reason.
     Refused(String),
 }
 
-/// Hands a script to `sbatch`.
+/// Submits a script with `sbatch`.
 ///
 /// # Errors
-/// A sentence when there is no `sbatch`, or when its output is not a job's number.
+/// A message if `sbatch` is not available or its output is not a job ID.
 pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
     let output = Command::new("sbatch")
         .arg("--parsable")
@@ -165,14 +167,14 @@ pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
     }
 }
 
-/// Whether the queue still has the job, as `squeue` tells; `None` where it cannot be asked.
+/// Whether the job is still in the queue according to `squeue`; `None` if `squeue` fails.
 pub fn is_queued(job_id: &str) -> Option<bool> {
     let output = Command::new("squeue")
         .args(["--noheader", "--format=%T", "--jobs", job_id])
         .output()
         .ok()?;
     if !output.status.success() {
-        // "Invalid job id specified": it is long gone.
+        // "Invalid job id specified": the job ended long ago.
         return String::from_utf8_lossy(&output.stderr)
             .contains("Invalid job id")
             .then_some(false);

@@ -1,31 +1,31 @@
-//! Limits: what a partition gives at most, as `sinfo` tells.
+//! Limits: the limits of a partition, from `sinfo`.
 
 use std::process::Command;
 
 use super::batch::Request;
 use crate::text::parse_clock_s;
 
-/// What a partition gives at most.
+/// The limits of a partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionLimits {
     /// Its name.
     pub name: String,
-    /// Longest time; `None` for no limit.
+    /// Time limit; `None` if unlimited.
     pub time_s: Option<f64>,
     /// CPUs of its smallest node.
     pub cpus_per_node: usize,
     /// Memory of its smallest node, in bytes.
     pub mem_per_node_bytes: u64,
-    /// Nodes that it has, or that one job may have if that is fewer.
+    /// Number of its nodes, or the limit per job if that is lower.
     pub nodes: usize,
 }
 
 impl PartitionLimits {
-    /// Asks `sinfo` for a partition, the cluster's default one if none is named. `None` where there is no
-    /// `sinfo`.
+    /// Queries `sinfo` about a partition, by default the cluster's default partition. `None` if `sinfo` is
+    /// not available.
     ///
     /// # Errors
-    /// A sentence when `sinfo` fails or does not know the partition.
+    /// A message if `sinfo` fails or does not know the partition.
     pub fn of(partition: Option<&str>) -> Result<Option<Self>, String> {
         let mut command = Command::new("sinfo");
         command.args(["--noheader", "--format=%P|%l|%c|%m|%D|%s"]);
@@ -44,13 +44,14 @@ impl PartitionLimits {
                     .trim()
                     .lines()
                     .last()
-                    .unwrap_or("without a word")
+                    .unwrap_or("without a message")
             ));
         }
         Self::parse(&String::from_utf8_lossy(&output.stdout), partition).map(Some)
     }
 
-    /// Reads what `sinfo` printed: a row for each kind of node of each partition; the default one has a star.
+    /// Parses the output of `sinfo`: one row for each kind of node of each partition; the default partition
+    /// has a star.
     fn parse(text: &str, partition: Option<&str>) -> Result<Self, String> {
         let mut found: Option<Self> = None;
         for line in text.lines() {
@@ -100,7 +101,7 @@ impl PartitionLimits {
         })
     }
 
-    /// What of a request the partition cannot give; `None` when it can give all of it.
+    /// The part of a request that exceeds the partition's limits; `None` if it fits.
     pub fn refuses(&self, request: &Request) -> Option<String> {
         let cpus = request.tasks_per_node * request.cpus_per_task;
         let memory = (request.mem_per_cpu_mib.unwrap_or(0) * cpus as u64) << 20;

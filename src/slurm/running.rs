@@ -1,36 +1,36 @@
-//! What runs now, as `squeue` reports it.
+//! Running jobs and steps, from `squeue`.
 
 use std::process::Command;
 
 use super::{Job, JobState};
 
-/// Whether a job is at work on its nodes; `None` when `squeue` cannot say, and while Slurm ends the job.
+/// Whether a job is running on its nodes; `None` if `squeue` fails, and while Slurm ends the job.
 pub(crate) fn job_runs(job_id: &str) -> Option<bool> {
     let text = squeue(&["--format=%A %T", "--jobs", job_id])?;
     state_in(&text, job_id)
 }
 
-/// Whether the job is at work by these lines of `squeue`. The number of an array lists all its tasks, of
-/// which one has the same number.
+/// Whether the job is running according to these lines of `squeue`. The ID of an array lists all its tasks,
+/// and one of them has the same ID.
 fn state_in(text: &str, job_id: &str) -> Option<bool> {
     let state = text.lines().find_map(|line| {
         let (number, state) = line.trim().split_once(' ')?;
         (number == job_id).then(|| JobState::parse(state))
     });
     match state {
-        // Its processes are being killed, but a node that is lost may leave it so for hours.
+        // Its processes are being killed, but after the loss of a node this state can last for hours.
         Some(state) if state.as_str() == "COMPLETING" => None,
         state => Some(state.is_some_and(|state| state.is_at_work())),
     }
 }
 
-/// Whether a step of this process's own job is at work; `None` when `squeue` cannot say.
+/// Whether a step of this process's own job is running; `None` if `squeue` fails.
 pub(crate) fn step_runs(own: &Job, step_id: &str) -> Option<bool> {
     let text = squeue(&["--steps", "--format=%i", "--jobs", &own.job_id])?;
     Some(has_step(&text, own, step_id))
 }
 
-/// Whether these lines of `squeue` have the job's step. The step of an array's task is named after the array
+/// Whether these lines of `squeue` contain the job's step. The step of an array task is named after the array
 /// and the task: `77_3.0`.
 fn has_step(text: &str, job: &Job, step_id: &str) -> bool {
     let by_number = format!("{}.{step_id}", job.job_id);
@@ -44,7 +44,7 @@ fn has_step(text: &str, job: &Job, step_id: &str) -> bool {
         .any(|step| step == by_number || by_task.as_deref() == Some(step))
 }
 
-/// What `squeue` prints; empty for a job that Slurm has forgotten.
+/// The output of `squeue`; empty for a job that Slurm no longer knows.
 fn squeue(arguments: &[&str]) -> Option<String> {
     let output = Command::new("squeue")
         .arg("--noheader")
@@ -71,7 +71,7 @@ mod tests {
             ("7 COMPLETING\n", None),
             ("7 PENDING\n", Some(false)),
             ("", Some(false)),
-            // Task 9 of the array 7 runs, the last task, which has the array's number, does not.
+            // Task 9 of the array 7 runs; the last task, which has the array's ID, does not.
             ("9 RUNNING\n", Some(false)),
             ("9 PENDING\n7 RUNNING\n", Some(true)),
         ] {

@@ -1,5 +1,5 @@
-//! Steps: what `sacct` says of a job, its script and each of its steps, after or while it ran. Here alone it
-//! is asked.
+//! Steps: queries `sacct` about a job, its script and each of its steps, during or after the job. Only this
+//! file calls `sacct`.
 
 use std::process::Command;
 
@@ -8,33 +8,33 @@ use thiserror::Error;
 
 use crate::text::{parse_bytes, parse_clock_s};
 
-/// The fields asked for. The job's name may hold anything, so it is the last.
+/// The requested fields. The job's name comes last, because it can contain anything.
 const FIELDS: &str =
     "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
 
-/// Why accounting says nothing, and what to do about it.
+/// Errors of accounting, with advice.
 #[derive(Debug, Error)]
 pub enum AccountingError {
-    /// There is no such command here.
+    /// `sacct` is not installed.
     #[error(
         "sacct cannot be started ({0}); ask where Slurm's commands are, on a login node of the cluster that \
          ran the job"
     )]
     NoCommand(std::io::Error),
-    /// The cluster keeps no accounts.
+    /// The cluster has no accounting.
     #[error(
         "this cluster keeps no accounts (its slurm.conf names no AccountingStorageType), so nobody knows \
          what the job used; \
          the report's own figures are all there is"
     )]
     Off,
-    /// Another complaint of `sacct`.
+    /// Another error of `sacct`.
     #[error("sacct: {0}")]
     Refused(String),
-    /// It answered, but not with rows.
+    /// Its output contains no rows.
     #[error("unexpected output of sacct: {0}")]
     Unreadable(String),
-    /// It answered, but knows no such job.
+    /// It does not know the job.
     #[error(
         "the accounts have nothing on job {0}: is this the cluster that ran it, and was it longer ago than \
          they reach?"
@@ -42,7 +42,7 @@ pub enum AccountingError {
     Unknown(String),
 }
 
-/// What the accounts say of a job (`4711`), one of its steps (`4711.0`) or its script (`4711.batch`).
+/// The accounting of a job (`4711`), one of its steps (`4711.0`) or its script (`4711.batch`).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Account {
     /// `JobID`.
@@ -55,11 +55,11 @@ pub struct Account {
     pub elapsed_s: f64,
     /// `TotalCPU`, seconds of all its processes.
     pub cpu_s: f64,
-    /// CPU seconds / (elapsed × CPUs); `None` for nothing elapsed.
+    /// CPU seconds / (elapsed × CPUs); `None` if the elapsed time is 0.
     pub cpu_efficiency: Option<f64>,
     /// `AllocCPUS`.
     pub cpus: u64,
-    /// `MaxRSS` of the largest task, bytes; `None` for a job as a whole and where no sample was taken.
+    /// `MaxRSS` of the largest task, bytes; `None` for a whole job or if no sample was taken.
     pub max_rss_bytes: Option<u64>,
     /// `ReqMem`, as Slurm writes it in KiB (`2097152K`).
     pub requested_memory: String,
@@ -68,17 +68,17 @@ pub struct Account {
     /// `NNodes`.
     #[serde(skip)]
     pub nodes: usize,
-    /// `TimelimitRaw`, in seconds; `None` for no limit, and of a step.
+    /// `TimelimitRaw`, in seconds; `None` without a limit and for a step.
     #[serde(skip)]
     pub time_limit_s: Option<f64>,
     /// `JobName`.
     pub name: String,
 }
 
-/// Asks `sacct` about a job and its steps. A requeued job's runs are all there, the last one last.
+/// Queries `sacct` about a job and its steps. All runs of a requeued job are included, in order.
 ///
 /// # Errors
-/// A sentence for the user when there is no accounting, no such job or no `sacct`.
+/// A message for the user if there is no accounting, no such job or no `sacct`.
 pub fn of_job(job_id: &str) -> Result<Vec<Account>, AccountingError> {
     let output = Command::new("sacct")
         .args([
@@ -116,8 +116,8 @@ fn answer(job_id: &str, success: bool, text: &str, complaint: &str) -> Result<Ve
     Ok(accounts)
 }
 
-/// The rows of what `sacct` printed. A line that is none is left out, since a job's name may hold a line
-/// break; text without any row is an error.
+/// Parses the rows of `sacct`'s output. Other lines are skipped, because a job's name can contain a line
+/// break; output without any row is an error.
 pub(super) fn rows(text: &str) -> Result<Vec<Account>, AccountingError> {
     let accounts: Vec<Account> = text.lines().filter_map(parse).collect();
     match text.lines().find(|line| !line.trim().is_empty()) {
@@ -140,7 +140,7 @@ fn parse(line: &str) -> Option<Account> {
     let given_s = elapsed_s * cpus as f64;
     Some(Account {
         job_id: job_id.to_owned(),
-        // "CANCELLED by 1000" keeps who; the rest of the row is the same.
+        // "CANCELLED by 1000" keeps the user; the rest of the row is the same.
         state: state.to_owned(),
         exit_code: exit_code.to_owned(),
         elapsed_s,

@@ -112,9 +112,10 @@ def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
     damaged = bytearray((out / "sample_5.nii.gz").read_bytes())
     damaged[-6] ^= 1
     (out / "sample_5.nii.gz").write_bytes(damaged)
-    refused(source, out, "--sigma=1", kinds={"not as niimpi wrote them": (2, "sample_4.nii.gz")}, ranks=RANKS)
+    changed = {"changed since niimpi wrote them": (2, "sample_4.nii.gz")}
+    refused(source, out, "--sigma=1", kinds=changed, ranks=RANKS)
     # A dry run says the same.
-    refused(source, out, "--sigma=1", "--dry-run", kinds={"not as niimpi wrote them": (2, "sample_4.nii.gz")})
+    refused(source, out, "--sigma=1", "--dry-run", kinds=changed)
     found = resume(source, out, "--sigma=1", "--overwrite", ranks=RANKS)
     assert found == {"kept": 4, "mismatched": 2}
     # Another data set with the same names.
@@ -186,7 +187,7 @@ def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
     (out / "a.hdr").write_bytes(flipped)
     against = run(["verify", out, "--against", "journal"])
     assert against.code == 1 and "a.hdr" in against.stdout and "was recorded" in against.stdout, against
-    refused(source, out, "--sigma=1", kinds={"not as niimpi wrote them": (1, "a.hdr")})
+    refused(source, out, "--sigma=1", kinds={"changed since niimpi wrote them": (1, "a.hdr")})
 
 
 def test_what_0_1_wrote_is_resumed(tmp_path):
@@ -265,7 +266,7 @@ def test_results_without_a_trailer_and_pairs(tmp_path, suffix):
     content = bytearray(voxels.read_bytes())
     content[-3] ^= 1
     voxels.write_bytes(content)
-    kinds = {"not as niimpi wrote them": (1, f"image_2{suffix}")}
+    kinds = {"changed since niimpi wrote them": (1, f"image_2{suffix}")}
     refused(source, out, "--sigma=1", kinds=kinds, ranks=RANKS)
     assert resume(source, out, "--sigma=1", "--overwrite", ranks=RANKS) == {"kept": 3, "mismatched": 1}
     voxels = out / f"image_1{suffix}".replace(".hdr", ".img")
@@ -439,7 +440,7 @@ def test_status_and_verify(tmp_path):
 
     for options in ([], ["--against", "journal"]):
         whole = run(["verify", out, *options], ranks=RANKS)
-        assert whole.code == 0 and "8 of 8 images are whole" in whole.stdout, whole
+        assert whole.code == 0 and "8 of 8 images are intact" in whole.stdout, whole
 
     def damage(name, at, value=None):
         path = out / name
@@ -456,10 +457,10 @@ def test_status_and_verify(tmp_path):
     shutil.copy(out / "sample_5.nii.gz", out / "sample_4.nii.gz")
     (out / "sample_6.nii.gz").unlink()
     wrong = run(["verify", out], ranks=RANKS)
-    assert wrong.code == 1 and "4 of 7 images are whole" in wrong.stdout, wrong
+    assert wrong.code == 1 and "4 of 7 images are intact" in wrong.stdout, wrong
     assert all(f"sample_{number}.nii.gz" in wrong.stdout for number in (1, 2, 3)), wrong
     against = run(["verify", out, "--against", "journal"], ranks=RANKS)
-    assert against.code == 1 and "3 of 8 images are whole and as recorded" in against.stdout, against
+    assert against.code == 1 and "3 of 8 images are intact and as recorded" in against.stdout, against
     assert "sample_4.nii.gz" in against.stdout and "was recorded" in against.stdout, against
     assert "sample_6.nii.gz" in against.stdout and "no such file" in against.stdout, against
     assert run(["verify", source, "--against", "journal"], ranks=RANKS).code == 2

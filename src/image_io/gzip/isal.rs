@@ -22,9 +22,9 @@ unsafe impl Send for Inflater {}
 
 impl Inflater {
     pub fn new() -> Self {
-        // SAFETY: the structure is plain numbers, arrays and pointers, for all of which zero is a value.
+        // SAFETY: the structure consists of numbers, arrays and pointers, for which zero is a valid value.
         let mut state: Box<isal::inflate_state> = Box::new(unsafe { mem::zeroed() });
-        // SAFETY: the state is exclusively ours and of the size that the library expects.
+        // SAFETY: the state is exclusively ours and has the size that the library expects.
         unsafe { isal::isal_inflate_init(&mut *state) };
         Inflater { state }
     }
@@ -49,14 +49,14 @@ impl Inflater {
         // writes through next_out only and keeps neither pointer beyond the call.
         let status = unsafe { isal::isal_inflate(state) };
         if status < 0 {
-            // The counts mean nothing now: the library has been seen to leave avail_in below 0.
+            // The counts are invalid now; the library can leave avail_in below 0.
             return Err(Damaged);
         }
         let step = Step {
             consumed: (avail_in - state.avail_in) as usize,
             produced: (avail_out - state.avail_out) as usize,
             finished: state.block_state == isal::isal_block_state_ISAL_BLOCK_FINISH,
-            // It loads eight bytes at a time; whole bytes behind the stream's last bit belong to what
+            // It loads eight bytes at a time; complete bytes after the stream's last bit belong to what
             // follows.
             returned: (state.read_in_length.max(0) / 8) as usize,
         };
@@ -75,11 +75,11 @@ pub(super) enum Level {
 
 /// The compressing half, one level.
 ///
-/// ISA-L (at least up to 2.31) has a defect: `igzip_icf_body_h1_gr_bt.asm` reads a register that nothing
-/// has set. The third position of a stream is therefore hashed by the address of the stream's structure
-/// instead of by its data. Where other data have this hash, the same chunk can give other, equally valid
-/// bytes. So the structures are placed at addresses whose hashes are the same in every process, and a
-/// stream is not used for a chunk that starts with its hash.
+/// ISA-L (at least up to 2.31) has a defect: `igzip_icf_body_h1_gr_bt.asm` reads an uninitialised register.
+/// The third position of a stream is therefore hashed by the address of the stream's structure instead of by
+/// its data. If other data have this hash, the same chunk can give different, equally valid bytes. The
+/// structures are therefore placed at addresses with the same hashes in every process, and a stream is not
+/// used for a chunk that starts with its hash.
 pub(super) struct Deflater {
     level: Level,
     streams: Vec<Stream>,
@@ -90,12 +90,12 @@ struct Stream {
     state: Placed<isal::isal_zstream>,
     /// The hash of the structure's address.
     hash: u32,
-    /// What the stream's `level_buf` points to.
+    /// The memory for the stream's `level_buf`.
     _level_buffer: Vec<u8>,
 }
 
-// SAFETY: level_buf points into the vector beside it, whose heap block moves with neither; the other pointers
-// are set and used within one call, apart from that to the library's constant tables.
+// SAFETY: level_buf points into the heap block of the vector, which does not move. The other pointers are set
+// and used within one call, except the one to the library's constant tables.
 unsafe impl Send for Stream {}
 
 impl Stream {
@@ -106,7 +106,7 @@ impl Stream {
         };
         let mut state: Placed<isal::isal_zstream> = Placed::zeroed(|block| address_with(hash, block));
         let mut level_buffer = vec![0_u8; buffer_len as usize];
-        // SAFETY: the stream is exclusively ours, all zero, and of the size that the library expects.
+        // SAFETY: the stream is exclusively ours, zeroed, and has the size that the library expects.
         unsafe { isal::isal_deflate_init(&raw mut *state) };
         state.level = level;
         state.level_buf = level_buffer.as_mut_ptr();
@@ -121,7 +121,7 @@ impl Stream {
 
     /// Whether the hash is that of one of the first three positions of `chunk`.
     fn collides(&self, chunk: &[u8]) -> bool {
-        // For a short chunk the library uses as many places as twice its length.
+        // For a short chunk the library uses twice as many slots as its length.
         let mask = ((chunk.len() as u32).next_power_of_two() - 1).min(HASH_MASK);
         chunk.windows(4).take(3).any(|bytes| {
             crc32c(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) & mask == self.hash & mask
@@ -129,13 +129,13 @@ impl Stream {
     }
 }
 
-/// The library's hash table has 8192 places or more.
+/// The library's hash table has at least 8192 slots.
 const HASH_MASK: u32 = 0x1fff;
 
-/// The hash of the first stream's address; those of others follow. Any number will do.
+/// The hash of the first stream's address; those of others follow. Any number works.
 const FIRST_HASH: u32 = 0x0b5c;
 
-/// Address bits that the library's hash leaves out.
+/// Address bits that the library's hash ignores.
 const UNHASHED_BITS: u32 = 16;
 
 /// An address of a block of 4 GiB that has this hash.
@@ -162,20 +162,20 @@ fn crc32c(word: u32) -> u32 {
     })
 }
 
-/// A value in memory of its own, at an address that somebody chose.
+/// A value in its own memory mapping, at a chosen address.
 struct Placed<T> {
     value: NonNull<T>,
     mapped: NonZeroUsize,
 }
 
 impl<T> Placed<T> {
-    /// A value of zeros at the address that `choose` names in a block of memory below the place that the
-    /// system prefers. If none is free, another address is used.
+    /// A zeroed value at the address that `choose` returns, in a block of memory below the one that the
+    /// system prefers. If it is not free, another address is used.
     ///
-    /// `T` must be a type for which zeros are a value.
+    /// `T` must be a type for which all-zero bytes are a valid value.
     ///
     /// # Panics
-    /// When the system has no memory.
+    /// If memory cannot be allocated.
     fn zeroed(choose: impl Fn(usize) -> usize) -> Self {
         const BLOCK: usize = 1 << (u16::BITS + UNHASHED_BITS);
         const TRIES: usize = 1 << 12;
@@ -193,7 +193,7 @@ impl<T> Placed<T> {
             start.expect("memory for the gzip codec")
         };
         let unmap = |start: NonNull<c_void>| {
-            // SAFETY: it was mapped with this size just now, and nobody uses it.
+            // SAFETY: it was just mapped with this size and is not in use.
             let _ = unsafe { munmap(start, mapped.get()) };
         };
         let mut start = map(None);
@@ -217,7 +217,7 @@ impl<T> Deref for Placed<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the mapping is this value's alone and as long as it.
+        // SAFETY: the mapping belongs to this value only and has its length.
         unsafe { self.value.as_ref() }
     }
 }
@@ -231,7 +231,7 @@ impl<T> DerefMut for Placed<T> {
 
 impl<T> Drop for Placed<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's alone.
+        // SAFETY: the mapping belongs to this value only.
         let _ = unsafe { munmap(self.value.cast(), self.mapped.get()) };
     }
 }
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(address, address_with(FIRST_HASH, address));
     }
 
-    /// Without the choice of addresses a handful of these differ.
+    /// Without the choice of addresses some of these differ.
     #[test]
     fn the_same_bytes_from_every_address() {
         let mut chunk = vec![0; 352];
@@ -338,7 +338,7 @@ mod tests {
             chunk[at] = at as u8;
         }
         let mut first = Vec::new();
-        // All are kept, so that each has an address of its own.
+        // All are kept, so that each has its own address.
         let mut deflaters = Vec::new();
         for _ in 0..500 {
             let mut deflater = Deflater::new(Level::One);

@@ -1,4 +1,4 @@
-//! How strongly outputs are compressed.
+//! The compression level of outputs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,10 +20,10 @@ use std::str::FromStr;
 /// | 2, 3 | ISA-L level 2: a little smaller, a little slower | flate2 levels 2 and 3 |
 /// | 4 to 9 | flate2 at that level: smaller by a few percent, ten to fifty times slower than 1 | the same |
 ///
-/// ISA-L's level 3 is not used: it finds other matches on processors with AVX-512 than on those without, so
-/// the bytes of an output would depend on the node that wrote it. Levels 1 and 2 give the same bytes on both.
-/// Another codec, another release of ISA-L or another processor family (aarch64) may compress the same
-/// content into other bytes.
+/// ISA-L's level 3 is not used: it finds different matches on processors with AVX-512, so the bytes of an
+/// output would depend on the node that wrote it. Levels 1 and 2 give the same bytes everywhere on x86-64.
+/// Another codec, another release of ISA-L or another processor family (aarch64) can compress the same
+/// content into different bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionLevel(u8);
 

@@ -2,7 +2,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `codec` | what reader, writer and codecs agree on |
+//! | `codec` | definitions shared by reader, writer and codecs |
 //! | `isal`, `portable` | the codecs, ISA-L and flate2; the build chooses one for reading and low levels |
 //! | `level` | compression levels |
 //! | `reader` | any number of members, checked to the end of the file |

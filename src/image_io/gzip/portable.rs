@@ -1,4 +1,4 @@
-//! Raw deflate streams through flate2: levels 4 to 9 always, everything where ISA-L is not built in.
+//! Raw deflate streams through flate2: levels 4 to 9, and everything in builds without ISA-L.
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -25,7 +25,7 @@ impl Deflater {
             let before = self.stream.total_in();
             self.stream
                 .compress_vec(rest, out, FlushCompress::Full)
-                .expect("deflating into a growing buffer fails on misuse only");
+                .expect("deflating into a growing buffer fails only on misuse");
             rest = &rest[(self.stream.total_in() - before) as usize..];
             if rest.is_empty() && out.len() < out.capacity() {
                 return;

@@ -1,5 +1,6 @@
-//! Reading gzip files, as Python's gzip module and so nibabel does: any number of members, zeros after the
-//! last; anything else is an error. The recorded length (`ISIZE`) is checked but never used to size a buffer.
+//! Reading gzip files like Python's gzip module (and therefore nibabel): any number of members and zeros
+//! after the last; anything else is an error. The recorded length (`ISIZE`) is checked but never used to size
+//! a buffer.
 
 use std::io::{self, Read};
 
@@ -13,7 +14,7 @@ use super::portable::Inflater;
 use crate::image_io::error::{Cause, beginning};
 use crate::image_io::header::Header;
 
-/// Bytes of content inflated at a time: the checksum is taken while they are in the cache.
+/// Bytes of content inflated at a time; the checksum is computed while they are in the cache.
 const PIECE: usize = 512 << 10;
 
 /// More zeros than this after a member are refused: a sparse file could have terabytes of them.
@@ -25,8 +26,7 @@ const SLACK: usize = 64;
 /// A codec and an input buffer, reused from file to file.
 pub(crate) struct Decoder {
     inflater: Inflater,
-    /// Compressed bytes. What was read last starts at [`LOOKAHEAD`], after the last bytes of what was read
-    /// before.
+    /// Compressed bytes. The latest read starts at [`LOOKAHEAD`], after the last bytes of the previous read.
     input: Vec<u8>,
     sink: Vec<u8>,
 }
@@ -84,8 +84,8 @@ impl<'a, R: Read> GzipReader<'a, R> {
         &self.source
     }
 
-    /// Fills `out` with content and returns how much there was. That is less than requested only at the end
-    /// of the file, when the checksum and length of every member have been verified.
+    /// Fills `out` with content and returns the number of bytes. It is less than requested only at the end of
+    /// the file, after the checksum and length of every member have been verified.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Cause> {
         let mut filled = 0;
         while filled < out.len() {
@@ -128,7 +128,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
         result
     }
 
-    /// Reads and checks the rest and returns how much that was.
+    /// Reads and checks the rest and returns its length.
     pub fn finish(&mut self) -> Result<u64, Cause> {
         self.skip(u64::MAX)
     }
@@ -169,7 +169,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
     /// Fetches more of the file; false at its end.
     fn fill(&mut self) -> Result<bool, Cause> {
         let input = &mut self.decoder.input;
-        // Bytes that a codec may give back stay in front of the new ones.
+        // Bytes that a codec can return stay in front of the new ones.
         input.copy_within(self.end - LOOKAHEAD..self.end, 0);
         self.start = LOOKAHEAD;
         self.end = LOOKAHEAD;

@@ -1,5 +1,5 @@
-//! Writing gzip files of one member. The content is cut into chunks that are compressed independently and end
-//! at whole bytes, so that threads can share the work without changing a byte of the result.
+//! Writing gzip files of one member. The content is divided into chunks that are compressed independently and
+//! end at whole bytes. Threads can share the work without changing a byte of the result.
 
 use std::io::{self, Write};
 
@@ -102,16 +102,16 @@ impl ChunkEncoder {
     }
 }
 
-/// What was written.
+/// Size and checksum of the written content.
 #[derive(Clone, Copy)]
 pub(crate) struct Written {
-    /// Bytes of its content.
+    /// Bytes of the content.
     pub raw_bytes: u64,
-    /// CRC-32 of its content.
+    /// CRC-32 of the content.
     pub crc32: u32,
 }
 
-/// A gzip file of one member, put together from chunks. Its header has neither a name nor a time.
+/// A gzip file of one member, assembled from chunks. Its header has neither a name nor a time.
 pub(crate) struct GzipMember {
     crc: Hasher,
     raw_bytes: u64,

@@ -50,7 +50,7 @@ fn job(filter: impl Into<Options>) -> ImageJob {
     }
 }
 
-/// Bytes of all buffers after an image.
+/// The size of all buffers after an image.
 pub(in crate::job) fn held_bytes(job: &ImageJob, input: &Path, threads: usize) -> u64 {
     let mut worker = ImageWorker::with_threads(job, threads);
     let result = input.with_file_name("r.nii.gz");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::report::sample::report;
 
-/// Share `number` of two: the fixture's report with every second image, begun `after_s` seconds later.
+/// Share `number` of two: the fixture's report with every second image, started `after_s` seconds later.
 fn share(number: usize, after_s: u64) -> Source {
     let mut report = report();
     report.shard = Some(Shares {
@@ -30,7 +30,7 @@ fn shares_become_one_run() {
     assert_eq!(ranks, [0, 1, 2, 3]);
     let indices: Vec<usize> = merged.images.iter().map(|image| image.index).collect();
     assert_eq!(indices, [1, 2, 3, 4]);
-    // Share 2 began a minute later, and its ranks follow those of share 1.
+    // Share 2 started a minute later, and its ranks follow those of share 1.
     assert_eq!((merged.images[1].start_s, merged.images[1].rank), (60.0, 2));
     assert_eq!(merged.images[2].rank, 1);
     let totals = &merged.totals;
@@ -80,7 +80,7 @@ fn an_interrupted_run_and_the_one_that_resumed_it_make_a_whole() {
     assert_eq!((merged.totals.done, merged.totals.skipped), (2, 1));
     assert_eq!(merged.state, State::Interrupted);
 
-    // A result that was there before the first run ever began.
+    // A result that existed before the first run.
     let there = run(0, State::Completed, &[Skipped, Done]);
     assert_eq!(merge(vec![there]).unwrap().state, State::Completed);
 }
@@ -106,7 +106,7 @@ fn a_run_is_not_counted_twice() {
     let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of \
                 them out";
     assert_eq!(message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]), said);
-    // A merged report holds its runs, too.
+    // A merged report contains its runs, too.
     let named = |number, run: &str| {
         let mut source = share(number, 0);
         source.report.journals = Some(Journals {
@@ -118,7 +118,7 @@ fn a_run_is_not_counted_twice() {
     let mut whole = copy(share(1, 0));
     whole.report = merge(vec![named(1, "a"), named(2, "b")]).unwrap();
     assert_eq!(message(vec![named(1, "a"), whole]), said);
-    // The same share done again, and another share that began at the same time, are runs of their own.
+    // The same share processed again, and another share that started at the same time, are separate runs.
     assert!(merge(vec![share(1, 0), share(1, 5), share(2, 0)]).is_ok());
 }
 
@@ -135,7 +135,7 @@ fn reports_of_other_work_are_refused_by_name() {
     let expected = "the reports belong to different work (the filter's options differ):\n  1 report, such \
                     as 1.json\n  \
                     1 report, such as 2.json, of array job 40, with results in /data/out\n  \
-                    merge each group alone";
+                    merge each group separately";
     assert_eq!(message(share(1, 0), wider), expected);
     let mut of_three = share(2, 0);
     of_three.report.shard.as_mut().unwrap().count = 3;

@@ -9,7 +9,7 @@ use super::*;
 use crate::image_io::Crc32;
 use crate::journal::past::History;
 
-/// A folder with inputs and results, and what journals say of them.
+/// A folder with inputs, results and their journal records.
 struct World {
     dir: tempfile::TempDir,
     past: Past,
@@ -38,7 +38,7 @@ impl World {
         fs::write(self.path(name), content).unwrap();
     }
 
-    /// Changes the time of a file's last change, and nothing else.
+    /// Changes only a file's modification time.
     fn age(&self, name: &str, seconds: u64) {
         let file = fs::File::options().append(true).open(self.path(name));
         let then = SystemTime::now() - Duration::from_secs(seconds);
@@ -112,7 +112,7 @@ fn done() -> World {
 fn a_result_of_the_same_content_and_options_is_kept() {
     let world = done();
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Kept);
-    // Times alone prove nothing.
+    // Modification times alone are not enough.
     world.age("in/a.nii", 500);
     world.age("out/a.nii", 500);
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Kept);
@@ -175,14 +175,14 @@ fn what_is_not_this_works_is_refused_with_its_kind() {
 #[test]
 fn any_record_of_the_same_work_makes_a_file_this_works() {
     let mut world = done();
-    // A later run with other options recorded its file, and never named it.
+    // A later run with other options recorded its file but did not rename it.
     world.put("out/other.nii", "sigma 4");
     let staged = world.ids(&["out/other.nii"]);
     world.record(Last::Staged, 4, &["in/a.nii"], &["out/a.nii"]);
     let history = world.past.records.get_mut(Path::new("a.nii")).unwrap();
     history.made[1].files_out = staged;
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::Kept);
-    // Named before the run was killed.
+    // Renamed before the run was killed.
     let mut world = done();
     world.put("out/a.nii", "new result");
     world.record(Last::Staged, 2, &["in/a.nii"], &["out/a.nii"]);
@@ -204,7 +204,7 @@ fn both_halves_of_a_pair_count() {
     world.record(Last::Done, 2, &["in/a.hdr", "in/a.img"], &results);
     let standing = |world: &World| world.standing("in/a.hdr", "out/a.hdr");
     assert_eq!(standing(&world), Standing::Kept);
-    // Equal size and an older time: the sum of sizes and the later time are as before.
+    // Equal size and an older time: the sum of sizes and the later time do not change.
     world.put("in/a.img", "VOXELS");
     world.age("in/a.img", 500);
     assert_eq!(standing(&world), Standing::InputChanged);
@@ -229,7 +229,7 @@ fn records_of_version_1_are_taken_for_what_they_are() {
     // Without a checksum a changed time is a changed input.
     world.age("in/a.nii", 500);
     assert_eq!(world.standing("in/a.nii", "out/a.nii"), Standing::InputChanged);
-    // Killed between the name and the record.
+    // Killed between the rename and the record.
     let mut world = done();
     world.put("out/a.nii", "newer");
     let history = world.past.records.get_mut(Path::new("a.nii")).unwrap();
