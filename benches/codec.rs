@@ -1,4 +1,4 @@
-//! How fast images go in and out, and how fast the codec is at each level, on MRI-like voxels of 4 MB.
+//! Times reading and writing of images, and the codec at each level, on MRI-like voxels of 4 MB.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use niimpi::image_io::{CompressionLevel, Header, Image, ImageReader, ImageWriter, Version};

@@ -1,10 +1,9 @@
-"""What a file system and a virtual machine remember of earlier runs, in milliseconds a file: for readers
-whose runs differ.
+"""Measures how earlier runs affect a file system and a virtual machine, in milliseconds per file.
 
     benches/file_system.py FOLDER        writes and removes up to 0.4 GB of files below FOLDER, in 3 minutes
 
-Making a file may take longer for a while after others were removed, and writing may when its memory lay free
-for some seconds and the host has taken it back. Each line is a turn: the means over its files."""
+Creating a file can take longer for a while after other files were removed. Writing can take longer if memory
+was free for some seconds and the host has reclaimed it. Each line is one turn: the means over its files."""
 
 import argparse
 import os
@@ -16,16 +15,16 @@ from pathlib import Path
 
 FILES = 400
 BYTES = 900 << 10
-# Turns one right after the other.
+# Consecutive turns.
 TURNS = 33
-# Longer than ext4 keeps away from the places of removed files whose removal is on the disk.
+# Longer than ext4 avoids the blocks of removed files.
 LONG_S = 100
-# Longer than free memory waits before it may be given back to the host.
+# Longer than free memory is kept before it can return to the host.
 SHORT_S = 5
 
 
 def turn(folder):
-    """Writes the files into a new folder: milliseconds to make one, and to write it."""
+    """Writes the files into a new folder. Returns milliseconds to create a file and to write it."""
     content = os.urandom(BYTES)
     folder.mkdir()
     making, writing = [], []
@@ -41,7 +40,7 @@ def turn(folder):
 
 
 def tell(name, folder):
-    """One turn, and its line."""
+    """Runs one turn and prints its line."""
     making_ms, writing_ms = turn(folder)
     print(f"{name:58} {making_ms:8.3f} {writing_ms:8.3f}", flush=True)
     shutil.rmtree(folder)

@@ -67,7 +67,7 @@ def smooth(images, out, *options, launcher=(), cpus=None, sigma=2):
 
 
 def rows(grows, size, **figures):
-    """A row for each figure."""
+    """One row per number."""
     return [{"grows": grows, "size": size, "figure": name, "value": value} for name, value in figures.items()]
 
 
@@ -77,8 +77,7 @@ def least(report, stage):
 
 
 def images(scratch):
-    """1 to 400 images of the size of a 2 mm brain: is the next one as cheap as the first, and in the same
-    memory?"""
+    """1 to 400 images of the size of a 2 mm brain: cost and memory per additional image."""
     folder = synth(scratch / "images", 400, "91,109,91", "uint8")
     base, _ = smooth(folder, scratch / "out", "--limit", "1", cpus=CPU)
     for count in (1, 4, 16, 64, 200, 400):
@@ -90,10 +89,10 @@ def images(scratch):
 
 
 def sigmas(scratch):
-    """The filter alone, by sigma; and memory, which does not depend on it."""
+    """Time of the filter alone by sigma, and memory, which does not depend on sigma."""
     folder = synth(scratch / "sigma", 4, "197,233,189", "int16")
     widths = (0.5, 1, 2, 4, 8, 16)
-    # All in turn, so that a busy moment of the machine meets all of them.
+    # Interleaved, so that other load on the machine affects all of them.
     runs = [
         {sigma: smooth(folder, scratch / "out", cpus=CPU, sigma=sigma)[1] for sigma in widths}
         for _ in range(6)
@@ -103,7 +102,7 @@ def sigmas(scratch):
 
 
 def voxels(scratch):
-    """Images from 10⁵ to 10⁸ voxels: nanoseconds per voxel in each stage, and memory besides the voxels."""
+    """Images from 10⁵ to 10⁸ voxels: nanoseconds per voxel in each stage, and memory without the voxels."""
     for edge in (46, 100, 215, 464):
         folder = synth(scratch / f"edge{edge}", 3 if edge > 400 else 6, f"{edge},{edge},{edge}", "int16")
         _, report = smooth(folder, scratch / "out", cpus=CPU)
@@ -121,7 +120,7 @@ def voxels(scratch):
 
 
 def ranks(scratch):
-    """1 to 64 ranks on this machine's few CPUs, with images so small that handing them out is the work."""
+    """1 to 64 ranks on this machine's few CPUs, with images so small that distributing them dominates."""
     few, many = 200, 2200
     folder = synth(scratch / "tiny", many, "8,8,8", "uint8")
     for count in (1, 2, 4, 8, 16, 32, 64):
@@ -148,8 +147,8 @@ def ranks(scratch):
 
 
 def listing(scratch):
-    """40,000 images listed, looked at, shared out and sent, on one rank and on two: seconds from the start of
-    each step."""
+    """Listing, probing, partitioning and sending 40,000 images on one and two ranks: seconds from the start
+    of each step."""
     folder = synth(scratch / "many", 100, "8,8,8", "uint8")
     names = sorted(folder.iterdir())
     for copy in range(400):
@@ -198,8 +197,8 @@ def listing(scratch):
 
 
 def slow_disk(scratch):
-    """A disk that waits before it answers: what twelve images take in one run, where files are fetched ahead
-    and results brought to the disk behind, and one by one, where every wait is waited for."""
+    """A disk with latency: time of twelve images in one run, with read-ahead and write-behind, and in twelve
+    runs, which cannot hide any latency."""
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True)
     if flags.returncode != 0 or not os.path.exists("/dev/fuse"):
         return
@@ -212,7 +211,7 @@ def slow_disk(scratch):
     mount.mkdir()
 
     def run(wait_ms, images, size="large"):
-        """One run, on a disk of which nothing is in the system's cache: its report."""
+        """The report of one run with a cold page cache."""
         shutil.rmtree(disk / "out", ignore_errors=True)
         server = subprocess.Popen(
             [program, disk, str(wait_ms * 1000), mount, "-f"], stderr=subprocess.DEVNULL
@@ -271,8 +270,7 @@ def slow_disk(scratch):
 
 
 def syncing(_scratch):
-    """Results that must be on the disk before they are named, against those that need not; on a disk, if
-    there is one."""
+    """Results with and without syncing, on a disk if there is one."""
     with tempfile.TemporaryDirectory(prefix="niimpi-growth-") as disk:
         disk = Path(disk)
         small = synth(disk / "small", 100, "91,109,91", "uint8")
@@ -323,7 +321,7 @@ def main():
                 )
         anew = {row["grows"] for row in found}
         measured = [row for row in measured if row["grows"] not in anew] + found
-        # After each study, so that one that fails costs only its own figures.
+        # After each study, so that a failing one loses only its own results.
         write_csv(args.out / "growth.csv", measured)
 
 

@@ -1,4 +1,4 @@
-"""Measures what commands cost, in CPU seconds and wall seconds, pinned; and says what machine this is."""
+"""Measures CPU and wall seconds of pinned commands, and describes the machine."""
 
 import mmap
 import os
@@ -9,13 +9,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-# Programs that take their number of threads from elsewhere than the CPUs they may use.
+# Variables of programs that do not derive their number of threads from the available CPUs.
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 }
 
 
-# More memory than any of the programs takes.
+# More memory than any of the programs needs.
 MEMORY_BYTES = 1 << 30
 # A file system in memory, and the room that a study's files need there beside that memory.
 IN_MEMORY = "/dev/shm"
@@ -24,7 +24,7 @@ ROOM_BYTES = 6 << 30
 
 @dataclass
 class Cost:
-    """What a command cost, its children included."""
+    """The cost of a command, including its children."""
 
     user_s: float
     system_s: float
@@ -91,8 +91,7 @@ def touch_memory():
 
 
 def machine():
-    """What figures depend on: processor, caches, memory, system, and how busy the machine was with other
-    work."""
+    """What results depend on: processor, caches, memory, system, and other load on the machine."""
     lscpu = subprocess.run(
         ["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
     ).stdout
@@ -114,7 +113,7 @@ def machine():
 
 
 def version(command):
-    """The first line that a program says of its version."""
+    """The first line of a program's version output."""
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except OSError:

@@ -1,4 +1,4 @@
-//! How long it takes to share out 40,000 images among ranks, by each strategy.
+//! Times the partition of 40,000 images among ranks with each strategy.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use niimpi::partition::{Strategy, partition};
 const IMAGES: usize = 40_000;
 
 fn share_out(criterion: &mut Criterion) {
-    // Seconds as real studies have them: most images alike, some a few times larger.
+    // Seconds as in real studies: most images are alike, some a few times larger.
     let costs: Vec<f64> = (0..IMAGES)
         .map(|image| 0.1 * (1 + image * 7919 % 13) as f64)
         .collect();

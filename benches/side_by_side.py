@@ -34,13 +34,13 @@ CASES = {
     "uint8": ("91,109,91", "uint8", "2,2,2", 100),
 }
 FEW = 2
-# The way of using two CPUs that does twice the work.
+# The variant of two CPUs that does twice the work.
 SEPARATE = "2 separate runs"
 
 
 @dataclass
 class Program:
-    """A program that takes part: what it is called and how it is told to smooth images into a folder."""
+    """A program in the comparison: its name and how to make it smooth images into a folder."""
 
     name: str
     commands: object
@@ -52,12 +52,12 @@ class Program:
 
 
 def in_python(script):
-    """A program of the folder `peers`, which takes the output folder and the images."""
+    """A program of the folder `peers`; its arguments are the output folder and the images."""
     return lambda images, out, _raw: [[sys.executable, str(PEERS / script), str(out), *map(str, images)]]
 
 
 def niimpi(*options):
-    """niimpi on one rank with one thread, its results not synced to the disk, as nobody else's are."""
+    """niimpi on one rank with one thread, without syncing, because the other programs do not sync either."""
 
     def commands(images, out, _raw):
         return [
@@ -111,7 +111,7 @@ def mrfilter(images, out, _raw):
 
 
 def programs(rounds, slow_rounds):
-    """Everyone, the floor first."""
+    """All programs, the lower bound first."""
     return [
         Program(
             "igzip -d",
@@ -136,7 +136,7 @@ def programs(rounds, slow_rounds):
 
 
 def words(paths):
-    """Paths as words of a shell command; the folder's name holds no odd characters."""
+    """Paths as shell arguments; the folder's name has no special characters."""
     return " ".join(map(str, paths))
 
 
@@ -362,7 +362,7 @@ def size(path):
 
 
 def write_csv(path, rows):
-    """Rows of one form as CSV, figures to a thousandth."""
+    """Rows with equal fields as CSV, numbers with three decimals."""
     with open(path, "w", newline="") as file:
         if rows:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")

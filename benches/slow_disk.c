@@ -1,6 +1,6 @@
-// A folder seen through a slow disk: opening, creating, reading, bringing to the disk and renaming wait
-// before they are answered, as a busy network file system makes them wait; writing itself does not, since it
-// goes to the system's cache there. For the measurement of read-ahead and write-behind.
+// A folder on a simulated slow disk. Open, create, read, sync and rename have a latency, as on a busy network
+// file system. Writing has none, because it goes to the page cache there. Used to measure read-ahead and
+// write-behind.
 //
 // usage: slow_disk FOLDER WAIT_US MOUNTPOINT -f     (FUSE 3; requests are answered in parallel)
 #define _GNU_SOURCE

@@ -1,5 +1,5 @@
-//! How long an image takes from file to file: read, smoothed at a sigma of 2 voxels and written, with one
-//! thread and two.
+//! Times an image from file to file: read, smoothed with a sigma of 2 voxels and written, with one and two
+//! threads.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use niimpi::filter::OutputSpec;

@@ -1,4 +1,4 @@
-//! A filter of one's own: each voxel becomes the mean of itself and its neighbours along z.
+//! A custom filter: each voxel becomes the mean of itself and its neighbours along z.
 //!
 //! ```console
 //! $ cargo run --example own_filter

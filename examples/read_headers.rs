@@ -1,6 +1,6 @@
-//! Prints what the headers of images say: `cargo run --example read_headers -- IMAGE...`
+//! Prints information from image headers: `cargo run --example read_headers -- IMAGE...`
 //!
-//! Only a few KiB of each file are read, whatever its size.
+//! Only a few KiB of each file are read, independent of its size.
 
 #![allow(
     clippy::print_stdout,

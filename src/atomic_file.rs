@@ -1,10 +1,10 @@
-//! Files that appear under their names complete or not at all, and the unfinished files that dead processes
-//! left.
+//! Atomic files: a file gets its final name only when it is complete. Also removes unfinished files of dead
+//! processes.
 //!
-//! A file is written beside its place, hidden, as
+//! A file is written under a hidden name in the same folder,
 //! `.niimpi-<boot>-<namespace>-<process>-<start>-<random>.part`. The name identifies the process that writes
-//! it, so that a later run can tell whether anybody will finish it. Folders are held open: whatever happens
-//! to the path meanwhile, a file gets its name where it was written.
+//! it, so that a later run can detect abandoned files. Folders are kept open, so a file is renamed in the
+//! folder in which it was written even if the path changes meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -26,11 +26,11 @@ use crate::resources;
 const PREFIX: &str = ".niimpi-";
 const SUFFIX: &str = ".part";
 
-/// An unfinished file of another host that was not written to for so long belongs to nobody. Should its
-/// writer live after all, it fails to give the file its name and says so.
+/// An unfinished file of another host that was not written to for this time counts as abandoned. If its
+/// writer is still alive, its rename fails with an error.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
-/// What the names of this process's unfinished files start with.
+/// Prefix of the names of this process's unfinished files.
 static OWN_PREFIX: LazyLock<String> = LazyLock::new(|| {
     let pid = std::process::id();
     let start = resources::process_start(pid as i32).unwrap_or_default();
@@ -44,15 +44,15 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which folders of a path are followed and made.
+/// Which folders of a path are followed and created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Folders {
     /// All of them exist. Links are followed.
     #[default]
     Existing,
-    /// They are made where they are missing. Links are followed.
+    /// Missing folders are created. Links are followed.
     Made,
-    /// The same, but the last so many must not be links.
+    /// The same, but this many of the last components must not be links.
     Own(usize),
 }
 
@@ -67,7 +67,8 @@ impl Folder {
     /// Opens a folder.
     ///
     /// # Errors
-    /// The file system's; of a link among a run's own folders `NotADirectory` or `FilesystemLoop`.
+    /// The error of the file system; `NotADirectory` or `FilesystemLoop` if one of the checked folders is a
+    /// link.
     pub(crate) fn open(path: &Path, folders: Folders) -> io::Result<Arc<Self>> {
         let path = match path.as_os_str().is_empty() {
             true => Path::new("."),
@@ -108,12 +109,12 @@ impl Folder {
         }))
     }
 
-    /// Brings the names in the folder to the disk.
+    /// Syncs the folder's entries.
     pub(crate) fn sync(&self) -> io::Result<()> {
         unless_unsupported(nix::unistd::fsync(&self.fd))
     }
 
-    /// Removes the file of this name if it still is the one that was seen. Whether it was there.
+    /// Removes the file with this name if it is still the one that was seen. Returns whether it existed.
     ///
     /// # Errors
     /// [`changed`], or the file system's.
@@ -142,8 +143,8 @@ impl Folder {
     }
 }
 
-/// Some network and FUSE file systems cannot sync a folder and say so. There is nothing more to be done then,
-/// and the file itself is on the disk. Any other error is one.
+/// Some network and FUSE file systems report that they cannot sync a folder. This is ignored, because the
+/// file itself is synced. Any other error is returned.
 fn unless_unsupported(synced: nix::Result<()>) -> io::Result<()> {
     match synced {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => Ok(()),
@@ -151,7 +152,7 @@ fn unless_unsupported(synced: nix::Result<()>) -> io::Result<()> {
     }
 }
 
-/// What tells a file under a name from one that took its place or was changed.
+/// The identity of a file, to detect that it was replaced or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stamp {
     inode: u64,
@@ -185,39 +186,39 @@ impl Stamp {
     }
 }
 
-/// What may be under the name that a file gets.
+/// What can exist under the final name of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// Whatever is there is replaced.
+    /// Any file is replaced.
     Anything,
-    /// There is nothing.
+    /// Nothing must exist.
     Nothing,
     /// This file, which is replaced.
     This(Stamp),
 }
 
-/// The error where something else than expected is under the name.
+/// The error if the name belongs to an unexpected file.
 fn changed() -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, "another run wrote it meanwhile")
 }
 
-/// A file that does not have its name yet. Dropped, it is removed.
+/// A file without its final name. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct PartFile {
     file: File,
     folder: Arc<Folder>,
     name: OsString,
-    /// Whether nothing is left under `name`, because the file has its own.
+    /// Whether the file has its final name, so that `name` no longer exists.
     is_named: bool,
 }
 
 impl PartFile {
-    /// Creates an empty one.
+    /// Creates an empty file.
     pub(crate) fn create(folder: &Arc<Folder>) -> io::Result<Self> {
         loop {
             let name = OsString::from(format!("{}{:016x}{SUFFIX}", *OWN_PREFIX, random()));
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            // What the user's umask leaves of this, as for any other new file.
+            // Restricted by the user's umask, as for any other new file.
             let mode = Mode::from_bits_truncate(0o666);
             let fd = match openat(&folder.fd, name.as_os_str(), flags, mode) {
                 Err(Errno::EEXIST) => continue,
@@ -238,7 +239,7 @@ impl PartFile {
         &mut self.file
     }
 
-    /// Where it is until it has its name.
+    /// Its temporary path.
     #[cfg(test)]
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path.join(&self.name)
@@ -249,11 +250,11 @@ impl PartFile {
         &self.folder
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its final name.
     ///
     /// # Errors
-    /// `AlreadyExists` where something else than expected has the name, which then keeps it; or the file
-    /// system's.
+    /// `AlreadyExists` if the name belongs to an unexpected file, which is kept; otherwise the error of the
+    /// file system.
     pub(crate) fn publish(mut self, name: &OsStr, expected: Expected) -> io::Result<()> {
         let named = match expected {
             Expected::Anything => self.rename(name),
@@ -294,10 +295,10 @@ impl PartFile {
         let fd = &self.folder.fd;
         let linked = linkat(fd, self.name.as_os_str(), fd, name, AtFlags::empty());
         match linked {
-            // The other name goes when the part is dropped.
+            // Dropping the part removes the other name.
             Ok(()) => Ok(()),
             Err(Errno::EEXIST) => Err(changed()),
-            // A file system without links.
+            // A file system without hard links.
             Err(error) if is_unsupported(error) || error == Errno::EPERM => match self.folder.stamp(name)? {
                 None => self.rename(name),
                 Some(_) => Err(changed()),
@@ -316,8 +317,8 @@ impl PartFile {
             Err(error) if is_unsupported(error) => return self.rename(name),
             Err(error) => return Err(error.into()),
         }
-        // What had the name has the part's now, and goes with it. If it came in between, it gets its name
-        // back.
+        // After the exchange, the old file has the part's name and is removed with it. If it was created in
+        // between, it gets its name back.
         if self.folder.stamp(&self.name)? == Some(seen) {
             return Ok(());
         }
@@ -370,7 +371,7 @@ impl Drop for PartFile {
     }
 }
 
-/// Writes a file whole or not at all. A device or pipe is written to and stays what it is.
+/// Writes a file atomically. A device or pipe is written to directly.
 pub(crate) fn write_whole(
     path: &Path,
     fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
@@ -397,10 +398,10 @@ pub(crate) fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
-/// How long a pipe may take to find a reader.
+/// How long to wait for a reader of a pipe.
 const READER_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
-/// Opens a device or pipe for writing. A plain `open` would wait for a pipe's reader without end.
+/// Opens a device or pipe for writing. A plain `open` would wait for a pipe's reader forever.
 fn open_device(path: &Path) -> io::Result<File> {
     use nix::fcntl::{FcntlArg, fcntl};
     let started = Instant::now();
@@ -422,16 +423,16 @@ fn open_device(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes this process's unfinished files, before it ends in the middle of them.
+/// Removes this process's unfinished files before it exits early.
 pub fn remove_unfinished() {
     for path in unfinished().drain(..) {
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// Removes the unfinished files in a folder that nobody will finish: those of dead processes of this host,
-/// and those that were not written to for ten minutes of others. Returns how many there were; what cannot be
-/// seen or removed is left.
+/// Removes abandoned unfinished files in a folder: those of dead processes of this host, and those of other
+/// hosts that were not written to for ten minutes. Returns their number. Files that cannot be accessed or
+/// removed are left.
 pub fn remove_stale(folder: &Path) -> usize {
     let Ok(items) = std::fs::read_dir(folder) else {
         return 0;
@@ -443,7 +444,7 @@ pub fn remove_stale(folder: &Path) -> usize {
         .count()
 }
 
-/// Whether a name is an unfinished file's, and nobody will finish it.
+/// Whether a name belongs to an abandoned unfinished file.
 fn is_stale(path: &Path, name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     if !(bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())) {

@@ -7,36 +7,36 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::text::{clock, printable};
 
-/// Where a table is read.
+/// The medium of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// On a terminal.
+    /// A terminal.
     Terminal,
-    /// In a Markdown page.
+    /// A Markdown page.
     Markdown,
 }
 
-/// A value, which tables round and CSV does not.
+/// A value. Tables round it, CSV does not.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Cell {
-    /// Not known.
+    /// Unknown.
     Unknown,
     Text(String),
-    /// A figure as text, which stands on the right.
+    /// A number as text, right-aligned.
     Figure(String),
     Count(u64),
-    /// A number, and the digits after the point that tables show.
+    /// A number, and its number of decimals in tables.
     Number(f64, usize),
-    /// Seconds, which tables show as a clock does.
+    /// Seconds, shown as a clock time in tables.
     Clock(f64),
-    /// A part of 1. Tables show percent.
+    /// A fraction. Tables show percent.
     Share(f64),
     /// Bytes. Tables show MiB.
     Bytes(u64),
 }
 
 impl Cell {
-    /// Seconds, which tables show with two digits.
+    /// Seconds, shown with two decimals in tables.
     pub(crate) fn seconds(seconds: f64) -> Self {
         Cell::Number(seconds, 2)
     }
@@ -90,15 +90,15 @@ impl Cell {
 
 /// A column of a table whose rows are of type `T`.
 pub(crate) struct Column<T> {
-    /// Its name in CSV; empty for a column of tables alone.
+    /// Its name in CSV; empty for a column that only tables have.
     pub(crate) name: &'static str,
-    /// Its head in tables, with the unit; empty for a column of CSV alone.
+    /// Its header in tables, with the unit; empty for a column that only CSV has.
     pub(crate) head: &'static str,
     /// Its value in a row.
     pub(crate) value: fn(&T) -> Cell,
 }
 
-/// Writes rows as comma-separated values (RFC 4180) with a head row.
+/// Writes rows as comma-separated values (RFC 4180) with a header row.
 ///
 /// # Errors
 /// The writer's.
@@ -118,7 +118,7 @@ pub(crate) fn write_csv<'a, T: 'a>(
     Ok(())
 }
 
-/// A table for people.
+/// A readable table.
 pub(crate) struct Grid {
     heads: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
@@ -139,8 +139,7 @@ impl Grid {
         }
     }
 
-    /// Adds rows below that sum the others up: total, mean and maximum. Their names stand in the second
-    /// column.
+    /// Adds summary rows: total, mean and maximum. Their names are in the second column.
     pub(crate) fn add_summary(&mut self) {
         type Summary = fn(&[f64]) -> f64;
         const SUMMARIES: [(&str, Summary); 3] = [
@@ -190,8 +189,7 @@ impl Grid {
         }
     }
 
-    /// The table as text that ends with a line break. Text is on the left of its column, all else on the
-    /// right.
+    /// The table as text that ends with a line break. Text is left-aligned, everything else right-aligned.
     pub(crate) fn draw(&self, style: Style) -> String {
         let left = |place: usize| {
             let mut texts = self.rows.iter().map(|row| &row[place]);

@@ -1,6 +1,6 @@
-//! What a command itself prints to standard output and standard error; log lines go through `logging`.
+//! Output of commands to standard output and standard error; log lines go through `logging`.
 //!
-//! `print!` and `eprintln!` panic when the reader has gone, and a panic ends every rank: `niimpi smooth … |
+//! `print!` and `eprintln!` panic if the pipe is closed, and a panic ends every rank: `niimpi smooth … |
 //! head` would end the run before its report is written.
 
 use std::fmt::Display;

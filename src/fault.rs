@@ -1,29 +1,29 @@
-//! Faults on request: a test asks a rank to panic or to fail, to show that the other ranks end with it.
+//! Fault injection: a test makes a rank panic or fail, to show that the other ranks end with it.
 //!
-//! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it begins its second image; `fail@0:0` makes rank 0
-//! fail in set-up, after MPI has started; `slow@0:500` makes every image of rank 0 and those above it take
-//! 500 ms longer, so that there is time to break something. Without the variable nothing here does anything.
+//! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it starts its second image. `fail@0:0` makes rank 0
+//! fail in set-up, after MPI has started. `slow@0:500` makes every image of rank 0 and higher ranks take 500
+//! ms longer. Without the variable, nothing is injected.
 
 use std::time::Duration;
 
-/// What is to go wrong, and when.
+/// The kind and time of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The rank panics when it begins its n-th image.
+    /// The rank panics when it starts its n-th image.
     Panic {
         /// The rank.
         rank: usize,
         /// Which of its images, from 1.
         image: usize,
     },
-    /// The rank meets a fatal error in set-up.
+    /// The rank has a fatal error in set-up.
     FailSetup {
         /// The rank.
         rank: usize,
     },
-    /// The rank and those above it wait before each image.
+    /// This rank and higher ranks wait before each image.
     Slow {
-        /// The first such rank.
+        /// The lowest such rank.
         rank: usize,
         /// How long, in milliseconds.
         wait_ms: u64,
@@ -55,8 +55,7 @@ impl Fault {
     }
 }
 
-/// How long to wait where niimpi gives caches and heartbeats time: `default`, or what `NIIMPI_TEST_WAIT_MS`
-/// sets.
+/// How long niimpi waits for caches and heartbeats: `default`, or the value of `NIIMPI_TEST_WAIT_MS`.
 pub(crate) fn wait_limit(default: Duration) -> Duration {
     let asked = std::env::var("NIIMPI_TEST_WAIT_MS").ok();
     let asked_ms = asked.and_then(|text| text.parse().ok());

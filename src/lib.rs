@@ -1,24 +1,24 @@
-//! niimpi filters thousands of NIfTI images over MPI ranks. As a library it offers three modules, which need
-//! no MPI:
+//! niimpi filters thousands of NIfTI images over MPI ranks. The library exports three modules, which need no
+//! MPI:
 //!
 //! - [`volume`]: voxels in the type of their file, shape, voxel size
-//! - [`image_io`]: NIfTI headers, reading, and writing complete files or none
-//! - [`filter`]: the filters, bit for bit SciPy's
+//! - [`image_io`]: NIfTI headers, reading, and atomic writing of files
+//! - [`filter`]: the filters, bit-identical to SciPy
 //!
-//! The other modules are the program's own and may change at any time. In the order of dependency:
+//! The other modules are internal and can change at any time. In order of dependency:
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | `text`, `columns`, `console`, `parallel`, `atomic_file`, `process` | shared by all modules, independent of images |
 //! | `units`, `partition` | sigma in voxels and FWHM in mm; costs and ranks → shares |
-//! | `slurm`, `resources`, `logging`, `fault` | the job's environment and accounts; CPUs and memory; log lines; faults for tests |
+//! | `slurm`, `resources`, `logging`, `fault` | the job's environment and accounting; CPUs and memory; log lines; faults for tests |
 //! | [`volume`], [`image_io`], [`filter`], `phantom` | voxels, files, filters, deterministic test images |
 //! | `images` | inputs → an ordered list of images with output names |
 //! | `job` | one image from start to end: steps, outcome, memory, cost, threads |
 //! | `comm` | messages between ranks: serial, threads, MPI |
-//! | `report`, `journal` | what listens to outcomes: the report at the end, the journal while it happens |
-//! | `run` | what every rank does, written once against `comm::Communicator` |
-//! | `launch`, `study` | runs as children of this program; scaling studies and plans |
+//! | `report`, `journal` | records of outcomes: the report at the end, the journal during the run |
+//! | `run` | the work of every rank, written against `comm::Communicator` |
+//! | `launch`, `study` | runs as child processes; scaling studies and plans |
 //! | `cli` | arguments → validated options → one call |
 
 #[cfg(not(unix))]
@@ -28,7 +28,8 @@ pub mod filter;
 pub mod image_io;
 pub mod volume;
 
-// The program, its tests and its benchmarks are crates of their own: they need these, nobody else should.
+// The program, its tests and its benchmarks are separate crates and need these modules. Other crates must not
+// use them.
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]

@@ -24,7 +24,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged, and where.
+/// Logging options.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
     /// Print errors only: no table, no progress
@@ -49,17 +49,17 @@ pub struct LogArgs {
 
 static TERMINAL: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// The progress bars on standard error. Log lines step around them.
+/// The progress bars on standard error. They are hidden while a log line is written.
 pub fn terminal() -> &'static MultiProgress {
     &TERMINAL
 }
 
-/// Standard error, with the progress bar out of the way while a line is written.
+/// Standard error; the progress bar is hidden while a line is written.
 struct AroundBars;
 
 impl Write for AroundBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A closed pipe or a full disk behind standard error must not cost the run.
+        // A closed pipe or a full disk behind standard error must not end the run.
         let _ = TERMINAL.suspend(|| io::stderr().write_all(bytes));
         Ok(bytes.len())
     }
@@ -78,10 +78,11 @@ impl<'a> MakeWriter<'a> for AroundBars {
     }
 }
 
-/// Starts logging for this rank and returns the span whose fields name rank and host on every line: enter it.
+/// Starts logging for this rank and returns a span with rank and host for every line. The caller must enter
+/// it.
 ///
 /// # Errors
-/// A sentence naming the folder when the rank's file cannot be made.
+/// A message with the folder if the rank's file cannot be created.
 pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, String> {
     let level = match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::ERROR,

@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// The most items that a thread takes at a time.
+/// The maximum number of items that a thread takes at a time.
 const BATCH: usize = 64;
 
-/// Calls `f` for each item on up to `threads` threads, the calling one included. The results are in the order
-/// of the items.
+/// Calls `f` for each item on up to `threads` threads, including the calling one. The results are in the
+/// order of the items.
 pub(crate) fn par_map<T: Sync, R: Send>(items: &[T], threads: usize, f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     par_map_with(items, threads, || (), |(), item| f(item))
 }

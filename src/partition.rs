@@ -38,16 +38,16 @@ impl Strategy {
     }
 }
 
-/// Shares the items 0 .. `costs.len()` out into `parts` parts; each item is in exactly one part. Parts beyond
-/// the number of items are empty. `Dynamic` has no shares of its own and is partitioned like `Size`.
+/// Divides the items 0 .. `costs.len()` into `parts` parts; each item is in exactly one part. If there are
+/// more parts than items, some are empty. `Dynamic` has no fixed shares and is partitioned like `Size`.
 ///
-/// Every part is in the order in which it should be done: `Size` largest first, the others as listed. `Size`
-/// is Graham's longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest
-/// part is at most 4/3 − 1/(3·parts) of the best possible. Equal costs keep the order of the list, so the
-/// result is the same everywhere. A cost that is not a number counts as 0.
+/// Every part is in processing order: `Size` largest first, the others as listed. `Size` is Graham's
+/// longest-processing-time rule ("Bounds on Multiprocessing Timing Anomalies", 1969): its longest part is at
+/// most 4/3 − 1/(3·parts) of the best possible. Equal costs keep the order of the list, so the result is the
+/// same everywhere. A cost that is not a number counts as 0.
 ///
 /// # Panics
-/// When `parts` is 0.
+/// If `parts` is 0.
 pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usize>> {
     assert!(parts > 0, "there is no share without a part");
     let count = costs.len();
@@ -73,14 +73,14 @@ pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usi
     }
 }
 
-/// The items in the order of falling cost; equal ones as listed.
+/// The items by decreasing cost; equal ones as listed.
 pub fn largest_first(costs: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by(|&a, &b| known(costs[b]).total_cmp(&known(costs[a])));
     order
 }
 
-/// Largest over mean: 1 when all have the same, `parts` when one has everything. 1 for nothing at all.
+/// Largest over mean: 1 if all are equal, `parts` if one part has everything, 1 if all are 0.
 pub fn imbalance(loads: impl IntoIterator<Item = f64>) -> f64 {
     let (mut sum, mut max, mut count) = (0.0, 0.0_f64, 0.0);
     for load in loads {
@@ -130,7 +130,7 @@ mod tests {
         shares.iter().map(sum).fold(0.0, f64::max)
     }
 
-    /// The least possible longest part, of all ways to share a few items out.
+    /// The minimum of the longest part over all ways to divide a few items.
     fn optimum(costs: &[f64], parts: usize) -> f64 {
         let ways = parts.pow(costs.len() as u32);
         let longest = |way: usize| {

@@ -16,21 +16,21 @@ use crate::volume::{Datatype, Volume, VoxelType};
 /// A series of synthetic heads. Image `index` of a series depends on the fields here and on `index` alone.
 ///
 /// All arithmetic is IEEE 754 addition, multiplication, division and square root, which every machine rounds
-/// alike. The one exception is inside the normal distribution, whose rejection test and tail (one draw in
-/// 3,700) take the C library's `exp` and `ln`; magnitudes are rounded to single precision, which hides a
-/// last-bit difference between such libraries.
+/// in the same way. The one exception is inside the normal distribution, whose rejection test and tail (one
+/// draw in 3,700) take the C library's `exp` and `ln`; magnitudes are rounded to single precision, which
+/// hides a last-bit difference between such libraries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phantom {
     /// Voxels along x, y and z. The head fills the field of view, whatever its proportions.
     pub shape: [usize; 3],
-    /// Distance between voxel centres, in mm. It goes into the volume and changes no voxel.
+    /// Distance between voxel centres, in mm. It is stored in the volume and does not change voxels.
     pub voxel_size_mm: [f64; 3],
-    /// The type of a voxel; [`white_matter`] says what it means for the range of intensities.
+    /// The type of a voxel; see [`white_matter`] for the range of intensities.
     pub datatype: Datatype,
     /// Standard deviation of the noise in both channels, as a fraction of white matter's intensity. 0 means
     /// no noise.
     pub noise: f64,
-    /// Another seed, another series.
+    /// A different seed gives a different series.
     pub seed: u64,
 }
 
@@ -107,7 +107,7 @@ impl Phantom {
         let sigma = self.noise * scale;
 
         let mut signal = vec![0.0; self.shape[0]];
-        // In the order of memory, which is that of the random numbers: rows of x, along y and then along z.
+        // In memory order, which is also the order of the random numbers: rows of x, along y, then along z.
         for (z, mut slice) in voxels.reversed_axes().outer_iter_mut().enumerate() {
             for (y, mut row) in slice.outer_iter_mut().enumerate() {
                 head.draw_row(y, z, &mut signal);
@@ -136,7 +136,7 @@ impl Phantom {
     }
 }
 
-/// The voxels by x, y and z, of a volume that has just been given three axes, type and room.
+/// The voxels by x, y and z of a volume whose shape, type and buffer were just set.
 fn array<T: VoxelType>(volume: &mut Volume) -> ArrayViewMut3<'_, T> {
     let view = volume.view_mut().expect("the volume was given this type");
     view.into_dimensionality::<Ix3>()
@@ -153,7 +153,7 @@ fn symmetric(rng: &mut ChaCha8Rng) -> f64 {
     whole * (2.0 / (1u64 << 53) as f64) - 1.0
 }
 
-/// Intensities of tissues in units of white matter's.
+/// Intensities of tissues relative to white matter.
 mod tissue {
     pub const FAT: f64 = 1.1;
     pub const BONE: f64 = 0.12;
@@ -180,7 +180,8 @@ struct Head {
 
 impl Head {
     fn new(shape: [usize; 3], rng: &mut ChaCha8Rng) -> Head {
-        // Up to 3 % in size and proportions, 2 % in place, 4° about z: people differ, and lie differently.
+        // Vary size and proportions by up to 3 %, position by 2 %, and rotation about z by 4°, as between
+        // people.
         let stretch: [f64; 3] = std::array::from_fn(|_| 1.0 + 0.03 * symmetric(rng));
         let shift: [f64; 3] = std::array::from_fn(|_| 0.02 * symmetric(rng));
         let tilt = Rotation::from_half_tangent(0.035 * symmetric(rng));

@@ -1,4 +1,4 @@
-//! This process, named so that another process can see later whether it still lives.
+//! Identifies this process, so that another process can check later if it is still alive.
 
 use std::path::Path;
 
@@ -7,20 +7,20 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// What names a process, together with its number, among all of all machines and times. Host names name
-/// nothing: containers and cloned machines share them.
+/// Together with the PID, identifies a process among all machines and times. Host names are not used, because
+/// containers and cloned machines share them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
-    /// The machine, since it was last started.
+    /// The boot ID of the machine.
     pub(crate) boot_id: String,
-    /// The namespace in which its number holds.
+    /// The PID namespace.
     pub(crate) pid_namespace: u64,
-    /// When it was started, in clock ticks since the machine was.
+    /// Its start time, in clock ticks since boot.
     pub(crate) start_ticks: u64,
 }
 
 impl ProcessId {
-    /// This process; `None` where the system does not report it.
+    /// This process; `None` if the system does not report it.
     pub(crate) fn current() -> Option<Self> {
         Some(Self {
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -32,7 +32,8 @@ impl ProcessId {
         })
     }
 
-    /// Whether the process of this number and name lives; `None` from another machine or namespace.
+    /// Whether the process with this PID and identity is alive; `None` on another machine or in another
+    /// namespace.
     pub(crate) fn lives(&self, pid: u32) -> Option<bool> {
         let own = Self::current()?;
         if (&own.boot_id, own.pid_namespace) != (&self.boot_id, self.pid_namespace) {
@@ -42,13 +43,13 @@ impl ProcessId {
         if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
             return Some(false);
         }
-        // Another user's process may be hidden: it lives then, but its start is unknown.
+        // Another user's process can be hidden. It is alive then, but its start is unknown.
         let stat = Stat::of(&pid.to_string());
         Some(stat.is_none_or(|stat| stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')))
     }
 }
 
-/// The number of this process's namespace of process numbers.
+/// The number of this process's PID namespace.
 fn pid_namespace() -> Option<u64> {
     // "pid:[4026531836]"
     let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -67,7 +68,7 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// The fields follow the name, which is in parentheses and may hold anything.
+    /// The fields follow the name, which is in parentheses and can contain any character.
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?.chars().next()?;
@@ -90,7 +91,7 @@ mod tests {
             start_ticks: own.start_ticks - 1,
             ..own.clone()
         };
-        assert_eq!(earlier.lives(pid), Some(false), "the number was used before");
+        assert_eq!(earlier.lives(pid), Some(false), "the PID was used before");
         let elsewhere = ProcessId {
             boot_id: "another".to_owned(),
             ..own.clone()

@@ -1,5 +1,4 @@
-//! Resources: what this process was given (CPUs, host) and what it has used (CPU time, memory), from the
-//! kernel.
+//! Resources: the CPUs and host of this process, and its CPU time and memory, from the kernel.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::slurm;
 
-/// The model of this host's CPUs, as the system names it; empty where it does not.
+/// The model of this host's CPUs; empty if unknown.
 pub fn cpu_model() -> String {
     cpu_model_in(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
@@ -23,12 +22,12 @@ fn cpu_model_in(cpuinfo: &str) -> String {
         let found = lines.find(|(key, _)| key.trim() == name);
         found.map(|(_, value)| value.trim().to_owned())
     };
-    // CPUs of the ARM family have numbers in place of a name.
+    // ARM CPUs have numbers instead of a name.
     let numbered = || Some(format!("{} {}", value("CPU implementer")?, value("CPU part")?));
     value("model name").or_else(numbered).unwrap_or_default()
 }
 
-/// The host's name; "unknown" where the kernel does not tell.
+/// The host name; "unknown" if the kernel does not report it.
 pub fn host_name() -> String {
     nix::unistd::gethostname().map_or_else(
         |_| "unknown".to_owned(),
@@ -36,8 +35,8 @@ pub fn host_name() -> String {
     )
 }
 
-/// The CPUs that this process may run on, by number: its affinity mask, never the machine's count. Empty
-/// where the system has no such mask.
+/// The numbers of the CPUs that this process can run on: its affinity mask, not all CPUs of the machine.
+/// Empty if the system has no such mask.
 pub fn affinity() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
@@ -48,8 +47,8 @@ pub fn affinity() -> Vec<usize> {
     Vec::new()
 }
 
-/// How many threads the system lets run at once for this process: affinity and CPU quota of its control group
-/// together.
+/// How many threads of this process can run at once, from its affinity mask and the CPU quota of its control
+/// group.
 pub fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -62,14 +61,14 @@ pub fn cpu_seconds() -> f64 {
     })
 }
 
-/// CPU seconds from a moment on.
+/// CPU seconds since a point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuMeter {
     before_s: f64,
 }
 
 impl CpuMeter {
-    /// Counts from now on.
+    /// Starts counting now.
     pub fn start() -> Self {
         CpuMeter {
             before_s: cpu_seconds(),
@@ -82,8 +81,8 @@ impl CpuMeter {
     }
 }
 
-/// The most memory that this process has held at any moment since it began, or since [`forget_peak_rss`]
-/// (resident set, high-water mark), in bytes.
+/// The peak memory of this process since its start or since [`forget_peak_rss`] (resident set, high-water
+/// mark), in bytes.
 ///
 /// `VmHWM` of /proc/self/status, which starts from zero with the program; `ru_maxrss`, used elsewhere, is
 /// inherited from the process that started it.
@@ -93,8 +92,8 @@ pub fn peak_rss_bytes() -> u64 {
     })
 }
 
-/// Gives memory that was freed back to the system, so that what is taken next is seen in [`rss_bytes`]. Does
-/// nothing where the C library is another than GNU's.
+/// Returns freed memory to the system, so that later allocations show up in [`rss_bytes`]. Does nothing with
+/// C libraries other than GNU's.
 pub fn release_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim(3) takes no pointer and may be called at any time by any thread.
@@ -103,14 +102,13 @@ pub fn release_freed_memory() {
     }
 }
 
-/// Lets [`peak_rss_bytes`] count from now on. Returns whether the kernel does so, which it does on Linux
-/// where /proc may be written to.
+/// Resets [`peak_rss_bytes`]. Returns whether the kernel supports it: Linux with a writable /proc.
 pub fn forget_peak_rss() -> bool {
     // proc_pid_clear_refs(5): 5 resets the high-water mark, since Linux 4.0.
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// A field of /proc/self/status that the kernel gives in KiB; `None` where it does not.
+/// A field of /proc/self/status in KiB; `None` if the kernel does not report it.
 fn status_bytes(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
@@ -118,12 +116,12 @@ fn status_bytes(field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Whether a process of this host lives. One that has ended and was not yet fetched by its parent does not.
+/// Whether a process of this host is alive. A zombie process is not.
 pub fn process_lives(pid: i32) -> bool {
     if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
         return false;
     }
-    // The state follows the name, which is in parentheses and may hold anything.
+    // The state follows the name, which is in parentheses and can contain any character.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat
         .rsplit_once(')')
@@ -131,16 +129,15 @@ pub fn process_lives(pid: i32) -> bool {
     !matches!(state, Some('Z' | 'X'))
 }
 
-/// When a process was started, in clock ticks since the host's start; `None` where the system does not tell.
-/// With its number it identifies a process of this host.
+/// The start time of a process, in clock ticks since boot; `None` if the system does not report it. Together
+/// with the PID it identifies a process of this host.
 pub(crate) fn process_start(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Where process numbers are what they are here: this start of this host, and this namespace of processes.
-/// Digits and letters.
+/// Identifies the scope of PIDs: this boot of this host, and this PID namespace. Digits and letters.
 pub(crate) fn process_space() -> &'static str {
     static SPACE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
@@ -153,27 +150,26 @@ pub(crate) fn process_space() -> &'static str {
     &SPACE
 }
 
-/// A limit on the memory of this process, and who set it.
+/// A limit on the memory of this process, and its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimit {
-    /// What this process alone may use, in bytes.
+    /// The limit of this process alone, in bytes.
     pub bytes: u64,
-    /// Who says so, for messages: "ulimit -v", "Slurm's --mem", …
+    /// Its source, for messages: "ulimit -v", "Slurm's --mem", …
     pub source: String,
-    /// Whether all of the address space counts, not only what is in memory.
+    /// Whether it limits the address space, not only resident memory.
     pub address_space: bool,
 }
 
-/// What may be used together by this process and the others that a limit is shared with. Taken from the
-/// environment and the kernel; the least of them counts.
+/// The lowest memory limit from the environment and the kernel. Shared limits are divided among the ranks of
+/// the host.
 ///
-/// - `ulimit -v` (`RLIMIT_AS`) is this process's own.
-/// - The control group's limit (version 2 and 1, of the group or of one around it) is shared by all ranks on
-///   the host that are in it, as those of a job on a node are.
-/// - Slurm's `--mem` and `--mem-per-cpu` count where Slurm does not enforce them through a control group.
+/// - `ulimit -v` (`RLIMIT_AS`) applies to this process only.
+/// - The control group's limit (version 2 and 1, of the group or a parent group) is shared by all ranks in
+///   that group, such as the ranks of a job on a node.
+/// - Slurm's `--mem` and `--mem-per-cpu` count if Slurm does not enforce them through a control group.
 ///
-/// `ranks_on_host` is the number of this run's ranks on this host, by which shared limits are divided. `None`
-/// where nothing sets a limit.
+/// `ranks_on_host` is the number of this run's ranks on this host. `None` if there is no limit.
 pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
     let ranks = ranks_on_host.max(1) as u64;
     let own = |bytes: u64, source: &str| MemoryLimit {
@@ -194,24 +190,24 @@ pub fn memory_limit(ranks_on_host: usize) -> Option<MemoryLimit> {
     limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
 }
 
-/// Bytes of memory that this process holds now (resident set); 0 where the kernel does not tell.
+/// Current memory of this process in bytes (resident set); 0 if the kernel does not report it.
 pub fn rss_bytes() -> u64 {
     status_bytes("VmRSS:").unwrap_or(0)
 }
 
-/// Bytes of address space that this process has mapped now, which is what `ulimit -v` limits; 0 where the
-/// kernel does not tell.
+/// Current address space of this process in bytes, which `ulimit -v` limits; 0 if the kernel does not report
+/// it.
 pub fn address_space_bytes() -> u64 {
     status_bytes("VmSize:").unwrap_or(0)
 }
 
-/// `RLIMIT_AS` of this process; `None` where there is none.
+/// `RLIMIT_AS` of this process; `None` if unlimited.
 fn address_space_limit_bytes() -> Option<u64> {
     let (soft, _hard) = getrlimit(Resource::RLIMIT_AS).ok()?;
     (soft != nix::sys::resource::rlim_t::MAX && soft < i64::MAX as u64).then_some(soft)
 }
 
-/// The least memory limit of this process's control group and those around it. `root` is `/` but in tests.
+/// The lowest memory limit of this process's control group and its parents. `root` is `/` except in tests.
 fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let least = groups.lines().filter_map(|line| {
@@ -226,8 +222,8 @@ fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
             _ => return None,
         };
         let mount = root.join(mount);
-        // In a container the path may be that outside it: what cannot be read is left out, the mount's own is
-        // last.
+        // In a container the path can be the one outside it. Unreadable groups are skipped; the root of the
+        // mount comes last.
         mount
             .join(path.trim_start_matches('/'))
             .ancestors()
@@ -238,12 +234,11 @@ fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
             })
             .min()
     });
-    // Version 1 says "no limit" with a number near 2⁶³.
+    // Version 1 uses a number near 2⁶³ for "no limit".
     least.min().filter(|&bytes| bytes < 1 << 62)
 }
 
-/// Counts for each CPU of a host the ranks that may use it: `masks` are the affinity masks of the host's
-/// ranks.
+/// Counts the ranks that can use each CPU of a host: `masks` are the affinity masks of the host's ranks.
 pub fn ranks_on_cpus<'a>(masks: impl IntoIterator<Item = &'a [usize]>) -> HashMap<usize, usize> {
     let mut ranks_on = HashMap::new();
     for &cpu in masks.into_iter().flatten() {
@@ -252,14 +247,14 @@ pub fn ranks_on_cpus<'a>(masks: impl IntoIterator<Item = &'a [usize]>) -> HashMa
     ranks_on
 }
 
-/// CPUs for one of several ranks of a host, by its affinity mask and what [`ranks_on_cpus`] says of the host.
-/// CPUs that several ranks may use (an unbound `mpirun -n 4`) are divided among them; at least 1.
+/// CPUs for one of several ranks of a host, from its affinity mask and the result of [`ranks_on_cpus`]. CPUs
+/// shared by several ranks (an unbound `mpirun -n 4`) are divided among them; at least 1.
 pub fn fair_cpus(own: &[usize], ranks_on: &HashMap<usize, usize>) -> usize {
     let share: f64 = own
         .iter()
         .map(|cpu| 1.0 / ranks_on.get(cpu).copied().unwrap_or(1) as f64)
         .sum();
-    // The sum of thirds is not quite whole.
+    // The sum of thirds is not exactly an integer.
     ((share + 1e-9) as usize).max(1)
 }
 
@@ -309,7 +304,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id() as i32;
         let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        // Nobody has fetched it yet.
+        // It is still a zombie.
         while process_lives(pid) {
             assert!(std::time::Instant::now() < until);
         }

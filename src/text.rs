@@ -1,12 +1,11 @@
-//! Figures and names as text, and back: what any module may use to print for people.
+//! Formatting and parsing of numbers and names, for all modules.
 
 use std::time::Duration;
 
 /// Binary units, largest first.
 const UNITS: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 
-/// The text with every character escaped that could drive a terminal, break a table or show another text than
-/// there is.
+/// The text with all characters escaped that could control a terminal, break a table or hide the real text.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -19,15 +18,15 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// A message of one or more lines with its characters escaped. A line break that indents by two blanks is
-/// niimpi's own.
+/// A message of one or more lines with escaped characters. A line break followed by two blanks comes from
+/// niimpi and is kept.
 pub(crate) fn printable_lines(text: &str) -> String {
     let lines: Vec<String> = text.split("\n  ").map(printable).collect();
     lines.join("\n  ")
 }
 
-/// Whether a character shows as itself. Control characters, line breaks, marks without width and marks that
-/// change the direction of writing do not.
+/// Whether a character is printable. Control characters, line breaks, zero-width marks and marks that change
+/// the writing direction are not.
 pub(crate) fn is_plain(c: char) -> bool {
     !c.is_control()
         && !matches!(
@@ -49,7 +48,7 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Ranges of first and last: `3, 7-9`. Of many only the first ones are named.
+/// Ranges of first and last: `3, 7-9`. Long lists are truncated.
 pub(crate) fn ranges(ranges: &[(usize, usize)]) -> String {
     const MOST: usize = 20;
     let named = ranges
@@ -63,7 +62,7 @@ pub(crate) fn ranges(ranges: &[(usize, usize)]) -> String {
     named.chain(more).collect::<Vec<_>>().join(", ")
 }
 
-/// Seconds as one figure with its unit: `3.2 s`, `1.5 min`, `2.50 h`.
+/// Seconds as one number with its unit: `3.2 s`, `1.5 min`, `2.50 h`.
 pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
         format!("{seconds:.1} s")
@@ -80,7 +79,7 @@ pub(crate) fn long_duration(seconds: f64) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// Seconds as a clock shows them, `1:02:05`; below a minute `12.3 s`.
+/// Seconds as clock time, `1:02:05`; below a minute `12.3 s`.
 pub(crate) fn clock(seconds: f64) -> String {
     if seconds < 60.0 {
         return format!("{seconds:.1} s");

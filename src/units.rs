@@ -1,4 +1,4 @@
-//! Units: the one place where FWHM in mm becomes sigma in voxels.
+//! Units: converts FWHM in mm to sigma in voxels; no other module does.
 
 /// FWHM of a Gaussian in units of its standard deviation: 2·√(2·ln 2).
 pub const FWHM_PER_SIGMA: f64 = 2.354_820_045_030_949_3;

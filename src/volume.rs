@@ -7,7 +7,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use nifti::NiftiType;
 use serde::{Deserialize, Serialize};
 
-/// A real voxel type that NIfTI stores. Complex, RGB and 128-bit types are refused when an image is read.
+/// A real NIfTI datatype. Complex, RGB and 128-bit types are refused when an image is read.
 ///
 /// ```
 /// use niimpi::volume::Datatype;
@@ -114,7 +114,7 @@ impl TryFrom<NiftiType> for Datatype {
     type Error = NiftiType;
 
     /// # Errors
-    /// The type itself when it is not one real number a voxel.
+    /// The type itself if it is not one real number per voxel.
     fn try_from(nifti_type: NiftiType) -> Result<Self, NiftiType> {
         Ok(match nifti_type {
             NiftiType::Uint8 => Datatype::Uint8,
@@ -362,7 +362,7 @@ pub struct Volume {
     pub scaling: Option<Scaling>,
     /// The stored numbers.
     pub voxels: VoxelBuffer,
-    /// Room for results of another type, without meaning of its own.
+    /// Spare buffer for results of another type; its content is unspecified.
     pub(crate) spare: VoxelBuffer,
 }
 
@@ -436,8 +436,8 @@ impl Volume {
         ArrayViewMutD::from_shape(IxDyn(&self.shape).f(), voxels).map_err(|_| length)
     }
 
-    /// Checks that shape and voxels are those of an array of `T`. Returns the error for when it cannot be
-    /// made all the same.
+    /// Checks that shape and voxels fit an array of `T`. Returns the error to use if creating the array fails
+    /// anyway.
     fn check_view<T: VoxelType>(&self) -> Result<ViewError, ViewError> {
         let voxels = self.voxels.as_slice::<T>().len();
         let length = ViewError::Length {
@@ -489,7 +489,7 @@ mod tests {
         let mut buffer = VoxelBuffer::default();
         buffer.resize_for_overwrite(100);
         let result = buffer.try_resize_for_overwrite(1 << 60);
-        // The optimizer removes an allocation that nobody looks at.
+        // The optimizer removes an unused allocation.
         std::hint::black_box(&mut buffer);
         let error = result.unwrap_err();
         assert_eq!(error.to_string(), "could not allocate 1099511627776 MiB");

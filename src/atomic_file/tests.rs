@@ -45,7 +45,7 @@ fn a_file_is_replaced_only_if_it_is_the_one_that_was_seen() {
     let seen = Expected::This(Stamp::of_path(&at).unwrap());
     part(dir.path(), "new").publish("a.nii".as_ref(), seen).unwrap();
     assert_eq!(std::fs::read_to_string(&at).unwrap(), "new");
-    // Another one has the name now; then none.
+    // Another file has the name now; then none.
     for _ in 0..2 {
         let error = part(dir.path(), "late")
             .publish("a.nii".as_ref(), seen)
@@ -112,7 +112,7 @@ fn unfinished_files_of_the_dead_are_removed_and_others_left() {
     let (space, own) = (resources::process_space(), std::process::id());
     let start = resources::process_start(own as i32).unwrap();
     touch(&format!(".niimpi-{space}-{dead}-7-a.part"), 0);
-    // Another process had this number before.
+    // Another process had this PID before.
     touch(&format!(".niimpi-{space}-{own}-{}-a.part", start + 1), 0);
     touch(".niimpi-elsewhere-1-1-b.part", 700);
     touch(".niimpi-0123abcd-1-Xyz.part", 700);
