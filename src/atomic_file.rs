@@ -266,7 +266,7 @@ impl PartFile {
                 let gone = self.folder.stamp(&self.name).is_ok_and(|part| part.is_none());
                 match gone {
                     true => Err(io::Error::other(
-                        "its unfinished file was removed by somebody else; --resume does it again",
+                        "its unfinished file was removed by another process; --resume makes the result again",
                     )),
                     false => Err(error),
                 }

@@ -12,7 +12,7 @@ use mpirun::Launcher;
 /// A run to start on this machine.
 #[derive(Clone, Debug)]
 pub struct LocalRun {
-    /// What follows `niimpi smooth` besides what the other fields say.
+    /// Arguments of the program (command, options, inputs, output), except those of the other fields.
     pub words: Vec<OsString>,
     /// Ranks.
     pub ranks: usize,
@@ -66,7 +66,7 @@ impl LocalMachine {
             (None, _) if several_ranks => {
                 return Err(
                     "this niimpi was built without MPI, so there is only one rank; build it with MPI or \
-                     say --ranks 1"
+                     use --ranks 1"
                         .to_owned(),
                 );
             }

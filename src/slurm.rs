@@ -206,7 +206,7 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
         return Err(format!(
             "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, \
              {count} tasks), \
-             so their shares are not known; give --shard K/N"
+             so their shares are unknown; use --shard K/N"
         ));
     }
     Ok(((id - min) / step + 1, count))

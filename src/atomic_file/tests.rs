@@ -95,7 +95,7 @@ fn a_vanished_unfinished_file_has_words_of_its_own() {
     let part = part(dir.path(), "x");
     std::fs::remove_file(dir.path().join(&part.name)).unwrap();
     let error = part.publish("a.nii".as_ref(), Expected::Nothing).unwrap_err();
-    assert!(error.to_string().contains("was removed by somebody else"));
+    assert!(error.to_string().contains("was removed by another process"));
 }
 
 #[test]

@@ -50,8 +50,8 @@ fn outlook_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<String>) 
         ));
     }
     Outlook::Hopeless(format!(
-        "srun started {tasks} tasks, but without --mpi=pmix, so that Open MPI's ranks cannot find each \
-         other. Nothing was written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this \
+        "srun started {tasks} tasks, but without --mpi=pmix, so Open MPI cannot connect its ranks. \
+         Nothing was written.\n  Start it with `srun --mpi=pmix`. `srun --mpi=list` shows what this \
          cluster offers; if pmix is not listed, do not use srun but the mpirun of the MPI that \
          niimpi was built with"
     ))
@@ -75,8 +75,8 @@ fn without_srun_from(mpi_description: &str, lookup: impl Fn(&str) -> Option<Stri
     }
     let nodes = lookup("SLURM_JOB_NUM_NODES").filter(|nodes| nodes != "1");
     Some(format!(
-        "the job asked for {tasks} tasks{}, but niimpi was started without srun: this one process does all \
-         the work and the rest idles; write `srun --mpi={}` before niimpi",
+        "the job requested {tasks} tasks{}, but niimpi was started without srun: this process does all the \
+         work and the other CPUs are idle; write `srun --mpi={}` before niimpi",
         nodes.map_or_else(String::new, |nodes| format!(" on {nodes} nodes")),
         MpiFlavour::of_library(mpi_description).srun_interface(),
     ))
@@ -187,17 +187,18 @@ impl Launch {
             let cure = if variable.starts_with("SLURM") || variable.starts_with("PMIX") {
                 format!(
                     "start it with `srun --mpi={}` (see `srun --mpi=list` for what this cluster offers; \
-                     Open MPI wants pmix, MPICH pmi2 or pmix)",
+                     Open MPI uses pmix, MPICH pmi2 or pmix)",
                     MpiFlavour::of_library(mpi_description).srun_interface()
                 )
             } else {
-                "start it with the mpirun of the MPI that it was built with, and see that it was built \
-                 with MPI at all"
+                "start it with the mpirun of the MPI that it was built with, and check that it was \
+                 built with MPI"
                     .to_owned()
             };
             format!(
                 "the launcher started {size} processes ({variable}={size}), but each is an MPI world of \
-                 its own ({mpi_description}), so each would do the whole list. Nothing was written.\n  {cure}"
+                 its own ({mpi_description}), so each would process the whole list. Nothing was \
+                 written.\n  {cure}"
             )
         })
     }

@@ -11,7 +11,7 @@ use super::voxel_size::{LengthUnit, VoxelSizeDisagreement};
 use super::warning::Warning;
 use crate::volume::{Datatype, Scaling, Volume};
 
-/// Bytes of the flag that says whether extensions follow.
+/// Bytes of the flag that indicates if extensions follow.
 pub(super) const EXTENDER_LEN: usize = 4;
 /// More bytes of extensions than this are refused, because they are held in memory.
 pub(super) const EXTENSIONS_LIMIT: u64 = 64 << 20;

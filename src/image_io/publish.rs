@@ -157,7 +157,7 @@ fn sync_folder(folder: &Folder, path: &Path) -> Result<(), ImageError> {
         .map_err(|error| failed("syncing the folder", path, error))
 }
 
-/// Creates an unfinished file beside `path`.
+/// Creates an unfinished file in the folder of `path`.
 pub(super) fn create_part(path: &Path, folders: Folders) -> Result<PartFile, ImageError> {
     let opened =
         Folder::open(folder_of(path), folders).map_err(|error| match folder_is_link(path, folders) {

@@ -227,7 +227,7 @@ impl ImageReader {
     }
 }
 
-/// Reads the voxels, which come next, into the volume's buffer and brings them into native byte order.
+/// Reads the voxels, which come next, into the volume's buffer and converts them to native byte order.
 fn read_voxels(
     stream: &mut InputStream<'_>,
     layout: Layout,

@@ -224,7 +224,7 @@ impl ChunkedWriter {
     }
 }
 
-/// Writes the concatenation of `parts` beside `path`, as gzip if there is a codec.
+/// Writes the concatenation of `parts` to an unfinished file for `path`, as gzip if there is a codec.
 fn write_part(
     path: &Path,
     folders: Folders,

@@ -86,10 +86,10 @@ pub(crate) enum ListError {
     Climbs { path: PathBuf },
     #[error("--base {}: no such folder", path.display())]
     NoBase { path: PathBuf },
-    #[error("{}: does not lie below --base {}", path.display(), base.display())]
+    #[error("{}: is not below --base {}", path.display(), base.display())]
     NotBelowBase { path: PathBuf, base: PathBuf },
     #[error(
-        "{}: an absolute path, or one with .., does not say where its result lands{}; add --base {}: \
+        "{}: an absolute path, or one with .., does not determine the path of its result{}; add --base {}: \
          results then keep their paths below that folder",
         path.display(), and_others(*others), proposal.display()
     )]

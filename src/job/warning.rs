@@ -58,7 +58,7 @@ pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]
             "unit",
             format!(
                 "its unit of length is the {unit}, so its voxels are {} mm{sigma}; \
-                 many programs ignore the unit and take mm: check xyzt_units",
+                 many programs ignore the unit and assume mm: check xyzt_units",
                 by_axis(size)
             ),
         ));
@@ -67,7 +67,7 @@ pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]
         warnings.push(Warning::new(
             "voxel_size",
             format!(
-                "its voxels are {} mm by pixdim but {} mm by the affine; the affine counts",
+                "its voxels are {} mm by pixdim but {} mm by the affine; the affine is used",
                 by_axis(sizes.pixdim_mm),
                 by_axis(sizes.affine_mm)
             ),

@@ -149,7 +149,7 @@ pub(super) fn list(comm: &impl Communicator, config: &Config) -> Result<Listed, 
 fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
     if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
         return Err(SetupError(
-            "rank 0 fails in set-up, as NIIMPI_TEST_FAULT asks".to_owned(),
+            "rank 0 fails in set-up, as requested by NIIMPI_TEST_FAULT".to_owned(),
         ));
     }
     check_folders(config)?;

@@ -140,7 +140,7 @@ pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<()
         None => Ok(()),
         Some(link) => Err(SetupError(format!(
             "--output {}: its folder {} is a link, so results would be written somewhere else; remove the \
-             link, or say --follow-links",
+             link, or use --follow-links",
             output.display(),
             link.display()
         ))),

@@ -53,7 +53,7 @@ fn fits(
     };
     Err(format!(
         "{}: the largest image needs {} MiB of memory and the program itself {} MiB, but each rank has {} \
-         MiB ({}). Nothing was written.\n  Ask for more: #SBATCH --{name}={value_mib}M",
+         MiB ({}). Nothing was written.\n  Request more: #SBATCH --{name}={value_mib}M",
         path.display(),
         mib(image_bytes),
         mib(own_bytes),
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(
             message,
             "in/large.nii: the largest image needs 900 MiB of memory and the program itself 32 MiB, but \
-             each rank has 931 MiB (Slurm's --mem). Nothing was written.\n  Ask for more: #SBATCH --mem=4104M"
+             each rank has 931 MiB (Slurm's --mem). Nothing was written.\n  Request more: #SBATCH --mem=4104M"
         );
         let message = check(931, MemoryOption::PerCpu, 4, 2).unwrap_err();
         assert!(message.ends_with("#SBATCH --mem-per-cpu=513M"), "{message}");

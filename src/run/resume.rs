@@ -395,7 +395,7 @@ pub(super) fn refusal<'a>(results: impl IntoIterator<Item = (&'a ImageEntry, Sta
     (all > 0).then(|| {
         format!(
             "{} where results would go {} not an earlier result of the same input with the same options, so \
-             nothing is written; choose another --output, or say --resume --overwrite to replace {}{}",
+             nothing is written; choose another --output, or use --resume --overwrite to replace {}{}",
             crate::text::counted(all, "file"),
             if all == 1 { "is" } else { "are" },
             if all == 1 { "it" } else { "them" },

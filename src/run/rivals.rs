@@ -77,14 +77,14 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
         let count = other.count;
         return Err(format!(
             "--shard slurm: this array makes it share {own}, but earlier runs divided the same list into \
-             {count} shares. Nothing was written.\n  Give --shard K/{count}; with array.sbatch, sbatch \
+             {count} shares. Nothing was written.\n  Use --shard K/{count}; with array.sbatch, sbatch \
              --array=K --export=ALL,SHARDS={count} array.sbatch"
         ));
     }
     if own.count == 1 {
         tracing::warn!(
-            "--shard slurm: this array has one task, which does the whole list; if it repeats one share of \
-             many, give --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
+            "--shard slurm: this array has one task, which processes the whole list; if it repeats one \
+             share of many, use --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
         );
     }
     Ok(())

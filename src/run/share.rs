@@ -143,7 +143,7 @@ pub(super) fn decide(
         let output = &config.list.output;
         std::fs::create_dir_all(output).map_err(|error| {
             SetupError(format!(
-                "--output {}: the folder cannot be made: {error}",
+                "--output {}: the folder cannot be created: {error}",
                 output.display()
             ))
         })?;
@@ -183,8 +183,8 @@ fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) ->
     let mut existing = (0..entries.len()).filter(exists);
     match (config.existing, existing.next()) {
         (Existing::Refuse, Some(first)) => Err(SetupError(format!(
-            "{} of {} results exist already, the first is {}; choose another --output, or say --resume to \
-             keep what is there and do the rest, or --overwrite to replace it",
+            "{} of {} results already exist, the first is {}; choose another --output, or use --resume to \
+             keep them and process the rest, or --overwrite to replace them",
             1 + existing.count(),
             entries.len(),
             entries[first].output.display()

@@ -359,7 +359,7 @@ fn carry<'a>(
             image: started,
         })
     {
-        panic!("a panic that NIIMPI_TEST_FAULT asks for");
+        panic!("a panic requested by NIIMPI_TEST_FAULT");
     }
     let begin = BeginLine {
         unix_s: context.journal.unix_s(),

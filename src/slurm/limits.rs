@@ -95,7 +95,7 @@ impl PartitionLimits {
         }
         found.ok_or_else(|| match partition {
             Some(name) => {
-                format!("--partition {name}: this cluster has none of that name (see sinfo)")
+                format!("--partition {name}: this cluster has no such partition (see sinfo)")
             }
             None => "this cluster has no default partition; name one with --partition (see sinfo)".to_owned(),
         })
@@ -113,12 +113,12 @@ impl PartitionLimits {
             ))
         } else if cpus > self.cpus_per_node {
             Some(format!(
-                "{cpus} CPUs a node are more than the {} of partition {name}",
+                "{cpus} CPUs per node are more than the {} of partition {name}",
                 self.cpus_per_node
             ))
         } else if memory > self.mem_per_node_bytes {
             Some(format!(
-                "{} MiB a node are more than the {} MiB of partition {name}",
+                "{} MiB per node are more than the {} MiB of partition {name}",
                 memory >> 20,
                 self.mem_per_node_bytes >> 20
             ))

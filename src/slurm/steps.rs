@@ -17,15 +17,14 @@ const FIELDS: &str =
 pub enum AccountingError {
     /// `sacct` is not installed.
     #[error(
-        "sacct cannot be started ({0}); ask where Slurm's commands are, on a login node of the cluster that \
-         ran the job"
+        "sacct cannot be started ({0}); run this command on a login node of the cluster that ran the job, \
+         with Slurm's commands on the PATH"
     )]
     NoCommand(std::io::Error),
     /// The cluster has no accounting.
     #[error(
-        "this cluster keeps no accounts (its slurm.conf names no AccountingStorageType), so nobody knows \
-         what the job used; \
-         the report's own figures are all there is"
+        "this cluster has no accounting (its slurm.conf sets no AccountingStorageType), so only the report's \
+         own numbers are available"
     )]
     Off,
     /// Another error of `sacct`.
@@ -36,8 +35,8 @@ pub enum AccountingError {
     Unreadable(String),
     /// It does not know the job.
     #[error(
-        "the accounts have nothing on job {0}: is this the cluster that ran it, and was it longer ago than \
-         they reach?"
+        "accounting has nothing on job {0}: check that this cluster ran it, and that accounting keeps \
+         records for that long"
     )]
     Unknown(String),
 }
@@ -183,8 +182,8 @@ mod tests {
     fn silence_is_told_apart() {
         let message = |success, complaint: &str| answer("7", success, "", complaint).unwrap_err().to_string();
         let off = "Slurm accounting storage is disabled";
-        assert!(message(true, off).contains("keeps no accounts"));
-        assert!(message(false, off).contains("keeps no accounts"));
+        assert!(message(true, off).contains("has no accounting"));
+        assert!(message(false, off).contains("has no accounting"));
         assert_eq!(message(false, "bad field"), "sacct: bad field");
         assert!(message(true, "").contains("nothing on job 7"));
         let error = answer("7", true, "error: no such thing\n", "").unwrap_err();

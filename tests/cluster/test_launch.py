@@ -67,7 +67,7 @@ def test_a_request_that_cannot_hold_the_largest_image(user, asked):
     assert re.search(r"large/sample_1.nii.gz: the largest image needs 10[3-5] MiB of memory", job.output())
     assert job.output().count("the largest image needs") == 1, "rank 0 alone speaks"
     assert not (user.folder / "out").exists()
-    (advised,) = re.findall(r"Ask for more: (.*)", job.output())
+    (advised,) = re.findall(r"Request more: (.*)", job.output())
     assert advised.startswith(asked.rpartition("=")[0] + "=")
     user.edit("mpi.sbatch", asked, advised)
     user.submit("mpi.sbatch", *words, DATA=folder).ends("COMPLETED")

@@ -60,7 +60,7 @@ def wait_for_accounting(user, job):
 
 def test_a_request_beyond_the_partition_is_refused(user, data):
     beyond = [(["--nodes", "9", "--ranks", "9"], "nodes are more than the 3")]
-    beyond += [(["--cpus-per-node", "64", "--ranks", "64"], "64 CPUs a node")]
+    beyond += [(["--cpus-per-node", "64", "--ranks", "64"], "64 CPUs per node")]
     for words, reason in beyond:
         finished = user.run(jobs.NIIMPI, "plan", data, *OPTIONS, *words, timeout=120, check=False)
         assert finished.returncode == 2 and reason in finished.stderr, finished

@@ -106,7 +106,7 @@ def test_a_cluster_without_accounting_is_reported_in_words(job, show, cluster):
     words = ["niimpi", "report", "show", f"logs/niimpi-mpi-{job.number}.json", "--sacct"]
     shown = job.user.run(*words, check=False, SLURM_CONF=other)
     assert shown.returncode == 1 and "60 of 60 images done" in shown.stdout
-    assert "this cluster keeps no accounts" in shown.stderr
+    assert "this cluster has no accounting" in shown.stderr
 
 
 def test_a_run_outside_slurm_has_no_accounts(user, data):
