@@ -24,13 +24,13 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     )?)))
 }
 
-/// The same of a path that may be missing: no path is empty.
+/// The same for an optional path; a missing path is sent as an empty one.
 pub mod optional {
     use std::path::{Path, PathBuf};
 
     use serde::{Deserializer, Serializer};
 
-    /// Writes a path as its bytes, none where there is no path.
+    /// Writes a path as its bytes, or no bytes for `None`.
     ///
     /// # Errors
     /// The serializer's.

@@ -1,15 +1,15 @@
-//! The affine of a header: where its voxels lie in space, and whether two grids are the same.
+//! The affine of a header: positions of voxels in space, and comparison of two grids.
 
 use super::header::Header;
 use super::header_layout::Version;
 
-/// From voxel indices x, y, z to mm: three rows of a matrix, each with its offset.
+/// Maps voxel indices x, y, z to mm: three rows of a matrix, each with its offset.
 pub type Affine = [[f64; 4]; 3];
 
-/// Two grids are the same if no corner of one is further from that of the other than this part of a voxel.
+/// Two grids are equal if the distance between corresponding corners is at most this fraction of a voxel.
 pub const SAME_GRID_VOX: f64 = 1e-3;
 
-/// The fields of a header that give the affine, with lengths in its own unit.
+/// The header fields that define the affine, with lengths in the header's unit.
 struct Fields {
     qform_code: i32,
     sform_code: i32,
@@ -22,8 +22,8 @@ struct Fields {
 }
 
 impl Header {
-    /// The affine in mm: the sform where its code is above 0, else the qform where its code is, else voxels
-    /// of pixdim's size around the centre of the image, x to the left. This is nibabel's choice.
+    /// The affine in mm: the sform if its code is above 0, else the qform if its code is above 0, else voxels
+    /// of pixdim's size around the centre of the image, x to the left. nibabel makes the same choice.
     ///
     /// ```
     /// use niimpi::image_io::{Header, Version};
@@ -86,7 +86,7 @@ impl Header {
     }
 }
 
-/// The affine of the quaternion; `None` for one that is no rotation.
+/// The affine of the quaternion; `None` if it is not a rotation.
 fn qform(fields: &Fields) -> Option<Affine> {
     /// A quaternion in single precision is a little longer than 1 at most.
     const TOLERANCE: f64 = 3.0 * f32::EPSILON as f64;
@@ -123,8 +123,8 @@ fn qform(fields: &Fields) -> Option<Affine> {
     }))
 }
 
-/// How far the corners of two grids with these affines are apart at most, in voxels of the smaller edge. NaN
-/// where an affine has no numbers.
+/// Maximum distance between corresponding corners of two grids with these affines, in units of the smaller
+/// voxel edge. NaN if an affine contains NaN.
 pub fn corner_distance_vox(shape: [usize; 3], one: &Affine, other: &Affine) -> f64 {
     let edges = [one, other].into_iter().flat_map(|affine| {
         (0..3).map(move |axis| affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt())
@@ -142,7 +142,7 @@ pub fn corner_distance_vox(shape: [usize; 3], one: &Affine, other: &Affine) -> f
         let squares = (0..3).map(|axis| (one[axis] - other[axis]).powi(2));
         squares.sum::<f64>().sqrt() / edge_mm
     });
-    // Not `f64::max`, which passes NaN over.
+    // Not `f64::max`, which ignores NaN.
     distances.fold(
         0.0,
         |most, distance| if distance <= most { most } else { distance },

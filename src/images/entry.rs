@@ -17,7 +17,7 @@ pub struct ImageEntry {
     /// The path of its result.
     #[serde(with = "path_bytes")]
     pub output: PathBuf,
-    /// Its mask, if each image has its own.
+    /// The path of its mask, if each image has its own.
     #[serde(with = "path_bytes::optional")]
     pub mask: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::output_name::Template;
 
-/// Where the mask of an image comes from.
+/// The source of an image's mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MaskChoice {
     /// The image's own voxels other than 0 and NaN.
@@ -17,8 +17,8 @@ pub enum MaskChoice {
     Each(MaskTemplate),
 }
 
-/// The path of each image's mask: as [`NameTemplate`](super::NameTemplate), but anywhere, relative to the
-/// working directory. Several images may have one mask.
+/// The path of each image's mask: as [`NameTemplate`](super::NameTemplate), but relative to the working
+/// directory and not restricted to a folder. Several images can have the same mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskTemplate(Template);
 
@@ -46,10 +46,10 @@ impl fmt::Display for MaskChoice {
 }
 
 impl MaskChoice {
-    /// The same choice from any working directory.
+    /// The same choice, independent of the working directory.
     ///
     /// # Errors
-    /// A sentence when the working directory is unknown.
+    /// A message if the working directory is unknown.
     pub(crate) fn absolute(&self) -> Result<String, String> {
         let text = self.to_string();
         match self {
@@ -61,7 +61,7 @@ impl MaskChoice {
         }
     }
 
-    /// The template, where each image has its own mask.
+    /// The template, if each image has its own mask.
     pub(crate) fn template(&self) -> Option<&MaskTemplate> {
         match self {
             MaskChoice::Each(template) => Some(template),
@@ -69,7 +69,7 @@ impl MaskChoice {
         }
     }
 
-    /// The mask's file of an image, `own` where each has its own; `None` where it is in the image itself.
+    /// The mask file of an image: `own` if each image has its own; `None` if the image itself is the mask.
     pub(crate) fn file<'a>(&'a self, own: Option<&'a Path>) -> Option<&'a Path> {
         match self {
             MaskChoice::Nonzero => None,

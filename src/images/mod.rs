@@ -47,7 +47,7 @@ pub struct ListRequest {
     pub output: PathBuf,
     /// The template of the results' names; `None` keeps the names.
     pub name: Option<NameTemplate>,
-    /// Where each image's mask is, if each has its own.
+    /// The template of the masks' paths, if each image has its own mask.
     pub mask: Option<MaskTemplate>,
     /// The folder of `--base`.
     pub base: Option<PathBuf>,

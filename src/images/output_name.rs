@@ -1,4 +1,4 @@
-//! Templates of file names: `--name`, how results are named, and where masks are.
+//! Templates of file names, for results (`--name`) and masks (`--mask`).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::image_io::file_name::{is_image_name, split};
 
 /// A path with `{stem}` (the input's name without its suffix), `{index}` (its place in the list, from 1) and
-/// `{dir}` (its folder below the base). Without a suffix of an image at its end, the input's is added.
+/// `{dir}` (its folder below the base). If it does not end with an image suffix, the input's suffix is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     text: String,

@@ -20,7 +20,7 @@ type FileId = (u64, u64);
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FilesOfImage {
     input: Option<FileId>,
-    /// Further files of the input: the other half of a pair, its own mask, and the links that lead to them.
+    /// Other files of the input: the other file of a pair, its own mask, and the links that lead to them.
     more_of_input: Vec<FileId>,
     /// The files that its result replaces.
     replaced: Vec<FileId>,

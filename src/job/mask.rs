@@ -1,4 +1,4 @@
-//! Masks: reading that of an image, and checking that it fits.
+//! Masks: reading the mask of an image and checking that it fits.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use crate::image_io::{
 use crate::images::MaskChoice;
 use crate::volume::{NoMemory, VoxelBuffer};
 
-/// Voxels of a mask that are read at a time.
+/// Number of mask voxels read at a time.
 const PIECE_VOXELS: usize = 1 << 16;
 
-/// Which voxels of each image are filtered, and what the result has elsewhere.
+/// Which voxels of each image are filtered, and the values of the result elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Masking {
-    /// Where masks come from.
+    /// The source of masks.
     pub choice: MaskChoice,
-    /// What the result has outside.
+    /// The values of the result outside.
     pub outside: Outside,
 }
 
-/// Where the voxels of an image or of a mask lie.
+/// The voxel grid of an image or mask.
 struct Grid {
     shape: Vec<usize>,
     affine: Affine,
@@ -50,7 +50,7 @@ impl Grid {
         std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
     }
 
-    /// Why the mask at `path`, which has this grid, does not fit an image.
+    /// The reason why the mask at `path` with this grid does not fit an image.
     fn fault(&self, path: &Path, image: &Grid) -> Option<String> {
         let lengths = |shape: &[usize]| {
             let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
@@ -66,7 +66,7 @@ impl Grid {
             ));
         }
         let apart_vox = corner_distance_vox(self.spatial(), &self.affine, &image.affine);
-        // Not a number is not close.
+        // NaN counts as different.
         let is_same = apart_vox <= SAME_GRID_VOX;
         (!is_same).then(|| {
             format!(
@@ -77,7 +77,7 @@ impl Grid {
     }
 }
 
-/// A mask as it was read.
+/// A mask after reading.
 pub(super) struct ReadMask {
     path: PathBuf,
     grid: Grid,
@@ -88,13 +88,13 @@ pub(super) struct ReadMask {
 }
 
 impl ReadMask {
-    /// Why the mask does not fit an image.
+    /// The reason why the mask does not fit an image.
     pub(super) fn fault(&self, image: &Header) -> Option<String> {
         self.grid.fault(&self.path, &Grid::of(image))
     }
 }
 
-/// Reads masks, and keeps the last one: often one serves all images.
+/// Reads masks and keeps the last one, because often all images have the same mask.
 #[derive(Default)]
 pub(super) struct MaskReader {
     reader: Option<ImageReader>,
@@ -129,13 +129,13 @@ impl MaskReader {
             .map_or(0, |last| last.mask.voxels().len() as u64)
     }
 
-    /// Forgets the last mask.
+    /// Drops the last mask.
     pub(super) fn release_memory(&mut self) {
         self.last = None;
     }
 }
 
-/// Reads a mask piece by piece, so that it takes a byte for each voxel.
+/// Reads a mask piece by piece, so that it needs only one byte per voxel.
 fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
     let mut image = Image::default();
     let mut mask = Mask::default();
@@ -149,7 +149,7 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
         let mut piece = VoxelBuffer::default();
         let voxel_bytes = header.datatype().size_bytes();
         let mut found = 0;
-        // Of a file with several volumes, which does not fit, the rest is skipped.
+        // The rest of a file with several volumes is skipped, because it does not fit.
         for first in (0..volume.len()).step_by(PIECE_VOXELS) {
             let end = volume.len().min(first + PIECE_VOXELS);
             piece
@@ -167,7 +167,7 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
                 is_binary &= Mask::mark_above_zero(header.datatype(), header.scaling(), &piece, inside);
             }
         }
-        // Its pages were never touched, and are not from here on.
+        // Its pages were never touched and will not be.
         volume.voxels.truncate(0);
         Ok(found)
     })?;
@@ -196,8 +196,8 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
     })
 }
 
-/// Why an image cannot be masked, as far as both headers show it; `None` also where the image's own header is
-/// what is wrong.
+/// The reason why an image cannot be masked, as far as both headers show it; `None` also if the image's own
+/// header is wrong.
 pub(crate) fn fault_by_headers(image: &Path, mask: &Path) -> Option<String> {
     let image_probe = probe(image).ok()?;
     let fault = match probe(mask) {

@@ -336,7 +336,7 @@ impl<'a> ImageWorker<'a> {
             })
     }
 
-    /// Records the mask of an image that was read.
+    /// Records the mask of an image after reading.
     fn mask_was_read(&self, input: &Path, mask: &ReadMask, outcome: &mut Outcome) -> Result<(), Failure> {
         if let Some(fault) = mask.fault(&self.image.header) {
             return Err(Failure {
@@ -424,7 +424,7 @@ impl<'a> ImageWorker<'a> {
     }
 }
 
-/// Where an image, its result and its mask are.
+/// The paths of an image, its result and its mask.
 #[derive(Clone, Copy)]
 pub(crate) struct Paths<'a> {
     pub(crate) input: &'a Path,
@@ -434,7 +434,7 @@ pub(crate) struct Paths<'a> {
 }
 
 impl ImageJob {
-    /// Whether the mask of an image is made of its own voxels, so that it has to be read first.
+    /// Whether the mask of an image consists of its own voxels, so that the image has to be read first.
     fn has_own_mask(&self) -> bool {
         self.mask
             .as_ref()
