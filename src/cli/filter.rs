@@ -9,6 +9,7 @@ use super::job::{FilterOptions, JobArgs};
 use crate::comm;
 use crate::fault::Fault;
 use crate::filter::Options;
+use crate::filter::denoise;
 use crate::filter::gaussian::{self, Gaussian};
 use crate::filter::median::{self, Median};
 use crate::images::{ListRequest, NameTemplate};
@@ -74,6 +75,15 @@ filter_commands! {
     /// median of the finite voxels in the window; NaN without any) or --nan zero is given.
     #[command(after_help = "Example: mpirun -n 4 niimpi median images --output filtered --size 3")]
     Median(median::Args => Median),
+    /// Remove noise by non-local means, as ANTs does on one thread
+    ///
+    /// The results are those of ants.denoise_image (ANTsPy 0.6.3) with one thread, bit for bit. With several
+    /// threads ANTs differs from itself from run to run; niimpi does not. The command DenoiseImage of ANTs
+    /// assumes gaussian noise by default, ants.denoise_image and niimpi rician. Images are as with smooth.
+    /// --output-type same means float32 here, and whole numbers are rounded once. An image with voxels that
+    /// are NaN or infinite fails unless --nan zero is given.
+    #[command(after_help = "Example: mpirun -n 4 niimpi denoise images --output denoised")]
+    Denoise(denoise::Args => Options),
 }
 
 /// Which filter a plan or a study is for: the Gaussian by its options, or any by its command.
@@ -287,6 +297,7 @@ mod tests {
         match command {
             FilterCommand::Smooth(args) => args.job.job().to_cli_args(),
             FilterCommand::Median(args) => args.job.job().to_cli_args(),
+            FilterCommand::Denoise(args) => args.job.job().to_cli_args(),
         }
     }
 
@@ -301,6 +312,8 @@ mod tests {
             "median",
             "median --size=3,3,1 --footprint=cross --boundary=constant --cval=-3.5 --nan=ignore",
             "median --size=5 --footprint=sphere:2.5",
+            "denoise",
+            "denoise --method=anlm --noise-model=gaussian --patch-radius=1,2,1 --search-radius=3",
         ] {
             let parse = |words: &[String]| {
                 let inputs = ["x", "--output=y"].map(str::to_owned);

@@ -10,6 +10,7 @@ use super::interface::{Prepared, Slab, Source, ThreadScratch};
 use super::kernels::correlate::VoxelPointer;
 use super::layout::{Layout, Place};
 use super::mask::Mask;
+use super::notes::Notes;
 use super::slabs::{Parts, Task};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
@@ -28,6 +29,7 @@ pub(crate) struct ImageRun {
     /// The planes that each stage writes.
     planes: Vec<Vec<VoxelPointer>>,
     mask: Option<Arc<Mask>>,
+    notes: Notes,
 }
 
 /// Buffers between stages, kept from image to image.
@@ -80,6 +82,7 @@ impl ImageRun {
         if let Some(last) = planes.last_mut() {
             last[0] = result;
         }
+        let notes = layout.notes(stages);
         Ok(ImageRun {
             parts: layout.parts(stages),
             scaling: volume.scaling,
@@ -89,6 +92,7 @@ impl ImageRun {
             result,
             planes,
             mask,
+            notes,
         })
     }
 
@@ -156,7 +160,7 @@ impl ImageRun {
         };
         for number in part.volumes.clone() {
             let sources = stage.reads.iter().map(|&(source, _)| match source {
-                Source::Input => first_of(self.input, None, number),
+                Source::Input | Source::Reports { .. } => first_of(self.input, None, number),
                 Source::Mask => self.mask_of(number),
                 Source::Stage { stage, plane } => first_of(
                     self.planes[stage][plane],
@@ -177,6 +181,8 @@ impl ImageRun {
                 targets: targets.collect(),
                 scaling: self.scaling,
                 stop,
+                number: [task.stage, number, task.part % self.layout.slabs()],
+                notes: &self.notes,
             };
             self.prepared.run(task.stage, &mut slab, scratch)?;
         }

@@ -6,6 +6,7 @@
 //! thread computes which slab; the result does not depend on it.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::FilterError;
@@ -14,8 +15,9 @@ use super::kernels::correlate::VoxelPointer;
 use super::kernels::simd::Isa;
 use super::mask::Outside;
 use super::nonfinite::NonFinite;
+use super::notes::{Neighbour, Notes};
 use super::output::{OutputSpec, Types};
-use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
+use crate::volume::{Datatype, Grid, NoMemory, Scaling, Volume, VoxelBuffer};
 
 /// What a filter knows of an image before it sees the voxels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +26,8 @@ pub struct ImageInfo {
     pub shape: Vec<usize>,
     /// Distance between voxel centres along x, y and z, in mm.
     pub voxel_size_mm: [f64; 3],
+    /// Where the voxels lie in space, for filters that compute with places; `None` without a header.
+    pub grid: Option<Grid>,
     /// The type of the stored voxels.
     pub datatype: Datatype,
     /// From stored numbers to intensities.
@@ -42,6 +46,7 @@ impl ImageInfo {
         ImageInfo {
             shape: volume.shape.clone(),
             voxel_size_mm: volume.voxel_size_mm,
+            grid: volume.grid,
             datatype: volume.datatype,
             scaling: volume.scaling,
             nonfinite_voxels: None,
@@ -225,7 +230,7 @@ impl FilterWarning {
 pub struct Stage {
     /// The planes that it reads, and how far around a slab.
     pub reads: Vec<(Source, Reach)>,
-    /// The types of the planes that it writes; at least one.
+    /// The types of the planes that it writes; at least one of the last stage.
     pub writes: Vec<Datatype>,
     /// Whether the first plane written may take the place of the first plane read in memory: slice by slice,
     /// or where a slice depends on others, in whole columns along z.
@@ -245,6 +250,11 @@ pub enum Source {
         stage: usize,
         /// Which of its planes.
         plane: usize,
+    },
+    /// No plane, but what all slabs of an earlier stage report of the same 3-D volume.
+    Reports {
+        /// The stage.
+        stage: usize,
     },
 }
 
@@ -305,6 +315,9 @@ pub struct Slab<'a> {
     /// From stored numbers to intensities, of [`Source::Input`].
     pub(super) scaling: Option<Scaling>,
     pub(super) stop: Option<&'a AtomicBool>,
+    /// Which stage, 3-D volume and slab of it this is.
+    pub(super) number: [usize; 3],
+    pub(super) notes: &'a Notes,
 }
 
 impl Slab<'_> {
@@ -337,6 +350,31 @@ impl Slab<'_> {
             Some(stop) if stop.load(Ordering::Relaxed) => Err(FilterError::Stopped),
             _ => Ok(()),
         }
+    }
+
+    /// Leaves a number for later stages that read [`Source::Reports`] of this one.
+    pub(super) fn report(&self, number: f64) {
+        let [stage, volume, slab] = self.number;
+        self.notes.report(stage, volume, slab, number);
+    }
+
+    /// The numbers that the slabs of a stage have reported of this 3-D volume, lowest slices first. The stage
+    /// reads [`Source::Reports`] of it.
+    pub(super) fn reports(&self, stage: usize) -> impl Iterator<Item = f64> + '_ {
+        self.notes.reports(stage, self.number[1])
+    }
+
+    /// Leaves sums for the slab of the same slices, or one next to it, of a later stage.
+    pub(super) fn leave(&self, to: Neighbour, sums: Arc<Vec<f32>>) {
+        let [stage, volume, slab] = self.number;
+        self.notes.leave(stage, volume, slab, to, sums);
+    }
+
+    /// Takes the sums that a slab of an earlier stage has left for this one. The stage reads the slices of
+    /// that slab.
+    pub(super) fn take(&self, stage: usize, from: Neighbour) -> Arc<Vec<f32>> {
+        let [_, volume, slab] = self.number;
+        self.notes.take(stage, volume, slab, from)
     }
 
     /// Reads the slab's columns of `slices` from a source as intensities, slice after slice.
@@ -420,6 +458,16 @@ impl ThreadScratch {
     #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.tile.as_bytes().len() + self.plane.as_bytes().len()) as u64
+    }
+
+    /// Room for so many single-precision numbers, whose values are unspecified.
+    ///
+    /// # Errors
+    /// [`FilterError::Memory`].
+    pub(super) fn singles(&mut self, len: usize) -> Result<&mut [f32], FilterError> {
+        self.plane
+            .try_resize_for_overwrite(len.saturating_mul(size_of::<f32>()))?;
+        Ok(self.plane.as_mut_slice())
     }
 
     /// Room for so many doubles, whose values are unspecified.

@@ -106,6 +106,7 @@ impl Image {
         for volume in part.volumes.clone() {
             for &(source, reach) in &stage.reads {
                 let (place, lead) = match source {
+                    Source::Reports { .. } => continue,
                     Source::Input => (Place::Voxels, self.layout.lead),
                     // Nobody writes it.
                     Source::Mask => continue,

@@ -6,12 +6,16 @@ use std::ops::Range;
 
 use super::interface::{ImageInfo, Prepared, Reach, Source, Stage};
 use super::mask::Mask;
+use super::notes::Notes;
 use super::slabs::{After, Part, Parts};
 use crate::volume::Datatype;
 
 /// A slab has at least about so many bytes, so that taking the next one costs little compared to computing
 /// it.
 const SLAB_BYTES: u64 = 1 << 20;
+
+/// A slab of this many seconds is large enough, whatever its bytes.
+const SLAB_S: f64 = 0.02;
 
 /// Columns that are computed side by side: bands are multiples of this.
 const BAND_COLUMNS: usize = 64;
@@ -95,8 +99,12 @@ impl Layout {
         let shape = image.spatial_shape();
         let reach = stages.iter().map(furthest).max().unwrap_or(0);
         let slice_bytes = product([shape[0], shape[1], image.datatype.size_bytes()]).max(1);
+        let slice_s: f64 = (0..stages.len())
+            .map(|stage| prepared.cost_s(stage, product([shape[0], shape[1], 1])))
+            .sum();
         let thick = usize::try_from(division.slab_bytes.div_ceil(slice_bytes))
             .unwrap_or(usize::MAX)
+            .min((SLAB_S / slice_s).ceil() as usize)
             .max(2 * reach);
         let volumes = usize::try_from(image.volumes()).unwrap_or(usize::MAX).max(1);
         let block = division.slab_bytes / product(shape).saturating_mul(8).max(1);
@@ -177,6 +185,20 @@ impl Layout {
 
     pub(super) fn result_slice_bytes(&self) -> u64 {
         product([self.shape[0], self.shape[1], self.result.size_bytes()])
+    }
+
+    /// Slabs of a 3-D volume, where a stage is divided into slices.
+    pub(super) fn slabs(&self) -> usize {
+        self.slabs
+    }
+
+    /// Room for the notes of all slabs, if a stage needs any.
+    pub(super) fn notes(&self, stages: &[Stage]) -> Notes {
+        let mut reads = stages.iter().flat_map(|stage| &stage.reads);
+        match reads.any(|(source, _)| matches!(source, Source::Reports { .. })) {
+            true => Notes::new(stages.len(), self.volumes, self.slabs),
+            false => Notes::default(),
+        }
     }
 
     /// Slices of all 3-D volumes.
@@ -261,6 +283,7 @@ impl Layout {
         let reads_voxels = stages[last].reads.iter().any(|&(source, _)| match source {
             Source::Input => true,
             Source::Mask => false,
+            Source::Reports { .. } => false,
             Source::Stage { stage, plane } => self.planes[stage][plane] == Place::Voxels,
         });
         self.result_place = Place::Spare;
@@ -413,6 +436,7 @@ impl Layout {
             after.push(match source {
                 Source::Input => After::Read(needed),
                 Source::Mask => continue,
+                Source::Reports { stage } => After::complete(parts, stage, part.volumes.end * self.shape[2]),
                 Source::Stage { stage, .. } => After::complete(parts, stage, needed),
             });
         }
@@ -469,7 +493,7 @@ fn source_types<'a>(
     input: Datatype,
 ) -> impl Iterator<Item = Datatype> + 'a {
     stage.reads.iter().map(move |&(source, _)| match source {
-        Source::Input => input,
+        Source::Input | Source::Reports { .. } => input,
         Source::Mask => Mask::DATATYPE,
         Source::Stage { stage, plane } => stages[stage].writes[plane],
     })

@@ -23,6 +23,8 @@
 //! | `interface` | what a filter declares and does |
 //! | `registry` | all filters of the program |
 //! | `gaussian` | the Gaussian: options and kernels |
+//! | `denoise` | the command line of the non-local means |
+//! | `anlm` | adaptive non-local means, as ANTs computes it |
 //! | `median` | the median: options, windows and how they are searched |
 //! | `footprint`, `window` | the shape of a window, and which voxels it has |
 //! | `per_axis` | one value for all axes, or one each |
@@ -32,11 +34,14 @@
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
 //! | `layout` | where planes lie in memory, and into which parts stages are divided |
+//! | `notes` | what slabs leave for later stages besides planes |
 //! | `slabs` | which part may be computed next, by how many threads |
 //! | `image_run` | a volume on its way through the stages |
 //! | `kernels` | the hot loops: one axis correlated, conversions, vectors |
 
+pub mod anlm;
 pub mod boundary;
+pub(crate) mod denoise;
 mod footprint;
 pub mod gaussian;
 mod image_run;
@@ -51,6 +56,7 @@ pub mod median;
 #[cfg(test)]
 mod median_tests;
 pub mod nonfinite;
+mod notes;
 mod output;
 mod outside;
 mod per_axis;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::FilterError;
+use super::anlm::Anlm;
 use super::gaussian::Gaussian;
 #[cfg(test)]
 use super::identity::Identity;
@@ -61,6 +62,7 @@ macro_rules! filters {
 filters! {
     Gaussian: ["smooth"],
     Median: ["median"],
+    Anlm: ["denoise", "--method=anlm"],
     #[cfg(test)]
     Identity: ["identity"],
 }

@@ -194,11 +194,6 @@ impl Header {
         self.warnings.push(warning);
     }
 
-    /// `N` bytes of the header, little-endian, from `start` on.
-    pub(super) fn field<const N: usize>(&self, start: usize) -> [u8; N] {
-        self.raw.get(start)
-    }
-
     /// Bytes of all voxels; `None` if they do not fit 64 bits.
     pub fn voxel_bytes(&self) -> Option<u64> {
         let bytes = self.declared_voxel_bytes();
@@ -219,6 +214,11 @@ impl Header {
     /// Offset of the voxels in their file, in bytes.
     pub(super) fn voxel_offset(&self) -> u64 {
         self.vox_offset
+    }
+
+    /// `N` bytes of the header, little-endian, from `start` on.
+    pub(super) fn field<const N: usize>(&self, start: usize) -> [u8; N] {
+        self.raw.get(start)
     }
 
     /// The version of the header at the start of a file, of which `bytes` are the first [`LEN_1`] or as many

@@ -8,6 +8,7 @@
 //! | `header`, `header_layout`, `voxel_size` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
 //! | `affine` | where the voxels lie in space, and whether two grids are the same |
 //! | `gzip` | gzip files, over ISA-L or flate2 |
+//! | `itk_grid` | where the voxels lie in space, as ITK reads a header |
 //! | `input_stream` | the content of a file, compressed or not |
 //! | `read_header`, `read`, `probe` | reading a header, an image, or only the header's information |
 //! | `write` | writing an image |
@@ -48,6 +49,7 @@ mod header_layout;
 mod identity;
 mod image;
 mod input_stream;
+mod itk_grid;
 mod not_fetched;
 mod probe;
 mod publish;

@@ -246,6 +246,7 @@ fn read_voxels(
     volume.shape.clear();
     volume.shape.extend_from_slice(header.shape());
     volume.voxel_size_mm = header.voxel_size_mm();
+    volume.grid = Some(header.itk_grid());
     volume.datatype = header.datatype();
     volume.scaling = header.scaling();
     let found = take(header, volume, &mut |out| stream.read(out))?;

@@ -94,6 +94,7 @@ pub(crate) fn image_info(header: &Header) -> ImageInfo {
     ImageInfo {
         shape: header.shape().to_vec(),
         voxel_size_mm: header.voxel_size_mm(),
+        grid: Some(header.itk_grid()),
         datatype: header.datatype(),
         scaling: header.scaling(),
         nonfinite_voxels: None,
@@ -110,6 +111,7 @@ pub(crate) fn probe_info(probe: &Probe) -> ImageInfo {
     ImageInfo {
         shape: probe.shape.clone(),
         voxel_size_mm: probe.voxel_size_mm,
+        grid: None,
         datatype: probe.datatype,
         scaling: probe.scaled.then_some(SOME),
         nonfinite_voxels: None,

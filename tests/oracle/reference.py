@@ -150,7 +150,8 @@ class Tally:
         counts["differ"] += differ
 
     def line(self):
-        return f"{self.images} images, {self.voxels} voxels compared with scipy, {self.differ} differ"
+        counts = f"{self.images} images, {self.voxels} voxels compared with scipy and ANTs"
+        return f"{counts}, {self.differ} differ"
 
 
 tally = Tally()

@@ -6,14 +6,19 @@
 //! | `convert` | voxels of every type to double and back |
 //! | `ranks` | the element of a rank of many windows, by networks |
 //! | `simd` | the widest vectors that the processor has |
+//! | `singles` | vectors of single-precision numbers |
 //! | `scalar` | conversions of one number, as x86-64 does them |
 //! | `weights` | the sampled Gaussian, bit for bit scipy's |
-//! | `exp` | the exponential, the same bits everywhere |
+//! | `exp`, `exp32` | the exponential in double and in single precision, the same bits everywhere |
+//! | `bessel` | modified Bessel functions |
 
+pub(super) mod bessel;
 pub(super) mod convert;
 pub(super) mod correlate;
 mod exp;
+pub(super) mod exp32;
 pub(super) mod ranks;
 mod scalar;
 pub(super) mod simd;
+pub(super) mod singles;
 pub(super) mod weights;

@@ -1,0 +1,331 @@
+//! Estimates: sums of overlapping patches, in the order of the reference.
+//!
+//! A voxel's sum runs over the centres around it in ascending order: x fastest, then y, then z. A slab
+//! computes its own centres only. For the slices that it shares with a neighbour, the lower slab leaves the
+//! sums that it has begun, and the upper one leaves its estimates one by one, so that they can be added in
+//! their order.
+
+use std::sync::Arc;
+
+use super::super::FilterError;
+use super::super::interface::{Slab, ThreadScratch};
+use super::super::kernels::simd::Isa;
+use super::super::kernels::singles::{self, MAX_LANES, Singles, SinglesJob};
+use super::super::notes::Neighbour;
+use super::SURVEY;
+use super::frame::Frame;
+use super::patches::{CentreRow, Lists, MAX_ROWS, Target};
+use super::statistics::{Frames, Statistics};
+use crate::volume::NoMemory;
+
+/// Computes a slab of the sums, and for Rician noise the smallest energy of each centre.
+///
+/// # Errors
+/// [`FilterError::Stopped`], [`FilterError::Memory`].
+pub(super) fn run(
+    frame: &Frame,
+    slab: &mut Slab<'_>,
+    scratch: &mut ThreadScratch,
+) -> Result<(), FilterError> {
+    let own = slab.slices();
+    let ThreadScratch {
+        isa,
+        tile: candidates,
+        plane: numbers,
+    } = scratch;
+    let isa = *isa;
+    candidates.try_resize_for_overwrite(frame.candidates.len() * size_of::<u32>())?;
+    let lengths = lengths(frame, own.len());
+    numbers.try_resize_for_overwrite(lengths.iter().sum::<usize>().saturating_mul(size_of::<f32>()))?;
+    let mut rest = numbers.as_mut_slice::<f32>();
+    let [
+        values,
+        details,
+        means,
+        variances,
+        energies,
+        sums,
+        statistics,
+        vectors,
+        dense,
+        estimates,
+        inside,
+    ] = lengths.map(|len| split_off(&mut rest, len));
+    let mut frames = Frames {
+        values,
+        details,
+        means,
+        variances,
+        energies,
+    };
+    fill(frame, slab, isa, &mut frames, statistics);
+    inside.fill(0.0);
+    inside[frame.margin[0]..][..frame.shape[0]].fill(1.0);
+    let lists = Lists {
+        vectors,
+        dense,
+        candidates: candidates.as_mut_slice::<u32>(),
+        patch: estimates,
+        inside,
+    };
+    let seam = if own.start > 0 { frame.seam_planes() } else { 0 };
+    let mut kept = zeros(seam.saturating_mul(frame.plane))?;
+    sums.fill(0.0);
+    sum(frame, slab, isa, &frames, lists, sums, &mut kept)?;
+    let [nx, ny, _] = frame.shape;
+    for z in own.clone() {
+        for y in 0..ny {
+            let from = (z - own.start + frame.patch[2]) * frame.plane + frame.row(y);
+            store_row(slab, 0, [y, z], &sums[from..][..nx]);
+        }
+    }
+    leave(frame, slab, sums, kept)
+}
+
+/// How many numbers a slab of so many slices needs of each kind, in the order of [`run`].
+fn lengths(frame: &Frame, slices: usize) -> [usize; 11] {
+    let planes = (slices + 2 * frame.slices_around()) * frame.plane;
+    let vectors = MAX_LANES * frame.candidates.len();
+    [
+        planes,
+        planes,
+        planes,
+        planes,
+        planes,
+        (slices + 2 * frame.patch[2]) * frame.plane,
+        Statistics::len(frame) + frame.shape[0] * frame.shape[1] + 2 * frame.pitch,
+        vectors,
+        2 * (vectors + MAX_LANES),
+        MAX_LANES * (frame.patch_rows.len() + MAX_ROWS) * (2 * frame.patch[0] + 1),
+        frame.pitch,
+    ]
+}
+
+/// Fills the frames of a slab's slices and those around them.
+fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room: &mut [f32]) {
+    let [nx, ny, nz] = frame.shape;
+    let own = slab.slices();
+    let around = frame.slices_around();
+    let (moments, rest) = room.split_at_mut(2 * frame.pitch);
+    let (plain, intensities) = rest.split_at_mut(nx * ny);
+    let (means, variances) = moments.split_at_mut(frame.pitch);
+    // The slice of the image that stands first among the frames, which may lie below the image.
+    let first = own.start as isize - around as isize;
+    let mut statistics = Statistics::new(frame, first.max(0).unsigned_abs(), intensities);
+    let count = own.len() + 2 * around;
+    for slice in 0..count {
+        frames.clear(frame, slice);
+        let Some(z) = slice.checked_add_signed(first).filter(|&z| z < nz) else {
+            continue;
+        };
+        statistics.advance(slab, z, plain);
+        for y in 0..ny {
+            statistics.row(isa, y, z, means, variances);
+            let moments = (&means[..nx], &variances[..nx]);
+            frames.fill(
+                frame,
+                [slice, y],
+                statistics.intensities(y, z),
+                moments,
+                is_squared(slab),
+            );
+        }
+    }
+    // Of the slices that patches reach last, no energy is needed.
+    for slice in frame.patch[2]..count - frame.patch[2] {
+        if let Some(z) = slice.checked_add_signed(first).filter(|&z| z < nz) {
+            energies_of(frame, frames, isa, slice, z);
+        }
+    }
+}
+
+/// Sums the estimates of a slab's centres; those that the slab below has to add first are kept.
+fn sum(
+    frame: &Frame,
+    slab: &mut Slab<'_>,
+    isa: Isa,
+    frames: &Frames<'_>,
+    mut lists: Lists<'_>,
+    sums: &mut [f32],
+    kept: &mut [f32],
+) -> Result<(), FilterError> {
+    let own = slab.slices();
+    let largest = slab.reports(SURVEY).fold(f64::NEG_INFINITY, f64::max) as f32;
+    let mut smallest = vec![0.0; if is_squared(slab) { frame.shape[0] } else { 0 }];
+    for z in own.clone() {
+        let targets = targets(frame, z - own.start, sums, kept);
+        for y in 0..frame.shape[1] {
+            slab.check_stop()?;
+            let row = CentreRow {
+                frame,
+                frames,
+                at: [z - own.start + frame.slices_around(), y, z],
+                largest,
+                targets: &targets,
+                smallest: is_squared(slab).then_some(&mut smallest[..]),
+                lists: lists.again(),
+            };
+            singles::run(isa, row);
+            if is_squared(slab) {
+                store_row(slab, 1, [y, z], &smallest);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the weights apply to squares: for Rician noise there is a second plane.
+fn is_squared(slab: &Slab<'_>) -> bool {
+    slab.targets.len() > 1
+}
+
+pub(super) fn split_off<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (part, others) = std::mem::take(rest).split_at_mut(len);
+    *rest = others;
+    part
+}
+
+fn zeros(len: usize) -> Result<Vec<f32>, FilterError> {
+    let mut numbers = Vec::new();
+    let bytes = len.saturating_mul(size_of::<f32>());
+    numbers
+        .try_reserve_exact(len)
+        .map_err(|_| NoMemory { len_bytes: bytes })?;
+    numbers.resize(len, 0.0);
+    Ok(numbers)
+}
+
+/// Where the estimates of a slab's centre slice go. Those for slices that the slab below has begun are kept:
+/// of slice `number` those of the slices below `patch`, one kept slice after the other.
+fn targets(frame: &Frame, number: usize, sums: &mut [f32], kept: &mut [f32]) -> Vec<Target> {
+    let patch = frame.patch[2];
+    let planes_of_slice = (2 * frame.patch[1] + 1) * (2 * frame.patch[0] + 1);
+    (0..=2 * patch)
+        .map(|dz| {
+            // Number dz is a distance of dz − patch, and the sums begin `patch` slices below the slab.
+            if !kept.is_empty() && number + dz < 2 * patch {
+                let place = (kept_before(patch, number) + dz) * planes_of_slice * frame.plane;
+                Target::Kept(kept[place..][..planes_of_slice * frame.plane].as_mut_ptr())
+            } else {
+                Target::Sums(sums[(number + dz) * frame.plane..][..frame.plane].as_mut_ptr())
+            }
+        })
+        .collect()
+}
+
+/// How many slices of patches are kept of the centre slices before `number`.
+fn kept_before(patch: usize, number: usize) -> usize {
+    (0..number).map(|before| 2 * patch - before).sum()
+}
+
+/// Leaves for the slab above the sums that this one has begun there; and for the slab below, and for the own
+/// first slices, the kept estimates.
+fn leave(frame: &Frame, slab: &Slab<'_>, sums: &[f32], kept: Vec<f32>) -> Result<(), FilterError> {
+    let patch = frame.patch[2];
+    let own = slab.slices();
+    if patch == 0 {
+        return Ok(());
+    }
+    if own.end < frame.shape[2] {
+        let begun = &sums[(own.len() + patch) * frame.plane..][..patch * frame.plane];
+        let mut copy = zeros(begun.len())?;
+        copy.copy_from_slice(begun);
+        slab.leave(Neighbour::Above, Arc::new(copy));
+    }
+    if !kept.is_empty() {
+        let kept = Arc::new(kept);
+        slab.leave(Neighbour::Below, Arc::clone(&kept));
+        slab.leave(Neighbour::Own, kept);
+    }
+    Ok(())
+}
+
+/// The sums of a slab's slice at its lower or upper end, completed. `sums` is a frame of the slice with what
+/// the slab below has begun; `kept` is what the upper slab of the two has kept, and `slice` is the number of
+/// the slice from `patch` slices below that slab on.
+pub(super) fn complete(frame: &Frame, sums: &mut [f32], kept: &[f32], slice: usize) {
+    let patch = frame.patch[2];
+    let [width, height] = [2 * frame.patch[0] + 1, 2 * frame.patch[1] + 1];
+    let planes_of_slice = height * width;
+    let [nx, ny, _] = frame.shape;
+    // Centres in ascending order: a centre is as far below as its estimate is above.
+    for number in 0..=slice.min(2 * patch - 1) {
+        let dz = slice - number;
+        let first = (kept_before(patch, number) + dz) * planes_of_slice;
+        for plane in (0..planes_of_slice).rev() {
+            let (dy, dx) = (plane / width, plane % width);
+            let kept = &kept[(first + plane) * frame.plane..][..frame.plane];
+            for y in 0..ny {
+                let to = frame.row(y);
+                let from = to + frame.patch[1] * frame.pitch + frame.patch[0] - dy * frame.pitch - dx;
+                let sums = &mut sums[to..][..nx];
+                sums.iter_mut()
+                    .zip(&kept[from..][..nx])
+                    .for_each(|(sum, &kept)| *sum += kept);
+            }
+        }
+    }
+}
+
+fn store_row(slab: &mut Slab<'_>, target: usize, [y, z]: [usize; 2], from: &[f32]) {
+    let to = slab.targets[target].offset(slab.first(z) + y * slab.shape()[0]);
+    // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+    unsafe { to.as_mut_slice::<f32>(from.len()) }.copy_from_slice(from);
+}
+
+/// Computes the energies of a slice: mean squares of the details over the patch, as far as it is inside.
+fn energies_of(frame: &Frame, frames: &mut Frames<'_>, isa: Isa, slice: usize, z: usize) {
+    let [nx, ny, _] = frame.shape;
+    let in_row: Vec<f32> = (0..nx.next_multiple_of(MAX_LANES))
+        .map(|x| if x < nx { frame.inside(0, x) as f32 } else { 1.0 })
+        .collect();
+    for y in 0..ny {
+        singles::run(
+            isa,
+            Energies {
+                frame,
+                details: &*frames.details,
+                energies: &mut *frames.energies,
+                row: slice * frame.plane + frame.row(y),
+                in_row: &in_row,
+                rows: (frame.inside(1, y) * frame.inside(2, z)) as f32,
+            },
+        );
+    }
+}
+
+/// The energies of a row.
+struct Energies<'a> {
+    frame: &'a Frame,
+    details: &'a [f32],
+    energies: &'a mut [f32],
+    /// The row's place in the frames.
+    row: usize,
+    /// How many voxels of a row of the patch are inside the image, in whole vectors.
+    in_row: &'a [f32],
+    /// How many rows of it are.
+    rows: f32,
+}
+
+impl SinglesJob for Energies<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Singles<LANES>, const LANES: usize>(self) {
+        let radius = self.frame.patch[0] as isize;
+        for x in (0..self.frame.shape[0]).step_by(LANES) {
+            // SAFETY: frames have margins for the patch, and their rows are whole vectors long.
+            unsafe {
+                let middle = self.details.as_ptr().add(self.row + x);
+                let mut sum = V::splat(0.0);
+                for &[dy, dz] in &self.frame.patch_rows {
+                    let row = self.frame.pitch as isize * dy + self.frame.plane as isize * dz;
+                    for dx in -radius..=radius {
+                        let detail = V::load(middle.offset(row + dx));
+                        sum = sum.add(detail.mul(detail));
+                    }
+                }
+                let count = V::load(self.in_row.as_ptr().add(x)).mul(V::splat(self.rows));
+                sum.div(count).store(self.energies.as_mut_ptr().add(self.row + x));
+            }
+        }
+    }
+}

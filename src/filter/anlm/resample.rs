@@ -1,0 +1,206 @@
+//! Resample: the noise interpolated at its own voxels, and the image without it.
+//!
+//! The reference resamples the noise to the grid of the image even where it has that grid already. Points in
+//! space are rounded to single precision on the way, so unless voxel size and origin are round numbers each
+//! voxel takes a millionth part or so from its neighbours.
+
+use super::super::FilterError;
+use super::super::interface::{Slab, ThreadScratch};
+use super::super::kernels::convert::{Voxel, with_voxel_type};
+use super::estimates::split_off;
+use super::load_singles;
+use crate::volume::Grid;
+
+type Matrix = [[f64; 3]; 3];
+
+/// From voxel indices to points in space and back.
+pub(super) struct Resampling {
+    shape: [usize; 3],
+    to_point: Matrix,
+    to_index: Matrix,
+    origin: [f64; 3],
+}
+
+/// Where a value is interpolated along an axis.
+#[derive(Clone, Copy)]
+struct Between {
+    low: usize,
+    high: usize,
+    /// From the low one to the high one.
+    part: f64,
+}
+
+impl Resampling {
+    pub(super) fn new(grid: &Grid, shape: [usize; 3]) -> Self {
+        let scaled = |direction: &Matrix| {
+            direction.map(|row| std::array::from_fn(|axis| row[axis] * grid.spacing_mm[axis]))
+        };
+        let to_point = scaled(&grid.direction);
+        let (to_point, to_index) = match inverse(&to_point) {
+            Some(to_index) => (to_point, to_index),
+            None => {
+                let upright = scaled(&Grid::of_spacing(grid.spacing_mm).direction);
+                (upright, inverse(&upright).unwrap_or(upright))
+            }
+        };
+        Resampling {
+            shape,
+            to_point,
+            to_index,
+            origin: grid.origin_mm,
+        }
+    }
+
+    /// How many slices away a value may be taken from.
+    pub(super) fn reach(&self) -> usize {
+        // Half a unit in the last place of single precision.
+        const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+        let furthest: [f64; 3] = std::array::from_fn(|row| {
+            let steps = (0..3).map(|axis| self.to_point[row][axis].abs() * self.shape[axis] as f64);
+            self.origin[row].abs() + steps.sum::<f64>()
+        });
+        let moved = (0..3).map(|axis| self.to_index[2][axis].abs() * furthest[axis] * 2.0 * ROUNDING);
+        let moved = moved.sum::<f64>() + self.shape[2] as f64 * 4.0 * ROUNDING;
+        (moved as usize).saturating_add(1).min(self.shape[2])
+    }
+
+    /// Computes a slab of the result.
+    ///
+    /// # Errors
+    /// [`FilterError::Stopped`], [`FilterError::Memory`].
+    pub(super) fn run(&self, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+        let [nx, ny, _] = self.shape;
+        let readable = slab.readable(0);
+        let area = nx * ny;
+        // SAFETY: these slices may be read, and nobody writes them meanwhile.
+        let noise = unsafe {
+            slab.sources[0]
+                .offset(readable.start * area)
+                .as_slice::<f32>(readable.len() * area)
+        };
+        let mut rest = scratch.singles(area + nx)?;
+        let intensities = split_off(&mut rest, area);
+        let row = rest;
+        for z in slab.slices() {
+            slab.check_stop()?;
+            load_singles(slab, 1, z, intensities);
+            for y in 0..ny {
+                self.noise_of_row(noise, readable.start, [y, z], row);
+                let intensities = &intensities[y * nx..][..nx];
+                for (noise, intensity) in row.iter_mut().zip(intensities) {
+                    *noise = intensity - *noise;
+                }
+                let to = slab.targets[0].offset(z * area + y * nx);
+                with_voxel_type!(to.datatype, T => {
+                    // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+                    let voxels = unsafe { to.as_mut_slice::<T>(nx) };
+                    for (voxel, &value) in voxels.iter_mut().zip(&*row) {
+                        *voxel = T::nearest(f64::from(value));
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The index in single precision of a voxel that is `x` voxels along a row.
+    fn index(&self, x: usize, [y, z]: [usize; 2]) -> [f32; 3] {
+        let at = [x as f64, y as f64, z as f64];
+        let from_origin: [f64; 3] = std::array::from_fn(|row| {
+            let steps = &self.to_point[row];
+            let point = self.origin[row] + steps[0] * at[0] + steps[1] * at[1] + steps[2] * at[2];
+            f64::from(point as f32) - self.origin[row]
+        });
+        self.to_index.map(|row| {
+            let sum = 0.0 + row[0] * from_origin[0] + row[1] * from_origin[1] + row[2] * from_origin[2];
+            sum as f32
+        })
+    }
+
+    /// Interpolates a row of the noise, whose slices begin with number `first`.
+    fn noise_of_row(&self, noise: &[f32], first: usize, at: [usize; 2], to: &mut [f32]) {
+        let nx = self.shape[0];
+        let (start, end) = (self.index(0, at), self.index(nx, at));
+        let along: [f32; 3] = std::array::from_fn(|axis| end[axis] - start[axis]);
+        for (x, to) in to.iter_mut().enumerate() {
+            let part = x as f64 / nx as f64;
+            let index = |axis: usize| (f64::from(start[axis]) + part * f64::from(along[axis])) as f32;
+            let places = [
+                self.between(0, index(0)),
+                self.between(1, index(1)),
+                self.between(2, index(2)),
+            ];
+            *to = match places {
+                [Some(x), Some(y), Some(z)] => self.interpolate(noise, first, [x, y, z]),
+                _ => 0.0,
+            };
+        }
+    }
+
+    /// Between which voxels an index lies; `None` outside of the image.
+    #[inline]
+    fn between(&self, axis: usize, index: f32) -> Option<Between> {
+        let len = self.shape[axis];
+        let is_inside = index >= -0.5 && index < ((len - 1) as f64 + 0.5) as f32;
+        if !is_inside {
+            return None;
+        }
+        let low = index.floor().max(0.0) as usize;
+        let part = index - low as f32;
+        let interpolates = part > 0.0 && low + 1 < len;
+        Some(Between {
+            low,
+            high: low + usize::from(interpolates),
+            part: if interpolates { f64::from(part) } else { 0.0 },
+        })
+    }
+
+    #[inline]
+    fn interpolate(&self, noise: &[f32], first: usize, [x, y, z]: [Between; 3]) -> f32 {
+        let mix = |low: f64, high: f64, place: Between| match place.high > place.low {
+            true => low + (high - low) * place.part,
+            false => low,
+        };
+        let row = |y: usize, z: usize| {
+            let row = &noise[((z - first) * self.shape[1] + y) * self.shape[0]..][..self.shape[0]];
+            mix(f64::from(row[x.low]), f64::from(row[x.high]), x)
+        };
+        if y.high == y.low && z.high == z.low {
+            return row(y.low, z.low) as f32;
+        }
+        let slice = |z: usize| mix(row(y.low, z), row(y.high, z), y);
+        mix(slice(z.low), slice(z.high), z) as f32
+    }
+}
+
+/// The inverse of a matrix, rounded once; `None` without one. The inverse of a matrix whose rows and columns
+/// have one number each has the inverses of these.
+fn inverse(m: &Matrix) -> Option<Matrix> {
+    let mut inverse = [[0.0; 3]; 3];
+    if m.as_flattened().iter().filter(|&&number| number != 0.0).count() == 3 {
+        for row in 0..3 {
+            for axis in 0..3 {
+                if m[row][axis] != 0.0 {
+                    inverse[axis][row] = 1.0 / m[row][axis];
+                }
+            }
+        }
+        let is_whole = inverse.iter().all(|row| row.iter().any(|&number| number != 0.0));
+        return is_whole.then_some(inverse);
+    }
+    let cofactor = |row: usize, axis: usize| {
+        let (a, b) = ((row + 1) % 3, (row + 2) % 3);
+        let (c, d) = ((axis + 1) % 3, (axis + 2) % 3);
+        m[a][c] * m[b][d] - m[a][d] * m[b][c]
+    };
+    let determinant: f64 = (0..3).map(|axis| m[0][axis] * cofactor(0, axis)).sum();
+    if !determinant.is_normal() {
+        return None;
+    }
+    for row in 0..3 {
+        for axis in 0..3 {
+            inverse[axis][row] = cofactor(row, axis) / determinant;
+        }
+    }
+    Some(inverse)
+}
