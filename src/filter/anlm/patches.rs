@@ -3,6 +3,11 @@
 //! Lanes are neighbouring centres, so no voxel's own sum is reordered. A candidate whose lanes are all
 //! rejected is left out; a rejected lane beside accepted ones has the weight 0, and adding 0 changes no sum.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the same index runs over several vectors; the adaptors of iterators may stay out of line there"
+)]
+
 use super::super::kernels::singles::{MAX_LANES, Singles, SinglesJob};
 use super::frame::Frame;
 use super::similar::{Tests, UNSURE};
@@ -127,7 +132,7 @@ impl CentreRow<'_> {
         let [slice, y, z] = self.at;
         let first = slice * self.frame.plane + self.frame.row(y);
         let is_inner_row = self.is_inner(1, y, y) && self.is_inner(2, z, z);
-        // SAFETY (of all blocks of this file): the caller's processor has V's instructions. Frames have
+        // SAFETY: as in all blocks of this file, the caller's processor has V's instructions. Frames have
         // margins for every candidate and patch, and rows are whole vectors long.
         unsafe {
             for x in (0..self.frame.shape[0]).step_by(LANES) {

@@ -178,10 +178,10 @@ impl Resampling {
 fn inverse(m: &Matrix) -> Option<Matrix> {
     let mut inverse = [[0.0; 3]; 3];
     if m.as_flattened().iter().filter(|&&number| number != 0.0).count() == 3 {
-        for row in 0..3 {
-            for axis in 0..3 {
+        for (axis, row_of_inverse) in inverse.iter_mut().enumerate() {
+            for (row, number) in row_of_inverse.iter_mut().enumerate() {
                 if m[row][axis] != 0.0 {
-                    inverse[axis][row] = 1.0 / m[row][axis];
+                    *number = 1.0 / m[row][axis];
                 }
             }
         }
@@ -197,9 +197,9 @@ fn inverse(m: &Matrix) -> Option<Matrix> {
     if !determinant.is_normal() {
         return None;
     }
-    for row in 0..3 {
-        for axis in 0..3 {
-            inverse[axis][row] = cofactor(row, axis) / determinant;
+    for (axis, row_of_inverse) in inverse.iter_mut().enumerate() {
+        for (row, number) in row_of_inverse.iter_mut().enumerate() {
+            *number = cofactor(row, axis) / determinant;
         }
     }
     Some(inverse)

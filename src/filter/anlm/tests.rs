@@ -52,6 +52,32 @@ fn add(a: [isize; 3], b: [isize; 3]) -> [isize; 3] {
     std::array::from_fn(|axis| a[axis] + b[axis])
 }
 
+/// Means and variances over the window around each voxel.
+fn moments(image: &Plain, window: &[[isize; 3]]) -> (Vec<f32>, Vec<f32>) {
+    let (mut means, mut variances) = (Vec::new(), Vec::new());
+    let count = window.len() as f64;
+    for place in image.places() {
+        let (mut sum, mut squares) = (0.0f64, 0.0f64);
+        for &offset in window {
+            let value = f64::from(image.repeated(add(place, offset)));
+            sum += value;
+            squares += value * value;
+        }
+        means.push((sum / count) as f32);
+        variances.push(((squares - (sum * sum) / count) / (count - 1.0)) as f32);
+    }
+    (means, variances)
+}
+
+/// The mean square of the details of a patch, as far as it is inside.
+fn energy(details: &Plain, middle: [isize; 3], patch: &[[isize; 3]]) -> f32 {
+    let inside: Vec<f32> = patch
+        .iter()
+        .filter_map(|&n| details.get(add(middle, n)))
+        .collect();
+    inside.iter().fold(0.0, |sum, detail| sum + detail * detail) / inside.len() as f32
+}
+
 /// The removed noise, as the filter's description says it, one voxel after the other.
 fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
     let rician = anlm.noise_model == NoiseModel::Rician;
@@ -60,19 +86,7 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
         cube(on_axes(anlm.patch_radius.xyz())),
         cube(on_axes(anlm.search_radius.xyz())),
     );
-    let (mut means, mut variances) = (Vec::new(), Vec::new());
-    let window = cube(on_axes([1; 3]));
-    let count = window.len() as f64;
-    for place in image.places() {
-        let (mut sum, mut squares) = (0.0f64, 0.0f64);
-        for &offset in &window {
-            let value = f64::from(image.repeated(add(place, offset)));
-            sum += value;
-            squares += value * value;
-        }
-        means.push((sum / count) as f32);
-        variances.push(((squares - (sum * sum) / count) / (count - 1.0)) as f32);
-    }
+    let (means, variances) = moments(image, &cube(on_axes([1; 3])));
     let details = image.like(
         image
             .values
@@ -99,11 +113,10 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
             .map(|&offset| add(place, offset))
             .filter(|&other| image.index(other).is_some_and(|i| takes_part(i) && accepts(i)))
             .collect();
-        let energy = |other: [isize; 3]| {
-            let inside: Vec<f32> = patch.iter().filter_map(|&n| details.get(add(other, n))).collect();
-            inside.iter().fold(0.0, |sum, detail| sum + detail * detail) / inside.len() as f32
-        };
-        let smallest = others.iter().map(|&other| energy(other)).fold(f32::MAX, f32::min);
+        let smallest = others
+            .iter()
+            .map(|&other| energy(&details, other, &patch))
+            .fold(f32::MAX, f32::min);
         let smallest = if smallest <= 1.19209e-8 { 1.0 } else { smallest };
         if rician && takes_part(own) {
             for index in patch.iter().filter_map(|&n| image.index(add(place, n))) {
@@ -122,31 +135,28 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
             let distance = sum / inside;
             if distance <= 3.0 * smallest {
                 let weight = exp32_of_nonpositive(-distance / smallest);
-                weights += weight;
-                heaviest = heaviest.max(weight);
+                (weights, heaviest) = (weights + weight, heaviest.max(weight));
                 for (sum, &n) in weighted.iter_mut().zip(&patch) {
                     *sum += value(add(other, n)).map_or(0.0, |value| weight * value);
                 }
             }
         }
         let own_weight = if heaviest <= 1.19209e-8 { 1.0 } else { heaviest };
-        weights += own_weight;
         for (sum, &n) in weighted.iter().zip(&patch) {
             if let Some(index) = image.index(add(place, n)) {
-                let estimate = (sum + own_weight * value(add(place, n)).unwrap()) / weights;
+                let estimate = (sum + own_weight * value(add(place, n)).unwrap()) / (weights + own_weight);
                 sums[index] += estimate;
                 counts[index] += 1.0;
             }
         }
     }
     let smoothed = smooth(&energies, axes, spacing);
-    let left = (0..means.len()).map(|i| {
-        let mut value = sums[i] / counts[i];
-        if rician {
+    let left = (0..means.len()).map(|i| match (sums[i] / counts[i], rician) {
+        (value, false) => image.values[i] - value,
+        (value, true) => {
             let bias = bias(means[i], smoothed.values[i], energies.values[i]);
-            value = (value - bias).max(0.0).sqrt();
+            image.values[i] - (value - bias).max(0.0).sqrt()
         }
-        image.values[i] - value
     });
     image.like(left.collect())
 }
