@@ -71,7 +71,7 @@ pub const EXIT_INTERRUPTED: u8 = 75;
 /// Exit code: MPI does not start (EX_SOFTWARE of sysexits.h).
 pub const EXIT_NO_MPI: u8 = 70;
 
-/// What to smooth, how, and what to report. Every rank parses the same command line, so it is never sent.
+/// What to filter, how, and what to report. Every rank parses the same command line, so it is never sent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which images.
@@ -158,7 +158,7 @@ struct Setup {
 /// # Panics
 /// When a rank receives a malformed message. A worker's panic ends all ranks through
 /// [`Communicator::abort`].
-pub fn smooth(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
+pub fn filter(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u8 {
     run(comm, config, stop).unwrap_or_else(|error| {
         // When the first rank exits, a launcher can end the others by a signal; this must not print a
         // message.

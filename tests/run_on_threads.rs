@@ -89,7 +89,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
 }
 
 fn run_on(ranks: usize, config: &Config) -> Vec<u8> {
-    run_on_threads(ranks, |comm| run::smooth(comm, config, &AtomicBool::new(false)))
+    run_on_threads(ranks, |comm| run::filter(comm, config, &AtomicBool::new(false)))
 }
 
 fn report(config: &Config) -> Report {
@@ -119,7 +119,7 @@ fn outputs_are_the_same_for_any_ranks_workers_and_strategy() {
     write_images(&data, 12, false);
     let alone = config(&data, folder.path().join("alone"), Strategy::Size, 1);
     assert_eq!(
-        run::smooth(&Serial, &alone, &AtomicBool::new(false)),
+        run::filter(&Serial, &alone, &AtomicBool::new(false)),
         run::EXIT_DONE
     );
     let expected = contents(&alone.list.output);
@@ -238,7 +238,7 @@ fn a_stopped_run_ends_with_what_it_has_and_says_so() {
         let codes = run_on_threads(3, |comm| {
             // One rank alone hears the signal; the others hear of it from the root.
             let stop = AtomicBool::new(comm.rank() == 1);
-            run::smooth(comm, &config, &stop)
+            run::filter(comm, &config, &stop)
         });
         let report = report(&config);
         let left = report.totals.images - report.totals.done;

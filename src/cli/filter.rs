@@ -245,7 +245,7 @@ fn run<F: FilterOptions>(args: FilterArgs<F>) -> u8 {
         Ok(started) => started,
         Err(exit_code) => return exit_code,
     };
-    let exit_code = span.in_scope(|| run::smooth(&world, &config, &stop));
+    let exit_code = span.in_scope(|| run::filter(&world, &config, &stop));
     comm::finish(world, exit_code)
 }
 

@@ -5,6 +5,8 @@
 //! | `file_name` | which names are images, their stems and suffixes, the two halves of a pair |
 //! | `files` | the files of an image: finding, opening and watching them |
 //! | `identity` | detecting changed files |
+//! | `not_fetched` | names of files whose content git-annex, DataLad or git-lfs has not fetched |
+//! | `image` | a volume with its header |
 //! | `header`, `header_layout`, `voxel_size` | NIfTI-1 and NIfTI-2 headers: meaning and bytes |
 //! | `affine` | where the voxels lie in space, and whether two grids are the same |
 //! | `gzip` | gzip files, over ISA-L or flate2 |

@@ -5,6 +5,7 @@
 //! | `steps` | read, filter, write |
 //! | `team` | threads that share one image |
 //! | `mask` | reading the mask of an image |
+//! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
