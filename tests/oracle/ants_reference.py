@@ -1,7 +1,7 @@
 """The reference of non-local means: ANTs on one thread, in a process of its own, and where to find it.
 
 Environment: NIIMPI_ANTS_PYTHON, a Python with antspyx; by default that of .venv-ants, which `.ci/install
-test` makes where there is a wheel.
+ants` makes where there is a wheel.
 """
 
 import json
@@ -21,7 +21,7 @@ MISSING = None
 if platform.machine() != "x86_64":
     MISSING = "ANTs is compared on x86-64 only"
 elif not PYTHON.exists():
-    MISSING = f"{PYTHON} with antspyx=={VERSION} is missing: .ci/install test"
+    MISSING = f"{PYTHON} with antspyx=={VERSION} is missing: .ci/install ants"
 
 
 class Ants:
