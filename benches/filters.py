@@ -4,7 +4,7 @@ usage: filters.py OUTPUT_FOLDER [--quick]    writes filters.csv there and prints
 
 niimpi's time is `filter_s` of its report; the other's is the CPU time of the call that filters, without
 reading and writing. Both take turns in every round, and the least of all rounds counts. The voxels of both
-results are compared.
+results are compared. ANTs takes part if .venv-ants is there (`.ci/install ants`).
 """
 
 import argparse
@@ -15,9 +15,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-
-# Before the libraries that read it are imported.
-os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
 import nibabel
 import numpy as np
@@ -30,29 +27,53 @@ SMALL = "91,109,91"
 LARGE = "197,233,189"
 
 
-def gaussian(data, _image):
-    return ndimage.gaussian_filter(data, 2)
+ANTS_PYTHON = Path(__file__).resolve().parents[1] / ".venv-ants" / "bin" / "python"
+ANTS = """
+import sys, time, ants, numpy
+image = ants.image_read(sys.argv[1])
+started = time.process_time()
+denoised = ants.denoise_image(image, noise_model=sys.argv[2])
+print(time.process_time() - started)
+numpy.save(sys.argv[3], denoised.numpy())
+"""
 
 
-def median(size):
-    return lambda data, _image: ndimage.median_filter(data, size)
+def in_scipy(filtered):
+    """A call of scipy, which returns its result and its CPU seconds."""
+
+    def call(path):
+        data = np.asarray(nibabel.load(path).dataobj)
+        started = time.process_time()
+        return filtered(data), time.process_time() - started
+
+    return call
 
 
-def anlm(model):
-    def denoise(data, image):
-        import ants
+def in_ants(model):
+    """ANTs on one thread, in its own Python, which returns the same."""
 
-        return ants.denoise_image(ants.from_nibabel(image), noise_model=model).numpy()
+    def call(path):
+        with tempfile.NamedTemporaryFile(suffix=".npy") as result:
+            words = [ANTS_PYTHON, "-c", ANTS, path, model, result.name]
+            env = {**os.environ, **measure.ONE_THREAD}
+            run = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
+            return np.load(result.name), float(run.stdout.split()[-1])
 
-    return denoise
+    return call
 
 
-# Name of the other program, what is computed, niimpi's command, shape, datatypes, the other's call, rounds.
+gaussian = in_scipy(lambda data: ndimage.gaussian_filter(data, 2))
+median_3 = in_scipy(lambda data: ndimage.median_filter(data, 3))
+median_5 = in_scipy(lambda data: ndimage.median_filter(data, 5))
+
+# The other program, niimpi's command, shape, datatypes, the other's call, rounds.
 CASES = [
     ("scipy", ["smooth", "--sigma", "2"], SMALL, ["uint8", "int16", "float32"], gaussian, 5),
-    ("scipy", ["median", "--size", "3"], SMALL, ["uint8", "int16", "float32"], median(3), 5),
-    ("scipy", ["median", "--size", "5"], SMALL, ["uint8", "int16", "float32"], median(5), 3),
-    ("scipy", ["median", "--size", "3"], LARGE, ["int16"], median(3), 3),
+    ("scipy", ["median", "--size", "3"], SMALL, ["uint8", "int16", "float32"], median_3, 5),
+    ("scipy", ["median", "--size", "5"], SMALL, ["uint8", "int16", "float32"], median_5, 3),
+    ("scipy", ["median", "--size", "3"], LARGE, ["int16"], median_3, 3),
+    ("ANTs", ["denoise"], SMALL, ["float32"], in_ants("Rician"), 2),
+    ("ANTs", ["denoise", "--noise-model", "gaussian"], SMALL, ["float32"], in_ants("Gaussian"), 1),
 ]
 
 
@@ -78,15 +99,12 @@ def compare(case, datatype, scratch, cpu, quick):
         words = ["synth", source, "--count", "1", "--shape", shape, "--datatype", datatype]
         subprocess.run([NIIMPI, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
     (path,) = source.glob("*.nii.gz")
-    image = nibabel.load(path)
-    data = np.asarray(image.dataobj)
     out = scratch / "out"
     ours, others = [], []
     for _ in range(1 if quick else rounds):
         ours.append(niimpi_s(command, source, out, cpu))
-        started = time.process_time()
-        expected = call(data, image)
-        others.append(time.process_time() - started)
+        expected, seconds = call(path)
+        others.append(seconds)
     result = np.asarray(nibabel.load(out / path.name).dataobj)
     return {
         "filter": " ".join(command),
@@ -117,6 +135,8 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory(prefix="niimpi-filters-") as scratch:
         for case in CASES:
+            if case[0] == "ANTs" and not ANTS_PYTHON.exists():
+                continue
             for datatype in case[3]:
                 row = compare(case, datatype, Path(scratch), cpu, args.quick)
                 rows.append(row)
