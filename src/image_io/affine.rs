@@ -9,16 +9,17 @@ pub type Affine = [[f64; 4]; 3];
 /// Two grids are equal if the distance between corresponding corners is at most this fraction of a voxel.
 pub const SAME_GRID_VOX: f64 = 1e-3;
 
-/// The header fields that define the affine, with lengths in the header's unit.
-struct Fields {
-    qform_code: i32,
-    sform_code: i32,
+/// The header fields that place the voxels in space, with lengths in the header's unit.
+pub(super) struct GridFields {
+    pub(super) qform_code: i32,
+    pub(super) sform_code: i32,
     /// `pixdim[0]` is the sign of the third axis.
-    pixdim: [f64; 4],
+    pub(super) pixdim: [f64; 4],
     /// b, c and d of the quaternion.
-    quaternion: [f64; 3],
-    offset: [f64; 3],
-    sform: Affine,
+    pub(super) quaternion: [f64; 3],
+    /// Where the qform places the first voxel.
+    pub(super) offset: [f64; 3],
+    pub(super) sform: Affine,
 }
 
 impl Header {
@@ -33,7 +34,7 @@ impl Header {
     /// assert_eq!(header.affine()[2], [0.0, 0.0, 3.0, 0.0]);
     /// ```
     pub fn affine(&self) -> Affine {
-        let fields = self.affine_fields();
+        let fields = self.grid_fields();
         let mm_per_unit = self.length_unit().mm();
         let affine = if fields.sform_code > 0 {
             fields.sform
@@ -44,12 +45,12 @@ impl Header {
         affine.map(|row| row.map(|value| value * mm_per_unit))
     }
 
-    fn affine_fields(&self) -> Fields {
+    pub(super) fn grid_fields(&self) -> GridFields {
         match self.version() {
             Version::Nifti1 => {
                 let short = |start: usize| i32::from(i16::from_le_bytes(self.field(start)));
                 let real = |start: usize| f64::from(f32::from_le_bytes(self.field(start)));
-                Fields {
+                GridFields {
                     qform_code: short(252),
                     sform_code: short(254),
                     pixdim: std::array::from_fn(|i| real(76 + 4 * i)),
@@ -61,7 +62,7 @@ impl Header {
             Version::Nifti2 => {
                 let long = |start: usize| i32::from_le_bytes(self.field(start));
                 let real = |start: usize| f64::from_le_bytes(self.field(start));
-                Fields {
+                GridFields {
                     qform_code: long(344),
                     sform_code: long(348),
                     pixdim: std::array::from_fn(|i| real(104 + 8 * i)),
@@ -73,7 +74,7 @@ impl Header {
         }
     }
 
-    fn centred(&self, fields: &Fields) -> Affine {
+    fn centred(&self, fields: &GridFields) -> Affine {
         let mut affine = [[0.0; 4]; 3];
         for (axis, row) in affine.iter_mut().enumerate() {
             let len = self.shape().get(axis).copied().unwrap_or(1);
@@ -87,7 +88,7 @@ impl Header {
 }
 
 /// The affine of the quaternion; `None` if it is not a rotation.
-fn qform(fields: &Fields) -> Option<Affine> {
+fn qform(fields: &GridFields) -> Option<Affine> {
     /// A quaternion in single precision is a little longer than 1 at most.
     const TOLERANCE: f64 = 3.0 * f32::EPSILON as f64;
     let [b, c, d] = fields.quaternion;
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_half_turn_is_a_rotation() {
-        let fields = Fields {
+        let fields = GridFields {
             qform_code: 1,
             sform_code: 0,
             pixdim: [-1.0, 1.0, 2.0, 3.0],
@@ -185,7 +186,7 @@ mod tests {
             [0.0, 0.0, -3.0, 7.0],
         ];
         assert_eq!(qform(&fields), Some(expected));
-        let wrong = Fields {
+        let wrong = GridFields {
             quaternion: [1.0, 1.0, 0.0],
             ..fields
         };

@@ -1,7 +1,7 @@
 //! The grid of an image as ITK's NIfTI reader sees it, for filters that reproduce ITK's programs.
 
+use super::affine::GridFields;
 use super::header::Header;
-use super::header_layout::Version;
 use crate::volume::Grid;
 
 /// An sform whose columns differ from pixdim by more than this part is not one that ITK prefers.
@@ -11,17 +11,6 @@ const SCALE_TOLERANCE: f64 = 1e-4;
 const ORTHOGONAL_TOLERANCE: f64 = 1e-4;
 
 type Matrix = [[f64; 3]; 3];
-
-/// The fields of a header that give the grid, with lengths in its own unit.
-struct Fields {
-    qform_code: i32,
-    sform_code: i32,
-    /// `pixdim[0]` is the sign of the third axis.
-    pixdim: [f64; 4],
-    quaternion: [f64; 3],
-    q_offset: [f64; 3],
-    sform: [[f64; 4]; 3],
-}
 
 impl Header {
     /// The grid as ITK 5.4 reads it: spacing by pixdim; orientation and origin by the sform if its code is 1
@@ -41,7 +30,7 @@ impl Header {
         let (matrix, offset) = if by_sform {
             (sform, fields.sform.map(|row| row[3]))
         } else if fields.qform_code > 0 {
-            (qform(&fields), fields.q_offset)
+            (qform(&fields), fields.offset)
         } else {
             return Grid::of_spacing(spacing);
         };
@@ -60,35 +49,6 @@ impl Header {
         match grid.is_finite() {
             true => grid,
             false => Grid::of_spacing(spacing),
-        }
-    }
-
-    fn grid_fields(&self) -> Fields {
-        match self.version() {
-            Version::Nifti1 => {
-                let short = |start: usize| i32::from(i16::from_le_bytes(self.field(start)));
-                let real = |start: usize| f64::from(f32::from_le_bytes(self.field(start)));
-                Fields {
-                    qform_code: short(252),
-                    sform_code: short(254),
-                    pixdim: std::array::from_fn(|i| real(76 + 4 * i)),
-                    quaternion: std::array::from_fn(|i| real(256 + 4 * i)),
-                    q_offset: std::array::from_fn(|i| real(268 + 4 * i)),
-                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(280 + 4 * (4 * row + i)))),
-                }
-            }
-            Version::Nifti2 => {
-                let long = |start: usize| i32::from_le_bytes(self.field(start));
-                let real = |start: usize| f64::from_le_bytes(self.field(start));
-                Fields {
-                    qform_code: long(344),
-                    sform_code: long(348),
-                    pixdim: std::array::from_fn(|i| real(104 + 8 * i)),
-                    quaternion: std::array::from_fn(|i| real(352 + 8 * i)),
-                    q_offset: std::array::from_fn(|i| real(376 + 8 * i)),
-                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(400 + 8 * (4 * row + i)))),
-                }
-            }
         }
     }
 }
@@ -113,7 +73,7 @@ fn is_plain(sform: &Matrix, pixdim: &[f64; 4]) -> bool {
 }
 
 /// The matrix of the quaternion, as the NIfTI-1 standard gives it.
-fn qform(fields: &Fields) -> Matrix {
+fn qform(fields: &GridFields) -> Matrix {
     let [mut b, mut c, mut d] = fields.quaternion;
     let square = b * b + c * c + d * d;
     let mut a = 1.0 - square;

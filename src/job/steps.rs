@@ -368,7 +368,7 @@ impl<'a> ImageWorker<'a> {
             true => Mask::nonzero(volume).map(|mask| Some(Arc::new(mask))),
             false => Ok(mask),
         };
-        let begun = mask.map_err(FilterError::from).and_then(|mask| {
+        let filtering = mask.map_err(FilterError::from).and_then(|mask| {
             let of_mask = mask.as_deref();
             let (found, prepared, layout) =
                 filter::prepare(&self.job.filter, &shared, volume, of_mask, intensities, division)?;
@@ -376,7 +376,7 @@ impl<'a> ImageWorker<'a> {
             ImageRun::begin(prepared, layout, volume, planes, mask)
         });
         outcome.timings.filter_s = started.elapsed().as_secs_f64();
-        let run = begun.map_err(|error| filter_failure(input, &error))?;
+        let run = filtering.map_err(|error| filter_failure(input, &error))?;
         // A single thread compresses the result after filtering.
         let mut file = None;
         if threads > 1 {

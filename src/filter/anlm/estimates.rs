@@ -1,9 +1,8 @@
 //! Estimates: sums of overlapping patches, in the order of the reference.
 //!
-//! A voxel's sum runs over the centres around it in ascending order: x fastest, then y, then z. A slab
-//! computes its own centres only. For the slices that it shares with a neighbour, the lower slab leaves the
-//! sums that it has begun, and the upper one leaves its estimates one by one, so that they can be added in
-//! their order.
+//! The sum of a voxel adds the centres around it in ascending order: x fastest, then y, then z. Each slab
+//! computes its own centres only. Two neighbouring slabs share slices: the lower slab stores partial sums for
+//! them, and the upper slab stores each of its estimates. The next stage adds these in order.
 
 use std::sync::Arc;
 
@@ -195,8 +194,8 @@ fn zeros(len: usize) -> Result<Vec<f32>, FilterError> {
     Ok(numbers)
 }
 
-/// Where the estimates of a slab's centre slice go. Those for slices that the slab below has begun are kept:
-/// of slice `number` those of the slices below `patch`, one kept slice after the other.
+/// Where the estimates of centre slice `number` of a slab go. Estimates for slices that the slab shares with
+/// the slab below are kept one by one; all others are added to the sums.
 fn targets(frame: &Frame, number: usize, sums: &mut [f32], kept: &mut [f32]) -> Vec<Target> {
     let patch = frame.patch[2];
     let planes_of_slice = (2 * frame.patch[1] + 1) * (2 * frame.patch[0] + 1);
@@ -218,8 +217,8 @@ fn kept_before(patch: usize, number: usize) -> usize {
     (0..number).map(|before| 2 * patch - before).sum()
 }
 
-/// Leaves for the slab above the sums that this one has begun there; and for the slab below, and for the own
-/// first slices, the kept estimates.
+/// Stores the partial sums of the shared slices for the slab above. Stores the kept estimates for the slab
+/// below and for this slab's own first slices.
 fn leave(frame: &Frame, slab: &Slab<'_>, sums: &[f32], kept: Vec<f32>) -> Result<(), FilterError> {
     let patch = frame.patch[2];
     let own = slab.slices();
@@ -227,9 +226,9 @@ fn leave(frame: &Frame, slab: &Slab<'_>, sums: &[f32], kept: Vec<f32>) -> Result
         return Ok(());
     }
     if own.end < frame.shape[2] {
-        let begun = &sums[(own.len() + patch) * frame.plane..][..patch * frame.plane];
-        let mut copy = zeros(begun.len())?;
-        copy.copy_from_slice(begun);
+        let partial = &sums[(own.len() + patch) * frame.plane..][..patch * frame.plane];
+        let mut copy = zeros(partial.len())?;
+        copy.copy_from_slice(partial);
         slab.leave(Neighbour::Above, Arc::new(copy));
     }
     if !kept.is_empty() {
@@ -240,9 +239,8 @@ fn leave(frame: &Frame, slab: &Slab<'_>, sums: &[f32], kept: Vec<f32>) -> Result
     Ok(())
 }
 
-/// The sums of a slab's slice at its lower or upper end, completed. `sums` is a frame of the slice with what
-/// the slab below has begun; `kept` is what the upper slab of the two has kept, and `slice` is the number of
-/// the slice from `patch` slices below that slab on.
+/// Completes the sums of a slice that two slabs share. `sums` has the partial sums of the lower slab, `kept`
+/// the estimates of the upper slab. `slice` counts from `patch` slices below the upper slab.
 pub(super) fn complete(frame: &Frame, sums: &mut [f32], kept: &[f32], slice: usize) {
     let patch = frame.patch[2];
     let [width, height] = [2 * frame.patch[0] + 1, 2 * frame.patch[1] + 1];

@@ -505,7 +505,7 @@ impl CentreRow<'_> {
         }
     }
 
-    /// The estimates of centres of which none takes part are the values themselves.
+    /// Uses the values themselves as estimates: no centre of the block takes part.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.

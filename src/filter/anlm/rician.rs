@@ -144,7 +144,7 @@ pub(super) fn run(
 /// What the slabs around have left for this one.
 struct Seams {
     /// Frames of sums for the first slices.
-    begun: Arc<Vec<f32>>,
+    partial: Arc<Vec<f32>>,
     /// Estimates for the first slices, and for the last ones.
     first: Arc<Vec<f32>>,
     last: Arc<Vec<f32>>,
@@ -153,7 +153,7 @@ struct Seams {
 impl Seams {
     fn take(slab: &Slab<'_>) -> Self {
         Seams {
-            begun: slab.take(ESTIMATES, Neighbour::Below),
+            partial: slab.take(ESTIMATES, Neighbour::Below),
             first: slab.take(ESTIMATES, Neighbour::Own),
             last: slab.take(ESTIMATES, Neighbour::Above),
         }
@@ -165,7 +165,7 @@ impl Seams {
         let [nx, ny, _] = frame.shape;
         let from_start = z - own.start;
         if from_start < patch && !self.first.is_empty() {
-            to.copy_from_slice(&self.begun[from_start * frame.plane..][..frame.plane]);
+            to.copy_from_slice(&self.partial[from_start * frame.plane..][..frame.plane]);
             complete(frame, to, &self.first, patch + from_start);
             return;
         }
