@@ -2,7 +2,7 @@
 //!
 //! Computed from the header alone, so that what an image needs is known before it is read.
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 use super::interface::{ImageInfo, Prepared, Reach, Source, Stage};
 use super::mask::Mask;
@@ -101,13 +101,17 @@ impl Layout {
         let slice_bytes = product([shape[0], shape[1], image.datatype.size_bytes()]).max(1);
         let slice_s: f64 = (0..stages.len())
             .map(|stage| prepared.cost_s(stage, product([shape[0], shape[1], 1])))
-            .sum();
+            .fold(0.0, f64::add);
         let thick = usize::try_from(division.slab_bytes.div_ceil(slice_bytes))
             .unwrap_or(usize::MAX)
             .min((SLAB_S / slice_s).ceil() as usize)
             .max(2 * reach);
         let volumes = usize::try_from(image.volumes()).unwrap_or(usize::MAX).max(1);
-        let block = division.slab_bytes / product(shape).saturating_mul(8).max(1);
+        let slabs = shape[2].div_ceil(thick.clamp(1, shape[2].max(1))).max(1);
+        let block = match slabs {
+            1 => division.slab_bytes / product(shape).saturating_mul(8).max(1),
+            _ => 1,
+        };
         let mut layout = Layout {
             shape,
             volumes,
@@ -118,7 +122,7 @@ impl Layout {
             planes: Vec::new(),
             extra_bytes: Vec::new(),
             splits: Vec::new(),
-            slabs: shape[2].div_ceil(thick.clamp(1, shape[2].max(1))).max(1),
+            slabs,
             block: usize::try_from(block).unwrap_or(usize::MAX).clamp(1, volumes),
             threads: division.threads.max(1),
             scratch_bytes: 0,

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::filter::anlm::Anlm;
 use crate::filter::gaussian::Gaussian;
 use crate::filter::identity::Identity;
 use crate::filter::{Options, OutputSpec};
@@ -85,6 +86,30 @@ fn a_filter_of_one_file_goes_all_the_way() {
     }
     assert_eq!(job.options()["filter"]["name"], "identity");
     assert_eq!(job.to_cli_args()[..2], ["identity", "--compression=1"]);
+}
+
+#[test]
+fn threads_share_series_of_small_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, result) = (folder.path().join("a.nii"), folder.path().join("r.nii.gz"));
+    // A filter of no stage, and one whose slabs are thin because its voxels take long.
+    let filters: [Options; 2] = [Gaussian::from_sigma_vox(0.0).into(), Anlm::default().into()];
+    for filter in filters {
+        for shape in [[17, 14, 22, 17], [32, 32, 40, 4]] {
+            write_noise(&path, &shape, Datatype::Int16, false, false);
+            let job = job(filter.clone());
+            let bytes = [1, 2, 3].map(|threads| {
+                ImageWorker::with_threads(&job, threads)
+                    .process(&path, &result, &mut Outcome::default())
+                    .unwrap();
+                std::fs::read(&result).unwrap()
+            });
+            assert!(
+                bytes[0] == bytes[1] && bytes[0] == bytes[2],
+                "{filter:?} {shape:?}"
+            );
+        }
+    }
 }
 
 #[test]
