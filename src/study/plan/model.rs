@@ -19,8 +19,8 @@ use crate::study::statistics::{Line, Point, Summary, median, moments, student_fa
 
 /// How often the truth is to lie in an interval.
 pub(crate) const COVERAGE: f64 = 0.9;
-/// The least spread between runs, standard deviation of the logarithm. A pilot of some seconds shows less than
-/// what runs that are minutes apart differ by.
+/// The least spread between runs, standard deviation of the logarithm. Runs that are minutes apart differ by
+/// more than those of one pilot.
 const LEAST_RUN_SPREAD: f64 = 0.05;
 /// The spread between runs if only one was measured.
 const UNKNOWN_RUN_SPREAD: f64 = 0.1;
