@@ -14,7 +14,7 @@ mod version;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::comm::launcher::Launch;
 use crate::comm::{self, Communicator, ROOT, StartError};
@@ -76,7 +76,11 @@ impl Cli {
             let _ = console::print(version::details());
             return Err(ExitCode::SUCCESS);
         }
-        Self::try_parse().map_err(|mut error| {
+        let parsed = Self::command().try_get_matches().and_then(|matches| {
+            filter::refuse_fixed(&matches)?;
+            Self::from_arg_matches(&matches)
+        });
+        parsed.map_err(|mut error| {
             name_both_widths(&mut error);
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
             Launch::say_error(|| match error.use_stderr() {
@@ -151,8 +155,6 @@ fn start_ranks(log: &LogArgs, request: &comm::Request) -> Result<(comm::World, t
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -412,8 +412,8 @@ fn report(
             text::counted(setup.unreadable_folders, "folder")
         );
     }
-    // Inside of a mask integers are rounded once.
-    let truncates = config.job.mask.is_none();
+    // Inside of a mask integers are rounded once, and presets write floating-point numbers.
+    let truncates = config.job.mask.is_none() && config.job.filter.like().is_none();
     print_warnings(&report, truncates.then_some(&config.job.output));
     write_report(&report, config)
 }

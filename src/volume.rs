@@ -1,11 +1,15 @@
 //! Volume: the voxels of an image in the file's own type, with their shape, scaling and voxel size.
 
+mod grid;
+
 use std::fmt;
 
 use bytemuck::Pod;
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use nifti::NiftiType;
 use serde::{Deserialize, Serialize};
+
+pub use grid::{Geometry, Grid};
 
 /// A real NIfTI datatype. Complex, RGB and 128-bit types are refused when an image is read.
 ///
@@ -333,43 +337,6 @@ impl VoxelBuffer {
     }
 }
 
-/// Where the voxels of an image lie in space, in ITK's terms: x to the left, y to the back, z up.
-///
-/// ```
-/// use niimpi::volume::Grid;
-///
-/// let grid = Grid::of_spacing([1.0, 1.0, 2.5]);
-/// assert_eq!(grid.direction[2], [0.0, 0.0, 1.0]);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Grid {
-    /// Distance between voxel centres along x, y and z of the image.
-    pub spacing_mm: [f64; 3],
-    /// The place of the first voxel.
-    pub origin_mm: [f64; 3],
-    /// Rows of a matrix whose columns are the directions of the image's axes, each of length 1.
-    pub direction: [[f64; 3]; 3],
-}
-
-impl Grid {
-    /// The first voxel at 0, the axes of the image along those of space.
-    pub fn of_spacing(spacing_mm: [f64; 3]) -> Self {
-        Grid {
-            spacing_mm,
-            origin_mm: [0.0; 3],
-            direction: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-        }
-    }
-
-    /// Whether all its numbers are finite.
-    pub(crate) fn is_finite(&self) -> bool {
-        let numbers = self.spacing_mm.iter().chain(&self.origin_mm);
-        numbers
-            .chain(self.direction.as_flattened())
-            .all(|number| number.is_finite())
-    }
-}
-
 /// The voxels of one image, of one to seven dimensions, the first index fastest in memory (NIfTI's order).
 ///
 /// Voxels are native-endian numbers of [`Volume::datatype`]. With [`Volume::scaling`] they become
@@ -395,6 +362,8 @@ pub struct Volume {
     pub voxel_size_mm: [f64; 3],
     /// Where the voxels lie in space, as ITK reads the header; `None` without a header.
     pub grid: Option<Grid>,
+    /// The fields of the header that give the voxel size; `None` without a header.
+    pub geometry: Option<Geometry>,
     /// The type of a voxel in `voxels`.
     pub datatype: Datatype,
     /// From stored numbers to intensities.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::inputs::InputArgs;
 use super::job::{FilterOptions, JobArgs};
@@ -10,8 +12,9 @@ use crate::comm;
 use crate::fault::Fault;
 use crate::filter::Options;
 use crate::filter::denoise;
-use crate::filter::gaussian::{self, Gaussian};
+use crate::filter::like::Tool;
 use crate::filter::median::{self, Median};
+use crate::filter::smooth;
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
@@ -67,7 +70,7 @@ filter_commands! {
     #[command(
         after_help = "Example: mpirun -n 4 niimpi smooth images --output smoothed --fwhm 6 --report run.json"
     )]
-    Smooth(gaussian::Args => Gaussian),
+    Smooth(smooth::Args => Options),
     /// Replace each voxel by the median of the window around it
     ///
     /// The values are those of scipy.ndimage.median_filter, for any datatype. Reads and writes the same
@@ -97,17 +100,17 @@ pub(super) struct AnyFilterArgs {
         long,
         value_name = "'COMMAND OPTIONS'",
         value_parser = parse_filter,
-        conflicts_with_all = ["sigma", "fwhm", "boundary", "cval", "truncate"]
+        conflicts_with_all = ["sigma", "fwhm", "boundary", "cval", "truncate", "like", "sigma_mm"]
     )]
     filter: Option<Options>,
 
     #[command(flatten)]
-    gaussian: gaussian::Args,
+    smooth: smooth::Args,
 }
 
 impl FilterOptions for AnyFilterArgs {
     fn options(self) -> Options {
-        self.filter.unwrap_or_else(|| self.gaussian.options())
+        self.filter.unwrap_or_else(|| self.smooth.options())
     }
 }
 
@@ -120,10 +123,41 @@ struct FilterText {
 
 fn parse_filter(text: &str) -> Result<Options, String> {
     let words = shlex::split(text).ok_or("the quotes are not closed")?;
-    match FilterText::try_parse_from(words) {
+    let parsed = FilterText::command().try_get_matches_from(words).and_then(|matches| {
+        refuse_fixed(&matches)?;
+        FilterText::from_arg_matches(&matches)
+    });
+    match parsed {
         Ok(parsed) => Ok(parsed.filter.options()),
         Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
     }
+}
+
+/// Refuses options that --like fixes, whatever their values.
+///
+/// # Errors
+/// A usage error that names what the program has instead.
+pub(super) fn refuse_fixed(matches: &ArgMatches) -> Result<(), clap::Error> {
+    const FIXED: [&str; 7] = ["sigma", "boundary", "cval", "truncate", "nan", "round", "mask"];
+    let Some((_, matches)) = matches.subcommand() else {
+        return Ok(());
+    };
+    let typed = matches.try_get_one::<Tool>("like").ok().flatten();
+    let planned = matches.try_get_one::<Options>("filter").ok().flatten();
+    let Some(tool) = typed.copied().or_else(|| planned.and_then(Options::like)) else {
+        return Ok(());
+    };
+    let is_given = |option: &str| {
+        matches.try_contains_id(option).is_ok()
+            && matches.value_source(option) == Some(ValueSource::CommandLine)
+    };
+    for option in FIXED.into_iter().filter(|option| is_given(option)) {
+        if let Some(value) = tool.fixed(option) {
+            let text = format!("--{option} cannot be used with --like {tool}, which has {value}\n");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Args, Debug)]
@@ -307,6 +341,8 @@ mod tests {
             "smooth --sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
             "smooth --fwhm=6 --output-type=float32 --compression=6 --no-sync",
             "smooth --sigma=2 --round=nearest --nan=ignore",
+            "smooth --fwhm=6,6,4 --like=nilearn --output-type=int16",
+            "smooth --sigma-mm=2.5 --like=wb",
             "smooth --sigma=2 --nan=keep --mask=/masks/{dir}/{stem}_mask --outside=keep",
             "median --mask=nonzero",
             "median",
@@ -328,6 +364,31 @@ mod tests {
     }
 
     #[test]
+    fn options_that_a_preset_fixes_are_refused() {
+        let refused = |line: &str| {
+            let matches = Typed::command().try_get_matches_from(line.split_whitespace()).unwrap();
+            refuse_fixed(&matches).map_err(|error| error.to_string())
+        };
+        let line = "smooth x --output y --fwhm 6 --like spm";
+        assert_eq!(refused(line), Ok(()));
+        assert_eq!(refused(&format!("{line} --output-type int16")), Ok(()));
+        for (option, said) in [
+            ("--boundary reflect", "zeros along x and y"),
+            ("--cval 0", "zeros along x and y"),
+            ("--truncate 4", "6 sigmas, rounded to whole voxels"),
+            ("--nan propagate", "zero for NaN and infinity"),
+            ("--round nearest", "the input's type and scale can hold"),
+            ("--mask nonzero", "the whole image"),
+        ] {
+            let error = refused(&format!("{line} {option}")).unwrap_err();
+            assert!(error.contains(said) && error.contains("--like spm"), "{error}");
+        }
+        assert_eq!(refused("smooth x --output y --fwhm 6 --boundary wrap"), Ok(()));
+        let sigma = refused("smooth x --output y --sigma 2 --like itk").unwrap_err();
+        assert!(sigma.contains("--fwhm or --sigma-mm"), "{sigma}");
+    }
+
+    #[test]
     fn a_filter_is_named_by_its_command() {
         let options = parse_filter("smooth --fwhm '6,6,4'").unwrap();
         assert_eq!(options.command(), ["smooth"]);
@@ -337,6 +398,8 @@ mod tests {
             ("smooth --fwhm 6 --output x", "--output"),
             ("sharpen", "sharpen"),
             ("smooth '", "quotes"),
+            ("smooth --like fsl --fwhm 6 --truncate 4", "4 sigmas, rounded up"),
+            ("smooth --like fsl --sigma 2", "--sigma-mm"),
         ] {
             let error = parse_filter(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");

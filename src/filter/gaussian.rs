@@ -106,7 +106,7 @@ impl From<Args> for Gaussian {
     }
 }
 
-fn parse_width(text: &str) -> Result<PerAxis, String> {
+pub(super) fn parse_width(text: &str) -> Result<PerAxis, String> {
     let width: PerAxis = text.parse()?;
     match width.xyz().into_iter().find_map(width_fault) {
         Some(fault) => Err(fault),
@@ -123,7 +123,7 @@ fn parse_truncate(text: &str) -> Result<f64, String> {
 }
 
 /// What is wrong with a sigma or FWHM, and what to do.
-fn width_fault(value: f64) -> Option<String> {
+pub(super) fn width_fault(value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0).then(|| {
         format!(
             "{value} is not a valid width: give a finite number that is not negative, 0 to leave an \

@@ -17,7 +17,7 @@ use super::mask::Outside;
 use super::nonfinite::NonFinite;
 use super::notes::{Neighbour, Notes};
 use super::output::{OutputSpec, Types};
-use crate::volume::{Datatype, Grid, NoMemory, Scaling, Volume, VoxelBuffer};
+use crate::volume::{Datatype, Geometry, Grid, NoMemory, Scaling, Volume, VoxelBuffer};
 
 /// What a filter knows of an image before it sees the voxels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +28,9 @@ pub struct ImageInfo {
     pub voxel_size_mm: [f64; 3],
     /// Where the voxels lie in space, for filters that compute with places; `None` without a header.
     pub grid: Option<Grid>,
+    /// The fields that the voxel size is from, for filters that take it as another program does; `None`
+    /// without a header.
+    pub geometry: Option<Geometry>,
     /// The type of the stored voxels.
     pub datatype: Datatype,
     /// From stored numbers to intensities.
@@ -47,6 +50,7 @@ impl ImageInfo {
             shape: volume.shape.clone(),
             voxel_size_mm: volume.voxel_size_mm,
             grid: volume.grid,
+            geometry: volume.geometry,
             datatype: volume.datatype,
             scaling: volume.scaling,
             nonfinite_voxels: None,
@@ -223,6 +227,30 @@ impl FilterWarning {
             FilterWarning::NoEffect { .. } => "no_effect",
         }
     }
+}
+
+/// What is odd about these widths: half kernels of so many weights, 0 where an axis is left alone.
+pub(super) fn width_warnings(
+    sigma_vox: [f64; 3],
+    half_lens: [usize; 3],
+    shape: [usize; 3],
+) -> Vec<FilterWarning> {
+    let mut warnings = Vec::new();
+    for (axis, name) in ['x', 'y', 'z'].into_iter().enumerate() {
+        let (sigma_vox, length) = (sigma_vox[axis], shape[axis]);
+        if half_lens[axis] > 0 && length > 1 && sigma_vox > length as f64 {
+            warnings.push(FilterWarning::BeyondAxis {
+                axis: name,
+                sigma_vox,
+                length,
+            });
+        }
+    }
+    let sigma_vox = sigma_vox.into_iter().fold(0.0, f64::max);
+    if sigma_vox > 0.0 && half_lens.iter().all(|&len| len <= 1) {
+        warnings.push(FilterWarning::NoEffect { sigma_vox });
+    }
+    warnings
 }
 
 /// What one stage reads and writes.

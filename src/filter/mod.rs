@@ -23,6 +23,8 @@
 //! | `interface` | what a filter declares and does |
 //! | `registry` | all filters of the program |
 //! | `gaussian` | the Gaussian: options and kernels |
+//! | `smooth`, `presets` | its command line; how other programs smooth |
+//! | `like` | the Gaussian as other programs compute it |
 //! | `denoise` | the command line of the non-local means |
 //! | `anlm` | adaptive non-local means, as ANTs computes it |
 //! | `median` | the median: options, windows and how they are searched |
@@ -48,6 +50,7 @@ mod image_run;
 mod interface;
 mod kernels;
 mod layout;
+pub mod like;
 mod lossless;
 mod mask;
 #[cfg(test)]
@@ -60,11 +63,13 @@ mod notes;
 mod output;
 mod outside;
 mod per_axis;
+mod presets;
 #[cfg(test)]
 mod reference;
 mod registry;
 mod separable;
 mod slabs;
+pub(crate) mod smooth;
 mod window;
 
 /// What `slabs` synchronises with; a test replaces it by a model of all interleavings.

@@ -8,6 +8,7 @@ use super::gaussian::Gaussian;
 #[cfg(test)]
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::like::{Like, Tool};
 use super::median::Median;
 
 /// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words
@@ -61,6 +62,7 @@ macro_rules! filters {
 
 filters! {
     Gaussian: ["smooth"],
+    Like: ["smooth"],
     Median: ["median"],
     Anlm: ["denoise", "--method=anlm"],
     #[cfg(test)]
@@ -73,6 +75,14 @@ impl Options {
         let name = self.as_json().remove("name");
         name.and_then(|name| name.as_str().map(str::to_owned))
             .unwrap_or_default()
+    }
+
+    /// The program whose numbers the filter gives, if it is to give another's.
+    pub(crate) fn like(&self) -> Option<Tool> {
+        match self {
+            Options::Like(like) => Some(like.like),
+            _ => None,
+        }
     }
 
     /// All options as JSON. Two sets of options are equal exactly if these are.

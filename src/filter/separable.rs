@@ -6,7 +6,9 @@
 
 use super::FilterError;
 use super::boundary::Boundary;
-use super::interface::{FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch};
+use super::interface::{
+    FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch, width_warnings,
+};
 use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
 use super::kernels::correlate::{Lines, Pass, VoxelPointer};
 use super::mask::Outside;
@@ -443,22 +445,8 @@ impl Prepared for Separable {
     }
 
     fn warnings(&self) -> Vec<FilterWarning> {
-        let mut warnings = Vec::new();
-        for (axis, name) in ['x', 'y', 'z'].into_iter().enumerate() {
-            let (sigma_vox, length) = (self.sigma_vox[axis], self.shape[axis]);
-            if self.kernels.is_active(axis) && length > 1 && sigma_vox > length as f64 {
-                warnings.push(FilterWarning::BeyondAxis {
-                    axis: name,
-                    sigma_vox,
-                    length,
-                });
-            }
-        }
-        let sigma_vox = self.sigma_vox.iter().copied().fold(0.0, f64::max);
-        if sigma_vox > 0.0 && self.kernels.half.iter().all(|half| half.len() <= 1) {
-            warnings.push(FilterWarning::NoEffect { sigma_vox });
-        }
-        warnings
+        let half_lens = [0, 1, 2].map(|axis| self.kernels.half[axis].len());
+        width_warnings(self.sigma_vox, half_lens, self.shape)
     }
 
     fn run(&self, stage: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {

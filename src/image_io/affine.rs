@@ -2,6 +2,7 @@
 
 use super::header::Header;
 use super::header_layout::Version;
+use crate::volume::Geometry;
 
 /// Maps voxel indices x, y, z to mm: three rows of a matrix, each with its offset.
 pub type Affine = [[f64; 4]; 3];
@@ -34,15 +35,30 @@ impl Header {
     /// assert_eq!(header.affine()[2], [0.0, 0.0, 3.0, 0.0]);
     /// ```
     pub fn affine(&self) -> Affine {
-        let fields = self.grid_fields();
         let mm_per_unit = self.length_unit().mm();
-        let affine = if fields.sform_code > 0 {
+        self.affine_in_units(&self.grid_fields())
+            .map(|row| row.map(|value| value * mm_per_unit))
+    }
+
+    fn affine_in_units(&self, fields: &GridFields) -> Affine {
+        if fields.sform_code > 0 {
             fields.sform
         } else {
-            let qform = (fields.qform_code > 0).then(|| qform(&fields)).flatten();
-            qform.unwrap_or_else(|| self.centred(&fields))
-        };
-        affine.map(|row| row.map(|value| value * mm_per_unit))
+            let qform = (fields.qform_code > 0).then(|| qform(fields)).flatten();
+            qform.unwrap_or_else(|| self.centred(fields))
+        }
+    }
+
+    /// The fields that give the voxel size.
+    pub(crate) fn geometry(&self) -> Geometry {
+        let fields = self.grid_fields();
+        let [_, x, y, z] = fields.pixdim;
+        Geometry {
+            pixdim: [x.abs(), y.abs(), z.abs()],
+            matrix: self.affine_in_units(&fields).map(|[x, y, z, _]| [x, y, z]),
+            has_sform: fields.sform_code > 0,
+            mm_per_unit: self.length_unit().mm(),
+        }
     }
 
     pub(super) fn grid_fields(&self) -> GridFields {

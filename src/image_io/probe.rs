@@ -12,7 +12,7 @@ use super::input_stream::InputStream;
 use super::read_header::{check_size, read_header};
 use super::voxel_size::VoxelSizeDisagreement;
 use super::warning::Warning;
-use crate::volume::Datatype;
+use crate::volume::{Datatype, Geometry};
 
 /// Bytes of a compressed file read at a time.
 const INPUT_LEN: usize = 4 << 10;
@@ -47,6 +47,8 @@ pub struct Probe {
     pub voxel_size_mm: [f64; 3],
     /// Where the voxels lie, in mm.
     pub affine: Affine,
+    /// The fields that give the voxel size.
+    pub geometry: Geometry,
     /// Both voxel sizes, if pixdim and the affine disagree.
     pub voxel_size_disagreement: Option<VoxelSizeDisagreement>,
     /// Bytes of the file before compression; in a pair, those of the `.img`.
@@ -90,6 +92,7 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
         scaled: header.scaling().is_some(),
         voxel_size_mm: header.voxel_size_mm(),
         affine: header.affine(),
+        geometry: header.geometry(),
         voxel_size_disagreement: header.voxel_size_disagreement(),
         raw_bytes,
         file_bytes,

@@ -247,6 +247,7 @@ fn read_voxels(
     volume.shape.extend_from_slice(header.shape());
     volume.voxel_size_mm = header.voxel_size_mm();
     volume.grid = Some(header.itk_grid());
+    volume.geometry = Some(header.geometry());
     volume.datatype = header.datatype();
     volume.scaling = header.scaling();
     let found = take(header, volume, &mut |out| stream.read(out))?;

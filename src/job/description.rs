@@ -27,6 +27,15 @@ pub struct FilterDescription {
     /// How NaN and infinite voxels are treated.
     #[serde(default = "propagate")]
     pub nan: String,
+    /// Sigma along x, y, z in mm; absent unless it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sigma_mm: Vec<f64>,
+    /// The program whose numbers a preset gives; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<String>,
+    /// That program, its version, and whether the preset was checked against it; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// Where the masks are; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,

@@ -24,6 +24,7 @@ pub(crate) mod warning;
 
 use serde_json::Value;
 
+use crate::filter::like::Tool;
 use crate::filter::nonfinite::NonFinite;
 use crate::filter::{Filter, ImageInfo, Options, OutputSpec, Outside, Rounding, SharedOptions};
 use crate::image_io::CompressionLevel;
@@ -97,6 +98,14 @@ impl ImageJob {
         cost::filter_s(self, &usual) / usual.voxels() as f64
     }
 
+    /// Which of two voxel sizes of a header is used, as a sentence.
+    fn voxel_size_used(&self) -> String {
+        match self.filter.like() {
+            Some(tool) => format!("--like {tool} uses {}", tool.voxel_size_field()),
+            None => "the affine is used".to_owned(),
+        }
+    }
+
     /// All options that affect a result's bytes: jobs with equal options write equal results for the same
     /// input.
     pub fn options(&self) -> Value {
@@ -127,8 +136,14 @@ impl ImageJob {
         let output = serde_json::to_value(self.output).unwrap_or_default();
         let mut options = self.filter.as_json();
         options.remove("name");
-        options.extend(output.as_object().cloned().unwrap_or_default());
-        options.insert("nan".to_owned(), self.nan.name().into());
+        let output = output.as_object().cloned().unwrap_or_default();
+        if self.filter.like().is_some() {
+            // A preset fixes all but the type, so other options are refused with it.
+            options.extend(output.into_iter().filter(|(name, _)| name == "output_type"));
+        } else {
+            options.extend(output);
+            options.insert("nan".to_owned(), self.nan.name().into());
+        }
         options.insert("compression".to_owned(), self.compression.get().into());
         if let Some(Masking { choice, outside }) = &self.mask {
             let mask = choice.absolute().unwrap_or_else(|_| choice.to_string());
@@ -162,6 +177,7 @@ impl ImageJob {
         FilterDescription {
             name: self.filter.name(),
             sigma_vox: numbers("sigma"),
+            sigma_mm: numbers("sigma_mm"),
             fwhm_mm: numbers("fwhm"),
             boundary: text("boundary").to_owned(),
             cval: number("cval"),
@@ -176,6 +192,8 @@ impl ImageJob {
             nan: self.nan.name().to_owned(),
             mask: self.mask.as_ref().map(|mask| mask.choice.to_string()),
             outside: self.mask.as_ref().map(|mask| mask.outside.name().to_owned()),
+            like: self.filter.like().map(|tool| tool.name().to_owned()),
+            reference: self.filter.like().map(Tool::reference),
         }
     }
 }

@@ -233,7 +233,7 @@ impl<'a> ImageWorker<'a> {
         {
             let Volume { voxels, datatype, .. } = &self.image.volume;
             let warning = survey.warning(voxels.as_bytes(), *datatype);
-            outcome.warnings.extend(warning);
+            outcome.warnings.extend(warning.filter(|_| !datatype.is_float()));
         }
         let started = Instant::now();
         let made = match file {
@@ -417,7 +417,8 @@ impl<'a> ImageWorker<'a> {
         let prepared = self.job.filter.prepare(&image, &self.job.shared()).ok();
         facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
         let in_mm = self.job.filter.uses_voxel_size();
-        outcome.warnings = warning::of_header(header, in_mm, facts.sigma_vox);
+        let used = self.job.voxel_size_used();
+        outcome.warnings = warning::of_header(header, in_mm.then_some(used.as_str()), facts.sigma_vox);
         let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
         outcome.warnings.extend(of_filter.iter().map(Warning::from));
         Ok(())

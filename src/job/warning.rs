@@ -42,12 +42,13 @@ impl From<&FilterWarning> for Warning {
     }
 }
 
-/// Warnings from the header of an image. `in_mm`: the filter's width is in mm, so the voxel size matters.
-pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]>) -> Vec<Warning> {
+/// Warnings from the header of an image. If the filter's width is in mm, the voxel size matters: `used` then
+/// says which of two the filter uses.
+pub(super) fn of_header(header: &Header, used: Option<&str>, sigma_vox: Option<[f64; 3]>) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = header.warnings().iter().map(Warning::from).collect();
-    if !in_mm {
+    let Some(used) = used else {
         return warnings;
-    }
+    };
     let unit = header.length_unit();
     if matches!(unit, LengthUnit::Metre | LengthUnit::Micrometre) {
         let size = header.voxel_size_mm();
@@ -67,7 +68,7 @@ pub(super) fn of_header(header: &Header, in_mm: bool, sigma_vox: Option<[f64; 3]
         warnings.push(Warning::new(
             "voxel_size",
             format!(
-                "its voxels are {} mm by pixdim but {} mm by the affine; the affine is used",
+                "its voxels are {} mm by pixdim but {} mm by the affine; {used}",
                 by_axis(sizes.pixdim_mm),
                 by_axis(sizes.affine_mm)
             ),

@@ -48,6 +48,9 @@ pub(crate) fn render_accounts(accounts: &[Account], style: Style) -> String {
 fn summary(report: &Report) -> String {
     let mut text = done_line(report);
     text.push_str(&incomplete_lines(report));
+    if let Some(reference) = &report.filter.reference {
+        let _ = writeln!(text, "smoothed like {reference}");
+    }
     if let Some(line) = nonfinite_line(report) {
         let _ = writeln!(text, "{line}");
     }
@@ -139,10 +142,11 @@ fn nonfinite_line(report: &Report) -> Option<String> {
     (images > 0).then(|| {
         let voxels: u64 = counts.sum();
         let images = counted(images, "image");
-        format!(
-            "{images} with {voxels} voxels that are NaN or infinite (--nan {})",
-            report.filter.nan
-        )
+        let how = match &report.filter.like {
+            Some(tool) => format!("--like {tool}"),
+            None => format!("--nan {}", report.filter.nan),
+        };
+        format!("{images} with {voxels} voxels that are NaN or infinite ({how})")
     })
 }
 

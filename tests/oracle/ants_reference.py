@@ -1,4 +1,4 @@
-"""The reference of non-local means: ANTs on one thread, in a process of its own, and where to find it.
+"""ANTs on one thread, and nilearn and SimpleITK, in a process of their own, and where to find it.
 
 Environment: NIIMPI_ANTS_PYTHON, a Python with antspyx; by default that of .venv-ants, which `.ci/install
 ants` makes where there is a wheel.
@@ -25,7 +25,7 @@ elif not PYTHON.exists():
 
 
 class Ants:
-    """A process that denoises images with ANTs. Use it in a `with`."""
+    """A process that denoises and smooths images. Use it in a `with`."""
 
     def __init__(self, folder, threads=1):
         self.folder, self.threads, self.count, self.cpu_s = Path(folder), threads, 0, 0.0
@@ -50,13 +50,20 @@ class Ants:
 
     def denoise(self, image, model, patch, search):
         """The voxels of the denoised image, and the processor seconds it took."""
+        return self.do({"image": str(image), "model": model, "patch": patch, "search": search})
+
+    def smooth(self, tool, image, fwhm):
+        """The voxels that ants, itk or nilearn smooths to."""
+        return self.do({"image": str(image), "tool": tool, "fwhm": fwhm})[0]
+
+    def do(self, task):
         self.count += 1
         result = self.folder / f"ants_{self.count}.npy"
-        task = {"image": str(image), "model": model, "patch": patch, "search": search, "result": str(result)}
+        task |= {"result": str(result)}
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline() or '{"error": "ANTs ended"}')
-        assert "error" not in reply, f"{image}: {reply['error']}"
+        assert "error" not in reply, f"{task}: {reply['error']}"
         self.cpu_s += reply["cpu_s"]
         voxels = np.load(result)
         result.unlink()

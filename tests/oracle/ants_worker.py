@@ -1,7 +1,7 @@
-"""Denoises images with ANTs, one after the other: run by the Python that has antspyx, with a task a line.
+"""Denoises and smooths images, one after the other: run by the Python that has antspyx, with a task a line.
 
-A task is JSON: image, model, patch, search, and result, where the voxels are written as .npy. The reply is a
-line with the processor seconds, or with the error.
+A task is JSON: image, and result, where the voxels are written as .npy; model, patch and search to denoise,
+tool and fwhm to smooth. The reply is a line with the processor seconds, or with the error.
 """
 
 import json
@@ -9,7 +9,10 @@ import sys
 import time
 
 import ants
+import nibabel
 import numpy as np
+import SimpleITK
+from nilearn.image import smooth_img
 
 
 def radius(radii):
@@ -27,10 +30,27 @@ def denoise(task):
     return {"cpu_s": seconds}
 
 
+def smooth(task):
+    started = time.process_time()
+    path, fwhm = task["image"], task["fwhm"]
+    if task["tool"] == "ants":
+        voxels = ants.smooth_image(ants.image_read(path), fwhm, FWHM=True).numpy()
+    elif task["tool"] == "nilearn":
+        voxels = np.asarray(smooth_img(nibabel.load(path), fwhm).dataobj)
+    else:
+        sigma = np.broadcast_to(np.asarray(fwhm, float), 3) / 2.3548200450309493
+        variance = [float(value) ** 2 for value in sigma]
+        image = SimpleITK.DiscreteGaussian(SimpleITK.ReadImage(path), variance, 32, [0.01] * 3, True)
+        voxels = SimpleITK.GetArrayFromImage(image).T
+    np.save(task["result"], voxels)
+    return {"cpu_s": time.process_time() - started}
+
+
 print(json.dumps({"version": ants.__version__}), flush=True)
 for line in sys.stdin:
     try:
-        reply = denoise(json.loads(line))
+        task = json.loads(line)
+        reply = smooth(task) if "tool" in task else denoise(task)
     except Exception as error:
         reply = {"error": repr(error)}
     print(json.dumps(reply), flush=True)

@@ -64,7 +64,7 @@ pub(in crate::filter) fn exp_of_nonpositive(x: f64) -> f64 {
 }
 
 /// exp(x) for x ≤ 700, by the same method. The bits of numpy are promised for x ≤ 0 only.
-pub(super) fn exp(x: f64) -> f64 {
+pub(in crate::filter) fn exp(x: f64) -> f64 {
     if x < UNDERFLOW {
         return 0.0;
     }

@@ -15,7 +15,7 @@
 pub(super) mod bessel;
 pub(super) mod convert;
 pub(super) mod correlate;
-mod exp;
+pub(super) mod exp;
 pub(super) mod exp32;
 pub(super) mod ranks;
 mod scalar;
