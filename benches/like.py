@@ -53,7 +53,7 @@ def main():
         results["(none)"] = smoothed(folder, image, f"--fwhm={FWHM}")
         largest = np.abs(results["niimath"]).max()
         inner = tuple(slice(8, -8) for _ in range(3))
-        print(f"FWHM {FWHM} mm, voxels of {VOXEL} mm: largest difference from niimath over largest intensity\n")
+        print(f"FWHM {FWHM} mm, voxels of {VOXEL} mm: difference from niimath / largest intensity\n")
         print("| `--like` | whole image | 8 voxels or more from the edge |\n|---|---:|---:|")
         for tool, result in results.items():
             difference = np.abs(result - results["niimath"])

@@ -123,10 +123,12 @@ struct FilterText {
 
 fn parse_filter(text: &str) -> Result<Options, String> {
     let words = shlex::split(text).ok_or("the quotes are not closed")?;
-    let parsed = FilterText::command().try_get_matches_from(words).and_then(|matches| {
-        refuse_fixed(&matches)?;
-        FilterText::from_arg_matches(&matches)
-    });
+    let parsed = FilterText::command()
+        .try_get_matches_from(words)
+        .and_then(|matches| {
+            refuse_fixed(&matches)?;
+            FilterText::from_arg_matches(&matches)
+        });
     match parsed {
         Ok(parsed) => Ok(parsed.filter.options()),
         Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
@@ -366,7 +368,9 @@ mod tests {
     #[test]
     fn options_that_a_preset_fixes_are_refused() {
         let refused = |line: &str| {
-            let matches = Typed::command().try_get_matches_from(line.split_whitespace()).unwrap();
+            let matches = Typed::command()
+                .try_get_matches_from(line.split_whitespace())
+                .unwrap();
             refuse_fixed(&matches).map_err(|error| error.to_string())
         };
         let line = "smooth x --output y --fwhm 6 --like spm";

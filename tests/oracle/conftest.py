@@ -51,6 +51,8 @@ def pytest_terminal_summary(terminalreporter, config):
                 f"differ"
             )
         terminalreporter.write_line(f"{tally.line()}; kernels: {kernels}; MPI: {program.MPI}")
+    for line in tally.lines:
+        terminalreporter.write_line(line)
     summary = os.environ.get("NIIMPI_ORACLE_SUMMARY")
     if summary:
         counts = {

@@ -27,7 +27,9 @@ def along(array, axis, half, source, renormalised=False):
                 weights[i, place] += half[abs(j)]
     if renormalised:
         weights /= weights.sum(1, keepdims=True)
-    return np.moveaxis(np.tensordot(weights, moved, 1), 0, axis)
+    # Row by row: a weight of 0 must not meet NaN.
+    rows = [sum(weights[i, j] * moved[j] for j in np.flatnonzero(weights[i])) for i in range(n)]
+    return np.moveaxis(np.stack(rows), 0, axis)
 
 
 def inside(i, n):

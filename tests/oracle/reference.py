@@ -139,6 +139,7 @@ class Tally:
     def __init__(self):
         self.images = self.voxels = self.differ = 0
         self.topics = {}
+        self.lines = []  # of comparisons that count in another way
 
     def add(self, topic, voxels, differ):
         self.images += 1
