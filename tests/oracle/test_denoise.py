@@ -12,7 +12,7 @@ import pytest
 
 import ants_reference
 import images
-from program import HAS_RANKS, smooth
+from program import smooth
 from reference import differing, tally
 from test_ranks import sums
 
@@ -205,19 +205,3 @@ def test_not_a_number(tmp_path):
     images.write(tmp_path / "zero" / "hole.nii", array)
     smooth(tmp_path / "zero", tmp_path / "expected", command="denoise")
     assert sums(tmp_path / "out") == sums(tmp_path / "expected")
-
-
-@pytest.mark.ranks
-def test_bytes_do_not_depend_on_ranks_or_threads(tmp_path):
-    rng = np.random.default_rng(27)
-    for number, shape in enumerate([(40, 30, 70), (21, 18), (12, 11, 10, 3)]):
-        volumes = [phantom(rng, shape[:3]) for _ in range(3 if len(shape) == 4 else 1)]
-        array = np.stack(volumes, axis=-1) if len(shape) == 4 else volumes[0]
-        images.write(tmp_path / "in" / f"{number}.nii.gz", array, zooms=(2,) * min(len(shape), 3))
-    smooth(tmp_path / "in", tmp_path / "base", command="denoise")
-    expected = sums(tmp_path / "base")
-    for ranks in (1, 2, 3, 4) if HAS_RANKS else (None,):
-        for threads in (1, 2, 3):
-            output = tmp_path / f"out_{ranks}_{threads}"
-            smooth(tmp_path / "in", output, command="denoise", ranks=ranks, threads=threads)
-            assert sums(output) == expected, (ranks, threads)

@@ -17,6 +17,7 @@ import pytest
 
 import images
 import program
+from filters import FILTERS
 from program import HAS_RANKS, ranks_alive, smooth, start
 
 pytestmark = pytest.mark.timeout(180)
@@ -149,13 +150,16 @@ def smooth_as(ordinary, source, output, *options, **others):
         os.geteuid = kept
 
 
-@pytest.mark.parametrize("strategy", ["size", "dynamic"])
-def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
+MANY = [(FILTERS[0], 400, "size"), *((filter, 100, "dynamic") for filter in FILTERS)]
+
+
+@pytest.mark.parametrize(("filter", "count", "strategy"), MANY, ids=[f"{f.name}-{n}" for f, n, _ in MANY])
+def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
     place = ordinary[0]
-    images.series(place / "in", 400)
+    images.series(place / "in", count)
     broken = {}
     for number, (way, cause) in enumerate(TEN_WAYS.items()):
-        path = place / "in" / f"sample_{17 + 38 * number}.nii.gz"
+        path = place / "in" / f"sample_{(number + 1) * count // 11}.nii.gz"
         path.unlink()
         way(path)
         broken[str(path)] = cause
@@ -163,16 +167,17 @@ def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
         ordinary,
         place / "in",
         place / "out",
-        "--sigma=1",
+        *filter.options,
         "--strategy",
         strategy,
+        command=filter.command,
         ranks=RANKS,
         threads=2,
         expect=1,
     )
     report = finished.report
     totals = report["totals"]
-    assert (totals["images"], totals["done"], totals["failed"]) == (400, 390, 10), finished.stderr
+    assert (totals["images"], totals["done"], totals["failed"]) == (count, count - 10, 10), finished.stderr
     assert sum(rank["failed"] for rank in report["ranks"]) == 10
     failed = {record["input"]: record for record in report["images"] if record["status"] == "failed"}
     assert sorted(failed) == sorted(broken), "the ten broken images are recorded, by their paths"
@@ -186,7 +191,7 @@ def test_four_hundred_images_of_which_ten_are_broken(ordinary, strategy):
         lines = [line for line in finished.stderr.splitlines() if Path(path).name in line]
         assert len(lines) == 1, f"one line for {path}, not {lines}"
     written = sorted(path.name for path in images.results(place / "out"))
-    assert len(written) == 390 and all(name.startswith("sample_") for name in written)
+    assert len(written) == count - 10 and all(name.startswith("sample_") for name in written)
     for name in written:
         np.asarray(nibabel.load(place / "out" / name).dataobj)
 

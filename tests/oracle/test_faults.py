@@ -18,6 +18,7 @@ import pytest
 import images
 import program
 from faulty import faulty  # noqa: F401
+from filters import FILTERS, each_filter
 from program import HAS_RANKS, ranks_alive, run, smooth, start
 from test_failures import as_ordinary, ordinary, smooth_as  # noqa: F401
 from test_ranks import sums
@@ -41,12 +42,12 @@ def failed(finished):
     }
 
 
-def check_rest(source, out, tmp_path, broken=(), options=("--sigma=1",)):
+def check_rest(source, out, tmp_path, broken=(), filter=FILTERS[0]):
     """All results but those of `broken` are there and right, and no part of another is."""
     assert not parts(out)
     whole = tmp_path / "undisturbed"
     if not whole.exists():
-        smooth(source, whole, *options)
+        filter.run(source, whole)
     expected = {name: total for name, total in sums(whole).items() if name not in broken}
     assert sums(out) == expected
 
@@ -54,21 +55,23 @@ def check_rest(source, out, tmp_path, broken=(), options=("--sigma=1",)):
 # ---- space
 
 
-def test_one_image_meets_a_full_disk(tmp_path, faulty):
+@each_filter
+def test_one_image_meets_a_full_disk(tmp_path, faulty, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     images.write(source / "large.nii", images.random_array(np.random.default_rng(2), (64, 64, 64), "float32"))
     # Only what is larger than a MiB does not fit.
     env = faulty(f"write:{errno.ENOSPC}:1000000:/out/.niimpi-")
-    finished = smooth(source, out, "--sigma=1", ranks=RANKS, env=env, expect=1)
+    finished = filter.run(source, out, ranks=RANKS, env=env, expect=1)
     assert list(failed(finished)) == ["large.nii"]
     record = failed(finished)["large.nii"]
     assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], (
         record
     )
-    check_rest(source, out, tmp_path, broken={"large.nii"})
-    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "failed_before": 1}
-    check_rest(source, out, tmp_path)
+    check_rest(source, out, tmp_path, {"large.nii"}, filter)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
+    assert found == {"kept": 3, "failed_before": 1}
+    check_rest(source, out, tmp_path, filter=filter)
 
 
 @pytest.mark.parametrize("cause", [errno.ENOSPC, errno.EDQUOT])
@@ -129,39 +132,26 @@ def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk):
 
 
 @pytest.mark.parametrize("call", ["read", "write", "fsync", "open"])
-def test_an_input_output_error(tmp_path, faulty, call):
+@each_filter
+def test_an_input_output_error(tmp_path, faulty, filter, call):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
     part = "sample_3" if call in ("read", "open") else "/out/.niimpi-"
     # Every result is written to a part, so that one kind of fault concerns all of them.
-    finished = run(
-        [
-            "smooth",
-            source,
-            "--output",
-            out,
-            "--sigma=1",
-            "--threads=1",
-            "--report",
-            tmp_path / "r.json",
-            "--strategy=block",
-        ],
-        ranks=RANKS,
-        env=faulty(f"{call}:{errno.EIO}:0:{part}"),
-        report_path=tmp_path / "r.json",
-    )
-    assert finished.code == 1, finished
+    env = faulty(f"{call}:{errno.EIO}:0:{part}")
+    ranks = RANKS if filter is FILTERS[0] else None
+    finished = filter.run(source, out, "--strategy=block", ranks=ranks, env=env, sync=True, expect=1)
     broken = failed(finished)
     if part == "/out/.niimpi-":
         assert len(broken) == 6 and not sums(out), finished
         assert all(record["stage"] == "write" for record in broken.values())
     else:
         assert list(broken) == ["sample_3.nii.gz"] and broken["sample_3.nii.gz"]["stage"] == "read"
-        check_rest(source, out, tmp_path, broken=set(broken))
+        check_rest(source, out, tmp_path, set(broken), filter)
     assert all("Input/output error" in record["error"] for record in broken.values()), broken
     assert not parts(out)
-    resume(source, out, "--sigma=1", ranks=RANKS)
-    check_rest(source, out, tmp_path)
+    resume(source, out, *filter.options, command=filter.command, ranks=ranks)
+    check_rest(source, out, tmp_path, filter=filter)
 
 
 def test_a_read_error_that_passes(tmp_path, faulty):
@@ -176,27 +166,25 @@ def test_a_read_error_that_passes(tmp_path, faulty):
     check_rest(source, out, tmp_path)
 
 
-def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty):  # noqa: F811
+@each_filter
+def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty, filter):  # noqa: F811
     """It makes no file without a record: images in progress fail, the others are not started."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 40)
     # Room for some images, and then for half a line.
     env = faulty(f"write:{errno.EIO}:8000:/.niimpi/journal-") | {"NIIMPI_TEST_FAULT": "slow@0:200"}
-    finished = smooth(source, out, "--sigma=1", "--strategy=block", ranks=RANKS, env=env, expect=1)
+    finished = filter.run(source, out, "--strategy=block", ranks=RANKS, env=env, expect=1)
     assert "stopping: without a journal no result may get its name" in finished.stderr, finished
     totals = finished.report["totals"]
     assert 0 < totals["done"] < 40 and totals["skipped"] > 0, totals
     for record in failed(finished).values():
         assert "the journal cannot be written" in record["error"], record
-    recorded = {
-        record["output"]
-        for record in map(json.loads, filter(is_whole_line, journal_lines(out)))
-        if record["event"] == "staged"
-    }
+    whole_lines = [json.loads(line) for line in journal_lines(out) if is_whole_line(line)]
+    recorded = {record["output"] for record in whole_lines if record["event"] == "staged"}
     assert set(sums(out)) <= recorded and not parts(out)
-    found = resume(source, out, "--sigma=1", ranks=RANKS)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
     assert found["kept"] >= totals["done"], found
-    check_rest(source, out, tmp_path)
+    check_rest(source, out, tmp_path, filter=filter)
 
 
 def is_whole_line(line):
@@ -524,27 +512,30 @@ def wait_for(running, out, ranks, ended):
 
 
 KILLS = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
+# Kills of each filter, and the length of an axis for images of a few milliseconds.
+KILLED = [(FILTERS[0], KILLS, 48)] + [(filter, -(-KILLS // 3), 24) for filter in FILTERS[1:]]
 
 
 @pytest.mark.ranks
 @pytest.mark.timeout(300 + 60 * KILLS)
-def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
+@pytest.mark.parametrize(("filter", "kills", "length"), KILLED, ids=[filter.name for filter, *_ in KILLED])
+def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path, filter, kills, length):
     """kill -9 of one of three ranks at random moments; the job ends and a resumed run completes it."""
     rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "1"))
     source = tmp_path / "in"
-    images.series(source, 40, shape=(48, 48, 48))
-    smooth(source, tmp_path / "whole", "--sigma=2", ranks=3)
+    images.series(source, 40, shape=(length,) * 3)
+    filter.run(source, tmp_path / "whole", ranks=3)
     whole = sums(tmp_path / "whole")
     killed = unfinished = 0
     slowest = 0.0
     # A run that ends before its turn to be killed does not count.
-    for number in range(10 * KILLS):
-        if killed == KILLS:
+    for number in range(10 * kills):
+        if killed == kills:
             break
         out = tmp_path / f"out_{number}"
         strategy = rng.choice(["block", "cyclic", "size", "dynamic"])
         sync = rng.choice([[], ["--no-sync"]])
-        args = ["smooth", source, "--output", out, "--sigma=2", "--threads=2", "--strategy", strategy, *sync]
+        args = [*filter.words, source, "--output", out, "--threads=2", "--strategy", strategy, *sync]
         with start(args, ranks=3, env={"NIIMPI_TEST_FAULT": "slow@0:20"}) as running:
             if wait_for(running, out, 3, rng.randrange(0, 30)):
                 time.sleep(rng.random() * 0.05)
@@ -568,9 +559,10 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path):
             for name, total in sums(out).items()
             if not name.rpartition("/")[2].startswith(".niimpi-")
         )
-        found = resume(source, out, "--sigma=2", ranks=rng.choice([1, 2, 3]))
+        how = {"command": filter.command, "ranks": rng.choice([1, 2, 3])}
+        found = resume(source, out, *filter.options, **how)
         unfinished += found.get("unfinished", 0)
         assert sums(out) == whole and not parts(out), f"round {number}, {strategy}: {found}"
         shutil.rmtree(out)
-    print(f"{killed} kills, {unfinished} results found unfinished, job's end after {slowest:.1f} s at most")
-    assert killed == KILLS
+    print(f"{filter.name}: {killed} kills, {unfinished} unfinished, job's end after {slowest:.1f} s at most")
+    assert killed == kills

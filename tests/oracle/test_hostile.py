@@ -16,6 +16,7 @@ import pytest
 
 import images
 import mutants
+from filters import FILTERS, each_filter
 from program import HAS_RANKS, run, smooth
 from test_faults import lying, parts
 from test_ranks import sums
@@ -87,9 +88,11 @@ def check_orderly(finished):
         assert launchers or LOG_LINE.match(line), line
 
 
-def test_mutated_files(tmp_path):
-    """Fifteen hundred here; the stress run has ten thousand. A third of them look right: see mutants.py."""
-    count = int(os.environ.get("NIIMPI_STRESS_FILES", "1500"))
+@each_filter
+def test_mutated_files(tmp_path, filter):
+    """Fifteen hundred here and a fifth for each other filter; the stress run has ten thousand. A third of
+    them look right: see mutants.py."""
+    count = int(os.environ.get("NIIMPI_STRESS_FILES", "1500")) // (1 if filter is FILTERS[0] else 5)
     rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "3"))
     source, out = tmp_path / "in", tmp_path / "out"
     kinds = seeds()
@@ -111,8 +114,8 @@ def test_mutated_files(tmp_path):
             split = 348 if content[0] == 92 or content[3] == 92 else 540
             (folder / f"m{number}.hdr").write_bytes(mutate(content[:split], rng, 700))
             (folder / f"m{number}.img").write_bytes(mutate(content[split:], rng, 700))
-    options = ("--sigma=1", "--report-csv", "--log-dir", tmp_path / "log")
-    finished = smooth(source, out, *options, ranks=RANKS, threads=2, expect=1, timeout=500)
+    options = ("--report-csv", "--log-dir", tmp_path / "log")
+    finished = filter.run(source, out, *options, ranks=RANKS, threads=2, expect=1, timeout=500)
     assert finished.code == 1 and "panicked" not in finished.stderr
     # mpirun mixes the lines of several ranks that write much at a time; each rank's own log does not.
     for log in (tmp_path / "log").iterdir():
@@ -129,12 +132,13 @@ def test_mutated_files(tmp_path):
     assert peak_mib < PEAK_MIB, f"{peak_mib:.0f} MiB"
     written = {name for name in sums(out) if not name.endswith(".img")}
     assert len(written) == totals["done"] and not parts(out)
-    found = resume(source, out, "--sigma=1", ranks=RANKS, threads=2, expect=1)
+    how = {"command": filter.command, "ranks": RANKS, "threads": 2, "expect": 1}
+    found = resume(source, out, *filter.options, **how)
     assert found == {"kept": totals["done"], "failed_before": totals["failed"]}
     verified = run(["verify", out], ranks=RANKS, timeout=120)
     assert verified.code == 0, verified
-    ended = f"{totals['done']} smoothed, {totals['failed']} refused"
-    print(f"{count} mutated files: {ended}, peak {peak_mib:.0f} MiB per rank")
+    ended = f"{totals['done']} done, {totals['failed']} refused"
+    print(f"{filter.name}: {count} mutated files: {ended}, peak {peak_mib:.0f} MiB per rank")
 
 
 def test_bombs_and_lies(tmp_path):

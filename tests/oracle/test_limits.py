@@ -8,6 +8,7 @@ import pytest
 
 import images
 from faulty import faulty  # noqa: F401
+from filters import each_filter
 from program import run, start
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -50,11 +51,12 @@ def test_a_file_beyond_the_largest_allowed_fails_its_image_alone(tmp_path):
     assert (totals["done"], totals["failed"]) == (4, 1), finished
 
 
+@each_filter
 @pytest.mark.parametrize("mib", [500, 700, 1000])
-def test_little_address_space_ends_no_run_by_a_signal(tmp_path, mib):
+def test_little_address_space_ends_no_run_by_a_signal(tmp_path, mib, filter):
     """Threads that wait for files and for the disk reserve no address space of their own."""
     images.series(tmp_path / "in", 30, shape=(40, 40, 40))
-    words = arguments(tmp_path, "--sigma=1", "--threads=4")
+    words = [*filter.words, tmp_path / "in", "--output", tmp_path / "out", "--threads=4"]
     finished = run(words, prefix=limited("-v", mib << 10))
     assert finished.code in (0, 1), finished
     assert "panicked" not in finished.stderr, finished

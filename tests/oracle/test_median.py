@@ -6,9 +6,8 @@ import pytest
 import scipy.ndimage
 
 import images
-from program import HAS_RANKS, smooth
+from program import smooth
 from reference import BOUNDARIES, outputs, stem
-from test_ranks import sums
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,15 +120,3 @@ def test_not_a_number(tmp_path):
         window = padded[tuple(slice(i, i + 3) for i in place)]
         finite = np.sort(window[np.isfinite(window)])
         assert result[place] == finite[len(finite) // 2]
-
-
-@pytest.mark.ranks
-def test_bytes_do_not_depend_on_ranks_or_threads(source, tmp_path):
-    words = ["--size=4,3,5", "--boundary=wrap"]
-    smooth(source, tmp_path / "base", *words, command="median")
-    expected = sums(tmp_path / "base")
-    for ranks in (1, 2, 3, 4) if HAS_RANKS else (None,):
-        for threads in (1, 2, 3):
-            output = tmp_path / f"out_{ranks}_{threads}"
-            smooth(source, output, *words, command="median", ranks=ranks, threads=threads)
-            assert sums(output) == expected, (ranks, threads)

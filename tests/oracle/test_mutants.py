@@ -10,7 +10,8 @@ import pytest
 
 import images
 import mutants
-from program import run, smooth
+from filters import FILTERS
+from program import run
 from test_faults import parts
 from test_ranks import sums
 from test_resume import journals
@@ -39,9 +40,11 @@ def chance():
 
 @pytest.fixture
 def place(tmp_path):
-    """Three images, their results, and a file beside the output folder that nothing may touch."""
+    """Three images, their results by each filter, and a file beside the output folder that nothing may
+    touch."""
     images.series(tmp_path / "in", 3)
-    smooth(tmp_path / "in", tmp_path / "whole", "--sigma=1")
+    for filter in FILTERS:
+        filter.run(tmp_path / "in", tmp_path / filter.name)
     (tmp_path / "victim.nii.gz").write_bytes(b"not to be touched")
     return tmp_path
 
@@ -51,23 +54,26 @@ def untouched(place):
 
 
 def test_mutated_journals(place):
-    rng, whole, before = chance(), sums(place / "whole"), untouched(place)
-    (journal,) = journals(place / "whole")
-    text = journal.read_text()
+    """The filters take turns."""
+    rng, before = chance(), untouched(place)
+    wholes = {filter: sums(place / filter.name) for filter in FILTERS}
     out = place / "out"
     ends = collections.Counter()
     for number in range(COUNT):
+        filter = FILTERS[number % len(FILTERS)]
+        whole = wholes[filter]
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(place / "whole", out, copy_function=shutil.copy2)
-        content = mutants.mutate_journal(text, rng)
+        shutil.copytree(place / filter.name, out, copy_function=shutil.copy2)
+        (journal,) = journals(out)
+        content = mutants.mutate_journal(journal.read_text(), rng)
         (out / ".niimpi" / journal.name).write_bytes(content)
-        at = f"journal {number}: {content[:3000]}"
+        at = f"journal {number} of {filter.name}: {content[:3000]}"
         orderly(["status", out], (0, 1, 2))
-        removing = number % 3 == 0
+        removing = number % 4 == 0
         orderly(["verify", out, "--against=journal", *(["--remove"] if removing else [])], (0, 1, 2))
         found = sums(out)
         assert found.items() <= whole.items() and (removing or found == whole), at
-        code = orderly(["smooth", place / "in", "--output", out, "--sigma=1", "--resume"], (0, 2))
+        code = orderly([*filter.words, place / "in", "--output", out, "--resume"], (0, 2))
         ends[code] += 1
         # All is there, or the run was refused and nothing is changed.
         assert sums(out) == (whole if code == 0 else found) and not parts(out), at
@@ -81,25 +87,26 @@ def test_mutated_reports(place):
     for shard in (1, 2):
         words = ["smooth", place / "in", "--output", place / "shares", "--sigma=1", f"--shard={shard}/2"]
         assert run([*words, "--report", place / f"{shard}.json"]).code == 0
-    texts = [(place / name).read_text() for name in ("whole.report.json", "1.json")]
+    reports = ["smooth.report.json", "1.json", "median.report.json", "denoise.report.json"]
+    texts = [(place / name).read_text() for name in reports]
     mutant, merged = place / "mutant.json", place / "merged.json"
     shown = collections.Counter()
     for number in range(COUNT):
-        mutant.write_text(mutants.mutate_json(texts[number % 2], rng), errors="surrogatepass")
+        mutant.write_text(mutants.mutate_json(texts[number % len(texts)], rng), errors="surrogatepass")
         form = rng.choice(["table", "csv", "csv --rows=images", "json", "markdown", "table --series"])
         shown[orderly(["report", "show", mutant, "--format", *form.split()], (0, 1, 2))] += 1
         orderly(["report", "merge", mutant, place / "2.json", "--output", merged], (0, 1, 2, 75))
         merged.unlink(missing_ok=True)
         if number % 4 == 0:
             words = ["plan", place / "in", "--output", place / "planned", "--sigma=1", "--from", mutant]
-            orderly([*words, place / "whole.report.json"], (0, 1, 2))
+            orderly([*words, place / "smooth.report.json"], (0, 1, 2))
     assert untouched(place) == before
     print(f"{COUNT} mutated reports: {shown[0]} shown, {shown[2]} refused")
     assert min(shown[0], shown[2]) > COUNT // 50, shown
 
 
 def test_mutated_lists(place):
-    rng, whole, before = chance(), sums(place / "whole"), untouched(place)
+    rng, whole, before = chance(), sums(place / "smooth"), untouched(place)
     paths, expected = sorted((place / "in").iterdir()), os.listdir(place)
     out, listed = place / "out", place / "list.txt"
     ends = collections.Counter()

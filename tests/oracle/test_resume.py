@@ -14,6 +14,7 @@ import pytest
 
 import images
 from faulty import faulty  # noqa: F401
+from filters import each_filter
 from program import HAS_RANKS, run, smooth, start
 from test_ranks import sums
 
@@ -36,7 +37,8 @@ STANDINGS = (
 
 
 def resume(source, output, *options, **others):
-    """`smooth --resume`; returns the counts of what was found, and checks that the totals agree with them."""
+    """A filter with --resume; returns the counts of what was found, and checks that the totals agree with
+    them."""
     report = Path(f"{output}.again.json")
     finished = smooth(source, output, *options, "--resume", report=report, **others)
     counts = finished.report["resume"]
@@ -60,10 +62,10 @@ def lines(output):
     return [json.loads(line) for path in journals(output) for line in path.read_text().splitlines()]
 
 
-def refused(source, output, *options, kinds, ranks=None):
-    """`smooth --resume` that must not write anything: exit 2, these counts per kind, and both ways on."""
+def refused(source, output, *options, kinds, command="smooth", ranks=None):
+    """A filter with --resume that must write nothing: exit 2, these counts per kind, and both ways on."""
     before = {path: path.read_bytes() for path in Path(output).rglob("*") if path.is_file()}
-    words = ["smooth", source, "--output", output, *options, "--resume"]
+    words = [command, source, "--output", output, *options, "--resume"]
     finished = run([str(word) for word in words], ranks=ranks)
     assert finished.code == 2, finished
     for kind, (count, first) in kinds.items():
@@ -73,12 +75,13 @@ def refused(source, output, *options, kinds, ranks=None):
     return finished
 
 
-def test_each_cause_is_found_and_told(tmp_path):
+@each_filter
+def test_each_cause_is_found_and_told(tmp_path, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     paths = images.series(source, 12)
     whole = paths[11].read_bytes()
     paths[11].write_bytes(whole[:100])
-    smooth(source, out, "--sigma=1", ranks=RANKS, expect=1)
+    filter.run(source, out, ranks=RANKS, expect=1)
     paths[11].write_bytes(whole)
 
     (out / "sample_1.nii.gz").unlink()
@@ -86,26 +89,22 @@ def test_each_cause_is_found_and_told(tmp_path):
     replaced = images.random_array(np.random.default_rng(99), (8, 9, 7), "uint8")
     images.write(paths[2], replaced, affine=images.diagonal(2, 2, 2))
 
-    found = resume(source, out, "--sigma=1", ranks=RANKS)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
     assert found == {"kept": 9, "missing": 1, "failed_before": 1, "input_changed": 1}
-    smooth(source, tmp_path / "fresh", "--sigma=1")
+    filter.run(source, tmp_path / "fresh")
     assert sums(out) == sums(tmp_path / "fresh")
-    assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 12}
+    assert resume(source, out, *filter.options, command=filter.command, ranks=RANKS) == {"kept": 12}
 
 
-def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
+@each_filter
+def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
-    smooth(source, out, "--sigma=1", ranks=RANKS)
-    refused(
-        source,
-        out,
-        "--sigma=1",
-        "--compression=2",
-        kinds={"made with other options": (6, "sample_1.nii.gz")},
-        ranks=RANKS,
-    )
-    refused(source, out, "--sigma=2", kinds={"made with other options": (6, "sample_1.nii.gz")}, ranks=RANKS)
+    filter.run(source, out, ranks=RANKS)
+    how = {"command": filter.command, "ranks": RANKS}
+    of_others = {"made with other options": (6, "sample_1.nii.gz")}
+    refused(source, out, *filter.options, "--compression=2", kinds=of_others, **how)
+    refused(source, out, *filter.other, kinds=of_others, **how)
     # What a user edited, and what was damaged where a look can see it.
     with open(out / "sample_4.nii.gz", "ab") as file:
         file.write(b"\0")
@@ -113,14 +112,14 @@ def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path):
     damaged[-6] ^= 1
     (out / "sample_5.nii.gz").write_bytes(damaged)
     changed = {"changed since niimpi wrote them": (2, "sample_4.nii.gz")}
-    refused(source, out, "--sigma=1", kinds=changed, ranks=RANKS)
+    refused(source, out, *filter.options, kinds=changed, **how)
     # A dry run says the same.
-    refused(source, out, "--sigma=1", "--dry-run", kinds=changed)
-    found = resume(source, out, "--sigma=1", "--overwrite", ranks=RANKS)
+    refused(source, out, *filter.options, "--dry-run", kinds=changed, command=filter.command)
+    found = resume(source, out, *filter.options, "--overwrite", **how)
     assert found == {"kept": 4, "mismatched": 2}
     # Another data set with the same names.
     shutil.rmtree(out / ".niimpi")
-    refused(source, out, "--sigma=1", kinds={"without a record": (6, "sample_1.nii.gz")}, ranks=RANKS)
+    refused(source, out, *filter.options, kinds={"without a record": (6, "sample_1.nii.gz")}, **how)
 
 
 def test_an_output_of_another_image_is_not_replaced(tmp_path):
@@ -304,11 +303,12 @@ def test_shards_and_the_whole_list_know_of_each_other(tmp_path):
     assert len(journals(out)) == 4 * (RANKS or 1)
 
 
-def test_a_journal_torn_anywhere(tmp_path):
+@each_filter
+def test_a_journal_torn_anywhere(tmp_path, filter):
     """Whatever is left of the last journal, what it vouches for is right and the rest is done again."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
-    smooth(source, out, "--sigma=1")
+    filter.run(source, out)
     before = sums(out)
     (journal,) = journals(out)
     whole = journal.read_bytes()
@@ -324,7 +324,7 @@ def test_a_journal_torn_anywhere(tmp_path):
         ended += last.startswith(b'{"event":"end"') and last.endswith(b"}") and whole[cut : cut + 1] == b"\n"
         # Nothing is known of files without a record, as after somebody removed it: they are not replaced
         # without being asked.
-        found = resume(source, out, "--sigma=1", "--overwrite")
+        found = resume(source, out, *filter.options, "--overwrite", command=filter.command)
         assert found.get("kept", 0) in (ended, ended + 1), f"cut at {cut}: {found}"
         assert found.get("unfinished", 0) + found.get("mismatched", 0) <= 1
         assert sums(out) == before

@@ -5,25 +5,25 @@ import hashlib
 import numpy as np
 
 import images
-from program import smooth
+from filters import Filter
 
 COUNT = 12
 # Tens of milliseconds per image: rivals and kills meet most images half done.
-SIGMAS = (200, 250)
+BROAD, BROADER = (Filter(f"sigma-{sigma}", "smooth", (f"--sigma={sigma}",), ()) for sigma in (200, 250))
 
 
-def make_source(folder, suffix):
-    """Images, and what undisturbed runs make of them with each sigma: {sigma: {name: digest}}."""
+def make_source(folder, suffix, filters=(BROAD, BROADER), length=56):
+    """Images, and what undisturbed runs of each filter make of them: {filter: {name: digest}}."""
     source = folder / "in"
-    array = images.random_array(np.random.default_rng(5), (56, 56, 56), "float32")
+    array = images.random_array(np.random.default_rng(5), (length,) * 3, "float32")
     for number in range(1, COUNT + 1):
         write = images.write_pair if suffix == ".hdr" else images.write
         write(source / f"sample_{number}{suffix}", array + number)
     whole = {}
-    for sigma in SIGMAS:
-        out = folder / f"whole-{sigma}"
-        smooth(source, out, f"--sigma={sigma}")
-        whole[sigma] = digests(out)
+    for filter in filters:
+        out = folder / f"whole-{filter.name}"
+        filter.run(source, out)
+        whole[filter] = digests(out)
     return source, whole
 
 
@@ -42,13 +42,14 @@ def stem(name):
 
 
 def check_whole(found, whole):
-    """Every image that has its header, or its one file, is all of one sigma; returns {stem: sigma}."""
+    """Every image that has its header, or its one file, is all of one filter; returns {stem: filter}."""
     kinds = {}
     names = {name for name in found if not name.endswith(".img")}
     for name in names:
         halves = [name, name[: -len(".hdr")] + ".img"] if name.endswith(".hdr") else [name]
-        # Headers of two sigmas may be the same bytes: the voxels tell.
-        fits = [s for s, files in whole.items() if all(found.get(half) == files[half] for half in halves)]
-        assert fits, f"{name} is a mixture or damaged: {[found.get(half) for half in halves]}"
+        # Headers of two filters may be the same bytes: the voxels tell.
+        own = {half: found.get(half) for half in halves}
+        fits = [filter for filter, files in whole.items() if own.items() <= files.items()]
+        assert fits, f"{name} is a mixture or damaged: {own}"
         kinds[stem(name)] = fits[0]
     return kinds

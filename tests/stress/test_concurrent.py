@@ -71,13 +71,14 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
         pytest.skip("namespaces are forbidden here")
     images, whole = source
     out = tmp_path / "out"
-    sigmas = [outputs.SIGMAS[number % 2 if options == "other" else 0] for number in range(len(modes))]
+    pair = (outputs.BROAD, outputs.BROADER) if options == "other" else (outputs.BROAD,) * 2
+    filters = [pair[number % 2] for number in range(len(modes))]
     stems = [{f"sample_{number}" for number in LISTS[lists](run)} for run in range(len(modes))]
     running = []
-    for number, (mode, sigma) in enumerate(zip(modes, sigmas)):
+    for number, (mode, filter) in enumerate(zip(modes, filters)):
         report, listed = tmp_path / f"report-{number}.json", tmp_path / f"list-{number}.txt"
         listed.write_text("".join(f"{images / stem}.nii.gz\n" for stem in sorted(stems[number])))
-        args = ["smooth", "--list", listed, "--base", images, "--output", out, f"--sigma={sigma}"]
+        args = [*filter.words, "--list", listed, "--base", images, "--output", out]
         args += ["--threads=1", "--report", report, *MODES[mode]]
         running.append((start(args, prefix=PLACES[place](number)), report))
     ended = []
@@ -90,16 +91,16 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
     # Nobody is refused by nobody: one run at least was the first.
     assert any(finished.code != 2 for finished in ended), ended
     done = [made_by(finished) for finished in ended]
-    for mode, sigma, own, listed, finished in zip(modes, sigmas, done, stems, ended):
+    for mode, filter, own, listed, finished in zip(modes, filters, done, stems, ended):
         if finished.code != 2:
             assert listed <= set(kinds), "every image is there, the run's own result or another run's"
         for name in own:
             # What a run reports as its result stays that, unless a run that may replace it says that it did.
             replaced = any(
                 kinds[name] == other and name in others and mode_of_other == "overwrite"
-                for mode_of_other, other, others in zip(modes, sigmas, done)
+                for mode_of_other, other, others in zip(modes, filters, done)
             )
-            assert kinds[name] == sigma or replaced, (name, modes, sigmas, kinds, ended)
+            assert kinds[name] == filter or replaced, (name, modes, filters, kinds, ended)
     told = [(modes[number], ended[number].code, len(own)) for number, own in enumerate(done)]
     print(f"{options} options, {place}, {lists}: {told}, {len(kinds)} results, none lost")
 

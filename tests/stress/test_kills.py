@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 import outputs
+from filters import FILTERS
 from program import run
 from test_faults import parts
 
@@ -57,18 +58,24 @@ def most_calls(log):
     return max(threads.values(), default=0)
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".hdr"])
-def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, suffix):
+# An earlier filter, the one that is killed, the endings of images and the length of their axes.
+CASES = [(outputs.BROAD, outputs.BROADER, suffix, 56) for suffix in (".nii.gz", ".hdr")]
+CASES += [(filter.changed, filter, ".nii.gz", 32) for filter in FILTERS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "suffix", "length"), CASES, ids=[f"{new.name}{suffix}" for _, new, suffix, _ in CASES]
+)
+def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, old, new, suffix, length):
     rng = random.Random(f"{os.environ.get('NIIMPI_STRESS_SEED', '1')}{suffix}")
-    source, whole = outputs.make_source(tmp_path, suffix)
-    old, new = outputs.SIGMAS
+    source, whole = outputs.make_source(tmp_path, suffix, (old, new), length)
     out, log = tmp_path / "out", tmp_path / "calls"
-    words = ["smooth", source, "--output", out, f"--sigma={new}", "--threads=2"]
+    words = [*new.words, source, "--output", out, "--threads=2"]
 
     def begin(replacing):
         shutil.rmtree(out, ignore_errors=True)
         if replacing:
-            shutil.copytree(tmp_path / f"whole-{old}", out, copy_function=shutil.copy2)
+            shutil.copytree(tmp_path / f"whole-{old.name}", out, copy_function=shutil.copy2)
         return [*words, *(["--overwrite"] if replacing else [])]
 
     # What an undisturbed run calls, with new results and with results that are replaced.
@@ -81,7 +88,7 @@ def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, suffix):
     assert {call for call, _ in calls} == set(CALLS), calls
     kills = collections.Counter()
     for attempt, (call, replacing) in zip(range(20 * KILLS), itertools.cycle(calls)):
-        if sum(kills.values()) >= KILLS // 2:
+        if sum(kills.values()) >= KILLS // len(CASES):
             break
         # No thread may make as many calls this time.
         when = rng.randint(1, max(1, calls[call, replacing] * 2 // 3))
@@ -97,6 +104,6 @@ def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, suffix):
         assert resumed.code == 0, f"after {at}\n{resumed}"
         assert outputs.digests(out) == whole[new], f"after {at}"
         assert not parts(out), f"after {at}"
-    assert sum(kills.values()) >= KILLS // 2, f"only {kills} were killed"
+    assert sum(kills.values()) >= KILLS // len(CASES), f"only {kills} were killed"
     table = {f"{call} ({'replaced' if new else 'new'})": count for (call, new), count in kills.items()}
-    print(f"{suffix}: {sum(kills.values())} kills at system calls, {table}")
+    print(f"{new.name}{suffix}: {sum(kills.values())} kills at system calls, {table}")

@@ -1,0 +1,40 @@
+"""The filters, for tests of what is the same for all of them. A new filter is one more entry."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from program import smooth
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The command of a filter with options, and options that give other results."""
+
+    name: str
+    command: str
+    options: tuple
+    other: tuple
+
+    @property
+    def words(self):
+        """The command line up to the images."""
+        return [self.command, *self.options]
+
+    @property
+    def changed(self):
+        """The same filter with the other options."""
+        return Filter(f"{self.name}-changed", self.command, self.other, self.options)
+
+    def run(self, inputs, output, *options, **others):
+        """Runs the filter. See `program.smooth`."""
+        return smooth(inputs, output, *self.options, *options, command=self.command, **others)
+
+
+FILTERS = (
+    Filter("smooth", "smooth", ("--sigma=1",), ("--sigma=2",)),
+    Filter("median", "median", ("--size=3",), ("--size=5",)),
+    Filter("denoise", "denoise", ("--noise-model=rician",), ("--noise-model=gaussian",)),
+)
+
+each_filter = pytest.mark.parametrize("filter", FILTERS, ids=lambda filter: filter.name)
