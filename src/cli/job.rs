@@ -85,19 +85,10 @@ impl<F: FilterOptions> JobArgs<F> {
         self.mask.as_ref().and_then(MaskChoice::template).cloned()
     }
 
-    /// The subcommand and the arguments that mean the same for any list of images.
-    ///
-    /// # Errors
-    /// A sentence when each image has its own mask, which depends on its place in a list.
-    pub(super) fn words(&self) -> Result<Vec<OsString>, String> {
-        if self.mask_template().is_some() {
-            return Err(
-                "--mask: give one mask for all images here, or nonzero; a mask for each takes as long"
-                    .to_owned(),
-            );
-        }
+    /// The subcommand and the arguments that mean the same in any working directory.
+    pub(super) fn words(&self) -> Vec<OsString> {
         let mut words = self.job().to_cli_args();
         words.push(format!("--strategy={}", self.strategy.name()));
-        Ok(words.into_iter().map(OsString::from).collect())
+        words.into_iter().map(OsString::from).collect()
     }
 }

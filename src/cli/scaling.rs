@@ -239,7 +239,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
             smaller --sizes"
         ));
     }
-    let options = args.job.words()?;
+    let options = args.job.words();
     let varied = |numbers: &[usize]| numbers.iter().copied().collect();
     Ok(StudySpec {
         schema: SCHEMA.to_owned(),

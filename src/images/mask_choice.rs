@@ -40,7 +40,7 @@ impl fmt::Display for MaskChoice {
         match self {
             MaskChoice::Nonzero => f.write_str("nonzero"),
             MaskChoice::File(path) => path.display().fmt(f),
-            MaskChoice::Each(template) => template.0.fmt(f),
+            MaskChoice::Each(template) => template.fmt(f),
         }
     }
 }
@@ -84,6 +84,22 @@ impl MaskTemplate {
     pub(super) fn path(&self, place: &Path, index: usize) -> PathBuf {
         self.0.fill(place, index)
     }
+
+    /// The template for masks with the same file names in the folders `folder`/1, `folder`/2, …, one for each
+    /// image of a list; `None` if the names depend on more than the images' names.
+    pub(crate) fn in_numbered_folders(&self, folder: &Path) -> Option<Self> {
+        let text = self.0.to_string();
+        let name = text.rsplit('/').next()?;
+        let elsewhere = format!("{}/{{index}}/{name}", folder.display());
+        let has_stem_only = !name.contains("{index}") && !name.contains("{dir}");
+        has_stem_only.then(|| elsewhere.parse().ok().map(Self))?
+    }
+}
+
+impl fmt::Display for MaskTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 #[cfg(test)]
@@ -103,5 +119,19 @@ mod tests {
         assert_eq!(path("/m/{dir}/{stem}_mask"), Path::new("/m/sub-1/T1_mask.nii.gz"));
         assert_eq!(path("{dir}/mask.nii"), Path::new("sub-1/mask.nii"));
         assert_eq!(choice("../{dir}/m.nii").unwrap().to_string(), "../{dir}/m.nii");
+        let moved = |text: &str| {
+            let choice = choice(text).unwrap();
+            let moved = choice.template().unwrap().in_numbered_folders(Path::new("/tmp"));
+            moved.map(|template| template.to_string())
+        };
+        assert_eq!(
+            moved("m/{dir}/{stem}_mask").as_deref(),
+            Some("/tmp/{index}/{stem}_mask")
+        );
+        assert_eq!(
+            moved("{dir}/brain.nii").as_deref(),
+            Some("/tmp/{index}/brain.nii")
+        );
+        assert_eq!((moved("m/{index}.nii"), moved("m/{dir}_mask")), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-//! Which images of the list the pilot smooths.
+//! Which images of the list the pilot filters.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::listed::Listed;
 /// in addition, where these are not among them, the smallest and the largest of every class and the one that
 /// takes the most memory.
 pub(crate) fn choose(listed: &Listed, count: usize) -> BTreeSet<usize> {
-    let features = |place: usize| listed.found[place].1;
+    let features = |place: usize| listed.found[place].features;
     let mut order: Vec<usize> = (0..listed.found.len()).collect();
     order.sort_by_key(|&place| (features(place).class, features(place).voxels));
     let steps = (count - 1).max(1);
@@ -28,6 +28,7 @@ pub(crate) fn choose(listed: &Listed, count: usize) -> BTreeSet<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listed::FoundImage;
     use super::super::measured::{ImageClass, ImageFeatures};
     use super::*;
     use crate::volume::Datatype;
@@ -41,7 +42,7 @@ mod tests {
                 file_bytes: voxels,
                 memory_bytes: voxels * datatype.size_bytes() as u64,
             };
-            vec![("x.nii".into(), features); count]
+            vec![FoundImage::from(features); count]
         };
         Listed {
             found: images.iter().flat_map(image).collect(),
@@ -58,7 +59,12 @@ mod tests {
             (Datatype::Uint8, 9000, 1),
         ]);
         let chosen = choose(&listed, 20);
-        let kind = |&place: &usize| (listed.found[place].1.class, listed.found[place].1.voxels);
+        let kind = |&place: &usize| {
+            (
+                listed.found[place].features.class,
+                listed.found[place].features.voxels,
+            )
+        };
         let kinds: BTreeSet<_> = chosen.iter().map(kind).collect();
         assert!(
             (20..=23).contains(&chosen.len()) && kinds.len() == 4,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::measured::{ImageClass, ImageFeatures, MemoryByKind};
 use crate::image_io;
 use crate::images::{self, ListRequest};
+use crate::job::mask::fault_by_headers;
 use crate::job::{ImageJob, cost};
 use crate::parallel::par_map;
 use crate::resources;
@@ -24,11 +25,31 @@ const IMAGE_BYTES: f64 = 760.0;
 /// How often it then holds each name: in the list and in the report.
 const NAMES_HELD: f64 = 2.0;
 
+/// An image on the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundImage {
+    pub input: PathBuf,
+    /// Its mask, if each image has its own.
+    pub mask: Option<PathBuf>,
+    pub features: ImageFeatures,
+}
+
+#[cfg(test)]
+impl From<ImageFeatures> for FoundImage {
+    fn from(features: ImageFeatures) -> Self {
+        FoundImage {
+            input: "x.nii".into(),
+            mask: None,
+            features,
+        }
+    }
+}
+
 /// The images on the disk, and those planned for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listed {
-    /// The images whose headers can be read, in the list's order.
-    pub found: Vec<(PathBuf, ImageFeatures)>,
+    /// The images whose headers can be read and whose masks fit, in the list's order.
+    pub found: Vec<FoundImage>,
     /// How many there are, damaged ones included.
     pub listed: usize,
     /// The images planned for: those found, from the beginning, again and again until there are enough.
@@ -62,9 +83,14 @@ pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>
     let threads = resources::available_cpus().min(PROBE_THREADS);
     let threads = threads.min(listed.div_ceil(16)).max(1);
     let probes = par_map(&entries, threads, |entry| {
-        let probe = image_io::probe(&entry.input)?;
+        let probe = image_io::probe(&entry.input).map_err(|error| error.to_string())?;
+        let choice = job.mask.as_ref().map(|mask| &mask.choice);
+        let mask = choice.and_then(|choice| choice.file(entry.mask.as_deref()));
+        if let Some(fault) = mask.and_then(|mask| fault_by_headers(&entry.input, mask)) {
+            return Err(fault);
+        }
         let (datatype, scaled) = (probe.datatype, probe.scaled);
-        Ok::<_, image_io::ImageError>(ImageFeatures {
+        Ok(ImageFeatures {
             class: ImageClass { datatype, scaled },
             voxels: probe.shape.iter().map(|&length| length as u64).product(),
             file_bytes: probe.file_bytes,
@@ -76,19 +102,28 @@ pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>
     let mut found = Vec::with_capacity(listed);
     for (entry, probe) in entries.into_iter().zip(probes) {
         match probe {
-            Ok(features) => found.push((entry.input, features)),
-            Err(error) => first_fault = first_fault.or(Some(error.to_string())),
+            Ok(features) => found.push(FoundImage {
+                input: entry.input,
+                mask: entry.mask,
+                features,
+            }),
+            Err(fault) => first_fault = first_fault.or(Some(fault)),
         }
     }
     if found.is_empty() {
         return Err(format!(
-            "none of the {listed} images can be read; the first: {}",
+            "none of the {listed} images can be filtered; the first: {}",
             first_fault.unwrap_or_default()
         ));
     }
     let wanted = wanted.unwrap_or(found.len());
     Ok(Listed {
-        planned: found.iter().map(|image| image.1).cycle().take(wanted).collect(),
+        planned: found
+            .iter()
+            .map(|image| image.features)
+            .cycle()
+            .take(wanted)
+            .collect(),
         found,
         listed,
         list_s,
@@ -101,7 +136,7 @@ impl Listed {
     /// The memory of each kind of image that was found.
     pub fn memory_by_kind(&self) -> MemoryByKind {
         let mut memory = MemoryByKind::new();
-        for (_, image) in &self.found {
+        for FoundImage { features: image, .. } in &self.found {
             let bytes = memory.entry((image.class, image.voxels)).or_default();
             *bytes = image.memory_bytes.max(*bytes);
         }
@@ -125,8 +160,8 @@ impl Listed {
         IMAGE_BYTES + NAMES_HELD * self.name_bytes as f64
     }
 
-    /// Images whose headers cannot be read.
-    pub fn unreadable(&self) -> usize {
+    /// Images whose headers cannot be read or whose masks do not fit.
+    pub fn unusable(&self) -> usize {
         self.listed - self.found.len()
     }
 

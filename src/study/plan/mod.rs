@@ -167,8 +167,8 @@ fn measure(request: &PlanRequest, listed: &Listed) -> Result<Measurements, Strin
     Ok(measured)
 }
 
-/// Leaves images out whose headers cannot be read, or of whose class none was measured because all of them
-/// failed, and names them in notes.
+/// Leaves images out whose headers or masks cannot be used, or of whose class none was measured because all
+/// of them failed, and names them in notes.
 ///
 /// # Errors
 /// A sentence when more than a few images would be left out.
@@ -177,11 +177,11 @@ fn leave_out_unmeasured(
     model: &Model,
     measured: &mut Measurements,
 ) -> Result<(), String> {
-    let unreadable = listed.unreadable();
-    if unreadable > 0 {
+    let unusable = listed.unusable();
+    if unusable > 0 {
         measured.notes.push(format!(
-            "{unreadable} of {} images have headers that cannot be read; they will fail and are not planned \
-            for",
+            "{unusable} of {} images have a header or a mask that cannot be used; they will fail and are not \
+            planned for",
             listed.listed
         ));
     }
@@ -189,8 +189,8 @@ fn leave_out_unmeasured(
         if model.knows(&class) {
             continue;
         }
-        let mut of_class = listed.found.iter().filter(|(_, image)| image.class == class);
-        if !of_class.any(|(path, _)| measured.has_failed(path)) {
+        let mut of_class = listed.found.iter().filter(|image| image.features.class == class);
+        if !of_class.any(|image| measured.has_failed(&image.input)) {
             return Err(format!(
                 "{count} of the images are {class}, but none of that kind was measured, so their cost is \
                 unknown; measure some of each kind (--pilot 20 does)"
@@ -224,6 +224,7 @@ fn run_pilot(request: &PlanRequest, listed: &Listed) -> Result<Pilot, String> {
     let pilot = PilotRequest {
         images: request.pilot,
         options: &request.options,
+        masks: request.list.mask.as_ref(),
         beside: output.parent().unwrap_or(Path::new("/")),
         cpus: resources::available_cpus(),
         quiet: request.quiet,

@@ -1,15 +1,17 @@
 //! The pilot: a few images of the list, processed here several times on one and on more workers, to measure.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::choose::choose;
-use super::listed::Listed;
+use super::listed::{FoundImage, Listed};
 use super::measured::{FEWEST_IMAGES, Source, stages_s};
 use super::model::{add, held_s};
 use crate::console;
+use crate::images::{self, ListRequest, MaskTemplate};
 use crate::job::outcome::Stage;
 use crate::launch::child::{How, Limits};
 use crate::launch::{LocalMachine, LocalRun};
@@ -38,8 +40,10 @@ const COLD_FACTOR: f64 = 1.5;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PilotRequest<'a> {
     pub images: usize,
-    /// The options of `niimpi smooth`.
+    /// The filter's command and options.
     pub options: &'a [OsString],
+    /// The template in the options by which each image has its own mask.
+    pub masks: Option<&'a MaskTemplate>,
     /// Where results are written and removed again: on the file system that the job will write to.
     pub beside: &'a Path,
     /// CPUs of this machine.
@@ -107,11 +111,16 @@ pub(crate) fn run(
         ));
     }
     let started = Instant::now();
+    let chosen: Vec<&FoundImage> = chosen.iter().map(|&place| &listed.found[place]).collect();
     write_list(
         &folder.path().join("list"),
-        chosen.iter().map(|&place| listed.found[place].0.as_path()),
+        chosen.iter().map(|image| image.input.as_path()),
     )?;
-    let run = |workers, repeats| one(request, machine, folder.path(), workers, repeats);
+    let options = match request.masks {
+        Some(template) => with_masks(request.options, &linked_masks(folder.path(), template, &chosen)?),
+        None => request.options.to_vec(),
+    };
+    let run = |workers, repeats| one(request, &options, machine, folder.path(), workers, repeats);
     let cold = run((1, 1), 1)?;
     let once_s = match working_s(&cold.report) {
         long if long > 2.0 * LEAST_RUN_S => long,
@@ -145,6 +154,58 @@ fn write_list<'a>(path: &Path, images: impl Iterator<Item = &'a Path>) -> Result
     std::fs::write(path, &bytes).map_err(|error| format!("{}: cannot be written: {error}", path.display()))
 }
 
+/// The template by which the pilot finds the masks of its images: its list is another one, so each image has
+/// a folder that is a link to the folder of its mask.
+///
+/// # Errors
+/// A sentence when a mask's file name depends on the image's place in the list.
+fn linked_masks(
+    folder: &Path,
+    template: &MaskTemplate,
+    chosen: &[&FoundImage],
+) -> Result<MaskTemplate, String> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+    let links = folder.join("masks");
+    let template = template.in_numbered_folders(&links).ok_or_else(|| {
+        format!(
+            "--mask {template}: a pilot finds masks only if {{index}} and {{dir}} are not in their file \
+            names; run some images with --report, and plan with --from"
+        )
+    })?;
+    let request = ListRequest {
+        list_file: Some(folder.join("list")),
+        base: Some("/".into()),
+        ..ListRequest::default()
+    };
+    let entries = images::collect(&request)
+        .map_err(|error| error.to_string())?
+        .entries;
+    let inputs = chosen
+        .iter()
+        .map(|image| Ok((absolute(&image.input)?, image.mask.as_deref())));
+    let masks: BTreeMap<PathBuf, Option<&Path>> = inputs.collect::<Result<_, String>>()?;
+    let failed = |error| format!("{}: cannot be written: {error}", links.display());
+    std::fs::create_dir(&links).map_err(failed)?;
+    for entry in entries {
+        let link = links.join(entry.index.to_string());
+        if let Some(mask) = masks.get(&entry.input).copied().flatten() {
+            let mask = absolute(mask)?;
+            let of_mask = mask.parent().unwrap_or(Path::new("/"));
+            std::os::unix::fs::symlink(of_mask, link).map_err(failed)?;
+        }
+    }
+    Ok(template)
+}
+
+/// The options with these masks.
+fn with_masks(options: &[OsString], masks: &MaskTemplate) -> Vec<OsString> {
+    let is_mask = |word: &&OsString| word.as_encoded_bytes().starts_with(b"--mask=");
+    let mut words: Vec<OsString> = options.iter().filter(|word| !is_mask(word)).cloned().collect();
+    words.push(format!("--mask={masks}").into());
+    words
+}
+
 /// Seconds for which its images kept the one worker of a run.
 fn working_s(report: &Report) -> f64 {
     let mut sums_s = [0.0; 4];
@@ -175,6 +236,7 @@ fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
 
 fn one(
     request: &PilotRequest<'_>,
+    options: &[OsString],
     machine: &LocalMachine,
     folder: &Path,
     (ranks, threads): (usize, usize),
@@ -182,7 +244,7 @@ fn one(
 ) -> Result<Source, String> {
     let name = format!("pilot of {ranks} ranks × {threads} threads");
     let output = folder.join("out");
-    let mut words = request.options.to_vec();
+    let mut words = options.to_vec();
     words.extend([
         "--list".into(),
         folder.join("list").into(),

@@ -269,6 +269,7 @@ impl Bounds {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::listed::FoundImage;
     use super::super::measured::ImageFeatures;
     use super::super::measured::tests::{Machine, SIZES, gathered, sample};
     use super::*;
@@ -281,7 +282,7 @@ pub(crate) mod tests {
             .take(images)
             .collect();
         Listed {
-            found: planned.iter().map(|image| ("x.nii".into(), *image)).collect(),
+            found: planned.iter().copied().map(FoundImage::from).collect(),
             listed: images,
             planned,
             ..Listed::default()
