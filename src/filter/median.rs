@@ -16,7 +16,7 @@ use super::nonfinite::NonFinite;
 use super::output::Types;
 pub use super::per_axis::PerAxis;
 pub use super::window::MAX_WINDOW_VOXELS;
-use super::window::{parse_size, size_fault, window};
+use super::window::{keeps_digits, parse_size, size_fault, window};
 use crate::volume::{Datatype, Scaling, VoxelType};
 
 /// Beyond so many voxels of a window, each window is partitioned by itself.
@@ -33,10 +33,10 @@ const S_PER_PARTITIONED: f64 = 8e-9;
 /// Of n voxels in ascending order it is the one with n//2 before it: the upper one of two in the middle. A
 /// window of `size` voxels along an axis begins size//2 voxels before its own. The spatial axes are
 /// filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles, unless the
-/// window is a single voxel, and zeros of both signs are equal. NaN and infinity are refused, unless
-/// [`NonFinite::Ignore`] takes the median of the finite voxels (NaN without any, 0 in integers) or
-/// [`NonFinite::Zero`] replaces them. With a mask only voxels inside count; those beyond the edge with
-/// [`Boundary::Constant`] are outside.
+/// window is a single voxel or the image has one axis, and zeros of both signs are equal. NaN and infinity
+/// are refused, unless [`NonFinite::Ignore`] takes the median of the finite voxels (NaN without any, 0 in
+/// integers) or [`NonFinite::Zero`] replaces them. With a mask only voxels inside count; those beyond the
+/// edge with [`Boundary::Constant`] are outside.
 ///
 /// ```
 /// use niimpi::filter::median::{Median, PerAxis};
@@ -199,6 +199,7 @@ impl Filter for Median {
             cval: self.cval,
             way,
             outside,
+            keeps_digits: same && outside.is_none() && keeps_digits(image, size[0]),
             keeps_nan: ignore && shared.nan == NonFinite::Keep,
             types,
             stages: if copies { Vec::new() } else { vec![stage] },
@@ -240,6 +241,7 @@ struct PreparedMedian {
     way: Way,
     /// What the result has outside of the mask, where there is one.
     outside: Option<Outside>,
+    keeps_digits: bool,
     /// Whether the result is NaN where the image is not finite.
     keeps_nan: bool,
     types: Types,
@@ -297,10 +299,8 @@ impl PreparedMedian {
 
     /// Bytes of the mask's slices, laid out as the keys are.
     fn mask_bytes(&self, lanes: usize) -> usize {
-        match self.outside {
-            Some(_) => self.plane(lanes).saturating_mul(self.size[2]),
-            None => 0,
-        }
+        self.outside
+            .map_or(0, |_| self.plane(lanes).saturating_mul(self.size[2]))
     }
 
     fn run_as<S: Voxel, R: Ranked>(
@@ -429,11 +429,9 @@ impl PreparedMedian {
     fn whole_windows(&self, row: Row<'_>, inside: &[u8]) -> Vec<u8> {
         let mut whole = vec![1; self.shape[0]];
         for &place in &self.places {
-            let inside = &inside[row.at(place)..][..whole.len()];
-            whole
-                .iter_mut()
-                .zip(inside)
-                .for_each(|(whole, inside)| *whole &= inside);
+            for (whole, inside) in whole.iter_mut().zip(&inside[row.at(place)..]) {
+                *whole &= inside;
+            }
         }
         whole
     }
@@ -524,17 +522,24 @@ impl PreparedMedian {
     /// Writes a row of medians to its place in the result.
     fn write<R: Ranked>(&self, slab: &Slab<'_>, first: usize, medians: &[R::Key]) {
         let target = slab.targets[0].offset(first);
-        let Types { conversion, .. } = self.types;
+        if self.keeps_digits {
+            // SAFETY: the row is this slab's alone, and has the type of the image.
+            let to = unsafe { target.as_mut_slice::<R>(medians.len()) };
+            for (to, &key) in to.iter_mut().zip(medians) {
+                *to = R::of_key(key);
+            }
+            return;
+        }
         with_voxel_type!(target.datatype, T => {
             // SAFETY: the row is this slab's alone.
             let to = unsafe { target.as_mut_slice::<T>(medians.len()) };
             let own = T::DATATYPE == R::DATATYPE && self.scaling.is_none();
             for (to, &key) in to.iter_mut().zip(medians) {
                 let voxel = R::of_key(key);
-                *to = match conversion {
+                *to = match self.types.conversion {
                     Conversion::Nearest if self.on_intensities => T::nearest(voxel.to_f64()),
                     _ if own || self.on_intensities => T::cast(voxel.to_f64()),
-                    _ => recast_one(voxel, self.scaling, conversion),
+                    _ => recast_one(voxel, self.scaling, self.types.conversion),
                 };
             }
         });
