@@ -56,8 +56,8 @@ pub(super) fn window(
     }
 }
 
-/// Whether scipy keeps every digit of an image's integers, which it does where an array of one axis is searched
-/// for the median of a window of this length. Elsewhere those of 64 bits pass through doubles.
+/// Whether scipy keeps every digit of an image's integers. It does where it searches an array of one axis for
+/// the median of a window of this length. Elsewhere those of 64 bits pass through doubles.
 pub(super) fn keeps_digits(image: &ImageInfo, size: usize) -> bool {
     let voxels = image.voxels();
     image.shape.len() == 1 && size > 2 && (voxels == 1 || voxels >= (size as u64 - 1) / 2)

@@ -49,4 +49,4 @@ def data(cluster):
 @pytest.fixture(scope="session")
 def expected(cluster, data):
     """What one process makes of them."""
-    return jobs.smooth_here(data, cluster.state / "home" / "expected", "--sigma", 2, "--no-sync")
+    return jobs.filter_here(data, cluster.state / "home" / "expected", "smooth", "--sigma", 2)

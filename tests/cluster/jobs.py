@@ -152,18 +152,18 @@ def sums(folder):
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def smooth_here(data, output, *options):
+def filter_here(data, output, *filter):
     """The same work in one process, outside of any cluster: what results are compared with."""
     words = [
         NIIMPI,
-        "smooth",
+        *map(str, filter),
         str(data),
         "--output",
         str(output),
         "--threads",
         "1",
         "--quiet",
-        *map(str, options),
+        "--no-sync",
     ]
     finished = subprocess.run(words, timeout=120, text=True, capture_output=True, env=environment())
     assert finished.returncode == 0, finished.stderr

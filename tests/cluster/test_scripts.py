@@ -3,10 +3,11 @@ process's."""
 
 import os
 import re
+import shutil
 
 import pytest
 
-from jobs import MPI, SCRIPTS, sums
+from jobs import MPI, SCRIPTS, filter_here, sums
 
 pytestmark = pytest.mark.timeout(180)
 CPUS_HERE = len(os.sched_getaffinity(0))
@@ -106,10 +107,34 @@ def test_the_filter_is_a_variable(user, data, cluster):
     chosen = "smooth --fwhm 6 --exclude 'sample 1*'"
     job = user.submit("serial.sbatch", DATA=data, FILTER=chosen).ends("COMPLETED")
     assert job.report()["filter"]["fwhm_mm"] == [6.0] * 3 and job.report()["totals"]["done"] == 60
-    for number, chosen in enumerate(("smooth --fwhm 6", "verify")):
+    for number, chosen in enumerate(("smooth --fwhm 6", "denoise", "verify")):
         refused = user.submit("serial.sbatch", DATA=data, FILTER=chosen, SIGMA=2, OUT=f"other-{number}")
         refused.ends("FAILED", "2:0")
         assert "--sigma" in refused.output() and not (user.folder / f"other-{number}").exists()
+
+
+@pytest.mark.parametrize(
+    "script, chosen",
+    [("mpi.sbatch", "denoise --noise-model gaussian"), ("hybrid.sbatch", "median --size 5")],
+)
+def test_other_filters_over_nodes(user, data, script, chosen):
+    job = user.submit(script, DATA=data, FILTER=chosen).ends("COMPLETED")
+    report = job.report()
+    assert report["totals"]["done"] == 60 and report["filter"]["name"] == chosen.split()[0]
+    assert sums(user.folder / "out") == filter_here(data, user.folder / "expected", *chosen.split())
+
+
+def test_masks_are_a_variable(user, data):
+    """A mask for each image, in a folder with a space. Quotes keep one in FILTER together as well."""
+    shutil.copytree(data, user.folder / "brain masks")
+    mask = "brain masks/{stem}"
+    job = user.submit("serial.sbatch", DATA=data, FILTER="median", MASK=mask).ends("COMPLETED")
+    assert job.report()["filter"]["mask"] == mask and job.report()["totals"]["done"] == 60
+    chosen = f"median --mask '{mask}'"
+    job = user.submit("threads.sbatch", "--cpus-per-task=2", DATA=data, FILTER=chosen, OUT="again")
+    job.ends("COMPLETED")
+    whole = filter_here(data, user.folder / "expected", "median", "--mask", user.folder / mask)
+    assert sums(user.folder / "out") == sums(user.folder / "again") == whole
 
 
 def test_a_second_submission_keeps_what_is_there(user, data, expected):
