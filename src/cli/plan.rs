@@ -53,7 +53,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     images: Option<usize>,
 
-    /// Measurements: folders of `niimpi scaling`, or reports of `niimpi smooth` (--report)
+    /// Measurements: folders of `niimpi scaling`, or reports of earlier runs (--report)
     #[arg(long, value_name = "STUDY|REPORT.json", num_args = 1.., help_heading = "Measurements")]
     from: Vec<PathBuf>,
 

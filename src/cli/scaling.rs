@@ -19,7 +19,7 @@ use crate::{comm, console, resources};
 
 /// Measure how time and memory grow with images, ranks and threads
 ///
-/// Smooths the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm
+/// Filters the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm
 /// jobs, and writes tables (CSV, Markdown) and plots (SVG) into the study's folder. Run it again to do what
 /// is missing.
 #[derive(Args, Debug)]
@@ -58,7 +58,7 @@ pub(super) struct ScalingArgs {
     #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
     via: Via,
 
-    /// Keep the smoothed images (default: remove them after each run)
+    /// Keep the results (default: remove them after each run)
     #[arg(long)]
     keep: bool,
 
