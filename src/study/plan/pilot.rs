@@ -176,6 +176,7 @@ fn linked_masks(
     let request = ListRequest {
         list_file: Some(folder.join("list")),
         base: Some("/".into()),
+        output: folder.join("out"),
         ..ListRequest::default()
     };
     let entries = images::collect(&request)
