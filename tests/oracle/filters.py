@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from program import smooth
+from program import HAS_RANKS, smooth
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Filter:
     def words(self):
         """The command line up to the images."""
         return [self.command, *self.options]
+
+    @property
+    def ranks(self):
+        """Ranks of a test: two to smooth, none besides, because ranks take long to start."""
+        return 2 if HAS_RANKS and self is FILTERS[0] else None
 
     @property
     def changed(self):

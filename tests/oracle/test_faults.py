@@ -62,14 +62,14 @@ def test_one_image_meets_a_full_disk(tmp_path, faulty, filter):
     images.write(source / "large.nii", images.random_array(np.random.default_rng(2), (64, 64, 64), "float32"))
     # Only what is larger than a MiB does not fit.
     env = faulty(f"write:{errno.ENOSPC}:1000000:/out/.niimpi-")
-    finished = filter.run(source, out, ranks=RANKS, env=env, expect=1)
+    finished = filter.run(source, out, ranks=filter.ranks, env=env, expect=1)
     assert list(failed(finished)) == ["large.nii"]
     record = failed(finished)["large.nii"]
     assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], (
         record
     )
     check_rest(source, out, tmp_path, {"large.nii"}, filter)
-    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=filter.ranks)
     assert found == {"kept": 3, "failed_before": 1}
     check_rest(source, out, tmp_path, filter=filter)
 
@@ -139,8 +139,7 @@ def test_an_input_output_error(tmp_path, faulty, filter, call):
     part = "sample_3" if call in ("read", "open") else "/out/.niimpi-"
     # Every result is written to a part, so that one kind of fault concerns all of them.
     env = faulty(f"{call}:{errno.EIO}:0:{part}")
-    ranks = RANKS if filter is FILTERS[0] else None
-    finished = filter.run(source, out, "--strategy=block", ranks=ranks, env=env, sync=True, expect=1)
+    finished = filter.run(source, out, "--strategy=block", ranks=filter.ranks, env=env, sync=True, expect=1)
     broken = failed(finished)
     if part == "/out/.niimpi-":
         assert len(broken) == 6 and not sums(out), finished
@@ -150,7 +149,7 @@ def test_an_input_output_error(tmp_path, faulty, filter, call):
         check_rest(source, out, tmp_path, set(broken), filter)
     assert all("Input/output error" in record["error"] for record in broken.values()), broken
     assert not parts(out)
-    resume(source, out, *filter.options, command=filter.command, ranks=ranks)
+    resume(source, out, *filter.options, command=filter.command, ranks=filter.ranks)
     check_rest(source, out, tmp_path, filter=filter)
 
 
@@ -173,7 +172,7 @@ def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty, filte
     images.series(source, 40)
     # Room for some images, and then for half a line.
     env = faulty(f"write:{errno.EIO}:8000:/.niimpi/journal-") | {"NIIMPI_TEST_FAULT": "slow@0:200"}
-    finished = filter.run(source, out, "--strategy=block", ranks=RANKS, env=env, expect=1)
+    finished = filter.run(source, out, "--strategy=block", ranks=filter.ranks, env=env, expect=1)
     assert "stopping: without a journal no result may get its name" in finished.stderr, finished
     totals = finished.report["totals"]
     assert 0 < totals["done"] < 40 and totals["skipped"] > 0, totals
@@ -182,7 +181,7 @@ def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty, filte
     whole_lines = [json.loads(line) for line in journal_lines(out) if is_whole_line(line)]
     recorded = {record["output"] for record in whole_lines if record["event"] == "staged"}
     assert set(sums(out)) <= recorded and not parts(out)
-    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=filter.ranks)
     assert found["kept"] >= totals["done"], found
     check_rest(source, out, tmp_path, filter=filter)
 

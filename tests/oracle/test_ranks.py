@@ -127,16 +127,19 @@ def test_bytes_do_not_depend_on_the_launcher(mixed, baseline, tmp_path):
     check_report(finished.report, 12, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "filter", [Filter("no-stage", "smooth", ("--sigma=0",), ()), *FILTERS], ids=lambda filter: filter.name
-)
+NO_STAGE = Filter("no-stage", "smooth", ("--sigma=0",), ())
+
+
+@pytest.mark.parametrize("filter", [NO_STAGE, *FILTERS], ids=lambda filter: filter.name)
 def test_threads_share_series_of_small_volumes(tmp_path, filter):
     """Volumes so small that several fit into one slab, and filters with no stage or with thin slabs."""
     rng = np.random.default_rng(59)
     for name, shape in (("a.nii.gz", (32, 32, 40, 4)), ("b.nii", (17, 14, 22, 17))):
         images.write(tmp_path / "in" / name, images.random_array(rng, shape, "int16"))
     filter.run(tmp_path / "in", tmp_path / "base")
-    for ranks, threads in itertools.product([1, 2, 3], [1, 2, 3]):
+    # The others have thick slabs, which ranks do not change.
+    all_ranks = [1, 2, 3] if filter.name in ("no-stage", "denoise") else [None]
+    for ranks, threads in itertools.product(all_ranks, [1, 2, 3]):
         output = tmp_path / f"out_{ranks}_{threads}"
         filter.run(tmp_path / "in", output, ranks=ranks, threads=threads, timeout=30)
         assert sums(output) == sums(tmp_path / "base"), (ranks, threads)

@@ -81,7 +81,7 @@ def test_each_cause_is_found_and_told(tmp_path, filter):
     paths = images.series(source, 12)
     whole = paths[11].read_bytes()
     paths[11].write_bytes(whole[:100])
-    filter.run(source, out, ranks=RANKS, expect=1)
+    filter.run(source, out, ranks=filter.ranks, expect=1)
     paths[11].write_bytes(whole)
 
     (out / "sample_1.nii.gz").unlink()
@@ -89,19 +89,19 @@ def test_each_cause_is_found_and_told(tmp_path, filter):
     replaced = images.random_array(np.random.default_rng(99), (8, 9, 7), "uint8")
     images.write(paths[2], replaced, affine=images.diagonal(2, 2, 2))
 
-    found = resume(source, out, *filter.options, command=filter.command, ranks=RANKS)
+    found = resume(source, out, *filter.options, command=filter.command, ranks=filter.ranks)
     assert found == {"kept": 9, "missing": 1, "failed_before": 1, "input_changed": 1}
     filter.run(source, tmp_path / "fresh")
     assert sums(out) == sums(tmp_path / "fresh")
-    assert resume(source, out, *filter.options, command=filter.command, ranks=RANKS) == {"kept": 12}
+    assert resume(source, out, *filter.options, command=filter.command, ranks=filter.ranks) == {"kept": 12}
 
 
 @each_filter
 def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
-    filter.run(source, out, ranks=RANKS)
-    how = {"command": filter.command, "ranks": RANKS}
+    filter.run(source, out, ranks=filter.ranks)
+    how = {"command": filter.command, "ranks": filter.ranks}
     of_others = {"made with other options": (6, "sample_1.nii.gz")}
     refused(source, out, *filter.options, "--compression=2", kinds=of_others, **how)
     refused(source, out, *filter.other, kinds=of_others, **how)
