@@ -23,6 +23,7 @@ COMMANDS = {
     "smooth": ("niimpi smooth noisy --output smoothed --fwhm 4", "smoothed"),
     "median": ("niimpi median noisy --output filtered --size 3", "filtered"),
     "denoise": ("niimpi denoise noisy --output denoised", "denoised"),
+    "gaussian": ("niimpi denoise noisy --output gaussian --noise-model gaussian", "gaussian"),
 }
 SLICE = 50
 # Intensities that are shown black and white, and the difference that is.

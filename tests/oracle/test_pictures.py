@@ -29,4 +29,5 @@ def test_pictures_and_captions_are_what_the_commands_make(tmp_path, monkeypatch)
         stored = DOCS / "filters" / f"{name}.png"
         assert f"](filters/{name}.png)" in page and stored.stat().st_size < 60_000
         assert rows(stored) == rows(tmp_path / f"{name}.png"), f"{stored}: make it with pictures.py"
-    assert pictures.SYNTH.format("noisy", 8) in page
+    for name, noise in (("noisy", 8), ("clean", 0)):
+        assert pictures.SYNTH.format(name, noise) in page
