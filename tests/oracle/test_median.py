@@ -75,7 +75,8 @@ def test_one_axis(tmp_path, boundary, size):
     it takes those from 2⁶³ for negative, there are none here."""
     rng = np.random.default_rng(18)
     for datatype in images.DATATYPES:
-        for length in (1, 2, 5, 130):
+        # scipy mirrors arrays of one or two voxels with what lies beyond them in memory.
+        for length in (5, 130) if boundary == "mirror" else (1, 2, 5, 130):
             array = images.random_array(rng, (length,), datatype)
             if array.dtype.itemsize == 8 and array.dtype.kind in "iu" and length > 1:
                 assert (array.astype("float64").astype(array.dtype) != array).any()
