@@ -119,8 +119,7 @@ def test_the_filter_is_a_variable(user, data, cluster):
 )
 def test_other_filters_over_nodes(user, data, script, chosen):
     job = user.submit(script, DATA=data, FILTER=chosen).ends("COMPLETED")
-    report = job.report()
-    assert report["totals"]["done"] == 60 and report["filter"]["name"] == chosen.split()[0]
+    assert job.report()["totals"]["done"] == 60
     assert sums(user.folder / "out") == filter_here(data, user.folder / "expected", *chosen.split())
 
 
