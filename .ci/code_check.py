@@ -1,7 +1,8 @@
-"""Checks the shape of the code: width of lines, length of files, a role at the top of each, no cycles between
-modules.
+"""Checks the shape of the code: width of lines, length of files, the first line of each file, and cycles
+between modules.
 
-Run by `make lint-shape`; the standard library suffices. Prints every finding and exits 1 if there is one.
+Run by `make lint-shape`. Prints every finding and exits with code 1 if there is one. Needs only the standard
+library.
 """
 
 import re
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_COLUMNS = 110
 MAX_LINES = 600
 WIDE = {".rs", ".py", ".md", ".sh", ".sbatch", ".toml", ".yml", ".c", ""}
-# Not written by hand, not ours, or figures of a run.
+# Generated files, files of others, and figures of a run.
 FREE = re.compile(
     r"LICENSE|Cargo\.lock|docs/usage\.md|docs/benchmarks/|docs/scaling/(.*/|tables\.md|answers\.md)"
     r"|tests/fuzz/c"
@@ -22,7 +23,7 @@ FREE = re.compile(
 
 
 def project_files():
-    """Every text file of the project that git knows or would take, relative to its root, with its text."""
+    """Every text file that git tracks or would add: its path relative to the root, and its text."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in sorted(filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"))):
         try:
@@ -32,7 +33,7 @@ def project_files():
 
 
 def too_wide(path, text):
-    """Lines beyond the limit. Table rows, addresses and a program's output in Markdown cannot be broken."""
+    """Lines beyond the limit. Table rows, addresses and program output in Markdown are exempt."""
     for number, line in enumerate(text.splitlines(), 1):
         fixed = re.match(r"\s*(//[/!] )?\|", line) if path.suffix in {".md", ".rs"} else None
         if path.suffix == ".md" and line.startswith("    ") and "images/s, imbalance" in line:
@@ -42,7 +43,7 @@ def too_wide(path, text):
 
 
 def code_of(text):
-    """Rust's code without comments, strings and tests. Test modules stand at the end of a file."""
+    """Rust code without comments, strings and tests. Test modules are at the end of a file."""
     text = re.split(
         r"^#\[cfg\((?:all\()?test\b.*\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod \w+ \{", text, flags=re.M
     )[0]
@@ -51,7 +52,7 @@ def code_of(text):
 
 
 def leaves(tree, prefix=()):
-    """The paths of a use tree: `a::{b, c as d}` is a::b and a::c. Each with the name that it has here."""
+    """The paths of a use tree with their local names: `a::{b, c as d}` is a::b and a::c."""
     tree = tree.strip()
     brace = tree.find("{")
     if brace < 0:
@@ -75,7 +76,7 @@ def leaves(tree, prefix=()):
 
 
 class Modules:
-    """The modules below src, one a file, and which of them each one uses."""
+    """The modules below src, one per file, and the modules that each one uses."""
 
     def __init__(self, sources):
         self.code = {}
@@ -97,7 +98,7 @@ class Modules:
             yield name, path
 
     def absolute(self, module, path):
-        """A path from the crate's root; None for one of another crate."""
+        """The path from the crate's root; None for a path in another crate."""
         if path[0] == "crate":
             return path[1:]
         if path[0] in ("self", "super"):
@@ -111,7 +112,7 @@ class Modules:
         return None
 
     def owner(self, path, depth=0):
-        """The module that defines what a path from the root names, through re-exports."""
+        """The module that defines the item at a path from the root, through re-exports."""
         for length in range(len(path), -1, -1):
             module = path[:length]
             if module in self.code:
@@ -127,7 +128,7 @@ class Modules:
         code = self.code[module]
         body = re.sub(r"\b(?:pub(?:\([\w ]+\))? )?use [^;]+;", "", code)
         paths = [path for path, _ in self.uses(module, public=False)]
-        # A re-export counts where the module itself uses the name.
+        # A re-export counts only if the module itself uses the name.
         paths += [path for path, name in self.uses(module, public=True) if re.search(rf"\b{name}\b", body)]
         paths += [tuple(found.split("::")) for found in re.findall(r"\b(?:crate|super|self)(?:::\w+)+", body)]
         children = {found[-1] for found in self.code if found[:-1] == module and found}
@@ -137,7 +138,7 @@ class Modules:
         for path in paths:
             absolute = self.absolute(module, path)
             owner = None if absolute is None else self.owner(absolute)
-            # A file may use what the module of its folder defines.
+            # A file may use items that the module of its folder defines.
             if owner is not None and owner != module[: len(owner)]:
                 yield owner
 
@@ -170,7 +171,7 @@ def components(graph):
 
 
 def cycles(sources):
-    """Cycles between files, and between the modules at the top."""
+    """Cycles between files, and between top-level modules."""
     modules = Modules(sources)
     files = {module: sorted(set(modules.used_by(module))) for module in modules.code if module}
     tops = {}

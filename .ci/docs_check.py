@@ -1,7 +1,7 @@
-"""Holds the documentation to what is so: links, `make` targets, docs/usage.md, and words that must not stand.
+"""Checks the documentation: links, `make` targets, docs/usage.md, and words that must not appear.
 
-Run by `make docs-check` (inside .ci/with-mpi, so that NIIMPI_BIN is the program). Prints every finding and
-exits 1 if there is one; the standard library suffices.
+Run by `make docs-check` (inside .ci/with-mpi, which sets NIIMPI_BIN). Prints all findings and exits with code
+1 if there is one. Needs only the standard library.
 """
 
 import re
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What is written for one machine, left unfinished, or not in the project's vocabulary (docs/architecture.md).
+# Paths of one machine, unfinished text, and words outside the project's vocabulary (docs/architecture.md).
 FORBIDDEN = [
     (re.compile(r"(?<![\w.~$}])/(?:home|root|work|Users)/\w+"), "a path of somebody's machine"),
     (re.compile(r"\b(?:TODO|FIXME|XXX|TBD)\b"), "a mark of something unfinished"),
@@ -23,7 +23,7 @@ FORBIDDEN_FREE = {".ci/docs_check.py", "tests/cluster/machine.py", "LICENSE-APAC
 
 
 def project_files():
-    """Every text file of the project that git knows or would take, as paths relative to its root."""
+    """Every text file that git tracks or would add, as paths relative to the root."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in sorted(filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"))):
         try:
@@ -33,7 +33,7 @@ def project_files():
 
 
 def anchors(markdown):
-    """The anchors of a page's headings, made as GitHub makes them."""
+    """The anchors of a page's headings, as on GitHub."""
     prose = re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
     seen = {}
     for title in re.findall(r"^#+ +(.+?) *$", prose, flags=re.M):
@@ -45,8 +45,8 @@ def anchors(markdown):
 
 
 def check_links(path, text):
-    """Relative links must lead to a file, and their anchors to a heading; what is on the web is not asked
-    for."""
+    """Checks that relative links lead to a file and their anchors to a heading. Does not check web
+    addresses."""
     prose = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if re.match(r"[a-z]+:", target):
@@ -60,14 +60,14 @@ def check_links(path, text):
 
 
 def check_make_targets(path, text, targets):
-    """Every `make X` that a page tells the reader to type must exist."""
+    """Checks that every `make X` on a page exists."""
     for target in re.findall(r"(?:^|`|\$ )make ((?!-)[a-z][a-z-]*)", text, flags=re.M):
         if target not in targets:
             yield f"{path}: `make {target}` is no target of the Makefile"
 
 
 def check_usage():
-    """docs/usage.md must be what the program prints today."""
+    """Checks that docs/usage.md is the program's current help."""
     usage = ROOT / "docs/usage.md"
     printed = subprocess.run([ROOT / ".ci/usage"], capture_output=True, text=True)
     if printed.returncode:

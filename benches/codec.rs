@@ -6,7 +6,7 @@ use niimpi::volume::Datatype;
 
 const SHAPE: [usize; 3] = [128, 128, 128];
 
-/// A bright ball in a dark room, with noise that a scanner could have made.
+/// A bright ball on a dark background, with noise like a scanner's.
 fn ball(datatype: Datatype) -> Image {
     let mut image = Image {
         header: Header::new(Version::Nifti1, &SHAPE, datatype, [1.0; 3]),

@@ -3,7 +3,7 @@
     benches/file_system.py FOLDER        writes and removes up to 0.4 GB of files below FOLDER, in 3 minutes
 
 Creating a file can take longer for a while after other files were removed. Writing can take longer if memory
-was free for some seconds and the host has reclaimed it. Each line is one turn: the means over its files."""
+was free for some seconds and the host has reclaimed it. Each line shows means over the files of a turn."""
 
 import argparse
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 
 FILES = 400
 BYTES = 900 << 10
-# Consecutive turns.
+# Number of consecutive turns.
 TURNS = 33
-# Longer than ext4 avoids the blocks of removed files.
+# Longer than the time for which ext4 avoids the blocks of removed files.
 LONG_S = 100
-# Longer than free memory is kept before it can return to the host.
+# Longer than the time for which free memory stays with the virtual machine.
 SHORT_S = 5
 
 
@@ -27,22 +27,22 @@ def turn(folder):
     """Writes the files into a new folder. Returns milliseconds to create a file and to write it."""
     content = os.urandom(BYTES)
     folder.mkdir()
-    making, writing = [], []
+    creating, writing = [], []
     for number in range(FILES):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         file = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY)
-        made = time.perf_counter()
+        created = time.perf_counter()
         os.write(file, content)
-        writing.append(time.perf_counter() - made)
-        making.append(made - begun)
+        writing.append(time.perf_counter() - created)
+        creating.append(created - started)
         os.close(file)
-    return statistics.mean(making) * 1e3, statistics.mean(writing) * 1e3
+    return statistics.mean(creating) * 1e3, statistics.mean(writing) * 1e3
 
 
-def tell(name, folder):
+def measure_turn(name, folder):
     """Runs one turn and prints its line."""
-    making_ms, writing_ms = turn(folder)
-    print(f"{name:58} {making_ms:8.3f} {writing_ms:8.3f}", flush=True)
+    creating_ms, writing_ms = turn(folder)
+    print(f"{name:58} {creating_ms:9.3f} {writing_ms:8.3f}", flush=True)
     shutil.rmtree(folder)
 
 
@@ -52,22 +52,22 @@ def main():
     )
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    print(f"{FILES} files of {BYTES >> 10} KiB each {'':28} {'make ms':>8} {'write ms':>8}")
+    print(f"{f'{FILES} files of {BYTES >> 10} KiB each':58} {'create ms':>9} {'write ms':>8}")
     with tempfile.TemporaryDirectory(prefix="niimpi-files-", dir=args.folder) as scratch:
         folder = Path(scratch) / "files"
-        tell("the first", folder)
+        measure_turn("first", folder)
         for number in range(1, TURNS):
             if number in (1, 2, 4, 8, 16, 32):
-                tell(f"at once, {number * FILES} files having been removed", folder)
+                measure_turn(f"immediately, after {number * FILES} files were removed", folder)
             else:
                 turn(folder)
                 shutil.rmtree(folder)
         for _ in range(2):
             time.sleep(SHORT_S)
-            tell(f"{SHORT_S} s later", folder)
+            measure_turn(f"{SHORT_S} s later", folder)
         time.sleep(LONG_S)
-        tell(f"{LONG_S} s later", folder)
-        tell("at once", folder)
+        measure_turn(f"{LONG_S} s later", folder)
+        measure_turn("immediately", folder)
 
 
 if __name__ == "__main__":

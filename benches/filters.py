@@ -1,10 +1,10 @@
-"""Compares the time of niimpi's filters with the programs whose numbers they give, on one CPU, in one run.
+"""Compares the time of niimpi's filters with that of the reference programs, on one CPU, in one run.
 
 usage: filters.py OUTPUT_FOLDER [--quick]    writes filters.csv there and prints a table
 
-niimpi's time is `filter_s` of its report; the other's is the CPU time of the call that filters, without
-reading and writing. Both take turns in every round, and the least of all rounds counts. The voxels of both
-results are compared. ANTs takes part if .venv-ants is there (`.ci/install ants`).
+niimpi's time is `filter_s` of its report. The reference's time is the CPU time of the filter call, without
+reading and writing. Both take turns in every round, and the minimum over all rounds counts. The voxels of
+both results are compared. ANTs is included if .venv-ants exists (`.ci/install ants`).
 """
 
 import argparse
@@ -39,7 +39,7 @@ numpy.save(sys.argv[3], denoised.numpy())
 
 
 def in_scipy(filtered):
-    """A call of scipy, which returns its result and its CPU seconds."""
+    """Returns a function that calls scipy and returns the result and the CPU seconds."""
 
     def call(path):
         data = np.asarray(nibabel.load(path).dataobj)
@@ -50,13 +50,13 @@ def in_scipy(filtered):
 
 
 def in_ants(model):
-    """ANTs on one thread, in its own Python, which returns the same."""
+    """The same for ANTs on one thread, in a separate Python."""
 
     def call(path):
         with tempfile.NamedTemporaryFile(suffix=".npy") as result:
-            words = [ANTS_PYTHON, "-c", ANTS, path, model, result.name]
+            command = [ANTS_PYTHON, "-c", ANTS, path, model, result.name]
             env = {**os.environ, **measure.ONE_THREAD}
-            run = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
+            run = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
             return np.load(result.name), float(run.stdout.split()[-1])
 
     return call
@@ -66,7 +66,7 @@ gaussian = in_scipy(lambda data: ndimage.gaussian_filter(data, 2))
 median_3 = in_scipy(lambda data: ndimage.median_filter(data, 3))
 median_5 = in_scipy(lambda data: ndimage.median_filter(data, 5))
 
-# The other program, niimpi's command, shape, datatypes, the other's call, rounds.
+# The reference, niimpi's command, shape, datatypes, the call of the reference, rounds.
 CASES = [
     ("scipy", ["smooth", "--sigma", "2"], SMALL, ["uint8", "int16", "float32"], gaussian, 5),
     ("scipy", ["median", "--size", "3"], SMALL, ["uint8", "int16", "float32"], median_3, 5),
@@ -78,7 +78,7 @@ CASES = [
 
 
 def niimpi_s(command, source, out, cpu):
-    """Seconds in which niimpi filters the image on one thread."""
+    """niimpi's seconds of filtering the image on one thread."""
     report = out.with_name("report.json")
     options = ["--output", out, "--threads", "1", "--no-sync", "--overwrite", "--quiet"]
     words = [NIIMPI, *command, source, *options]
@@ -92,7 +92,7 @@ def niimpi_s(command, source, out, cpu):
 
 
 def compare(case, datatype, scratch, cpu, quick):
-    """The figures of a case: one row of the table."""
+    """The figures of a case, one row of the table."""
     other, command, shape, _, call, rounds = case
     source = scratch / f"{datatype}-{shape}"
     if not source.exists():
@@ -130,7 +130,7 @@ def main():
     cpu = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpu})
     print(measure.machine()["processor"])
-    print("| filter | image | other | other, s | niimpi, s | niimpi is | voxels that differ |")
+    print("| filter | image | reference | reference, s | niimpi, s | niimpi is | different voxels |")
     print("|---|---|---|---:|---:|---:|---:|")
     rows = []
     with tempfile.TemporaryDirectory(prefix="niimpi-filters-") as scratch:

@@ -1,11 +1,9 @@
-"""Measures how niimpi's cost grows: with images, sigma, voxels, ranks, the length of the list and a slow
-disk.
+"""Measures how niimpi's cost grows with images, sigma, voxels, ranks, the length of the list and a slow disk.
 
-usage: growth.py OUTPUT_FOLDER    writes growth.csv there; one row per measurement: what grows, how far, the
-                                  figure, its value
+usage: growth.py OUTPUT_FOLDER    writes growth.csv there, one row per measurement: the quantity that grows,
+                                  its size, the figure, its value
 
-Ranks are more than the machine has CPUs for, so that all coordination is seen: with tiny images it is all
-there is.
+The measurements of ranks use tiny images and more ranks than CPUs, so that coordination dominates.
 """
 
 import argparse
@@ -35,7 +33,7 @@ ONE = ["--threads", "1", "--no-sync", "--overwrite", "--quiet"]
 
 
 def synth(folder, count, shape, datatype):
-    """Makes images and returns their folder."""
+    """Creates images and returns their folder."""
     subprocess.run(
         [NIIMPI, "synth", folder, "--count", str(count), "--shape", shape, "--datatype", datatype],
         check=True,
@@ -45,7 +43,7 @@ def synth(folder, count, shape, datatype):
 
 
 def smooth(images, out, *options, launcher=(), cpus=None, sigma=2):
-    """Runs niimpi; returns its cost and its report."""
+    """Runs niimpi. Returns its cost and its report."""
     measure.touch_memory()
     report = out.with_suffix(".json")
     command = [
@@ -67,29 +65,29 @@ def smooth(images, out, *options, launcher=(), cpus=None, sigma=2):
 
 
 def rows(grows, size, **figures):
-    """One row per number."""
+    """One row per figure."""
     return [{"grows": grows, "size": size, "figure": name, "value": value} for name, value in figures.items()]
 
 
 def least(report, stage):
-    """The least milliseconds that an image spent in a stage: the quietest moment's."""
+    """The smallest milliseconds of an image in a stage, least affected by other load."""
     return min(image[stage] for image in report["images"]) * 1e3
 
 
 def images(scratch):
-    """1 to 400 images of the size of a 2 mm brain: cost and memory per additional image."""
+    """Cost and memory per additional image, for 1 to 400 images of the size of a 2 mm brain."""
     folder = synth(scratch / "images", 400, "91,109,91", "uint8")
     base, _ = smooth(folder, scratch / "out", "--limit", "1", cpus=CPU)
     for count in (1, 4, 16, 64, 200, 400):
         taken, report = smooth(folder, scratch / "out", "--limit", str(count), cpus=CPU)
         figures = {"peak_mib": report["totals"]["max_rss_bytes"] / 2**20}
         if count > 1:
-            figures["cpu_ms_per_further_image"] = (taken.cpu_s - base.cpu_s) / (count - 1) * 1e3
+            figures["cpu_ms_per_additional_image"] = (taken.cpu_s - base.cpu_s) / (count - 1) * 1e3
         yield from rows("images", count, **figures)
 
 
 def sigmas(scratch):
-    """Time of the filter alone by sigma, and memory, which does not depend on sigma."""
+    """Time of the filter for each sigma."""
     folder = synth(scratch / "sigma", 4, "197,233,189", "int16")
     widths = (0.5, 1, 2, 4, 8, 16)
     # Interleaved, so that other load on the machine affects all of them.
@@ -102,7 +100,7 @@ def sigmas(scratch):
 
 
 def voxels(scratch):
-    """Images from 10⁵ to 10⁸ voxels: nanoseconds per voxel in each stage, and memory without the voxels."""
+    """Nanoseconds per voxel in each stage and memory, for images from 10⁵ to 10⁸ voxels."""
     for edge in (46, 100, 215, 464):
         folder = synth(scratch / f"edge{edge}", 3 if edge > 400 else 6, f"{edge},{edge},{edge}", "int16")
         _, report = smooth(folder, scratch / "out", cpus=CPU)
@@ -120,7 +118,7 @@ def voxels(scratch):
 
 
 def ranks(scratch):
-    """1 to 64 ranks on this machine's few CPUs, with images so small that distributing them dominates."""
+    """Cost of distributing tiny images over 1 to 64 ranks on this machine's few CPUs."""
     few, many = 200, 2200
     folder = synth(scratch / "tiny", many, "8,8,8", "uint8")
     for count in (1, 2, 4, 8, 16, 32, 64):
@@ -147,8 +145,7 @@ def ranks(scratch):
 
 
 def listing(scratch):
-    """Listing, probing, partitioning and sending 40,000 images on one and two ranks: seconds from the start
-    of each step."""
+    """Seconds for listing, probing, partitioning and sending 40,000 images, on one and two ranks."""
     folder = synth(scratch / "many", 100, "8,8,8", "uint8")
     names = sorted(folder.iterdir())
     for copy in range(400):
@@ -158,7 +155,7 @@ def listing(scratch):
     for name in names:
         name.unlink()
     for count in (1, 2):
-        said = subprocess.run(
+        log = subprocess.run(
             [
                 *LAUNCHER,
                 "-n",
@@ -181,14 +178,12 @@ def listing(scratch):
             env={**os.environ, **ENV},
         ).stderr
         found = re.search(
-            r"listed after ([\d.]+) s, the list sent after ([\d.]+) s, all looked at after ([\d.]+) s, "
-            r"shared out and sent after ([\d.]+) s",
-            said,
+            r"listed after ([\d.]+) s, probed after ([\d.]+) s, distributed after ([\d.]+) s", log
         )
         if found is None:
-            raise RuntimeError(f"no times in: {said[-2000:]}")
+            raise RuntimeError(f"no times in: {log[-2000:]}")
         at = [0.0, *map(float, found.groups())]
-        steps = ("list", "broadcast", "look_and_gather", "partition_and_broadcast")
+        steps = ("list_and_broadcast", "probe_and_gather", "partition_and_broadcast")
         yield from rows(
             f"40000 images, {count} ranks",
             40000,
@@ -197,8 +192,8 @@ def listing(scratch):
 
 
 def slow_disk(scratch):
-    """A disk with latency: time of twelve images in one run, with read-ahead and write-behind, and in twelve
-    runs, which cannot hide any latency."""
+    """Time on a disk with latency: of twelve images in one run, with read-ahead and write-behind, and in
+    twelve runs, which cannot hide any latency."""
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True)
     if flags.returncode != 0 or not os.path.exists("/dev/fuse"):
         return
@@ -211,7 +206,7 @@ def slow_disk(scratch):
     mount.mkdir()
 
     def run(wait_ms, images, size="large"):
-        """The report of one run with a cold page cache."""
+        """The images in the report of one run with a cold page cache."""
         shutil.rmtree(disk / "out", ignore_errors=True)
         server = subprocess.Popen(
             [program, disk, str(wait_ms * 1000), mount, "-f"], stderr=subprocess.DEVNULL
@@ -250,7 +245,7 @@ def slow_disk(scratch):
         reads = [image["read_s"] * 1e3 for image in sorted(together, key=lambda image: image["start_s"])]
         one_by_one_s = sum(span_s(run(wait_ms, [k])) for k in range(1, count + 1))
         yield from rows(
-            "slow disk, ms a request",
+            "slow disk, ms per request",
             wait_ms,
             first_read_ms=reads[0],
             later_read_ms=statistics.median(reads[1:]),
@@ -261,7 +256,7 @@ def slow_disk(scratch):
         together = run(wait_ms, range(1, 101), "small")
         reads = [image["read_s"] * 1e3 for image in sorted(together, key=lambda image: image["start_s"])]
         yield from rows(
-            "slow disk, 100 small images, ms a request",
+            "slow disk, 100 small images, ms per request",
             wait_ms,
             first_read_ms=reads[0],
             later_read_ms=statistics.median(reads[1:]),
@@ -270,7 +265,7 @@ def slow_disk(scratch):
 
 
 def syncing(_scratch):
-    """Results with and without syncing, on a disk if there is one."""
+    """Time with and without syncing, in the default folder for temporary files."""
     with tempfile.TemporaryDirectory(prefix="niimpi-growth-") as disk:
         disk = Path(disk)
         small = synth(disk / "small", 100, "91,109,91", "uint8")
@@ -319,8 +314,8 @@ def main():
                 print(
                     f"{row['grows']:24} {row['size']:>10} {row['figure']:28} {row['value']:10.3f}", flush=True
                 )
-        anew = {row["grows"] for row in found}
-        measured = [row for row in measured if row["grows"] not in anew] + found
+        repeated = {row["grows"] for row in found}
+        measured = [row for row in measured if row["grows"] not in repeated] + found
         # After each study, so that a failing one loses only its own results.
         write_csv(args.out / "growth.csv", measured)
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-# Variables of programs that do not derive their number of threads from the available CPUs.
+# Variables that set the number of threads of programs that ignore the CPU affinity.
 ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 }
@@ -17,7 +17,7 @@ ONE_THREAD = {
 
 # More memory than any of the programs needs.
 MEMORY_BYTES = 1 << 30
-# A file system in memory, and the room that a study's files need there beside that memory.
+# A file system in memory, and the space that the files of a benchmark need there.
 IN_MEMORY = "/dev/shm"
 ROOM_BYTES = 6 << 30
 
@@ -37,14 +37,14 @@ class Cost:
 
 
 def cost(commands, cpus=None, env=None):
-    """Runs commands one after the other on `cpus` (all, where None) and returns what they cost together.
+    """Runs commands one after the other on `cpus` (None: all) and returns their total cost.
 
-    Each is a list of words, or a string for the shell. Raises where one fails."""
+    A command is a list of arguments, or a string for the shell. Raises RuntimeError if one fails."""
     total = Cost(0.0, 0.0, 0.0)
     for command in commands:
         if isinstance(command, str):
             command = ["bash", "-euo", "pipefail", "-c", command]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -61,15 +61,14 @@ def cost(commands, cpus=None, env=None):
             )
         total.user_s += usage.ru_utime
         total.system_s += usage.ru_stime
-        total.wall_s += time.perf_counter() - begun
+        total.wall_s += time.perf_counter() - started
     return total
 
 
 def scratch(prefix):
-    """A temporary folder in memory where that has room; elsewhere with `TMPDIR`, or where memory is scarce.
+    """A temporary folder, in memory if there is room and TMPDIR is not set.
 
-    A disk's interrupts, when it writes back what a program left to it, are charged to whichever program runs
-    then."""
+    On a disk, the interrupts of write-back would be charged to whichever program runs at that moment."""
     free = shutil.disk_usage(IN_MEMORY).free if os.access(IN_MEMORY, os.W_OK) else 0
     with open("/proc/meminfo") as file:
         available = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
@@ -80,18 +79,17 @@ def scratch(prefix):
 
 
 def touch_memory():
-    """Uses as much memory as a program may take and frees it, so that each program finds the same.
+    """Allocates and frees as much memory as a program may need, so that every program starts alike.
 
-    A virtual machine may give free memory back to its host; then whoever takes it next pays for getting it
-    again, which is several times what the program itself costs the system, and falls on one program or the
-    other by chance."""
+    A virtual machine may return free memory to its host. The next program that allocates it then pays several
+    times its own system time for getting it back, and chance decides which program that is."""
     with mmap.mmap(-1, MEMORY_BYTES) as memory:
         for start in range(0, MEMORY_BYTES, mmap.PAGESIZE):
             memory[start] = 1
 
 
 def machine():
-    """What results depend on: processor, caches, memory, system, and other load on the machine."""
+    """Describes the machine: processor, caches, memory, system, and load by other programs."""
     lscpu = subprocess.run(
         ["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
     ).stdout
@@ -115,8 +113,8 @@ def machine():
 def version(command):
     """The first line of a program's version output."""
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except OSError:
         return "not installed"
-    lines = (said.stdout or said.stderr).strip().splitlines()
+    lines = (finished.stdout or finished.stderr).strip().splitlines()
     return lines[0].strip(" =") if lines else "unknown"

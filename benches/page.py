@@ -1,4 +1,4 @@
-"""Turns the figures of a folder into a page and a plot: README.md and side_by_side.svg.
+"""Writes README.md and side_by_side.svg from the figures in a folder.
 
 usage: page.py FOLDER    reads side_by_side.csv, side_by_side.json, throughput.csv and growth.csv there
 """
@@ -16,15 +16,15 @@ CASES = {
     "float32": "float32, 197 × 233 × 189",
     "uint8": "uint8, 91 × 109 × 91",
 }
-# What niimpi is to reach: a factor of the floor at most, and so many times faster than others at least.
+# Targets: the largest factor over the lower bound, and the smallest speed-up over other programs.
 FLOOR = "igzip -d and -1"
 SEPARATE = "2 separate runs"
 TARGETS = {
     ("int16", FLOOR): 1.25,
     ("float32", FLOOR): 1.25,
-    ("int16", "workshop's Python"): 4.4,
-    ("float32", "workshop's Python"): 6.6,
-    ("uint8", "workshop's Python"): 5,
+    ("int16", "Python with fslpy and SciPy"): 4.4,
+    ("float32", "Python with fslpy and SciPy"): 6.6,
+    ("uint8", "Python with fslpy and SciPy"): 5,
     ("int16", "niimath"): 6,
     ("int16", "mrfilter"): 15,
     ("int16", "SimpleITK"): 14,
@@ -33,7 +33,7 @@ TARGETS = {
 
 
 def read_rows(path):
-    """The rows of a CSV file; none where there is no such file."""
+    """The rows of a CSV file; none if it does not exist."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -41,7 +41,7 @@ def read_rows(path):
 
 
 def by_program(rows, case):
-    """CPU milliseconds of each program, by round; the floor is the two halves of the codec together."""
+    """CPU milliseconds of each program by round. The lower bound is the sum of both halves of the codec."""
     figures = defaultdict(dict)
     for row in rows:
         if row["case"] == case:
@@ -52,8 +52,8 @@ def by_program(rows, case):
 
 
 def ratio(figures, program):
-    """How many times niimpi's figure a program's is: the median over the rounds that both were in, and the
-    least of all rounds against the least. For the floor the other way round, since niimpi is not below it."""
+    """A program's figure over niimpi's: the median over common rounds, and the ratio of the minima of all
+    rounds. For the lower bound, niimpi's figure over the bound."""
     own, others = figures["niimpi"], figures[program]
     if program == FLOOR:
         own, others = others, own
@@ -64,7 +64,7 @@ def ratio(figures, program):
 
 
 def verdict(value, bound, at_most):
-    """A bound, and whether it is met."""
+    """A target, and whether it is met."""
     met = value <= bound if at_most else value >= bound
     return f"{'≤' if at_most else '≥'} {bound:.4g} {'✓' if met else '✗'}"
 
@@ -77,8 +77,8 @@ def side_by_side(rows):
             continue
         yield f"### {title}\n"
         yield (
-            "| program | CPU ms per image: median | least | rounds | niimpi against it | least against least "
-            "| must be |"
+            "| program | CPU ms per image: median | minimum | rounds | niimpi compared with it "
+            "| ratio of minima | target |"
         )
         yield "|---|---:|---:|---:|---:|---:|---:|"
         for program, values in sorted(figures.items(), key=lambda item: statistics.median(item[1].values())):
@@ -109,7 +109,7 @@ def throughput(rows):
     if not spans:
         return
     yield "## Two CPUs instead of one\n"
-    yield "| | seconds, median | least | against 1 thread (least / least) | must be |"
+    yield "| | seconds: median | minimum | speed-up over 1 thread (minima) | target |"
     yield "|---|---:|---:|---:|---:|"
     for way, taken in spans.items():
         base = next(
@@ -125,21 +125,20 @@ def throughput(rows):
     yield ""
     if SEPARATE in spans:
         yield (
-            "Two separate runs do twice the work, each on a CPU of its own and knowing nothing of the other: "
-            "what they reach is what "
-            "the machine gives.\n"
+            "Two separate runs do twice the work, each on its own CPU. Their speed-up is the limit of the "
+            "machine.\n"
         )
 
 
-def sizes(told):
+def sizes(measured):
     """Output sizes and peak memory."""
     yield "## Size and memory\n"
     yield (
-        "| | output against zlib's level 1 | must be | peak memory, MiB "
-        "| twice the decompressed image and 30 MB, MiB |"
+        "| | output size / size with zlib's level 1 | target | peak memory, MiB "
+        "| target: twice the decompressed image plus 30 MB, MiB |"
     )
     yield "|---|---:|---:|---:|---:|"
-    for case, size in told["sizes_bytes"].items():
+    for case, size in measured["sizes_bytes"].items():
         peak = size["peak memory"] / 2**20
         limit = 2 * size["raw"] / size["images"] / 2**20 + 30e6 / 2**20
         against = size["niimpi"] / size["zlib level 1"]
@@ -169,15 +168,15 @@ def growth(rows):
     if {2, 8} <= filter_ms.keys():
         against = filter_ms[8] / filter_ms[2]
         yield (
-            f"Smoothing at sigma 8 takes {against:.2f} × what it takes at sigma 2 "
-            f"(must be {verdict(against, 3.5, True)}).\n"
+            f"Smoothing with sigma 8 takes {against:.2f} times as long as with sigma 2 "
+            f"(target {verdict(against, 3.5, True)}).\n"
         )
 
 
 def plot(rows):
-    """Horizontal bars of CPU time, a block for each case, as SVG."""
+    """Horizontal bars of CPU time, with a block for each case, as SVG."""
     bars, top = [], 24
-    width, label, line = 640, 150, 22
+    width, label, line = 640, 190, 22
     for case, title in CASES.items():
         figures = {
             name: statistics.median(values.values()) for name, values in by_program(rows, case).items()
@@ -210,31 +209,27 @@ def plot(rows):
 def main():
     folder = Path(sys.argv[1])
     rows = read_rows(folder / "side_by_side.csv")
-    told = json.loads((folder / "side_by_side.json").read_text())
-    about = told["machine"]
+    measured = json.loads((folder / "side_by_side.json").read_text())
+    about = measured["machine"]
     page = [
         f"# Measured on {folder.name}\n",
         f"{about['processor']}, {about['cpus']} CPUs ({', '.join(about['vectors'])}; L2 {about['l2']}, L3 "
         f"{about['l3']}), "
-        f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. Other work "
-        f"on the machine: a load "
-        f"of {about['load_before']:.1f} before and {about['load_after']:.1f} after, of which this run is "
-        f"1.\n",
+        f"{about['memory_gib']} GiB, Linux {about['kernel']}, hypervisor: {about['hypervisor']}. The load of "
+        f"the machine was {about['load_before']:.1f} before the run and {about['load_after']:.1f} at its "
+        f"end; 1 of the latter is the benchmark itself.\n",
         ", ".join(
             f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()
         )
         + ".\n",
         "`make bench` repeats it. Inputs are phantoms (`niimpi synth`) compressed by gzip at level 6; sigma "
-        "is 2 voxels. "
-        "Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU, and the difference "
-        "of their CPU times "
-        "(user and system) over their number is the cost per image. All take turns in every round; "
-        "ratios are made within a round, and their median "
-        "is given. The least of all rounds is what is left where others on the machine only ever slow things "
-        "down. The floor is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi "
-        "writes. Programs "
-        "that take one image per call (niimath, mrfilter) start once per image. mrfilter, nilearn, antspyx "
-        "write their default type, which is not always the input's. Raw figures: "
+        "is 2 voxels. Each program smooths 2 images and then 12 (102 small ones), pinned to one CPU. The "
+        "difference in CPU time (user and system) over the difference in images is the cost per image. All "
+        "programs take turns in every round. Ratios are computed within a round, and the table shows their "
+        "median. The minimum over all rounds is least affected by other programs on the machine. The lower "
+        "bound is gzip alone: `igzip -d` of the inputs and `igzip -1` of the voxels that niimpi writes. "
+        "niimath and mrfilter take one image per call, so their cost includes their start. mrfilter, nilearn "
+        "and antspyx write their default type, which is not always the input's. Raw figures: "
         "[side_by_side.csv](side_by_side.csv), "
         "[side_by_side.json](side_by_side.json), [throughput.csv](throughput.csv), "
         "[growth.csv](growth.csv).\n",
@@ -242,7 +237,7 @@ def main():
         "## Side by side\n",
         *side_by_side(rows),
         *throughput(read_rows(folder / "throughput.csv")),
-        *sizes(told),
+        *sizes(measured),
         *growth(read_rows(folder / "growth.csv")),
     ]
     (folder / "README.md").write_text("\n".join(page).rstrip() + "\n")

@@ -8,7 +8,7 @@ use niimpi::partition::{Strategy, partition};
 const IMAGES: usize = 40_000;
 
 fn share_out(criterion: &mut Criterion) {
-    // Seconds as in real studies: most images are alike, some a few times larger.
+    // Costs as in real studies: most images are similar, some a few times larger.
     let costs: Vec<f64> = (0..IMAGES)
         .map(|image| 0.1 * (1 + image * 7919 % 13) as f64)
         .collect();

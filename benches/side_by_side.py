@@ -1,13 +1,14 @@
-"""Compares the CPU time per image of niimpi and of the programs that do the same, pinned to one CPU.
+"""Compares the CPU time per image of niimpi and of other programs for the same task, pinned to one CPU.
 
 usage: side_by_side.py OUTPUT_FOLDER [--quick]    writes side_by_side.csv and side_by_side.json there
 
 Each program smooths 2 images and then 12 (or 102 small ones) with a sigma of 2 voxels. The difference in CPU
 time over the difference in images is the cost per image, without the program's start (except for programs
-that take one image per call). All programs take turns in every round, so that a busy moment of the machine
-affects all of them. Ratios are computed within a round. The floor is the work of gzip alone, by the fastest
-codec: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes. Files are in memory if
-there is room, so that the disk is not measured; the environment variable TMPDIR names another folder.
+that take one image per call). All programs take turns in every round, so that other load on the machine
+affects all of them. Ratios are computed within a round. The lower bound is the time of gzip alone, with the
+fastest codec: `igzip -d` of the same inputs, and `igzip -1` of the voxels that niimpi writes. Files are in
+memory if there is room, so that the disk is not measured. The environment variable TMPDIR sets another
+folder.
 """
 
 import argparse
@@ -26,8 +27,8 @@ import measure
 
 PEERS = Path(__file__).parent / "peers"
 NIIMPI = os.environ["NIIMPI_BIN"]
-# Shape, type, voxel size in mm; and how many images are smoothed besides two: so many that they take about a
-# second.
+# Shape, type, voxel size in mm, and the number of images in addition to two. niimpi takes about a second for
+# them.
 CASES = {
     "int16": ("197,233,189", "int16", "1,1,1", 10),
     "float32": ("197,233,189", "float32", "1,1,1", 10),
@@ -47,12 +48,12 @@ class Program:
     rounds: int
     cases: tuple = tuple(CASES)
     needs: str | None = None
-    # The round's figures, by case.
+    # The figures of the finished rounds, by case.
     rounds_done: dict = field(default_factory=dict)
 
 
 def in_python(script):
-    """A program of the folder `peers`; its arguments are the output folder and the images."""
+    """A script in the folder `peers`. Its arguments are the output folder and the images."""
     return lambda images, out, _raw: [[sys.executable, str(PEERS / script), str(out), *map(str, images)]]
 
 
@@ -82,7 +83,7 @@ def niimpi(*options):
 
 
 def niimath(images, out, _raw):
-    """niimath takes sigma in mm; voxels are 1 mm here, or 2."""
+    """niimath takes sigma in mm. Voxels are 1 or 2 mm here."""
     program = Path(sys.executable).with_name("niimath")
     sigma_mm = "4" if "uint8" in str(images[0]) else "2"
     return [
@@ -91,7 +92,7 @@ def niimath(images, out, _raw):
 
 
 def mrfilter(images, out, _raw):
-    """MRtrix3; it always writes float32."""
+    """mrfilter of MRtrix3, which always writes float32."""
     sigma_mm = "4" if "uint8" in str(images[0]) else "2"
     return [
         [
@@ -126,7 +127,7 @@ def programs(rounds, slow_rounds):
             needs="igzip",
         ),
         Program("niimpi", niimpi(), rounds),
-        Program("workshop's Python", in_python("workshop_serial.py"), slow_rounds),
+        Program("Python with fslpy and SciPy", in_python("fslpy_scipy_smooth.py"), slow_rounds),
         Program("niimath", niimath, slow_rounds),
         Program("mrfilter", mrfilter, slow_rounds, cases=("int16",), needs="mrfilter"),
         Program("nilearn", in_python("nilearn_smooth.py"), slow_rounds, cases=("int16",)),
@@ -136,15 +137,15 @@ def programs(rounds, slow_rounds):
 
 
 def words(paths):
-    """Paths as shell arguments; the folder's name has no special characters."""
+    """Paths as shell arguments. They contain no special characters."""
     return " ".join(map(str, paths))
 
 
 def make_images(folder, case):
-    """The case's inputs, compressed by zlib at its usual level 6, and the voxels that niimpi makes of them,
-    plain."""
-    shape, datatype, voxel_mm, further = CASES[case]
-    many = FEW + further
+    """Creates the inputs of a case, compressed with gzip's default level 6, and niimpi's uncompressed
+    results."""
+    shape, datatype, voxel_mm, additional = CASES[case]
+    many = FEW + additional
     images, raw = folder / case, folder / f"{case}-smoothed"
     run(
         [
@@ -194,9 +195,9 @@ def run(command):
 
 
 def throughput(images, folder, rounds):
-    """Seconds of all images on one CPU, and on two as ranks and as threads; of one image on two threads; and
-    of two separate runs at once, one on each CPU, which is what the machine itself gives: two CPUs may share
-    a core, a cache or a clock."""
+    """Seconds of all images on one CPU, and on two CPUs as ranks and as threads; of one image on two threads;
+    and of two separate runs at the same time. The separate runs show the limit of the machine, because two
+    CPUs may share a core, a cache or a clock."""
     if len(os.sched_getaffinity(0)) < 2:
         return []
     both = sorted(os.sched_getaffinity(0))[:2]
@@ -227,7 +228,7 @@ def throughput(images, folder, rounds):
     def at_once(cpu, name):
         return f"taskset -c {cpu} {words(smooth(1, images, name))} & "
 
-    # A single image of 70 million voxels, as microscopes and long series have them.
+    # A single image of 70 million voxels, as in microscopy and long series.
     large = folder / "large"
     run([NIIMPI, "synth", large, "--count", 1, "--shape", "394,466,378", "--datatype", "int16"])
     ways = {
@@ -243,9 +244,9 @@ def throughput(images, folder, rounds):
     for turn in range(rounds):
         for name, (command, cpus) in ways.items():
             taken = measure.cost([command], cpus, env)
-            told = ["many", "others"] if name == SEPARATE else ["many"]
-            # The images' own span: from the first one's start to the last one's end, without launching ranks.
-            run_s = max(json.loads((folder / f"{one}.json").read_text())["elapsed_s"] for one in told)
+            reports = ["many", "others"] if name == SEPARATE else ["many"]
+            # Without launching ranks.
+            run_s = max(json.loads((folder / f"{one}.json").read_text())["elapsed_s"] for one in reports)
             rows.append({"round": turn, "way": name, "wall_s": taken.wall_s, "run_s": run_s})
     return rows
 
@@ -256,10 +257,10 @@ def main():
     )
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds of the fast, one of the slow programs"
+        "--quick", action="store_true", help="two rounds of the fast programs, one of the slow ones"
     )
     parser.add_argument(
-        "--only-throughput", action="store_true", help="only one CPU against two: throughput.csv"
+        "--only-throughput", action="store_true", help="only compare two CPUs with one: throughput.csv"
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -283,7 +284,7 @@ def main():
             images, raw = make_images(scratch, case)
             for turn in range(rounds):
                 for program in everyone:
-                    # Small images are quick with every program.
+                    # More rounds for small images, which are quick with every program.
                     enough = max(program.rounds, rounds // 3) if case == "uint8" else program.rounds
                     if turn >= enough or case not in program.cases:
                         continue
@@ -299,19 +300,19 @@ def main():
                             )
                         )
                     few, many = costs
-                    further = len(images) - FEW
+                    additional = len(images) - FEW
                     row = {
                         "case": case,
                         "program": program.name,
                         "round": turn,
-                        "cpu_ms_per_image": (many.cpu_s - few.cpu_s) / further * 1e3,
-                        "system_ms_per_image": (many.system_s - few.system_s) / further * 1e3,
-                        "wall_ms_per_image": (many.wall_s - few.wall_s) / further * 1e3,
+                        "cpu_ms_per_image": (many.cpu_s - few.cpu_s) / additional * 1e3,
+                        "system_ms_per_image": (many.system_s - few.system_s) / additional * 1e3,
+                        "wall_ms_per_image": (many.wall_s - few.wall_s) / additional * 1e3,
                     }
                     rows.append(row)
                     print(
-                        f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} ms CPU a "
-                        f"further image",
+                        f"{case:8} {program.name:18} round {turn}: {row['cpu_ms_per_image']:8.1f} CPU ms per "
+                        f"image",
                         flush=True,
                     )
             sizes[case] = {"images": len(images), "in": sum(map(size, images)), "raw": sum(map(size, raw))}

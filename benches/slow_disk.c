@@ -2,7 +2,7 @@
 // file system. Writing has none, because it goes to the page cache there. Used to measure read-ahead and
 // write-behind.
 //
-// usage: slow_disk FOLDER WAIT_US MOUNTPOINT -f     (FUSE 3; requests are answered in parallel)
+// usage: slow_disk FOLDER WAIT_US MOUNTPOINT -f     (FUSE 3; requests are served in parallel)
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 31
 #include <dirent.h>
@@ -21,13 +21,13 @@ static useconds_t wait_us;
 
 static void behind(char real[PATH_MAX], const char *path) { snprintf(real, PATH_MAX, "%s%s", folder, path); }
 
-static int answer(int result) { return result < 0 ? -errno : 0; }
+static int result_of(int result) { return result < 0 ? -errno : 0; }
 
 static int slow_getattr(const char *path, struct stat *attributes, struct fuse_file_info *file) {
   (void)file;
   char real[PATH_MAX];
   behind(real, path);
-  return answer(lstat(real, attributes));
+  return result_of(lstat(real, attributes));
 }
 
 static int slow_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_t offset,
@@ -78,7 +78,7 @@ static int slow_write(const char *path, const char *bytes, size_t size, off_t of
 static int slow_fsync(const char *path, int only_content, struct fuse_file_info *file) {
   (void)path, (void)only_content;
   usleep(wait_us);
-  return answer(fsync((int)file->fh));
+  return result_of(fsync((int)file->fh));
 }
 
 static int slow_fsyncdir(const char *path, int only_content, struct fuse_file_info *file) {
@@ -92,31 +92,31 @@ static int slow_rename(const char *path, const char *to, unsigned int flags) {
   behind(real, path);
   behind(real_to, to);
   usleep(wait_us);
-  return answer(renameat2(AT_FDCWD, real, AT_FDCWD, real_to, flags));
+  return result_of(renameat2(AT_FDCWD, real, AT_FDCWD, real_to, flags));
 }
 
 static int slow_unlink(const char *path) {
   char real[PATH_MAX];
   behind(real, path);
-  return answer(unlink(real));
+  return result_of(unlink(real));
 }
 
 static int slow_mkdir(const char *path, mode_t mode) {
   char real[PATH_MAX];
   behind(real, path);
-  return answer(mkdir(real, mode));
+  return result_of(mkdir(real, mode));
 }
 
 static int slow_rmdir(const char *path) {
   char real[PATH_MAX];
   behind(real, path);
-  return answer(rmdir(real));
+  return result_of(rmdir(real));
 }
 
 static int slow_truncate(const char *path, off_t size, struct fuse_file_info *file) {
   char real[PATH_MAX];
   behind(real, path);
-  return answer(file != NULL ? ftruncate((int)file->fh, size) : truncate(real, size));
+  return result_of(file != NULL ? ftruncate((int)file->fh, size) : truncate(real, size));
 }
 
 static int slow_release(const char *path, struct fuse_file_info *file) {

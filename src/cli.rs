@@ -62,11 +62,11 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses the process's arguments. Usage errors, `--help` and `--version` are answered here, before MPI
-    /// is started, by the first process of a launch alone.
+    /// Parses the process's arguments. Prints usage errors, `--help` and `--version` before MPI starts. Only
+    /// the first process of a launch prints them.
     ///
     /// # Errors
-    /// The exit code with which to end at once.
+    /// The exit code if the process should end now.
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
         let args: Vec<String> = std::env::args_os()
             .skip(1)
@@ -81,7 +81,8 @@ impl Cli {
             Self::from_arg_matches(&matches)
         });
         parsed.map_err(|mut error| {
-            name_both_widths(&mut error);
+            let takes_filter = matches!(args.first().map(String::as_str), Some("plan" | "scaling"));
+            name_all_widths(&mut error, takes_filter);
             // clap's own code for a usage error is 2 as well, and 0 for --help and --version.
             Launch::say_error(|| match error.use_stderr() {
                 true => console::write_error(&format!("niimpi: {}", error.render())),
@@ -106,12 +107,16 @@ impl Cli {
     }
 }
 
-/// Where no width is given, clap names the first option only.
-fn name_both_widths(error: &mut clap::Error) {
+/// Adds the alternatives of `--sigma` to an error about a missing width, because clap names `--sigma` only.
+/// `takes_filter`: whether the command has `--filter`.
+fn name_all_widths(error: &mut clap::Error, takes_filter: bool) {
     let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else {
         return;
     };
     let named = missing.iter().map(|arg| match arg.starts_with("--sigma ") {
+        true if takes_filter => {
+            format!("{arg} (in voxels), --fwhm <MM[,Y,Z]> or --filter <'COMMAND OPTIONS'>")
+        }
         true => format!("{arg} (in voxels) or --fwhm <MM[,Y,Z]>"),
         false => arg.clone(),
     });

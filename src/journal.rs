@@ -157,7 +157,7 @@ pub struct RunLine {
     /// Digest of the whole list: equal inputs and outputs give equal digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list_digest: Option<String>,
-    /// The share of the list that the run processes, as `K/N`; absent for the whole list.
+    /// The shard of the list that the run processes, as `K/N`; absent for the whole list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<String>,
     /// All options that affect the results' bytes.

@@ -55,7 +55,7 @@ use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::process::ProcessId;
-use crate::report::{Journals, ListedImage, Report, RunFacts, Shares, State, csv, table};
+use crate::report::{Journals, ListedImage, Report, RunFacts, Shards, State, csv, table};
 use crate::resources::CpuMeter;
 use crate::text::{self, printable};
 use crate::{comm, console, resources, slurm};
@@ -78,7 +78,7 @@ pub struct Config {
     pub list: ListRequest,
     /// Only this many of them, from the first.
     pub limit: Option<usize>,
-    /// Only this share of them.
+    /// Only this shard of them.
     pub shard: Option<Shard>,
     /// How existing results are treated.
     pub existing: Existing,
@@ -235,8 +235,7 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         return Ok((!config.dry_run).then_some((setup, schedule)));
     };
     tracing::debug!(
-        "{} images: listed after {listed_s:.3} s, all looked at after {looked_s:.3} s, distributed after \
-         {:.3} s",
+        "{} images: listed after {listed_s:.3} s, probed after {looked_s:.3} s, distributed after {:.3} s",
         setup.entries.len(),
         clock.now_s()
     );
@@ -386,7 +385,7 @@ fn report(
             folder: absolute(&config.list.output.join(journal::FOLDER)),
             runs: vec![setup.decision.run],
         }),
-        shard: config.shard.map(|shard| Shares {
+        shard: config.shard.map(|shard| Shards {
             numbers: vec![shard.number],
             count: shard.count,
         }),

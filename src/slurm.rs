@@ -175,7 +175,7 @@ pub fn job_end_unix_s() -> Option<f64> {
         .filter(|&unix_s: &f64| unix_s > 0.0)
 }
 
-/// The share of an array task: (its number from 1, number of tasks).
+/// The shard of an array task: (its number from 1, number of tasks).
 ///
 /// # Errors
 /// A message that states what is missing if this is not an array task.
@@ -206,7 +206,7 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
         return Err(format!(
             "--shard slurm: the array's tasks are not evenly numbered (task {id} of {min}-{max}:{step}, \
              {count} tasks), \
-             so their shares are unknown; use --shard K/N"
+             so their shards are unknown; use --shard K/N"
         ));
     }
     Ok(((id - min) / step + 1, count))

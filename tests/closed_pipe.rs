@@ -1,4 +1,4 @@
-//! A reader of standard output that goes away (`| head`) costs neither the report nor the exit code.
+//! If the reader of standard output exits early (`| head`), the report and the exit code are unaffected.
 
 use std::process::{Command, Stdio};
 
@@ -9,10 +9,10 @@ fn niimpi(words: &[&std::ffi::OsStr]) -> Command {
 }
 
 #[test]
-fn every_command_outlives_its_reader() {
+fn commands_complete_without_a_reader() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    // The reader is gone before the command says its first word.
+    // The reader exits before the command prints anything.
     let run = |words: &[&std::ffi::OsStr]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

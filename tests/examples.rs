@@ -1,14 +1,14 @@
-//! The programs in `examples/` do what they say.
+//! Tests of the programs in `examples/`.
 
 use std::path::{Path, PathBuf};
 
 use niimpi::image_io::{Image, ImageReader, ImageWriter};
 use niimpi::volume::{Datatype, Volume};
 
-#[allow(dead_code, reason = "the test calls what main calls")]
+#[allow(dead_code, reason = "the test calls the same function as main")]
 #[path = "../examples/read_headers.rs"]
 mod read_headers;
-#[allow(dead_code, reason = "the test calls what main calls")]
+#[allow(dead_code, reason = "the test calls the same function as main")]
 #[path = "../examples/smooth_one.rs"]
 mod smooth_one;
 
@@ -37,7 +37,7 @@ fn smooth_one_spreads_a_point() {
 }
 
 #[test]
-fn read_headers_prints_a_line_for_each_image_and_fails_for_others() {
+fn read_headers_describes_images_and_fails_for_other_files() {
     let folder = tempfile::tempdir().unwrap();
     let input = image(folder.path());
     let text = read_headers::describe(&input).unwrap();

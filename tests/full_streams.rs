@@ -1,5 +1,4 @@
-//! A disk that is full behind standard output and standard error, or a reader that went away, costs the text
-//! and not the run.
+//! If standard output or standard error cannot be written (full disk, no reader), only the text is lost.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +16,7 @@ fn full() -> Stdio {
 }
 
 #[test]
-fn a_run_whose_words_cannot_be_written_goes_on() {
+fn a_run_whose_output_cannot_be_printed_continues() {
     let dir = tempfile::tempdir().unwrap();
     let synth = ["synth", "in", "--count", "2", "--shape", "9,9,9"];
     let status = niimpi(dir.path(), &synth).stdout(full()).status().unwrap();
@@ -34,7 +33,7 @@ fn a_run_whose_words_cannot_be_written_goes_on() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_fault() {
+fn a_closed_pipe_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let synth = ["synth", "in", "--count", "1", "--shape", "5,5,5"];
     let mut child = niimpi(dir.path(), &synth)
@@ -48,7 +47,7 @@ fn a_reader_that_went_away_is_no_fault() {
     assert!(output.stderr.is_empty());
 }
 
-/// Commands that fail, each with a file name that would clear the screen.
+/// Commands that fail, each with a file name that contains the control sequence to clear the screen.
 fn failing_commands() -> Vec<Vec<&'static str>> {
     const NAME: &str = "no\u{1b}[2J\nsuch";
     vec![

@@ -1,5 +1,4 @@
-//! Every file of the fuzzers' corpora, and every one that once made a fuzzer stop, tried again without a
-//! fuzzer.
+//! Runs the fuzz targets, without a fuzzer, on all files of the corpora and all files that once crashed them.
 
 #[path = "fuzz/targets.rs"]
 mod targets;
@@ -7,7 +6,7 @@ mod targets;
 use std::path::Path;
 
 #[allow(clippy::print_stdout, reason = "a failing test shows the last name")]
-/// Tries the files of both folders of a target; there must be at least `least`.
+/// Runs a target on the files of both folders. There must be at least `least` files.
 fn replay(name: &str, target: fn(&[u8]), least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let mut tried = 0;

@@ -1,4 +1,4 @@
-//! Image files: what is read and written, what is refused and why, and what hostile files do.
+//! Tests of image files: reading, writing, refusals and hostile files.
 
 #[path = "image_io/fixture.rs"]
 mod fixture;

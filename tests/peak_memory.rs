@@ -1,14 +1,14 @@
-//! The peak of the memory held, counted anew, and what is measured by it. A process of its own: other tests
-//! would take memory meanwhile.
+//! Resetting the peak of the resident memory. In a separate process, because other tests would allocate
+//! memory at the same time.
 
 #![cfg(target_os = "linux")]
 
 use niimpi::resources::{forget_peak_rss, peak_rss_bytes, release_freed_memory, rss_bytes};
 
 #[test]
-fn the_peak_is_counted_anew_once_memory_was_given_back() {
+fn the_peak_restarts_from_the_current_memory() {
     const HELD: usize = 64 << 20;
-    // In small pieces, which the heap keeps when they are freed, all but the last one.
+    // The heap keeps small blocks after they are freed, because the last one is still in use.
     let mut pieces: Vec<Vec<u8>> = (0..HELD / 4096).map(|_| vec![1_u8; 4096]).collect();
     let last = pieces.pop();
     let held = rss_bytes();
@@ -18,16 +18,16 @@ fn the_peak_is_counted_anew_once_memory_was_given_back() {
     if cfg!(target_env = "gnu") {
         assert!(
             rss_bytes() < held - HELD as u64 / 2,
-            "{} of {held} are held",
+            "{} of {held} bytes are still resident",
             rss_bytes()
         );
     }
-    // A container may forbid it, and says so.
+    // Returns false where a container forbids it.
     if forget_peak_rss() {
         let now = rss_bytes();
         assert!(
             peak_rss_bytes() < now + (16 << 20),
-            "{} against {now}",
+            "peak {}, now {now}",
             peak_rss_bytes()
         );
     }

@@ -1,5 +1,4 @@
-//! The run as every rank does it, on ranks that are threads: the same outputs for any number of ranks and any
-//! strategy.
+//! Whole runs on ranks that are threads: the outputs are the same for any number of ranks and any strategy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +25,7 @@ const STRATEGIES: [Strategy; 4] = [
     Strategy::Dynamic,
 ];
 
-/// Small images of different sizes and types, and one that is broken when `broken` says so.
+/// Small images of different sizes and types, and a broken one if `broken` is true.
 fn write_images(folder: &Path, count: u64, broken: bool) {
     std::fs::create_dir_all(folder).unwrap();
     let mut writer = ImageWriter::new().sync(false);
@@ -97,7 +96,7 @@ fn report(config: &Config) -> Report {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The results in a folder by their names; the journals beside them are left out.
+/// The results in a folder by name, without the journals.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(folder)
         .unwrap()
@@ -222,21 +221,21 @@ fn shards_are_disjoint_and_complete() {
         }
         assert_eq!(
             done, 9,
-            "no image is in two shards: the second would have met an existing result"
+            "no image may be in two shards, because the second run would find an existing result"
         );
         assert_eq!(contents(&out).len(), 9);
     }
 }
 
 #[test]
-fn a_stopped_run_ends_with_what_it_has_and_says_so() {
+fn a_stopped_run_reports_what_it_has_done() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     write_images(&data, 12, false);
     for strategy in STRATEGIES {
         let config = config(&data, folder.path().join(strategy.name()), strategy, 1);
         let codes = run_on_threads(3, |comm| {
-            // One rank alone hears the signal; the others hear of it from the root.
+            // Only one rank gets the signal. The root informs the others.
             let stop = AtomicBool::new(comm.rank() == 1);
             run::filter(comm, &config, &stop)
         });

@@ -1,4 +1,4 @@
-//! One image carried by several threads: the same file as with one, and nothing where it fails.
+//! One image on several threads: the same file as with one thread, and no file if the image fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ fn the_file_is_the_same_for_any_number_of_threads() {
                     for threads in [1, 2, 5] {
                         let mut outcome = Outcome::default();
                         let mut worker = ImageWorker::with_threads(&job, threads);
-                        // Twice, with the memory of the first time.
+                        // Twice, to test that buffers can be reused.
                         let mut process = || worker.process(&path, &result, &mut outcome).unwrap();
                         let [_, mut written] = [0, 1].map(|_| process());
                         written.iter_mut().for_each(|file| file.mtime_ns = None);
@@ -104,7 +104,7 @@ fn scaled_and_big_images_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = input(folder.path(), "a.nii", &[70, 60, 80], Datatype::Float32);
     let mut bytes = fs::read(&path).unwrap();
-    // A slope, where the header has it: the result is float32, as wide as the input.
+    // A slope in the header: the result is float32 and as wide as the input.
     let slope = Scaling {
         slope: 0.5,
         intercept: 0.0,
@@ -123,7 +123,7 @@ fn scaled_and_big_images_too() {
 }
 
 #[test]
-fn a_cut_or_damaged_file_leaves_nothing_behind() {
+fn a_truncated_or_damaged_input_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = input(folder.path(), "a.nii.gz", &[97, 101, 160], Datatype::Int16);
     let whole = fs::read(&path).unwrap();
@@ -149,7 +149,7 @@ fn a_cut_or_damaged_file_leaves_nothing_behind() {
         .unwrap_err();
     assert!(failure.error.contains("checksum"), "{}", failure.error);
     assert_eq!(files(&out), Vec::<String>::new());
-    // And the worker is as good as before.
+    // The worker still works.
     fs::write(&path, &whole).unwrap();
     worker
         .process(&path, &out.join("r.nii.gz"), &mut Outcome::default())
@@ -158,7 +158,7 @@ fn a_cut_or_damaged_file_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_limit_that_leaves_no_room_for_a_second_buffer_is_kept() {
+fn the_memory_limit_is_exact() {
     let folder = tempfile::tempdir().unwrap();
     let path = input(folder.path(), "a.nii.gz", &[97, 101, 160], Datatype::Int16);
     let voxel_bytes = 2 * 97 * 101 * 160;
@@ -169,7 +169,7 @@ fn a_limit_that_leaves_no_room_for_a_second_buffer_is_kept() {
         let result = folder.path().join("r.nii.gz");
         worker.process(&path, &result, &mut Outcome::default())
     };
-    // The voxels alone are not all: kernels and tiles count.
+    // Kernels and tiles need memory in addition to the voxels.
     let FailureKind::NeedsMemory { needed_bytes } = process(voxel_bytes).unwrap_err().kind else {
         panic!("the voxels alone cannot be enough");
     };

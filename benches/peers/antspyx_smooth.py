@@ -1,4 +1,4 @@
-"""antspyx's smooth_image at a sigma of 2 voxels, image after image.
+"""Smooths images one after the other with smooth_image of antspyx and a sigma of 2 voxels.
 
 usage: antspyx_smooth.py OUTPUT_FOLDER IMAGE...
 """

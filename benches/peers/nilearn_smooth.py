@@ -1,4 +1,4 @@
-"""nilearn's smooth_img at the FWHM that is a sigma of 2 mm, image after image.
+"""Smooths images one after the other with smooth_img of nilearn and the FWHM of a sigma of 2 mm.
 
 usage: nilearn_smooth.py OUTPUT_FOLDER IMAGE...
 """

@@ -1,4 +1,4 @@
-"""SimpleITK's DiscreteGaussian at a sigma of 2 voxels, image after image, on one thread.
+"""Smooths images one after the other with DiscreteGaussian of SimpleITK, a sigma of 2 voxels and one thread.
 
 usage: simpleitk_smooth.py OUTPUT_FOLDER IMAGE...
 """

@@ -27,7 +27,7 @@ def duration(seconds):
 
 
 def expected(configuration):
-    """With launching, as the plan's table shows it."""
+    """The time including launching, as in the plan's table."""
     names = ("elapsed_s", "elapsed_low_s", "elapsed_high_s")
     time, low, high = (duration(configuration[name] + configuration["launch_s"]) for name in names)
     return f"{time} (90 %: {low} to {high})"
@@ -135,7 +135,7 @@ def answers():
 
 
 def wrapped(text):
-    """Each paragraph in lines of at most 110 columns."""
+    """Wraps each paragraph at 110 columns."""
     fill = {"width": 110, "break_long_words": False, "break_on_hyphens": False}
     return "\n\n".join(textwrap.fill(part, **fill) for part in text.strip().split("\n\n")) + "\n"
 

@@ -89,13 +89,13 @@ filter_commands! {
     Denoise(denoise::Args => Options),
 }
 
-/// Which filter a plan or a study is for: the Gaussian by its options, or any by its command.
+/// The filter of a plan or a study: the options of the Gaussian, or any filter as a command line.
 #[derive(Args, Clone, Debug)]
 #[command(about = None, long_about = None)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("filter")))]
 pub(super) struct AnyFilterArgs {
-    /// Plan for this filter: its command and its own options, such as 'median --size 3'; --sigma or --fwhm
-    /// without it mean smooth
+    /// Filter: its command and its own options, such as 'median --size 3'; without it, --sigma or --fwhm
+    /// select smooth
     #[arg(
         long,
         value_name = "'COMMAND OPTIONS'",
@@ -129,10 +129,15 @@ fn parse_filter(text: &str) -> Result<Options, String> {
             refuse_fixed(&matches)?;
             FilterText::from_arg_matches(&matches)
         });
-    match parsed {
-        Ok(parsed) => Ok(parsed.filter.options()),
-        Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
-    }
+    let parsed = parsed.map_err(|mut error| {
+        super::name_all_widths(&mut error, false);
+        let message = error.to_string();
+        // The usage follows after an empty line.
+        let lines = message.lines().take_while(|line| !line.is_empty());
+        let words = Vec::from_iter(lines.map(str::trim)).join(" ");
+        words.trim_start_matches("error: ").to_owned()
+    })?;
+    Ok(parsed.filter.options())
 }
 
 /// Refuses options that --like fixes, whatever their values.
@@ -187,7 +192,7 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(help_heading = "Distribution")]
     threads: Option<u16>,
 
-    /// Process only part K of N of the list, for job arrays; 'slurm' takes K and N from the array task
+    /// Process only shard K of N of the list, for job arrays; 'slurm' takes K and N from the array task
     #[arg(long, value_name = "K/N", help_heading = "Distribution")]
     shard: Option<Shard>,
 
@@ -398,7 +403,7 @@ mod tests {
         assert_eq!(options.command(), ["smooth"]);
         assert_eq!(options.as_json()["fwhm"], serde_json::json!([6.0, 6.0, 4.0]));
         for (text, said) in [
-            ("smooth", "required"),
+            ("smooth", "--sigma <VOX[,Y,Z]> (in voxels) or --fwhm"),
             ("smooth --fwhm 6 --output x", "--output"),
             ("sharpen", "sharpen"),
             ("smooth '", "quotes"),

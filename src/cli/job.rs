@@ -1,4 +1,4 @@
-//! What is done to the images, as every command that filters or plans filtering takes it.
+//! The options of the work on an image, for every command that filters or plans filtering.
 
 use std::ffi::OsString;
 
@@ -13,11 +13,11 @@ use crate::partition::Strategy;
 
 /// The command line's arguments for a filter.
 pub(super) trait FilterOptions: Args + Clone {
-    /// The filter that they ask for.
+    /// The filter's options.
     fn options(self) -> Options;
 }
 
-/// The options that decide what a run costs and what it writes, besides which images it has.
+/// The options, other than the images, that affect the results and the cost of a run.
 #[derive(Args, Clone, Debug)]
 #[command(about = None, long_about = None)]
 pub(super) struct JobArgs<F: FilterOptions> {
@@ -65,7 +65,7 @@ pub(super) struct JobArgs<F: FilterOptions> {
 }
 
 impl<F: FilterOptions> JobArgs<F> {
-    /// What is done to each image.
+    /// The work on each image.
     pub(super) fn job(&self) -> ImageJob {
         ImageJob {
             filter: self.filter.clone().options(),
@@ -80,7 +80,7 @@ impl<F: FilterOptions> JobArgs<F> {
         }
     }
 
-    /// Where each image's mask is, if each has its own.
+    /// The template of the masks, if each image has its own.
     pub(super) fn mask_template(&self) -> Option<MaskTemplate> {
         self.mask.as_ref().and_then(MaskChoice::template).cloned()
     }

@@ -1,4 +1,4 @@
-//! `niimpi plan`: its arguments, and what they mean to the plan.
+//! `niimpi plan`: its arguments, and the plan that they describe.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,9 +25,12 @@ use crate::{console, launch, resources};
 
 /// Predict time and memory from a few images, and write a batch script that requests the right amount
 ///
-/// Reads the headers of all images. Measures some of them in a pilot on this machine, or reads the reports of
-/// earlier runs. Prints time and memory for each number of nodes, ranks and threads, with a 90 % interval,
-/// and recommends one.
+/// Reads the headers of all images. Then runs a pilot on this machine, which filters a few of the images, or
+/// reads the reports of earlier runs (--from). Prints the expected time with a 90 % interval, the memory and
+/// the core hours for each number of nodes, ranks and threads, and recommends one layout. After the job,
+/// --check compares the plan with the resources that the job used.
+///
+/// Exit codes: 0 planned, 1 --check found that the run exceeded its request, 2 no plan is possible.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("check")))]
 #[command(mut_arg("inputs", |arg| arg.required_unless_present("check")))]
@@ -35,7 +38,7 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     inputs: InputArgs,
 
-    /// Folder of the job's results; a pilot writes beside it, on the same file system [default: smoothed]
+    /// Folder of the job's results; the pilot writes next to it, on the same file system [default: smoothed]
     #[arg(
         short,
         long,
@@ -45,11 +48,11 @@ pub(super) struct PlanArgs {
     )]
     output: PathBuf,
 
-    /// Name the results, as the filter's own command does
+    /// Name the results, as with --name of `niimpi smooth`
     #[arg(long, value_name = "TEMPLATE")]
     name: Option<NameTemplate>,
 
-    /// Plan for N images: the first N, or more of the same mixture [default: all]
+    /// Plan for N images: the first N, or all repeated until there are N [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     images: Option<usize>,
 
@@ -57,7 +60,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "STUDY|REPORT.json", num_args = 1.., help_heading = "Measurements")]
     from: Vec<PathBuf>,
 
-    /// Measure on N images of the list, here, several times [default: 20, without --from]
+    /// Number of images in the pilot, which runs on this machine if --from is not given [default: 20]
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "from")]
     #[arg(help_heading = "Measurements")]
     pilot: Option<usize>,
@@ -79,19 +82,19 @@ pub(super) struct PlanArgs {
     #[arg(help_heading = "Cluster")]
     threads: Vec<usize>,
 
-    /// CPUs of a node [default: the partition's by sinfo, else this machine's]
+    /// CPUs of a node [default: of the partition, from sinfo; otherwise of this machine]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Cluster")]
     cpus_per_node: Option<usize>,
 
-    /// Memory of a node, such as 180G [default: the partition's by sinfo]
+    /// Memory of a node, such as 180G [default: of the partition, from sinfo]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Cluster")]
     mem_per_node: Option<u64>,
 
-    /// Time limit of the job: [DAYS-]HH:MM:SS [default: the partition's by sinfo]
+    /// Time limit of the job: [DAYS-]HH:MM:SS, or minutes [default: of the partition, from sinfo]
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Cluster")]
     max_time: Option<f64>,
 
-    /// The job's partition; sinfo gives its limits
+    /// Partition of the job; its limits are read from sinfo
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     partition: Option<String>,
 
@@ -99,7 +102,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "TYPE", help_heading = "Cluster")]
     srun_mpi: Option<String>,
 
-    /// Write a script for sbatch, and the plan next to it (FILE.plan.json); the job's report will be
+    /// Write a script for sbatch, and the plan next to it (FILE.plan.json); the job will write its report to
     /// FILE.report.json
     #[arg(long, value_name = "FILE.sbatch", help_heading = "Results")]
     write: Option<PathBuf>,
@@ -112,10 +115,10 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     csv: Option<PathBuf>,
 
-    /// Compare what a run used with its plan and its request
+    /// Compare the resources that a run used with its plan and its request
     ///
-    /// The plan is REPORT with .plan.json in place of .report.json, unless --plan names another. The exit
-    /// code is 1 when the run exceeded its request.
+    /// The plan is REPORT with .plan.json in place of .report.json, unless --plan is given. The exit code is
+    /// 1 if the run exceeded its request.
     #[arg(long, value_name = "REPORT.json", help_heading = "Results")]
     check: Option<PathBuf>,
 
@@ -131,7 +134,7 @@ pub(super) struct PlanArgs {
     job: JobArgs<AnyFilterArgs>,
 }
 
-/// Several whole numbers from 1.
+/// Whole numbers from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Numbers(Vec<usize>);
 
@@ -150,7 +153,7 @@ fn parse_numbers(text: &str) -> Result<Numbers, String> {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    // As Slurm: MiB where no unit is given.
+    // As in Slurm, a size without a unit is in MiB.
     parse_bytes(text, 1 << 20)
         .filter(|&bytes| bytes > 0)
         .ok_or_else(|| "give a size such as 180G or 4000M".to_owned())
@@ -167,7 +170,8 @@ fn parse_time(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned())
 }
 
-/// Plans, or checks a run. Exit code 0; 1 when a checked run exceeded its request; 2 when there is no plan.
+/// Plans, or checks a run. Returns the exit code: 0, 1 if a checked run exceeded its request, 2 if there is
+/// no plan.
 pub(super) fn run(args: &PlanArgs) -> u8 {
     let done = match &args.check {
         Some(report) => check_run(report, args.plan.as_deref()),
@@ -250,7 +254,7 @@ fn absolute(path: &Path) -> Result<PathBuf, String> {
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Refuses to replace files that no earlier plan wrote, before anything is measured.
+/// Refuses to replace files that are not from an earlier plan, before anything is measured.
 fn check_destinations(args: &PlanArgs) -> Result<(), String> {
     if let Some(script) = &args.write {
         destination::check("--write", script, destination::SCRIPT)?;
@@ -265,7 +269,7 @@ fn check_destinations(args: &PlanArgs) -> Result<(), String> {
     }
 }
 
-/// Writes the script, and the plan beside it for the check after the run; returns what to print about it.
+/// Writes the script, and next to it the plan for the check after the run. Returns a message about them.
 fn write_script(
     args: &PlanArgs,
     path: &Path,
@@ -310,7 +314,7 @@ fn write_script(
     );
     if document.images > made.listed {
         text.push_str(&format!(
-            "It requests what {} take; {} exist now.\n",
+            "It requests resources for {}; {} exist now.\n",
             counted(document.images, "image"),
             made.listed
         ));
@@ -318,12 +322,13 @@ fn write_script(
     Ok(text)
 }
 
-/// What the partition gives; `None` where there is no Slurm, or none that answers and none was asked for.
+/// The limits of the partition; `None` without Slurm, or if Slurm does not reply and no partition was
+/// requested.
 fn partition_limits(args: &PlanArgs) -> Result<Option<PartitionLimits>, String> {
     match PartitionLimits::of(args.partition.as_deref()) {
         Err(message) if args.partition.is_none() => {
             if !args.quiet {
-                console::note(format!("planning without the limits of a partition: {message}"));
+                console::note(format!("planning without the limits of the partition: {message}"));
             }
             Ok(None)
         }

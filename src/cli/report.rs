@@ -57,9 +57,9 @@ struct ShowArgs {
     series: bool,
 }
 
-/// Join reports of one piece of work into one: the shares of an array, or the runs of a requeued job
+/// Join reports of one piece of work into one: the shards of an array, or the runs of a requeued job
 ///
-/// Ends with 0 when all is done, 1 when images failed, 75 when shares or images are missing (they are named),
+/// Ends with 0 when all is done, 1 when images failed, 75 when shards or images are missing (they are named),
 /// and 2 when the reports are not of one piece of work.
 #[derive(Args, Debug)]
 struct MergeArgs {
@@ -225,7 +225,7 @@ fn check_output(output: &Path) -> Result<(), String> {
 
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     check_output(&args.output)?;
-    // A second merge into the same folder must not take the first one's result for a share.
+    // A second merge into the same folder must not take the first one's result for a shard.
     let same = |path: &PathBuf| match (path.canonicalize(), args.output.canonicalize()) {
         (Ok(path), Ok(output)) => path == output,
         _ => false,
@@ -249,12 +249,12 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     let incomplete = report
         .shard
         .as_ref()
-        .filter(|shares| !shares.missing().is_empty());
-    if let Some(shares) = incomplete {
+        .filter(|shards| !shards.missing().is_empty());
+    if let Some(shards) = incomplete {
         console::note(format_args!(
             "{}; run what is missing with --shard K/{} and merge again",
-            table::missing_text(shares),
-            shares.count
+            table::missing_text(shards),
+            shards.count
         ));
     } else if !gaps.is_empty() {
         console::note(format_args!(

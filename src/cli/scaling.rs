@@ -1,4 +1,4 @@
-//! `niimpi scaling`: its arguments, and what they mean to the study.
+//! `niimpi scaling`: its arguments, and the study that they describe.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) struct ScalingArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive)]
     nodes: Vec<usize>,
 
-    /// How often each configuration is run
+    /// Number of runs of each configuration; the tables contain their mean and standard deviation
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeat: usize,
 
@@ -98,9 +98,9 @@ pub(super) struct ScalingArgs {
     job: JobArgs<AnyFilterArgs>,
 }
 
-/// A whole number from 1.
+/// Parses a whole number from 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
-    // Each image, rank or thread that is asked for takes memory before anything is measured.
+    // Each requested image, rank or thread needs memory before anything is measured.
     const MOST: usize = 10_000_000;
     match text.trim().parse() {
         Ok(0) | Err(_) => Err("give whole numbers from 1".to_owned()),
@@ -109,8 +109,8 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Runs, continues or collects the study. Exit code 0 when every run completed, 1 when some did not, 75 when
-/// stopped or when jobs are still under way.
+/// Runs, continues or collects the study. Returns the exit code: 0 if every run completed, 1 if some did not,
+/// 75 if the study was stopped or jobs are still in progress.
 pub(super) fn run(args: &ScalingArgs) -> u8 {
     study(args).unwrap_or_else(|message| {
         console::error(message);
@@ -142,13 +142,13 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
             let machine =
                 LocalMachine::new(args.mpirun.as_deref(), args.ranks.iter().any(|&ranks| ranks > 1))?;
             let folder = StudyFolder::begin(output, &spec)?;
-            let manner = local::Manner {
+            let options = local::RunOptions {
                 keep: args.keep,
                 time_limit: args.time_limit,
                 stop: &stop,
                 quiet: args.quiet,
             };
-            let ended = local::run(&folder, &folder.read_spec()?, &machine, &manner)?;
+            let ended = local::run(&folder, &folder.read_spec()?, &machine, &options)?;
             (folder, ended)
         }
         Via::Slurm => {
@@ -181,25 +181,24 @@ fn study(args: &ScalingArgs) -> Result<u8, String> {
     finish(&ended.0, ended.1, args.quiet)
 }
 
-/// Refuses far more workers than CPUs: what thousands of them measure is how a machine grinds to a halt.
+/// Refuses far more workers than CPUs, because thousands of them would only measure an overloaded machine.
 fn check_workers(args: &ScalingArgs, cpus: usize) -> Result<(), String> {
-    const WORKERS_A_CPU: usize = 16;
+    const WORKERS_PER_CPU: usize = 16;
     let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
     let (ranks, threads) = (most(&args.ranks), most(&args.threads));
     let workers = ranks.saturating_mul(threads);
-    if workers <= cpus.saturating_mul(WORKERS_A_CPU) {
+    if workers <= cpus.saturating_mul(WORKERS_PER_CPU) {
         return Ok(());
     }
     Err(format!(
-        "--ranks {ranks} with --threads {threads} are {workers} workers, and there are {cpus} CPUs here, on \
-        which at most {} \
-         are measured ({WORKERS_A_CPU} a CPU); give smaller --ranks or --threads, or measure on a cluster \
-         with --via slurm",
-        cpus * WORKERS_A_CPU
+        "--ranks {ranks} with --threads {threads} are {workers} workers, but this machine has {cpus} CPUs; \
+         at most {} workers are measured ({WORKERS_PER_CPU} per CPU); give smaller --ranks or --threads, or \
+         measure on a cluster with --via slurm",
+        cpus * WORKERS_PER_CPU
     ))
 }
 
-/// How `srun` starts the ranks: as asked for, or as this program's MPI wants it.
+/// The value of `srun --mpi`: the requested one, or the one for this program's MPI.
 pub(super) fn mpi_type(asked: Option<&str>) -> String {
     let usual = || mpi_type_of(comm::library().as_deref());
     asked.unwrap_or_else(usual).to_owned()
@@ -235,7 +234,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
     let most = args.sizes.iter().copied().max().unwrap_or(0);
     if most > images {
         return Err(format!(
-            "--sizes {most}: there are {images} images only; give more images (`niimpi synth` makes some) or \
+            "--sizes {most}: there are only {images} images; give more images (`niimpi synth` makes some) or \
             smaller --sizes"
         ));
     }

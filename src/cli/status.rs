@@ -13,8 +13,8 @@ use crate::text::printable;
 ///
 /// Reads the journals below the output folder. It needs no MPI and does not disturb the run, so it may run on
 /// a login node. Shows for each rank the images done, failed and in progress, the images per second, and
-/// whether it died or went quiet; for each run its share of the list, its Slurm job and the time left; and
-/// the sum over all shares.
+/// whether it died or went quiet; for each run its shard of the list, its Slurm job and the time left; and
+/// the sum over all shards.
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
     /// The output folder of the run

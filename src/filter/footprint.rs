@@ -39,7 +39,7 @@ impl FromStr for Footprint {
     type Err = String;
 
     /// # Errors
-    /// A sentence for the user when the text is none of the three.
+    /// A message for the user if the text is none of the three.
     fn from_str(text: &str) -> Result<Self, String> {
         let radius = text.strip_prefix("sphere:").map(|mm| mm.trim().parse::<f64>());
         match (text, radius) {

@@ -43,7 +43,7 @@ impl TryFrom<String> for OutputType {
     type Error = String;
 
     /// # Errors
-    /// A sentence naming the unknown type.
+    /// A message that names the unknown type.
     fn try_from(name: String) -> Result<Self, String> {
         <Self as clap::ValueEnum>::from_str(&name, false)
             .map_err(|_| format!("'{name}' is not an output type"))

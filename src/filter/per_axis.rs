@@ -29,7 +29,7 @@ impl<T: FromStr + Copy> PerAxis<T> {
     /// Reads one value, or three separated by commas; `kind` names what a value is, such as `a number`.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// A message for the user.
     pub(super) fn parse(text: &str, kind: &str) -> Result<Self, String> {
         let value = |part: &str| {
             let part = part.trim();
@@ -51,7 +51,7 @@ impl FromStr for PerAxis {
     type Err = String;
 
     /// # Errors
-    /// A sentence for the user when the text is not one or three numbers separated by commas.
+    /// A message for the user if the text is not one or three numbers separated by commas.
     fn from_str(text: &str) -> Result<Self, String> {
         PerAxis::parse(text, "a number")
     }

@@ -9,7 +9,7 @@ use crate::comm::path_bytes;
 /// One image to process. In messages between ranks, paths are bytes, because file names need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageEntry {
-    /// Index in the whole list, from 1; independent of share and limit.
+    /// Index in the whole list, from 1; independent of shard and limit.
     pub index: usize,
     /// The image file; of a pair, the header.
     #[serde(with = "path_bytes")]

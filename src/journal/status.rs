@@ -123,7 +123,7 @@ pub struct Status {
     pub failed: usize,
     /// Images that were started but have no later record.
     pub unfinished: usize,
-    /// The last run, earlier runs that are still in progress, and the last run of each other share; ranks in
+    /// The last run, earlier runs that are still in progress, and the last run of each other shard; ranks in
     /// order.
     pub runs: Vec<Vec<RankStatus>>,
     pub(super) now_unix_s: f64,
@@ -187,24 +187,24 @@ impl Status {
     }
 }
 
-/// The number and the count of a run's share of the list.
-pub(super) fn share(run: &RunLine) -> Option<(usize, usize)> {
+/// The number and the count of a run's shard of the list.
+pub(super) fn shard(run: &RunLine) -> Option<(usize, usize)> {
     let (number, count) = run.shard.as_ref()?.split_once('/')?;
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
 /// The runs to show, from all runs in order of their start: the last one, those in progress, and, if the last
-/// one has a share of the list, the last run of each other share.
+/// one has a shard of the list, the last run of each other shard.
 fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
     let last = runs
         .last()
-        .map(|ranks| (ranks[0].run.run.clone(), share(&ranks[0].run)));
+        .map(|ranks| (ranks[0].run.run.clone(), shard(&ranks[0].run)));
     let Some((last, last_share)) = last else {
         return runs;
     };
     let mut latest = BTreeMap::new();
     for ranks in &runs {
-        if let Some((number, count)) = share(&ranks[0].run)
+        if let Some((number, count)) = shard(&ranks[0].run)
             && last_share.is_some_and(|(_, wanted)| wanted == count)
         {
             latest.insert(number, ranks[0].run.run.clone());
@@ -215,7 +215,7 @@ fn to_show(mut runs: Vec<Vec<RankStatus>>) -> Vec<Vec<RankStatus>> {
         let runs = ranks.iter().any(|rank| rank.state == RankState::Running);
         runs || *name == last || latest.values().any(|latest| latest == name)
     });
-    runs.sort_by_key(|ranks| share(&ranks[0].run).map_or(0, |(number, _)| number));
+    runs.sort_by_key(|ranks| shard(&ranks[0].run).map_or(0, |(number, _)| number));
     runs
 }
 
@@ -312,9 +312,9 @@ mod tests {
             task("r4", 4, &(failed("c", 110.0) + close)),
         ];
         let text = status(&journals, 199.0, |_| None).render();
-        assert!(text.contains("run r1, share 1 of 5, job 4711"), "{text}");
-        assert!(text.contains("run r4, share 4 of 5, job 4714"), "{text}");
-        let sum = "5 shares: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; \
+        assert!(text.contains("run r1, shard 1 of 5, job 4711"), "{text}");
+        assert!(text.contains("run r4, shard 4 of 5, job 4714"), "{text}");
+        let sum = "5 shards: 2 running, 2 ended; 1 of 40 images done, 1 failed, 20 kept from before; \
                    not started: 3, 5\n";
         assert!(text.contains(sum), "{text}");
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{RankState, RankStatus, Status, share};
+use super::status::{RankState, RankStatus, Status, shard};
 use crate::columns::{Cell, Column, Grid, Style};
 use crate::report::State;
 use crate::text::{counted, long_duration, printable, ranges};
@@ -58,7 +58,7 @@ impl Row<'_> {
     }
 }
 
-/// Totals of the ranks of one run, or of the shares of one list.
+/// Totals of the ranks of one run, or of the shards of one list.
 #[derive(Default)]
 struct Sum {
     images: usize,
@@ -115,8 +115,8 @@ impl Status {
         });
         let rows: Vec<Row<'_>> = rows.collect();
         let _ = write!(text, "run {}", printable(&run.run));
-        if let Some((number, count)) = share(run) {
-            let _ = write!(text, ", share {number} of {count}");
+        if let Some((number, count)) = shard(run) {
+            let _ = write!(text, ", shard {number} of {count}");
         }
         if let Some(job) = &run.slurm_job {
             let _ = write!(text, ", job {}", printable(job));
@@ -169,24 +169,24 @@ impl Status {
         text.push('\n');
     }
 
-    /// Totals of the shares of one list, if the runs have shares.
+    /// Totals of the shards of one list, if the runs have shards.
     fn render_shares(&self, text: &mut String) {
-        let shares = || {
+        let shards = || {
             self.runs
                 .iter()
-                .filter_map(|ranks| Some((share(&ranks[0].run)?, ranks)))
+                .filter_map(|ranks| Some((shard(&ranks[0].run)?, ranks)))
         };
-        let Some(((_, count), _)) = shares().next_back() else {
+        let Some(((_, count), _)) = shards().next_back() else {
             return;
         };
-        let sum = Sum::of(shares().map(|(_, ranks)| ranks));
-        let running = shares().filter(|(_, ranks)| is_running(ranks)).count();
+        let sum = Sum::of(shards().map(|(_, ranks)| ranks));
+        let running = shards().filter(|(_, ranks)| is_running(ranks)).count();
         let _ = write!(
             text,
             "{}: {} running, {} ended; {} of {} images done, {} failed, {} kept from before",
-            counted(count, "share"),
+            counted(count, "shard"),
             running,
-            shares().count() - running,
+            shards().count() - running,
             sum.done,
             sum.images,
             sum.failed,
@@ -194,7 +194,7 @@ impl Status {
         );
         let mut next = 1;
         let mut missing = Vec::new();
-        for ((number, _), _) in shares() {
+        for ((number, _), _) in shards() {
             if number > next {
                 missing.push((next, number - 1));
             }

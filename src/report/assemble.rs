@@ -7,7 +7,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use super::schema::{
-    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shares, State, Totals,
+    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shards, State, Totals,
 };
 use crate::job::description::FilterDescription;
 use crate::job::outcome::{End, Outcome, Reason, Status};
@@ -63,8 +63,8 @@ pub struct RunFacts {
     pub options: serde_json::Value,
     /// How the images were distributed.
     pub strategy: Strategy,
-    /// The share of the list that the run had.
-    pub shard: Option<Shares>,
+    /// The shard of the list that the run had.
+    pub shard: Option<Shards>,
     /// Where the ranks' journals are.
     pub journals: Option<Journals>,
     /// Counts of the results of earlier runs, if the run was resumed.
@@ -464,7 +464,7 @@ pub(crate) mod tests {
 
     #[test]
     fn records_find_their_images_whatever_their_order() {
-        // A share of a list: it neither starts at 1 nor is consecutive.
+        // A shard of a list: it neither starts at 1 nor is consecutive.
         let names = [3, 7, 8, 20].map(|index| listed(index, format!("{index}.nii"), String::new()));
         let images = |indices: &[usize]| {
             let made = indices.iter().map(|&index| image(index, 0, Status::Done));

@@ -18,7 +18,7 @@ pub(crate) const SCRIPT: &str = "#!/bin/bash#SBATCH--job-name=niimpi#SBATCH--nod
 /// replaced.
 ///
 /// # Errors
-/// A sentence that names the option, the file and the remedy.
+/// A message that names the option, the file and the remedy.
 pub(crate) fn check(option: &str, path: &Path, mark: &str) -> Result<(), String> {
     let Ok(metadata) = std::fs::metadata(path) else {
         return Ok(());

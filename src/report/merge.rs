@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::{ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shares, State, Status, Totals};
+use super::{ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shards, State, Status, Totals};
 use crate::job::outcome::{End, Reason};
 use crate::slurm::Job;
 use crate::text::counted;
@@ -80,22 +80,22 @@ pub(crate) fn read(path: &Path) -> Result<Source, MergeError> {
 
 /// Joins reports into one.
 ///
-/// - Ranks are numbered consecutively, in the order of shares, then of start times. Their values do not
+/// - Ranks are numbered consecutively, in the order of shards, then of start times. Their values do not
 ///   change.
 /// - The merged run starts with the first and ends with the last of the runs; `start_s` of images counts from
 ///   that start.
 /// - An image that occurs in several runs (one interrupted, another resumed) counts once: done before failed
 ///   before skipped.
 /// - Totals are recomputed from ranks and images, as for one run.
-/// - The state is "interrupted" if shares are missing, the list has gaps or images were not processed, and
+/// - The state is "interrupted" if shards are missing, the list has gaps or images were not processed, and
 ///   "failed" if images failed.
 ///
 /// # Errors
 /// If the reports belong to different work or lists or to the same run, or if there is none.
 pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     sources.sort_by_key(|source| {
-        let share = source.report.shard.as_ref();
-        let number = share.and_then(|shares| shares.numbers.first().copied());
+        let shard = source.report.shard.as_ref();
+        let number = shard.and_then(|shards| shards.numbers.first().copied());
         (number.unwrap_or(0), began(&source.report))
     });
     one_work(&sources)?;
@@ -123,9 +123,9 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
         filter: first.filter.clone(),
         options: first.options.clone(),
         strategy: first.strategy,
-        shard: merged_shares(&sources),
+        shard: merged_shards(&sources),
         resume: None,
-        // Shares of one list have the same unreadable folders.
+        // Shards of one list have the same unreadable folders.
         unreadable_folders: sources
             .iter()
             .map(|source| source.report.unreadable_folders)
@@ -154,7 +154,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     let left_over = images.left_over();
     merged.images = images.found.into_values().map(|found| found.row).collect();
     merged.totals = Totals::new(&merged.ranks, &merged.images, elapsed_s);
-    let missing = |shares: &Shares| !shares.missing().is_empty();
+    let missing = |shards: &Shards| !shards.missing().is_empty();
     merged.state =
         if left_over || merged.shard.as_ref().is_some_and(missing) || !gaps(&merged.images).is_empty() {
             State::Interrupted
@@ -224,13 +224,13 @@ fn began(report: &Report) -> SystemTime {
     humantime::parse_rfc3339(&report.started).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn merged_shares(sources: &[Source]) -> Option<Shares> {
-    let shares = || sources.iter().filter_map(|source| source.report.shard.as_ref());
-    let numbers: BTreeSet<usize> = shares()
-        .flat_map(|shares| shares.numbers.iter().copied())
+fn merged_shards(sources: &[Source]) -> Option<Shards> {
+    let shards = || sources.iter().filter_map(|source| source.report.shard.as_ref());
+    let numbers: BTreeSet<usize> = shards()
+        .flat_map(|shards| shards.numbers.iter().copied())
         .collect();
-    Some(Shares {
-        count: shares().next()?.count,
+    Some(Shards {
+        count: shards().next()?.count,
         numbers: numbers.into_iter().collect(),
     })
 }
@@ -263,15 +263,15 @@ fn merged_launch(sources: &[Source], first: &Report) -> Launch {
 
 /// How two reports of different work differ.
 fn difference(one: &Report, other: &Report) -> Option<&'static str> {
-    let count = |report: &Report| report.shard.as_ref().map(|shares| shares.count);
+    let count = |report: &Report| report.shard.as_ref().map(|shards| shards.count);
     let folder = |report: &Report| report.journals.as_ref().map(|journals| journals.folder.clone());
     let known = !one.options.is_null() && !other.options.is_null();
     if one.filter != other.filter || (known && one.options != other.options) {
         Some("the filter's options differ")
     } else if count(one) != count(other) {
-        Some("the number of shares differs")
+        Some("the number of shards differs")
     } else if count(one).is_some() && one.strategy != other.strategy {
-        Some("the strategy differs, and with it the shares")
+        Some("the strategy differs, and with it the shards")
     } else if folder(one)
         .zip(folder(other))
         .is_some_and(|(one, other)| one != other)
@@ -361,7 +361,7 @@ fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
 }
 
 /// The indices from 1 to the last known one without an image in a report, as ranges of first and last. A run
-/// over the whole list, or all its shares together, has none.
+/// over the whole list, or all its shards together, has none.
 pub(crate) fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
     let mut next = 1;
     let mut gaps = Vec::new();

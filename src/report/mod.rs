@@ -29,7 +29,7 @@ pub use crate::job::outcome::{Stage, Status};
 pub(crate) use assemble::tests as sample;
 pub use assemble::{ListedImage, RankRecord, RunFacts};
 pub use schema::{
-    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1, Shares, State, Totals,
+    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1, Shards, State, Totals,
 };
 
 /// Why a report cannot be read.

@@ -227,17 +227,17 @@ impl std::ops::DerefMut for ImageRow {
     }
 }
 
-/// The shares of the list that a report covers.
+/// The shards of the list that a report covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shares {
+pub struct Shards {
     /// Their numbers, from 1, ascending.
     pub numbers: Vec<usize>,
-    /// Number of shares of the list.
+    /// Number of shards of the list.
     pub count: usize,
 }
 
-impl Shares {
-    /// The shares without a report, as ranges of first and last. The count comes from files and can have any
+impl Shards {
+    /// The shards without a report, as ranges of first and last. The count comes from files and can have any
     /// value.
     pub fn missing(&self) -> Vec<(usize, usize)> {
         let mut next = 1;
@@ -289,9 +289,9 @@ pub struct Report {
     pub options: serde_json::Value,
     /// How the images were distributed.
     pub strategy: Strategy,
-    /// The shares that it covers; `None` if the run processed the whole list.
+    /// The shards that it covers; `None` if the run processed the whole list.
     #[serde(default)]
-    pub shard: Option<Shares>,
+    pub shard: Option<Shards>,
     /// The location of the ranks' journals; `None` in a report of an earlier version.
     #[serde(default)]
     pub journals: Option<Journals>,

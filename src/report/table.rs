@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::csv::{ACCOUNTS, RANKS};
-use super::{Report, SCHEMA_1, Shares, State};
+use super::{Report, SCHEMA_1, Shards, State};
 use crate::columns::{Cell, Grid, Style};
 use crate::job::outcome::{End, Reason};
 use crate::slurm::steps::Account;
@@ -61,17 +61,17 @@ fn summary(report: &Report) -> String {
 fn done_line(report: &Report) -> String {
     let totals = &report.totals;
     let mut line = String::new();
-    if let Some(shares) = &report.shard {
-        let noun = if shares.numbers.len() == 1 {
-            "share"
+    if let Some(shards) = &report.shard {
+        let noun = if shards.numbers.len() == 1 {
+            "shard"
         } else {
-            "shares"
+            "shards"
         };
         let _ = write!(
             line,
             "{noun} {} of {}: ",
-            ranges(&runs(&shares.numbers)),
-            shares.count
+            ranges(&runs(&shards.numbers)),
+            shards.count
         );
     }
     let _ = write!(line, "{} of {} images done", totals.done, totals.images);
@@ -102,7 +102,7 @@ fn done_line(report: &Report) -> String {
     line
 }
 
-/// What is missing from an interrupted run or from merged shares.
+/// What is missing from an interrupted run or from merged shards.
 fn incomplete_lines(report: &Report) -> String {
     let mut text = String::new();
     if report.state != State::Interrupted {
@@ -110,12 +110,12 @@ fn incomplete_lines(report: &Report) -> String {
     }
     let mut ends = report.images.iter().map(|image| &image.end);
     let left = ends.any(|end| *end == End::Skipped(Reason::NotStarted));
-    // The report of a single share does not list the others as missing, because they belong to other runs.
-    let merged = |shares: &&Shares| shares.numbers.len() > 1 || !left;
-    if let Some(shares) = report.shard.as_ref().filter(merged)
-        && !shares.missing().is_empty()
+    // The report of a single shard does not list the others as missing, because they belong to other runs.
+    let merged = |shards: &&Shards| shards.numbers.len() > 1 || !left;
+    if let Some(shards) = report.shard.as_ref().filter(merged)
+        && !shards.missing().is_empty()
     {
-        let _ = writeln!(text, "incomplete: {}", missing_text(shares));
+        let _ = writeln!(text, "incomplete: {}", missing_text(shards));
     }
     if left || text.is_empty() {
         text.push_str("interrupted: finished images are kept; the same command with --resume continues\n");
@@ -123,13 +123,13 @@ fn incomplete_lines(report: &Report) -> String {
     text
 }
 
-/// `share 2 of 3 has no report`, `shares 2, 5-9 of 9 have no report`.
-pub(crate) fn missing_text(shares: &Shares) -> String {
-    let missing = shares.missing();
-    let (named, count) = (ranges(&missing), shares.count);
+/// `shard 2 of 3 has no report`, `shards 2, 5-9 of 9 have no report`.
+pub(crate) fn missing_text(shards: &Shards) -> String {
+    let missing = shards.missing();
+    let (named, count) = (ranges(&missing), shards.count);
     match missing[..] {
-        [(first, last)] if first == last => format!("share {named} of {count} has no report"),
-        _ => format!("shares {named} of {count} have no report"),
+        [(first, last)] if first == last => format!("shard {named} of {count} has no report"),
+        _ => format!("shards {named} of {count} have no report"),
     }
 }
 
@@ -214,24 +214,24 @@ mod tests {
         report
             .images
             .retain(|image| !matches!(image.end, End::Skipped(_)));
-        report.shard = Some(Shares {
+        report.shard = Some(Shards {
             numbers: vec![1, 3, 4],
             count: 6,
         });
         let text = render(&report);
-        assert!(text.contains("shares 1, 3-4 of 6: 2 of 4 images done"), "{text}");
+        assert!(text.contains("shards 1, 3-4 of 6: 2 of 4 images done"), "{text}");
         assert!(
-            text.contains("incomplete: shares 2, 5-6 of 6 have no report"),
+            text.contains("incomplete: shards 2, 5-6 of 6 have no report"),
             "{text}"
         );
         assert!(!text.contains("interrupted"), "{text}");
         let mut report = crate::report::sample::report();
-        report.shard = Some(Shares {
+        report.shard = Some(Shards {
             numbers: vec![2],
             count: 6,
         });
         let text = render(&report);
-        assert!(text.contains("share 2 of 6: 2 of 4 images done"), "{text}");
+        assert!(text.contains("shard 2 of 6: 2 of 4 images done"), "{text}");
         assert!(!text.contains("incomplete"), "{text}");
     }
 

@@ -54,7 +54,7 @@ pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String
     Ok(())
 }
 
-/// Refuses an array's share if earlier runs divided the same list into another number of shares, for example
+/// Refuses an array's shard if earlier runs divided the same list into another number of shards, for example
 /// because an array repeats only some tasks of another. Warns if an array has one task, which then processes
 /// the whole list. Local to the root.
 ///
@@ -76,15 +76,15 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
     if let Some(other) = other {
         let count = other.count;
         return Err(format!(
-            "--shard slurm: this array makes it share {own}, but earlier runs divided the same list into \
-             {count} shares. Nothing was written.\n  Use --shard K/{count}; with array.sbatch, sbatch \
+            "--shard slurm: this array makes it shard {own}, but earlier runs divided the same list into \
+             {count} shards. Nothing was written.\n  Use --shard K/{count}; with array.sbatch, sbatch \
              --array=K --export=ALL,SHARDS={count} array.sbatch"
         ));
     }
     if own.count == 1 {
         tracing::warn!(
             "--shard slurm: this array has one task, which processes the whole list; if it repeats one \
-             share of many, use --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
+             shard of many, use --shard K/N (with array.sbatch: SHARDS=N, such as SHARDS=40)"
         );
     }
     Ok(())
@@ -199,11 +199,11 @@ fn message(rival: &RunLine, output: &Path) -> String {
     )
 }
 
-/// `process 17 on n1, Slurm job 4, share 1/2, since 2026-11-28T10:00:00Z`
+/// `process 17 on n1, Slurm job 4, shard 1/2, since 2026-11-28T10:00:00Z`
 fn description(run: &RunLine) -> String {
     let since = UNIX_EPOCH + Duration::try_from_secs_f64(run.unix_s).unwrap_or_default();
     let job = run.slurm_job.as_ref().map(|job| format!(", Slurm job {job}"));
-    let shard = run.shard.as_ref().map(|shard| format!(", share {shard}"));
+    let shard = run.shard.as_ref().map(|shard| format!(", shard {shard}"));
     format!(
         "process {} on {}{}{}, since {}",
         run.pid,

@@ -1,4 +1,4 @@
-//! `--shard`: one of several shares of a list, each processed by a separate run.
+//! `--shard`: one of several shards of a list, each processed by a separate run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,17 +6,17 @@ use std::str::FromStr;
 use crate::partition::{self, Strategy};
 use crate::slurm;
 
-/// One of several shares of the list, each processed by a separate run.
+/// One of several shards of the list, each processed by a separate run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Number of this share, from 1.
+    /// Number of this shard, from 1.
     pub number: usize,
-    /// Number of shares.
+    /// Number of shards.
     pub count: usize,
 }
 
 impl Shard {
-    /// Indices of this share's images, in list order. The strategy is the same as among ranks.
+    /// Indices of this shard's images, in list order. The strategy is the same as among ranks.
     pub(super) fn places(self, strategy: Strategy, costs_s: &[f64]) -> Vec<usize> {
         let mut places = partition::partition(strategy, costs_s, self.count).swap_remove(self.number - 1);
         places.sort_unstable();
@@ -36,7 +36,7 @@ impl FromStr for Shard {
     /// # Errors
     /// A message for the user if the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
     fn from_str(text: &str) -> Result<Self, String> {
-        // Far more than the tasks of any array; each share needs some memory on the root.
+        // Far more than the tasks of any array; each shard needs some memory on the root.
         const MOST: usize = 1_000_000;
         if text == "slurm" {
             let (number, count) = slurm::array_shard()?;

@@ -32,15 +32,15 @@ pub(crate) struct Series {
 #[derive(Clone, Debug)]
 pub(crate) struct Chart {
     pub title: String,
-    /// What the axis counts, with its unit.
+    /// Quantity and unit of the axis.
     pub x_label: String,
     pub y_label: String,
-    /// Both axes; points that are not positive are then left out.
+    /// Whether both axes are logarithmic. Points that are not positive are then left out.
     pub logarithmic: bool,
     pub series: Vec<Series>,
 }
 
-/// A bar of stacked parts, from below, in the order of the chart's part names.
+/// A bar of stacked parts: bottom to top, in the order of the chart's part names.
 #[derive(Clone, Debug)]
 pub(crate) struct Bar {
     pub name: String,
@@ -75,7 +75,7 @@ impl Chart {
     /// The chart as an SVG document.
     ///
     /// # Errors
-    /// A sentence when there is nothing to draw or the drawing fails.
+    /// A message if there is nothing to draw or drawing fails.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
         let all: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
         let Some(&first) = all.first() else {
@@ -146,10 +146,10 @@ impl Chart {
     }
 }
 
-/// Stacked bars as an SVG document: the parts' names in the legend, a bar for each of `bars`.
+/// Draws stacked bars as an SVG document. The legend contains the names of the parts.
 ///
 /// # Errors
-/// A sentence when there is no bar or the drawing fails.
+/// A message if no bar has a height or drawing fails.
 pub(crate) fn stacked_bars_svg(
     title: &str,
     y_label: &str,
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_names_its_axes_and_curves_and_nothing_is_not_drawn() {
+    fn a_chart_names_its_axes_and_curves_and_refuses_to_draw_nothing() {
         let series = Series {
             name: "1 rank".to_owned(),
             points: vec![(1.0, 0.5), (10.0, 3.0), (0.0, f64::NAN)],

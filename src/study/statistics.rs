@@ -40,8 +40,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// How many standard errors a two-sided interval of `coverage` (such as 0.9) reaches to each side, by
-/// Student's t with `degrees` of freedom. Fewer than one degree counts as one: the widest interval there is.
+/// Half the width of a two-sided interval with this `coverage` (such as 0.9), in standard errors: Student's t
+/// with `degrees` of freedom. 0 degrees count as 1, which gives the widest interval.
 pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
     let degrees = degrees.max(1) as f64;
     StudentsT::new(0.0, 1.0, degrees)
@@ -51,8 +51,8 @@ pub(crate) fn student_factor(coverage: f64, degrees: usize) -> f64 {
 /// A measured point: x, y and its weight.
 pub(crate) type Point = (f64, f64, f64);
 
-/// Weight, weighted mean of x, weighted mean of y, and the sum of squares of x about its mean; the latter is
-/// 0 where all x are the same within 2 %, so that nothing is known of a slope.
+/// Sum of weights, weighted mean of x, weighted mean of y, and weighted sum of squares of x about its mean.
+/// The last one is 0 if all x agree within 2 %, because such points do not determine a slope.
 pub(crate) fn moments(points: &[Point]) -> [f64; 4] {
     let sum = |value: &dyn Fn(&Point) -> f64| points.iter().map(|point| point.2 * value(point)).sum::<f64>();
     let weight = sum(&|_| 1.0).max(f64::MIN_POSITIVE);
@@ -80,8 +80,8 @@ impl Line {
         self.intercept + self.slope * x
     }
 
-    /// Weighted least squares through `points` whose x are not negative. The line is level where y falls, and
-    /// where all x are the same.
+    /// Fits a line with slope ≥ 0 to `points` with x ≥ 0 by weighted least squares. The slope is 0 if y falls
+    /// or all x are equal.
     pub(crate) fn fit_rising(points: &[Point]) -> Self {
         let [_, mean_x, mean_y, squares] = moments(points);
         let product: f64 = points
@@ -99,10 +99,10 @@ impl Line {
         }
     }
 
-    /// The same with neither part negative: costs and memory are not.
+    /// Fits a line with slope ≥ 0 and intercept ≥ 0, for costs and memory.
     ///
-    /// Where all x are the same, the line goes through the origin and the weighted mean: nothing is then
-    /// known of the intercept, and this way the line never promises that a larger x is cheap.
+    /// If all x are equal, the line goes through the origin and the weighted mean, so that a larger x has a
+    /// proportionally larger cost.
     pub(crate) fn fit_nonnegative(points: &[Point]) -> Self {
         let line = Self::fit_rising(points);
         if line.intercept >= 0.0 && moments(points)[3] > 0.0 {
@@ -117,9 +117,9 @@ impl Line {
     }
 }
 
-/// The part of the work that does not share itself out, by Amdahl's law 1/S = f + (1 − f)/p, from measured
-/// speed-ups (workers p, speed-up S) by least squares in 1/S. `None` when no point has more than one worker.
-/// May exceed 1 where more workers make the work slower.
+/// The serial part f of Amdahl's law 1/S = f + (1 − f)/p, fitted to measured speed-ups (workers p, speed-up
+/// S) by least squares in 1/S. `None` if no point has more than one worker. Exceeds 1 if more workers make
+/// the work slower.
 ///
 /// Source: G. Amdahl, "Validity of the single processor approach to achieving large scale computing
 /// capabilities", 1967.
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(Summary::of(&[5.0]).sd, 0.0);
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[3.0, 1.0]), 2.0);
-        // The printed tables of Student's t.
+        // Value from the usual tables of Student's t.
         assert!((student_factor(0.9, 4) - 2.1318).abs() < 1e-3);
         assert_eq!(student_factor(0.9, 0), student_factor(0.9, 1));
     }

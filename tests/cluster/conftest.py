@@ -1,5 +1,4 @@
-"""Fixtures of the cluster tests: a cluster of their own for the session, a user's folder for each test,
-sample images."""
+"""Fixtures of the cluster tests: a cluster for the session, a user's folder for each test, sample images."""
 
 import os
 import re
@@ -13,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jobs  # noqa: E402
 from slurm_cluster import Shape, SlurmCluster  # noqa: E402
 
-# Beside the playground's, which may be up at the same time.
+# A different folder than that of `make cluster`, whose cluster may be running at the same time.
 STATE = os.environ.get("CLUSTER_STATE", "/var/tmp/niimpi-cluster-test")
 
 
@@ -24,10 +23,10 @@ def pytest_configure():
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Three nodes, fresh; gone when the session ends."""
+    """A new cluster of three nodes, removed at the end of the session."""
     cluster = SlurmCluster(STATE)
     cluster.down()
-    # Where the program lies below /tmp, the nodes are to see it too.
+    # If the program is below /tmp, the nodes must see its folder.
     cluster.up(Shape(max_array_size=8, shared=[os.path.dirname(jobs.NIIMPI)]))
     yield cluster
     cluster.down()
@@ -36,7 +35,7 @@ def cluster():
 @pytest.fixture
 def user(cluster, request):
     """A user with an empty project folder."""
-    # sbatch takes a % in the folder of --output for one of its own codes.
+    # sbatch interprets a % in the path of --output.
     return jobs.User(cluster, cluster.state / "home" / re.sub(r"\W+", "-", request.node.name))
 
 

@@ -1,4 +1,4 @@
-"""Jobs of the tests: submit a script of slurm/ as a user does, wait for its end, see what became of it."""
+"""Jobs of the tests: submit a script of slurm/ as a user does, wait for its end, read its results."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from slurm_cluster import ROOT
 
-# As make sets it: openmpi or mpich.
+# Set by make: openmpi or mpich.
 MPI = os.environ.get("NIIMPI_MPI", "openmpi")
 NIIMPI = os.path.realpath(os.environ.get("NIIMPI_BIN", "target/release/niimpi"))
 SCRIPTS = ROOT / "slurm"
-# States in which a job is over; a requeued one goes back to PENDING by itself.
+# Final states of a job. A requeued job returns to PENDING.
 ENDED = {
     "COMPLETED",
     "FAILED",
@@ -30,21 +30,21 @@ ENDED = {
 
 
 def environment():
-    """What the user's shell exports: niimpi on the PATH, and patience between ranks that share two cores."""
+    """The environment of the user's shell: niimpi is on the PATH, and waiting ranks yield the few cores."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("SLURM_", "OMPI_", "PMI", "NIIMPI_", "MPI"))
     }
     kept["PATH"] = f"{os.path.dirname(NIIMPI)}:{kept['PATH']}"
-    # What srun is told where a script says nothing else: the interface by which this MPI finds its ranks.
+    # srun's MPI interface if a script does not set it.
     kept["SLURM_MPI_TYPE"] = {"openmpi": "pmix", "mpich": "pmi2"}[MPI]
     kept["OMPI_MCA_mpi_yield_when_idle"] = "1"
     return kept
 
 
 class User:
-    """Somebody on the head node, in a project folder of their own that all nodes see."""
+    """A user on the head node with a project folder that all nodes see."""
 
     def __init__(self, cluster, folder):
         self.cluster, self.folder = cluster, Path(folder)
@@ -53,7 +53,7 @@ class User:
             shutil.copy(script, self.folder)
 
     def run(self, *words, timeout=60, check=True, **variables):
-        """Runs a command on the head, in the user's folder; its exit code and texts."""
+        """Runs a command on the head node in the user's folder. Returns its exit code and output."""
         env = self.cluster.head.environment(
             **environment() | {key: str(value) for key, value in variables.items()}
         )
@@ -66,19 +66,19 @@ class User:
         return finished
 
     def submit(self, script, *options, **variables):
-        """sbatch; variables go by --export, as the scripts' heads tell users to do it."""
+        """Submits a script with sbatch. Variables are passed with --export, as the scripts recommend."""
         exported = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
         finished = self.run("sbatch", "--parsable", f"--export={exported}", *options, script)
         return Job(self, finished.stdout.strip())
 
     def edit(self, script, old, new):
-        """Changes a line of one's copy of a script."""
+        """Changes a line in the user's copy of a script."""
         path = self.folder / script
         assert old in path.read_text(), f"{script} has no {old}"
         path.write_text(path.read_text().replace(old, new))
 
     def script(self, name, *lines):
-        """Writes a small batch script of the test's own."""
+        """Writes a small batch script for a test."""
         (self.folder / name).write_text("\n".join(["#!/bin/bash", *lines]) + "\n")
         return name
 
@@ -91,7 +91,7 @@ class Job:
         self.submitted = time.monotonic()
 
     def records(self):
-        """What scontrol knows, one dictionary a task."""
+        """The output of scontrol, one dictionary per task."""
         listed = self.user.run("scontrol", "--oneliner", "show", "job", self.number, timeout=20).stdout
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in listed.splitlines() if line.strip()]
 
@@ -99,8 +99,8 @@ class Job:
         return [record["JobState"] for record in self.records()]
 
     def wait(self, timeout, until=ENDED):
-        """Waits until all tasks are in one of these states; beyond `timeout` seconds the test fails with what
-        is known."""
+        """Waits until all tasks are in one of these states. After `timeout` seconds the test fails with the
+        states and the output."""
         limit = time.monotonic() + timeout
         while True:
             records = self.records()
@@ -115,7 +115,7 @@ class Job:
             time.sleep(0.2)
 
     def ends(self, state="COMPLETED", code="0:0", timeout=90):
-        """Waits for the end and checks how it ended."""
+        """Waits for the end and checks state and exit code."""
         for record in self.wait(timeout):
             found = (record["JobState"], record["ExitCode"])
             assert found == (state, code), (
@@ -124,17 +124,17 @@ class Job:
         return self
 
     def output(self):
-        """All that the job's scripts and steps have printed."""
+        """The output of the job's scripts and steps."""
         files = sorted(self.user.folder.glob(f"logs/*-{self.number}*.out"))
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in files)
 
     def report(self, part=""):
-        """The niimpi report that the script has left."""
+        """The niimpi report of the script."""
         (path,) = self.user.folder.glob(f"logs/*-{self.number}{part}.json")
         return json.loads(path.read_text())
 
     def accounting(self, *options, fields="JobID,State,ExitCode,NodeList"):
-        """Rows of sacct, as dictionaries. The accounts of a job that has ended are a few seconds behind."""
+        """Rows of sacct as dictionaries. Accounting is a few seconds behind the end of a job."""
         words = ["sacct", "-n", "-P", "-j", self.number, f"--format={fields}", *options]
         limit = time.monotonic() + 30
         while True:
@@ -146,7 +146,7 @@ class Job:
 
 
 def sums(folder):
-    """Relative path → checksum of every result below a folder. niimpi's own files do not count."""
+    """Relative path → checksum of every result below a folder, without niimpi's own files."""
     folder = Path(folder)
     files = [path for path in folder.rglob("*") if path.is_file() and ".niimpi" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -171,7 +171,7 @@ def filter_here(data, output, *filter):
 
 
 def synth(folder, count, *options):
-    """Sample images."""
+    """Creates sample images."""
     subprocess.run(
         [NIIMPI, "synth", str(folder), "--count", str(count), *map(str, options)],
         timeout=120,

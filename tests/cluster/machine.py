@@ -1,5 +1,4 @@
-"""One machine of the test cluster: a process tree with a host name, a network and (on a node) a /tmp of its
-own."""
+"""One machine of the test cluster: a process tree with its own host name, network and (on a node) /tmp."""
 
 import os
 import subprocess
@@ -8,12 +7,12 @@ from pathlib import Path
 from processes import ClusterError, PidFile, children, wait_for
 
 HERE = Path(__file__).resolve().parent
-# Where Debian keeps daemons, which is not on everyone's PATH.
+# Debian's folders for daemons, which are not on every user's PATH.
 PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Machine:
-    """The head or a node. What lives on it dies with its first process."""
+    """The head node or a node. All its processes end with its first process."""
 
     def __init__(self, name, address, state):
         self.name, self.address, self.state = name, address, Path(state)
@@ -24,7 +23,8 @@ class Machine:
         return self.pid_file.pid() is not None
 
     def boot(self, shared=()):
-        """Makes the namespaces and starts the first process in them. Returns before the machine is ready."""
+        """Creates the namespaces and starts the first process in them. Returns before the machine is
+        ready."""
         ready = self.state / "run" / f"{self.name}.booted"
         ready.unlink(missing_ok=True)
         log = self.state / "log" / f"{self.name}.log"
@@ -54,39 +54,39 @@ class Machine:
         wait_for(f"the start of {self.name}", ready.exists, 15, log.read_text)
 
     def plug_in(self, head, number):
-        """Lays a cable from this machine to the head's switch. A fixed MAC: a rebooted node must not look
-        new."""
+        """Connects this machine to the head's switch. The MAC address is fixed, so that a rebooted node is
+        recognised."""
         cable = f"to-{self.name}"
         subprocess.run(head.words("ip", "link", "delete", cable), stderr=subprocess.DEVNULL)
         mac = f"02:00:00:00:00:{number:02x}"
-        # The head's own ip cannot name a process outside its tree, so this one is made from outside, in its
-        # network.
+        # `ip` in the head's namespace cannot refer to a process outside it, so this runs outside, in the
+        # head's network namespace.
         inside = ["nsenter", "--target", str(head.pid_file.pid()), "--net", "ip", "link"]
         peer = ["peer", "name", "eth0", "address", mac, "netns", str(self.pid_file.pid())]
         subprocess.run([*inside, "add", cable, "type", "veth", *peer], check=True)
         subprocess.run([*inside, "set", cable, "master", "switch", "up"], check=True)
 
     def crash(self):
-        """A power cut: every process of the machine is killed at once."""
+        """Kills all processes of the machine at once, as in a power failure."""
         self.pid_file.kill()
 
     def environment(self, **extra):
-        """The environment of what runs on a machine of the cluster."""
+        """The environment of processes on a machine of the cluster."""
         return {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.state / "conf" / "slurm.conf"), **extra}
 
     def words(self, *command, user=None, folder=None):
-        """The words that run a command on this machine, in the folder we stand in or another; as root or as
-        (uid, gid)."""
+        """The command line that runs a command on this machine, in the current folder or `folder`, as root or
+        as `user` (uid, gid)."""
         pid = self.pid_file.pid()
         if pid is None:
             raise ClusterError(f"{self.name} is down; `tests/cluster/cluster up` boots it")
         become = ["setpriv", f"--reuid={user[0]}", f"--regid={user[1]}", "--init-groups"] if user else []
-        # Its root too: where all of this runs in a chroot, a namespace alone would lead out of it.
+        # Also sets the root folder: in a chroot, entering the namespace alone would leave the chroot.
         spaces = ["--net", "--uts", "--mount", "--ipc", "--pid", "--root", f"--wdns={folder or os.getcwd()}"]
         return ["nsenter", "--target", str(pid), *spaces, *become, *map(str, command)]
 
     def run(self, *command, timeout=30, check=True, **options):
-        """Runs a command on this machine to its end; its output as text."""
+        """Runs a command on this machine. Returns its output as text."""
         return subprocess.run(
             self.words(*command),
             timeout=timeout,
@@ -98,14 +98,14 @@ class Machine:
         )
 
     def succeeds(self, *command):
-        """Whether a command, given five seconds, ends well."""
+        """Whether a command succeeds within five seconds."""
         try:
             return self.run(*command, timeout=5, check=False).returncode == 0
         except subprocess.TimeoutExpired:
             return False
 
     def start_daemon(self, name, *command):
-        """Starts a process that stays; its words go to a log file of its name."""
+        """Starts a process that keeps running, with a log file of its name."""
         with open(self.state / "log" / f"{name}.out", "w") as output:
             return subprocess.Popen(
                 self.words(*command),

@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them: who they are, whether they live, how they end."""
+"""Processes that outlive the command that started them: identifies, checks and ends them."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class ClusterError(Exception):
-    """What went wrong with the cluster, in words for the person who asked for it."""
+    """An error of the cluster, with a message for the user."""
 
 
 def start_time(pid):
-    """When a living process was started, in the kernel's ticks; None for one that is gone or a zombie."""
+    """The start time of a living process in the kernel's ticks; None if it has ended or is a zombie."""
     try:
-        # The fields follow the command's name, which stands in parentheses and may hold anything.
+        # The fields follow the command's name, which is in parentheses and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -35,17 +35,17 @@ def children(pid):
 
 
 def wait_for(what, ready, timeout, hint=lambda: ""):
-    """Asks `ready` until it says yes; beyond `timeout` seconds an error with what `hint` knows."""
+    """Waits until `ready` returns true. After `timeout` seconds, raises an error with the text of `hint`."""
     limit = time.monotonic() + timeout
     while not ready():
         if time.monotonic() > limit:
-            raise ClusterError(f"{what}: not after {timeout} s. {hint()}".strip())
+            raise ClusterError(f"{what}: not ready after {timeout} s. {hint()}".strip())
         time.sleep(0.05)
 
 
 class PidFile:
-    """A process on record: its id and its start time, so that another process with the same id is not taken
-    for it."""
+    """A recorded process: its id and start time, which distinguish it from a later process with the same
+    id."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -54,7 +54,7 @@ class PidFile:
         self.path.write_text(f"{pid} {start_time(pid)}\n")
 
     def pid(self):
-        """The process's id; None when it is not alive."""
+        """The process id; None if the process is not alive."""
         try:
             pid, started = self.path.read_text().split()
         except (OSError, ValueError):
@@ -62,7 +62,7 @@ class PidFile:
         return int(pid) if start_time(pid) == started else None
 
     def kill(self):
-        """Ends the process, and with it its namespace, and waits until it is gone."""
+        """Kills the process and thereby its namespace, and waits until it has ended."""
         pid = self.pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)

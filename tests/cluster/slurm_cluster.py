@@ -1,9 +1,8 @@
-"""A Slurm cluster on one machine: a head and some nodes, with MUNGE, accounting and a database. Up in
-seconds.
+"""A Slurm cluster on one machine: a head node and some nodes, with MUNGE, accounting and a database.
 
-Each machine of it has its own network, host name, process tree and memory for message passing, so that ranks
-on different nodes speak TCP with each other as they do on a real cluster, and a node can be crashed without
-harm to the others. All else of the file system, but a node's /tmp, is what they share.
+Each machine has its own network, host name, process tree and shared memory. Ranks on different nodes
+therefore communicate over TCP as on a real cluster, and a node can crash without affecting the others. Each
+node has its own /tmp. All machines share the rest of the file system.
 """
 
 import contextlib
@@ -26,34 +25,35 @@ DEFAULT_STATE = "/var/tmp/niimpi-cluster"
 NEEDED = (
     "slurmctld slurmd slurmdbd munged mariadbd mariadb mariadb-install-db ip nsenter unshare setpriv".split()
 )
-# A private network, seen by nobody outside the cluster's own namespaces.
+# A private network, visible only in the cluster's namespaces.
 NETWORK = "10.99.77"
 READY_STATES = {"idle", "mixed", "allocated", "completing"}
 
 
 @dataclass
 class Shape:
-    """How large the cluster says it is. CPUs and memory are declared to Slurm, not taken from the machine."""
+    """The size of the cluster. CPUs and memory are declared to Slurm, independent of the machine."""
 
     nodes: int = 3
     cpus: int = 4
     memory_mb: int = 8000
     max_array_size: int = 1001
-    shared: list = field(default_factory=list)  # further folders below /tmp that the nodes are to see
+    shared: list = field(default_factory=list)  # other folders below /tmp that all nodes see
 
 
 class SlurmCluster:
-    """The cluster whose files lie in `state`. Several may be up at once, in folders of their own."""
+    """The cluster with its files in `state`. Several clusters can run at the same time in different
+    folders."""
 
     def __init__(self, state=None):
         self.state = Path(state or os.environ.get("CLUSTER_STATE") or DEFAULT_STATE).resolve()
         self.head = Machine("head", f"{NETWORK}.254", self.state)
 
-    # ---- what it consists of
+    # ---- parts
 
     @property
     def shape(self):
-        """The shape with which it was brought up."""
+        """The shape with which it was started."""
         try:
             return Shape(**json.loads((self.state / "shape.json").read_text()))
         except OSError:
@@ -71,10 +71,10 @@ class SlurmCluster:
     def nodes(self):
         return [self.node(f"n{number}") for number in range(1, self.shape.nodes + 1)]
 
-    # ---- up
+    # ---- start
 
     def up(self, shape=None, say=lambda text: None):
-        """Starts whatever is not up: everything, or a node that crashed. A second call changes nothing."""
+        """Starts all machines that are not running. A second call changes nothing."""
         missing = [name for name in NEEDED if shutil.which(name, path=PATH) is None]
         if missing:
             raise ClusterError(
@@ -82,28 +82,31 @@ class SlurmCluster:
             )
         started = time.monotonic()
 
-        def tell(text):
+        def progress(text):
             say(f"{time.monotonic() - started:5.1f} s  {text}")
 
         with self.locked():
             if not self.head.booted:
-                self.clear()  # what a reboot of the whole machine left
+                self.clear()  # files from before a reboot of the whole machine
                 self.write_configuration(shape or Shape())
             elif shape is not None and shape != self.shape:
-                raise ClusterError("a cluster of another shape is up; `tests/cluster/cluster down` first")
+                raise ClusterError(
+                    "a cluster of another size is running; stop it first with `tests/cluster/cluster down`"
+                )
             new = self.boot_machines()
-            tell("machines: " + (", ".join(machine.name for machine in new) or "all there"))
+            progress("machines: " + (", ".join(machine.name for machine in new) or "all running"))
             if self.head in new:
-                self.start_head(tell)
+                self.start_head(progress)
             for machine in new:
                 if machine is not self.head:
                     machine.run("slurmd", "-N", machine.name)
             self.wait_until_ready()
-            tell(f"cluster up: {self.shape.nodes} nodes of {self.shape.cpus} CPUs, {self.shape.memory_mb} MB")
+            shape = self.shape
+            progress(f"cluster running: {shape.nodes} nodes of {shape.cpus} CPUs, {shape.memory_mb} MB")
 
     @contextlib.contextmanager
     def locked(self):
-        """One `up` or `down` at a time. The lock lies beside the state, which `down` removes."""
+        """Allows one `up` or `down` at a time. The lock is next to the state folder, which `down` removes."""
         path = self.state.with_name(self.state.name + ".lock")
         with open(path, "w") as lock:
             limit = time.monotonic() + 60
@@ -113,7 +116,7 @@ class SlurmCluster:
                     break
                 except BlockingIOError:
                     if time.monotonic() > limit:
-                        raise ClusterError("another command is at work on this cluster") from None
+                        raise ClusterError("another command is starting or stopping this cluster") from None
                     time.sleep(0.1)
             try:
                 yield
@@ -127,7 +130,7 @@ class SlurmCluster:
         addresses = {machine.name: machine.address for machine in [self.head, *self.nodes()]}
         hosts = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
         (self.state / "conf" / "hosts").write_text("\n".join(hosts) + "\n")
-        # A line a node with its address, so that nothing depends on a name service.
+        # One line per node with its address, so that no name service is needed.
         size = f"CPUs={shape.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={shape.cpus} ThreadsPerCore=1"
         lines = [
             f"NodeName={node.name} NodeAddr={node.address} {size} RealMemory={shape.memory_mb} State=UNKNOWN"
@@ -143,7 +146,7 @@ class SlurmCluster:
         for template in (HERE / "conf").iterdir():
             target = self.state / "conf" / template.name
             text = template.read_text()
-            # safe_: a shell script's own variables stay.
+            # safe_substitute leaves the variables of shell scripts unchanged.
             target.write_text(string.Template(text).safe_substitute(words))
             target.chmod(0o755 if template.suffix == ".sh" else 0o600 if "dbd" in template.name else 0o644)
         key = self.state / "munge" / "key"
@@ -151,7 +154,7 @@ class SlurmCluster:
         key.chmod(0o600)
 
     def boot_machines(self):
-        """Boots every machine that is down, all at once; returns those."""
+        """Boots all machines that are down, at the same time. Returns them."""
         new = [machine for machine in [self.head, *self.nodes()] if not machine.booted]
         shape = self.shape
         shared = [
@@ -168,12 +171,12 @@ class SlurmCluster:
             machine.wait_until_booted()
         return new
 
-    def start_head(self, tell):
-        """MUNGE, the database, the accounting, the controller: each needs the one before."""
+    def start_head(self, progress):
+        """Starts MUNGE, the database, the accounting and the controller. Each needs the previous one."""
         head, state = self.head, self.state
         log = state / "log"
 
-        def last_words(name):
+        def end_of_log(name):
             return lambda: "\n".join((log / name).read_text(errors="replace").splitlines()[-5:])
 
         socket = state / "munge" / "socket"
@@ -187,36 +190,36 @@ class SlurmCluster:
         head.run("mariadb-install-db", *install, *small, "--auth-root-authentication-method=normal")
         options = ["--no-defaults", "--user=root", f"--datadir={database}", f"--socket={database_socket}"]
         options += [f"--pid-file={state}/run/database.pid", "--bind-address=127.0.0.1", "--port=13306"]
-        # Small, and forgetful in a crash: the database lives as long as the cluster.
+        # Small and not crash-safe, because the database exists only as long as the cluster.
         options += [*small, "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
         options += ["--innodb-lock-wait-timeout=900", "--max-allowed-packet=16M", "--performance-schema=OFF"]
         head.start_daemon("mariadbd", "mariadbd", *options)
         client = ["mariadb", "--no-defaults", f"--socket={database_socket}", "-u", "root", "-e"]
-        wait_for("the database", lambda: head.succeeds(*client, "select 1"), 30, last_words("mariadbd.out"))
+        wait_for("the database", lambda: head.succeeds(*client, "select 1"), 30, end_of_log("mariadbd.out"))
         head.run(
             *client,
             "create database slurm_acct_db; create user 'slurm'@'127.0.0.1' identified by 'slurm';"
             "grant all on slurm_acct_db.* to 'slurm'@'127.0.0.1';",
         )
-        wait_for("MUNGE", lambda: head.succeeds("munge", "-S", socket, "-n"), 10, last_words("munged.out"))
-        tell("MUNGE and the database")
+        wait_for("MUNGE", lambda: head.succeeds("munge", "-S", socket, "-n"), 10, end_of_log("munged.out"))
+        progress("MUNGE and the database")
 
         head.start_daemon("slurmdbd", "slurmdbd", "-D")
         list_clusters = ("sacctmgr", "-n", "list", "cluster")
-        wait_for("the accounting", lambda: head.succeeds(*list_clusters), 30, last_words("slurmdbd.out"))
+        wait_for("the accounting", lambda: head.succeeds(*list_clusters), 30, end_of_log("slurmdbd.out"))
         head.run("sacctmgr", "-i", "add", "cluster", "lab")
         head.start_daemon("slurmctld", "slurmctld", "-D")
-        wait_for("the controller", lambda: head.succeeds("scontrol", "ping"), 20, last_words("slurmctld.out"))
-        tell("accounting and controller")
+        wait_for("the controller", lambda: head.succeeds("scontrol", "ping"), 20, end_of_log("slurmctld.out"))
+        progress("accounting and controller")
 
     def node_states(self):
-        """Node → state in Slurm's words, without the marks for silence (*) and the like."""
+        """Node → Slurm's state without suffixes; "silent" for a node that does not respond (suffix *)."""
         listed = self.head.run("sinfo", "-h", "-N", "-o", "%N %T", timeout=10).stdout
         return {name: state.rstrip("*~#!%$@^-") if not state.endswith("*") else "silent"
                 for name, state in (line.split() for line in listed.splitlines())}  # fmt: skip
 
     def wait_until_ready(self):
-        """Every node has spoken with the controller. A node that was written off is taken back."""
+        """Waits until every node has contacted the controller. Resumes nodes that Slurm marked as down."""
 
         def ready():
             with contextlib.suppress(subprocess.SubprocessError):
@@ -227,19 +230,20 @@ class SlurmCluster:
         for name, state in self.node_states().items():
             if state not in READY_STATES:
                 self.head.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
-        self.head.run("scontrol", "reconfigure", check=False)  # has the controller look at every node at once
+        # Makes the controller contact all nodes at once.
+        self.head.run("scontrol", "reconfigure", check=False)
         wait_for("the nodes", ready, 20, lambda: self.head.run("sinfo", "-N", "-l", check=False).stdout)
 
-    # ---- trouble, and the end
+    # ---- crash and stop
 
     def crash(self, name, tell_slurm=False):
-        """Cuts a node's power. With `tell_slurm` the controller need not find out by itself."""
+        """Crashes a node. With `tell_slurm`, also reports the crash to the controller."""
         self.node(name).crash()
         if tell_slurm:
             self.head.run("scontrol", "update", f"nodename={name}", "state=down", "reason=crash")
 
     def down(self):
-        """Ends every process of the cluster and removes every file of it."""
+        """Ends all processes of the cluster and removes all its files."""
         with self.locked():
             self.clear()
 
@@ -249,5 +253,5 @@ class SlurmCluster:
             if machine.name == "head" or machine.name[1:].isdigit():
                 machine.crash()
         shutil.rmtree(self.state, ignore_errors=True)
-        if self.state.exists():  # a process on its way out may have written a last word
+        if self.state.exists():  # an ending process may have written a file
             shutil.rmtree(self.state)

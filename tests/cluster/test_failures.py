@@ -1,4 +1,4 @@
-"""Failures on a cluster: the job's state, its exit code, and the files that it leaves."""
+"""Failures on a cluster: state and exit code of the job, and its files."""
 
 import json
 import os
@@ -12,8 +12,7 @@ import pytest
 from jobs import sums, synth
 
 pytestmark = pytest.mark.timeout(500)
-# Every image takes so much longer, without the processors having more to do: there is time to break
-# something.
+# Every image takes this much longer without more CPU time, so that tests can interrupt a run.
 SLOW = {"NIIMPI_TEST_FAULT": "slow@0:500"}
 
 
@@ -25,12 +24,12 @@ def journal(folder):
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                pass  # the torn last line of a rank that was killed
+                pass  # the incomplete last line of a killed rank
     return lines
 
 
 def done(folder):
-    """The index of every image that the journals tell of as done, as often as they do."""
+    """The index of every image that the journals record as done, once for each record."""
     return [line["index"] for line in journal(folder) if line["event"] == "end" and line["status"] == "done"]
 
 
@@ -43,15 +42,15 @@ def wait_until_begun(job, folder, images=3):
 
 
 def whole_files_only(folder, expected):
-    """Every result that has its name is whole; returns how many there are."""
+    """Checks that every file under a result's name is complete. Returns their number."""
     found = {name: total for name, total in sums(folder).items() if name.endswith(".nii.gz")}
     different = [name for name, total in found.items() if expected[name] != total]
-    assert not different, f"half written or wrong: {different}"
+    assert not different, f"incomplete or wrong: {different}"
     return len(found)
 
 
 def ranks_of(job):
-    """The processes of a job's ranks, as this machine numbers them: task number → process."""
+    """The ranks of a job: task number → process id on this machine."""
     found = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -66,7 +65,7 @@ def ranks_of(job):
     return found
 
 
-def test_a_corrupt_image_fails_the_job_and_costs_no_other(user, data, expected):
+def test_a_corrupt_image_fails_the_job_but_no_other_image(user, data, expected):
     broken = user.folder / "in"
     shutil.copytree(data, broken)
     victim = broken / "sample_7.nii.gz"
@@ -83,7 +82,7 @@ def test_a_corrupt_image_fails_the_job_and_costs_no_other(user, data, expected):
 
 
 def test_a_rank_that_is_killed_ends_the_job(user, data, expected):
-    """The others wait for it no longer than 15 s, thanks to --kill-on-bad-exit."""
+    """The other ranks end within 15 s because of --kill-on-bad-exit."""
     job = user.submit("mpi.sbatch", DATA=data, **SLOW)
     wait_until_begun(job, user.folder / "out")
     os.kill(ranks_of(job)[3], signal.SIGKILL)
@@ -108,10 +107,10 @@ def test_scancel_leaves_no_half_files(user, data, expected):
 
 
 def test_the_time_limit_drains_and_requeues(user, data, expected):
-    """USR1 arrives before the time limit: the images in progress are finished, the job is requeued, and no
+    """USR1 arrives before the time limit. The images in progress are finished, the job is requeued, and no
     image is done twice."""
-    # Slurm looks at its limits every thirty seconds, and gives the warning up to so much early: here after 10
-    # to 40 s of a run that takes 45 s.
+    # Slurm checks limits every thirty seconds, so the signal can be that much early: here after 10 to 40 s of
+    # a run that takes 45 s.
     job = user.submit(
         "requeue.sbatch", "--time=1", "--signal=USR1@20", DATA=data, NIIMPI_TEST_FAULT="slow@0:3000"
     )
@@ -125,7 +124,7 @@ def test_the_time_limit_drains_and_requeues(user, data, expected):
     assert first["state"] == "interrupted" and 0 < first["totals"]["done"] < 60
     states = [row["State"] for row in job.accounting("--duplicates", "-X")]
     assert states == ["REQUEUED"] * restarts + ["COMPLETED"]
-    # The runs' reports together are one run's.
+    # The merged report of the runs is the report of one run.
     reports = [str(path) for path in user.folder.glob(f"logs/*-{job.number}-run-*.json")]
     assert len(reports) == restarts + 1
     user.run("niimpi", "report", "merge", *reports, "--output", "all.json", "--quiet")
@@ -134,8 +133,8 @@ def test_the_time_limit_drains_and_requeues(user, data, expected):
 
 
 def test_requeueing_is_bounded(user, data, expected):
-    """After as many restarts as allowed the job ends with niimpi's own exit code. The signal comes by hand
-    here."""
+    """After the allowed number of restarts, the job ends with niimpi's exit code. The test sends the
+    signal."""
     job = user.submit("requeue.sbatch", DATA=data, MAX_RESTARTS=0, **SLOW)
     wait_until_begun(job, user.folder / "out")
     user.run("scancel", "--signal=USR1", job.number)
@@ -152,7 +151,7 @@ def test_a_node_that_crashes(user, cluster, data, expected, which):
     (record,) = job.records()
     nodes = user.run("scontrol", "show", "hostnames", record["NodeList"]).stdout.split()
     before = done(user.folder / "out")
-    # The script runs on the first node; the second has ranks alone.
+    # The script runs on the first node. The second node runs only ranks.
     if which == "first":
         cluster.crash(nodes[0])
     else:
@@ -165,7 +164,7 @@ def test_a_node_that_crashes(user, cluster, data, expected, which):
     assert sums(user.folder / "out") == expected
     again = done(user.folder / "out")
     assert sorted(set(again)) == list(range(1, 61))
-    assert all(again.count(index) == 1 for index in before), "what was done before the crash was done again"
+    assert all(again.count(index) == 1 for index in before), "finished images were processed again"
 
 
 def test_a_node_that_crashes_under_a_job_that_may_not_be_requeued(user, cluster, data, expected):
@@ -180,9 +179,9 @@ def test_a_node_that_crashes_under_a_job_that_may_not_be_requeued(user, cluster,
     whole_files_only(user.folder / "out", expected)
 
 
-def test_a_step_above_its_memory_is_told_in_the_report(user, data):
-    """The second step hides its limit from niimpi, which would have refused; Slurm kills it, and the accounts
-    say so."""
+def test_a_step_above_its_memory_is_shown_in_the_report(user, data):
+    """The second step hides its limit from niimpi, which would refuse otherwise. Slurm kills it, and the
+    accounting shows this."""
     folder = synth(user.folder / "large", 1, "--shape", "400,400,400", "--datatype", "float32")
     user.script(
         "memory.sbatch",

@@ -1,4 +1,4 @@
-"""Launches that would go wrong: refused or warned of before anything is written, with what to try."""
+"""Wrong launches: niimpi refuses or warns before anything is written, and prints what to do."""
 
 import re
 
@@ -16,7 +16,7 @@ def smooth(data, *options):
 @pytest.mark.mpich
 @pytest.mark.parametrize("tasks", [6, 1])
 def test_srun_without_an_interface_to_mpi(user, data, tasks):
-    """--mpi=none: every process would be alone. One of several speaks, in a few lines, and none writes."""
+    """With --mpi=none every process would be alone. One prints a short message, and none writes anything."""
     if MPI == "mpich" and tasks == 1:
         pytest.skip("one rank of MPICH needs nobody to find")
     finished = user.run("srun", "--mpi=none", f"--ntasks={tasks}", *smooth(data), check=False)
@@ -29,7 +29,7 @@ def test_srun_without_an_interface_to_mpi(user, data, tasks):
 
 
 def test_srun_with_an_interface_that_this_mpi_does_not_speak(user, data):
-    """--mpi=pmi2 with an Open MPI that has none of it: the library's own words, and above them ours."""
+    """--mpi=pmi2 with an Open MPI that does not support it: niimpi's message comes before the library's."""
     finished = user.run("srun", "--mpi=pmi2", "--ntasks=2", *smooth(data), check=False)
     assert finished.returncode != 0
     assert "start it with `srun --mpi=pmix`" in finished.stderr
@@ -37,7 +37,7 @@ def test_srun_with_an_interface_that_this_mpi_does_not_speak(user, data):
 
 
 def test_a_launcher_that_knows_another_mpi(user, data):
-    """Slurm's own default on this cluster is no interface at all: a plain srun is the wrong launcher."""
+    """This cluster's default is no interface, so srun without --mpi is the wrong launcher."""
     finished = user.run("srun", "--ntasks=2", *smooth(data), check=False, SLURM_MPI_TYPE="none")
     assert finished.returncode == 2 and "Nothing was written" in finished.stderr
     assert not (user.folder / "out").exists()
@@ -57,15 +57,15 @@ def test_a_script_that_forgot_srun_is_warned(user, data):
 
 @pytest.mark.parametrize("asked", ["#SBATCH --mem-per-cpu=64M", "#SBATCH --mem=128M"])
 def test_a_request_that_cannot_hold_the_largest_image(user, asked):
-    """One image of 100 MiB among small ones; the line that is proposed instead does."""
+    """There is one image of 100 MiB among small ones. The proposed line makes room for it."""
     folder = synth(user.folder / "in", 2, "--shape", "20,20,20")
     synth(user.folder / "in" / "large", 1, "--shape", "300,300,300", "--datatype", "float32")
     words = ["--nodes=1", "--ntasks=2"]
     user.edit("mpi.sbatch", "#SBATCH --mem-per-cpu=1G", asked)
     job = user.submit("mpi.sbatch", *words, DATA=folder).ends("FAILED", "2:0")
-    # 103 MiB of voxels, and what a thread needs to filter them.
+    # 103 MiB of voxels, plus the memory of a thread to filter them.
     assert re.search(r"large/sample_1.nii.gz: the largest image needs 10[3-5] MiB of memory", job.output())
-    assert job.output().count("the largest image needs") == 1, "rank 0 alone speaks"
+    assert job.output().count("the largest image needs") == 1, "only rank 0 may print the message"
     assert not (user.folder / "out").exists()
     (advised,) = re.findall(r"Request more: (.*)", job.output())
     assert advised.startswith(asked.rpartition("=")[0] + "=")
@@ -75,7 +75,7 @@ def test_a_request_that_cannot_hold_the_largest_image(user, asked):
 
 
 def test_no_program_on_the_path(user, data):
-    """The commonest first mistake: exit code and message say that it was not found."""
+    """The most common mistake: exit code and message show that the program was not found."""
     job = user.submit("serial.sbatch", DATA=data, PATH="/usr/bin:/bin")
     job.ends("FAILED", "2:0")
     assert "niimpi" in job.output() and "No such file" in job.output()

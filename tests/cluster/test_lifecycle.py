@@ -1,5 +1,4 @@
-"""The cluster itself: up in seconds, the same after a second `up`, a crashed node back, and gone without a
-trace."""
+"""The test cluster itself: start, a second `up`, restart of a crashed node, and complete removal."""
 
 import os
 import subprocess
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.timeout(200)
 
 
 def command(state, *words, check=True):
-    """The playground's command, as a person types it."""
+    """Runs the command tests/cluster/cluster as a user would."""
     env = {**os.environ, "CLUSTER_STATE": str(state)}
     finished = subprocess.run(
         [sys.executable, HERE / "cluster", *words],
@@ -31,8 +30,7 @@ def command(state, *words, check=True):
 
 
 def processes_of(state):
-    """Processes that belong to the cluster in this folder: it is named in their command line or
-    environment."""
+    """Processes of the cluster in this folder: their command line or environment contains the folder."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         if int(entry) == os.getpid():
@@ -49,7 +47,7 @@ def processes_of(state):
 
 @pytest.fixture
 def state(cluster):
-    """A folder for a second cluster, beside the session's: neither sees the other."""
+    """A folder for a second cluster, which is independent of the session's cluster."""
     folder = cluster.state.with_name(cluster.state.name + "-2")
     yield folder
     command(folder, "down", check=False)
@@ -60,7 +58,7 @@ def test_up_play_crash_and_down(state):
     command(state, "up")
     seconds = time.monotonic() - began
     print(f"up after {seconds:.1f} s")
-    assert "all there" in command(state, "up").stdout
+    assert "all running" in command(state, "up").stdout
     hosts = command(state, "run", "srun", "--nodes=3", "hostname").stdout.split()
     assert sorted(hosts) == ["n1", "n2", "n3"]
     assert command(state, "run", "--node", "n2", "hostname").stdout.strip() == "n2"
@@ -81,12 +79,12 @@ def test_up_play_crash_and_down(state):
     assert processes_of(state) == []
     assert [path.name for path in state.parent.glob(state.name + "*")] == []
 
-    # A second life, of another size.
+    # Another start, with another size.
     command(state, "up", "--nodes", "1")
     assert command(state, "run", "srun", "hostname").stdout.strip() == "n1"
 
 
-def test_without_a_cluster_the_words_say_how_to_get_one(state):
+def test_without_a_cluster_the_message_contains_the_command_to_start_one(state):
     for words in (["run", "squeue"], ["crash", "n1"], ["status"]):
         finished = command(state, *words, check=False)
         assert finished.returncode != 0 and "cluster up" in finished.stderr, (words, finished.stderr)

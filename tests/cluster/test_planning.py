@@ -1,5 +1,5 @@
-"""`niimpi plan` and `niimpi scaling` with Slurm: a planned job stays inside its request, a study's jobs
-become its rows."""
+"""`niimpi plan` and `niimpi scaling` with Slurm: a planned job stays within its request, and a study has a
+row for each job."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def test_a_planned_job_completes_inside_its_request(user, data):
     job.ends("COMPLETED", timeout=120)
     records = job.records()
     assert records[0]["NumNodes"] == str(request["nodes"])
-    # Accounting learns of the end a moment after the queue.
+    # Accounting records the end a moment after the queue.
     rows = wait_for_accounting(user, job)
     elapsed, limit_min = int(rows[0]["ElapsedRaw"]), int(rows[0]["TimelimitRaw"])
     assert limit_min == request["time_min"] and elapsed <= limit_min * 60
@@ -117,7 +117,7 @@ def test_a_study_runs_as_jobs_and_is_collected_later(user, data):
 
 
 def test_a_job_that_takes_too_long_is_a_row_with_its_state(user, data):
-    """The study's jobs are cancelled while they wait for nodes that somebody else has."""
+    """The jobs of the study are cancelled while they wait for nodes of another job."""
     script = user.script("busy.sbatch", "#SBATCH --nodes=3 --exclusive --time=5", "sleep 300")
     busy = user.submit(script)
     busy.wait(30, until={"RUNNING"})

@@ -1,4 +1,4 @@
-"""`niimpi report show` on a job's report: every form, what sacct says of it, and the ranks' own series."""
+"""`niimpi report show` on a job's report: every format, Slurm's accounting, and the ranks' series."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from jobs import User
 
 @pytest.fixture(scope="module")
 def job(cluster, data):
-    """A run on two nodes that sampled itself, slow enough for Slurm to have looked at it."""
+    """A run on two nodes with --sample, slow enough for Slurm to sample it, too."""
     user = User(cluster, cluster.state / "home" / "report")
     user.edit("mpi.sbatch", "--resume", "--resume --sample 0.5")
     job = user.submit("mpi.sbatch", "--nodes=2", DATA=data, NIIMPI_TEST_FAULT="slow@0:150")
@@ -53,7 +53,7 @@ def test_markdown_is_a_table(show):
 
 
 def test_accounts_are_those_of_sacct(job, show):
-    """State, time, CPU, memory and nodes of every step, as sacct has them."""
+    """State, time, CPU, memory and nodes of every step, as in sacct."""
     rows = job.accounting(fields="JobID,State,ExitCode,NodeList,ElapsedRaw")
     shown = json.loads(show("--sacct", "--format=json").stdout)["accounts"]
     assert [account["job_id"] for account in shown] == [row["JobID"] for row in rows]
@@ -75,7 +75,7 @@ def test_the_series_grows_to_the_totals(job, show):
     report = job.report()
     for rank in range(4):
         own = [sample for sample in series if sample["rank"] == rank]
-        assert len(own) >= 2, "a sample every half second, and one at the end"
+        assert len(own) >= 2, "expected a sample every half second and one at the end"
         for earlier, later in zip(own, own[1:]):
             assert later["t_s"] >= earlier["t_s"] and later["done"] >= earlier["done"]
             assert later["cpu_s"] >= earlier["cpu_s"] and later["bytes_out"] >= earlier["bytes_out"]
@@ -89,7 +89,7 @@ def test_the_series_grows_to_the_totals(job, show):
     assert len(rows) == 1 + len(series)
 
 
-def test_a_run_without_samples_says_how_to_get_them(user, data):
+def test_without_samples_the_message_names_the_option(user, data):
     job = user.submit("serial.sbatch", DATA=data).ends("COMPLETED")
     shown = user.run(
         "niimpi", "report", "show", f"logs/niimpi-serial-{job.number}.json", "--series", check=False
@@ -98,8 +98,8 @@ def test_a_run_without_samples_says_how_to_get_them(user, data):
     assert "--sample SECONDS" in shown.stderr
 
 
-def test_a_cluster_without_accounting_is_reported_in_words(job, show, cluster):
-    """The same Slurm, whose configuration names no accounting."""
+def test_a_cluster_without_accounting_gives_a_message(job, show, cluster):
+    """The same Slurm with a configuration without accounting."""
     lines = (cluster.state / "conf" / "slurm.conf").read_text().splitlines()
     other = job.user.folder / "no-accounting.conf"
     other.write_text("\n".join(line for line in lines if not line.startswith("Accounting")) + "\n")

@@ -1,5 +1,5 @@
-"""Every script of slurm/, submitted as it is: it completes, uses what it asked for, and its results are one
-process's."""
+"""Submits every script of slurm/ unchanged: it completes, uses what it requested, and its results equal those
+of one process."""
 
 import os
 import re
@@ -14,7 +14,7 @@ CPUS_HERE = len(os.sched_getaffinity(0))
 
 
 def check(job, user, expected, ranks, threads, hosts):
-    """The results and the report of a job that did all sixty images."""
+    """Checks the results and the report of a job that processed all sixty images."""
     job.ends("COMPLETED")
     assert len(expected) == 60
     assert sums(user.folder / "out") == expected
@@ -29,8 +29,8 @@ def check(job, user, expected, ranks, threads, hosts):
 
 @pytest.mark.mpich
 def test_mpi_over_three_nodes(user, data, expected):
-    """Two ranks on each of three nodes; between nodes they speak TCP, within one they share memory."""
-    # Has Open MPI tell which way it takes to each other rank.
+    """Two ranks on each of three nodes. They use TCP between nodes and shared memory within a node."""
+    # Makes Open MPI print the connection to each other rank.
     traffic = {"OMPI_MCA_btl_base_verbose": 30, "OMPI_MCA_bml_base_verbose": 30}
     job = user.submit("mpi.sbatch", DATA=data, **traffic)
     report = check(job, user, expected, ranks=6, threads=1, hosts=3)
@@ -48,7 +48,7 @@ def test_mpi_over_three_nodes(user, data, expected):
 
 @pytest.mark.mpich
 def test_mpirun_inside_a_batch_script(user, data, expected):
-    """For a cluster whose srun cannot start the MPI at hand: mpirun asks Slurm for the nodes and needs no
+    """For clusters whose srun does not support the MPI library: mpirun gets the nodes from Slurm and needs no
     ssh."""
     root = ["export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"] if os.geteuid() == 0 else []
     user.script(
@@ -72,7 +72,7 @@ def test_threads_are_the_cpus_that_slurm_gave(user, data, expected, cpus):
 
 
 def test_threads_are_never_more_than_the_rank_may_use(user, data):
-    """A rank that is bound to one CPU has one worker, whatever Slurm says."""
+    """A rank that is bound to one CPU has one worker, even if Slurm allocated more."""
     bound = user.run("srun", "--mpi=pmix", "--cpus-per-task=2", "taskset", "-c", "0",
                      "niimpi", "smooth", data, "--output", "out", "--sigma=2",
                      "--dry-run").stdout  # fmt: skip
@@ -88,22 +88,23 @@ def test_hybrid(user, data, expected):
 
 @pytest.mark.parametrize("script", ["mpi.sbatch", "hybrid.sbatch", "requeue.sbatch"])
 @pytest.mark.parametrize("chosen, found", [({}, "ring"), ({"SLURM_PMIX_FENCE": "tree"}, "tree")])
-def test_ranks_of_several_nodes_are_held_together_in_a_ring(user, data, script, chosen, found):
-    """docs/slurm.md tells why. Who has chosen another way keeps it."""
+def test_scripts_for_several_nodes_set_the_ring_fence(user, data, script, chosen, found):
+    """docs/slurm.md explains why. A user's own choice is kept."""
     user.edit(script, '"${step[@]}" niimpi', '"${step[@]}" printenv SLURM_PMIX_FENCE; exit; niimpi')
     job = user.submit(script, "--nodes=2", "--ntasks-per-node=1", DATA=data, **chosen).ends("COMPLETED")
     assert job.output().split()[-2:] == [found] * 2, job.output()
 
 
 def test_variables_at_the_top_are_exported_ones(user, data, cluster):
-    """SIGMA and OUT, as the scripts' heads say."""
+    """SIGMA and OUT, as described at the top of the scripts."""
     job = user.submit("serial.sbatch", DATA=data, SIGMA=1.5, OUT="elsewhere").ends("COMPLETED")
     assert job.report()["filter"]["sigma_vox"] == [1.5] * 3
     assert len(sums(user.folder / "elsewhere")) == 60
 
 
 def test_the_filter_is_a_variable(user, data, cluster):
-    """With its options; SIGMA beside a filter that has none, or another width, is an error."""
+    """FILTER may contain options. SIGMA together with another width, or a filter without --sigma, is an
+    error."""
     chosen = "smooth --fwhm 6 --exclude 'sample 1*'"
     job = user.submit("serial.sbatch", DATA=data, FILTER=chosen).ends("COMPLETED")
     assert job.report()["filter"]["fwhm_mm"] == [6.0] * 3 and job.report()["totals"]["done"] == 60
@@ -144,7 +145,7 @@ def test_a_second_submission_keeps_what_is_there(user, data, expected):
 
 
 def test_the_interactive_session(user, data, expected):
-    """The commands of slurm/interactive.md, as they stand there, in an allocation."""
+    """Runs the commands of slurm/interactive.md unchanged in an allocation."""
     page = (SCRIPTS / "interactive.md").read_text()
     ask, session = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
     (salloc,) = [line for line in ask.splitlines() if line.startswith("salloc ")]

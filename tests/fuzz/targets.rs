@@ -1,7 +1,7 @@
-//! What the fuzzers try: bytes that nobody vouches for. Each function must return, whatever it is given.
+//! The fuzz targets: functions that must return for any bytes.
 //!
-//! A file that is accepted must also hold together: its voxels are as many as its shape says, it can be
-//! filtered, and what is written of it verifies and reads back the same.
+//! An accepted file must also be consistent: the number of voxels matches its shape, it can be filtered, and
+//! the written result verifies and reads back unchanged.
 #![allow(dead_code, reason = "each fuzzer uses one of the functions")]
 
 use std::cell::RefCell;
@@ -14,9 +14,9 @@ use niimpi::journal::RunLine;
 use niimpi::journal::past::Past;
 use niimpi::journal::status::Status;
 
-/// Voxels beyond so many bytes are refused, so that a lying header costs no memory.
+/// Images with more bytes of voxels are refused, so that a wrong header cannot allocate memory.
 const MEMORY_LIMIT_BYTES: u64 = 32 << 20;
-/// Larger images are read only: the fuzzer's time is for headers and streams.
+/// Larger images are only read, because the fuzzer should spend its time on headers and streams.
 const FILTERED_BYTES: usize = 64 << 10;
 
 struct Bench {
@@ -35,7 +35,7 @@ thread_local! {
 
 impl Bench {
     fn new() -> Self {
-        // In memory where there is such a place: a fuzzer writes some thousand files a second.
+        // In memory if possible, because a fuzzer writes thousands of files per second.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() {
             tempfile::tempdir_in(memory)
@@ -59,7 +59,7 @@ impl Bench {
         path
     }
 
-    /// Reads the image, and carries an accepted one through the program.
+    /// Probes, verifies and reads the image. Filters and writes it if it is accepted.
     fn carry(&mut self, path: &Path) {
         let probed = image_io::probe(path);
         let _ = self.verifier.verify(path);
@@ -98,7 +98,8 @@ impl Bench {
     }
 }
 
-/// A file without compression; the first byte decides whether it is one file or a pair, cut in two.
+/// An uncompressed file. The first byte decides if it is a single file or a pair, and where the pair is
+/// split.
 pub fn header(bytes: &[u8]) {
     let Some((&kind, content)) = bytes.split_first() else {
         return;
@@ -124,8 +125,8 @@ pub fn gzip(bytes: &[u8]) {
     });
 }
 
-/// What lies between a sound header and the voxels. The first four bytes say where the voxels start and in
-/// which order the header's bytes are.
+/// The bytes between a valid header and the voxels. The first four bytes determine where the voxels start and
+/// the byte order of the header.
 pub fn extension(bytes: &[u8]) {
     let Some((control, section)) = bytes.split_at_checked(4) else {
         return;
@@ -157,7 +158,7 @@ pub fn extension(bytes: &[u8]) {
             bench.put("pair.img", &vec![7; 24 + usize::from(offset)]);
             bench.carry(&path);
         } else {
-            // Room for the voxels where the header says that they are.
+            // Space for the voxels at the offset in the header.
             head.resize(head.len().max(usize::from(offset) + 24), 7);
             let path = bench.put("file.nii", &head);
             bench.carry(&path);
@@ -165,7 +166,7 @@ pub fn extension(bytes: &[u8]) {
     });
 }
 
-/// One or more journals, divided by a zero byte.
+/// One or more journals, separated by zero bytes.
 pub fn journal(bytes: &[u8]) {
     let journals = || bytes.split(|&byte| byte == 0);
     let past = Past::of_bytes(journals());
@@ -174,6 +175,6 @@ pub fn journal(bytes: &[u8]) {
     let shown = Status::of_bytes(journals(), 1e9, alive).render();
     assert!(
         shown.chars().all(|c| !c.is_control() || c == '\n'),
-        "a name breaks the table"
+        "a name must not break the table"
     );
 }

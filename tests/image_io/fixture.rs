@@ -1,4 +1,4 @@
-//! NIfTI files made byte by byte, independently of the code under test.
+//! Makes NIfTI files byte by byte, independently of the code under test.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use niimpi::image_io::{Image, ImageError, ImageReader, ImageWriter, ReadSummary}
 use niimpi::volume::Datatype;
 use tempfile::TempDir;
 
-/// A file to be: fields by name, in either version and byte order.
+/// A NIfTI file to be made: header fields by name, in either version and byte order.
 #[derive(Clone)]
 pub struct Nifti {
     pub two: bool,
@@ -28,7 +28,7 @@ pub struct Nifti {
     pub sform_code: i16,
     pub srow: [[f64; 4]; 3],
     pub intent_code: i32,
-    /// (code, content) pairs; the size that each claims can be set apart.
+    /// (code, content) pairs. The size in the file can be set separately.
     pub extensions: Vec<(u32, Vec<u8>)>,
     pub claimed_esize: Option<u32>,
     pub voxels: Vec<u8>,
@@ -73,7 +73,7 @@ impl Nifti {
         self
     }
 
-    /// The same voxel values in the other byte order, header included.
+    /// The same header and voxel values in the other byte order.
     pub fn big(mut self) -> Self {
         self.big = true;
         let size = self.bitpix as usize / 8;
@@ -173,7 +173,7 @@ impl Nifti {
         out.bytes
     }
 
-    /// The whole of a single file, the voxels where `vox_offset` says.
+    /// The bytes of a single file, with the voxels at `vox_offset`.
     pub fn file(&self) -> Vec<u8> {
         let mut bytes = self.header();
         let least = bytes.len();
@@ -209,12 +209,12 @@ impl Fields {
 fn text(start: &[u8], len: usize) -> Vec<u8> {
     let mut text = start.to_vec();
     text.resize(len, 0);
-    // The last byte too is to be carried over.
+    // The last byte must be kept, too.
     text[len - 1] = 0xee;
     text
 }
 
-/// Lays six bits of noise over every second byte.
+/// Adds six bits of noise to every second byte.
 pub fn noise(bytes: &mut [u8]) {
     let mut state = 1_u32;
     for byte in bytes.iter_mut().step_by(2) {
@@ -257,7 +257,7 @@ impl Bench {
         path
     }
 
-    /// Writes the bytes under the name, gzipped if it says so, and reads the image.
+    /// Writes the bytes to a file, compressed if its name ends in .gz, and reads the image.
     pub fn read(&mut self, name: &str, bytes: &[u8]) -> Result<ReadSummary, ImageError> {
         let path = if name.ends_with(".gz") {
             self.put(name, &gzip(bytes))
@@ -271,7 +271,7 @@ impl Bench {
         self.reader.read(path, &mut self.image)
     }
 
-    /// What the file system shows, hidden files included.
+    /// Names of all files in the folder, including hidden ones.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.folder.path())
             .unwrap()

@@ -1,4 +1,4 @@
-//! Damaged and malicious files: refused or read, but never a panic, an endless loop or memory beyond the
+//! Damaged and malicious files are refused or read, without a panic, an endless loop or memory beyond the
 //! bound.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::fixture::{Bench, Nifti, gzip};
 
-/// Notes the largest block that this thread asks for.
+/// Records the largest block that this thread allocates.
 struct Watched;
 
 thread_local! {
@@ -121,11 +121,11 @@ fn mutations_of_headers_and_gzip_streams() {
                 assert!(!error.to_string().is_empty());
             }
         }
-        // At most what a gzip file of this size can hold, and the buffers.
+        // The largest content of a gzip file of this size, or the buffers.
         let bound = (bytes.len() * 1032).max(2 << 20);
         assert!(
             LARGEST.get() <= bound,
-            "{} bytes asked for, of {}",
+            "{} bytes allocated for a file of {}",
             LARGEST.get(),
             bytes.len()
         );
@@ -136,7 +136,7 @@ fn mutations_of_headers_and_gzip_streams() {
     );
 }
 
-/// What follows the voxels is checked without being kept: 1 GB of zeros in 1 MB.
+/// Data after the voxels are checked without being kept in memory: 1 GB of zeros in 1 MB.
 #[test]
 fn a_bomb_behind_the_voxels() {
     let mut bench = Bench::new();
@@ -155,7 +155,7 @@ fn a_bomb_behind_the_voxels() {
     bench.read_path(&path).unwrap();
 }
 
-/// 100 GB of zeros after the stream, which take no room on the disk.
+/// 100 GB of zeros after the stream, in a sparse file.
 #[test]
 fn zeros_without_end_are_refused() {
     let mut bench = Bench::new();
@@ -166,7 +166,7 @@ fn zeros_without_end_are_refused() {
     assert!(matches!(error.cause, Cause::PaddingTooLong { .. }), "{error}");
 }
 
-/// Random bytes behind a valid gzip header, and random bytes altogether.
+/// Random bytes after a valid gzip header, and random bytes only.
 #[test]
 fn noise() {
     let mut bench = Bench::new();

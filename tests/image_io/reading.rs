@@ -1,4 +1,4 @@
-//! What is read: voxels, shape, scaling, voxel size, from every kind of file.
+//! Tests of reading: voxels, shape, scaling and voxel size from every kind of file.
 
 use niimpi::image_io::{Version, Warning, probe};
 use niimpi::volume::{Datatype, Scaling};
@@ -127,7 +127,7 @@ fn offsets_of_pairs_and_of_single_files() {
             assert_eq!(bench.image.header.warnings(), [Warning::ZeroOffset { used }]);
         }
     }
-    // More is a gap, with no extension in it.
+    // A larger offset leaves a gap without extensions.
     for name in ["a.nii", "a.nii.gz"] {
         let nifti = Nifti {
             vox_offset: 400.0,
@@ -226,7 +226,7 @@ fn voxel_sizes_units_and_the_affine() {
         .0,
         [0.25, 0.5, 1.0]
     );
-    // Negative lengths are lengths, 0 and NaN are 1, as nibabel mends them.
+    // As in nibabel, the sign of a length is ignored, and 0 and NaN become 1.
     let pixdim = [1.0, -2.0, 0.0, f64::NAN, 0.0, 0.0, 0.0, 0.0];
     assert_eq!(
         size(&Nifti {
@@ -236,7 +236,7 @@ fn voxel_sizes_units_and_the_affine() {
         .0,
         [2.0, 1.0, 1.0]
     );
-    // An sform that agrees, to within single precision, one that does not, and one that is of no use.
+    // An sform that agrees within single precision, one that does not, and an unusable one.
     let close = [
         [-2.0000002, 0.0, 0.0, 0.0],
         [0.0, 2.5, 0.0, 0.0],
@@ -267,7 +267,7 @@ fn voxel_sizes_units_and_the_affine() {
         }),
         ([2.0, 2.5, 3.0], None)
     );
-    // A flat image's third column does not count.
+    // The third column of a 2-D image does not count.
     let flat = Nifti {
         shape: vec![4, 6],
         srow: oblique,
@@ -281,7 +281,7 @@ fn voxel_sizes_units_and_the_affine() {
 }
 
 #[test]
-fn extensions_are_kept_or_void() {
+fn extensions_are_kept_or_dropped() {
     let mut bench = Bench::new();
     let content = (0..40).collect::<Vec<u8>>();
     let expected = [&48_u32.to_le_bytes()[..], &6_u32.to_le_bytes(), &content].concat();
@@ -316,7 +316,7 @@ fn extensions_are_kept_or_void() {
         )
         .unwrap();
     assert_eq!(bench.image.header.extensions(), expected);
-    // Sizes that overrun the voxels, or that no extension has.
+    // Sizes that reach into the voxels, or that are invalid.
     for esize in [64, 0x7fff_ffff, 0xffff_fff0, 7, 4] {
         for name in ["a.nii", "a.nii.gz"] {
             bench
@@ -340,7 +340,7 @@ fn extensions_are_kept_or_void() {
             assert_eq!(bench.image.volume.voxels.as_bytes(), base.voxels);
         }
     }
-    // Of a pair they lie in the header's file.
+    // In a pair, extensions are in the header's file.
     let pair = Nifti {
         vox_offset: 0.0,
         single: false,
@@ -350,7 +350,7 @@ fn extensions_are_kept_or_void() {
     bench.put("p.img", &pair.voxels);
     bench.read_path(&bench.path("p.hdr")).unwrap();
     assert_eq!(bench.image.header.extensions(), expected);
-    // The flag of the next image is its own.
+    // The flag does not carry over to the next image.
     bench.read("a.nii", &Nifti::small().file()).unwrap();
     assert!(
         bench.image.header.extensions().is_empty()
@@ -425,9 +425,9 @@ fn gzip_headers_with_every_optional_field() {
     assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
 }
 
-/// A header is accepted for what nibabel accepts it: the magic, and dim\[0\] for the byte order.
+/// As in nibabel, the magic identifies a header, and dim\[0\] its byte order.
 #[test]
-fn a_wrong_header_size_beside_the_right_magic() {
+fn a_wrong_header_size_with_the_right_magic() {
     let mut bench = Bench::new();
     for nifti in [Nifti::small(), Nifti::of(Datatype::Int32, &[3, 3]).big()] {
         let mut bytes = nifti.file();
@@ -437,7 +437,7 @@ fn a_wrong_header_size_beside_the_right_magic() {
         assert_eq!(kinds(&bench), ["header_size"]);
         assert_eq!(probe(&bench.path("a.nii")).unwrap().warnings.len(), 1);
     }
-    // The size of a NIfTI-2 header, which is not what makes it one.
+    // The header size of NIfTI-2 alone does not make it a NIfTI-2 header.
     let mut bytes = Nifti::small().file();
     bytes[0..4].copy_from_slice(&540_i32.to_le_bytes());
     bench.read("a.nii.gz", &bytes).unwrap();
@@ -454,7 +454,7 @@ fn kinds(bench: &Bench) -> Vec<&'static str> {
     warnings.iter().map(Warning::kind).collect()
 }
 
-/// The datatype counts, as in nibabel, and the output's bitpix is right.
+/// As in nibabel, the datatype overrides bitpix. The output's bitpix is right.
 #[test]
 fn a_bitpix_that_contradicts_the_datatype() {
     let mut bench = Bench::new();
@@ -494,7 +494,7 @@ fn an_axis_of_length_0_has_one_voxel() {
             assert_eq!(bench.image.volume.voxels.as_bytes(), nifti.voxels);
             let expected: Vec<_> = axes.iter().map(|&axis| Warning::ZeroAxis { axis }).collect();
             assert_eq!(bench.image.header.warnings(), expected);
-            // The output says 1.
+            // The output has 1.
             let output = bench.path("b.nii.gz");
             bench.writer.write(&output, &bench.image).unwrap();
             bench.read_path(&output).unwrap();

@@ -1,4 +1,4 @@
-//! What is refused: one test a cause, with the words that it is refused in.
+//! Tests of refusals: one per cause, with the text of its message.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use niimpi::volume::Datatype;
 
 use crate::fixture::{Bench, Nifti, gzip, noise};
 
-/// Reading fails with this text; probing does as well, unless the cause lies behind the header.
+/// Checks that reading fails with this text. Probing also fails, unless the cause is after the header.
 #[track_caller]
 fn refused(bench: &mut Bench, path: &Path, text: &str, probed: bool) -> Cause {
     let error: ImageError = bench.read_path(path).unwrap_err();
@@ -46,7 +46,7 @@ fn patched(mut bytes: Vec<u8>, at: usize, patch: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// FreeSurfer's way around the limit of NIfTI-1: -1 for the first axis, and its length in `glmin`.
+/// FreeSurfer exceeds the limit of NIfTI-1 with -1 as the first axis and its length in `glmin`.
 fn with_glmin(nifti: Nifti) -> Vec<u8> {
     let order = |mut bytes: Vec<u8>| {
         if nifti.big {
@@ -152,7 +152,7 @@ refusal!(gzip_flags: "a.nii.gz", patched(gzip(&Nifti::small().file()), 3, &[0x20
 refusal!(gzip_damaged: "a.nii.gz", patched(gzip(&Nifti::small().file()), 10, &[7]),
     "is damaged after 0 bytes", Cause::GzipDamaged { .. });
 
-/// Big enough that a probe does not meet the end.
+/// A file so large that a probe does not reach its end.
 fn large() -> Vec<u8> {
     let mut nifti = Nifti::of(Datatype::Int16, &[60, 50, 40]);
     noise(&mut nifti.voxels);
@@ -195,7 +195,7 @@ fn trailers_cut_wrong_or_followed_by_garbage() {
         );
         assert!(matches!(cause, Cause::TrailingGarbage));
     }
-    // A second member that is cut is a cut file.
+    // A truncated second member is a truncated file.
     let cause = refuse(
         "a.nii.gz",
         &[&whole[..], &[0x1f, 0x8b, 8]].concat(),
@@ -212,7 +212,7 @@ fn gzip_cut_anywhere() {
         let cause = refuse("a.nii.gz", &whole[..cut], "ends early, after", false);
         assert!(matches!(cause, Cause::GzipTruncated { .. }));
     }
-    // Every cut of a small file, whatever is met first: never accepted.
+    // A small file is refused wherever it is cut.
     let mut bench = Bench::new();
     let whole = gzip(&Nifti::small().file());
     for cut in 0..whole.len() {
@@ -234,7 +234,7 @@ fn a_complete_gzip_stream_with_too_few_voxels() {
 }
 
 #[test]
-fn things_that_are_no_files() {
+fn paths_that_are_not_files() {
     let mut bench = Bench::new();
     let path = bench.path("none.nii.gz");
     assert!(matches!(
@@ -268,7 +268,7 @@ fn things_that_are_no_files() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_do_not_hold_the_run_up() {
+fn pipes_do_not_block_a_run() {
     let mut bench = Bench::new();
     let pipe = |path: &Path| {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -279,7 +279,7 @@ fn pipes_do_not_hold_the_run_up() {
         refused(&mut bench, &path, "regular file", true),
         Cause::NotRegular
     ));
-    // Either half of a compressed pair, also when a result is compared with its record.
+    // Either file of a compressed pair, also when a result is compared with its record.
     let voxels = bench.put("pair.img.gz", &gzip(&Nifti::small().voxels));
     let path = bench.path("pair.hdr.gz");
     pipe(&path);
@@ -316,7 +316,7 @@ fn half_pairs() {
     assert!(matches!(cause, Cause::PartnerMissing { .. }));
     let voxels = bench.put("b.img", &nifti.voxels);
     refused(&mut bench, &voxels, "b.hdr is missing", true);
-    // Each half is blamed for its own faults.
+    // The message names the file that has the fault.
     let voxels = bench.put("a.img", &nifti.voxels[1..]);
     assert_eq!(bench.read_path(&header).unwrap_err().path, voxels);
     let voxels = bench.put("a.img", &nifti.voxels);
@@ -324,7 +324,7 @@ fn half_pairs() {
     assert_eq!(bench.read_path(&voxels).unwrap_err().path, header);
 }
 
-/// Every offset inside the header, in either version: none of them may shift the voxels.
+/// Every offset inside the header, in either version, is refused because it would shift the voxels.
 #[test]
 fn offsets_inside_the_header() {
     let mut bench = Bench::new();
@@ -343,7 +343,7 @@ fn offsets_inside_the_header() {
     }
 }
 
-/// A pair by MRtrix3: the header has the offset of a single file, and the voxels have none.
+/// A pair as MRtrix3 writes it: the header has the offset of a single file, but the .img has no offset.
 #[test]
 fn a_pair_whose_offset_is_not_in_its_voxels() {
     let mut bench = Bench::new();
@@ -362,7 +362,7 @@ fn a_pair_whose_offset_is_not_in_its_voxels() {
     let path = bench.path("b.img.gz");
     let cause = refused(&mut bench, &path, text, false);
     assert!(matches!(cause, Cause::OffsetInPair { .. }));
-    // One byte less is a cut file.
+    // A file with one byte less is truncated.
     bench.put("a.img", &nifti.voxels[1..]);
     let path = bench.path("a.hdr");
     refused(&mut bench, &path, "declares 376 bytes but it holds 23", true);
@@ -382,7 +382,7 @@ fn cifti_by_its_extension() {
 }
 
 #[test]
-fn extensions_beyond_measure() {
+fn extensions_that_are_too_large() {
     let offset = 65_u64 << 20;
     let nifti = Nifti {
         extensions: vec![(6, vec![0; 8])],

@@ -1,4 +1,5 @@
-//! What is written: header and extensions kept, one gzip member, whole files or none.
+//! Tests of writing: header and extensions are kept, gzip files have one member, files are complete or
+//! absent.
 
 use std::fs;
 use std::io::Read;
@@ -62,7 +63,7 @@ fn headers_are_kept_byte_for_byte_and_become_little_endian() {
                         [1.0_f32.to_le_bytes(), 0.0_f32.to_le_bytes()].concat()
                     );
                 }
-                // vox_offset, slope and intercept are all that may have changed.
+                // Only vox_offset, slope and intercept may have changed.
                 let changing = if two { 168..192 } else { 108..120 };
                 written[changing.clone()].copy_from_slice(&original[changing]);
                 assert!(written == original, "{datatype} {output} {two}");
@@ -281,12 +282,12 @@ fn nothing_remains_of_a_failed_write() {
         "{error}"
     );
 
-    // A folder in the file's place.
+    // A folder has the name of the file.
     let path = bench.path("taken.nii");
     fs::create_dir(&path).unwrap();
     assert!(bench.writer.write(&path, &bench.image).is_err());
 
-    // Half of a pair: the header is the last to appear, and the first failure stops it.
+    // A pair: the header is written last, so a failure of the .img leaves no header.
     let path = bench.path("half.hdr");
     fs::create_dir(bench.path("half.img")).unwrap();
     assert!(bench.writer.write(&path, &bench.image).is_err());
@@ -353,7 +354,7 @@ fn files_get_the_usual_permissions_and_replace_others() {
     assert_eq!(bench.names(), ["a.nii", "o.nii"]);
 }
 
-/// A worker takes its reader, writer and image into its thread.
+/// A worker moves its reader, writer and image into its thread.
 #[test]
 fn readers_and_writers_move_to_their_threads() {
     fn movable<T: Send>() {}

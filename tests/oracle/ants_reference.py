@@ -1,7 +1,7 @@
 """ANTs on one thread, and nilearn and SimpleITK, in a process of their own, and where to find it.
 
-Environment: NIIMPI_ANTS_PYTHON, a Python with antspyx; by default that of .venv-ants, which `.ci/install
-ants` makes where there is a wheel.
+Environment: NIIMPI_ANTS_PYTHON, a Python with antspyx; default: that of .venv-ants, which `.ci/install ants`
+creates if there is a wheel.
 """
 
 import json
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("NIIMPI_ANTS_PYTHON", ROOT / ".venv-ants" / "bin" / "python"))
 VERSION = "0.6.3"
 
-# Other builds may contract products and sums, which changes bits.
+# Other builds may use fused multiply-add, which changes bits.
 MISSING = None
 if platform.machine() != "x86_64":
     MISSING = "ANTs is compared on x86-64 only"

@@ -1,4 +1,4 @@
-"""Options, fixtures and the closing line of the oracle's test session.
+"""Options, fixtures and the last line of the test session.
 
 Environment: NIIMPI_BIN (the program), NIIMPI_MPI (openmpi, mpich, or none for a build without MPI),
 NIIMPI_MPIRUN (its launcher), NIIMPI_ORACLE_SUMMARY (a file for the counts, as JSON).

@@ -1,14 +1,14 @@
 /*
- * Faults of a file system, on request: loaded into a program with LD_PRELOAD, it makes calls on files fail.
+ * Injects file system faults: loaded into a program with LD_PRELOAD, it makes calls on files fail.
  *
- * NIIMPI_FAULTS is a list of faults, divided by commas: CALL:ERROR:AFTER:PART
+ * NIIMPI_FAULTS is a list of faults, separated by commas: CALL:ERROR:AFTER:PART
  *   CALL   read, write, fsync, rename, symlink or open
- *   ERROR  a number of errno, with x1 after it for the first such call only; or as `60ms`: it takes so long
- *          longer; or `wait`: the call waits until the file that NIIMPI_FAULT_GO names exists, and makes one
- *          with `.held` behind that name when it begins to
- *   AFTER  how many bytes of a file pass first (read and write), 0 for none
- *   PART   what the file's path contains
- * A write that crosses the limit is shortened to it, as on a disk that becomes full.
+ *   ERROR  an errno number, with x1 after it for the first such call only; or a delay such as `60ms`; or
+ *          `wait`: the call creates the file $NIIMPI_FAULT_GO.held and waits until the file $NIIMPI_FAULT_GO
+ *          exists
+ *   AFTER  bytes of a file that succeed first (read and write), 0 for none
+ *   PART   a part of the file's path
+ * A write that crosses the limit is shortened, as on a disk that becomes full.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -82,7 +82,7 @@ static int strike(struct fault *fault) {
     snprintf(held, sizeof held, "%s.held", go);
     int file = creat(held, 0666);
     if (file >= 0) close(file);
-    /* Not for ever: a test that forgets the file must not leave a process behind. */
+    /* With a time limit, so that a test that never creates the file leaves no process behind. */
     for (int i = 0; access(go, F_OK) && i < 18000; i++) usleep(10000);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""The environment in which calls of the C library fail, by the library that faulty.c makes."""
+"""An environment in which calls of the C library fail, made with the library of faulty.c."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory):
-    """The environment in which the C library makes calls fail as `faults` says."""
+    """Returns environments in which calls of the C library fail as given by `faults`."""
     compiler = shutil.which("cc")
     if not compiler:
         pytest.skip("no C compiler for the library of faults")
@@ -19,7 +19,7 @@ def faulty(tmp_path_factory):
 
     def environment(*faults, go=None):
         env = {"LD_PRELOAD": library, "NIIMPI_FAULTS": ",".join(faults)}
-        # The run's own environment keeps no other NIIMPI_ variable; these are the library's.
+        # Variables of faulty.c. A run's environment contains no other NIIMPI_ variables.
         return env | ({"NIIMPI_FAULT_GO": go} if go else {})
 
     return environment

@@ -1,5 +1,4 @@
-"""Images for the tests: NIfTI files of every kind, written byte by byte, so that no library chooses for
-us."""
+"""Images for the tests: NIfTI files of every kind, written byte by byte to control every field."""
 
 import gzip
 import struct
@@ -15,7 +14,7 @@ ORDERS = {"little": "<", "big": ">"}
 
 
 def random_array(rng, shape, datatype):
-    """Voxels over the range of the type, as far as scipy's cast back from double is defined."""
+    """Voxels over the range of the type in which scipy's cast from double is defined."""
     kind = np.dtype(datatype)
     if kind.kind == "f":
         return (rng.standard_normal(shape) * 1000).astype(kind)
@@ -27,7 +26,7 @@ def random_array(rng, shape, datatype):
 
 
 def header_for(array, order="<", version=1, zooms=None, affine=None, slope=None, inter=None):
-    """A header for `array`; without an affine both form codes are 0."""
+    """A header for `array`. Without an affine, qform_code and sform_code are 0."""
     kind = {1: nibabel.Nifti1Header, 2: nibabel.Nifti2Header}[version]
     header = kind(endianness=order)
     header.set_data_dtype(array.dtype.newbyteorder(order))
@@ -44,14 +43,14 @@ def header_for(array, order="<", version=1, zooms=None, affine=None, slope=None,
 
 
 def extension(code, content, order="<"):
-    """A header extension, padded to 16 bytes as the standard asks."""
+    """A header extension, padded to a multiple of 16 bytes as the standard requires."""
     size = -(-(8 + len(content)) // 16) * 16
     return struct.pack(f"{order}ii", size, code) + content.ljust(size - 8, b"\0")
 
 
 def image_bytes(array, header, extensions=b"", vox_offset=None):
-    """A single-file image: header, extensions, room up to vox_offset, voxels. vox_offset 0 is written as it
-    is."""
+    """A single-file image: header, extensions, gap up to vox_offset, voxels. A vox_offset of 0 is written as
+    0."""
     order = header.endianness
     header = header.copy()
     first = header.sizeof_hdr + 4 + len(extensions)
@@ -64,7 +63,7 @@ def image_bytes(array, header, extensions=b"", vox_offset=None):
 
 
 def write(path, array, header=None, extensions=b"", vox_offset=None, **header_options):
-    """Writes a single-file image, compressed if its name ends in .gz; returns the path."""
+    """Writes a single-file image, compressed if its name ends in .gz. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = header if header is not None else header_for(array, **header_options)
@@ -74,7 +73,7 @@ def write(path, array, header=None, extensions=b"", vox_offset=None, **header_op
 
 
 def write_pair(path, array, header=None, extensions=b"", vox_offset=0, **header_options):
-    """Writes a pair; `path` is the .hdr or .hdr.gz; returns it."""
+    """Writes a pair. `path` is the .hdr or .hdr.gz. Returns it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = (header if header is not None else header_for(array, **header_options)).copy()
@@ -92,14 +91,14 @@ def write_pair(path, array, header=None, extensions=b"", vox_offset=0, **header_
 
 
 def diagonal(*sizes):
-    """An affine of these voxel sizes, with an origin."""
+    """An affine with these voxel sizes and an origin."""
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = (-10.0, 12.5, 7.0)
     return affine
 
 
 def series(folder, count, shape=(8, 9, 7), datatype="uint8", seed=0):
-    """sample_1.nii.gz … sample_<count>.nii.gz; returns their paths."""
+    """Writes sample_1.nii.gz … sample_<count>.nii.gz. Returns their paths."""
     rng = np.random.default_rng(seed)
     return [
         write(
@@ -112,14 +111,14 @@ def series(folder, count, shape=(8, 9, 7), datatype="uint8", seed=0):
 
 
 def results(folder):
-    """Every path below an output folder but the journals', sorted."""
+    """Every path below an output folder except the journals, sorted."""
     return [
         path for path in sorted(Path(folder).rglob("*")) if ".niimpi" not in path.relative_to(folder).parts
     ]
 
 
 def tree(folder):
-    """Relative path → size and time of everything below a folder: to show that nothing was written."""
+    """Relative path → size and time of everything below a folder, to check that nothing was written."""
     folder = Path(folder)
     return {
         str(path.relative_to(folder)): (

@@ -1,4 +1,4 @@
-"""Damaged files that look like what they claim to be: images, gzip members, journals, reports, lists."""
+"""Makes damaged files that look valid: images, gzip members, journals, reports, lists."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import numpy as np
 
 import images
 
-# The most bytes of voxels and the longest axis, so that no image costs more memory than its neighbours.
+# Limits of the bytes of voxels and of the longest axis, so that no image needs more memory than the others.
 MOST_BYTES = 1 << 18
 LONGEST = 40_000
 SIZES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 16: 4, 768: 4, 64: 8, 1024: 8}
@@ -19,7 +19,7 @@ SIZES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 16: 4, 768: 4, 64: 8, 1024: 8}
 
 
 def header(version, order, datatype, shape, offset, bitpix=None):
-    """A header of a single file, with dimensions as they are given, whether or not they can be."""
+    """A header of a single file with the given dimensions, valid or not."""
     bitpix = 8 * SIZES.get(datatype, 4) if bitpix is None else bitpix
     shape = [*shape, *[1] * (8 - len(shape))][:8]
     if version == 1:
@@ -40,12 +40,12 @@ def header(version, order, datatype, shape, offset, bitpix=None):
 
 
 def wrapped(number, bits):
-    """The signed number of these bits."""
+    """The number as a signed integer of this many bits."""
     return (number + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
 
 
 def factors(rng, count):
-    """A shape of `count` voxels in one to seven axes, some of one voxel."""
+    """A shape of `count` voxels with one to seven axes, some of length 1."""
     shape = [1] * rng.randint(1, 7)
     divisor = 2
     while count > 1:
@@ -57,8 +57,8 @@ def factors(rng, count):
 
 
 def wrong_sizes(rng):
-    """Dimensions, type and offset that agree with the file's length, but are not those of its voxels; some
-    that miss it by a voxel, or agree only after an overflow."""
+    """Dimensions, type and offset that agree with the file's length but not with its voxels, or differ by one
+    voxel, or agree only after an overflow."""
     version, order, datatype = rng.choice([1, 2]), rng.choice("<>"), rng.choice(list(SIZES))
     size = SIZES[datatype]
     count = rng.choice([1, 2, 210, 1024, 6**4, 30_030, LONGEST, MOST_BYTES // size])
@@ -76,7 +76,7 @@ def wrong_sizes(rng):
     elif kind == 1:
         dimensions = [*dimensions, *[rng.choice([0, -1, 3])] * (8 - len(dimensions))]
     elif kind == 2:
-        # An odd length, and what has the right product with it modulo 2⁶⁴ (2¹⁶).
+        # An odd length, and the length that gives the right product with it modulo 2⁶⁴ (2¹⁶).
         bits = 64 if version == 2 else 16
         odd = rng.randrange(3, 1 << (bits - 2), 2)
         dimensions = [2, odd, voxels * pow(odd, -1, 1 << bits) % (1 << bits)]
@@ -93,7 +93,7 @@ def wrong_sizes(rng):
 
 
 def extended(rng):
-    """Chains of header extensions: some whole, some with lengths that lead astray."""
+    """Chains of header extensions: some valid, some with wrong lengths."""
     order = rng.choice("<>")
     array = images.random_array(np.random.default_rng(rng.randrange(99)), (5, 4, 3), "int16")
     chain = b""
@@ -117,7 +117,7 @@ def extended(rng):
 
 
 def member(rng, content, fault=None):
-    """A gzip member with fields that programs rarely write; `fault` breaks it in one place."""
+    """A gzip member with rarely used fields. `fault` damages it in one place."""
     flags = rng.choice([0, 0, 4, 8, 16, 2, 4 | 8 | 16 | 2])
     head = b"\x1f\x8b\x08" + bytes([flags | (0xE0 if fault == "flags" else 0)]) + rng.randbytes(4) + b"\0\xff"
     if flags & 4:
@@ -147,7 +147,8 @@ FAULTS = ["flags", "extra", "name", "head", "crc", "length", "cut"]
 
 
 def members(rng, content):
-    """An image in several gzip members, one of them broken in half of the files, and what may follow."""
+    """An image in several gzip members, sometimes with data behind them. In half of the files one member is
+    damaged."""
     cuts = sorted(rng.randrange(len(content) + 1) for _ in range(rng.choice([0, 1, 3, 20])))
     pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)])]
     broken = rng.randrange(2 * len(pieces))
@@ -158,7 +159,7 @@ def members(rng, content):
 
 
 def image(rng, kinds):
-    """An image that looks right: its kind, the name's ending and the bytes."""
+    """An image that looks valid: (kind, suffix, bytes)."""
     kind = rng.choice(["sizes", "extensions", "members"])
     if kind == "members":
         return kind, ".nii.gz", members(rng, rng.choice(kinds))
@@ -172,7 +173,7 @@ def image(rng, kinds):
 
 
 def hostile(rng, value):
-    """Another value for a place in JSON: of the same type more often than not."""
+    """Another value for a place in JSON, usually of the same type."""
     numbers = [0, -1, 1, 0.5, 2**31, 2**32 + 1, 2**63, 2**64, 10**30, -(2**63), 1e308, -1e308, 1e-320]
     texts = ["", "x" * 5000, "../../victim.nii.gz", "/", "..", "\0", "\u202e\x1b[31m", "1/0", "3/2", "0/0"]
     texts += ["1/4294967296", "niimpi-journal/1", "niimpi-journal/9", "NaN", "done", "failed", "\n"]
@@ -199,7 +200,7 @@ def places(tree, found=None):
 
 
 def mutate_json(text, rng):
-    """The JSON text with some values exchanged, keys removed, doubled or misspelt, or its end lost."""
+    """The JSON text with some values replaced, keys removed, repeated or misspelt, or its end cut off."""
     tree = json.loads(text)
     for _ in range(rng.choice([1, 1, 2, 5])):
         spots = places(tree)
@@ -220,13 +221,13 @@ def mutate_json(text, rng):
     if kind == 0:
         return text[: rng.randrange(len(text))]
     if kind == 1:
-        # A key that comes twice.
+        # A key appears twice.
         return text.replace("{", '{"event":"end","schema":7,"unix_s":-1,', 1)
     return text
 
 
 def mutate_journal(text, rng):
-    """A journal with some of its lines changed, lost, doubled, in another order, torn, or among noise."""
+    """A journal with some lines changed, removed, repeated, reordered, cut off or mixed with noise."""
     lines = text.splitlines()
     for _ in range(rng.choice([1, 1, 2, 4])):
         if not lines:
@@ -253,7 +254,7 @@ def mutate_journal(text, rng):
 
 
 def mutate_list(paths, rng):
-    """A list of the paths in which some lines lead elsewhere or to nothing."""
+    """A list of the paths in which some lines are wrong."""
     lines = [str(path).encode() for path in paths]
     for _ in range(rng.choice([1, 1, 2, 4])):
         at = rng.randrange(len(lines))

@@ -1,4 +1,4 @@
-"""The program under test: starts it on one or many ranks, waits with a limit, and leaves no process
+"""Starts the program under test on one or several ranks, waits with a time limit, and leaves no process
 behind."""
 
 import json
@@ -16,13 +16,13 @@ MPI = os.environ.get("NIIMPI_MPI", "openmpi")  # openmpi | mpich | none (a build
 MPIRUN = os.environ.get("NIIMPI_MPIRUN", f"mpirun.{MPI}")
 HAS_RANKS = MPI != "none"
 
-# Every process of a run inherits this variable, so that the run's processes can be told from all others.
+# Every process of a run inherits this variable, which identifies the run's processes.
 MARK = "NIIMPI_TEST_RUN"
 
 
 @dataclass(repr=False)
 class Finished:
-    """What a run of the program left: exit code, texts, seconds, and the report if one was asked for."""
+    """The result of a run: exit code, output, seconds, and the report if one was requested."""
 
     code: int
     stdout: str
@@ -42,7 +42,7 @@ class Finished:
 
 
 def launcher(ranks, mpi=None, mpirun=None):
-    """The words that put `ranks` ranks on this machine, however few its cores; none for ranks=None."""
+    """The launcher command for `ranks` ranks on this machine, also with fewer cores; empty for ranks=None."""
     mpi = mpi or MPI
     if ranks is None or mpi == "none":
         return []
@@ -55,12 +55,12 @@ def launcher(ranks, mpi=None, mpirun=None):
 
 
 def environment(**extra):
-    """The environment of a run: this one's, without what a surrounding job may have left in it."""
+    """The environment of a run: the current one without variables of a surrounding job."""
     strange = ("OMPI_COMM_", "PMI_", "PMIX_", "SLURM_", "MPI_LOCAL", "NIIMPI_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     kept["OMPI_MCA_mpi_yield_when_idle"] = "1"
     kept["OMPI_MCA_btl_vader_single_copy_mechanism"] = "none"
-    # These tests use one machine: no search for others' networks.
+    # These tests use one machine, so MPI need not search for networks.
     kept["OMPI_MCA_oob_tcp_if_include"] = "lo"
     kept["OMPI_MCA_btl_tcp_if_include"] = "lo"
     kept["LC_ALL"] = "C.UTF-8"
@@ -69,7 +69,7 @@ def environment(**extra):
 
 
 def processes(mark):
-    """Ids of the living processes that carry the mark."""
+    """Ids of the living processes with the mark."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in os.listdir("/proc"):
@@ -96,7 +96,7 @@ def variables(process):
 
 
 def ranks_alive(mark):
-    """Rank → process id, of the ranks of a run that are alive: processes whose program is ours."""
+    """Rank → process id of the living ranks of a run."""
     found = {}
     for process in processes(mark):
         try:
@@ -126,7 +126,7 @@ def kill_all(mark):
 
 
 class Running:
-    """A run in progress. Use it in a `with`: at its end no process of the run is left."""
+    """A run in progress. Use it in a `with` statement, which ends all its processes."""
 
     def __init__(self, command, env, cwd=None):
         self.command = [str(word) for word in command]
@@ -152,7 +152,7 @@ class Running:
         self.process.communicate()
 
     def wait(self, timeout, report_path=None):
-        """Waits for the end; beyond `timeout` seconds everything is killed and the test fails."""
+        """Waits for the end. After `timeout` seconds, kills all processes and fails the test."""
         try:
             stdout, stderr = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -191,10 +191,10 @@ def smooth(
     sync=False,
     **others,
 ):
-    """Runs `niimpi smooth` or the command of another filter, and checks its exit code. The report is written
-    next to the output folder."""
+    """Runs `niimpi smooth` or another filter and checks its exit code. The report is written next to the
+    output folder."""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    # The result of a file lands directly in the output folder: `/./` is where its place begins.
+    # The result of a file lands directly in the output folder, because `/./` marks its base.
     inputs = [
         f"{Path(i).parent}/./{Path(i).name}" if Path(i).is_absolute() and not Path(i).is_dir() else i
         for i in inputs
@@ -208,7 +208,7 @@ def smooth(
 
 
 def other_launcher():
-    """The launcher of the MPI that the program was not built with: (kind, path), or None if not installed."""
+    """The launcher of the other MPI: (kind, path), or None if it is not installed."""
     kind = {"openmpi": "mpich", "mpich": "openmpi"}.get(MPI)
     path = kind and shutil.which(f"mpirun.{kind}")
     return (kind, path) if path else None

@@ -1,8 +1,8 @@
-"""The reference: what scipy makes of an image, and the count of how often the program agreed.
+"""The reference: computes the expected results with scipy, and counts how often the program agreed.
 
-niimpi computes the kernel with the algorithm that numpy's `exp` has on CPUs with AVX-512, on every machine.
-Elsewhere numpy's `exp` differs in the last bit, so there scipy is given stored kernels (kernels.json, made on
-a machine with AVX-512 by `pytest --write-kernels`); everything else is still scipy's own.
+On every machine, niimpi computes the kernel with the algorithm of numpy's `exp` for CPUs with AVX-512. On
+other CPUs numpy's `exp` differs in the last bit. There, these tests give scipy stored kernels (kernels.json,
+written on a machine with AVX-512 by `pytest --write-kernels`). Everything else is computed by scipy itself.
 """
 
 import json
@@ -29,7 +29,7 @@ def _name(sigma, radius):
 
 
 def stored_kernel(sigma, radius):
-    """The stored kernel, or None. The file holds the half from the centre outwards."""
+    """The stored kernel, or None. The file contains the half from the centre outwards."""
     half = _stored.get(_name(sigma, radius))
     if half is None:
         return None
@@ -38,7 +38,7 @@ def stored_kernel(sigma, radius):
 
 
 def _kernel(sigma, order, radius):
-    """Stands in for scipy's function of that name."""
+    """Replaces scipy's function `_gaussian_kernel1d`."""
     assert order == 0
     if HAS_AVX512:
         kernel = _scipy_kernel(sigma, order, radius)
@@ -58,30 +58,30 @@ _filters._gaussian_kernel1d = _kernel
 
 def write_kernels():
     """Stores the kernels used since the start."""
-    assert HAS_AVX512, "numpy here does not use AVX-512: its kernels are not the ones to store"
+    assert HAS_AVX512, "numpy does not use AVX-512 here, so its kernels must not be stored"
     lines = [f"{json.dumps(name)}: {json.dumps(half)}" for name, half in sorted(used_kernels.items())]
     KERNELS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def array_of(path):
-    """The image's array as the contract defines it, and its image object."""
+    """The image's array, as numpy.asarray(dataobj), and its image object."""
     image = nibabel.load(path)
     return np.asarray(image.dataobj), image
 
 
 def is_scaled(image):
-    """Whether the file's numbers become intensities by a slope or an intercept."""
+    """Whether the file has an intensity scale (slope or intercept)."""
     return image.dataobj.slope != 1 or image.dataobj.inter != 0
 
 
 def per_axis(sigma, axes):
-    """Sigma of each of the image's spatial axes, from one value or one per axis."""
+    """Sigma of each spatial axis, from one value or one per axis."""
     sigma = [float(value) for value in np.atleast_1d(sigma)]
     return (sigma * 3 if len(sigma) == 1 else sigma)[:axes]
 
 
 def sigma_from_fwhm(fwhm_mm, image):
-    """Sigma in voxels of each spatial axis, by the voxel size of the affine."""
+    """Sigma in voxels of each spatial axis, from the voxel size of the affine."""
     sizes = nibabel.affines.voxel_sizes(image.affine)
     axes = min(len(image.shape), 3)
     return [f / (2 * np.sqrt(2 * np.log(2))) / sizes[axis] for axis, f in enumerate(per_axis(fwhm_mm, axes))]
@@ -91,7 +91,7 @@ def rounded(a, integer_type):
     """`a` rounded to nearest (ties to even) and saturated into an integer type."""
     limits = np.iinfo(integer_type)
     whole = np.rint(a)
-    # The limits of 64-bit types are no doubles: what reaches 2⁶³ or 2⁶⁴ saturates, the rest converts exactly.
+    # Doubles cannot hold the limits of 64-bit types: values from 2⁶³ or 2⁶⁴ saturate, others convert exactly.
     too_high = whole >= float(limits.max) if limits.bits < 64 else whole >= float(int(limits.max) + 1)
     too_low = whole <= float(limits.min)
     result = np.where(too_high | too_low, 0.0, whole).astype(integer_type)
@@ -103,7 +103,7 @@ def rounded(a, integer_type):
 def expected(
     a, scaled, sigma, boundary="reflect", cval=0.0, truncate=4.0, output_type="same", round_nearest=False
 ):
-    """What `niimpi smooth` must write for the array `a`."""
+    """The voxels that `niimpi smooth` must write for the array `a`."""
     own = a.dtype.newbyteorder("=")
     if output_type == "same":
         target = np.dtype(np.float32) if scaled else own
@@ -124,7 +124,7 @@ def expected(
 
 
 def differing(ours, reference):
-    """Number of voxels whose bits differ; NaN equals NaN whatever its payload."""
+    """Number of voxels whose bits differ. All NaN count as equal."""
     ours, reference = np.ascontiguousarray(ours), np.ascontiguousarray(reference)
     bits = np.dtype(f"u{reference.dtype.itemsize}")
     unequal = ours.view(bits) != reference.view(bits)
@@ -159,7 +159,7 @@ tally = Tally()
 
 
 def stem(path):
-    """A file's path without its endings, so that both files of a pair are one image."""
+    """A file's path without its suffixes, so that both files of a pair have the same stem."""
     path = str(path).replace("/./", "/")
     for ending in (".gz", ".nii", ".hdr", ".img"):
         path = path.removesuffix(ending)
@@ -167,16 +167,16 @@ def stem(path):
 
 
 def outputs(report):
-    """Input → output, of the images done, by the report."""
+    """Input → output of the images that the report lists as done."""
     return {
         stem(record["input"]): record["output"] for record in report["images"] if record["status"] == "done"
     }
 
 
 def compare(inputs, report, topic, sigma=None, fwhm=None, **options):
-    """Compares every output of a run with the reference; returns the number of images.
+    """Compares every output of a run with the reference. Returns the number of images.
 
-    Fails with the list of the images that differ.
+    If images differ, fails with a list of them.
     """
     written = outputs(report)
     bad = []

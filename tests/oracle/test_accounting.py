@@ -1,4 +1,4 @@
-"""Stage times add up: read + filter + write + idle seconds of a rank are its threads × elapsed seconds."""
+"""Stage times add up: read + filter + write + idle seconds of a rank equal its threads × elapsed seconds."""
 
 import json
 
@@ -27,7 +27,7 @@ def check(finished, threads):
         whole_s = threads * row["elapsed_s"]
         known_s = row["read_s"] + row["filter_s"] + row["write_s"] + row["idle_s"]
         assert known_s + row["other_s"] == pytest.approx(whole_s, abs=1e-3), row
-        # One percent, and what a thread waits for a CPU between two measurements on a busy machine.
+        # One percent, plus the time for which a thread waits for a CPU between two measurements.
         assert abs(row["other_s"]) <= 0.01 * whole_s + 0.015 * threads, row
         assert row["idle_s"] >= 0
 
@@ -38,10 +38,10 @@ def check(finished, threads):
     "ranks", [1, pytest.param(2, marks=pytest.mark.skipif(not HAS_RANKS, reason="no MPI"))]
 )
 @pytest.mark.parametrize("sync_ms", [0, 60])
-def test_stages_and_waits_are_all_of_a_ranks_time(
+def test_stages_and_idle_time_add_up_to_a_ranks_time(
     images, faulty, tmp_path, ranks, threads, strategy, sync_ms
 ):
-    """Also where the disk holds the workers up: waiting for it is idle time, its own time is `publish_s`."""
+    """Also if workers wait for the disk: their waiting is idle time, the time of the disk is `publish_s`."""
     env = faulty(f"fsync:{sync_ms}ms:0:/") if sync_ms else {}
     options = {"ranks": ranks if HAS_RANKS else None, "threads": threads, "env": env}
     finished = smooth(images, tmp_path / "out", "--sigma=1", "--strategy", strategy, sync=True, **options)
@@ -50,7 +50,7 @@ def test_stages_and_waits_are_all_of_a_ranks_time(
     assert published_s >= 24 * sync_ms / 1000
     written_s = sum(row["write_s"] for row in rows(finished))
     whole_s = sum(threads * row["elapsed_s"] for row in rows(finished))
-    assert written_s <= whole_s, "writing no longer includes the wait behind the worker"
+    assert written_s <= whole_s, "writing must not include the wait for the disk"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Ranks agree before they work, and runs that would disturb each other are refused."""
+"""Differences between ranks are refused before the work starts, and so are runs that would conflict."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 
 def ranks_of(first, second):
-    """The words that start one rank with the first arguments and one with the second."""
+    """The command that starts one rank with the first arguments and one with the second."""
     words = [str(word) for word in first] + [":", "-n", "1", *second[0], NIIMPI]
     return words + [str(word) for word in second[1]]
 
@@ -91,7 +91,7 @@ def may_mount():
 
 
 def hidden_below(folder):
-    """Words before a program that then sees an empty folder there."""
+    """A command prefix with which a program sees an empty folder there."""
     script = f'mount -t tmpfs none "{folder}" && exec "$@"'
     return (*UNSHARE, "sh", "-c", script, "sh")
 
@@ -111,7 +111,7 @@ def test_an_output_that_only_one_node_sees_is_refused(tmp_path):
 
 
 def held(folder, faulty, *options):
-    """A run that goes on until the file `go` exists, in progress: its journal is there."""
+    """Starts a run that continues until the file `go` exists, and waits for its journal."""
     env = faulty("write:wait:0:/out/.niimpi-", go=folder / "go")
     running = start(arguments(folder, *options), env=env)
     wait_for_journal(folder, running)
@@ -138,7 +138,7 @@ def test_a_second_run_of_the_same_images_is_refused(tmp_path, faulty):  # noqa: 
             assert finished.code == 2, finished
             assert f"process {first.process.pid} on " in finished.stderr, finished
             assert "since 20" in finished.stderr, finished
-        # Another list may go on; it is one line.
+        # A run with another list is allowed.
         image = tmp_path / "in" / "sample_8.nii.gz"
         other = ["smooth", image, "--output", tmp_path / "out", "--sigma=2", "--no-sync"]
         finished = run([*other, "--base", tmp_path / "in", "--name", "other_{stem}"])
@@ -149,7 +149,7 @@ def test_a_second_run_of_the_same_images_is_refused(tmp_path, faulty):  # noqa: 
     assert run(arguments(tmp_path, "--sigma=1", "--resume")).code == 0, "the first has ended"
 
 
-def test_disjoint_shares_run_side_by_side(tmp_path, faulty):  # noqa: F811
+def test_disjoint_shards_run_at_the_same_time(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
     with held(tmp_path, faulty, "--sigma=1", "--shard=1/2") as first:
         finished = run(arguments(tmp_path, "--sigma=1", "--shard=2/2"))
@@ -159,7 +159,7 @@ def test_disjoint_shares_run_side_by_side(tmp_path, faulty):  # noqa: F811
     assert len(images.results(tmp_path / "out")) == 8
 
 
-def test_a_run_that_was_killed_stops_nobody(tmp_path, faulty):  # noqa: F811
+def test_a_killed_run_blocks_no_later_run(tmp_path, faulty):  # noqa: F811
     images.series(tmp_path / "in", 8)
     with held(tmp_path, faulty, "--sigma=1") as first:
         first.process.kill()
@@ -172,8 +172,8 @@ CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @pytest.mark.parametrize("prefix", [(), CONTAINED], ids=["one container", "a container each"])
-def test_singletons_without_a_launcher_do_not_do_the_list_several_times(tmp_path, prefix):
-    """Processes with a clean environment: nothing tells them that they were started together."""
+def test_singletons_without_a_launcher_process_the_list_once(tmp_path, prefix):
+    """The environment of these processes does not show that they were started together."""
     if prefix and not may_mount():
         pytest.skip("needs the right to make a namespace")
     images.series(tmp_path / "in", 12)
@@ -188,7 +188,7 @@ def test_singletons_without_a_launcher_do_not_do_the_list_several_times(tmp_path
 
 @pytest.mark.skipif(not may_mount(), reason="needs the right to make a namespace")
 def test_a_run_of_another_container_is_known_by_its_heartbeat(tmp_path):
-    """Process numbers of another namespace say nothing: the journal's growth does."""
+    """Process ids of another namespace are meaningless, so the growth of the journal decides."""
     images.series(tmp_path / "in", 200)
     wait = {"NIIMPI_TEST_WAIT_MS": "8000"}
     slow = {"NIIMPI_TEST_FAULT": "slow@0:300"}
@@ -204,11 +204,11 @@ def test_a_run_of_another_container_is_known_by_its_heartbeat(tmp_path):
 
 @pytest.mark.ranks
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
-def test_a_rank_that_does_not_see_the_inputs_leaves_them_to_others(tmp_path):
+def test_images_of_a_rank_without_the_inputs_go_to_other_ranks(tmp_path):
     images.series(tmp_path / "in", 24)
     report = tmp_path / "report.json"
     words = arguments(tmp_path, "--sigma=1", "--strategy=dynamic", "--report", report)
-    # Rank 0 takes its time, so that rank 1 gets images, too.
+    # Rank 0 is slow, so that rank 1 gets images, too.
     slow = {"NIIMPI_TEST_FAULT": "slow@0:100"}
     two = ranks_of(words, (hidden_below(tmp_path / "in"), words))
     finished = run(two, ranks=1, report_path=report, env=slow)
@@ -235,7 +235,7 @@ def test_an_image_that_no_rank_can_open_fails_once(tmp_path):
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
 @pytest.mark.parametrize("strategy", ["size", "dynamic"])
 def test_a_nearly_full_disk_gets_the_images_that_fit(tmp_path, strategy):
-    """The largest come first and do not fit; the small ones do."""
+    """The largest images come first and do not fit. The small ones do."""
     small = images.series(tmp_path / "in", 8, shape=(30, 30, 30), datatype="float32")
     images.series(tmp_path / "in" / "large", 8, shape=(120, 120, 120), datatype="float32")
     (tmp_path / "out").mkdir()
@@ -253,7 +253,7 @@ def array_task(number, first, last, count):
     return {f"SLURM_ARRAY_TASK_{name}": value for name, value in names.items()}
 
 
-def test_one_task_of_an_array_does_not_do_the_whole_list_again(tmp_path):
+def test_one_task_of_an_array_does_not_process_the_whole_list(tmp_path):
     images.series(tmp_path / "in", 8)
     words = arguments(tmp_path, "--sigma=1", "--resume", "--shard=slurm")
     alone = run(words, env=array_task(7, 7, 7, 1))

@@ -1,4 +1,4 @@
-"""niimpi denoise: the bits of ANTs on one thread, and the same bytes however the work is shared.
+"""niimpi denoise: results bit for bit as ANTs on one thread, and the same bytes for any ranks and threads.
 
 NIIMPI_DENOISE=all compares more cases.
 """
@@ -49,7 +49,7 @@ def words(model="rician", patch=1, search=2):
 
 
 def compare(ants, topic, folder, output, model="rician", patch=1, search=2):
-    """Compares the results with those that ANTs has for the images of a folder, which have the same names."""
+    """Compares the results with those of ANTs for the images of a folder."""
     bad = []
     paths = sorted(folder.glob("*.nii*"))
     for path in paths:
@@ -100,7 +100,7 @@ def test_odd_voxels(ants, tmp_path, model):
 
 
 def grids(rng):
-    """Name → a header's affine, codes and voxel sizes."""
+    """Name → affine, codes and voxel sizes of a header."""
     upright = np.diag([-2.1648352, 2.1648352, 2.1648352])
     turned = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     sizes = {
@@ -144,7 +144,7 @@ def test_datatypes(ants, tmp_path):
             name = f"{datatype}_{slope}.nii"
             affine = images.diagonal(1, 1, 1)
             images.write(tmp_path / "in" / name, array, slope=slope, inter=inter, affine=affine)
-            # ANTs reads no 64-bit integers: it is given the intensities.
+            # ANTs cannot read 64-bit integers, so it gets the intensities.
             single = np.asarray(nibabel.load(tmp_path / "in" / name).dataobj).astype(np.float32)
             images.write(tmp_path / "single" / name, single, affine=affine)
     smooth(tmp_path / "in", tmp_path / "out", command="denoise", threads=2)
@@ -175,7 +175,7 @@ def test_volumes_of_a_series(ants, tmp_path):
 
 @needs_ants
 def test_an_image_of_usual_size(ants, tmp_path, request):
-    """Also prints how much faster niimpi is, by processor seconds in this very run."""
+    """Also prints how much faster niimpi is, from CPU seconds in this run."""
     rng = np.random.default_rng(25)
     array = phantom(rng, (91, 109, 91))
     images.write(tmp_path / "in" / "a.nii", array, affine=images.diagonal(2, 2, 2))

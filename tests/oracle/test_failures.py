@@ -1,5 +1,4 @@
-"""What goes wrong in a run: broken images among good ones, ranks that panic, fail or are killed. Nothing
-hangs."""
+"""Failures in a run: broken images among good ones, ranks that panic, fail or are killed. Nothing hangs."""
 
 import gzip
 import os
@@ -24,12 +23,12 @@ pytestmark = pytest.mark.timeout(180)
 
 RANKS = 3 if HAS_RANKS else None
 
-# Seconds within which every process of a job must be gone after one of its ranks ended badly.
+# Seconds within which every process of a job must end after one of its ranks failed.
 LIMIT_S = 90
 
 
 def good_bytes(seed):
-    """An uncompressed image: header, room, voxels."""
+    """An uncompressed image: header, gap, voxels."""
     array = images.random_array(np.random.default_rng(seed), (8, 9, 7), "uint8")
     return bytearray(images.image_bytes(array, images.header_for(array, affine=images.diagonal(2, 2, 2))))
 
@@ -88,7 +87,7 @@ def no_permission(path):
     path.chmod(0)
 
 
-# How an image is broken, and what the recorded cause must say.
+# How an image is broken, and what the recorded cause must contain.
 TEN_WAYS = {
     empty: "empty",
     cut: "cut short|truncat|ends|incomplete",
@@ -105,9 +104,9 @@ TEN_WAYS = {
 
 @pytest.fixture
 def ordinary():
-    """An ordinary user's place: (folder, program, words that start a command as that user).
+    """A folder of an ordinary user: (folder, program, prefix that starts a command as that user).
 
-    Root is refused nothing, so a test as root hands everything to `nobody`.
+    Root may access everything, so a test that runs as root uses the user `nobody`.
     """
     place = Path(tempfile.mkdtemp(prefix="niimpi-oracle-"))
     place.chmod(0o755)
@@ -127,7 +126,7 @@ def ordinary():
 
 
 def as_ordinary(place, prefix):
-    """Gives the folder to the ordinary user; the environment in which that user runs."""
+    """Gives the folder to the ordinary user. Returns that user's environment."""
     if prefix:
         for path in [place, *place.rglob("*")]:
             os.chown(path, 65534, 65534)
@@ -140,7 +139,7 @@ def smooth_as(ordinary, source, output, *options, **others):
     env = as_ordinary(place, prefix)
     kept = os.geteuid
     if prefix:
-        # The launcher sees an ordinary user: no words for root.
+        # The launcher runs as an ordinary user and needs no options for root.
         os.geteuid = lambda: 65534
     try:
         return smooth(
@@ -180,7 +179,7 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
     assert (totals["images"], totals["done"], totals["failed"]) == (count, count - 10, 10), finished.stderr
     assert sum(rank["failed"] for rank in report["ranks"]) == 10
     failed = {record["input"]: record for record in report["images"] if record["status"] == "failed"}
-    assert sorted(failed) == sorted(broken), "the ten broken images are recorded, by their paths"
+    assert sorted(failed) == sorted(broken), "the report must list the ten broken images"
     for path, cause in broken.items():
         record = failed[path]
         assert re.search(cause, record["error"], re.IGNORECASE), (
@@ -189,7 +188,7 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
         assert record["stage"] == "read", record
         assert not (place / "out" / Path(path).name).exists()
         lines = [line for line in finished.stderr.splitlines() if Path(path).name in line]
-        assert len(lines) == 1, f"one line for {path}, not {lines}"
+        assert len(lines) == 1, f"expected one line for {path}, found {lines}"
     written = sorted(path.name for path in images.results(place / "out"))
     assert len(written) == count - 10 and all(name.startswith("sample_") for name in written)
     for name in written:
@@ -197,7 +196,7 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
 
 
 def test_images_of_other_kinds_are_refused_by_name(tmp_path):
-    """Complex, RGB, 128-bit floats, CIFTI and Analyze 7.5 are distinguished, each in its record."""
+    """The records distinguish complex, RGB, 128-bit floats, CIFTI and Analyze 7.5."""
     source = tmp_path / "in"
     source.mkdir()
     array = np.zeros((4, 5, 6), "uint8")
@@ -248,7 +247,7 @@ def test_all_images_broken(tmp_path):
 
 
 def test_an_image_that_is_lost_after_planning(tmp_path):
-    """A dangling link stands for a file that another job took away."""
+    """A dangling link simulates a file that another job removed."""
     images.series(tmp_path / "in", 3)
     (tmp_path / "in" / "sample_2.nii.gz").unlink()
     (tmp_path / "in" / "sample_2.nii.gz").symlink_to("nowhere.nii.gz")
@@ -257,7 +256,7 @@ def test_an_image_that_is_lost_after_planning(tmp_path):
 
 
 def all_gone_within(running, seconds):
-    """Waits for the end of the run and of each of its processes; what it printed."""
+    """Waits for the end of the run and of all its processes. Returns its output."""
     finished = running.wait(seconds)
     until = time.monotonic() + max(0.5, seconds - finished.seconds)
     while program.processes(running.mark):
@@ -284,8 +283,8 @@ def test_a_panic_in_one_rank_ends_all(tmp_path, ranks, strategy):
     with start(args, ranks=ranks, env={"NIIMPI_TEST_FAULT": "panic@1:2"}) as running:
         finished = all_gone_within(running, LIMIT_S)
     assert finished.code not in (0, 1, 2), finished
-    assert re.search(r"rank\W{0,3}1\b", finished.stderr), f"the message names the rank\n{finished}"
-    assert re.search(r"sample_\d+\.nii\.gz", finished.stderr), f"the message names the image\n{finished}"
+    assert re.search(r"rank\W{0,3}1\b", finished.stderr), f"the message must name the rank\n{finished}"
+    assert re.search(r"sample_\d+\.nii\.gz", finished.stderr), f"the message must name the image\n{finished}"
     for path in (tmp_path / "out").rglob("sample_*.nii.gz"):
         np.asarray(nibabel.load(path).dataobj)
 
@@ -298,15 +297,15 @@ def test_a_failing_rank_0_ends_all(tmp_path, ranks):
     with start(args, ranks=ranks, env={"NIIMPI_TEST_FAULT": "fail@0:0"}) as running:
         finished = all_gone_within(running, LIMIT_S)
     assert finished.code != 0, finished
-    assert finished.stderr.strip(), "a failure is said"
+    assert finished.stderr.strip(), "the failure must be printed"
 
 
-# Each image takes a second more: a rank works for minutes, far longer than LIMIT_S.
+# Each image takes one second longer, so that a rank works for minutes, far longer than LIMIT_S.
 SLOW = {"NIIMPI_TEST_FAULT": "slow@0:1000"}
 
 
 def slow_run(place):
-    """A run that takes minutes: (arguments, output folder). One image under many names."""
+    """A run that takes minutes, of one image under many names: (arguments, output folder)."""
     array = images.random_array(np.random.default_rng(9), (64, 64, 64), "float32")
     first = images.write(place / "in" / "sample_1.nii", array)
     for number in range(2, 401):
@@ -316,7 +315,7 @@ def slow_run(place):
 
 
 def wait_for_output(running, output, ranks):
-    """Waits until the run has written an image and all its ranks live."""
+    """Waits until the run has written an image and all its ranks are alive."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if running.process.poll() is not None:
@@ -336,7 +335,7 @@ def test_kill_9_of_one_rank_ends_all(tmp_path, victim):
         os.kill(ranks_alive(running.mark)[victim], signal.SIGKILL)
         finished = all_gone_within(running, LIMIT_S)
     assert finished.code != 0, finished
-    # What has an image's name is a whole image; what was being written has another.
+    # A file with the final name is a complete image; unfinished files have other names.
     names = [path for path in output.rglob("*.nii") if re.fullmatch(r"sample_\d+\.nii", path.name)]
     assert 0 < len(names) < 400
     for path in names:

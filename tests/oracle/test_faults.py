@@ -1,4 +1,4 @@
-"""Faults of disks, files and memory: each costs the images that it meets and no other, and says so."""
+"""Faults of disks, files and memory: each fails only the affected images, with a message."""
 
 import errno
 import gzip
@@ -30,7 +30,7 @@ RANKS = 2 if HAS_RANKS else None
 
 
 def parts(folder):
-    """What is left of files that were being written."""
+    """Unfinished files below a folder."""
     return [path for path in Path(folder).rglob(".niimpi-*") if path.is_file()]
 
 
@@ -60,7 +60,7 @@ def test_one_image_meets_a_full_disk(tmp_path, faulty, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     images.write(source / "large.nii", images.random_array(np.random.default_rng(2), (64, 64, 64), "float32"))
-    # Only what is larger than a MiB does not fit.
+    # Only files larger than 1 MiB do not fit.
     env = faulty(f"write:{errno.ENOSPC}:1000000:/out/.niimpi-")
     finished = filter.run(source, out, ranks=filter.ranks, env=env, expect=1)
     assert list(failed(finished)) == ["large.nii"]
@@ -123,7 +123,7 @@ def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk):
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     again = smooth(source, out, "--sigma=1", "--resume", ranks=RANKS, report=tmp_path / "again.json")
     assert again.report["resume"]["kept"] >= totals["done"] - 5, (
-        "records are lost with the lines that did not fit"
+        "more records are lost than lines that did not fit"
     )
     assert sums(out) == whole
 
@@ -153,8 +153,8 @@ def test_an_input_output_error(tmp_path, faulty, filter, call):
     check_rest(source, out, tmp_path, filter=filter)
 
 
-def test_a_read_error_that_passes(tmp_path, faulty):
-    """It costs a second look at the image, which the report counts."""
+def test_a_temporary_read_error(tmp_path, faulty):
+    """niimpi reads the image once more, and the report counts this."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 4)
     env = faulty(f"read:{errno.EIO}x1:0:sample_3")
@@ -170,7 +170,7 @@ def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty, filte
     """It makes no file without a record: images in progress fail, the others are not started."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 40)
-    # Room for some images, and then for half a line.
+    # There is room for the lines of some images and for half a line.
     env = faulty(f"write:{errno.EIO}:8000:/.niimpi/journal-") | {"NIIMPI_TEST_FAULT": "slow@0:200"}
     finished = filter.run(source, out, "--strategy=block", ranks=filter.ranks, env=env, expect=1)
     assert "stopping: without a journal no result may get its name" in finished.stderr, finished
@@ -194,9 +194,9 @@ def is_whole_line(line):
         return False
 
 
-def test_a_folder_that_may_not_be_written_to(ordinary):  # noqa: F811
-    """Of two output folders one is closed: its images fail, the others are done; no folder at all is a set-up
-    error."""
+def test_a_folder_without_write_permission(ordinary):  # noqa: F811
+    """If one of two output folders is not writable, only its images fail. If the output folder itself or its
+    .niimpi is not writable, this is a set-up error."""
     place = ordinary[0]
     images.series(place / "in" / "a", 3)
     images.series(place / "in" / "b", 3)
@@ -238,7 +238,7 @@ def test_an_input_that_changes_while_it_is_read(tmp_path, faulty, change, suffix
         source / f"moving{suffix}", images.random_array(np.random.default_rng(1), (99, 99, 99), "float32")
     )
     content = path.read_bytes()
-    # The run is held when it reads the file beyond its header.
+    # The run is blocked when it reads the file beyond its header.
     args = [
         "smooth",
         source,
@@ -271,7 +271,7 @@ def test_an_input_that_changes_while_it_is_read(tmp_path, faulty, change, suffix
         go.touch()
         finished = running.wait(60, tmp_path / "r.json")
     if change == "vanishes":
-        # Who has opened a file reads it to its end.
+        # A file that is already open is read to its end.
         assert finished.code == 0, finished
         return
     assert finished.code == 1, finished
@@ -289,9 +289,8 @@ def journal_lines(out):
     return [line for path in Path(out).glob(".niimpi/*.jsonl") for line in path.read_text().splitlines()]
 
 
-def test_an_input_that_vanishes_before_its_turn(tmp_path, faulty):
-    """One that is open by then, since it comes soon, is read to its end; one that is far away is a
-    failure."""
+def test_an_input_that_is_removed_before_it_is_read(tmp_path, faulty):
+    """One of the next inputs is already open and is read to its end. A later one fails."""
     source, out, go = tmp_path / "in", tmp_path / "out", tmp_path / "go"
     images.series(source, 12)
     args = [
@@ -336,8 +335,8 @@ def is_open(pid, path):
 
 
 def lying(path, shape, datatype=(16, 32)):
-    """A compressed image whose header and size agree on far more voxels than memory: 4 bytes each, all
-    zero."""
+    """A compressed image of zeros, 4 bytes per voxel, that is far larger than the memory. Its header is
+    correct."""
     header = images.header_for(np.zeros((1, 1, 1), "float32"))
     content = bytearray(images.image_bytes(np.zeros((1, 1, 1), "float32"), header))
     struct.pack_into("<4h", content, 40, 3, *shape)
@@ -350,13 +349,14 @@ def lying(path, shape, datatype=(16, 32)):
 
 
 def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
-    """With figures, before it is loaded; those that fit are done, the larger of them one at a time."""
+    """The message has figures, and the image is not loaded. Images that fit are done, large ones one at a
+    time."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 4)
     lying(source / "huge.nii.gz", (900, 900, 900))
     rng = np.random.default_rng(4)
     for number in range(3):
-        # 108 MiB each: more than a fair share, less than all.
+        # 108 MiB each: more than a worker's share, less than the limit.
         images.write(source / f"large_{number}.nii", images.random_array(rng, (320, 300, 300), "float32"))
     limit = 1_400 << 20
 
@@ -389,8 +389,8 @@ def test_an_image_beyond_the_memory_of_ulimit_is_refused(tmp_path):
     assert finished.report["totals"]["max_rss_bytes"] < limit
 
 
-def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
-    """50 million voxels along y: 50 KB of file, 50 MB of voxels, gigabytes of lines side by side."""
+def test_an_image_with_a_very_long_axis_is_refused_and_the_run_continues(tmp_path):
+    """50 million voxels along y: a file of 50 KB, voxels of 50 MB, and gigabytes for a tile of lines."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 2)
     header = bytearray(544)
@@ -420,8 +420,7 @@ def test_a_line_as_long_as_no_other_is_refused_and_ends_no_run(tmp_path):
 
 @pytest.mark.parametrize("nan, fits", [("propagate", True), ("zero", True), ("ignore", False)])
 def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
-    """2²³ voxels of float32 are 32 MiB. NaN that do not count take 128 MiB more, which the job does not
-    have."""
+    """2²³ voxels of float32 are 32 MiB. Ignoring NaN takes 128 MiB more, which the job does not have."""
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     voxels = images.random_array(np.random.default_rng(3), (256, 256, 128), "float32")
@@ -429,7 +428,7 @@ def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
     images.write(source / "a.nii", voxels)
     args = ["smooth", source, "--output", out, "--sigma=1", f"--nan={nan}", "--threads=1", "--no-sync"]
     args += ["--report", tmp_path / "r.json"]
-    # The program itself takes some 15 to 25 MiB and 12 for its worker: the limit is far from both sums.
+    # The program takes 15 to 25 MiB, and its worker 12, so the limit is far from both sums.
     env = {"SLURM_JOB_ID": 1, "SLURM_MEM_PER_NODE": 135}
     finished = run(args, env=env, report_path=tmp_path / "r.json", timeout=120)
     if fits:
@@ -440,7 +439,7 @@ def test_the_treatment_of_nan_counts_in_a_slurm_job(tmp_path, nan, fits):
 
 
 def memory_group():
-    """A control group of this test's own with a memory limit, version 1 or 2; needs root."""
+    """A control group for this test with a memory limit, version 1 or 2; needs root."""
     for root, file in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -495,8 +494,8 @@ def test_an_image_beyond_the_memory_of_a_control_group_is_refused(tmp_path):
 
 
 def wait_for(running, out, ranks, ended):
-    """Until all ranks live and at least `ended` images have an end in the journals; False when the run ended
-    first."""
+    """Waits until all ranks are alive and the journals contain the end of at least `ended` images. Returns
+    False if the run ended first."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if running.process.poll() is not None:
@@ -552,7 +551,7 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path, filter, kills, leng
                 assert time.monotonic() - at < 120, "processes of a job are left after a rank was killed"
                 time.sleep(0.05)
             slowest = max(slowest, time.monotonic() - at)
-        # What has a name is whole.
+        # Files under final names are complete.
         assert all(
             whole[name] == total
             for name, total in sums(out).items()

@@ -1,4 +1,4 @@
-"""Headers that break the standard: read with a warning, or refused where that would shift voxels."""
+"""Headers that violate the standard are read with a warning, or refused if voxels would be shifted."""
 
 import gzip
 import struct
@@ -18,14 +18,14 @@ ARRAY = images.random_array(RNG, (9, 8, 7), "int16")
 
 
 def patched(array, *changes, version=1):
-    """The bytes of a single-file image with other values in its header: (format, offset, values…)."""
+    """The bytes of a single-file image with changed header values: (format, offset, values…)."""
     content = bytearray(images.image_bytes(array, images.header_for(array, version=version)))
     for form, at, *values in changes:
         struct.pack_into(form, content, at, *values)
     return bytes(content)
 
 
-# What nibabel reads as well, but for the offset of 0: name, bytes, what the warning says.
+# nibabel reads these, too, except the offset of 0: name, bytes, text of the warning.
 ODD = {
     "bitpix_0": (patched(ARRAY, ("<h", 72, 0)), "0 bits per voxel"),
     "bitpix_8": (patched(ARRAY, ("<h", 72, 8)), "8 bits per voxel"),
@@ -48,7 +48,7 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending, filt
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
     finished = filter.run(path, tmp_path / "out")
     assert warning in finished.stderr, finished
-    # nibabel takes an offset of 0 for the start of the file, and the header for voxels.
+    # With an offset of 0, nibabel reads the header as voxels.
     array = ARRAY if name.startswith("offset_0") else np.asarray(nibabel.load(path).dataobj)
     # The result is that of the same voxels under a usual header.
     usual = images.write(tmp_path / "usual" / path.name, array, version=2 if content[344:346] != b"n+" else 1)
@@ -64,7 +64,7 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending, filt
 
 
 def test_an_axis_of_length_0_is_read_as_1(tmp_path):
-    """nibabel makes an empty array of it; FSL, AFNI and ITK read one volume."""
+    """nibabel returns an empty array. FSL, AFNI and ITK read one volume."""
     path = tmp_path / "a.nii"
     path.write_bytes(patched(ARRAY, ("<h", 40, 4), ("<h", 48, 0)))
     finished = smooth(path, tmp_path / "out", "--sigma=1")
@@ -82,7 +82,7 @@ def surface(tmp_path):
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_offsets_inside_the_header_and_surfaces_are_refused(tmp_path, ending):
-    """Each cause names what is wrong; nibabel refuses the offsets as well."""
+    """Each cause describes the problem. nibabel refuses these offsets, too."""
     offsets = {f"at_{offset}": patched(ARRAY, ("<f", 108, offset)) for offset in (1, 16, 340, 348, 351)}
     offsets["at_543"] = patched(ARRAY, ("<q", 168, 543), version=2)
     vector = images.random_array(RNG, (40, 1, 1), "float32")
@@ -109,7 +109,7 @@ def test_offsets_inside_the_header_and_surfaces_are_refused(tmp_path, ending):
 
 
 def test_many_images_with_one_problem_are_one_line(tmp_path):
-    """Voxel sizes by pixdim and by the affine disagree in forty images; the report has it for each."""
+    """Voxel sizes of pixdim and affine differ in forty images. The report contains the warning of each."""
     header = images.header_for(ARRAY, zooms=(2, 2, 2), affine=images.diagonal(3, 2, 2))
     for number in range(40):
         images.write(tmp_path / "in" / f"image_{number}.nii", ARRAY, header)
@@ -119,6 +119,6 @@ def test_many_images_with_one_problem_are_one_line(tmp_path):
     assert "3×2×2 mm by the affine" in lines[0], lines
     for record in finished.report["images"]:
         assert [warning["kind"] for warning in record["warnings"]] == ["voxel_size"]
-    # A width in voxels does not depend on the size.
+    # A width in voxels does not depend on the voxel size.
     finished = smooth(tmp_path / "in", tmp_path / "again", "--sigma=1", threads=2)
     assert "by pixdim" not in finished.stderr

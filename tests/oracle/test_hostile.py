@@ -1,5 +1,5 @@
-"""Hostile files and names through the whole program: refused or smoothed, never a panic, a hang or memory
-without bound."""
+"""Hostile files and names in the whole program: they are refused or smoothed, without a panic, a hang or
+unbounded memory."""
 
 import csv
 import gzip
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.timeout(600)
 
 RANKS = 2 if HAS_RANKS else None
 
-# What a rank may hold at most when no file inflates to more than 9 MiB (8 KiB × gzip's 1032) in each of two
-# workers.
+# Memory limit of a rank with two workers if no file inflates to more than 9 MiB (8 KiB × 1032, the maximum
+# ratio of gzip).
 PEAK_MIB = 160
 
 
@@ -35,7 +35,7 @@ LOG_LINE = re.compile(r"20\d\d-\d\d-\d\dT\S+Z +(DEBUG|INFO|WARN|ERROR) rank\{")
 
 
 def seeds():
-    """Small images of every kind: (ending, bytes, the same without compression)."""
+    """Small images of every kind: (suffix, bytes, bytes without compression)."""
     rng = np.random.default_rng(17)
     found = []
     kinds = [("uint8", (7, 6, 5)), ("int16", (6, 5, 4, 3)), ("float32", (9, 8)), ("float64", (5, 4, 3))]
@@ -77,7 +77,7 @@ def mutate(content, rng, within):
 
 
 def check_orderly(finished):
-    """No panic, and every line of the log and the table is one that the program wrote."""
+    """Checks that there is no panic and that the program wrote every line of the log and the table."""
     assert finished.code in (0, 1), finished
     assert "panicked" not in finished.stderr and "RUST_BACKTRACE" not in finished.stderr, finished
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", finished.stdout + finished.stderr)
@@ -117,7 +117,7 @@ def test_mutated_files(tmp_path, filter):
     options = ("--report-csv", "--log-dir", tmp_path / "log")
     finished = filter.run(source, out, *options, ranks=RANKS, threads=2, expect=1, timeout=500)
     assert finished.code == 1 and "panicked" not in finished.stderr
-    # mpirun mixes the lines of several ranks that write much at a time; each rank's own log does not.
+    # mpirun can mix the lines of several ranks, so this reads each rank's own log.
     for log in (tmp_path / "log").iterdir():
         assert all(LOG_LINE.match(line) for line in log.read_text().splitlines())
     report = finished.report
@@ -142,13 +142,13 @@ def test_mutated_files(tmp_path, filter):
     print(f"{filter.name}: {count} mutated files: {ended}, peak {peak_mib:.0f} MiB per rank")
 
 
-def test_bombs_and_lies(tmp_path):
-    """What inflates to more than it should, or says so, costs no memory beyond the bound."""
+def test_gzip_bombs_and_false_headers(tmp_path):
+    """Files that inflate to more than they should, or claim to, stay within the memory bound."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 2)
     array = np.zeros((8, 8, 8), "uint8")
     content = images.image_bytes(array, images.header_for(array))
-    # Half a GiB of zeros behind the voxels.
+    # Half a GiB of zeros after the voxels.
     with gzip.open(source / "behind.nii.gz", "wb", 1) as file:
         file.write(content)
         for _ in range(512):
@@ -157,14 +157,14 @@ def test_bombs_and_lies(tmp_path):
     struct.pack_into("<8h", huge, 40, 3, 32767, 32767, 32767, 1, 1, 1, 1)
     (source / "lie.nii").write_bytes(huge)
     (source / "lie_gz.nii.gz").write_bytes(gzip.compress(huge, 1))
-    # Every dimension as long as the type can say: the product does not fit 64 bits.
+    # Every dimension has the largest value of its type, so the product does not fit into 64 bits.
     struct.pack_into("<8h", huge, 40, 7, *[32767] * 7)
     (source / "absurd.nii.gz").write_bytes(gzip.compress(huge, 1))
-    # Voxels that start where no file ends.
+    # A vox_offset beyond any file size.
     far = bytearray(content)
     struct.pack_into("<f", far, 108, 3e38)
     (source / "far.nii.gz").write_bytes(gzip.compress(far, 1))
-    # An empty member over and over; a stream of stored blocks without content.
+    # Many empty members, and a stream of stored blocks without content.
     (source / "members.nii.gz").write_bytes(gzip.compress(content, 1) + gzip.compress(b"", 1) * 20_000)
     empty_blocks = b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\0\0\0\xff\xff" * 200_000
     (source / "blocks.nii.gz").write_bytes(empty_blocks)
@@ -182,7 +182,7 @@ def test_bombs_and_lies(tmp_path):
     assert (out / "behind.nii.gz").exists() and (out / "members.nii.gz").exists()
 
 
-def test_a_bomb_as_large_as_its_header_says_meets_the_memory_limit(tmp_path):
+def test_a_gzip_bomb_with_a_correct_header_meets_the_memory_limit(tmp_path):
     """2.6 GiB of zeros in 3 MiB, under a limit of one GiB."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 2)
@@ -211,7 +211,7 @@ NAMES = [
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_names_that_would_break_lines(tmp_path, broken):
-    """The log, the table, the CSV files, the journal and a resumed run bear any name that a file can have."""
+    """The log, the table, the CSV files, the journal and a resumed run can handle any file name."""
     source, out = tmp_path / "in", tmp_path / "out"
     array = images.random_array(np.random.default_rng(1), (8, 9, 7), "uint8")
     content = gzip.compress(images.image_bytes(array, images.header_for(array)), 1)
@@ -254,8 +254,8 @@ def test_errors_of_set_up_escape_names_too(tmp_path):
 
 
 def test_links_and_paths_that_lead_elsewhere(tmp_path):
-    """A link to a file in the output folder is replaced, not followed; each folder that links lead to is
-    walked once."""
+    """A link to a file in the output folder is replaced, not followed. Each linked folder is searched
+    once."""
     source, out, other = tmp_path / "in", tmp_path / "out", tmp_path / "other"
     images.series(source, 2)
     other.mkdir()
@@ -275,11 +275,11 @@ def test_links_and_paths_that_lead_elsewhere(tmp_path):
     assert finished.report["totals"]["images"] == 2 and "--follow-links" in finished.stderr, finished
     finished = smooth(source, tmp_path / "out3", "--sigma=1", "--follow-links", ranks=RANKS, expect=1)
     check_orderly(finished)
-    assert finished.report["totals"]["images"] == 3, "the two images and the treasure, each once"
+    assert finished.report["totals"]["images"] == 3, "each of the three images must be listed once"
 
 
 def test_folders_of_the_output_that_are_links(tmp_path):
-    """Results would land somewhere else, so a link below the output stops the run."""
+    """A link below the output stops the run, because results would land elsewhere."""
     source, out, victim = tmp_path / "in", tmp_path / "out", tmp_path / "victim"
     images.series(source / "sub", 3)
     images.series(victim, 3)
@@ -301,13 +301,14 @@ def test_folders_of_the_output_that_are_links(tmp_path):
 
 
 def test_a_deep_folder(tmp_path):
-    """Paths up to the system's limit are done; a folder beyond it is named and costs its images only."""
+    """Images with paths up to the system's limit are done. A deeper folder is reported and only its images
+    are missing."""
     source = tmp_path / "in"
     deep = source / "/".join(["d" * 50] * 60)
     images.series(deep, 1)
     finished = smooth(source, tmp_path / "out", "--sigma=1", ranks=RANKS)
     assert finished.report["totals"]["done"] == 1
-    # No single path reaches this one.
+    # The path of this one is too long for a single call.
     subprocess.run(
         [
             "bash", "-c", 'cd "$1" && for i in $(seq 100); do mkdir -p "$2" && cd -P "$2" || exit 1; done',

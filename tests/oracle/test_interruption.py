@@ -1,5 +1,5 @@
-"""Interruptions by signals and time limits: images in progress are finished, the report names the others, and
---resume does them."""
+"""Interruptions by signals and time limits: images in progress are finished, the report lists the others, and
+--resume processes them."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ RANKS = 2 if HAS_RANKS else None
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """Forty images and what an undisturbed run makes of them."""
+    """Forty images and the results of an uninterrupted run."""
     place = tmp_path_factory.mktemp("slow")
     source = place / "in"
     array = images.random_array(np.random.default_rng(9), (64, 64, 64), "float32")
@@ -37,9 +37,9 @@ def slow(tmp_path_factory):
 
 
 OPTIONS = ("--sigma=200",)
-# A quarter of a second more for each image: what happens to a run happens while most of its images are left.
+# Each image takes a quarter of a second longer, so that a run is interrupted while most images are left.
 SLOW = {"NIIMPI_TEST_FAULT": "slow@0:250"}
-# A tenth of a second longer for each write: seconds for all images, and far less than a second for one.
+# Each write takes a tenth of a second longer: seconds for all images, but far less than a second for one.
 SLOWER = "write:100ms:0:/out/"
 
 
@@ -60,7 +60,8 @@ def arguments(source, out, *options, width=OPTIONS):
 
 
 def check_interrupted(finished, out, whole, ranks, fewest=1):
-    """Exit code 75, a report and journals that say so, whole results and no others; how many are done."""
+    """Checks exit code 75, the state in report and journals, and that all results are complete. Returns the
+    number of images done."""
     assert finished.code == 75, finished
     report = finished.report
     assert report["state"] == "interrupted"
@@ -78,7 +79,7 @@ def check_interrupted(finished, out, whole, ranks, fewest=1):
     closed = [line for line in lines(out) if line["event"] == "close"]
     assert [line["state"] for line in closed] == ["interrupted"] * (ranks or 1)
     begun = sum(line["event"] == "begin" for line in lines(out))
-    assert begun == totals["done"], "every image that was begun was finished"
+    assert begun == totals["done"], "every started image must be finished"
     return totals["done"]
 
 
@@ -100,7 +101,7 @@ def test_a_signal_to_any_rank_stops_all_in_order(tmp_path, slow, sent, strategy)
 
 @pytest.mark.ranks
 def test_a_signal_that_the_launcher_passes_on(tmp_path, slow):
-    """As of `sbatch --signal=USR1@60`; a SIGTERM soon after, as at the time limit, changes nothing."""
+    """As with `sbatch --signal=USR1@60`. A SIGTERM soon afterwards, as at the time limit, has no effect."""
     source, whole = slow
     out = tmp_path / "out"
     args, report = arguments(source, out)
@@ -127,18 +128,18 @@ def test_a_signal_to_mpirun(tmp_path, slow):
     check_interrupted(finished, out, whole, 2)
 
 
-def part_held(folder, process):
-    """Waits for a part of the process."""
+def wait_for_part(folder, process):
+    """Waits for an unfinished file of the process."""
     until = time.monotonic() + 60
     while not any(f"-{process}-" in path.name for path in parts(folder)):
-        assert time.monotonic() < until, "no part was held"
+        assert time.monotonic() < until, "no unfinished file appeared"
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
 def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slow, faulty, ranks):
-    """Writing is held in the second half of the images, so that the first interrupt alone would not end the
-    run in time."""
+    """Writing is blocked for the second half of the images, so that the first interrupt alone would not end
+    the run in time."""
     source, whole = slow
     out = tmp_path / "out"
     args, _ = arguments(source, out, "--strategy=cyclic")
@@ -146,10 +147,10 @@ def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slo
     with start(args, ranks=ranks, env=held) as running:
         begun_at_least(running, out, 2, ranks)
         victim = ranks_alive(running.mark)[0]
-        part_held(out / "then", victim)
+        wait_for_part(out / "then", victim)
         os.kill(victim, signal.SIGINT)
         os.kill(victim, signal.SIGINT)
-        # Two signals of a kind at the same moment are one.
+        # Two equal signals at the same moment count as one.
         at = time.monotonic()
         while running.process.poll() is None and time.monotonic() - at < 60:
             try:
@@ -160,7 +161,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slo
         finished = running.wait(60)
     assert finished.code not in (0, 1, 2, 75), finished
     assert "interrupted twice" in finished.stderr, finished
-    # A rank that mpirun killed had no time to tidy up: the next run does.
+    # A rank that mpirun killed could not remove its unfinished files; the next run does.
     assert ranks or not parts(out)
     written = {name: total for name, total in sums(out).items() if "/.niimpi-" not in f"/{name}"}
     assert written and all(whole[name] == total for name, total in written.items())
@@ -168,12 +169,12 @@ def test_a_second_interrupt_ends_at_once_and_leaves_nothing_broken(tmp_path, slo
     assert sums(out) == whole and not parts(out)
 
 
-def test_no_image_is_begun_that_would_not_be_finished(tmp_path, slow, faulty):
+def test_no_image_starts_that_would_not_finish_in_time(tmp_path, slow, faulty):
     source, _ = slow
     out = tmp_path / "out"
     args, report = arguments(source, out, "--stop-before=2")
     finished = run(args, ranks=RANKS, report_path=report, env=faulty(SLOWER))
-    # A slow machine may need the two seconds for its start.
+    # On a slow machine the start may take the two seconds.
     done = check_interrupted(finished, out, None, RANKS, fewest=0)
     assert "the time left is too short" in finished.stderr, finished
     assert all(record["start_s"] < 2 for record in finished.report["images"])
@@ -189,7 +190,7 @@ def test_the_end_of_the_slurm_job_is_known(tmp_path, slow, faulty):
     end = int(time.time()) + 9
     finished = run(args, report_path=report, env=faulty("write:200ms:0:/out/") | {"SLURM_JOB_END_TIME": end})
     done = check_interrupted(finished, out, None, None, fewest=0)
-    # What was asked for goes before what Slurm says.
+    # --stop-before overrides the end of the Slurm job.
     args, report = arguments(source, out, "--resume", "--stop-before=1000")
     finished = run(args, report_path=report, env={"SLURM_JOB_END_TIME": "1"})
     assert finished.code == 0 and finished.report["totals"]["done"] == 40 - done, finished
@@ -204,7 +205,7 @@ def test_no_time_at_all(tmp_path, slow):
     assert run(["smooth", source, "--output", out, "--sigma=1", "--stop-before=0"]).code == 2
 
 
-def test_status_while_a_run_goes_on(tmp_path, slow, faulty):  # noqa: F811
+def test_status_during_a_run(tmp_path, slow, faulty):  # noqa: F811
     source, _ = slow
     out = tmp_path / "out"
     args, _ = arguments(source, out)
@@ -212,9 +213,9 @@ def test_status_while_a_run_goes_on(tmp_path, slow, faulty):  # noqa: F811
         begun_at_least(running, out, 3, RANKS)
         status = run(["status", out])
         assert status.code == 0 and "running" in status.stdout and " left" in status.stdout, status
-        assert "sample_" in status.stdout, "what is in hand is named"
+        assert "sample_" in status.stdout, "images in progress must be listed"
         for process in ranks_alive(running.mark).values():
-            # The launcher may have killed the second for the first one's sake.
+            # The launcher may have killed the second rank because the first one ended.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         running.wait(90)

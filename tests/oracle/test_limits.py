@@ -23,7 +23,7 @@ def limited(what, value):
 
 
 def test_few_open_files_and_a_slow_disk_fail_no_image(tmp_path, faulty):  # noqa: F811
-    """The limit is hard, so it cannot be raised: fewer results wait for the disk."""
+    """The hard limit cannot be raised, so fewer results wait for the disk."""
     images.series(tmp_path / "in", 150)
     env = faulty("fsync:200ms:0:out")
     finished = run(
@@ -63,12 +63,12 @@ def test_little_address_space_ends_no_run_by_a_signal(tmp_path, mib, filter):
 
 
 def test_a_signal_ends_the_set_up(tmp_path):
-    """A list that never ends: nothing is written yet, so nothing is lost."""
+    """The list never ends. Nothing is written yet, so nothing is lost."""
     os.mkfifo(tmp_path / "list")
     words = ["smooth", "--list", tmp_path / "list", "--output", tmp_path / "out", "--sigma=1"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         with start(words) as running:
-            # The run reads the list, so it is in its set-up.
+            # The run is reading the list, so it is in its set-up.
             writer = os.open(tmp_path / "list", os.O_WRONLY)
             running.process.send_signal(number)
             finished = running.wait(60)
@@ -104,7 +104,7 @@ def test_nohup_keeps_a_run_going(tmp_path):
     assert finished.code == 0, finished
 
 
-def test_alone_the_program_does_not_start_mpi(tmp_path):
+def test_without_a_launcher_the_program_does_not_start_mpi(tmp_path):
     images.series(tmp_path / "in", 1)
     report = tmp_path / "report.json"
     finished = run(arguments(tmp_path, "--sigma=1", "--report", report), report_path=report)

@@ -1,4 +1,4 @@
-"""Which images a run has and where their results land."""
+"""The images of a run, and the paths of their results."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SUBJECTS = [f"sub-0{n}/anat/T1w.nii.gz" for n in (1, 2, 3)]
 
 @pytest.fixture
 def study(tmp_path):
-    """Three subjects; commands run in the folder above."""
+    """Three subjects. Commands run in the parent folder."""
     for n, name in enumerate(SUBJECTS):
         (tmp_path / "study" / name).parent.mkdir(parents=True)
         images.series(tmp_path / "made", 1, seed=n)[0].rename(tmp_path / "study" / name)
@@ -79,7 +79,7 @@ def test_a_dry_run_lists_inputs_and_outputs(study):
     finished = run(["smooth", "study", "-o", "out", *words], cwd=study, ranks=RANKS)
     assert finished.code == 0 and not (study / "out").exists(), finished
     (line,) = [line for line in finished.stdout.splitlines() if re.match(r"\|.*sub-01", line)]
-    # The place in the list, input, output, MiB of the file, voxel size, sigma, MiB of memory.
+    # Index in the list, input, output, MiB of the file, voxel size, sigma, MiB of memory.
     cells = line.strip("| ").split()
     assert cells[:3] == ["1", f"study/{SUBJECTS[0]}", f"out/{SUBJECTS[0]}"], finished
     assert cells[4:6] == ["2", "0.849"] and float(cells[6]) >= 0, finished
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_read_costs_its_images_only(study):
     locked = study / "study" / "lost+found"
     locked.mkdir()
     images.series(locked, 1)
-    # Folders beyond the longest path cannot be read by anybody, root included.
+    # Nobody, not even root, can read a folder whose path is too long.
     deep = locked
     script = 'cd "$1" && for i in $(seq 100); do mkdir "$2" && cd -P "$2" || exit 1; done'
     subprocess.run(["bash", "-c", script, "-", deep, "d" * 50], check=True)
@@ -196,7 +196,7 @@ def test_results_in_a_folder_that_is_mounted_into_the_input_are_refused(study):
 
 
 def mounted(folder, at, words):
-    """Runs `niimpi smooth` where a folder is mounted at a second place."""
+    """Runs `niimpi smooth` while a folder is also mounted at a second place."""
     script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     command = ["unshare", "--mount", "bash", "-c", script, "-", folder, at, NIIMPI, "smooth", *words]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""A run of another machine lives as long as its Slurm job, of which the test's own `squeue` tells."""
+"""A run on another machine is alive as long as its Slurm job. The tests replace `squeue`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TASK = {"SLURM_ARRAY_JOB_ID": 70, "SLURM_ARRAY_TASK_ID": 3}
 
 
 def squeue(folder, jobs="", steps=""):
-    """The environment with a squeue that runs these shell commands when asked for jobs and for steps."""
+    """An environment with a squeue that runs these shell commands for queries of jobs and of steps."""
     tools = folder / "tools"
     tools.mkdir()
     asked = f'case "$*" in *--steps*) {steps or "exit 9"};; *) {jobs or "exit 9"};; esac'
@@ -30,7 +30,8 @@ def squeue(folder, jobs="", steps=""):
 
 
 def left_open(folder, job, silent_s, **slurm):
-    """The output of a run in a Slurm job on another machine, which wrote its last line so long ago."""
+    """Makes the output of a run in a Slurm job on another machine, with a last line `silent_s` seconds
+    ago."""
     images.series(folder / "in", 4)
     env = {"SLURM_JOB_ID": job, **slurm}
     assert run(arguments(folder, "--sigma=1", "--limit=2"), env=env).code == 0
@@ -39,7 +40,7 @@ def left_open(folder, job, silent_s, **slurm):
     first = json.loads(first)
     assert first["slurm_job"] == str(job)
     first["process"]["boot_id"] = "another machine"
-    # The same images as in the run to come.
+    # The same images as in the later run.
     again = run(arguments(folder, "--sigma=1", "--resume"), env=env)
     assert again.code == 0
     (whole,) = set(journals(folder / "out")) - {journal}
@@ -71,12 +72,12 @@ def check(finished, lives, waits=False):
         ("echo 77 PENDING", False),
         (FORGOTTEN, False),
         ("true", False),
-        # The array's number is its last task's, too, which has ended.
+        # The last task of the array has the number of the array. It has ended.
         ("echo 80 RUNNING", False),
     ],
 )
 def test_the_job_alone_decides(tmp_path, jobs, lives, own, silent_s):
-    """However long the journal is silent: a suspended job writes nothing."""
+    """The age of the journal does not matter, because a suspended job writes nothing."""
     left_open(tmp_path, 77, silent_s)
     check(begin(tmp_path, squeue(tmp_path, jobs) | own), lives)
     assert "--jobs 77" in (tmp_path / "asked").read_text()
@@ -86,7 +87,7 @@ def test_the_job_alone_decides(tmp_path, jobs, lives, own, silent_s):
 @pytest.mark.parametrize("silent_s", [0, HOUR_S])
 def test_the_journal_decides_where_slurm_does_not(tmp_path, jobs, silent_s):
     left_open(tmp_path, 77, silent_s)
-    # A journal that was written to a moment ago is watched until it is old: here for a second at most.
+    # niimpi watches a recently written journal until it is old, here for at most one second.
     wait = {} if silent_s else {"NIIMPI_TEST_WAIT_MS": 1_000}
     check(begin(tmp_path, squeue(tmp_path, jobs) | wait), lives=False, waits=False if silent_s else None)
 

@@ -1,5 +1,5 @@
-"""--mask, --outside and --nan keep: the same sums in scipy (bit for bit), medians by sorting in numpy (by
-value), and what happens with masks that are missing, do not fit or change."""
+"""--mask, --outside and --nan keep: compares with the same sums in scipy (bit for bit) and with medians
+sorted by numpy (by value). Also tests masks that are missing, do not fit or change."""
 
 import json
 import os
@@ -27,14 +27,14 @@ MASK = "{dir}/{stem}_mask.nii.gz"
 
 
 def mask_of(rng, shape):
-    """A mask of about half of the voxels, in lumps, with values from -1 to 2."""
+    """A mask of about half of the voxels, in clusters, with values from -1 to 2."""
     values = gaussian_filter(rng.standard_normal(shape[:3]), 1.3)
     return np.where(values > 0, rng.choice([1, 2], shape[:3]), rng.choice([0, -1], shape[:3])).astype("int16")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Every datatype and shape, and images with an intensity scale; their masks are below `masks`."""
+    """Every datatype and shape, and images with an intensity scale. Their masks are below `masks`."""
     folder = tmp_path_factory.mktemp("mask")
     rng = np.random.default_rng(31)
     for datatype in images.DATATYPES:
@@ -63,7 +63,7 @@ def volumes(array):
 
 
 def smoothed(array, inside, boundary, leaves_out=False):
-    """s(M·x) / s(M), each volume by itself."""
+    """s(M·x) / s(M) of each volume."""
 
     def blur(values):
         sigma = SIGMA[: values.ndim]
@@ -82,7 +82,7 @@ PADS = dict(zip(BOUNDARIES, ("symmetric", "edge", "reflect", "wrap", "constant")
 
 
 def medians(array, inside, boundary, leaves_out=False):
-    """The element n//2 of the sorted values inside, of a window of SIZE."""
+    """The element n//2 of the sorted values that are in a window of SIZE and inside the mask."""
     results = []
     for volume in volumes(array):
         size = SIZE[: volume.ndim]
@@ -101,7 +101,7 @@ def medians(array, inside, boundary, leaves_out=False):
 
 
 def stored(values, target):
-    """Doubles as voxels of a type: integers rounded once."""
+    """Doubles converted to the voxel type; integers are rounded once."""
     target = np.dtype(target)
     with np.errstate(over="ignore"):
         return rounded(np.nan_to_num(values), target) if target.kind in "iu" else values.astype(target)
@@ -198,7 +198,7 @@ def test_not_a_number_inside(tmp_path, command, how):
     assert differing(loaded(tmp_path / "out" / "a.nii.gz"), reference) == 0
 
 
-def test_not_a_number_outside_harms_nobody(tmp_path):
+def test_not_a_number_outside_has_no_effect(tmp_path):
     rng = np.random.default_rng(34)
     inside = mask_of(rng, (13, 12, 11)) > 0
     array = np.where(inside, rng.standard_normal((13, 12, 11)), np.nan).astype("float32")
@@ -254,7 +254,7 @@ def test_a_file_named_nonzero_and_a_mask_of_scaled_values(tmp_path):
     mask = rng.integers(0, 10, (9, 8, 7)).astype("int16")
     images.write(tmp_path / "in" / "a.nii", array)
     images.write(tmp_path / "mask.hdr.nii", mask, slope=-0.5, inter=2)
-    # The name of an image needs its suffix, so a file that is called nonzero is none.
+    # An image needs a suffix, so a file named `nonzero` is not an image.
     (tmp_path / "nonzero").write_bytes((tmp_path / "mask.hdr.nii").read_bytes())
     words = ["smooth", "in", "--output", "out", "--sigma", ",".join(map(str, SIGMA)), "--mask"]
     refused = run([*words, "./nonzero"], cwd=tmp_path)
@@ -267,7 +267,7 @@ def test_a_file_named_nonzero_and_a_mask_of_scaled_values(tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-    """Three images in folders, with an affine, and a mask for each in a tree beside."""
+    """Three images in folders, with an affine, and a mask for each in a parallel tree."""
     rng = np.random.default_rng(38)
     for name in ("s1/a", "s2/b", "s2/c"):
         array = images.random_array(rng, (9, 8, 7), "float32")
@@ -349,7 +349,7 @@ def test_an_integer_result_has_no_nan(tmp_path):
     assert "--output-type float32" in finished.stderr
 
 
-def test_a_changed_mask_is_done_again(study):
+def test_a_changed_mask_counts_as_a_changed_input(study):
     words = ["--sigma=1", "--mask", study / "masks" / MASK]
     finished = smooth(study / "in", study / "out", *words)
     assert finished.report["options"]["mask"] == "file" and finished.report["options"]["outside"] == "zero"
@@ -365,7 +365,7 @@ def test_a_changed_mask_is_done_again(study):
     images.write(mask, 1 - loaded(mask), affine=images.diagonal(2, 2, 2))
     assert resume(study / "in", study / "out", *words) == {"kept": 2, "input_changed": 1}
     assert (loaded(study / "out" / "s2" / "c.nii.gz") != before).any()
-    # The same masks at another place are the same.
+    # Masks that only moved are unchanged.
     (study / "masks").rename(study / "moved")
     words[-1] = study / "moved" / MASK
     assert resume(study / "in", study / "out", *words) == {"kept": 3}
@@ -443,7 +443,7 @@ NIIMATH = Path(sys.executable).with_name("niimath")
 @pytest.mark.skipif(not NIIMATH.exists(), reason="niimath is not installed")
 @pytest.mark.parametrize("sigma_mm", [1.5, 2.5])
 def test_the_idiom_of_fsl(tmp_path, sigma_mm):
-    """niimath computes in single precision and cuts its kernel at 6 sigma."""
+    """niimath computes in single precision and cuts its kernel off at 6 sigma."""
     rng = np.random.default_rng(40)
     affine = images.diagonal(2, 2, 2)
     array = (rng.standard_normal((30, 31, 29)) * 100 + 300).astype("float32")

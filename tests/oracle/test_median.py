@@ -1,4 +1,4 @@
-"""niimpi median: the values of scipy.ndimage.median_filter, and the same bytes however the work is shared."""
+"""niimpi median: values as scipy.ndimage.median_filter, and the same bytes for any ranks and threads."""
 
 import nibabel
 import numpy as np
@@ -18,7 +18,7 @@ VOXEL_MM = (1.0, 0.7, 2.165)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Every datatype and shape, in the type's whole range and in a few values that are often equal."""
+    """Every datatype and shape, with values in the type's whole range and with few different values."""
     folder = tmp_path_factory.mktemp("median") / "in"
     rng = np.random.default_rng(15)
     for datatype in images.DATATYPES:
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 
 
 def medians(array, window, **options):
-    """scipy's medians of each 3-D volume; `window` is cut to the axes that the image has."""
+    """scipy's medians of each 3-D volume. Only the axes of `window` that the image has are used."""
     axes = min(array.ndim, 3)
     at = (slice(None),) * axes + tuple(size // 2 for size in window.shape[axes:])
     window = window[at]

@@ -1,4 +1,4 @@
-"""Journals, reports and lists that look right but are not: no panic, no hang, no result or input lost."""
+"""Damaged journals, reports and lists that look valid: no panic, no hang, no lost result or input."""
 
 import collections
 import os
@@ -19,14 +19,14 @@ from test_resume import journals
 COUNT = int(os.environ.get("NIIMPI_STRESS_FILES", "1500")) // 15
 pytestmark = pytest.mark.timeout(300 + 5 * COUNT)
 
-# Far more than what is read needs, far less than what a number in it may ask for.
+# Far more memory than these files need, and far less than a wrong number in them could request.
 LIMITED = ["prlimit", "--as=2000000000"]
-# Journals that nothing vouches for are not waited for.
+# niimpi waits only this long to see whether the journal of an unknown run grows.
 ENV = {"NIIMPI_TEST_WAIT_MS": 1}
 
 
 def orderly(words, codes, **options):
-    """Runs niimpi; it must end with one of these codes and in good order."""
+    """Runs niimpi and checks that it ends with one of these exit codes, without a panic or a hang."""
     finished = run([str(word) for word in words], prefix=LIMITED, env=ENV, timeout=120, **options)
     assert finished.code in codes, finished
     assert "panicked" not in finished.stderr, finished
@@ -75,7 +75,7 @@ def test_mutated_journals(place):
         assert found.items() <= whole.items() and (removing or found == whole), at
         code = orderly([*filter.words, place / "in", "--output", out, "--resume"], (0, 2))
         ends[code] += 1
-        # All is there, or the run was refused and nothing is changed.
+        # All results exist, or the run was refused and nothing has changed.
         assert sums(out) == (whole if code == 0 else found) and not parts(out), at
         assert untouched(place) == before, at
     print(f"{COUNT} mutated journals: {ends[0]} resumed, {ends[2]} refused, nothing lost")

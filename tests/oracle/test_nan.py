@@ -1,5 +1,5 @@
-"""--nan: results of images with NaN and infinite voxels, compared with the same sums in scipy, and the count
-of those voxels."""
+"""--nan: compares the results of images with NaN and infinite voxels with the same sums in scipy, and checks
+the count of those voxels."""
 
 import csv
 from pathlib import Path
@@ -21,8 +21,7 @@ BOUNDARIES = ("reflect", "constant", "nearest", "mirror", "wrap")
 
 
 def with_holes(rng, shape, datatype):
-    """Voxels of which one in nine is NaN or infinite, and a block of them so large that its middle sees
-    nothing else."""
+    """Voxels of which one in nine is NaN or infinite, and a block of NaN that is larger than the kernel."""
     array = (rng.standard_normal(shape) * 100 + 300).astype(datatype)
     kinds = np.array([np.nan, np.inf, -np.inf], datatype)
     holes = rng.random(shape) < 1 / 9
@@ -89,7 +88,7 @@ def test_the_result_is_the_definition(tmp_path, source, how, boundary):
         name = Path(record["input"]).name
         array = loaded(source / name)
         result = loaded(out / name)
-        # An image with a slope is double, and written as float32.
+        # An image with a slope is computed in double and written as float32.
         output = "float32" if name == "scaled.nii.gz" else array.dtype
         wanted = expected(array, how, output, boundary, 55.5 if boundary == "constant" else 0.0)
         holes = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
@@ -124,7 +123,7 @@ def test_integers_are_rounded_once_and_nothing_becomes_zero(tmp_path, source):
     np.testing.assert_array_equal(loaded(out / "float32.nii.gz"), np.clip(wanted, -32768, 32767))
 
 
-def test_the_choice_shapes_results_and_so_a_resumed_run(tmp_path, source):
+def test_another_choice_is_refused_when_resuming(tmp_path, source):
     out = tmp_path / "out"
     smooth(source, out, "--sigma=1", ranks=RANKS)
     assert resume(source, out, "--sigma=1", "--nan=propagate", ranks=RANKS) == {"kept": 6}

@@ -1,5 +1,4 @@
-"""What is kept and what is set in the files written: headers field by field, extensions byte for byte, gzip,
-names."""
+"""The content of written files: header fields, extensions (byte for byte), gzip, names."""
 
 import gzip
 import struct
@@ -14,14 +13,14 @@ import images
 import reference
 from program import smooth
 
-# What the program sets itself, because the voxels or the byte order may be others than the input's.
+# Fields that the program sets, because voxels or byte order may differ from the input's.
 SET_BY_THE_PROGRAM = {"datatype", "bitpix", "scl_slope", "scl_inter", "vox_offset", "magic"}
-# Unused since Analyze, or bounds of the voxels' values, which smoothing changes.
+# Fields unused since Analyze, and bounds of the voxel values, which smoothing changes.
 FREE = {"data_type", "db_name", "extents", "session_error", "regular", "glmax", "glmin", "cal_max", "cal_min"}
 
 
 def full_header(array, order, version):
-    """A header with a value of its own in every field that a program may lose."""
+    """A header with a distinct value in every field that a program could lose."""
     affine = np.array([[-1.9, 0.1, 0.2, 80], [0.1, 2.1, -0.3, -110], [-0.2, 0.3, 2.4, -60], [0, 0, 0, 1]])
     header = images.header_for(array, order, version, affine=affine)
     header["pixdim"] = [-1, 1.9123, 2.1456, 2.4789, 1.25, 7, 8, 9]
@@ -42,7 +41,8 @@ def full_header(array, order, version):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """(input, output) of one run over files of both versions, orders, forms; with and without scaling."""
+    """(input, output) of one run over files of both versions, byte orders and forms, with and without
+    scaling."""
     folder = tmp_path_factory.mktemp("outputs")
     source = folder / "in"
     rng = np.random.default_rng(41)
@@ -74,7 +74,7 @@ def content(path):
 
 
 def header_path(path):
-    """The file of an image that holds the header."""
+    """The file that contains the header of an image."""
     return Path(str(path).replace(".img", ".hdr"))
 
 
@@ -111,7 +111,7 @@ def test_nibabel_opens_every_output(written):
         a, image = nibabel.load(source), nibabel.load(output)
         voxels = np.asarray(image.dataobj)
         assert voxels.shape == a.shape, output
-        assert type(image) is type(a), f"{output}: another version or form than the input's"
+        assert type(image) is type(a), f"{output}: version or form differs from the input's"
 
 
 def test_header_fields_are_the_inputs(written):
@@ -147,7 +147,7 @@ def test_extensions_are_kept_byte_for_byte(written):
         before, after = extensions_of(source), extensions_of(output)
         assert before == after, output
         kept += len(after)
-    assert kept == 160, "two extensions in every other file"
+    assert kept == 160, "every other file has two extensions"
 
 
 def test_little_endian_without_scaling(written):
@@ -179,7 +179,7 @@ def test_files_have_the_size_that_their_headers_say(written):
 
 
 def test_compressed_files_are_reproducible(written):
-    """No time and no name in the gzip header, and one member, which every reader understands."""
+    """The gzip header has no time and no name, and there is only one member, for readers that expect one."""
     _, _, pairs = written
     seen = 0
     for _, output in pairs:

@@ -1,4 +1,4 @@
-"""The same bytes and the same totals for every number of ranks, of threads, and every strategy."""
+"""Bytes and totals are the same for any number of ranks and threads and any strategy."""
 
 import functools
 import hashlib
@@ -48,7 +48,7 @@ def mixed(tmp_path_factory):
 
 
 def sums(folder):
-    """Relative path → checksum of every file below a folder; journals are left out."""
+    """Relative path → checksum of every file below a folder, without journals."""
     files = [path for path in images.results(folder) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -80,7 +80,7 @@ def baseline(mixed, tmp_path_factory):
 
 
 def check_report(report, images_expected, ranks, threads):
-    """Totals, ranks and images of a report tell the same story."""
+    """Checks that totals, ranks and images of a report agree."""
     totals, records = report["totals"], report["images"]
     assert report["state"] == "completed"
     assert report["launch"]["ranks"] == ranks and report["launch"]["threads_per_rank"] == threads
@@ -158,9 +158,9 @@ def test_more_ranks_than_images(tmp_path, strategy, count):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_rank_gets_its_share(tmp_path, strategy):
-    """Forty like images on four ranks: fixed shares are of ten each; idle ranks ask, so all have some."""
+    """Forty equal images on four ranks: fixed shares have ten each; with dynamic, every rank gets some."""
     images.series(tmp_path / "in", 40, datatype="float32")
-    # Or else a rank that starts late finds nothing left to ask for.
+    # Without the delay, a rank that starts late would find no images left.
     slow = {"NIIMPI_TEST_FAULT": "slow@0:300"} if strategy == "dynamic" else {}
     words = ["--sigma=1", "--strategy", strategy]
     finished = smooth(tmp_path / "in", tmp_path / "out", *words, ranks=4, env=slow)
@@ -168,14 +168,14 @@ def test_every_rank_gets_its_share(tmp_path, strategy):
     if strategy == "dynamic":
         assert sum(shares) == 40 and shares[0] >= 1, shares
     elif strategy == "size":
-        # Sizes of compressed files differ by a few bytes; shares may differ by one.
+        # The sizes of compressed files differ by a few bytes, so shares may differ by one image.
         assert sum(shares) == 40 and shares[0] >= 9 and shares[-1] <= 11, shares
     else:
         assert shares == [10, 10, 10, 10]
 
 
 def test_natural_order(tmp_path):
-    """sample_2 comes before sample_10, so with one rank and one worker the list says the order of work."""
+    """sample_2 comes before sample_10. With one rank and one worker, images are processed in this order."""
     images.series(tmp_path / "in", 12)
     finished = smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", "--strategy=block", ranks=1)
     records = sorted(finished.report["images"], key=lambda record: record["index"])
@@ -212,7 +212,7 @@ def test_shards_are_disjoint_and_complete(tmp_path):
     images.series(tmp_path / "in", 10)
     smooth(tmp_path / "in", tmp_path / "whole", "--sigma=1", ranks=2)
     for shard in ("1/3", "2/3", "3/3"):
-        # An output that exists is an error, so an image in two shards would end a run.
+        # An existing output is an error, so a run would fail if an image were in two shards.
         report = tmp_path / f"{shard[0]}.json"
         smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", "--shard", shard, ranks=2, report=report)
     assert sums(tmp_path / "out") == sums(tmp_path / "whole")
@@ -225,7 +225,7 @@ def test_the_first_images_only(tmp_path):
     assert sorted(sums(tmp_path / "out")) == ["sample_1.nii.gz", "sample_2.nii.gz", "sample_3.nii.gz"]
 
 
-def test_resume_does_what_is_missing(tmp_path):
+def test_resume_processes_missing_images(tmp_path):
     images.series(tmp_path / "in", 8)
     smooth(tmp_path / "in", tmp_path / "out", "--sigma=1", ranks=2)
     before = sums(tmp_path / "out")
@@ -256,7 +256,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     )
     assert finished.code == 0, finished
     assert not (tmp_path / "out").exists()
-    assert finished.stdout.strip(), "the plan is printed"
+    assert finished.stdout.strip(), "the list of images must be printed"
 
 
 def test_names_by_template(tmp_path):

@@ -1,5 +1,4 @@
-"""The report's two faces: the table on standard output, and the JSON of schema niimpi-report/2 with its
-types."""
+"""The report as a table on standard output, and as JSON with the types of schema niimpi-report/2."""
 
 import datetime
 import re
@@ -49,7 +48,7 @@ WHOLE_REPORT = {
 
 
 def check(record, schema, where):
-    """Every key is there, with its type. Keys beyond the schema are allowed: it may grow."""
+    """Checks that every key exists with its type. Other keys are allowed, because the schema may grow."""
     for key, kinds in schema.items():
         assert key in record, f"{where} lacks {key}"
         value = record[key]
@@ -82,13 +81,13 @@ def test_every_key_has_its_type(finished):
 
 
 def test_cpu_efficiency_is_of_the_run_alone(tmp_path):
-    """CPU seconds over the seconds of the CPUs. The start of MPI, which takes longer, does not count."""
+    """CPU seconds / (elapsed × CPUs). The start of MPI does not count."""
     images.series(tmp_path / "in", 1, shape=(40, 41, 42))
     report = smooth(tmp_path / "in", tmp_path / "out", "--sigma=2", ranks=RANKS, threads=1).report
     for row in report["ranks"]:
         given_s = row["elapsed_s"] * row["cpus"]
         assert row["cpu_efficiency"] == pytest.approx(row["cpu_s"] / given_s, abs=1e-3), row
-    # Not more than the CPUs have, but both clocks are read one after the other, milliseconds apart.
+    # At most 1, but the two clocks are read milliseconds apart.
     assert all(0 < row["cpu_efficiency"] < 3 for row in [report["totals"], *report["ranks"]]), report
 
 
@@ -98,7 +97,7 @@ def test_what_was_run(finished):
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", report["version"])
     assert "smooth" in report["command"] and "--sigma=1,2,1.5" in report["command"]
     started = datetime.datetime.fromisoformat(report["started"])
-    assert started.tzinfo is not None, "RFC 3339 names an offset"
+    assert started.tzinfo is not None, "RFC 3339 requires an offset"
     age = (datetime.datetime.now(datetime.timezone.utc) - started).total_seconds()
     assert -5 < age < 600
     assert report["strategy"] == "size"
@@ -136,8 +135,8 @@ def test_figures_are_plausible(finished):
 
 
 def test_the_table(finished):
-    """Per rank: host, images, failed, read, filter, write, idle, elapsed, CPU efficiency, peak memory; below
-    it sums."""
+    """Columns per rank: host, images, failed, read, filter, write, idle, elapsed, CPU efficiency, peak
+    memory. Below them are sums."""
     text = finished.stdout.lower()
     for column in ("rank", "host", "images", "failed", "read", "filter", "write", "idle", "elapsed", "cpu"):
         assert column in text, f"no column {column}\n{finished}"
@@ -146,8 +145,8 @@ def test_the_table(finished):
         assert row in text, f"no {row}\n{finished}"
     host = finished.report["ranks"][0]["host"]
     rows = [line for line in finished.stdout.splitlines() if host in line]
-    assert len(rows) >= (RANKS or 1), f"a row for every rank\n{finished}"
-    assert "\x1b" not in finished.stdout, "colours where no terminal is"
+    assert len(rows) >= (RANKS or 1), f"every rank must have a row\n{finished}"
+    assert "\x1b" not in finished.stdout, "no colours without a terminal"
 
 
 def test_the_failed_image_is_one_line_on_standard_error(finished):
@@ -162,4 +161,4 @@ def test_the_table_is_printed_once(tmp_path):
     finished = run(args, ranks=RANKS)
     assert finished.code == 0, finished
     assert finished.stdout.lower().count("images/s") == 1, finished
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "no report was asked for"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "no report was requested"

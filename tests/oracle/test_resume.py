@@ -1,4 +1,4 @@
-"""Resuming: what the journals vouch for is kept, everything else is done again, and nothing is done twice."""
+"""Resuming: results that match their journal records are kept, all others are processed again."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def journals(output):
 
 
 def lines(output):
-    """Every line of every journal; each must be JSON."""
+    """Every line of every journal. Each must be JSON."""
     return [json.loads(line) for path in journals(output) for line in path.read_text().splitlines()]
 
 
@@ -76,7 +76,7 @@ def refused(source, output, *options, kinds, command="smooth", ranks=None):
 
 
 @each_filter
-def test_each_cause_is_found_and_told(tmp_path, filter):
+def test_each_cause_is_found_and_reported(tmp_path, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     paths = images.series(source, 12)
     whole = paths[11].read_bytes()
@@ -97,7 +97,7 @@ def test_each_cause_is_found_and_told(tmp_path, filter):
 
 
 @each_filter
-def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path, filter):
+def test_foreign_files_are_not_replaced(tmp_path, filter):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
     filter.run(source, out, ranks=filter.ranks)
@@ -123,7 +123,7 @@ def test_what_is_not_an_earlier_result_of_this_work_is_not_replaced(tmp_path, fi
 
 
 def test_an_output_of_another_image_is_not_replaced(tmp_path):
-    """Three subjects with the same file name, one run each, into one folder."""
+    """Three subjects with equal file names, one run each, into one folder."""
     for subject in "123":
         images.write(
             tmp_path / subject / "T1.nii.gz",
@@ -149,7 +149,7 @@ def test_an_output_of_another_image_is_not_replaced(tmp_path):
     )
 
 
-def test_data_that_moved_is_known_by_its_content(tmp_path):
+def test_moved_data_is_recognised_by_its_content(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     smooth(source, out, "--sigma=1")
@@ -159,7 +159,7 @@ def test_data_that_moved_is_known_by_its_content(tmp_path):
     assert resume(tmp_path / "moved", out, "--sigma=1") == {"kept": 3, "moved": 3}
 
 
-def test_options_that_json_cannot_hold_are_told_apart(tmp_path):
+def test_options_that_json_cannot_hold_are_distinguished(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 2)
     options = ["--sigma=1", "--boundary=constant", "--output-type=float32"]
@@ -168,8 +168,9 @@ def test_options_that_json_cannot_hold_are_told_apart(tmp_path):
     assert resume(source, out, *options, "--cval=nan") == {"kept": 2}
 
 
-def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
-    """Of equal size and an older time, so that neither the sum of sizes nor the later time changes."""
+def test_a_pair_with_one_replaced_file_is_a_changed_input(tmp_path):
+    """The new file has equal size and an older time, so neither the sum of sizes nor the latest time
+    changes."""
     source, out = tmp_path / "in", tmp_path / "out"
     rng = np.random.default_rng(3)
     for name in ("a", "b"):
@@ -179,7 +180,7 @@ def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
     shutil.copy(source / "b.img", source / "a.img")
     os.utime(source / "a.img", ns=(old, old))
     assert resume(source, out, "--sigma=1") == {"kept": 1, "input_changed": 1}
-    # A header is part of the record, too.
+    # The header is part of the record, too.
     shutil.copy(out / "b.hdr", out / "a.hdr")
     flipped = bytearray((out / "a.hdr").read_bytes())
     flipped[80] ^= 0x80
@@ -189,14 +190,14 @@ def test_a_half_of_a_pair_that_was_exchanged_is_a_changed_input(tmp_path):
     refused(source, out, "--sigma=1", kinds={"changed since niimpi wrote them": (1, "a.hdr")})
 
 
-def test_what_0_1_wrote_is_resumed(tmp_path):
-    """The folder that niimpi 0.1.0 left: results, a failed image, and one that it was at work on when it was
+def test_a_folder_of_niimpi_0_1_is_resumed(tmp_path):
+    """A folder of niimpi 0.1.0 with results, a failed image, and one that was in progress when the run was
     killed."""
     stored = Path(__file__).parent / "stored" / "niimpi-0.1.0.tar.gz"
     subprocess.run(["tar", "-xpzf", stored, "-C", tmp_path], check=True)
     place = tmp_path / "niimpi-0.1.0"
     for journal in journals(place / "out"):
-        # Inputs are recorded by their absolute path.
+        # The journal records inputs by their absolute path.
         journal.write_text(journal.read_text().replace("/stored/niimpi-0.1.0", str(place)))
     found = resume(place / "in", place / "out", "--sigma=1")
     assert found == {"kept": 5, "failed_before": 1, "unfinished": 1, "missing": 1}
@@ -209,8 +210,8 @@ def test_what_0_1_wrote_is_resumed(tmp_path):
 
 
 def test_runs_at_the_same_time_do_not_replace_each_others_results(tmp_path, faulty):
-    """A run that is held before its results get their names finds those of another one there, and fails those
-    images."""
+    """A run is blocked before it renames its results. Meanwhile another run writes them, so the images of the
+    first run fail."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 4)
     go = tmp_path / "go"
@@ -220,7 +221,7 @@ def test_runs_at_the_same_time_do_not_replace_each_others_results(tmp_path, faul
         while not list(out.glob(".niimpi-*.part")):
             assert time.monotonic() < until
             time.sleep(0.01)
-        # Another list, so that it is not refused as the same work.
+        # Another list, so that the run is not refused as a run of the same images.
         smooth(source, out, "--sigma=4", "--limit=3")
         written = {name: total for name, total in sums(out).items() if not name.endswith(".part")}
         go.touch()
@@ -232,7 +233,7 @@ def test_runs_at_the_same_time_do_not_replace_each_others_results(tmp_path, faul
     refused(source, out, "--sigma=1", kinds={"made with other options": (3, "sample_1.nii.gz")})
 
 
-def test_a_run_on_a_clock_that_is_ahead_does_not_have_the_last_word(tmp_path):
+def test_a_run_with_a_fast_clock_does_not_override_later_runs(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     smooth(source, out, "--sigma=1")
@@ -251,7 +252,7 @@ def test_a_run_on_a_clock_that_is_ahead_does_not_have_the_last_word(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nii", ".hdr", ".hdr.gz"])
 def test_results_without_a_trailer_and_pairs(tmp_path, suffix):
-    """Without compression there is no checksum in the file: its time tells that it was changed."""
+    """Uncompressed files contain no checksum, so their modification time shows a change."""
     source, out = tmp_path / "in", tmp_path / "out"
     rng = np.random.default_rng(3)
     for number in range(4):
@@ -272,7 +273,7 @@ def test_results_without_a_trailer_and_pairs(tmp_path, suffix):
     voxels.unlink()
     assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "missing": 1}
     assert sums(out) == before
-    # A copy has other times and the same content.
+    # A copy has other times but the same content.
     shutil.copytree(out, tmp_path / "copy")
     assert resume(source, tmp_path / "copy", "--sigma=1", ranks=RANKS) == {"kept": 4}
 
@@ -280,7 +281,7 @@ def test_results_without_a_trailer_and_pairs(tmp_path, suffix):
 @pytest.mark.ranks
 @pytest.mark.parametrize("strategy", ["block", "cyclic", "size", "dynamic"])
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_any_ranks_and_strategy_go_on_where_others_stopped(tmp_path, strategy, ranks):
+def test_any_ranks_and_strategy_continue_a_run(tmp_path, strategy, ranks):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 10)
     smooth(source, out, "--sigma=1", "--limit=6", ranks=2)
@@ -292,7 +293,7 @@ def test_any_ranks_and_strategy_go_on_where_others_stopped(tmp_path, strategy, r
     )
 
 
-def test_shards_and_the_whole_list_know_of_each_other(tmp_path):
+def test_shards_keep_results_of_the_whole_list_and_vice_versa(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 9)
     for shard in ("1/3", "2/3"):
@@ -319,7 +320,7 @@ def test_a_journal_torn_anywhere(tmp_path, filter):
             path.unlink()
         journal.write_bytes(whole[:cut])
         ended = sum(json.loads(line)["event"] == "end" for line in whole[:cut].split(b"\n")[:-1])
-        # A last line without its line break may be whole.
+        # A last line without its line break may be complete.
         last = whole[:cut].rpartition(b"\n")[2]
         ended += last.startswith(b'{"event":"end"') and last.endswith(b"}") and whole[cut : cut + 1] == b"\n"
         # Nothing is known of files without a record, as after somebody removed it: they are not replaced
@@ -331,13 +332,13 @@ def test_a_journal_torn_anywhere(tmp_path, filter):
 
 
 def test_a_result_that_was_being_replaced_is_not_kept(tmp_path):
-    """An image that another run began to write again is unfinished, whatever its file and its older record
-    say."""
+    """An image that another run started to write again is unfinished, even if its file matches an older
+    record."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 3)
     smooth(source, out, "--sigma=1")
     smooth(source, out, "--sigma=1", "--overwrite")
-    # The second run's: within one second the names of runs do not tell their order.
+    # The journal of the second run. The names of runs in the same second do not show their order.
     last = max(journals(out), key=lambda path: json.loads(path.read_text().partition("\n")[0])["unix_s"])
     rows = [row for row in last.read_text().splitlines() if json.loads(row)["event"] != "alive"]
     # The run line, the first image's three lines, and the second image's start.
@@ -347,8 +348,8 @@ def test_a_result_that_was_being_replaced_is_not_kept(tmp_path):
 
 
 def test_journals_of_a_whole_run(tmp_path):
-    """Every image has one beginning and one end, under its rank's first line; outputs below the folder,
-    inputs absolute."""
+    """Every image has one start and one end line after the first line of its rank. Outputs are relative to
+    the folder, inputs absolute."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 20)
     (source / "sample_7.nii.gz").write_bytes(b"")
@@ -397,7 +398,7 @@ def test_journals_of_a_whole_run(tmp_path):
 
 
 def test_many_images_are_checked(tmp_path):
-    """Four thousand here; the stress run has forty thousand."""
+    """4,000 images here, 40,000 in the stress run."""
     count = int(os.environ.get("NIIMPI_STRESS_IMAGES", "4000"))
     source, out = tmp_path / "in", tmp_path / "out"
     first = images.write(
@@ -406,7 +407,7 @@ def test_many_images_are_checked(tmp_path):
     for number in range(1, count):
         folder = source / str(number // 500)
         folder.mkdir(exist_ok=True)
-        # Hard links have a limit on some file systems; such small files cost no more.
+        # Some file systems limit hard links, and copies of such small files are as cheap.
         (folder / f"image_{number}.nii.gz").write_bytes(first.read_bytes())
     smooth(source, out, "--sigma=1", ranks=RANKS, timeout=150)
     (out / "0" / "image_3.nii.gz").unlink()
@@ -417,7 +418,7 @@ def test_many_images_are_checked(tmp_path):
     print(f"{count} images checked and one done in {seconds:.2f} s")
 
 
-def test_a_pipe_among_the_journals_is_named_and_nobody_waits_for_it(tmp_path):
+def test_a_pipe_among_the_journals_is_reported_and_does_not_block(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 2)
     smooth(source, out, "--sigma=1")
@@ -473,7 +474,7 @@ def test_status_and_verify(tmp_path):
 
 
 def nibabel_readable(folder):
-    """The images that another reader takes."""
+    """The images that nibabel can read."""
     good = []
     for path in images.results(folder):
         try:

@@ -1,7 +1,6 @@
-"""Bit for bit: what the program writes is what scipy.ndimage.gaussian_filter gives for nibabel's array.
+"""Compares the results of `niimpi smooth` with scipy.ndimage.gaussian_filter on nibabel's array, bit for bit.
 
-Every test smooths a whole folder in one run and compares each output; the closing line of the session has the
-counts.
+Every test smooths a whole folder in one run and compares each output. The session ends with a line of counts.
 """
 
 import gzip
@@ -79,8 +78,8 @@ def test_every_datatype_byte_order_and_boundary(every_type, tmp_path, boundary, 
 
 @pytest.fixture(scope="module")
 def every_length(tmp_path_factory):
-    """Axes of every length up to 40 in x, y and z, where vectors and blocks of a fast filter begin and
-    end."""
+    """Axes of every length up to 40 in x, y and z, because vectors and blocks of a fast filter begin and end
+    there."""
     folder = tmp_path_factory.mktemp("lengths")
     rng = np.random.default_rng(7)
     paths = []
@@ -119,7 +118,7 @@ def test_negative_constant_beyond_the_edge(every_type, tmp_path):
     signed = ("int8", "int16", "int32", "int64", "float32", "float64")
     folders = [folder / datatype for datatype in signed]
     paths = [path for path in paths if path.parent.name in signed]
-    # One run a folder: their files have the same names.
+    # One run per folder, because the files have the same names.
     for one in folders:
         out = tmp_path / one.name
         finished = smooth(one, out, flag("sigma", 2), "--boundary=constant", flag("cval", -3.25), threads=2)
@@ -136,8 +135,8 @@ def test_truncate(every_type, tmp_path, sigma, truncate):
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory):
-    """Slopes and intercepts on every datatype: negative, tiny, an intercept alone, and slopes that mean
-    none."""
+    """Slopes and intercepts for every datatype: negative, tiny, an intercept alone, and invalid slopes, which
+    count as none."""
     folder = tmp_path_factory.mktemp("scaled")
     rng = np.random.default_rng(3)
     pairs = [(2, 0), (0.1, -10), (1, 5.5), (-1.5, 3), (1e-3, 1e3), (0, 3), (np.nan, 0), (np.inf, 0), (1, 0)]
@@ -161,7 +160,7 @@ def test_scaled_images(scaled, tmp_path, output_type, sigma):
 
 @pytest.fixture(scope="module")
 def small_types(tmp_path_factory):
-    """Every datatype once, plain and scaled, with values that saturate narrower types on both sides."""
+    """Every datatype once, with and without scale, with values that saturate narrower types on both sides."""
     folder = tmp_path_factory.mktemp("small")
     rng = np.random.default_rng(11)
     paths = []
@@ -174,7 +173,7 @@ def small_types(tmp_path_factory):
 
 @pytest.mark.parametrize("output_type", images.DATATYPES)
 def test_output_types(small_types, tmp_path, output_type):
-    """Floats as scipy stores them; integers other than the image's own rounded and saturated once, at the
+    """Floats are as in scipy. Integer types other than the image's own are rounded and saturated once, at the
     end."""
     folder, paths = small_types
     for sigma in (0.8, (2.0, 0.0, 1.1)):
@@ -205,7 +204,7 @@ def test_rounding_does_not_lower_the_mean(tmp_path):
 
 @pytest.fixture(scope="module")
 def voxel_sizes(tmp_path_factory):
-    """Voxel sizes from sform, qform and pixdim alone, isotropic and not."""
+    """Voxel sizes from the sform, the qform or pixdim only, isotropic and anisotropic."""
     folder = tmp_path_factory.mktemp("sizes")
     rng = np.random.default_rng(17)
     paths = []
@@ -242,13 +241,12 @@ def test_the_affine_wins_over_pixdim_and_a_warning_names_the_image(tmp_path):
     finished = smooth(tmp_path / "in", tmp_path / "out", "--fwhm=6")
     compare([agree, differ], finished.report, "fwhm", fwhm=6.0)
     warnings = [line for line in finished.stderr.splitlines() if "differing.nii" in line]
-    assert warnings, f"no warning names the image\n{finished}"
+    assert warnings, f"a warning must name the image\n{finished}"
     assert "agreeing.nii" not in finished.stderr, finished.stderr
 
 
 def test_fwhm_of_an_oblique_image(tmp_path):
-    """Column lengths of a turned affine are rounded; a last bit of sigma is allowed to differ here, and no
-    more."""
+    """Column lengths of a rotated affine are rounded, so sigma may differ in its last bit here."""
     array = images.random_array(np.random.default_rng(23), (12, 11, 10), "float64")
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -269,7 +267,7 @@ def test_fwhm_of_an_oblique_image(tmp_path):
 
 @pytest.mark.parametrize("boundary", ["reflect", "constant"])
 def test_nan_and_infinity(tmp_path, boundary):
-    """They spread as far as the kernel reaches, as in scipy: infinities of both signs meet in NaN."""
+    """They spread as far as the kernel reaches, as in scipy. Infinities of both signs add up to NaN."""
     rng = np.random.default_rng(29)
     paths = []
     for datatype in images.FLOATS:
@@ -300,7 +298,7 @@ def test_nan_and_infinity(tmp_path, boundary):
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory):
-    """The ways in which a file can hold an image: versions, pairs, offsets, extensions, forms of gzip."""
+    """The ways to store an image: NIfTI versions, pairs, offsets, extensions, forms of gzip."""
     folder = tmp_path_factory.mktemp("containers")
     rng = np.random.default_rng(31)
     paths = []
@@ -369,11 +367,11 @@ def test_containers(containers, tmp_path, sigma):
     folder, paths = containers
     finished = smooth(folder, tmp_path / "out", flag("sigma", sigma), threads=2)
     compare(paths, finished.report, "containers", sigma=sigma)
-    assert finished.report["totals"]["images"] == len(paths), "a pair is one image"
+    assert finished.report["totals"]["images"] == len(paths), "a pair must count as one image"
 
 
 def test_an_offset_of_zero(tmp_path):
-    """In a single file 0 means 352, the end of the header; nibabel takes it for the file's first byte."""
+    """In a single file, niimpi reads 0 as 352, the end of the header. nibabel reads from the first byte."""
     rng = np.random.default_rng(37)
     array = images.random_array(rng, (9, 8, 7), "int16")
     images.write(tmp_path / "in" / "plain.nii", array)
@@ -415,7 +413,7 @@ def test_nibabel_samples(nibabel_samples, tmp_path, boundary):
 
 
 def test_nibabel_samples_in_mm(nibabel_samples, tmp_path):
-    """Samples whose affines are not turned, so that their voxel sizes are exact."""
+    """Samples whose affines are not rotated, so that their voxel sizes are exact."""
     _, paths = nibabel_samples
     upright = [path for path in paths if path.name in ("anatomical.nii", "standard.nii.gz", "functional.nii")]
     finished = smooth(upright, tmp_path / "out", "--fwhm=6")
@@ -424,8 +422,8 @@ def test_nibabel_samples_in_mm(nibabel_samples, tmp_path):
 
 @pytest.mark.skipif(not reference.HAS_AVX512, reason="numpy here has no AVX-512 kernels to compare with")
 def test_stored_kernels_are_numpys(request):
-    """kernels.json, which machines without AVX-512 rely on, has every kernel used so far, with numpy's
-    bits."""
+    """kernels.json, which machines without AVX-512 need, contains every kernel of this session, with the bits
+    of numpy."""
     if request.config.getoption("--write-kernels"):
         pytest.skip("kernels are being written")
     if not reference.used_kernels:
@@ -441,8 +439,8 @@ def test_stored_kernels_are_numpys(request):
 @pytest.mark.skipif(not reference._stored, reason="no stored kernels")
 @pytest.mark.timeout(600)
 def test_the_reference_of_machines_without_avx512(request, tmp_path):
-    """The nibabel samples and the truncate tests again, with numpy's AVX-512 switched off and the stored
-    kernels."""
+    """Repeats the tests of the nibabel samples and of truncate with the stored kernels, with AVX-512 switched
+    off in numpy."""
     if request.config.getoption("--write-kernels"):
         pytest.skip("kernels are being written")
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": "X86_V4", "PYTHONWARNINGS": "ignore"}

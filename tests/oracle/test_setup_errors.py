@@ -1,4 +1,4 @@
-"""Wrong usage and wrong set-up: exit 2 from every rank, said once, before anything is written."""
+"""Wrong usage and set-up: every rank exits with code 2, one message is printed, and nothing is written."""
 
 import os
 import re
@@ -15,7 +15,7 @@ RANKS = 3 if HAS_RANKS else None
 
 @pytest.fixture
 def place(tmp_path):
-    """Two folders with images, an empty one, and lists; commands run here, so paths are relative."""
+    """Two folders with images, an empty one, and lists. Commands run here, so paths are relative."""
     images.series(tmp_path / "in", 3)
     images.series(tmp_path / "more", 2)
     (tmp_path / "empty").mkdir()
@@ -70,8 +70,7 @@ CASES = {
 
 
 def message_lines(text):
-    """Lines of stderr that are the program's: what launchers frame between rulers and say themselves is left
-    out."""
+    """Lines of stderr from the program, without the messages of launchers."""
     kept, inside = [], False
     for line in text.splitlines():
         ruler = re.fullmatch(r"\s*[-=*]{10,}\s*", line)
@@ -87,7 +86,7 @@ def message_lines(text):
 
 
 def check_refused(finished, said, place, before):
-    """Exit 2, the message once, nothing written."""
+    """Checks exit code 2, a single message, and that nothing was written."""
     assert finished.code == 2, f"exit {finished.code}\n{finished}"
     text = "\n".join(message_lines(finished.stderr))
     assert re.search(said, text), f"no {said!r} in the message\n{finished}"
@@ -109,7 +108,7 @@ def test_refused_by_every_rank(place, case):
 
 @pytest.mark.ranks
 def test_a_usage_error_is_never_cut_off(place):
-    """A silent rank that exits first makes mpirun end the rank that speaks: ten times, since that is a
+    """If a silent rank exits first, mpirun ends the rank that prints the message. Ten times, because it is a
     race."""
     before = images.tree(place)
     for _ in range(10):
@@ -130,8 +129,7 @@ def test_help_needs_no_mpi(tmp_path, args):
     assert finished.code == 0 and finished.stdout.strip() and not finished.stderr.strip(), finished
 
 
-# What launchers tell their processes; one process among singletons sees it while its MPI says that it is
-# alone.
+# Environment variables of launchers. A singleton sees them while its MPI reports a world of one process.
 STRANGE = {
     "a job of Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
     "a job with PMI": {"PMI_SIZE": "2", "PMI_RANK": "0"},
@@ -156,7 +154,7 @@ def test_a_singleton_in_a_job_of_several_is_refused(place, case):
 
 @pytest.mark.ranks
 def test_the_other_mpis_launcher_is_refused(place):
-    """mpirun of the other MPI starts singletons, each of which would do the whole list."""
+    """mpirun of the other MPI starts singletons, each of which would process the whole list."""
     other = other_launcher()
     if other is None:
         pytest.skip("the other MPI is not installed")

@@ -1,4 +1,4 @@
-"""What a run warns of: one line per kind, with a count, and the kinds of each image in the report."""
+"""Warnings of a run: one line per kind, with a count, and the kinds of each image in the report."""
 
 import re
 
@@ -34,7 +34,7 @@ def image(path, zooms=(2, 2, 2), units=2, dtype="float32"):
     ],
 )
 def test_absurd_voxel_sizes(tmp_path, zooms, units, expected, words):
-    """With a width in mm; a width in voxels depends on no voxel size."""
+    """A width in mm gives a warning. A width in voxels does not depend on the voxel size."""
     path = image(tmp_path / "in" / "a.nii", zooms, units)
     finished = smooth(path, tmp_path / "out", "--fwhm=6")
     assert sorted(set(kinds(finished)[0])) == sorted(expected)
@@ -53,7 +53,7 @@ def label_map(shape=(40, 38, 30)):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_masks_and_label_maps(tmp_path, threads):
-    """Empty results and labels that do not exist are one line each, and none with float32."""
+    """Empty results and labels that do not exist give one line each, but none with float32."""
     roi = np.zeros((40, 38, 30), "uint8")
     roi[20, 20, 15] = 1
     for number in range(3):
@@ -65,7 +65,7 @@ def test_masks_and_label_maps(tmp_path, threads):
     images.write(tmp_path / "in" / "e_empty.nii.gz", np.zeros_like(roi))
     header = images.header_for(roi, slope=2.0)
     images.write(tmp_path / "in" / "f_scaled.nii.gz", roi, header)
-    # More threads than images share each image among several.
+    # With more threads than images, several threads share each image.
     options = ["--sigma=2.5", "--boundary=constant"]
     finished = smooth(tmp_path / "in", tmp_path / "out", *options, threads=8 * threads)
     assert kinds(finished) == [*[["empty_result"]] * 3, ["labels"], ["labels"], [], [], []], finished

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 def synth(folder, count, shape, datatype="uint8", seed=1):
-    """Sample images; returns their folder."""
+    """Creates sample images and returns their folder."""
     words = ["synth", folder, "--count", count, "--shape", shape, "--datatype", datatype, "--seed", seed]
     finished = program.run([str(word) for word in words])
     assert finished.code == 0, finished

@@ -1,4 +1,4 @@
-"""`niimpi plan` from end to end: pilot, reports and studies; the JSON; the script; refusals; the check."""
+"""End-to-end tests of `niimpi plan`: pilot, reports, studies, JSON, batch script, refusals and --check."""
 
 import csv
 import errno
@@ -47,7 +47,7 @@ def piloted(data, tmp_path_factory):
     return folder, finished, json.loads((folder / "plan.json").read_text())
 
 
-def test_the_json_has_its_form(piloted):
+def test_the_json_follows_its_schema(piloted):
     _, _, document = piloted
     assert document["schema"] == "niimpi-plan/1"
     assert document["images"] == 4000
@@ -66,7 +66,7 @@ def test_the_json_has_its_form(piloted):
     assert sum(configuration["recommended"] for configuration in document["configurations"]) == 1
 
 
-def test_the_text_says_what_and_why(piloted):
+def test_the_text_contains_the_recommendation_and_its_reasons(piloted):
     _, finished, document = piloted
     for words in (
         "Recommended:",
@@ -84,7 +84,7 @@ def test_nothing_of_the_pilot_remains(piloted):
     assert [path.name for path in (folder / "out").iterdir()] == []
 
 
-def test_the_script_asks_for_the_plan(piloted):
+def test_the_script_requests_what_the_plan_recommends(piloted):
     folder, _, document = piloted
     text = (folder / "job.sbatch").read_text()
     request = document["request"]
@@ -114,8 +114,8 @@ def test_csv_and_table_have_every_layout(piloted):
         assert float(row["time_s"]) == pytest.approx(configuration["elapsed_s"] + configuration["launch_s"])
 
 
-def test_up_to_thousands_of_ranks_are_planned(data, reports, tmp_path):
-    """Without --nodes, ranks get as many nodes as they need."""
+def test_thousands_of_ranks_are_planned(data, reports, tmp_path):
+    """Without --nodes, the plan uses as many nodes as the ranks need."""
     ranks = [2**step for step in range(13)]
     words = [
         "--images",
@@ -145,13 +145,13 @@ def reports(data, tmp_path_factory):
 
 
 def test_earlier_reports_serve_as_measurements(data, reports, tmp_path):
-    """The interval spans what recorded runs of half the images took, twice."""
+    """The interval contains twice the time of recorded runs with half the images."""
     recorded = []
     for place, path in enumerate(reports):
         report = json.loads(path.read_text())
         slept = 0.0
         for image in report["images"]:
-            # 10 ms for every image, as on a machine that never varies.
+            # Every image takes 10 ms, as on a machine without variation.
             image.update(start_s=0.5 + slept, read_s=0.002, filter_s=0.004, write_s=0.004, publish_s=0.0)
             slept += 0.01 if image["status"] == "done" else 0.0
         report["elapsed_s"] = 0.5 + slept
@@ -199,14 +199,14 @@ def test_a_study_serves_as_measurements(data, tmp_path):
     )
     document = json.loads((tmp_path / "p.json").read_text())
     assert document["images"] == 40
-    # The study has measured what launching takes.
+    # The study has measured the launching time.
     assert 0 < document["configurations"][0]["launch_s"] < 30
     assert "planned for" in finished.stdout
 
 
 @pytest.fixture
 def in_memory(tmp_path):
-    """A folder in memory, if there is room."""
+    """A folder in memory if there is room, else on disk."""
     roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 1 << 29
     below = "/dev/shm" if roomy else tmp_path
     with tempfile.TemporaryDirectory(prefix="niimpi-test-", dir=below) as folder:
@@ -226,9 +226,9 @@ def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan)
         assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
 
 
-def test_what_rank_0_holds_of_a_long_list_is_planned(in_memory):
-    """The list is most of what rank 0 holds of many small images. MPI's buffers and, when resuming, journals
-    fit into the margin of the request."""
+def test_memory_of_a_long_list_is_planned(in_memory):
+    """With many small images, the list takes most of rank 0's memory. MPI's buffers and, when resuming, the
+    journals fit into the margin of the request."""
     count = 20_000
     images = synth(in_memory / "images", count, "6,6,6")
     plan(images, *OPTIONS, "--pilot", "20", "--ranks", RANKS, "--json", in_memory / "p.json", cwd=in_memory)
@@ -242,14 +242,14 @@ def test_what_rank_0_holds_of_a_long_list_is_planned(in_memory):
         assert (first["done"], again["skipped"]) == (count, count)
         if ranks == 1:
             assert first["max_rss_bytes"] <= rss <= first["max_rss_bytes"] * 1.2
-        # What the script of a plan requests at least.
+        # The script of a plan requests at least this.
         requested = max(rss * 1.2, rss + (12 << 20))
         assert max(first["max_rss_bytes"], again["max_rss_bytes"]) <= requested, predicted
         assert 0.2 * rss < predicted["list_bytes"] < 0.6 * rss
 
 
-def test_a_pilot_repeats_its_images_wherever_they_are(data, tmp_path):
-    """Small images are processed again and again, so that a run lasts."""
+def test_a_pilot_repeats_small_images(data, tmp_path):
+    """Runs repeat small images until they have worked long enough."""
     work = tmp_path / "work" / "deeper"
     work.mkdir(parents=True)
     (tmp_path / "linked").symlink_to(data)
@@ -289,7 +289,7 @@ def test_a_damaged_image_of_a_rare_kind_does_not_prevent_the_plan(data, tmp_path
 
 
 @pytest.mark.ranks
-def test_without_mpirun_a_pilot_says_that_it_ran_one_rank(data, tmp_path):
+def test_without_mpirun_a_pilot_reports_that_it_ran_one_rank(data, tmp_path):
     finished = plan(data, *OPTIONS, "--pilot", "8", cwd=tmp_path, env={"PATH": "/nowhere"})
     assert "the pilot ran one rank only" in finished.stdout and "MPI_Init" not in finished.stderr, finished
 
@@ -312,7 +312,7 @@ def test_a_pilot_without_room_is_refused(data, faulty, tmp_path):
     assert re.search(r"wrote 0 of 30 results \(.*the disk is full", finished.stderr), finished
 
 
-def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
+def test_too_few_or_unsuitable_measurements_are_refused(data, mixed, reports, tmp_path):
     one = smooth(data, tmp_path / "one", "--sigma=1", "--limit=1").report_path
     other = smooth(data, tmp_path / "other", "--sigma=2", "--limit=10").report_path
     broken = tmp_path / "broken"
@@ -339,11 +339,11 @@ def test_thin_or_wrong_measurements_are_refused(data, mixed, reports, tmp_path):
         assert words in finished.stderr and finished.stdout == "", finished
     unsynced = plan(data, "--sigma", "1", "--from", *reports, expect=2)
     assert "--no-sync" in unsynced.stderr
-    # 8-bit measurements say nothing of 16-bit images.
+    # Measurements of 8-bit images do not apply to 16-bit images.
     kinds = plan(mixed, *OPTIONS, "--from", *reports, expect=2)
     assert "int16" in kinds.stderr and "none of that kind was measured" in kinds.stderr
     few = plan(data, *OPTIONS, "--pilot", "2", expect=2)
-    assert "needs 5 or more" in few.stderr
+    assert "needs at least 5" in few.stderr
 
 
 def test_a_single_report_gives_a_wide_interval(data, reports, tmp_path):
@@ -352,10 +352,10 @@ def test_a_single_report_gives_a_wide_interval(data, reports, tmp_path):
         plan(data, *OPTIONS, "--from", *sources, "--ranks", "1", "--json", tmp_path / "p.json")
         predicted = json.loads((tmp_path / "p.json").read_text())["configurations"][0]
         widths.append(predicted["elapsed_high_s"] / predicted["elapsed_low_s"])
-    assert widths[0] > 1.8, "one run cannot tell how runs differ"
+    assert widths[0] > 1.8, "one run does not show how runs differ"
 
 
-def test_what_goes_beyond_the_limits_is_refused(data, reports):
+def test_layouts_beyond_the_limits_are_refused(data, reports):
     for limit, words in [
         (["--max-time", "00:00:01", "--images", "100000"], "--max-time"),
         (["--mem-per-node", "5M"], "MiB per node"),
@@ -365,7 +365,7 @@ def test_what_goes_beyond_the_limits_is_refused(data, reports):
         assert "no layout is possible" in finished.stderr and words in finished.stderr, finished
 
 
-def test_files_of_others_are_not_replaced(data, reports, tmp_path):
+def test_only_files_of_earlier_plans_are_replaced(data, reports, tmp_path):
     for option, name, lost in [
         ("--json", "plan.json", "plan.json"),
         ("--csv", "plan.csv", "plan.csv"),
@@ -378,14 +378,14 @@ def test_files_of_others_are_not_replaced(data, reports, tmp_path):
         assert f"{option}: " in refused.stderr and "not replaced" in refused.stderr, refused
         assert (tmp_path / lost).read_text() == "#!/bin/bash\necho mine\n"
         (tmp_path / lost).unlink()
-        # What a plan wrote, the next one replaces.
+        # Files of an earlier plan are replaced.
         plan(*words, cwd=tmp_path)
         plan(*words, cwd=tmp_path)
 
 
 def test_a_run_is_checked_against_its_plan(data, tmp_path):
     plan(data, *OPTIONS, "--ranks", "1", "--write", "job.sbatch", "--output", "smoothed", cwd=tmp_path)
-    # The script's own command, without srun and without Slurm.
+    # The command of the script, without srun.
     last = (tmp_path / "job.sbatch").read_text().splitlines()[-1]
     command = last.partition("--kill-on-bad-exit=1 ")[2].split()
     finished = run(command[1:], cwd=tmp_path)
@@ -394,7 +394,7 @@ def test_a_run_is_checked_against_its_plan(data, tmp_path):
     assert "Time and memory are inside the request." in checked.stdout
     assert "A request that would have fitted: --nodes=1 --ntasks-per-node=1" in checked.stdout
     assert "40 of 40 images done" in checked.stdout
-    # A run that took longer than was asked for.
+    # A run that took longer than requested.
     report = json.loads((tmp_path / "job.report.json").read_text())
     report["elapsed_s"] = 1e6
     (tmp_path / "job.report.json").write_text(json.dumps(report))

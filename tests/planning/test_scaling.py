@@ -1,4 +1,4 @@
-"""`niimpi scaling` from end to end: runs, tables, plots, resuming, and runs that fail."""
+"""End-to-end tests of `niimpi scaling`: runs, tables, plots, continuing a study, and failing runs."""
 
 import csv
 import json
@@ -85,7 +85,7 @@ def test_the_figures_are_those_of_the_reports(study):
         assert float(row["mem_bytes"]) == pytest.approx(mean("max_rss_bytes"), abs=1)
         assert float(row["wtime/ptime"]) == pytest.approx(mean("write_s") / mean("filter_s"), rel=1e-3)
         assert float(row["ptime/task_s"]) == pytest.approx(mean("filter_s") / int(row["tasks"]), abs=2e-6)
-        # Launching counts.
+        # The time includes launching.
         assert float(row["time_s"]) > sum(report["elapsed_s"] for report in reports) / 2
 
 
@@ -119,7 +119,7 @@ def test_results_are_removed_unless_kept(study, data, tmp_path):
     assert sorted(path.name for path in outputs.glob("*.nii.gz")) == ["sample_1.nii.gz", "sample_2.nii.gz"]
 
 
-def test_what_is_there_is_not_run_again(data, tmp_path):
+def test_completed_runs_are_not_repeated(data, tmp_path):
     study = tmp_path / "study"
     scaling(data, study, "--repeat", "1", ranks="1", sizes="1,2")
     reports = {path: path.stat().st_mtime_ns for path in (study / "reports").iterdir()}
@@ -127,12 +127,12 @@ def test_what_is_there_is_not_run_again(data, tmp_path):
     removed = sorted(reports)[0]
     removed.unlink()
     again = scaling(data, study, "--repeat", "1", ranks="1", sizes="1,2,3")
-    assert "3 of 6 runs are there already" in again.stderr
+    assert "3 of 6 runs are already done" in again.stderr
     for path, written in reports.items():
         assert path.exists() and (path == removed or path.stat().st_mtime_ns == written)
 
 
-def test_another_study_is_not_mixed_in(data, tmp_path):
+def test_a_folder_with_another_study_is_refused(data, tmp_path):
     study = tmp_path / "study"
     scaling(data, study, "--repeat", "1", ranks="1", sizes="1")
     words = [
@@ -150,10 +150,10 @@ def test_another_study_is_not_mixed_in(data, tmp_path):
         "3",
     ]
     finished = run([str(word) for word in words])
-    assert finished.code == 2 and "another choice of the options" in finished.stderr, finished
+    assert finished.code == 2 and "differs in the options" in finished.stderr, finished
 
 
-def test_a_run_that_fails_is_a_row_and_the_study_goes_on(tmp_path, data):
+def test_a_failed_run_is_a_row_and_the_study_continues(tmp_path, data):
     folder = tmp_path / "data"
     folder.mkdir()
     for place in (1, 2, 3):
@@ -169,7 +169,7 @@ def test_a_run_that_fails_is_a_row_and_the_study_goes_on(tmp_path, data):
 
 @pytest.mark.ranks
 def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
-    """A launcher that never comes to its end stands for a run that hangs."""
+    """A launcher that never ends simulates a run that hangs."""
     mpirun = tmp_path / "mpirun"
     mpirun.write_text(
         '#!/bin/sh\nif [ "$1" = --version ]; then exec "$REAL_MPIRUN" --version; fi\nexec sleep 1000\n'
@@ -183,7 +183,7 @@ def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
     assert {row["state"] for row in rows(study / "multi-process.csv")} == {"TIMEOUT"}
 
 
-def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
+def test_a_stopped_study_can_be_continued(data, tmp_path):
     study = tmp_path / "study"
     words = [
         "scaling",
@@ -215,8 +215,8 @@ def test_a_study_that_is_stopped_goes_on_later(data, tmp_path):
 
 
 @pytest.mark.ranks
-def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
-    """SIGKILL leaves a study no time to end its run; the system tells the launcher."""
+def test_the_run_of_a_killed_study_ends(data, tmp_path):
+    """After SIGKILL the study cannot end its run, so the kernel sends the launcher a signal."""
     study = tmp_path / "study"
     words = [
         "scaling",
@@ -235,7 +235,7 @@ def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
     ]
 
     def alive():
-        # Ranks have the study's folder in their command line, and so has their launcher.
+        # The command lines of the ranks and of their launcher contain the study's folder.
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -249,7 +249,7 @@ def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
                 found.append(line)
         return found
 
-    # Ten seconds an image: nothing ends by itself here.
+    # An image takes ten seconds, so no run ends by itself during the test.
     with start([str(word) for word in words], env={"NIIMPI_TEST_FAULT": "slow@0:10000"}) as running:
         deadline = time.monotonic() + 60
         while len(alive()) < 4 and time.monotonic() < deadline:
@@ -263,7 +263,7 @@ def test_runs_end_with_a_study_that_is_killed(data, tmp_path):
 
 
 def test_jobs_that_slurm_refuses_are_rows_and_are_submitted_again(data, tmp_path):
-    """The study neither ends at the first refusal nor forgets the configuration."""
+    """The study continues after a refusal and submits the configuration again later."""
     study, tools = tmp_path / "study", tmp_path / "bin"
     tools.mkdir()
     sbatch = tools / "sbatch"
@@ -299,10 +299,10 @@ def test_jobs_that_slurm_refuses_are_rows_and_are_submitted_again(data, tmp_path
     assert again.code == 0 and again.stderr.count("job 12:") == 2, again
 
 
-def test_mistakes_are_said(data, tmp_path):
+def test_wrong_usage_is_refused(data, tmp_path):
     study = tmp_path / "study"
     for words, text in [
-        (["--sizes", "1000"], "there are 40 images only"),
+        (["--sizes", "1000"], "there are only 40 images"),
         (["--sizes", "0"], "whole numbers from 1"),
         (["--sizes", "1", "--nodes", "2"], "--via slurm"),
         (["--sizes", "1", "--ranks", "1,50000", "--threads", "3"], "are 150000 workers"),

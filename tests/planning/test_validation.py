@@ -1,13 +1,15 @@
-"""How good the predictions are: pilots of 20 images against runs of 400, many times. `make validate-plan`
-runs this, on a machine that does nothing else; what it prints goes into docs/scaling.
+"""Measures the accuracy of plans: compares pilots of 20 images with runs of 400 images, many times.
+`make validate-plan` runs this on an idle machine. Its output goes into docs/scaling.
 
-Beside each prediction stands what the machine itself repeats: the run of 400 before the pilot against the one
-after it.
+To show how much the machine itself varies, it also compares the run of 400 images before each pilot with the
+run after it.
 
-Files lie in memory, as those of the benchmarks do, where the disk is never waited for; or in the folder that
-NIIMPI_VALIDATION_FOLDER names. A disk's file system remembers what was removed before
-(benches/file_system.py). NIIMPI_VALIDATION_SYNC_MS makes fsync take so many milliseconds longer, as on a file
-system that is slow to answer. NIIMPI_VALIDATION_TIMES is the number of pilots."""
+Files are in memory if there is room, as in the benchmarks, so that runs never wait for the disk and earlier
+runs do not affect the file system (benches/file_system.py). Environment variables:
+
+NIIMPI_VALIDATION_FOLDER   the folder for all files
+NIIMPI_VALIDATION_SYNC_MS  additional milliseconds of each fsync, as on a slow file system
+NIIMPI_VALIDATION_TIMES    the number of pilots"""
 
 import json
 import os
@@ -57,12 +59,12 @@ def images(request, scratch):
 
 @pytest.fixture(scope="module")
 def disk(faulty):
-    """The environment that makes the disk as slow as asked for."""
+    """The environment that slows the disk down by NIIMPI_VALIDATION_SYNC_MS."""
     return faulty(f"fsync:{SYNC_MS}ms:0:/") if SYNC_MS else {}
 
 
 def full_run(folder, scratch, ranks, disk):
-    """All 400 images, synced as the pilot's are: the report."""
+    """Filters all 400 images, synced as in the pilot, and returns the report."""
     report = scratch / "r.json"
     out = scratch / f"out_{ranks}"
     words = ["smooth", folder, "--output", out, "--sigma", "2", "--threads", "1", "--report", report]
@@ -73,7 +75,7 @@ def full_run(folder, scratch, ranks, disk):
 
 
 def within(turns, what):
-    """In how many turns a time lay within 15 %."""
+    """The number of turns with an error of at most 15 %."""
     return sum(abs(turn[what]) <= 0.15 for turn in turns)
 
 
@@ -115,20 +117,20 @@ def test_a_pilot_of_20_predicts_400(images, scratch, disk):
             )
             before[ranks] = elapsed
     print("\n".join(lines))
-    for ranks, told in turns.items():
+    for ranks, found in turns.items():
+        width = statistics.median(turn["width"] for turn in found)
+        median = statistics.median(turn["off"] for turn in found)
+        largest = max((turn["off"] for turn in found), key=abs)
+        machine = max((turn["machine"] for turn in found), key=abs)
+        memory = [turn["memory"] for turn in found]
         print(
-            f"{name}, {ranks} ranks: the interval, {statistics.median(turn['width'] for turn in told):.0%} "
-            f"of the time wide, held "
-            f"{sum(turn['held'] for turn in told)} of {TIMES}; {within(told, 'off')} of "
-            f"{TIMES} predictions within 15 % (median "
-            f"{statistics.median(turn['off'] for turn in told):+.1%}, furthest "
-            f"{max((turn['off'] for turn in told), key=abs):+.1%}); the run before the pilot was within 15 % "
-            f"in "
-            f"{within(told, 'machine')} (furthest {max((turn['machine'] for turn in told), key=abs):+.1%}); "
-            f"memory {min(turn['memory'] for turn in told):+.1%} to "
-            f"{max(turn['memory'] for turn in told):+.1%}"
+            f"{name}, {ranks} ranks: {sum(turn['held'] for turn in found)} of {TIMES} times inside the "
+            f"interval, whose width is {width:.0%} of the time; {within(found, 'off')} of {TIMES} "
+            f"predictions within 15 % (median error {median:+.1%}, largest {largest:+.1%}); repeatability: "
+            f"{within(found, 'machine')} of {TIMES} runs before the pilot within 15 % (largest difference "
+            f"{machine:+.1%}); memory {min(memory):+.1%} to {max(memory):+.1%}"
         )
-    for told in turns.values():
-        assert all(0 <= turn["memory"] <= 0.10 for turn in told)
-        assert sum(turn["held"] for turn in told) >= 0.85 * TIMES
-        assert within(told, "off") == TIMES
+    for found in turns.values():
+        assert all(0 <= turn["memory"] <= 0.10 for turn in found)
+        assert sum(turn["held"] for turn in found) >= 0.85 * TIMES
+        assert within(found, "off") == TIMES

@@ -1,4 +1,4 @@
-"""The stress tests use the oracle's program, images and checks."""
+"""Makes the modules of tests/oracle (program, images, checks) available to the stress tests."""
 
 import os
 import sys

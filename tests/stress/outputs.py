@@ -1,4 +1,4 @@
-"""The images of the stress tests, and the comparison of what is there with what should be."""
+"""The images of the stress tests, and the comparison of results with the expected ones."""
 
 import hashlib
 

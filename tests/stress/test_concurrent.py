@@ -1,5 +1,5 @@
-"""Concurrent runs in one output folder: whatever their options, hosts and process namespaces, no result is
-lost, mixed or replaced silently."""
+"""Concurrent runs in one output folder: no result is lost, mixed or replaced silently, for any options, hosts
+and process namespaces."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from program import start
 from test_faults import parts
 
 MODES = {"none": [], "resume": ["--resume"], "overwrite": ["--overwrite"]}
-# Ways to start a run so that it does not see the others' processes or does not share their host's name.
+# Ways to start a run with another host name, or without access to the processes of the others.
 PLACES = {
     "same host": lambda number: [],
     "other host name": lambda number: [
@@ -26,7 +26,7 @@ PLACES = {
     ],
     "other pid namespace": lambda number: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
 }
-# The same list: one run works and the others are refused. Lists that overlap: all work, and meet.
+# With the same list, one run works and the others are refused. With overlapping lists, all work.
 LISTS = {
     "same list": lambda number: range(1, outputs.COUNT + 1),
     "overlapping lists": lambda number: range(1 + 2 * number, outputs.COUNT - 3 + 2 * number),
@@ -39,7 +39,7 @@ MATRIX = [
     for place in PLACES
     for lists in LISTS
 ]
-# All of them in `make stress`, a sample otherwise.
+# `make stress` runs all of them, other targets a sample.
 SAMPLE = int(os.environ.get("NIIMPI_STRESS_RIVALS", "6"))
 CASES = MATRIX if SAMPLE >= len(MATRIX) else random.Random(7).sample(MATRIX, SAMPLE)
 
@@ -88,14 +88,14 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
     assert all(finished.code in (0, 1, 2) for finished in ended), ended
     kinds = outputs.check_whole(outputs.digests(out), whole)
     assert not parts(out)
-    # Nobody is refused by nobody: one run at least was the first.
+    # At least one run was the first and was not refused.
     assert any(finished.code != 2 for finished in ended), ended
     done = [made_by(finished) for finished in ended]
     for mode, filter, own, listed, finished in zip(modes, filters, done, stems, ended):
         if finished.code != 2:
-            assert listed <= set(kinds), "every image is there, the run's own result or another run's"
+            assert listed <= set(kinds), "every image must have a result, of this run or another"
         for name in own:
-            # What a run reports as its result stays that, unless a run that may replace it says that it did.
+            # A result that a run reports remains, unless a run with --overwrite reports that it replaced it.
             replaced = any(
                 kinds[name] == other and name in others and mode_of_other == "overwrite"
                 for mode_of_other, other, others in zip(modes, filters, done)

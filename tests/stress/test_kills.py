@@ -1,4 +1,4 @@
-"""Kills at chosen system calls: strace ends the process at the n-th call. Nothing is lost or mixed."""
+"""Kills at chosen system calls: strace kills the process at the n-th call. Nothing is lost or mixed."""
 
 import collections
 import itertools
@@ -14,7 +14,8 @@ from program import run
 from test_faults import parts
 
 KILLS = int(os.environ.get("NIIMPI_STRESS_INJECTED", "8"))
-# Of calls that libraries make in plenty while they are loaded, only those below the output folder are meant.
+# True: only calls on paths below the output folder count, because libraries make many such calls at the
+# start.
 LINKS = "link,linkat"
 CALLS = {
     "write,pwrite64": False,
@@ -32,11 +33,11 @@ pytestmark = [
 
 
 def traced(call, out, log, args, when=None):
-    """Runs niimpi below strace, and kills it at a thread's `when`-th such call; returns how it finished."""
+    """Runs niimpi under strace and kills it at a thread's `when`-th such call. Returns the finished run."""
     words = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={call}"]
     words += [word for folder in folders(out) for word in ("-P", folder)] if CALLS[call] else []
     if call == LINKS:
-        # As on NFS and Lustre, where rename cannot spare a name that exists.
+        # As on NFS and Lustre, which do not support RENAME_NOREPLACE.
         words += ["-e", f"trace={call},renameat2", "-e", "inject=renameat2:error=EINVAL"]
     words += ["-e", f"inject={call}:signal=KILL:when={when}"] if when else []
     finished = run(args, prefix=words)
@@ -49,7 +50,7 @@ def folders(out):
 
 
 def most_calls(log):
-    """The calls of the thread that made most of them: strace counts for each thread."""
+    """The largest number of calls of a thread, because strace counts per thread."""
     threads = collections.Counter(
         line.split()[0]
         for line in log.read_text().splitlines()
@@ -78,7 +79,7 @@ def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, old, new, suf
             shutil.copytree(tmp_path / f"whole-{old.name}", out, copy_function=shutil.copy2)
         return [*words, *(["--overwrite"] if replacing else [])]
 
-    # What an undisturbed run calls, with new results and with results that are replaced.
+    # The calls of an uninterrupted run, for new results and for replaced results.
     calls = {}
     for call, replacing in itertools.product(CALLS, (False, True)):
         finished = traced(call, out, log, begin(replacing))
@@ -91,7 +92,7 @@ def test_a_kill_at_a_system_call_loses_and_mixes_nothing(tmp_path, old, new, suf
     for _, (call, replacing) in zip(range(20 * KILLS), turns):
         if sum(kills.values()) >= KILLS // len(CASES):
             break
-        # No thread may make as many calls this time.
+        # In this run, no thread may have reached that number of calls.
         when = rng.randint(1, max(1, calls[call, replacing] * 2 // 3))
         args = begin(replacing)
         if traced(call, out, log, args, when).code == 0:

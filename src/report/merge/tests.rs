@@ -1,12 +1,12 @@
-//! Tests of merging: shares, resumed runs, and reports that do not belong together.
+//! Tests of merging: shards, resumed runs, and reports that do not belong together.
 
 use super::*;
 use crate::report::sample::report;
 
-/// Share `number` of two: the fixture's report with every second image, started `after_s` seconds later.
-fn share(number: usize, after_s: u64) -> Source {
+/// Shard `number` of two: the fixture's report with every second image, started `after_s` seconds later.
+fn shard(number: usize, after_s: u64) -> Source {
     let mut report = report();
-    report.shard = Some(Shares {
+    report.shard = Some(Shards {
         numbers: vec![number],
         count: 2,
     });
@@ -21,7 +21,7 @@ fn share(number: usize, after_s: u64) -> Source {
 
 #[test]
 fn shares_become_one_run() {
-    let merged = merge(vec![share(2, 100), share(1, 40)]).unwrap();
+    let merged = merge(vec![shard(2, 100), shard(1, 40)]).unwrap();
     assert_eq!(merged.started, "1970-01-01T00:00:40.000Z");
     assert_eq!(merged.elapsed_s, 60.0 + 12.0);
     assert_eq!(merged.launch.ranks, 4);
@@ -30,7 +30,7 @@ fn shares_become_one_run() {
     assert_eq!(ranks, [0, 1, 2, 3]);
     let indices: Vec<usize> = merged.images.iter().map(|image| image.index).collect();
     assert_eq!(indices, [1, 2, 3, 4]);
-    // Share 2 started a minute later, and its ranks follow those of share 1.
+    // Shard 2 started a minute later, and its ranks follow those of shard 1.
     assert_eq!((merged.images[1].start_s, merged.images[1].rank), (60.0, 2));
     assert_eq!(merged.images[2].rank, 1);
     let totals = &merged.totals;
@@ -42,14 +42,14 @@ fn shares_become_one_run() {
 
 #[test]
 fn a_missing_share_is_named_and_the_work_is_not_done() {
-    let merged = merge(vec![share(2, 0)]).unwrap();
+    let merged = merge(vec![shard(2, 0)]).unwrap();
     assert_eq!(merged.state, State::Interrupted);
     assert_eq!(merged.shard.unwrap().missing(), [(1, 1)]);
 }
 
 /// A run with these statuses of images 1, 2, …
 fn run(after_s: u64, state: State, statuses: &[Status]) -> Source {
-    let mut source = share(1, after_s);
+    let mut source = shard(1, after_s);
     let report = &mut source.report;
     report.shard = None;
     report.state = state;
@@ -105,27 +105,27 @@ fn a_run_is_not_counted_twice() {
     let message = |sources| merge(sources).unwrap_err().to_string();
     let said = "1.json and copy.json hold the same run, whose ranks would be counted twice; leave one of \
                 them out";
-    assert_eq!(message(vec![share(1, 0), share(2, 0), copy(share(1, 0))]), said);
+    assert_eq!(message(vec![shard(1, 0), shard(2, 0), copy(shard(1, 0))]), said);
     // A merged report contains its runs, too.
     let named = |number, run: &str| {
-        let mut source = share(number, 0);
+        let mut source = shard(number, 0);
         source.report.journals = Some(Journals {
             folder: "/out/.niimpi".to_owned(),
             runs: vec![run.to_owned()],
         });
         source
     };
-    let mut whole = copy(share(1, 0));
+    let mut whole = copy(shard(1, 0));
     whole.report = merge(vec![named(1, "a"), named(2, "b")]).unwrap();
     assert_eq!(message(vec![named(1, "a"), whole]), said);
-    // The same share processed again, and another share that started at the same time, are separate runs.
-    assert!(merge(vec![share(1, 0), share(1, 5), share(2, 0)]).is_ok());
+    // The same shard processed again, and another shard that started at the same time, are separate runs.
+    assert!(merge(vec![shard(1, 0), shard(1, 5), shard(2, 0)]).is_ok());
 }
 
 #[test]
 fn reports_of_other_work_are_refused_by_name() {
     let message = |one: Source, other: Source| merge(vec![one, other]).unwrap_err().to_string();
-    let mut wider = share(2, 0);
+    let mut wider = shard(2, 0);
     wider.report.filter.sigma_vox = vec![3.0; 3];
     wider.report.launch.slurm = Some(job("42", "2"));
     wider.report.journals = Some(Journals {
@@ -136,15 +136,15 @@ fn reports_of_other_work_are_refused_by_name() {
                     as 1.json\n  \
                     1 report, such as 2.json, of array job 40, with results in /data/out\n  \
                     merge each group separately";
-    assert_eq!(message(share(1, 0), wider), expected);
-    let mut of_three = share(2, 0);
+    assert_eq!(message(shard(1, 0), wider), expected);
+    let mut of_three = shard(2, 0);
     of_three.report.shard.as_mut().unwrap().count = 3;
-    assert!(message(share(1, 0), of_three).contains("the number of shares differs"));
-    let mut other_list = share(1, 5);
+    assert!(message(shard(1, 0), of_three).contains("the number of shards differs"));
+    let mut other_list = shard(1, 5);
     other_list.path = "other.json".into();
     other_list.report.images[1].input = "in/x.nii".to_owned();
     assert_eq!(
-        message(share(1, 0), other_list),
+        message(shard(1, 0), other_list),
         "1.json and other.json are not of one list: its image 3 is in/3.nii in one and in/x.nii in the other"
     );
     assert!(matches!(merge(vec![]), Err(MergeError::Nothing)));
@@ -153,7 +153,7 @@ fn reports_of_other_work_are_refused_by_name() {
 #[test]
 fn reports_of_two_output_folders_are_refused() {
     let into = |number, folder: &str| {
-        let mut source = share(number, 0);
+        let mut source = shard(number, 0);
         source.report.journals = Some(Journals {
             folder: folder.to_owned(),
             runs: vec![number.to_string()],
@@ -176,7 +176,7 @@ fn reports_of_two_output_folders_are_refused() {
 #[test]
 fn reports_of_two_arrays_are_named_by_their_jobs() {
     let of = |number, array: &str, sigma: f64| {
-        let mut source = share(number, 0);
+        let mut source = shard(number, 0);
         source.path = format!("{array}-{number}.json").into();
         source.report.filter.sigma_vox = vec![sigma; 3];
         source.report.launch.slurm = Some(Job {
@@ -201,7 +201,7 @@ fn reports_of_two_arrays_are_named_by_their_jobs() {
 #[test]
 fn cpus_of_different_nodes_add_up_and_those_of_one_node_are_not_known() {
     let on = |number, node: &str| {
-        let mut source = share(number, 0);
+        let mut source = shard(number, 0);
         source.report.launch.nodes = vec![node.to_owned()];
         source.report.launch.cpus = Some(4);
         source
@@ -214,13 +214,13 @@ fn cpus_of_different_nodes_add_up_and_those_of_one_node_are_not_known() {
 
 #[test]
 fn any_number_of_shares_is_merged_at_once() {
-    let mut one = share(1, 0);
+    let mut one = shard(1, 0);
     one.report.shard.as_mut().unwrap().count = usize::MAX;
     let merged = merge(vec![one]).unwrap();
     assert_eq!(merged.shard.as_ref().unwrap().missing(), [(2, usize::MAX)]);
     let text = crate::report::table::render(&merged);
     assert!(
-        text.contains("incomplete: shares 2-18446744073709551615 of"),
+        text.contains("incomplete: shards 2-18446744073709551615 of"),
         "{text}"
     );
 }
@@ -255,10 +255,10 @@ fn job(id: &str, task: &str) -> Job {
 
 #[test]
 fn tasks_of_an_array_have_the_array_in_common() {
-    let (mut one, mut two) = (share(1, 0), share(2, 0));
+    let (mut one, mut two) = (shard(1, 0), shard(2, 0));
     one.report.launch.slurm = Some(job("41", "1"));
     two.report.launch.slurm = Some(job("42", "2"));
     let merged = merge(vec![one.clone(), two]).unwrap().launch.slurm.unwrap();
     assert_eq!((merged.job_id.as_str(), merged.array_task_id), ("40", None));
-    assert_eq!(merge(vec![one, share(2, 0)]).unwrap().launch.slurm, None);
+    assert_eq!(merge(vec![one, shard(2, 0)]).unwrap().launch.slurm, None);
 }

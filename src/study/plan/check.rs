@@ -1,5 +1,5 @@
-//! The check: what was predicted and requested against what a run used, and the request that would have
-//! fitted.
+//! The check: compares what a run used with its plan and its request, and computes the request that would
+//! have fitted.
 
 use super::document::PlanDocument;
 use super::predict::Prediction;
@@ -18,7 +18,7 @@ pub(crate) struct Check {
     pub inside: bool,
 }
 
-/// Compares a run with the plan that it was made by, if there is one, and with what the job requested.
+/// Compares a run with its plan, if there is one, and with the request of its job.
 pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> Check {
     let (totals, launch) = (&report.totals, &report.launch);
     let figures = figures(report, plan, accounting);
@@ -40,7 +40,7 @@ pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Op
         .slurm
         .as_ref()
         .map_or(String::new(), |job| format!(", job {}", job.job_id));
-    // The plan's own margins, on what was used.
+    // The margins of a plan, added to the used resources.
     let (threads, nodes) = (launch.threads_per_rank.max(1), launch.nodes.len().max(1));
     let mib_per_cpu = memory.used * (1.0 + MEMORY_MARGIN) / threads as f64 / f64::from(1 << 20);
     let fitting = Request {
@@ -63,7 +63,7 @@ pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Op
     }
 }
 
-/// One figure of a run: what was predicted, requested and used of it.
+/// One figure of a run: predicted, requested and used.
 struct Figure {
     name: &'static str,
     predicted: Option<f64>,
@@ -82,7 +82,7 @@ impl Figure {
         Cell::of(value, |value| Cell::Figure((self.show)(value)))
     }
 
-    /// What was used as a part of `of`.
+    /// The used amount in percent of `of`.
     fn part(&self, of: Option<f64>) -> Cell {
         Cell::of(of, |of| Cell::Figure(format!("{:.0} %", 100.0 * self.used / of)))
     }
@@ -111,8 +111,8 @@ const COLUMNS: [Column<Figure>; 7] = [
     column("of predicted", |figure| figure.part(figure.predicted)),
 ];
 
-/// Time, memory and CPUs: by accounting where it is known, else by the report, which does not know of
-/// launching, and by the plan.
+/// Time, memory and CPUs. Slurm's accounting takes precedence over the report, whose time does not include
+/// launching.
 fn figures(report: &Report, plan: Option<&PlanDocument>, accounting: Option<&Accounting>) -> [Figure; 3] {
     let (totals, launch) = (&report.totals, &report.launch);
     let prediction = plan.and_then(|plan| prediction_for(report, plan));
@@ -223,7 +223,7 @@ mod tests {
                 None,
                 ["The request is unknown", "12.0 s", "2 of 4 images done"],
             ),
-            // The figure that the plan showed, where launching counts.
+            // With launching, as in the plan's table.
             (Some(&plan), Some(&accounting), [" 4.6 s ", " 30 % ", fitting]),
             (
                 Some(&plan),

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use super::listed::Listed;
 
-/// Which images stand for the list, in its order: `count` of them from all classes and sizes by their share;
-/// in addition, where these are not among them, the smallest and the largest of every class and the one that
-/// takes the most memory.
+/// Chooses `count` images that represent all classes and sizes in proportion. Adds the smallest and the
+/// largest of every class and the image that needs the most memory if they are not among them.
 pub(crate) fn choose(listed: &Listed, count: usize) -> BTreeSet<usize> {
     let features = |place: usize| listed.found[place].features;
     let mut order: Vec<usize> = (0..listed.found.len()).collect();

@@ -8,7 +8,7 @@ use crate::slurm::batch::Request;
 /// Name and version of the plan's JSON form.
 pub(crate) const SCHEMA: &str = "niimpi-plan/1";
 
-/// The plan as JSON: for scripts, and for the check after the run. Times in seconds, sizes in bytes.
+/// The plan as JSON, for scripts and for the check after the run. Times in seconds, sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PlanDocument {
     pub schema: String,
@@ -18,19 +18,19 @@ pub(crate) struct PlanDocument {
     pub images: usize,
     /// The stage that takes most of the time.
     pub dominated_by: String,
-    /// Each stage's part of the time that an image keeps its worker: read, filter, write.
+    /// Fractions of the time that a worker spends on an image: read, filter, write.
     pub shares: [f64; 3],
-    /// The hosts of the measurements.
+    /// Hosts on which the measurements were made.
     pub measured_on: Vec<String>,
-    /// Images per second that the file system serves at most, where a limit was seen.
+    /// Highest number of images per second that the file system serves; `None` if no limit was measured.
     pub ceiling_images_per_s: Option<f64>,
     /// Every layout.
     pub configurations: Vec<Prediction>,
-    /// What to ask of Slurm for the recommended layout.
+    /// The request to Slurm for the recommended layout.
     pub request: Request,
-    /// Where the job's report goes, when a script was written.
+    /// Path of the job's report, if a script was written.
     pub report: Option<String>,
-    /// What the reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 

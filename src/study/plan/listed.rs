@@ -1,4 +1,4 @@
-//! The images that are planned for, known by their headers: never by their voxels.
+//! The images of a plan, from their headers. Voxels are never read.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,16 +13,16 @@ use crate::parallel::par_map;
 use crate::resources;
 use crate::run::PROBE_THREADS;
 
-// What rank 0 does for every image of a list, measured on lists of 20,000 to 1,000,000 images. The seconds
-// are small against the work on an image; tests/planning holds the memory against real runs.
+// Rank 0's own cost per image, measured on lists of 20,000 to 1,000,000 images. The seconds are small
+// compared with the work on an image. tests/planning compares the memory with real runs.
 
-/// Seconds for sharing an image out and for gathering its record.
+/// Seconds to partition an image and to gather its record.
 const SHARE_S: f64 = 2e-6;
-/// Seconds for its row of the report.
+/// Seconds to write its row of the report.
 const REPORT_S: f64 = 3e-6;
-/// Bytes that rank 0 holds for an image at most, besides the names of its files.
+/// Upper bound of the bytes that rank 0 holds for an image, without the names of its files.
 const IMAGE_BYTES: f64 = 760.0;
-/// How often it then holds each name: in the list and in the report.
+/// Number of copies of each name: in the list and in the report.
 const NAMES_HELD: f64 = 2.0;
 
 /// An image on the disk.
@@ -52,23 +52,23 @@ pub(crate) struct Listed {
     pub found: Vec<FoundImage>,
     /// How many there are, damaged ones included.
     pub listed: usize,
-    /// The images planned for: those found, from the beginning, again and again until there are enough.
+    /// The images of the plan: the found images, repeated from the beginning until there are enough.
     pub planned: Vec<ImageFeatures>,
     /// Seconds that listing took per image.
     pub list_s: f64,
     /// Seconds that one thread took to read a header.
     pub probe_s: f64,
-    /// Bytes of an image's names, its input's and its output's together.
+    /// Bytes of an image's input and output names together.
     pub name_bytes: usize,
 }
 
 /// Lists the images and reads their headers.
 ///
-/// `wanted` is how many images to plan for, `None` for those that exist. More than exist stand for more of
-/// the same mixture.
+/// `wanted` is the number of images to plan for; `None`: the existing ones. If it exceeds the existing
+/// images, they are repeated.
 ///
 /// # Errors
-/// A sentence when nothing is listed or no header can be read.
+/// A message if nothing is listed or no header can be read.
 pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>) -> Result<Listed, String> {
     let started = Instant::now();
     let collected = images::collect(request).map_err(|error| error.to_string())?;
@@ -133,7 +133,7 @@ pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>
 }
 
 impl Listed {
-    /// The memory of each kind of image that was found.
+    /// The memory that an image needs, by class and voxels.
     pub fn memory_by_kind(&self) -> MemoryByKind {
         let mut memory = MemoryByKind::new();
         for FoundImage { features: image, .. } in &self.found {
@@ -143,8 +143,8 @@ impl Listed {
         memory
     }
 
-    /// Seconds of rank 0's own work on the planned images, besides the report. Ranks share the reading of
-    /// headers.
+    /// Seconds of rank 0's own work on the images of the plan, without the report. All ranks share the
+    /// reading of headers.
     pub fn rank0_s(&self, ranks: usize, threads: usize) -> f64 {
         let probing = (ranks * threads.clamp(1, PROBE_THREADS)).max(1) as f64;
         self.planned.len() as f64 * (SHARE_S + self.list_s + self.probe_s / probing)
@@ -165,7 +165,7 @@ impl Listed {
         self.listed - self.found.len()
     }
 
-    /// How many images of each class are planned for.
+    /// Number of planned images of each class.
     pub fn classes(&self) -> BTreeMap<ImageClass, usize> {
         let mut classes = BTreeMap::new();
         for image in &self.planned {
@@ -174,7 +174,7 @@ impl Listed {
         classes
     }
 
-    /// The most that a worker holds for one image, bytes.
+    /// Largest memory that a worker needs for one image, in bytes.
     pub fn largest_bytes(&self) -> u64 {
         let bytes = self.planned.iter().map(|image| image.memory_bytes);
         bytes.max().unwrap_or(0)

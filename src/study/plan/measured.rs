@@ -1,4 +1,4 @@
-//! Measurements: reports → samples of images and runs. Refuses reports that cannot be fitted together.
+//! Measurements: turns reports into samples of images and runs. Refuses reports that do not fit together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,17 +13,17 @@ use crate::study::statistics::Summary;
 use crate::text::counted;
 use crate::volume::Datatype;
 
-/// Fewer images than this do not show how much images differ.
+/// With fewer images the spread between images is unknown.
 pub(crate) const FEWEST_IMAGES: usize = 5;
 
-/// A note mentions other programs when they kept more CPUs busy than this.
+/// A note mentions other programs if they kept more CPUs busy than this.
 const BUSY_CPUS: f64 = 0.2;
 
-/// What decides an image's cost besides its size.
+/// The properties of an image, other than its size, on which its cost depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ImageClass {
     pub datatype: Datatype,
-    /// Whether it has an intensity scale, and so is computed in floating point.
+    /// Whether it has an intensity scale and is therefore computed in floating point.
     pub scaled: bool,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for ImageClass {
     }
 }
 
-/// What is known of an image before it is read.
+/// The properties of an image that are known before it is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ImageFeatures {
     pub class: ImageClass,
@@ -44,13 +44,13 @@ pub(crate) struct ImageFeatures {
     pub voxels: u64,
     /// Bytes of its file.
     pub file_bytes: u64,
-    /// Bytes that a worker holds for it.
+    /// Bytes that a worker needs for it.
     pub memory_bytes: u64,
 }
 
-/// Names of the stages. The last one is the disk's: it goes on while the worker is at the next images.
+/// Names of the stages. The last one waits for the disk while the worker processes the next images.
 pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "publish"];
-/// The stage that keeps the disk and not the worker.
+/// The stage that occupies the disk and not the worker.
 pub(crate) const PUBLISH: usize = 3;
 
 /// Seconds of each stage.
@@ -77,57 +77,57 @@ pub(crate) struct RunSample {
     pub threads: usize,
     pub nodes: usize,
     pub strategy: Strategy,
-    /// CPUs of a node; infinite where the report does not say.
+    /// CPUs of a node; infinite if the report does not contain them.
     pub cpus_per_node: f64,
-    /// From the run's start to its first image, seconds.
+    /// Seconds from the run's start to its first image.
     pub setup_s: f64,
-    /// From the first image's start until the last result had its name, seconds.
+    /// Seconds from the first image's start until the last result had its final name.
     pub working_s: f64,
-    /// From the last result to the gathered records, seconds.
+    /// Seconds from the last result until the records were gathered.
     pub finish_s: f64,
-    /// What launching took in addition, seconds; `None` where nobody measured it.
+    /// Additional seconds for launching; `None` if not measured.
     pub launch_s: Option<f64>,
-    /// The most that one rank held, bytes.
+    /// Highest memory of a rank, in bytes.
     pub rss_bytes: u64,
     /// Whether `srun` started its ranks.
     pub by_srun: bool,
 }
 
 impl RunSample {
-    /// Workers that work at the same time on all nodes.
+    /// Number of workers that are busy at the same time, on all nodes.
     pub fn workers(&self) -> f64 {
         (self.ranks * self.threads).min(self.images.len()).max(1) as f64
     }
 
-    /// The same per node.
+    /// Number of such workers per node.
     pub fn per_node(&self) -> f64 {
         (self.workers() / self.nodes as f64).max(1.0)
     }
 
-    /// The most that one worker held for an image, bytes.
+    /// Largest memory that a worker needed for one image, in bytes.
     pub fn largest_bytes(&self) -> u64 {
         let bytes = self.images.iter().map(|image| image.features.memory_bytes);
         bytes.max().unwrap_or(0)
     }
 }
 
-/// Everything that a model is fitted to.
+/// The measurements to which a model is fitted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measurements {
     pub runs: Vec<RunSample>,
-    /// How many images were measured, each perhaps several times.
+    /// Number of different images that were measured.
     pub distinct_images: usize,
     pub hosts: BTreeSet<String>,
-    /// Inputs that failed, with the error.
+    /// Failed inputs and their errors.
     pub failed: BTreeMap<String, String>,
-    /// How many times as long reading takes where files are not in memory yet.
+    /// Factor by which reading takes longer if files are not in memory yet.
     pub reading_factor: f64,
-    /// What the reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 
 impl Measurements {
-    /// Whether this image failed. Reports name images as the run got them.
+    /// Whether this image failed. Reports contain paths as they were given to the run.
     pub fn has_failed(&self, image: &Path) -> bool {
         let absolute = std::path::absolute(image).unwrap_or_default();
         let mut names = [image, &absolute].into_iter().map(Path::to_string_lossy);
@@ -135,27 +135,27 @@ impl Measurements {
     }
 }
 
-/// A report with what else is known of the run.
+/// A report, and measurements of the same run that it does not contain.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// Its name for messages.
+    /// Name in messages.
     pub name: String,
     pub report: Report,
-    /// Seconds from the launcher's start to its end, where they were measured.
+    /// Seconds from the launcher's start to its end, if measured.
     pub wall_s: Option<f64>,
-    /// CPUs of the machine that other programs kept busy meanwhile, where they were measured.
+    /// Number of CPUs that other programs kept busy during the run, if measured.
     pub others_cpus: Option<f64>,
 }
 
-/// Bytes that a worker holds for images whose headers were read, by their class and voxels.
+/// Bytes that a worker needs for an image, by class and voxels.
 pub(crate) type MemoryByKind = BTreeMap<(ImageClass, u64), u64>;
 
-/// Reads samples from reports. `options` is the identity of the `job` that is planned for, as reports have
-/// it.
+/// Reads samples from reports. `options` contains the options of the planned `job` in the form that reports
+/// use.
 ///
 /// # Errors
-/// A sentence when there is too little, or when the reports were measured with other options, by versions
-/// that measured other things, or on machines with different CPUs.
+/// A message if there are too few images, or if the reports were measured with other options, with different
+/// report versions, or on machines with different CPU models.
 pub(crate) fn gather(
     sources: &[Source],
     job: &ImageJob,
@@ -220,7 +220,7 @@ fn enough(measured: &Measurements, sources: &[Source]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the report was measured with the options that are planned for.
+/// Refuses a report that was measured with other options than the planned ones.
 fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
     let mut differences = differences(&report.options, options);
@@ -241,7 +241,7 @@ fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String>
     ))
 }
 
-/// The options in which a report differs; nothing where it names none.
+/// The options in which a report differs; none if it contains no options.
 fn differences(measured: &Value, wanted: &Value) -> Vec<String> {
     let (Value::Object(measured), Value::Object(wanted)) = (measured, wanted) else {
         return Vec::new();
@@ -288,7 +288,7 @@ fn take_run(source: &Source, memory: &MemoryByKind, into: &mut Measurements) -> 
     let report = &source.report;
     let mut images = Vec::with_capacity(report.images.len());
     let (mut first_start_s, mut last_end_s) = (f64::INFINITY, 0.0_f64);
-    // Of an image that is not in the list, no more is known than its voxels.
+    // The memory of an image that is not in the list is estimated from its voxels.
     let most = memory
         .iter()
         .map(|((_, voxels), &bytes)| bytes as f64 / (*voxels).max(1) as f64);

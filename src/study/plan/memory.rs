@@ -1,42 +1,45 @@
-//! Memory: what a rank holds, by a line raised above all ranks that were measured.
+//! Memory of a rank: a line that lies above all measured ranks.
 //!
-//! The line is in threads × bytes of the largest image, since each worker keeps buffers for the largest image
-//! that it has met. The intercept is the program, MPI and a worker's codec. What a rank knows of the list
-//! comes on top.
+//! Its variable is threads × bytes of the largest image, because each worker keeps buffers for the largest
+//! image that it has processed. The intercept contains the program, MPI and the codec. The memory of the list
+//! is added.
 
 use std::collections::BTreeMap;
 
 use super::measured::RunSample;
 use crate::study::statistics::Line;
 
-/// Added to every prediction: what runs of the same work differ by.
+/// Added to every prediction, because runs of the same work differ.
 const MARGIN_PART: f64 = 0.025;
 const MARGIN_BYTES: f64 = 256.0 * 1024.0;
-/// Added to what the list takes: several ranks also hold MPI's buffers while the list travels.
+/// Added to the memory of the list, for MPI's buffers while the list is sent.
 const LIST_MARGIN_PART: f64 = 0.05;
-/// How much of what rank 0 holds of an image at most it surely held together with the images' buffers.
+/// The fraction of the list's memory that rank 0 certainly held at the same time as the buffers of the
+/// images.
 const SURELY_HELD: f64 = 0.5;
-/// What a rank holds more when `srun` starts it than when `mpirun` does, by PMIx and Slurm's libraries.
+/// Additional memory of a rank that `srun` instead of `mpirun` starts, for PMIx and Slurm's libraries.
 const SRUN_BYTES: f64 = 3.5 * 1024.0 * 1024.0;
 
-/// What a rank holds.
+/// Predicts the memory of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MemoryModel {
     /// Threads × bytes of the largest image → bytes of a rank without its list.
     line: Line,
-    /// The least threads × bytes of the largest image that were measured.
+    /// The smallest measured threads × bytes of the largest image.
     least: f64,
     /// Added for every rank.
     launcher_bytes: f64,
 }
 
 impl MemoryModel {
-    /// Fits the line to the runs' largest ranks, without what their lists took: `image_list_bytes` per image
-    /// up to the `planned` ones, for which [`Self::rank_bytes`] adds it again, and half of it for those
-    /// beyond, which a pilot has that repeats small images. A run is never taken to have held less than half
-    /// of what it did. `for_srun`: whether `srun` will start the ranks.
+    /// Fits the line to the largest rank of each run.
+    ///
+    /// First subtracts the memory of the run's list, which [`Self::rank_bytes`] adds again:
+    /// `image_list_bytes` for each image up to `planned`, and half of it for each image beyond (a pilot that
+    /// repeats small images has such images). At most half of a run's memory is subtracted. `for_srun`:
+    /// whether `srun` will start the ranks.
     pub fn fit(runs: &[RunSample], image_list_bytes: f64, planned: usize, for_srun: bool) -> Self {
-        // Of equal ranks, the one that held most.
+        // The highest memory among ranks of equal work.
         let mut most: BTreeMap<u64, f64> = BTreeMap::new();
         for run in runs {
             let images = run.images.len();
@@ -63,8 +66,8 @@ impl MemoryModel {
         }
     }
 
-    /// Bytes of a rank with `threads` workers whose largest image takes `largest_bytes`, and `list_bytes` for
-    /// what it knows of all images. Smaller images than those measured take no less.
+    /// Bytes of a rank with `threads` workers whose largest image needs `largest_bytes` and whose list needs
+    /// `list_bytes`. Images smaller than the measured ones count as the smallest measured.
     pub fn rank_bytes(&self, threads: usize, largest_bytes: u64, list_bytes: f64) -> f64 {
         let held = self
             .line
@@ -106,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_is_promised_what_was_measured_and_from_one_size_no_less() {
+    fn predictions_are_at_least_the_measured_memory_even_from_one_size() {
         let runs = [
             run(20, 1, MIB, 20 * MIB),
             run(20, 1, MIB, 24 * MIB),
@@ -136,8 +139,8 @@ mod tests {
         assert_eq!(promised(&by_srun, true), promised(&by_mpirun, false));
     }
 
-    /// After a run of 10,000 images, whose list took 1000 bytes per image in addition to the images' buffers,
-    /// or as much less as it found room in these.
+    /// The run has 10,000 images. Its list takes 1000 bytes per image in addition to the images' buffers, or
+    /// less if it fits into them.
     #[test]
     fn a_long_list_is_not_counted_twice_and_a_short_one_takes_less() {
         for (planned, room_in_buffers, over) in [

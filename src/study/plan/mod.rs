@@ -1,17 +1,17 @@
-//! Plans: from measurements on few images to the time and memory of many, and to the request that fits.
+//! Plans: predict the time and memory of many images from measurements of a few, and write the request.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `measured` | reports → samples of images and runs; refuses what cannot be fitted together |
-//! | `pilot`, `choose` | a few images of the list, processed here to measure |
-//! | `listed` | the images that are planned for, by their headers alone; rank 0's own work for each |
-//! | `model` | what an image costs, how workers slow each other down, how uncertain all that is |
-//! | `memory` | what a rank holds |
-//! | `predict` | nodes × ranks × threads → time with an interval, memory, core hours, efficiency |
-//! | `recommend` | which layout to take, and why |
-//! | `request` | what to ask of Slurm, and the batch script |
+//! | `measured` | turns reports into samples of images and runs; refuses reports that do not fit together |
+//! | `pilot`, `choose` | chooses a few images of the list and measures them on this machine |
+//! | `listed` | the images of the plan, from their headers; rank 0's own work for each |
+//! | `model` | cost of an image, slow-down by other workers, uncertainty of both |
+//! | `memory` | memory of a rank |
+//! | `predict` | time with an interval, memory, core hours and efficiency of a layout |
+//! | `recommend` | chooses a layout and states the reasons |
+//! | `request` | the request to Slurm and the remarks of the batch script |
 //! | `document` | the plan as JSON |
-//! | `check` | predicted against used |
+//! | `check` | compares predicted, requested and used resources |
 //!
 //! ```text
 //! measured ← pilot · listed ← model, memory ← predict ← recommend, request ← document ← check
@@ -50,27 +50,27 @@ use crate::partition::Strategy;
 use crate::slurm::limits::PartitionLimits;
 use crate::{comm, report, resources, run};
 
-/// Images that failed when they were measured are left out of the plan if they are fewer than this part of
-/// all.
+/// A class whose measured images all failed is left out of the plan if it has at most this fraction of the
+/// images.
 const FEW: f64 = 0.1;
 
 /// What to plan.
 #[derive(Clone, Debug)]
 pub(crate) struct PlanRequest {
     pub list: ListRequest,
-    /// Images to plan for; `None` for those that exist.
+    /// Number of images to plan for; `None`: the existing ones.
     pub images: Option<usize>,
     pub job: ImageJob,
-    /// The job's options as words of a command line.
+    /// The job's options as command-line arguments.
     pub options: Vec<OsString>,
     pub strategy: Strategy,
-    /// Reports and studies to plan from; none for a pilot.
+    /// Reports and studies to plan from; if empty, a pilot runs.
     pub from: Vec<PathBuf>,
     /// Images of the pilot.
     pub pilot: usize,
     pub mpirun: Option<PathBuf>,
     pub bounds: Bounds,
-    /// What the partition gives.
+    /// Limits of the partition.
     pub limits: Option<PartitionLimits>,
     pub partition: Option<String>,
     /// Whether `srun` will start the ranks.
@@ -78,20 +78,20 @@ pub(crate) struct PlanRequest {
     pub quiet: bool,
 }
 
-/// A plan: for people, and for programs.
+/// A plan as text and as a document for programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub text: String,
     pub document: PlanDocument,
-    /// Images that exist, damaged ones included.
+    /// Number of existing images, including damaged ones.
     pub listed: usize,
 }
 
-/// Measures or reads measurements, fits, and predicts every layout.
+/// Measures or reads measurements, fits the model, and predicts every layout.
 ///
 /// # Errors
-/// A sentence when there is nothing to measure, measurements do not fit together or the list, or no layout is
-/// possible.
+/// A message if there is nothing to measure, the measurements do not fit together or do not fit the list, or
+/// no layout is possible.
 pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
     let mut listed = listed::probe(&request.list, &request.job, request.images)?;
     let mut measured = measure(request, &listed)?;
@@ -171,7 +171,7 @@ fn measure(request: &PlanRequest, listed: &Listed) -> Result<Measurements, Strin
 /// of them failed, and names them in notes.
 ///
 /// # Errors
-/// A sentence when more than a few images would be left out.
+/// A message if a class was not measured, or if it is too large to be left out.
 fn leave_out_unmeasured(
     listed: &mut Listed,
     model: &Model,
@@ -237,7 +237,7 @@ fn run_pilot(request: &PlanRequest, listed: &Listed) -> Result<Pilot, String> {
     Ok(pilot)
 }
 
-/// Reads reports, and those of studies with what their records know.
+/// Reads reports. For studies, also reads the times and the load in the records of the runs.
 fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
     for path in paths {

@@ -1,14 +1,14 @@
-//! The model: what an image costs, how workers slow each other down, and how uncertain that is.
+//! The model: the cost of an image, the slow-down by other workers, and the uncertainty of both.
 //!
-//! An image's stage takes c(x) seconds. c is a line through the measured images of a class, x the bytes of
-//! the file (read) or its voxels. A worker takes the sum of its reading, filtering and writing, or what its
-//! publishers need, whichever is more.
+//! A stage of an image takes c(x) seconds. c is a line through the measured images of a class; x is the bytes
+//! of the file (read) or the voxels (other stages). A worker takes the time of reading, filtering and
+//! writing, or the time of its publishers, whichever is longer.
 //!
-//! What the images of a run cost over what is expected of them is a line in its workers. It has a level, adds
-//! κ for each further worker on the node, and φ for each worker on another node. What runs took beyond that
-//! (gaps between images, ranks that wait for the last one) is one factor for a single rank and one for
-//! several. How runs differ from it makes the interval, by Student's t. The interval widens the further a
-//! prediction lies from the measurements.
+//! The slow-down is the measured cost of a run's images over their cost by these lines. It is a level, plus κ
+//! for each additional worker on the node, plus φ for each worker on another node. The remaining time of a
+//! run (gaps between images, ranks that wait for the last one) is one factor for a single rank and one for
+//! several ranks. The differences between runs and this model give the interval, by Student's t. The interval
+//! widens with the distance from the measurements.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +17,22 @@ use crate::partition::{Strategy, partition};
 use crate::run::PUBLISHERS;
 use crate::study::statistics::{Line, Point, Summary, median, moments, student_factor};
 
-/// How often the truth is to lie in an interval.
+/// Probability that a run lies inside its interval.
 pub(crate) const COVERAGE: f64 = 0.9;
 /// The least spread between runs, standard deviation of the logarithm. Runs that are minutes apart differ by
 /// more than those of one pilot.
 const LEAST_RUN_SPREAD: f64 = 0.05;
 /// The spread between runs if only one was measured.
 const UNKNOWN_RUN_SPREAD: f64 = 0.1;
-/// How uncertain (standard deviation of the logarithm) each doubling of the workers is if only one number was
-/// measured.
+/// Uncertainty (standard deviation of the logarithm) per doubling of the workers, if only one number of
+/// workers was measured.
 const UNMEASURED_DOUBLING: f64 = 0.25;
-/// How uncertain the cost of an image is for each doubling of its size beyond those measured.
+/// Uncertainty of an image's cost per doubling of its size beyond the measured sizes.
 const UNMEASURED_SIZE: f64 = 0.2;
 
 /// Seconds until the last of all workers has processed these images, and the mean over all workers.
 pub(super) fn busy_s(images_s: &[f64], ranks: usize, threads: usize, strategy: Strategy) -> (f64, f64) {
-    // With the dynamic strategy each worker takes what is left, as from one list.
+    // With the dynamic strategy all workers take images from one list.
     let (parts, workers) = match strategy {
         Strategy::Dynamic => (ranks * threads, 1),
         _ => (ranks, threads),
@@ -47,17 +47,17 @@ pub(super) fn busy_s(images_s: &[f64], ranks: usize, threads: usize, strategy: S
     (longest_s, sum_s / (parts * workers) as f64)
 }
 
-/// Seconds that images keep their workers, by the seconds of all their stages: their own work, or what the
-/// disk takes for their results.
+/// Seconds that images occupy their workers: the work itself, or the time of the disk for their results if
+/// that is longer.
 pub(super) fn held_s(stages_s: &[f64; 4], images: usize, workers: f64) -> f64 {
-    // The last results may not keep all publishers.
+    // The last results may not occupy all publishers.
     let on_each = (images as f64 / workers).ceil().max(1.0);
     let publishers = PUBLISHERS as f64;
     let rounds = (on_each / publishers).ceil() * publishers / on_each;
     own_s(stages_s).max(stages_s[PUBLISH] * rounds / publishers)
 }
 
-/// Seconds of the stages that keep a worker.
+/// Seconds of the stages that occupy a worker.
 pub(super) fn own_s(stages_s: &[f64; 4]) -> f64 {
     stages_s[..PUBLISH].iter().sum()
 }
@@ -70,38 +70,39 @@ pub(super) fn add(sums_s: &mut [f64; 4], stages_s: &[f64; 4]) {
         .for_each(|(sum, seconds)| *sum += seconds);
 }
 
-/// Everything that a prediction needs besides the list.
+/// Everything that a prediction needs, except the list.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    /// Of each class, the line of each stage.
+    /// For each class, the line of each stage.
     classes: BTreeMap<ImageClass, [Line; 4]>,
-    /// Fewest and most voxels that were measured.
+    /// Smallest and largest number of voxels that were measured.
     measured_voxels: (f64, f64),
-    /// What the images of one worker cost over what is expected of them.
+    /// Measured over expected cost of images with one worker.
     level: f64,
-    /// κ: what each further worker on the node adds.
+    /// κ: slow-down by each additional worker on the node.
     near: f64,
-    /// φ: what each worker on another node adds; `None` where one node was measured.
+    /// φ: slow-down by each worker on another node; `None` if only one node was measured.
     far: Option<f64>,
-    /// Logarithm of what a run took beyond that: with one rank (x = 0), and with several (x = 1), of which
-    /// all wait for the slowest.
+    /// Logarithm of the remaining factor: with one rank (x = 0) and with several (x = 1), where all ranks
+    /// wait for the slowest.
     overhead: Line,
-    /// Standard deviation of the logarithm of what runs took over what is expected.
+    /// Standard deviation of the logarithm of measured over expected time.
     run_sd: f64,
-    /// Runs beyond those that the fit used up.
+    /// Degrees of freedom: runs minus fitted parameters.
     degrees: usize,
-    /// Weight of the runs, weighted mean of their further workers per node, and the squares about it.
+    /// Weight of the runs, weighted mean of their additional workers per node, and the squares about it.
     weight: f64,
     mean_near: f64,
     near_squares: f64,
-    /// Most workers per node that were measured, and most on other nodes.
+    /// Largest measured number of workers per node, and of workers on other nodes.
     pub most_workers: f64,
     most_elsewhere: f64,
-    /// From the run's start to the first image, without what depends on the list, seconds.
+    /// Seconds from the run's start to the first image, without the part that depends on the list.
     pub setup_s: f64,
-    /// From the last result to the gathered records, without what depends on the list, seconds.
+    /// Seconds from the last result until the records are gathered, without the part that depends on the
+    /// list.
     pub finish_s: f64,
-    /// Launcher and start of MPI, seconds; `None` where nobody measured them.
+    /// Seconds of the launcher and the start of MPI; `None` if not measured.
     pub launch_s: Option<f64>,
     /// Standard deviation of set-up and finish together, seconds.
     fixed_sd_s: f64,
@@ -111,10 +112,10 @@ impl Model {
     /// Fits the model.
     ///
     /// # Errors
-    /// A sentence when there is nothing to fit to.
+    /// A message if no image was measured.
     pub fn fit(measured: &Measurements) -> Result<Self, String> {
-        // A run with more workers than CPUs measures the operating system; it counts only where there is no
-        // other.
+        // Runs with more workers than CPUs measure the operating system. They count only if there are no
+        // others.
         let has_cpus = |run: &&RunSample| run.per_node() <= run.cpus_per_node;
         let any = measured.runs.iter().any(|run| has_cpus(&run));
         let runs: Vec<&RunSample> = measured.runs.iter().filter(|run| !any || has_cpus(run)).collect();
@@ -196,19 +197,19 @@ impl Model {
         self.classes.get(&image.class).map(|lines| stages_s(lines, image))
     }
 
-    /// How many times as long as their stages images take, with so many workers per node and on all nodes.
+    /// Factor by which images take longer with this many workers per node and on all nodes.
     pub fn slow_down(&self, per_node: f64, all: f64) -> f64 {
         self.level + self.near * (per_node - 1.0) + self.far.unwrap_or(0.0) * (all - per_node)
     }
 
-    /// How many times as long as its slowed images a run takes.
+    /// Time of a run over the time of its images after slow-down.
     pub fn overhead(&self, ranks: usize) -> f64 {
         self.overhead.at(f64::from(ranks > 1)).exp()
     }
 
-    /// What each worker on another node adds at most to [`Self::slow_down`]. Where no other nodes were
-    /// measured, at worst they slow reading, which takes `reading` of the time, as workers of one node slow
-    /// all stages.
+    /// Upper bound of the slow-down by each worker on another node. If no other nodes were measured, the
+    /// worst case is that they slow down reading, which takes the fraction `reading` of the time, as much as
+    /// workers of one node slow down all stages.
     fn far_high(&self, reading: f64) -> f64 {
         let reach = self.reach() * self.run_sd;
         match self.far {
@@ -217,10 +218,10 @@ impl Model {
         }
     }
 
-    /// The interval of a working time, as factors to it: its lower and its upper end.
+    /// The lower and the upper end of the interval of a working time, as factors of that time.
     ///
-    /// How uncertain contention is has bounds: workers that do not slow each other at all, and workers that
-    /// take turns.
+    /// Contention is between two bounds: workers that do not slow each other down, and workers that take
+    /// turns.
     pub fn interval(&self, per_node: f64, all: f64, images: &[ImageFeatures], reading: f64) -> (f64, f64) {
         let factor = self.reach();
         let size_sd = UNMEASURED_SIZE * self.doublings_beyond(images);
@@ -242,7 +243,7 @@ impl Model {
         )
     }
 
-    /// How uncertain set-up and finish are, seconds to each side.
+    /// Half the width of the interval of set-up and finish, in seconds.
     pub fn fixed_reach_s(&self) -> f64 {
         self.reach() * self.fixed_sd_s
     }
@@ -251,19 +252,19 @@ impl Model {
         student_factor(COVERAGE, self.degrees)
     }
 
-    /// How much runs differ, as a part of their time.
+    /// Spread between runs as a fraction of their time.
     pub fn run_sd(&self) -> f64 {
         self.run_sd
     }
 
-    /// Images per second that the shared file system gives to any number of workers, for images that keep
-    /// their worker so many seconds; `None` where no limit was seen.
+    /// Highest number of images per second that the shared file system serves, for images that occupy their
+    /// worker for `image_s`; `None` if no limit was measured.
     pub fn ceiling(&self, image_s: f64) -> Option<f64> {
         let far = self.far.filter(|&far| far > 0.0);
         far.map(|far| 1.0 / (far * self.overhead(2) * image_s))
     }
 
-    /// How many doublings the images lie beyond the sizes that were measured, on average over their voxels.
+    /// Number of doublings by which the images lie beyond the measured sizes, averaged over their voxels.
     pub fn doublings_beyond(&self, images: &[ImageFeatures]) -> f64 {
         let (low, high) = self.measured_voxels;
         let (mut sum, mut all) = (0.0, 0.0);
@@ -279,7 +280,7 @@ fn stages_s(lines: &[Line; 4], image: &ImageFeatures) -> [f64; 4] {
     std::array::from_fn(|stage| lines[stage].at(size_of(stage, image)))
 }
 
-/// The size that a stage's line is drawn against.
+/// The variable of a stage's line.
 fn size_of(stage: usize, image: &ImageFeatures) -> f64 {
     if stage == 0 {
         image.file_bytes as f64
@@ -294,7 +295,7 @@ fn fit_classes<'a>(images: impl Iterator<Item = &'a ImageSample>) -> BTreeMap<Im
         classes.entry(image.features.class).or_default().push(image);
     }
     let line = |images: &[&ImageSample], stage: usize| {
-        // Noise grows with the size, so points count by its inverse square.
+        // Noise grows with the size, so points are weighted by its inverse square.
         let point = |image: &&ImageSample| {
             let x = size_of(stage, &image.features).max(1.0);
             (x, image.stage_s[stage], 1.0 / (x * x))
@@ -308,9 +309,9 @@ fn fit_classes<'a>(images: impl Iterator<Item = &'a ImageSample>) -> BTreeMap<Im
         .collect()
 }
 
-/// A run compared with what its images cost by the lines of their classes.
+/// A run compared with the expected cost of its images.
 struct Compared {
-    /// Further workers on its node, and workers on other nodes.
+    /// Additional workers on its node, and workers on other nodes.
     near: f64,
     elsewhere: f64,
     /// 1 if it had several ranks, else 0.
@@ -319,7 +320,7 @@ struct Compared {
     cost: f64,
     /// Measured over expected time.
     time: f64,
-    /// Few images show little, and many no more than one run can.
+    /// Lower for few images; at most 1, because many images are still one run.
     weight: f64,
 }
 

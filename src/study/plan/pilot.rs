@@ -1,4 +1,4 @@
-//! The pilot: a few images of the list, processed here several times on one and on more workers, to measure.
+//! The pilot: processes a few images of the list several times on this machine, with one and more workers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,25 +18,24 @@ use crate::launch::{LocalMachine, LocalRun};
 use crate::report::{self, Report};
 use crate::study::statistics::median;
 
-/// How often each configuration is run: what differs between passes is what runs differ by.
+/// Runs of each configuration. The differences between passes show the spread between runs.
 const PASSES: usize = 5;
-/// After this long the pilot ends with fewer passes, but not with fewer than `FEWEST_PASSES`.
+/// After this time the pilot starts no other pass, once it has made `FEWEST_PASSES`.
 const ENOUGH: Duration = Duration::from_secs(120);
 const FEWEST_PASSES: usize = 2;
-/// The longest that one run may take.
+/// Time limit of one run.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// How long a run works at least, seconds. It repeats its images until then, since tenths of a second would
-/// measure the moment rather than the machine.
+/// Shortest working time of a run, in seconds. A run repeats its images to reach it, because shorter runs
+/// vary too much.
 const LEAST_RUN_S: f64 = 1.0;
-/// A run repeats its images at most so often.
+/// A run repeats its images at most this many times.
 const MOST_REPEATS: usize = 100;
-/// Workers are at most as many as leave each so many images.
+/// Fewest images per worker if there are more than two workers.
 const IMAGES_PER_WORKER: usize = 5;
-/// Reading that took less than so many times as long in the first run does not count as reading from the
-/// disk.
+/// The first run read from the disk if its reading took at least this many times as long as later.
 const COLD_FACTOR: f64 = 1.5;
 
-/// How the pilot is made.
+/// Options of a pilot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PilotRequest<'a> {
     pub images: usize,
@@ -49,23 +48,23 @@ pub(crate) struct PilotRequest<'a> {
     /// CPUs of this machine.
     pub cpus: usize,
     pub quiet: bool,
-    /// Set when it is to end now.
+    /// Set to stop the pilot.
     pub stop: &'a AtomicBool,
 }
 
-/// What a pilot found.
+/// The result of a pilot.
 #[derive(Clone, Debug)]
 pub(crate) struct Pilot {
     /// Its measured runs.
     pub sources: Vec<Source>,
-    /// How many times as long reading takes where files are not in memory yet, as in the first run.
+    /// Factor by which reading takes longer if files are not in memory yet, from the first run.
     pub reading_factor: f64,
-    /// What the reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 
-/// Ranks × threads that the pilot runs: one worker, several ranks, several threads. No more workers than
-/// CPUs.
+/// The configurations (ranks, threads) of the pilot: one worker, several ranks, several threads. There are
+/// never more workers than CPUs.
 fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, usize)> {
     let workers = cpus.min((images / IMAGES_PER_WORKER).max(2));
     let mut configurations = vec![(1, 1)];
@@ -78,11 +77,11 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
     configurations
 }
 
-/// Runs the pilot and removes what it wrote. Runs that are not measured come first: the very first one reads
-/// the files as the job will, the next shows how long one pass over the images takes.
+/// Runs the pilot and removes its files. The first run reads the files as the job will. It, or a second one
+/// if it was short, also shows how many repeats the measured runs need.
 ///
 /// # Errors
-/// A sentence when there are too few images, runs cannot be started or leave results unwritten, or the pilot
+/// A message if there are too few images, a run cannot be started or leaves results unwritten, or the pilot
 /// is interrupted.
 pub(crate) fn run(
     request: &PilotRequest<'_>,
@@ -92,7 +91,7 @@ pub(crate) fn run(
     let images = request.images.min(listed.found.len());
     if images < FEWEST_IMAGES {
         return Err(format!(
-            "a pilot of {images} images cannot show how much images differ; it needs {FEWEST_IMAGES} or more"
+            "a pilot of {images} images cannot show how much images differ; it needs at least {FEWEST_IMAGES}"
         ));
     }
     std::fs::create_dir_all(request.beside)
@@ -216,8 +215,7 @@ fn working_s(report: &Report) -> f64 {
     held_s(&sums_s, report.images.len(), 1.0).max(1e-3)
 }
 
-/// How many times as long the first run's reading took as that of the later runs of one worker, and a note on
-/// it.
+/// Reading time of the first run over that of later runs with one worker, and a note about it.
 fn reading_factor(cold: &Report, sources: &[Source]) -> (f64, Option<String>) {
     let mean_s = |report: &Report| report.totals.read_s / report.totals.done.max(1) as f64;
     let of_one_worker = |report: &&Report| report.launch.ranks * report.launch.threads_per_rank == 1;
@@ -270,7 +268,7 @@ fn one(
     if ended.how == How::Stopped {
         return Err("the pilot was interrupted".to_owned());
     }
-    // Exit code 1: some images failed, which the measurements show.
+    // Exit code 1: some images failed. The measurements contain their errors.
     if !matches!(ended.how, How::Exited(0 | 1)) || !run.report.is_file() {
         let log = std::fs::read_to_string(&run.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -288,7 +286,8 @@ fn one(
     })
 }
 
-/// Without room for its results a run measures nothing. Images that cannot be read are no reason to give up.
+/// Refuses a run that could not write its results, for example on a full disk, because it measures nothing.
+/// Images that cannot be read do not matter here.
 fn all_written(report: &Report, name: &str, folder: &Path) -> Result<(), String> {
     let failures = report.images.iter().filter_map(|row| row.outcome.failure());
     let not_written = failures.clone().find(|failure| failure.stage == Stage::Write);
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_were_not_in_memory_represent_the_jobs() {
+    fn a_slow_first_reading_gives_a_factor_and_a_note() {
         let warm = Machine::exact().source(20, 1, &[1_000_000], 1);
         let reading = |factor: f64| {
             let mut cold = warm.report.clone();
@@ -338,8 +337,8 @@ mod tests {
     }
 
     #[test]
-    fn runs_work_as_long_as_the_disk_or_the_images_do() {
-        // 2.4 + 5 + 6.4 ms per image, or the disk's time shared by four publishers.
+    fn working_time_is_that_of_the_images_or_of_the_disk() {
+        // 2.4 + 5 + 6.4 ms per image, or the time of the disk divided among four publishers.
         for (publish_s, image_s) in [(1e-4, 0.0138), (0.4, 0.1)] {
             let machine = Machine {
                 publish_s,

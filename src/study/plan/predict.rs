@@ -1,4 +1,4 @@
-//! Predictions: nodes × ranks × threads → time with an interval, memory, core hours and efficiency.
+//! Predictions of a layout: time with an interval, memory, core hours and efficiency.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use super::model::{Model, add, busy_s, held_s, own_s};
 use crate::partition::Strategy;
 use crate::text::{counted, mib};
 
-/// How many nodes, ranks and threads.
+/// Numbers of nodes, ranks and threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
     pub nodes: usize,
-    /// On all nodes together.
+    /// Ranks on all nodes together.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
@@ -36,29 +36,29 @@ impl std::fmt::Display for Layout {
     }
 }
 
-/// What is expected of a layout. The names are the plan's.
+/// The prediction for a layout. Field names are those of the JSON plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prediction {
     #[serde(flatten)]
     pub layout: Layout,
-    /// The report's `elapsed_s`: from the run's start to the last record.
+    /// `elapsed_s` of the report: from the run's start to the last record.
     pub elapsed_s: f64,
     /// Lower end of the 90 % interval.
     pub elapsed_low_s: f64,
     /// Upper end of the 90 % interval.
     pub elapsed_high_s: f64,
-    /// What launching and writing the report take in addition.
+    /// Additional seconds for launching and for writing the report.
     pub launch_s: f64,
-    /// The most that one rank will hold.
+    /// Highest memory of a rank.
     pub rss_per_rank_bytes: u64,
-    /// Of that, what rank 0 holds for the list of images; 0 in a plan of an earlier version.
+    /// The part of it that rank 0 needs for the list of images; 0 in a plan of an earlier version.
     #[serde(default)]
     pub list_bytes: u64,
     /// All ranks of a node together.
     pub rss_per_node_bytes: u64,
     /// CPUs × elapsed time, in hours.
     pub core_hours: f64,
-    /// What one worker alone would take over the time that all workers' CPUs are held.
+    /// Time of one worker alone over the time for which the CPUs of all workers are allocated.
     pub efficiency: f64,
     /// Longest over mean time of the workers.
     pub imbalance: f64,
@@ -67,32 +67,32 @@ pub(crate) struct Prediction {
     /// Seconds of publishing over all images; 0 in a plan of an earlier version.
     #[serde(default)]
     pub publish_s: f64,
-    /// Which limit it exceeds; `None` when it is possible.
+    /// The limit that it exceeds; `None` if the layout is possible.
     pub beyond: Option<String>,
     pub recommended: bool,
 }
 
 impl Prediction {
-    /// From launch to end, as Slurm counts it: expected, lower and upper end of the interval.
+    /// Seconds from launch to end, as Slurm counts them: expected, lower and upper end of the interval.
     pub fn job_s(&self) -> [f64; 3] {
         [self.elapsed_s, self.elapsed_low_s, self.elapsed_high_s].map(|seconds| seconds + self.launch_s)
     }
 }
 
-/// Everything that predictions are made from.
+/// Predicts layouts from the list and the fitted models.
 pub(crate) struct Predictor<'a> {
     listed: &'a Listed,
     model: &'a Model,
     memory: &'a MemoryModel,
     strategy: Strategy,
-    /// Seconds that each image keeps its worker, before the model's slow-down.
+    /// Seconds that each image occupies its worker, before slow-down.
     images_s: Vec<f64>,
-    /// Seconds of all images' stages.
+    /// Seconds of each stage, summed over all images.
     stages_s: [f64; 4],
 }
 
 impl<'a> Predictor<'a> {
-    /// Adds up the list's costs. All its classes must have been measured.
+    /// Adds up the costs of the list. All its classes must have been measured.
     pub fn new(listed: &'a Listed, model: &'a Model, memory: &'a MemoryModel, strategy: Strategy) -> Self {
         let mut sums_s = [0.0; 4];
         let mut images_s = Vec::with_capacity(listed.planned.len());
@@ -117,12 +117,12 @@ impl<'a> Predictor<'a> {
         held_s * self.model.slow_down(1.0, 1.0) * self.model.overhead(1)
     }
 
-    /// Each stage's part of the time that an image keeps its worker: read, filter, write.
+    /// Fractions of the time that a worker spends on an image: read, filter, write.
     pub fn shares(&self) -> [f64; 3] {
         [0, 1, 2].map(|stage| self.stages_s[stage] / own_s(&self.stages_s))
     }
 
-    /// The stage that takes most of the time: publishing where the disk holds the workers up.
+    /// The stage that takes most of the time; publishing if workers have to wait for the disk.
     pub fn dominated_by(&self) -> usize {
         if held_s(&self.stages_s, self.images_s.len(), 1.0) > own_s(&self.stages_s) {
             return PUBLISH;
@@ -131,7 +131,8 @@ impl<'a> Predictor<'a> {
         longest.unwrap_or(0)
     }
 
-    /// Images per second that the shared file system gives at most, where a limit was seen.
+    /// Highest number of images per second that the shared file system serves; `None` if no limit was
+    /// measured.
     pub fn ceiling(&self) -> Option<f64> {
         self.model
             .ceiling(own_s(&self.stages_s) / self.images_s.len() as f64)
@@ -150,7 +151,7 @@ impl<'a> Predictor<'a> {
         let elapsed_s = fixed_s + working_s;
         let (low, high) = model.interval(per_node, workers, &listed.planned, self.shares()[0]);
         let reach_s = model.fixed_reach_s();
-        // The two ends are independent, so their squares add up.
+        // Working time and fixed time are independent, so the squares of their uncertainties add up.
         let below_s = (working_s * (1.0 - low)).hypot(reach_s.min(fixed_s));
         let above_s = (working_s * (high - 1.0)).hypot(reach_s);
         let list_bytes = images as f64 * listed.bytes_per_image();
@@ -177,32 +178,31 @@ impl<'a> Predictor<'a> {
     }
 }
 
-/// What launching takes where nobody measured it.
+/// Seconds of launching if it was not measured.
 const DEFAULT_LAUNCH_S: f64 = 2.0;
 
-/// Which layouts are considered, and what they must keep to.
+/// The layouts to consider, and their limits.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
-    /// Numbers of nodes; none for as many as the ranks need.
+    /// Numbers of nodes; if empty, as many as the ranks need.
     pub nodes: Vec<usize>,
-    /// Numbers of ranks on all nodes together; none for those that divide a node's CPUs sensibly.
+    /// Numbers of ranks on all nodes together; if empty, 1, 2, 4, … per node, up to its CPUs.
     pub ranks: Vec<usize>,
     /// Numbers of workers of each rank.
     pub threads: Vec<usize>,
     pub cpus_per_node: usize,
     pub mem_per_node_bytes: Option<u64>,
-    /// The longest that a job may take.
+    /// Time limit of the job.
     pub max_time_s: Option<f64>,
 }
 
 impl Bounds {
-    /// The layouts that fit the nodes and their CPUs, and a sentence for each that was asked for and does
-    /// not.
+    /// The layouts that fit the nodes and their CPUs, and a message for each requested one that does not.
     pub fn layouts(&self) -> (Vec<Layout>, Vec<String>) {
         let (mut layouts, mut unfit) = (Vec::new(), Vec::new());
         for &threads in &self.threads {
             let on_a_node = self.cpus_per_node / threads;
-            // Nodes and ranks that fit: as many ranks on each node, with a CPU for every thread.
+            // Equal numbers of ranks on all nodes, and a CPU for every thread.
             let layout = |nodes: usize, ranks: usize| {
                 let fits = ranks >= nodes && ranks.is_multiple_of(nodes) && ranks / nodes <= on_a_node;
                 fits.then_some(Layout {
@@ -231,7 +231,7 @@ impl Bounds {
             for &ranks in &self.ranks {
                 let before = layouts.len();
                 if self.nodes.is_empty() {
-                    // The fewest nodes over which the ranks divide evenly.
+                    // The smallest number of nodes over which the ranks divide evenly.
                     layouts.extend((1..=ranks).find_map(|nodes| layout(nodes, ranks)));
                 } else {
                     layouts.extend(self.nodes.iter().filter_map(|&nodes| layout(nodes, ranks)));
@@ -251,12 +251,12 @@ impl Bounds {
         (layouts, unfit)
     }
 
-    /// Which limit a prediction exceeds.
+    /// The limit that a prediction exceeds.
     pub fn exceeded(&self, prediction: &Prediction) -> Option<String> {
         let bytes = prediction.rss_per_node_bytes;
         if let Some(memory) = self.mem_per_node_bytes.filter(|&memory| bytes > memory) {
             return Some(format!(
-                "needs {} MiB per node, there are {}",
+                "needs {} MiB per node, which has {}",
                 mib(bytes),
                 memory >> 20
             ));
@@ -289,7 +289,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A pilot on the machine, and predictions for the layouts.
+    /// Runs a pilot on the machine and predicts the layouts.
     pub(crate) fn predictions(
         machine: &Machine,
         seed: u64,
@@ -312,7 +312,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Also where the disk holds the workers up.
+    /// Also if workers have to wait for the disk.
     #[test]
     fn a_pilot_of_20_predicts_400() {
         for publish_s in [1e-4, 0.2] {
@@ -340,7 +340,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn more_workers_take_less_time_at_less_efficiency() {
+    fn more_workers_take_less_time_but_are_less_efficient() {
         let layouts = [1, 2, 4, 8].map(|ranks| layout(1, ranks, 1));
         let found = predictions(&Machine::default(), 1, 4000, &layouts);
         for two in found.windows(2) {
@@ -349,7 +349,7 @@ pub(crate) mod tests {
         }
         let first = found[0].efficiency;
         assert!(first > 0.9 && first <= 1.01, "{first}");
-        // What several nodes cost the file system was not measured, so the upper end allows for it.
+        // Contention between nodes was not measured, so the upper end allows for it.
         let nodes = predictions(&Machine::default(), 1, 4000, &[layout(8, 64, 1)]);
         let width = |p: &Prediction| p.elapsed_high_s / p.elapsed_s;
         let (one, eight) = (width(&found[3]), width(&nodes[0]));
@@ -368,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn layouts_keep_to_the_nodes_and_their_cpus() {
+    fn layouts_fit_the_nodes_and_their_cpus() {
         let found = |nodes: &[usize], ranks: &[usize], threads: &[usize]| -> Vec<_> {
             let (layouts, _) = bounds(nodes, ranks, threads).layouts();
             layouts.iter().map(|s| (s.nodes, s.ranks, s.threads)).collect()
@@ -412,7 +412,7 @@ pub(crate) mod tests {
         assert!(exceeded(200 << 20, 0.5).unwrap().contains("MiB per node"));
         assert!(
             exceeded(1, 2.0).unwrap().contains("--max-time"),
-            "launching counts"
+            "the time limit includes launching"
         );
     }
 }

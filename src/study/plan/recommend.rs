@@ -1,4 +1,4 @@
-//! The recommendation: which layout to take, and why.
+//! The recommendation: chooses a layout and states the reasons.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use super::predict::{Prediction, Predictor};
 use crate::columns::{Cell, Column};
 use crate::text::{counted, duration};
 
-/// CPUs that do less than this part of their time are not worth asking for.
+/// Layouts with a lower parallel efficiency are not worth requesting.
 const WORTH_ASKING: f64 = 0.7;
-/// More workers are not worth it when doubling them brings less than this.
+/// More workers are not worth it if doubling them gives a smaller speed-up than this.
 const WORTH_DOUBLING: f64 = 1.3;
 
-/// Marks the layout to take: of those that are possible and whose CPUs do at least 70 % of what one alone
-/// would (as much as the best if none does), the fastest; of those within 3 % of it, the one with the fewest
-/// core hours.
+/// Marks the recommended layout. Among the possible layouts with a parallel efficiency of at least 70 % (or
+/// the best efficiency, if none reaches that), it takes those within 3 % of the fastest, and of these the one
+/// with the fewest core hours.
 ///
 /// # Errors
-/// A sentence when no layout is possible, with the limits that are exceeded and `unfit`.
+/// A message if no layout is possible, with the exceeded limits and `unfit`.
 pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<usize, String> {
     let possible: Vec<usize> = (0..predictions.len())
         .filter(|&place| predictions[place].beyond.is_none())
@@ -59,7 +59,7 @@ pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<u
     Ok(chosen)
 }
 
-/// A column of a plan's table; without a head it is in CSV only, without a name in tables only.
+/// A column of a plan's table. Without a head it is only in CSV, without a name only in tables.
 const fn column(
     name: &'static str,
     head: &'static str,
@@ -96,7 +96,7 @@ pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
     }),
 ];
 
-/// Why the chosen layout, and what limits it.
+/// The reasons for the chosen layout, and its limits.
 pub(crate) fn reasons(
     predictions: &[Prediction],
     chosen: usize,
@@ -108,7 +108,7 @@ pub(crate) fn reasons(
     let [expected, low, high] = choice.job_s().map(duration);
     let [read, filter, write] = predictor.shares().map(|share| share * 100.0);
     let dominant = match predictor.dominated_by() {
-        PUBLISH => "the disk, which takes results more slowly than the workers make them",
+        PUBLISH => "the disk, which is slower than the workers",
         stage => ["reading", "filtering", "writing"][stage],
     };
     let mut lines = vec![
@@ -127,11 +127,11 @@ pub(crate) fn reasons(
     ];
     if let Some(ceiling) = predictor.ceiling() {
         lines.push(format!(
-            "The file system serves at most {ceiling:.0} images/s to any number of ranks."
+            "The file system serves at most {ceiling:.0} images/s, however many ranks there are."
         ));
     } else if predictions.iter().any(|p| p.layout.nodes > 1) {
         lines.push(
-            "All measurements come from one node, so the limit of the shared file system is not known; the \
+            "All measurements come from one node, so the limit of the shared file system is unknown. The \
             intervals of several nodes allow for that."
                 .to_owned(),
         );
@@ -139,23 +139,22 @@ pub(crate) fn reasons(
     let per_node = choice.layout.workers() as f64 / choice.layout.nodes as f64;
     if per_node > model.most_workers * 1.5 {
         lines.push(format!(
-            "The measurements have at most {} per node, so the intervals beyond are wide. A run of \
-            `niimpi scaling` on a node of the cluster narrows them.",
+            "The measurements have at most {} per node, so the intervals of more are wide. Run `niimpi \
+            scaling` on a node of the cluster to narrow them.",
             counted(model.most_workers.round() as usize, "worker")
         ));
     }
     let beyond = model.doublings_beyond(&listed.planned);
     if beyond > 0.05 {
         lines.push(format!(
-            "On average the images lie {beyond:.1} doublings beyond the sizes that were measured, which \
-            widens the intervals; their memory is extrapolated."
+            "The images are on average {beyond:.1} doublings larger or smaller than the measured ones. This \
+            widens the intervals, and their memory is extrapolated."
         ));
     }
     lines.join("\n") + "\n"
 }
 
-/// How much further workers bring: of the fastest layouts for each number of workers, the first doubling that
-/// is not worth it.
+/// States where adding workers stops helping: the first step in the number of workers that is not worth it.
 fn returns(predictions: &[Prediction]) -> String {
     let Some((before, after)) = not_worth(predictions) else {
         return "Adding workers still helps over the whole range.".to_owned();
@@ -180,7 +179,7 @@ fn not_worth(predictions: &[Prediction]) -> Option<(&Prediction, &Prediction)> {
     fastest.windows(2).find_map(|two| {
         let more = two[1].layout.workers() as f64 / two[0].layout.workers() as f64;
         let sooner = two[0].elapsed_s / two[1].elapsed_s;
-        // What a step of any size is worth, as if it were a doubling.
+        // The speed-up of the step, converted to that of a doubling.
         (sooner.powf(1.0 / more.log2()) < WORTH_DOUBLING).then_some((two[0], two[1]))
     })
 }
@@ -206,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_that_is_worth_its_cpus_is_taken() {
+    fn the_fastest_efficient_layout_is_recommended() {
         let mut found = with_contention(0.12);
         let chosen = mark(&mut found, &[]).unwrap();
-        // 8 workers do 1/(1 + 7 · 0.12) = 54 % each, 4 do 74 %.
+        // The efficiency is 1/(1 + 7 · 0.12) = 54 % with 8 workers and 74 % with 4.
         assert_eq!(found[chosen].layout.ranks, 4);
         assert_eq!(
             found.iter().filter(|prediction| prediction.recommended).count(),
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_layouts_are_not_taken() {
+    fn impossible_layouts_are_not_recommended() {
         let mut found = with_contention(0.1);
         found.truncate(2);
         found[1].beyond = Some("needs too much".to_owned());

@@ -1,21 +1,21 @@
-//! The request: what to ask of Slurm for a prediction, with its margin, and why.
+//! The request to Slurm for a prediction, with its margins and the reasons for them.
 
 use super::predict::Prediction;
 use crate::job::memory::WORKER_BYTES;
 use crate::slurm::batch::Request;
 use crate::text::{duration, mib};
 
-/// The margin of the requested time over the upper end of the interval; a minute is added.
+/// Margin of the requested time over the upper end of the interval. A minute is added.
 pub(crate) const TIME_MARGIN: f64 = 0.25;
 const TIME_MARGIN_S: f64 = 60.0;
-/// The margin of the requested memory over what is expected.
+/// Margin of the requested memory over the expected memory.
 pub(crate) const MEMORY_MARGIN: f64 = 0.2;
 
-/// What to request. `largest_bytes` is the most that a worker holds for one image.
+/// The request. `largest_bytes` is the largest memory that a worker needs for one image.
 pub(crate) fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&str>) -> Request {
     let layout = prediction.layout;
     let threads = layout.threads as u64;
-    // A rank admits an image only if it fits beside a reserve for each worker.
+    // A rank starts an image only if it fits in addition to a reserve for each worker.
     let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_BYTES + largest_bytes);
     let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
     let rank_bytes = (held as u64).max(admitted);
@@ -44,7 +44,7 @@ pub(crate) fn in_words(request: &Request) -> String {
     )
 }
 
-/// The lines of the script that say where its figures come from, for so many images.
+/// The comment lines of the script that explain its figures.
 pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize) -> Vec<String> {
     let requested_mib = request.mem_per_cpu_mib.unwrap_or(0) * request.cpus_per_task as u64;
     let [expected, low, high] = prediction.job_s().map(duration);
@@ -58,13 +58,13 @@ pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize)
             env!("CARGO_PKG_VERSION")
         ),
         format!(
-            "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end, \
+            "Time: {expected} expected, {low} to {high} with 90 % probability. Requested: the upper end plus \
             {:.0} % and a minute.",
             TIME_MARGIN * 100.0
         ),
         format!(
-            "Memory: {} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank, {:.0} % more \
-            or what a rank reserves to admit its largest images, whichever is more.",
+            "Memory: {} MiB per rank expected{list}. Requested: {requested_mib} MiB per rank. This is \
+            {:.0} % more, or enough for the reserve that a rank needs for its largest images.",
             mib(prediction.rss_per_rank_bytes),
             MEMORY_MARGIN * 100.0
         ),
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_request_holds_the_prediction_with_its_margin() {
+    fn the_request_is_the_prediction_plus_margins() {
         let prediction = Prediction {
             layout: layout(2, 8, 2),
             elapsed_high_s: 1000.0,

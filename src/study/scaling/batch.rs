@@ -1,5 +1,5 @@
-//! Running a study on a cluster: a Slurm job for each configuration, and what `sacct` knows of them
-//! afterwards.
+//! Runs a study on a cluster: submits a Slurm job for each configuration and reads its accounting from
+//! `sacct`.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::{self, BatchScript, Request, Submission};
 use crate::text::counted;
 
-/// How long between two questions to Slurm.
+/// Time between two queries of Slurm.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// How long accounting may lag behind the queue before a job that has left it is given up.
+/// Time for accounting to record the end of a job that has left the queue.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
 
-/// Submits every configuration that is neither done nor has a job in progress, with what `asked` requests for
-/// each and ranks that `srun --mpi` starts so. One that Slurm refuses is recorded as failed, with the reason;
-/// the next call submits it again.
+/// Submits every configuration that is neither done nor has a job in progress. `asked` contains the parts of
+/// the request that are the same for all, `mpi_type` the value of `srun --mpi`. A job that Slurm refuses is
+/// recorded as failed, with the reason; the next call submits it again.
 ///
 /// # Errors
-/// A sentence when a script cannot be written or there is no `sbatch`.
+/// A message if a script cannot be written or there is no `sbatch`.
 pub(crate) fn submit(
     folder: &StudyFolder,
     spec: &StudySpec,
@@ -30,11 +30,11 @@ pub(crate) fn submit(
 ) -> Result<(), String> {
     let scripts = folder.path().join("scripts");
     std::fs::create_dir_all(&scripts)
-        .map_err(|error| format!("{}: cannot be made: {error}", scripts.display()))?;
+        .map_err(|error| format!("{}: cannot be created: {error}", scripts.display()))?;
     for configuration in spec.configurations() {
         let record = folder.read_record(&configuration)?;
-        let under_way = record.is_some_and(|record| record.job_id.is_some() && !record.is_final());
-        if folder.is_done(&configuration) || under_way {
+        let in_progress = record.is_some_and(|record| record.job_id.is_some() && !record.is_final());
+        if folder.is_done(&configuration) || in_progress {
             continue;
         }
         let run = folder.run(spec, &configuration);
@@ -76,10 +76,11 @@ pub(crate) fn submit(
     Ok(())
 }
 
-/// Asks Slurm once for every job that has not ended. Returns how many are still under way.
+/// Queries Slurm once for every job that has not ended. Returns the number of jobs that are still in
+/// progress.
 ///
 /// # Errors
-/// A sentence when `sacct` fails or a record cannot be written.
+/// A message if `sacct` fails or a record cannot be written.
 pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
     let mut left = 0;
     for record in open(folder, spec)? {
@@ -88,7 +89,7 @@ pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Res
             continue;
         };
         let accounting = Accounting::of_job(job_id)
-            .map_err(|error| format!("how job {job_id} of the study ended is unknown: {error}"))?;
+            .map_err(|error| format!("cannot find out how job {job_id} of the study ended: {error}"))?;
         match accounting.filter(Accounting::is_final) {
             Some(accounting) => {
                 let output = folder.output(&record.configuration);
@@ -116,7 +117,7 @@ fn open(folder: &StudyFolder, spec: &StudySpec) -> Result<Vec<RunRecord>, String
 /// Waits until every job has ended.
 ///
 /// # Errors
-/// A sentence when Slurm cannot be asked.
+/// A message if Slurm cannot be queried.
 pub(crate) fn wait(
     folder: &StudyFolder,
     spec: &StudySpec,
@@ -124,21 +125,21 @@ pub(crate) fn wait(
     quiet: bool,
     stop: &std::sync::atomic::AtomicBool,
 ) -> Result<bool, String> {
-    let mut told = usize::MAX;
+    let mut reported = usize::MAX;
     let mut gone_since: Option<Instant> = None;
     loop {
         let left = collect(folder, spec, keep)?;
         if left == 0 {
             return Ok(true);
         }
-        if left != told && !quiet {
+        if left != reported && !quiet {
             console::note(format!("{} pending or running", counted(left, "job")));
         }
-        told = left;
+        reported = left;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Ok(false);
         }
-        // A cluster whose accounting does not take a job's end up would be waited for endlessly.
+        // Without this limit, the loop would never end on a cluster whose accounting misses the end of a job.
         let is_queued = |job_id: &String| batch::is_queued(job_id) != Some(false);
         if open(folder, spec)?
             .iter()
@@ -153,12 +154,13 @@ pub(crate) fn wait(
     }
 }
 
-/// Jobs that have left the queue and of which accounting never told the end: their report decides.
+/// Closes the records of jobs that have left the queue without an end in the accounting. A job with a report
+/// counts as completed.
 fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
     for mut record in open(folder, spec)? {
         let has_report = folder.report(&record.configuration).is_file();
         record.state = if has_report { COMPLETED } else { "UNKNOWN" }.to_owned();
-        record.message = Some("Slurm's accounting does not know how the job ended".to_owned());
+        record.message = Some("Slurm's accounting has no record of the end of the job".to_owned());
         folder.write_record(&record)?;
     }
     Ok(())
@@ -167,7 +169,7 @@ fn give_up(folder: &StudyFolder, spec: &StudySpec) -> Result<(), String> {
 fn ended(record: RunRecord, accounting: Accounting) -> RunRecord {
     let message = (accounting.state != COMPLETED).then(|| {
         format!(
-            "job {} ended {} (exit code {})",
+            "job {} ended as {} (exit code {})",
             accounting.job_id, accounting.state, accounting.exit_code
         )
     });

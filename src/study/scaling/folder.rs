@@ -1,5 +1,4 @@
-//! A study: what is varied, the configurations that follow from it, and the folder that holds everything it
-//! leaves.
+//! A study: the varied numbers, the configurations, and the folder with all its files.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,21 +14,21 @@ use crate::report;
 /// Name and version of `study.json`.
 pub(crate) const SCHEMA: &str = "niimpi-study/1";
 
-/// What is varied, and on what.
+/// The varied numbers, the images and the options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StudySpec {
     /// [`SCHEMA`].
     pub schema: String,
     /// The images: files and folders, as absolute paths.
     pub inputs: Vec<PathBuf>,
-    /// The options of `niimpi smooth` that every run has.
+    /// The command and options of the filter, the same for every run.
     pub options: Vec<String>,
     pub sizes: BTreeSet<usize>,
     pub ranks: BTreeSet<usize>,
     /// Numbers of workers of each rank.
     pub threads: BTreeSet<usize>,
     pub nodes: BTreeSet<usize>,
-    /// How often each configuration is run.
+    /// Number of runs of each configuration.
     pub repeats: usize,
     pub via: Via,
     /// The machine on which the study was started.
@@ -40,21 +39,21 @@ pub(crate) struct StudySpec {
     pub version: String,
 }
 
-/// Where the runs of a study run.
+/// Where the runs are started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Via {
     /// On this machine, one after the other, started by mpirun
     #[default]
     Local,
-    /// As one Slurm job each, submitted together
+    /// As Slurm jobs, one for each run, all submitted at the start
     Slurm,
 }
 
 impl StudySpec {
-    /// Every configuration. Repeats come last, so that a slow hour touches every configuration and not one
-    /// alone, and a study that is cut short has all of them once. Ranks that do not divide evenly over the
-    /// nodes are left out.
+    /// Every configuration. Repeats come last, so that a period of other load affects all configurations, and
+    /// an interrupted study has run each of them once. Ranks that do not divide evenly over the nodes are
+    /// left out.
     pub(crate) fn configurations(&self) -> Vec<Configuration> {
         let mut all = Vec::new();
         for &nodes in &self.nodes {
@@ -74,11 +73,10 @@ impl StudySpec {
         (1..=self.repeats).flat_map(repeated).collect()
     }
 
-    /// Whether `other` continues this study: it measures the same thing on the same images. What is varied
-    /// may grow.
+    /// Whether `other` continues this study, with the same images and options. The varied numbers may differ.
     ///
     /// # Errors
-    /// A sentence naming what differs.
+    /// A message that names the difference.
     pub(crate) fn continues(&self, other: &Self) -> Result<(), String> {
         let differs = [
             ("the images", self.inputs != other.inputs),
@@ -86,15 +84,18 @@ impl StudySpec {
             ("--via", self.via != other.via),
             ("the machine", self.via == Via::Local && self.host != other.host),
         ];
-        differs.iter().find(|(_, differs)| *differs).map_or(Ok(()), |(what, _)| {
-            Err(format!(
-                "the study that is there was made with another choice of {what}; give another --output, or \
-                repeat the first command"
-            ))
-        })
+        differs
+            .iter()
+            .find(|(_, differs)| *differs)
+            .map_or(Ok(()), |(what, _)| {
+                Err(format!(
+                    "the study in this folder differs in {what}; give another --output, or the images and \
+                options of that study"
+                ))
+            })
     }
 
-    /// Of this study and an earlier part of it, everything that either varies.
+    /// This study with the varied numbers of both.
     pub(crate) fn joined(&self, earlier: &Self) -> Self {
         Self {
             sizes: &self.sizes | &earlier.sizes,
@@ -114,7 +115,7 @@ pub(crate) struct StudyFolder {
 }
 
 impl StudyFolder {
-    /// A folder that is there already.
+    /// An existing folder.
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
@@ -126,16 +127,16 @@ impl StudyFolder {
         path.join("study.json").is_file()
     }
 
-    /// Makes the folder, or goes on with the study that it holds.
+    /// Creates the folder, or continues the study in it.
     ///
     /// # Errors
-    /// A sentence when it holds another study, or cannot be written.
+    /// A message if it contains another study or cannot be written.
     pub(crate) fn begin(path: &Path, spec: &StudySpec) -> Result<Self, String> {
         let folder = Self::at(path);
         for part in ["runs", "reports", "logs", "outputs"] {
             let part = folder.path.join(part);
             std::fs::create_dir_all(&part)
-                .map_err(|error| format!("--output {}: cannot be made: {error}", part.display()))?;
+                .map_err(|error| format!("--output {}: cannot be created: {error}", part.display()))?;
         }
         let mut spec = spec.clone();
         if Self::is_study(&folder.path) {
@@ -161,20 +162,20 @@ impl StudyFolder {
         self.file("reports", configuration, ".json")
     }
 
-    /// Where results are written, to be removed after the run.
+    /// Folder of the results, which is removed after the run.
     pub(crate) fn output(&self, configuration: &Configuration) -> PathBuf {
         self.file("outputs", configuration, "")
     }
 
     /// A configuration's run.
     pub(crate) fn run(&self, spec: &StudySpec, configuration: &Configuration) -> LocalRun {
-        // Studies of versions with one filter do not name its subcommand.
+        // Older studies do not contain the subcommand, because there was only one filter.
         let unnamed = spec.options.first().is_some_and(|word| word.starts_with('-'));
         let mut words: Vec<OsString> = unnamed.then(|| "smooth".into()).into_iter().collect();
         words.extend(spec.options.iter().map(OsString::from));
         words.extend(spec.inputs.iter().map(OsString::from));
         words.extend(["--limit".into(), configuration.images.to_string().into()]);
-        // Whatever an ended run has left is not worth keeping.
+        // Results of an earlier attempt may be replaced.
         words.extend(["--overwrite".into(), "--output".into()]);
         words.push(self.output(configuration).into());
         LocalRun {
@@ -190,10 +191,10 @@ impl StudyFolder {
         self.file("runs", configuration, ".json")
     }
 
-    /// What the study varies.
+    /// Reads `study.json`.
     ///
     /// # Errors
-    /// A sentence when there is no study in the folder.
+    /// A message if there is no study in the folder.
     pub(crate) fn read_spec(&self) -> Result<StudySpec, String> {
         let path = self.path.join("study.json");
         let spec: StudySpec = read_json(&path)?;
@@ -202,37 +203,37 @@ impl StudyFolder {
         }
         let (path, schema) = (path.display(), spec.schema);
         Err(format!(
-            "{path}: its form is {schema}, this niimpi reads {SCHEMA}"
+            "{path}: its schema is {schema}, this niimpi reads {SCHEMA}"
         ))
     }
 
-    /// Keeps what became of a configuration.
+    /// Writes the record of a run.
     ///
     /// # Errors
-    /// A sentence when it cannot be written.
+    /// A message if it cannot be written.
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<(), String> {
         write_json(&self.record(&record.configuration), record)
     }
 
-    /// What became of a configuration; `None` when it was not run yet.
+    /// The record of a configuration's run; `None` if there is none yet.
     ///
     /// # Errors
-    /// A sentence when the record cannot be read.
+    /// A message if the record cannot be read.
     pub(crate) fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
         let path = self.record(configuration);
         path.is_file().then(|| read_json(&path)).transpose()
     }
 
-    /// Whether a configuration need not be run again: it has ended, and its report is there.
+    /// Whether a configuration was run and has a report.
     pub(crate) fn is_done(&self, configuration: &Configuration) -> bool {
         self.report(configuration).is_file()
             && matches!(self.read_record(configuration), Ok(Some(record)) if record.is_final())
     }
 
-    /// Every run that has a record, with its report where there is one.
+    /// Every run that has a record, with its report if there is one.
     ///
     /// # Errors
-    /// A sentence when a file cannot be read.
+    /// A message if a file cannot be read.
     pub(crate) fn read_runs(&self, spec: &StudySpec) -> Result<Vec<Run>, String> {
         let mut runs = Vec::new();
         for configuration in spec.configurations() {
@@ -247,7 +248,7 @@ impl StudyFolder {
     }
 }
 
-/// Writes a text file whole or not at all.
+/// Writes a text file atomically.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     crate::report::write_whole(path, |file| file.write_all(text.as_bytes()))
         .map_err(|error| format!("{}: cannot be written: {error}", path.display()))
@@ -256,7 +257,7 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), String> {
 /// Writes a value as JSON.
 ///
 /// # Errors
-/// A sentence naming the file.
+/// A message that names the file.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), String> {
     let text = serde_json::to_string_pretty(value).expect("plain data has a JSON form");
     write_text(path, &format!("{text}\n"))
@@ -265,7 +266,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Str
 /// Writes a table as CSV.
 ///
 /// # Errors
-/// A sentence naming the file.
+/// A message that names the file.
 pub(crate) fn write_csv<'a, T: 'a>(
     path: &Path,
     columns: impl IntoIterator<Item = &'a Column<T>>,
@@ -279,11 +280,10 @@ pub(crate) fn write_csv<'a, T: 'a>(
 /// Reads a JSON file.
 ///
 /// # Errors
-/// A sentence naming the file.
+/// A message that names the file.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{}: is not a file of this kind: {error}", path.display()))
+    serde_json::from_slice(&bytes).map_err(|error| format!("{}: unexpected content: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -309,7 +309,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn configurations_are_everything_varied_repeats_last() {
+    fn configurations_combine_all_numbers_with_repeats_last() {
         let all = spec().configurations();
         let found: Vec<_> = all.iter().map(|c| (c.repeat, c.ranks, c.images)).collect();
         let first = [(1, 1, 1), (1, 1, 10), (1, 2, 1), (1, 2, 10)];

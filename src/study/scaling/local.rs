@@ -1,4 +1,4 @@
-//! Running a study on this machine: one configuration after the other.
+//! Runs a study on this machine, one configuration after the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,29 +9,29 @@ use crate::console;
 use crate::launch::LocalMachine;
 use crate::launch::child::{How, Limits};
 
-/// How the runs are made.
+/// Options of the runs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner<'a> {
-    /// Whether results are kept.
+pub(crate) struct RunOptions<'a> {
+    /// Whether to keep the results.
     pub keep: bool,
-    /// The longest that one run may take.
+    /// Time limit of one run.
     pub time_limit: Option<Duration>,
-    /// Set when the study is to end now.
+    /// Set to stop the study.
     pub stop: &'a AtomicBool,
-    /// Whether nothing is said of progress.
+    /// Whether to print no progress.
     pub quiet: bool,
 }
 
-/// Runs every configuration that is not done yet. Returns whether the study came to its end: a failed run is
-/// recorded and the study goes on, a study told to stop leaves the run in hand unrecorded.
+/// Runs every configuration that is not done yet. Returns false if the study was stopped; the run in progress
+/// is then not recorded. A failed run is recorded, and the study continues.
 ///
 /// # Errors
-/// A sentence when runs cannot be started or the folder cannot be written.
+/// A message if runs cannot be started or the folder cannot be written.
 pub(crate) fn run(
     folder: &StudyFolder,
     spec: &StudySpec,
     machine: &LocalMachine,
-    manner: &Manner<'_>,
+    options: &RunOptions<'_>,
 ) -> Result<bool, String> {
     let all = spec.configurations();
     let missing: Vec<Configuration> = all
@@ -39,16 +39,16 @@ pub(crate) fn run(
         .filter(|configuration| !folder.is_done(configuration))
         .copied()
         .collect();
-    if !manner.quiet && missing.len() < all.len() {
+    if !options.quiet && missing.len() < all.len() {
         console::note(format!(
-            "{} of {} runs are there already",
+            "{} of {} runs are already done",
             all.len() - missing.len(),
             all.len()
         ));
     }
     let started = Instant::now();
     for (place, configuration) in missing.iter().enumerate() {
-        if !manner.quiet {
+        if !options.quiet {
             console::note(format!(
                 "run {} of {}: {configuration}; {}",
                 place + 1,
@@ -59,22 +59,22 @@ pub(crate) fn run(
         let output = folder.output(configuration);
         let run = folder.run(spec, configuration);
         let limits = Limits {
-            time: manner.time_limit,
-            stop: manner.stop,
+            time: options.time_limit,
+            stop: options.stop,
         };
         let ended = machine.run(&run, &limits)?;
-        if !manner.keep {
+        if !options.keep {
             let _ = std::fs::remove_dir_all(&output);
         }
-        if ended.how == How::Stopped || manner.stop.load(Ordering::Relaxed) {
-            // What a run leaves that was cut short would be taken for a measurement.
+        if ended.how == How::Stopped || options.stop.load(Ordering::Relaxed) {
+            // The report of an interrupted run must not count as a measurement.
             let _ = std::fs::remove_file(&run.report);
             return Ok(false);
         }
         let state = record::state_of(ended.how);
         let message = (state != record::COMPLETED)
-            .then(|| format!("{:?}; its words are in {}", ended.how, run.log.display()));
-        if let (Some(message), false) = (&message, manner.quiet) {
+            .then(|| format!("{:?}; its log is {}", ended.how, run.log.display()));
+        if let (Some(message), false) = (&message, options.quiet) {
             console::note(format!("{state}: {message}"));
         }
         folder.write_record(&RunRecord {
@@ -86,13 +86,14 @@ pub(crate) fn run(
             ..RunRecord::default()
         })?;
     }
-    if !manner.keep {
+    if !options.keep {
         let _ = std::fs::remove_dir(folder.path().join("outputs"));
     }
     Ok(true)
 }
 
-/// How long the other runs take if they take as long as those before, which is so once all sizes were run.
+/// The time left if the remaining runs take as long as the earlier ones on average. This is accurate once all
+/// sizes were run.
 fn time_left(elapsed: Duration, done: usize, all: usize) -> String {
     if done == 0 {
         return "time left unknown".to_owned();

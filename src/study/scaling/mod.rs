@@ -1,16 +1,17 @@
-//! Scaling studies: the same smoothing with more and more images, ranks and threads, measured and tabulated.
+//! Scaling studies: run the same filter with different numbers of images, ranks and threads, and tabulate
+//! time and memory.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `folder` | what is varied, the configurations that follow, and the study's folder |
-//! | `record` | one cell of a study, and what became of its run |
+//! | `folder` | the varied numbers, the configurations, and the study's folder |
+//! | `record` | a configuration and the outcome of its run |
 //! | `local` | runs every configuration on this machine |
-//! | `batch` | submits every configuration to Slurm, and collects what has ended |
+//! | `batch` | submits every configuration to Slurm, and collects the results |
 //! | `tables` | the runs as tables: CSV and Markdown |
 //! | `plots` | the runs as charts |
 //!
-//! A study is its folder: each run leaves a record there at once, and a study that is started again does what
-//! is missing.
+//! A study keeps its state in its folder. Each run writes a record there when it ends, and the same command
+//! continues the study.
 
 pub(crate) mod batch;
 pub(crate) mod folder;
@@ -21,11 +22,11 @@ pub(crate) mod tables;
 
 use folder::StudyFolder;
 
-/// Writes tables and plots of all runs that the folder holds; returns the text of the Markdown tables, and
-/// whether every run that was made ended well.
+/// Writes tables and plots of all runs in the folder. Returns the text of the Markdown tables, and whether
+/// every run completed.
 ///
 /// # Errors
-/// A sentence when a file cannot be read or written.
+/// A message if a file cannot be read or written.
 pub(crate) fn write_results(folder: &StudyFolder) -> Result<(String, bool), String> {
     let spec = folder.read_spec()?;
     let runs = folder.read_runs(&spec)?;

@@ -1,5 +1,5 @@
-//! Plots of a study: time and memory against images, speed-up and efficiency against workers, and the stages'
-//! shares.
+//! Plots of a study: time and memory against images, speed-up and efficiency against workers, and the stage
+//! times of an image.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use super::tables::{Row, rows};
 use crate::study::chart::{Bar, Chart, Mark, Series, stacked_bars_svg};
 use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 
-/// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`, as far as there is
-/// something to draw.
+/// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`. Leaves out plots
+/// without data.
 ///
 /// # Errors
-/// A sentence naming the file that cannot be drawn or written.
+/// A message that names the file that cannot be drawn or written.
 pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(), String> {
     let mut rows: Vec<Row> = rows(runs);
     rows.retain(|row| !row.figures.is_empty());
@@ -59,7 +59,7 @@ pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(),
     write_text(&folder.join("shares.svg"), &shares)
 }
 
-/// A chart of a figure against images, with a curve for each number of ranks, threads and nodes.
+/// A chart of a figure against images, with a curve for each combination of ranks, threads and nodes.
 fn of_images(
     rows: &[Row],
     title: &str,
@@ -88,8 +88,8 @@ fn of_images(
     }
 }
 
-/// How much faster several workers are than one: the whole run with more ranks, with more threads, and the
-/// filter alone. Points are (workers, speed-up); a line of one point is left out.
+/// Speed-up of several workers over one: of the whole run with more ranks, of the whole run with more
+/// threads, and of the filter alone. Points are (workers, speed-up). Curves with one point are left out.
 pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
     let layout = |row: &Row| (row.run.ranks, row.run.threads, row.run.nodes);
     let Some(serial) = at_largest.iter().find(|row| layout(row) == (1, 1, 1)) else {
@@ -103,7 +103,7 @@ pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64
         Vec::from_iter(wanted.map(|row| (workers(row), seconds(serial) / seconds(row))))
     };
     let whole = |row: &Row| row.summary(|figures| figures.time_s).mean;
-    // Workers filter different images at the same time: their sum, shared among them.
+    // Workers filter different images at the same time, so the sum of their times is divided by their number.
     let filter = |row: &Row| row.summary(|figures| figures.filter_s).mean / workers(row);
     let mut curves = vec![
         ("ranks", points(|row| row.run.threads == 1, &whole)),
@@ -114,8 +114,8 @@ pub(crate) fn speed_ups(at_largest: &[&Row]) -> Vec<(&'static str, Vec<(f64, f64
     curves
 }
 
-/// Charts of speed-up, with Amdahl's law fitted to it, and efficiency against workers. Their first curve is
-/// the ideal, their only one where one worker was not measured.
+/// Charts of speed-up, with a fit of Amdahl's law, and of efficiency against workers. The first curve is the
+/// ideal. It is the only one if one worker alone was not measured.
 fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
     let curves = speed_ups(at_largest);
     let all = curves.iter().flat_map(|(_, points)| points);
@@ -162,8 +162,8 @@ fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
     [speed_up, chart(title, "efficiency", |workers, up| up / workers)]
 }
 
-/// Amdahl's serial part by the points that had a CPU for every worker; beyond, workers wait for CPUs, which
-/// is no property of the program. Where no such point has several workers, by all.
+/// Amdahl's serial part, fitted to the points with a CPU for every worker, or to all points if none of those
+/// has several workers. With fewer CPUs, workers wait for CPUs, which says nothing about the program.
 pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
     let within: Vec<_> = points
         .iter()

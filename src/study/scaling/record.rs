@@ -1,4 +1,4 @@
-//! Records: one cell of a study, what became of its run, and the figures that the tables take from it.
+//! Records: a configuration, the outcome of its run, and the figures for the tables.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::slurm::JobState;
 use crate::slurm::accounting::Accounting;
 use crate::text::counted;
 
-/// One cell of the study.
+/// One combination of the varied numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Configuration {
     pub nodes: usize,
@@ -17,12 +17,12 @@ pub(crate) struct Configuration {
     /// Workers of each rank.
     pub threads: usize,
     pub images: usize,
-    /// Which of the repeats, from 1; 0 for all of them together.
+    /// The repeat, from 1; 0 for all repeats together.
     pub repeat: usize,
 }
 
 impl Configuration {
-    /// Its name among the study's files.
+    /// Its name in file names.
     pub(crate) fn id(&self) -> String {
         let Self {
             ranks,
@@ -54,22 +54,22 @@ impl std::fmt::Display for Configuration {
     }
 }
 
-/// The state of a run that did all its images.
+/// The state of a run that processed all its images.
 pub const COMPLETED: &str = "COMPLETED";
 
-/// What became of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     pub configuration: Configuration,
-    /// In Slurm's words: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, `PENDING`, …
+    /// A state as in Slurm: `COMPLETED`, `FAILED`, `TIMEOUT`, `OUT_OF_MEMORY`, `PENDING`, …
     pub state: String,
-    /// Seconds from the launcher's start to its end; of a job as Slurm counts them.
+    /// Seconds from the launcher's start to its end; for a job, Slurm's elapsed time.
     pub wall_s: Option<f64>,
     pub job_id: Option<String>,
-    /// What Slurm's accounting knows of the job.
+    /// Slurm's accounting of the job.
     pub accounting: Option<Accounting>,
     pub message: Option<String>,
-    /// CPUs of the machine that others kept busy meanwhile.
+    /// Number of CPUs that other programs kept busy during the run.
     #[serde(default)]
     pub others_cpus: Option<f64>,
 }
@@ -81,7 +81,7 @@ impl RunRecord {
     }
 }
 
-/// The state, in Slurm's words, of a child that ended so.
+/// Slurm's name for the way in which a child ended.
 pub fn state_of(how: How) -> &'static str {
     match how {
         How::Exited(0) => COMPLETED,
@@ -95,30 +95,30 @@ pub fn state_of(how: How) -> &'static str {
 /// A run with its report.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What became of it.
+    /// Its record.
     pub record: RunRecord,
-    /// Its report, where it lived to write one.
+    /// Its report, if it wrote one.
     pub report: Option<Report>,
 }
 
-/// The figures of one run, as the tables show them.
+/// The figures of one run in the tables.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
-    /// The most memory that one rank held, bytes.
+    /// Highest memory of a rank, in bytes.
     pub memory_bytes: f64,
-    /// The memory of all ranks together, each at its own highest, bytes.
+    /// Sum of the highest memory of each rank, in bytes.
     pub memory_total_bytes: f64,
-    /// Seconds from start to end, launching included.
+    /// Seconds from start to end, including launching.
     pub time_s: f64,
-    /// Seconds of the run by its own report: without the launcher and the start of MPI.
+    /// `elapsed_s` of the report: without the launcher and the start of MPI.
     pub elapsed_s: f64,
     /// Seconds of the stages, summed over the images.
     pub read_s: f64,
     pub filter_s: f64,
     pub write_s: f64,
-    /// Waiting for the disk behind the workers, summed over the images.
+    /// Seconds of publishing in the background, summed over the images.
     pub publish_s: f64,
-    /// CPU seconds over the CPUs and the time that were given.
+    /// CPU seconds over (CPUs × time).
     pub cpu_efficiency: f64,
 }
 
@@ -130,7 +130,7 @@ impl Figures {
 }
 
 impl Run {
-    /// The run's figures; `None` without a report or when it did not do all its images.
+    /// The run's figures; `None` without a report or if not all images are done.
     pub fn figures(&self) -> Option<Figures> {
         let report = self.report.as_ref().filter(|_| self.record.state == COMPLETED)?;
         let totals = &report.totals;
@@ -139,13 +139,14 @@ impl Run {
             .map(|job| job.total_cpu_s / (job.elapsed_s * job.alloc_cpus as f64))
             .filter(|efficiency| efficiency.is_finite() && *efficiency > 0.0);
         Some(Figures {
-            // The sampling of short jobs misses peaks that the kernel's high-water mark keeps.
+            // Slurm's sampling misses peaks of short jobs; the kernel's high-water mark in the report does
+            // not.
             memory_bytes: accounting
                 .and_then(|job| job.max_rss_bytes)
                 .unwrap_or(0)
                 .max(totals.max_rss_bytes) as f64,
             memory_total_bytes: report.ranks.iter().map(|rank| rank.max_rss_bytes as f64).sum(),
-            // Slurm counts whole seconds: a job of less than one took 0.
+            // Slurm counts whole seconds, so a shorter job has 0.
             time_s: self.record.wall_s.unwrap_or(0.0).max(report.elapsed_s),
             elapsed_s: report.elapsed_s,
             read_s: totals.read_s,
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_of_less_than_a_second_took_as_long_as_its_report_says() {
+    fn a_job_shorter_than_a_second_has_the_time_of_its_report() {
         let mut run = crate::study::scaling::tables::tests::run(1, 1, 10, 1, 0.75);
         run.record.wall_s = Some(0.0);
         assert_eq!(run.figures().unwrap().time_s, 0.25);

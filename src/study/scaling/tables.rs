@@ -1,4 +1,5 @@
-//! Tables of a study: serial, multi-threaded, multi-process and both together, as CSV and as Markdown.
+//! Tables of a study as CSV and Markdown: serial, multi-threaded, multi-process, and multi-process with
+//! threads.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,11 +15,11 @@ use crate::text;
 struct Kind {
     file: &'static str,
     title: &'static str,
-    /// Whether it has a row. Those of threads and of processes begin with one of them.
+    /// Whether it contains a row. The tables of threads and of processes begin with the rows for one.
     has: fn(&Row) -> bool,
-    /// Whether a row is worth a table, which needs something to compare.
+    /// The table is written only if this holds for one of its rows.
     needs: fn(&Row) -> bool,
-    /// The column that it lacks, since all its rows have 1 there.
+    /// The column that is left out, because all rows have 1 there.
     lacks: &'static str,
 }
 
@@ -56,15 +57,15 @@ const KINDS: [Kind; 4] = [
 /// The repeats of one configuration.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What was run, with 0 as the repeat.
+    /// The configuration, with repeat 0.
     pub run: Configuration,
     /// The Slurm jobs, or "local".
     pub jobs: String,
-    /// How the repeats ended: one word, or each with its count.
+    /// The state of the repeats; if they differ, each state with its count.
     pub state: String,
     /// Why repeats did not complete.
     message: String,
-    /// The figures of those that did all their images.
+    /// The figures of the repeats that processed all their images.
     pub figures: Vec<Figures>,
 }
 
@@ -82,7 +83,7 @@ impl Row {
         self.run.ranks as f64
     }
 
-    /// A figure for a cell; nothing where no run has figures.
+    /// A cell for a figure; unknown if no run has figures.
     fn cell(&self, value: fn(&Figures) -> f64, cell: impl FnOnce(Summary) -> Cell) -> Cell {
         match self.figures.is_empty() {
             true => Cell::Unknown,
@@ -90,7 +91,7 @@ impl Row {
         }
     }
 
-    /// The mean divided by `by`, with six digits at most.
+    /// The mean divided by `by`, rounded to six decimals.
     fn mean(&self, digits: usize, by: f64, value: fn(&Figures) -> f64) -> Cell {
         self.cell(value, |summary| Cell::Number(rounded(summary.mean / by), digits))
     }
@@ -129,7 +130,7 @@ fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }
 
-/// A row a configuration, its repeats taken together; ordered by nodes, ranks, threads and images.
+/// One row per configuration with all its repeats, ordered by nodes, ranks, threads and images.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
     let mut groups: BTreeMap<Configuration, Vec<&Run>> = BTreeMap::new();
     for run in runs {
@@ -163,10 +164,10 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
     groups.into_iter().map(row).collect()
 }
 
-/// Writes each kind's table as CSV, and all of them as `tables.md`; returns the latter's text.
+/// Writes each table as CSV, and all of them as `tables.md`. Returns the text of `tables.md`.
 ///
 /// # Errors
-/// A sentence naming the file that cannot be written.
+/// A message that names the file that cannot be written.
 pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, String> {
     let rows = rows(runs);
     let mut page = head(spec, runs);
@@ -207,14 +208,11 @@ fn head(spec: &StudySpec, runs: &[Run]) -> String {
     };
     format!(
         "# Scaling study\n\nniimpi {} on {via}; {}; options: `{}`.\n\n\
-         mem: the most that one rank held; mem-total: all ranks together. time: from launch to end, which is \
-         setup (the launcher \
-         and the start of MPI) and execution. rtime, ptime, wtime: read, filter and write seconds of the \
-         workers, summed over \
-         the images; publish: the wait for the disk behind them. CPUeff: CPU seconds over CPUs × time. /task \
-         is an image's \
-         share, /proc a rank's. Values are means over the repeats that completed, ± their standard \
-         deviation.\n{}",
+         mem: highest memory of a rank; mem-total: the sum over all ranks. time: from launch to end, which \
+         is setup (the launcher and the start of MPI) plus execution. rtime, ptime, wtime: seconds of \
+         reading, filtering and writing in the workers, summed over the images; publish: seconds of waiting \
+         for the disk in the background. CPUeff: CPU seconds / (CPUs × time). /task: per image; /proc: per \
+         rank. Values are means over the repeats that completed, ± their standard deviation.\n{}",
         spec.version,
         spec.mpi,
         spec.options.join(" "),
@@ -222,14 +220,14 @@ fn head(spec: &StudySpec, runs: &[Run]) -> String {
     )
 }
 
-/// What else ran on the machine, which decides what the figures are worth.
+/// The load by other programs, which affects the figures.
 fn others(runs: &[Run]) -> String {
     let others: Vec<f64> = runs.iter().filter_map(|run| run.record.others_cpus).collect();
     if others.is_empty() {
         return String::new();
     }
     let busy = Summary::of(&others).mean;
-    format!("\nOther programs kept {busy:.2} CPUs busy meanwhile, on the mean of the runs.\n")
+    format!("\nOther programs kept {busy:.2} CPUs busy during the runs (mean).\n")
 }
 
 type RowColumn = Column<Row>;
@@ -258,7 +256,7 @@ const fn both(name: &'static str, value: fn(&Row) -> Cell) -> RowColumn {
     }
 }
 
-/// A figure in seconds: its mean and its spread in CSV, both in one cell on the page.
+/// A figure in seconds: mean and standard deviation, in two columns in CSV, in one cell in Markdown.
 macro_rules! seconds {
     ($name:literal, $value:expr) => {
         &[
@@ -269,7 +267,7 @@ macro_rules! seconds {
     };
 }
 
-/// A figure in seconds as an image's share, in milliseconds on the page.
+/// A figure in seconds per image; in milliseconds in Markdown.
 macro_rules! per_task {
     ($name:literal, $value:expr) => {
         &[
@@ -281,7 +279,7 @@ macro_rules! per_task {
     };
 }
 
-/// A figure in seconds as a rank's share.
+/// A figure in seconds per rank.
 macro_rules! per_proc {
     ($name:literal, $value:expr) => {
         &[

@@ -1,4 +1,4 @@
-//! Tests of the measurements, and a machine whose costs are known.
+//! Tests of the measurements, and a synthetic machine with known costs.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -12,16 +12,16 @@ use crate::job::outcome::{End, Failure, FailureKind, InputFacts, Outcome, Stage}
 use crate::report::ImageRow;
 use crate::run::PUBLISHERS;
 
-/// A machine whose costs are known and that writes reports.
+/// A synthetic machine with known costs that writes reports.
 #[derive(Clone, Copy)]
 pub(crate) struct Machine {
-    /// How much each further worker on the node slows all stages.
+    /// Slow-down of all stages by each additional worker on the node.
     pub(crate) contention: f64,
-    /// Standard deviation of an image's time, as a part of it.
+    /// Standard deviation of an image's time, as a fraction.
     pub(crate) image_spread: f64,
     /// Standard deviation of a whole run's speed.
     pub(crate) run_spread: f64,
-    /// How long a result takes to the disk. A worker's publishers work on several results at a time.
+    /// Seconds to publish a result. A worker's publishers work on several results at a time.
     pub(crate) publish_s: f64,
 }
 
@@ -36,7 +36,7 @@ impl Default for Machine {
     }
 }
 
-/// Voxels of the images that the machine gets, in turn.
+/// Voxels of the images that the machine processes, in turn.
 pub(crate) const SIZES: [u64; 3] = [900_000, 450_000, 2_000_000];
 
 pub(crate) fn job() -> ImageJob {
@@ -54,7 +54,7 @@ pub(crate) fn gathered(sources: &[Source]) -> Result<Measurements, String> {
     gather(sources, &job(), &sources[0].report.options, &MemoryByKind::new())
 }
 
-/// A measured image that took so many bytes.
+/// A measured image that needed `memory_bytes`.
 pub(crate) fn sample(memory_bytes: u64) -> ImageSample {
     let (datatype, scaled) = (Datatype::Uint8, false);
     ImageSample {
@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// Seconds of the stages without noise, alone on the node.
+    /// Seconds of the stages without noise, for one worker on the node.
     pub(crate) fn stages_s(&self, voxels: u64) -> [f64; 4] {
         let voxels = voxels as f64;
         let (read_s, write_s) = (4e-4 + 2e-9 * voxels, 4e-4 + 6e-9 * voxels);

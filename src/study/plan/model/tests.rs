@@ -38,7 +38,7 @@ fn costs_and_contention_are_recovered_exactly_without_noise() {
 }
 
 #[test]
-fn the_last_worker_and_the_disk_decide() {
+fn the_last_worker_or_the_disk_determines_the_time() {
     let images_s = [8.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0];
     let longest = |ranks, threads, strategy| busy_s(&images_s, ranks, threads, strategy).0;
     assert_eq!(longest(2, 1, Strategy::Block), 11.0);
@@ -51,12 +51,12 @@ fn the_last_worker_and_the_disk_decide() {
 
     assert_eq!(held_s(&[1.0, 2.0, 3.0, 12.0], 40, 1.0), 6.0);
     assert_eq!(held_s(&[1.0, 2.0, 3.0, 48.0], 40, 1.0), 12.0);
-    // The third round of four publishers has two results.
+    // Ten results take three rounds of four publishers; the last round has two.
     assert_eq!(held_s(&[1.0, 2.0, 3.0, 50.0], 40, 4.0), 15.0);
 }
 
 #[test]
-fn what_was_not_measured_makes_the_interval_wide() {
+fn extrapolation_widens_the_interval() {
     let machine = Machine::default();
     let model = fitted(&machine.pilot(&[900_000], 3));
     let width = |model: &Model, workers, all, voxels| {
@@ -68,7 +68,7 @@ fn what_was_not_measured_makes_the_interval_wide() {
     assert!(width(&model, 24.0, 24.0, 900_000) > 2.0 * same);
     assert!(width(&model, 1.0, 1.0, 9_000_000) > 2.0 * same);
     assert!(width(&model, 2.0, 16.0, 900_000) > 1.1 * width(&model, 2.0, 2.0, 900_000));
-    // Five images in one run: no repeats to judge by.
+    // Five images in one run: there are no repeats.
     let thin = fitted(&[machine.source(5, 1, &[900_000], 4)]);
     let alone = width(&thin, 1.0, 1.0, 900_000);
     assert!(alone > 2.0 * same);
@@ -76,7 +76,7 @@ fn what_was_not_measured_makes_the_interval_wide() {
 }
 
 #[test]
-fn a_file_system_that_several_nodes_share_is_seen() {
+fn the_limit_of_a_shared_file_system_is_recovered() {
     let sources: Vec<Source> = [1_usize, 2, 4]
         .into_iter()
         .map(|nodes| {
@@ -99,7 +99,7 @@ fn a_file_system_that_several_nodes_share_is_seen() {
     let truth_s: f64 = Machine::exact().stages_s(SIZES[0])[..PUBLISH].iter().sum();
     let ceiling = model.ceiling(image_s).unwrap();
     assert!((ceiling * 0.1 * truth_s - 1.0).abs() < 0.1, "{ceiling}");
-    // Of several nodes alone, nothing is known of one.
+    // Measurements on several nodes only do not show the speed of one node.
     let (low, high) = fitted(&sources[1..2]).interval(1.0, 1.0, &[features(SIZES[0])], 0.3);
     assert!(low > 0.0 && high.is_finite(), "{low} {high}");
 }

@@ -1,7 +1,6 @@
-"""The workshop's serial program: fslpy reads, scipy smooths at a sigma of 2 voxels, fslpy writes; image after
-image.
+"""A serial Python program: reads with fslpy, smooths with scipy and a sigma of 2 voxels, writes with fslpy.
 
-usage: workshop_serial.py OUTPUT_FOLDER IMAGE...
+usage: fslpy_scipy_smooth.py OUTPUT_FOLDER IMAGE...
 """
 
 import sys
