@@ -1,9 +1,9 @@
-//! Boundary: which voxels a kernel meets beyond the ends of a line.
+//! Boundary: how a line continues beyond its ends.
 
 use serde::{Deserialize, Serialize};
 
-/// What lies beyond the first and the last voxel of a line, by scipy's names (scipy's "Boundary behavior"
-/// table and its `mode` argument). In the drawings `a b c d` is the line.
+/// How a line continues beyond its first and last voxel, with scipy's names (its `mode` argument). In the
+/// drawings, `a b c d` is the line.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Boundary {
@@ -39,7 +39,7 @@ pub(crate) struct BoundaryArgs {
 }
 
 impl Boundary {
-    /// The name as the command line and scipy spell it.
+    /// The name in scipy and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Boundary::Reflect => "reflect",
@@ -50,9 +50,8 @@ impl Boundary {
         }
     }
 
-    /// The voxel of a line of `len` that stands at `position`, which may be any distance before or after the
-    /// line; `None` where the constant stands. The pattern repeats without end, so a kernel may be many times
-    /// longer than the line.
+    /// The index of the voxel at `position` of a line of `len` voxels; `None` for the constant. `position`
+    /// can be any distance outside the line, because the pattern repeats endlessly.
     ///
     /// # Panics
     /// When `len` is 0.
@@ -62,7 +61,7 @@ impl Boundary {
         if (0..=last).contains(&position) {
             return Some(position as usize);
         }
-        // Less than a line's length away, as nearly always, no division is needed.
+        // Positions less than a line's length away, which are the usual case, need no division.
         let index = match self {
             Boundary::Reflect if (-last - 1..0).contains(&position) => -1 - position,
             Boundary::Reflect if (0..2 * last + 2).contains(&position) => 2 * last + 1 - position,
@@ -71,7 +70,7 @@ impl Boundary {
                 phase.min(2 * last + 1 - phase)
             }
             Boundary::Nearest => position.clamp(0, last),
-            // A line of one voxel has no centre to mirror about but its own: the voxel repeats.
+            // A line of one voxel repeats this voxel.
             Boundary::Mirror if last == 0 => 0,
             Boundary::Mirror if (-last..0).contains(&position) => -position,
             Boundary::Mirror if (0..2 * last).contains(&position) => 2 * last - position,
@@ -96,7 +95,7 @@ impl std::fmt::Display for Boundary {
 mod tests {
     use super::*;
 
-    /// The line `abcd` from `before` voxels before it to `after` behind it, drawn.
+    /// Draws a line with `before` voxels before it and `after` voxels after it.
     fn draw(boundary: Boundary, line: &str, before: isize, after: isize) -> String {
         let line: Vec<char> = line.chars().collect();
         (-before..line.len() as isize + after)

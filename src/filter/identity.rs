@@ -1,4 +1,4 @@
-//! Identity: a filter for tests, which leaves every voxel as it is. It takes this file and a line in the
+//! Identity: a filter for tests that leaves every voxel unchanged. It consists of this file and a line in the
 //! registry.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::interface::{
 /// Options of the identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Slices around a slab that it claims to need.
+    /// Slices around a slab that it declares to read.
     pub reach: usize,
 }
 

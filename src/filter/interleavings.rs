@@ -1,12 +1,12 @@
-//! Interleavings: the scheduler of slabs under many schedules of its threads. No part may touch memory that
-//! another one writes meanwhile, and the work always comes to its end.
+//! Interleavings: tests the slab scheduler under many thread schedules. No part may access memory while
+//! another one writes it, and the work always ends.
 
 mod sync {
     pub(super) use shuttle::sync::{Condvar, Mutex, MutexGuard};
     pub(super) use std::sync::PoisonError;
 }
 
-/// The scheduler as it is, on locks whose schedule the test chooses.
+/// The scheduler, compiled with locks that let the test choose the thread schedule.
 #[path = "slabs.rs"]
 #[allow(clippy::duplicate_mod, reason = "on other locks it is another program")]
 #[expect(dead_code, reason = "the test takes what it needs")]
@@ -46,7 +46,7 @@ impl Area {
     }
 }
 
-/// One image's work.
+/// The work on one image.
 struct Image {
     layout: Layout,
     stages: Vec<Stage>,
@@ -82,7 +82,7 @@ impl Image {
         }
     }
 
-    /// Where slices of a buffer lie, those of each volume counted by themselves.
+    /// The position of slices in a buffer. Slices are counted separately in each volume.
     fn area(&self, place: Place, lead: usize, volume: usize, slices: &Range<usize>) -> Range<usize> {
         let volume = match place {
             Place::Extra(_) => volume % self.layout.block,
@@ -108,7 +108,7 @@ impl Image {
                 let (place, lead) = match source {
                     Source::Reports { .. } => continue,
                     Source::Input => (Place::Voxels, self.layout.lead),
-                    // Nobody writes it.
+                    // The mask is never written.
                     Source::Mask => continue,
                     Source::Stage { stage, plane } => {
                         let place = self.layout.planes[stage][plane];
@@ -147,12 +147,12 @@ impl Image {
     }
 }
 
-/// What several threads touch at the moment.
+/// The areas that threads access at the moment.
 #[derive(Default)]
 struct Touched(Mutex<Vec<Vec<Area>>>);
 
 impl Touched {
-    /// Touches areas for a while.
+    /// Accesses areas for a while.
     fn touch(&self, areas: Vec<Area>) {
         let mut all = self.0.lock().unwrap();
         for other in all.iter().flatten() {
@@ -167,7 +167,7 @@ impl Touched {
     }
 }
 
-/// The board's state: how far the work is, and what was announced as read.
+/// The state of the board: the progress of the work, and the slices that were announced as read.
 #[derive(Default)]
 struct Work {
     progress: Progress,

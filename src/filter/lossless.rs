@@ -1,4 +1,4 @@
-//! Lossless: a double in JSON, which has no infinities and no NaN. Those are written as text.
+//! Lossless: doubles in JSON. NaN and infinities, which JSON lacks, are written as text.
 
 use serde::{Deserialize, Deserializer, Serializer};
 

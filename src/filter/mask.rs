@@ -1,11 +1,11 @@
-//! Mask: which voxels of an image are inside, and what stands outside in the result.
+//! Mask: which voxels of an image are inside, and the value of the result outside.
 
 use serde::{Deserialize, Serialize};
 
 use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
 use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
-/// What the result has outside of the mask.
+/// The result outside the mask.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outside {
@@ -19,7 +19,7 @@ pub enum Outside {
 }
 
 impl Outside {
-    /// The name, as `--outside` spells it.
+    /// The name, as in `--outside`.
     pub fn name(self) -> &'static str {
         match self {
             Outside::Zero => "zero",
@@ -28,8 +28,7 @@ impl Outside {
         }
     }
 
-    /// What stands in the result for a voxel outside. A kept voxel is converted once, to the nearest integer
-    /// where the result has those.
+    /// The result for a voxel outside. A kept voxel is converted once; integers are rounded to nearest.
     pub(super) fn value<S: Voxel, T: Voxel>(self, voxel: S, scaling: Option<Scaling>) -> T {
         match self {
             Outside::Zero => T::nearest(0.0),
@@ -39,8 +38,8 @@ impl Outside {
     }
 }
 
-/// A mask: 1 for each voxel that is inside and 0 for each that is not, x first. It has one 3-D volume for all
-/// of an image, or one for each.
+/// A mask: 1 for each voxel inside and 0 for each voxel outside, x first. It has one 3-D volume for all
+/// volumes of an image, or one for each.
 ///
 /// ```
 /// use niimpi::filter::Mask;
@@ -61,7 +60,7 @@ impl Mask {
     /// The type of its voxels.
     pub(super) const DATATYPE: Datatype = Datatype::Uint8;
 
-    /// Inside is where the intensity is above 0. NaN is outside.
+    /// Voxels with an intensity above 0 are inside. NaN is outside.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -69,7 +68,7 @@ impl Mask {
         Self::of(volume, |intensity| intensity > 0.0)
     }
 
-    /// Inside is where the intensity is neither 0 nor NaN.
+    /// Voxels whose intensity is neither 0 nor NaN are inside.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -77,8 +76,8 @@ impl Mask {
         Self::of(volume, |intensity| intensity != 0.0 && !intensity.is_nan())
     }
 
-    /// Sets the voxels of a mask to 1 where numbers as an image stores them are above 0 as intensities, else
-    /// to 0. Returns whether all are 0 or 1.
+    /// Sets the voxels of a mask to 1 where the intensity of stored numbers is above 0, otherwise to 0.
+    /// Returns whether all intensities are 0 or 1.
     pub(crate) fn mark_above_zero(
         datatype: Datatype,
         scaling: Option<Scaling>,
@@ -110,7 +109,7 @@ impl Mask {
         Ok(mask)
     }
 
-    /// Room for a mask of so many voxels.
+    /// A mask of `len` voxels.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -130,7 +129,7 @@ impl Mask {
         self.voxels.as_bytes_mut()
     }
 
-    /// How many voxels of a floating-point volume are inside and NaN or infinite.
+    /// Number of voxels of a floating-point volume that are inside and NaN or infinite.
     pub(super) fn count_nonfinite(&self, volume: &Volume) -> u64 {
         if !volume.datatype.is_float() {
             return 0;

@@ -1,12 +1,11 @@
-//! Voxels that are not finite (NaN, infinity): how many there are, and what is done so that they do not
-//! spread.
+//! Non-finite voxels (NaN, infinity): counts them, and keeps them from spreading.
 
 use serde::{Deserialize, Serialize};
 
 use super::output::{OutputSpec, OutputType};
 use crate::volume::{Datatype, NoMemory, Scaling, Volume, VoxelBuffer};
 
-/// How voxels are treated that are NaN or infinite.
+/// Treatment of voxels that are NaN or infinite.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {
@@ -15,14 +14,15 @@ pub enum NonFinite {
     Propagate,
     /// They count as 0
     Zero,
-    /// They do not count: each result is computed from the finite voxels in reach alone
+    /// They do not count: each result is computed only from the finite voxels under the kernel or in the
+    /// window
     Ignore,
     /// As ignore, and the result is NaN where the image has such a voxel
     Keep,
 }
 
 impl NonFinite {
-    /// The name, as `--nan` spells it.
+    /// The name, as in `--nan`.
     pub fn name(self) -> &'static str {
         match self {
             NonFinite::Propagate => "propagate",
@@ -43,22 +43,22 @@ impl NonFinite {
 pub struct NonFiniteArgs {
     /// How to treat voxels that are NaN or infinite
     ///
-    /// How many there were is in the report whatever is chosen. Images without any have the same result with
-    /// all four.
+    /// The report always contains their number. For images without such voxels, all four give the same
+    /// result.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub nan: NonFinite,
 }
 
-/// Voxels of a volume that are NaN or infinite; 0 for every integer type. Of an intensity-scaled volume its
-/// intensities count, which a slope may make infinite.
+/// Number of voxels of a volume that are NaN or infinite; 0 for integer types. For an intensity-scaled volume
+/// the intensities count, because a slope can make them infinite.
 pub fn count(volume: &Volume) -> u64 {
     count_stored(volume.datatype, volume.scaling, volume.voxels.as_bytes())
 }
 
-/// The same of some voxels, as they are stored: whole native-endian numbers of `datatype`.
+/// The same for some voxels as they are stored, as native-endian numbers of `datatype`.
 ///
 /// # Panics
-/// When `stored` does not begin where a number of that type may lie in memory, or ends within one.
+/// If `stored` is not aligned for that type, or ends within a number.
 pub fn count_stored(datatype: Datatype, scaling: Option<Scaling>, stored: &[u8]) -> u64 {
     let odd = |intensity: f64| !intensity.is_finite();
     match (datatype, scaling) {
@@ -81,7 +81,7 @@ pub fn count_stored(datatype: Datatype, scaling: Option<Scaling>, stored: &[u8])
     }
 }
 
-/// Counts in pieces whose sums fit 32 bits, so that the loop has vectors as wide as its numbers.
+/// Counts in pieces whose sums fit into 32 bits, so that the compiler can use vectors of this width.
 fn count_of<T: Copy>(numbers: &[T], is: impl Fn(T) -> bool) -> u64 {
     const PIECE: usize = 1 << 16;
     let of_piece = |piece: &[T]| piece.iter().map(|&number| u32::from(is(number))).sum::<u32>();
@@ -91,7 +91,7 @@ fn count_of<T: Copy>(numbers: &[T], is: impl Fn(T) -> bool) -> u64 {
         .sum()
 }
 
-/// The intensities of a floating-point volume, in double.
+/// The intensities of a floating-point volume as doubles.
 fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
     let is_single = volume.datatype == Datatype::Float32;
     let single = if is_single {
@@ -111,11 +111,11 @@ fn intensities(volume: &Volume) -> impl Iterator<Item = f64> + '_ {
         .map(|stored| volume.scaling.map_or(stored, |scaling| scaling.intensity(stored)))
 }
 
-/// Sets the voxels that are not finite to 0. A scaled volume becomes its intensities in double; `output` then
-/// names the type that its result would have had.
+/// Sets non-finite voxels to 0. A scaled volume is replaced by its intensities in double; `output` is then
+/// set to the type that its result would have had.
 ///
 /// # Errors
-/// [`NoMemory`]; the volume is unchanged.
+/// [`NoMemory`]. The volume is then unchanged.
 pub(super) fn replace_by_zero(
     volume: &mut Volume,
     output: &mut OutputSpec,
@@ -217,7 +217,7 @@ mod tests {
         let (found, volume) = smooth(NonFinite::Ignore, &values, &OutputSpec::default());
         assert_eq!((found, volume.datatype), (22, Datatype::Float32));
         for (at, &voxel) in volume.voxels.as_slice::<f32>().iter().enumerate() {
-            // The kernel reaches four voxels: beyond them nothing is known.
+            // The kernel reaches four voxels, so voxels deeper inside the hole have no finite neighbours.
             let known = !(34..46).contains(&at);
             assert_eq!(voxel.is_finite(), known, "{at}: {voxel}");
             assert!(!known || voxel == 3.0, "{at}: {voxel}");

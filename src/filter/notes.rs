@@ -1,10 +1,10 @@
-//! Notes: what the slabs of a stage leave for later stages besides planes: a number for the whole 3-D volume,
+//! Notes: the data, other than planes, that slabs store for later stages: a number for the whole 3-D volume,
 //! and sums that a neighbour completes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whom sums are left for, and where they are taken from.
+/// The slab for which sums are stored, or from which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
     /// The slab of the same slices.
@@ -15,7 +15,7 @@ pub(super) enum Neighbour {
     Above,
 }
 
-/// What one slab has left.
+/// The notes of one slab.
 #[derive(Default)]
 struct Note {
     report: AtomicU64,
@@ -30,7 +30,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// Empty notes for so many stages, volumes, and slabs of a volume.
+    /// Empty notes for this many stages, volumes, and slabs per volume.
     pub(super) fn new(stages: usize, volumes: usize, slabs: usize) -> Self {
         let of_stage = || (0..volumes * slabs).map(|_| Note::default()).collect();
         Notes {
@@ -53,13 +53,14 @@ impl Notes {
             .map(|note| f64::from_bits(note.report.load(Ordering::Relaxed)))
     }
 
-    /// Leaves sums of a slab for itself or a neighbour.
+    /// Stores sums of a slab for itself or a neighbour.
     pub(super) fn leave(&self, stage: usize, volume: usize, slab: usize, to: Neighbour, sums: Arc<Vec<f32>>) {
         let note = &self.stages[stage][volume * self.slabs + slab];
         *lock(&note.for_neighbours[to as usize]) = sums;
     }
 
-    /// Takes what the slab itself or a neighbour has left for it; nothing where there is no neighbour.
+    /// Takes the sums that the slab itself or a neighbour has stored for it; none if there is no such
+    /// neighbour.
     pub(super) fn take(&self, stage: usize, volume: usize, slab: usize, from: Neighbour) -> Arc<Vec<f32>> {
         let (slab, to) = match from {
             Neighbour::Own => (Some(slab), Neighbour::Own),

@@ -1,5 +1,4 @@
-//! Reference: the filter as scipy's documentation has it, written as plainly as possible. Tests compare with
-//! it.
+//! Reference: a simple implementation of the filter as scipy documents it. Tests compare with it.
 
 use ndarray::{ArrayD, Axis};
 
@@ -25,8 +24,8 @@ fn correlate(image: &mut ArrayD<f64>, axis: usize, half_kernel: &[f64], boundary
     }
 }
 
-/// Smooths the first axes of `image`, x being axis 0, one for each kernel that is not empty; stores each
-/// axis's result as `T` by `convert` before the next.
+/// Smooths the first axes of `image` (x is axis 0) with the kernels that are not empty. Converts the result
+/// of each axis to `T` with `convert` before the next one.
 pub(super) fn smooth<T: Voxel>(
     mut image: ArrayD<f64>,
     kernels: &[Vec<f64>],

@@ -1,8 +1,8 @@
 //! Separable: symmetric kernels along x, y and z, one axis after the other, as stages of a filter.
 //!
-//! x and y of a slice are done together while it is in the cache, z comes once the slices around are
-//! finished. Voxels outside of a mask, and those that are not finite, may be left out of the sums: normalised
-//! convolution, Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
+//! x and y of a slice are smoothed together while it is in the cache, z once the slices around it are
+//! finished. Voxels outside a mask and non-finite voxels can be left out of the sums: normalised convolution,
+//! Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
 
 use super::FilterError;
 use super::boundary::Boundary;
@@ -15,15 +15,15 @@ use super::mask::Outside;
 use super::output::Types;
 use crate::volume::{Datatype, Scaling};
 
-/// Seconds of one CPU core for each voxel and axis, and for each tap. Only proportions matter.
+/// Seconds of one CPU core per voxel and axis, and per tap. Only ratios matter.
 const S_PER_VOXEL_AND_AXIS: f64 = 1e-9 / 3.0;
 const S_PER_TAP: f64 = 3e-11;
 
-/// The kernels of an image and what else the sums depend on.
+/// The kernels of an image, and the other parameters of the sums.
 pub(super) struct Kernels {
-    /// Half kernels along x, y and z; empty for an axis that is left alone.
+    /// Half kernels along x, y and z; empty for an axis that is not smoothed.
     pub(super) half: [Vec<f64>; 3],
-    /// What lies beyond the ends of a line.
+    /// How a line continues beyond its ends.
     pub(super) boundary: Boundary,
     /// Intensity beyond the ends with [`Boundary::Constant`].
     pub(super) cval: f64,
@@ -44,19 +44,19 @@ impl Kernels {
     }
 }
 
-/// Which voxels count, where not all do.
+/// Which voxels count, if not all do.
 #[derive(Clone, Copy)]
 pub(super) struct Weighted {
-    /// What the result has outside of the mask, where there is one.
+    /// The result outside the mask, if there is one.
     pub(super) outside: Option<Outside>,
-    /// Whether voxels that are not finite are left out.
+    /// Whether non-finite voxels are left out.
     pub(super) leaves_out: bool,
     /// Whether the result is NaN where the image is not finite.
     pub(super) keeps_nan: bool,
 }
 
 impl Weighted {
-    /// Whether the last stage reads the image once more.
+    /// Whether the last stage reads the image again.
     fn reads_input_again(self) -> bool {
         self.keeps_nan || self.outside == Some(Outside::Keep)
     }
@@ -74,27 +74,27 @@ pub(super) struct Separable {
     stages: Vec<Stage>,
 }
 
-/// What a stage does.
+/// The work of a stage.
 #[derive(Clone, Copy)]
 enum Role {
-    /// No axis is smoothed: voxels get another type.
+    /// No axis is smoothed. Voxels are converted to another type.
     Convert,
     /// x and y.
     InPlane,
     /// z.
     AlongZ,
-    /// x and y of the intensities that count, 0 elsewhere, and of their weights, 1 and 0.
+    /// Smooths x and y of the intensities that count (0 elsewhere) and of their weights (1 and 0).
     InPlaneWeighted(Weighted),
-    /// z of both, and their quotient.
+    /// Smooths z of both, and computes their quotient.
     AlongZWeighted(Weighted),
 }
 
 impl Separable {
-    /// With `weighted`, each voxel becomes G(a₀) / G(m), both in double throughout, converted once, integers
-    /// to the nearest: m is 1 where a voxel counts and 0 elsewhere, a₀ are the intensities with 0 where m is
-    /// 0, and G is the smoothing. Where no voxel counts under the kernel the result is NaN, 0 for integers.
-    /// Beyond the edge both continue alike. With [`Boundary::Constant`], m is 1 there, so that the value
-    /// counts; but with a mask, what is beyond the edge is outside.
+    /// With `weighted`, each voxel becomes G(a₀) / G(m). m is 1 where a voxel counts and 0 elsewhere, a₀ are
+    /// the intensities with 0 where m is 0, and G is the smoothing. Both are computed in double and the
+    /// quotient is converted once, to the nearest integer if the type is one. If no voxel under the kernel
+    /// counts, the result is NaN, or 0 for integers. Both continue in the same way beyond the edge. With
+    /// [`Boundary::Constant`], m is 1 there, so that the constant counts; with a mask, it is 0.
     pub(super) fn new(
         kernels: Kernels,
         image: &ImageInfo,
@@ -146,7 +146,7 @@ impl Separable {
         }
     }
 
-    /// The pass of a plane of doubles with `cval` beyond the edge.
+    /// The pass over a plane of doubles with `cval` beyond the edge.
     fn double_pass<'a>(
         &'a self,
         axis: usize,
@@ -162,7 +162,7 @@ impl Separable {
         }
     }
 
-    /// What stands beyond the edge of the intensities that count and of their weights.
+    /// The values beyond the edge, of the intensities that count and of their weights.
     fn beyond_the_edge(&self, weighted: Weighted) -> [f64; 2] {
         let cval = self.kernels.cval;
         match cval.is_finite() && weighted.outside.is_none() {
@@ -211,8 +211,8 @@ impl Separable {
                 if self.kernels.is_active(axis) {
                     let to = if axis == 0 && both { middle } else { target };
                     let pass = self.pass(axis, slab, scratch);
-                    // SAFETY: the areas hold the slice, they are the same or apart, and the slice is this
-                    // slab's alone.
+                    // SAFETY: the areas contain the slice, they are equal or do not overlap, and no other
+                    // thread uses the slice.
                     unsafe { pass.run(from, to, self.lines(axis), &mut scratch.tile)? };
                     from = to;
                 }
@@ -232,7 +232,7 @@ impl Separable {
             slab.check_stop()?;
             let [values, weights] = [0, 1].map(|i| slab.targets[i].offset(slice * plane));
             {
-                // SAFETY: both planes hold the slice, which is this slab's alone.
+                // SAFETY: both planes contain the slice, which no other thread uses.
                 let (values, weights) = unsafe {
                     (
                         values.as_mut_slice::<f64>(plane),
@@ -278,8 +278,8 @@ impl Separable {
         let pass = self.pass(2, slab, scratch);
         let first = slab.columns().start;
         let (source, target) = (slab.sources[0].offset(first), slab.targets[0].offset(first));
-        // SAFETY: both areas hold the volume; they are the same only where the slab has whole columns, and
-        // nobody writes what it may read.
+        // SAFETY: both areas contain the volume. They are equal only if the slab has whole columns. No thread
+        // writes voxels that the slab may read.
         unsafe {
             pass.run_part(
                 source,
@@ -304,7 +304,7 @@ impl Separable {
         if self.kernels.is_active(2) {
             for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge(weighted)) {
                 let pass = self.double_pass(2, cval, slab, scratch);
-                // SAFETY: these are whole columns of this filter's own planes, which nobody else reads.
+                // SAFETY: these are whole columns of this filter's own planes, which no other thread reads.
                 unsafe { pass.run(of, of, self.columns(slab), &mut scratch.tile)? };
                 slab.check_stop()?;
             }
@@ -417,7 +417,7 @@ impl Prepared for Separable {
             Pass::tile_bytes(half, self.shape[axis], source)
         };
         let first = self.input;
-        // The widest tile is that of the narrowest voxels: the passes after the first read `between`.
+        // The narrowest voxels need the widest tile. Passes after the first read `between`.
         let tiles = |axes: std::ops::Range<usize>| {
             axes.map(|axis| tile(axis, first).max(tile(axis, self.types.between)))
                 .max()
@@ -435,7 +435,7 @@ impl Prepared for Separable {
     }
 
     fn held_bytes(&self) -> u64 {
-        // While a kernel is made, it is there as a whole.
+        // The whole kernel is in memory while it is computed.
         let weights: usize = self.kernels.half.iter().map(|half| 2 * half.len()).sum();
         (weights * size_of::<f64>()) as u64
     }

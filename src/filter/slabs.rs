@@ -1,33 +1,33 @@
-//! Slabs: which part of which stage may be computed next, and threads that compute them together.
+//! Slabs: decides which part of which stage can be computed next, and lets several threads compute them.
 //!
-//! Knows nothing of voxels. A part waits until slices are read and until so many first parts of other stages
-//! are finished; that covers halos, buffers that are used again, and results that take the place of the
-//! input. What is nearest to the result goes first.
+//! This module does not access voxels. A part waits until slices are read and until a number of first parts
+//! of other stages are finished. This covers halos, reused buffers, and results that overwrite the input. The
+//! part nearest to the result comes first.
 
 use std::ops::Range;
 
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A part of a stage's work.
+/// A part of the work of a stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
-    /// The 3-D volumes, by number.
+    /// Numbers of the 3-D volumes.
     pub(crate) volumes: Range<usize>,
     /// Slices of each of them.
     pub(crate) slices: Range<usize>,
     /// Columns along z of each of them.
     pub(crate) columns: Range<usize>,
-    /// So many slices, counted through all volumes, are complete once this part and those before it are
-    /// finished.
+    /// Number of slices, counted through all volumes, that are complete once this part and all earlier ones
+    /// are finished.
     pub(crate) complete: usize,
-    /// What it waits for.
+    /// The conditions for its start.
     pub(crate) after: Vec<After>,
 }
 
-/// What a part waits for.
+/// A condition for the start of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
-    /// So many slices are read, counted through all volumes.
+    /// This many slices are read, counted through all volumes.
     Read(usize),
     /// The first `count` parts of a stage are finished.
     Parts {
@@ -39,7 +39,7 @@ pub(crate) enum After {
 }
 
 impl After {
-    /// So many slices of a stage are complete.
+    /// This many slices of a stage are complete.
     pub(crate) fn complete(parts: &[Vec<Part>], stage: usize, slices: usize) -> Self {
         let count = parts[stage].partition_point(|part| part.complete < slices) + 1;
         After::Parts {
@@ -49,12 +49,12 @@ impl After {
     }
 }
 
-/// All parts of an image's work.
+/// All parts of the work on an image.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parts {
-    /// Those of each stage, in the order in which they are started.
+    /// The parts of each stage, in starting order.
     pub(crate) stages: Vec<Vec<Part>>,
-    /// Sets of slices in which the image is read, counted through all volumes.
+    /// The sets of slices in which the image is read, counted through all volumes.
     pub(crate) to_read: Vec<Range<usize>>,
 }
 
@@ -63,18 +63,18 @@ pub(crate) struct Parts {
 pub(crate) struct Task {
     /// The stage.
     pub(crate) stage: usize,
-    /// Which of its parts.
+    /// The number of its part.
     pub(crate) part: usize,
 }
 
-/// How far the work on an image is.
+/// The progress of the work on an image.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     read: usize,
     stages: Vec<StageProgress>,
 }
 
-/// Parts of a stage: some are started, some finished, those before `until` all finished.
+/// The state of a stage's parts: which are started and finished. All parts before `until` are finished.
 #[derive(Debug, Default)]
 struct StageProgress {
     started: usize,
@@ -83,7 +83,7 @@ struct StageProgress {
 }
 
 impl Progress {
-    /// No slice is read, no part started.
+    /// The state before any slice is read or part started.
     pub(crate) fn new(parts: &Parts) -> Self {
         let stages = parts.stages.iter().map(|parts| StageProgress {
             finished: vec![false; parts.len()],
@@ -95,13 +95,13 @@ impl Progress {
         }
     }
 
-    /// The slices before `until` are read, counted through all volumes.
+    /// Records that the slices before `until` are read, counted through all volumes.
     pub(crate) fn has_read(&mut self, until: usize) {
         self.read = until;
     }
 
-    /// Starts the part that is nearest to the result; `None` where all that is left waits for something, or
-    /// nothing is left.
+    /// Starts the part that is nearest to the result. `None` if all remaining parts must wait, or none are
+    /// left.
     pub(crate) fn next(&mut self, parts: &Parts) -> Option<Task> {
         for stage in (0..self.stages.len()).rev() {
             let part = self.stages[stage].started;
@@ -120,7 +120,7 @@ impl Progress {
         None
     }
 
-    /// A part is finished.
+    /// Records that a part is finished.
     pub(crate) fn finish(&mut self, task: Task) {
         let stage = &mut self.stages[task.stage];
         stage.finished[task.part] = true;
@@ -129,7 +129,7 @@ impl Progress {
         }
     }
 
-    /// So many slices of the result are complete, counted through all volumes.
+    /// Number of complete slices of the result, counted through all volumes.
     pub(crate) fn complete(&self, parts: &Parts) -> usize {
         match (self.stages.last(), parts.stages.last()) {
             (Some(last), Some(parts)) => last.until.checked_sub(1).map_or(0, |part| parts[part].complete),
@@ -138,17 +138,17 @@ impl Progress {
     }
 }
 
-/// What a thread finds when it asks for work.
+/// The reply to a thread that asks for work.
 pub(crate) enum Next<T> {
-    /// This is to be done.
+    /// Work to do.
     Do(T),
-    /// Something else has to be finished first.
+    /// Wait until other work is finished.
     Wait,
-    /// There will be nothing more to do.
+    /// No more work will come.
     Over,
 }
 
-/// Work that several threads share: its state under a lock, and a bell that rings when it changes.
+/// Work of several threads: its state under a lock, and a condition variable for changes.
 #[derive(Default)]
 pub(crate) struct Board<W> {
     work: Mutex<W>,
@@ -156,14 +156,14 @@ pub(crate) struct Board<W> {
 }
 
 impl<W> Board<W> {
-    /// Changes the state, and wakes those who wait for that.
+    /// Changes the state, and wakes waiting threads.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut W) -> R) -> R {
         let result = change(&mut self.lock());
         self.changed.notify_all();
         result
     }
 
-    /// Does what `next` finds until it is over, waiting where it must.
+    /// Gets work from `next` and does it with `act`, until no more work will come. Waits if necessary.
     pub(crate) fn work<T>(&self, next: impl Fn(&mut W) -> Next<T>, mut act: impl FnMut(T)) {
         loop {
             let mut work = self.lock();
@@ -181,13 +181,13 @@ impl<W> Board<W> {
         }
     }
 
-    /// The state, once nobody works on it any more.
+    /// The state, after all threads have returned.
     pub(crate) fn into_inner(self) -> W {
         self.work.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, W> {
-        // A panic of one thread ends the others through `update`, and then the run.
+        // If a thread panics, `update` ends the other threads and then the run.
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

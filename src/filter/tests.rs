@@ -1,4 +1,4 @@
-//! Tests of the whole filter: every instruction set and number of threads against the plain reference.
+//! Tests of the whole filter: compares every instruction set and number of threads with the reference.
 
 use ndarray::ArrayD;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ pub(super) const BOUNDARIES: [Boundary; 5] = [
     Boundary::Constant,
 ];
 
-/// A volume of noise in the type's whole range, or in `0..small` where that is given.
+/// A volume of noise in the type's whole range, or in `0..small` if that is given.
 pub(super) fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Option<u64>) -> Volume {
     let mut volume = Volume {
         shape: shape.to_vec(),
@@ -32,7 +32,7 @@ pub(super) fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Optio
         .resize_for_overwrite(volume.len() * datatype.size_bytes());
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut next = || {
-        // Knuth's linear congruential generator: the upper bits are noise enough here.
+        // Knuth's linear congruential generator. Its upper bits are random enough here.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -52,14 +52,14 @@ pub(super) fn noise(shape: &[usize], datatype: Datatype, seed: u64, small: Optio
     volume
 }
 
-/// The volume's intensities, x being axis 0.
+/// The volume's intensities. x is axis 0.
 pub(super) fn intensities(volume: &Volume) -> ArrayD<f64> {
     with_voxel_type!(volume.datatype, T => {
         volume.view::<T>().unwrap().mapv(|voxel| recast_one(voxel, volume.scaling, Conversion::Cast))
     })
 }
 
-/// What the filter should make of `volume`, as bytes.
+/// The expected result for `volume`, as bytes.
 fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8> {
     let sigma_vox = gaussian.sigma_vox(volume.voxel_size_mm).unwrap();
     let kernel = |sigma: f64| match sigma > gaussian::SKIPPED_SIGMA_VOX {
@@ -81,7 +81,7 @@ fn expected(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) -> Vec<u8
                 reference::smooth(image, kernels, boundary, cval, |sum| sum).mapv(T::nearest)
             }
         };
-        // Transposed, because ndarray walks the last axis fastest and files the first.
+        // Transposed, because the last axis is the fastest in ndarray and the first one in files.
         let voxels: Vec<T> = smoothed.t().iter().copied().collect();
         bytemuck::cast_slice(&voxels).to_vec()
     })
@@ -109,8 +109,8 @@ fn shared(output: &OutputSpec) -> SharedOptions {
     }
 }
 
-/// Filters with every instruction set of this machine, as a whole and divided among threads, and compares all
-/// with the reference.
+/// Filters with every instruction set of this machine, undivided and divided among threads, and compares all
+/// results with the reference.
 fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     let expected = expected(gaussian, output, volume);
     for isa in Isa::available() {
@@ -144,8 +144,9 @@ fn check(gaussian: &Gaussian, output: &OutputSpec, volume: &Volume) {
     }
 }
 
-/// Filters as so many threads would that always take as many parts as they may: of the parts that are started
-/// together the last one goes first. A streamed image is read slab by slab meanwhile, any other before.
+/// Filters like this many threads that always start as many parts as possible. Of the parts that are started
+/// together, the last one is computed first. A streamed image is read slab by slab during this, other images
+/// before.
 pub(super) fn apply_divided(
     filter: &dyn Filter,
     shared: &SharedOptions,
@@ -156,7 +157,7 @@ pub(super) fn apply_divided(
     apply_divided_inside(filter, shared, volume, None, scratch, division);
 }
 
-/// The same inside of a mask.
+/// The same inside a mask.
 pub(super) fn apply_divided_inside(
     filter: &dyn Filter,
     shared: &SharedOptions,
@@ -189,7 +190,7 @@ pub(super) fn apply_divided_inside(
         let next = |_| progress.next(run.parts());
         let started: Vec<Task> = (0..division.threads).map_while(next).collect();
         for &task in started.iter().rev() {
-            // SAFETY: one thread, the volume stays as it is, and the part is started.
+            // SAFETY: one thread, the volume does not change, and the part is started.
             unsafe { run.compute(task, None, &mut scratch.thread) }.unwrap();
         }
         started.iter().for_each(|&task| progress.finish(task));
@@ -261,7 +262,7 @@ fn images_with_plateaus() {
                 volume.voxels.as_mut_slice::<T>().fill(T::saturated(value.into()))
             });
             check(&Gaussian::from_sigma_vox(2.0), &OutputSpec::default(), &volume);
-            // A plateau beside noise, so that sums are near whole numbers now and then.
+            // A plateau next to noise, so that some sums are close to whole numbers.
             with_voxel_type!(datatype, T => {
                 let voxels = volume.voxels.as_mut_slice::<T>().iter_mut();
                 voxels.step_by(7).for_each(|voxel| *voxel = T::saturated(5));

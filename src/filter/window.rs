@@ -8,10 +8,10 @@ use super::per_axis::PerAxis;
 /// Most voxels of a window.
 pub const MAX_WINDOW_VOXELS: usize = 1 << 15;
 
-/// The places of the window's voxels from its first corner, x first, and the lengths of the window.
+/// The positions of the window's voxels relative to its first corner, x first, and the lengths of the window.
 ///
 /// # Errors
-/// [`FilterError`] for a window of too many voxels, and for a sphere where the voxel size is no number.
+/// [`FilterError`] for a window of too many voxels, and for a sphere if the voxel size is not a number.
 pub(super) fn window(
     size: PerAxis<usize>,
     footprint: Footprint,
@@ -25,7 +25,8 @@ pub(super) fn window(
             if !(size_mm.is_finite() && size_mm > 0.0) {
                 return Err(FilterError::VoxelSize { axis: name, size_mm });
             }
-            // One more than the radius, since the quotient is rounded: what is too far is left out below.
+            // One more than the radius, because the quotient is rounded. Voxels that are too far away are
+            // left out below.
             let reach = (radius_mm / size_mm).min(MAX_WINDOW_VOXELS as f64) as usize + 1;
             size[axis] = 2 * reach + 1;
         }
@@ -79,7 +80,7 @@ pub(super) fn parse_size(text: &str) -> Result<PerAxis<usize>, String> {
     }
 }
 
-/// What is wrong with the size of a window, and what to do.
+/// A message about an invalid window size, with a remedy.
 pub(super) fn size_fault(size: PerAxis<usize>) -> Option<String> {
     size.xyz()
         .contains(&0)

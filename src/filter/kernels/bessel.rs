@@ -1,14 +1,14 @@
-//! Bessel: modified Bessel functions of whole order, and the discrete Gaussian that they make.
+//! Bessel: modified Bessel functions of integer order, and the discrete Gaussian that is computed from them.
 //!
 //! The approximations are those of Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 9.8.1 to
-//! 9.8.4, which programs of the field use; orders from 2 on follow by downward recurrence.
+//! 9.8.4. Orders from 2 on are computed by downward recurrence.
 
 use super::exp::exp;
 
-/// Where one approximation takes over from the other.
+/// The limit between the two approximations.
 const TURN: f64 = 3.75;
 
-/// A polynomial by Horner's rule, the constant first.
+/// A polynomial by Horner's rule. The constant comes first.
 fn polynomial(x: f64, coefficients: &[f64]) -> f64 {
     let last = coefficients.len() - 1;
     coefficients[..last]
@@ -88,7 +88,7 @@ pub(in crate::filter) fn i1(x: f64) -> f64 {
     }
 }
 
-/// Iₙ(x) for n from 2 on and x > 0; accurate for x up to 10 or so.
+/// Iₙ(x) for n ≥ 2 and x > 0; accurate for x up to about 10.
 fn i_n(n: usize, x: f64) -> f64 {
     /// Accuracy of the recurrence; results beyond the limit are scaled down.
     const ACCURACY: f64 = 40.0;
@@ -109,8 +109,8 @@ fn i_n(n: usize, x: f64) -> f64 {
     found * (i0(x) / here)
 }
 
-/// The discrete Gaussian exp(−variance)·Iₙ(variance), whose sum is 1: as many weights as it takes to leave
-/// out at most `error` of that, from one end to the other, at most about `width` to each side.
+/// The discrete Gaussian exp(−variance)·Iₙ(variance), whose sum is 1. Returns the weights from one end to the
+/// other: enough that the rest is at most `error`, but at most about `width` to each side.
 pub(in crate::filter) fn discrete_gaussian(variance: f64, error: f64, width: usize) -> Vec<f64> {
     let decay = exp(-variance);
     let mut half = vec![decay * i0(variance), decay * i1(variance)];
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn functions_have_their_values() {
-        // By the series of (x/2)^(2k+n) / (k! (k+n)!).
+        // The series of (x/2)^(2k+n) / (k! (k+n)!).
         let series = |n: usize, x: f64| {
             let mut term = (1..=n).fold(1.0, |term, k| term * x / 2.0 / k as f64);
             let mut sum = 0.0;
@@ -145,7 +145,7 @@ mod tests {
             sum
         };
         for x in [0.01, 0.5, 2.0, 3.7, 3.8, 10.0, 52.0, 200.0] {
-            // The recurrence begins too low for larger arguments, as that of the reference does.
+            // As in the reference, the recurrence starts too low for larger arguments.
             let orders = if x <= 10.0 { 8 } else { 2 };
             for n in 0..orders {
                 let value = match n {

@@ -1,11 +1,10 @@
-//! Convert: numbers of every voxel type to double and back, with the roundings that scipy's compiled code
-//! has.
+//! Convert: numbers of every voxel type to double and back, with the same rounding as scipy's compiled code.
 
 use super::scalar::{cast_i32, cast_i64, cast_u64, map_lanes};
 use super::simd::{Vector, load_each};
 use crate::volume::{Datatype, Scaling, VoxelType};
 
-/// A voxel type: how it becomes a double, and the two ways back.
+/// A voxel type: its conversion to double, and the two conversions back.
 pub(in crate::filter) trait Voxel: VoxelType {
     /// The nearest double.
     fn to_f64(self) -> f64;
@@ -16,8 +15,8 @@ pub(in crate::filter) trait Voxel: VoxelType {
     /// The processor has `V`'s instructions and so many voxels are valid.
     unsafe fn load_lanes<V: Vector<LANES>, const LANES: usize>(voxels: *const Self) -> V;
 
-    /// What a C cast gives when gcc compiles it for x86-64: truncation, and out of range (where C leaves it
-    /// open) whatever that processor's conversion leaves in the low bits. NaN counts as out of range.
+    /// The result of a C cast that gcc compiles for x86-64: truncation. Out of range (undefined in C), the
+    /// low bits of that processor's conversion. NaN counts as out of range.
     fn cast(value: f64) -> Self;
 
     /// [`Voxel::cast`] of a vector's lanes.
@@ -26,8 +25,8 @@ pub(in crate::filter) trait Voxel: VoxelType {
     /// The processor has `V`'s instructions.
     unsafe fn cast_lanes<V: Vector<LANES>, const LANES: usize>(values: V) -> [Self; LANES];
 
-    /// Nearest, halves to even, saturated at the ends of the type, NaN → 0. For float types the same as
-    /// [`Voxel::cast`].
+    /// Rounded to nearest, halves to even, saturated at the ends of the type; NaN becomes 0. For float types
+    /// the same as [`Voxel::cast`].
     fn nearest(value: f64) -> Self;
 
     /// [`Voxel::nearest`] of a vector's lanes.
@@ -40,10 +39,10 @@ pub(in crate::filter) trait Voxel: VoxelType {
         map_lanes(unsafe { lanes(values) }, Self::nearest)
     }
 
-    /// The nearest single-precision number, rounded once: not by way of double.
+    /// The nearest single-precision number, rounded once and not through double.
     fn to_f32(self) -> f32;
 
-    /// The integer. Float types have no use for it.
+    /// The integer. Not used for float types.
     fn to_i128(self) -> i128;
 
     /// The integer, saturated at the ends of the type.
@@ -92,7 +91,7 @@ macro_rules! integer_voxel {
 
             #[inline(always)]
             fn nearest(value: f64) -> Self {
-                // Rust's conversion saturates, and takes NaN to 0.
+                // Rust's conversion saturates and converts NaN to 0.
                 value.round_ties_even() as $type
             }
 
@@ -208,16 +207,16 @@ macro_rules! float_voxel {
 float_voxel!(f32, |voxels| V::load_f32(voxels), |values| values.cast_f32());
 float_voxel!(f64, |voxels| V::load(voxels), |values| lanes(values));
 
-/// How doubles become voxels.
+/// The conversion of doubles to voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::filter) enum Conversion {
-    /// A C cast: what scipy does.
+    /// A C cast, as in scipy.
     Cast,
     /// Rounded to nearest and saturated.
     Nearest,
 }
 
-/// A number with another type where no axis is filtered: its intensity, converted once.
+/// The conversion if no axis is filtered: the intensity, converted once.
 pub(in crate::filter) fn recast_one<S: Voxel, T: Voxel>(
     voxel: S,
     scaling: Option<Scaling>,
@@ -232,7 +231,7 @@ pub(in crate::filter) fn recast_one<S: Voxel, T: Voxel>(
     }
 }
 
-/// Runs `$body` with the type alias `$T` standing for the Rust type of `$datatype`.
+/// Runs `$body` with the type alias `$T` for the Rust type of `$datatype`.
 macro_rules! with_voxel_type {
     ($datatype:expr, $T:ident => $body:expr) => {{
         use $crate::volume::Datatype;

@@ -1,10 +1,10 @@
-//! Correlate: one axis of a block of voxels correlated with a symmetric kernel, tile by tile, in place.
+//! Correlate: correlates one axis of a block of voxels with a symmetric kernel, tile by tile, in place.
 //!
-//! A tile is a small table of doubles: one row for each position along the axis, padded at both ends by the
-//! boundary, and one column for each of a few neighbouring lines. Whatever the axis, its lines stand side by
-//! side in a tile, so that one vector holds the same position of several lines and the sums are written once
-//! for all axes. A tile is filled from voxels of any type, correlated, and written back as voxels of any
-//! type; it fits the processor's first-level cache.
+//! A tile is a small table of doubles. It has one row for each position along the axis, padded at both ends
+//! by the boundary, and one column for each of a few neighbouring lines. Lines of any axis are side by side
+//! in a tile, so a vector contains the same position of several lines, and the same code sums all axes. A
+//! tile is filled from voxels of any type, correlated, and written back as voxels of any type. It fits into
+//! the first-level cache.
 
 #![expect(
     clippy::needless_range_loop,
@@ -20,18 +20,18 @@ use super::convert::{Conversion, Voxel, with_voxel_type};
 use super::simd::{Isa, Job, Vector};
 use crate::volume::{Datatype, NoMemory, Scaling, VoxelBuffer};
 
-/// Bytes of each row of the image that a tile takes, and at least a vector. Narrow tiles stay in the
-/// first-level cache between being filled and being summed, which makes passes of 16-bit voxels a tenth
-/// faster than tiles of whole cache lines did.
+/// Bytes of a tile in each row of the image, but at least one vector. Narrow tiles stay in the first-level
+/// cache until they are summed. With 16-bit voxels, a pass is 10 % faster than with tiles of whole cache
+/// lines.
 const ROW_BYTES: usize = 16;
 
-/// Bytes that a processor fetches at once.
+/// Bytes of a cache line.
 const CACHE_LINE_BYTES: usize = 64;
 
 /// Lanes of the widest vector.
 const MAX_LANES: usize = 8;
 
-/// Voxels of any type at an address: what a pass reads or writes.
+/// A pointer to voxels of any type, which a pass reads or writes.
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct VoxelPointer {
     pub(in crate::filter) datatype: Datatype,
@@ -45,7 +45,7 @@ unsafe impl Send for VoxelPointer {}
 unsafe impl Sync for VoxelPointer {}
 
 impl VoxelPointer {
-    /// The voxels of `bytes`, taken as `datatype`.
+    /// The voxels in `bytes`, of type `datatype`.
     pub(in crate::filter) fn new(datatype: Datatype, bytes: &mut [u8]) -> Self {
         VoxelPointer {
             datatype,
@@ -53,7 +53,7 @@ impl VoxelPointer {
         }
     }
 
-    /// The numbers of `bytes`, to be read only.
+    /// The numbers in `bytes`, read-only.
     pub(in crate::filter) fn read_only(bytes: &[u8]) -> Self {
         VoxelPointer {
             datatype: Datatype::Uint8,
@@ -61,13 +61,13 @@ impl VoxelPointer {
         }
     }
 
-    /// The same place, taken as another type: a result that replaces its source is written by what the source
-    /// is read by, since a second borrow of the buffer would end the first.
+    /// The same address with another type. A result that replaces its source is written through the pointer
+    /// of the source, because a second borrow of the buffer would invalidate the first.
     pub(in crate::filter) fn retyped(self, datatype: Datatype) -> Self {
         VoxelPointer { datatype, ..self }
     }
 
-    /// The voxel `count` voxels further on.
+    /// The pointer advanced by `count` voxels.
     pub(in crate::filter) fn offset(self, count: usize) -> Self {
         VoxelPointer {
             address: self.address.wrapping_add(count * self.datatype.size_bytes()),
@@ -77,19 +77,19 @@ impl VoxelPointer {
 }
 
 impl VoxelPointer {
-    /// The first `len` bytes, to be written.
+    /// The first `len` bytes, writable.
     ///
     /// # Safety
-    /// The pointer is valid for them, and nobody else uses them while the slice lives.
+    /// The pointer is valid for them, and no other code uses them during the lifetime of the slice.
     pub(in crate::filter) unsafe fn as_bytes_mut<'a>(self, len: usize) -> &'a mut [u8] {
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts_mut(self.address, len) }
     }
 
-    /// Some of the bytes from here on.
+    /// A range of bytes relative to the pointer.
     ///
     /// # Safety
-    /// The pointer is valid for them, and nobody writes them while the slice lives.
+    /// The pointer is valid for them, and no other code writes them during the lifetime of the slice.
     pub(in crate::filter) unsafe fn as_bytes<'a>(self, bytes: Range<usize>) -> &'a [u8] {
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts(self.address.wrapping_add(bytes.start), bytes.len()) }
@@ -98,18 +98,19 @@ impl VoxelPointer {
     /// The first `len` voxels.
     ///
     /// # Safety
-    /// `T` is the pointer's type, it is valid for `len` voxels, and nobody writes them while the slice lives.
+    /// `T` is the pointer's type, it is valid for `len` voxels, and no other code writes them during the
+    /// lifetime of the slice.
     pub(in crate::filter) unsafe fn as_slice<'a, T: Voxel>(self, len: usize) -> &'a [T] {
         debug_assert_eq!(T::DATATYPE, self.datatype);
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts(self.address.cast(), len) }
     }
 
-    /// The first `len` voxels, to be written.
+    /// The first `len` voxels, writable.
     ///
     /// # Safety
-    /// `T` is the pointer's type, it is valid for `len` voxels, and nobody else uses them while the slice
-    /// lives.
+    /// `T` is the pointer's type, it is valid for `len` voxels, and no other code uses them during the
+    /// lifetime of the slice.
     pub(in crate::filter) unsafe fn as_mut_slice<'a, T: Voxel>(self, len: usize) -> &'a mut [T] {
         debug_assert_eq!(T::DATATYPE, self.datatype);
         // SAFETY: the caller's.
@@ -117,41 +118,41 @@ impl VoxelPointer {
     }
 }
 
-/// Lines of voxels that are correlated alike.
+/// Lines of voxels that are correlated in the same way.
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct Lines {
-    /// Voxels of a line.
+    /// Number of voxels of a line.
     pub(in crate::filter) len: usize,
-    /// Voxels from one position on a line to the next.
+    /// Distance in voxels between neighbouring positions of a line.
     pub(in crate::filter) step: usize,
     /// Number of lines.
     pub(in crate::filter) count: usize,
-    /// Voxels from one line to the next; this or `step` is 1.
+    /// Distance in voxels between neighbouring lines. This or `step` is 1.
     pub(in crate::filter) apart: usize,
 }
 
-/// A correlation of lines, but for the voxels themselves.
+/// A correlation of lines: everything except the voxels.
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct Pass<'a> {
     /// Instructions to use.
     pub(in crate::filter) isa: Isa,
     /// Weights at 0, 1 … radius.
     pub(in crate::filter) half_kernel: &'a [f64],
-    /// What lies beyond the ends of a line.
+    /// How a line continues beyond its ends.
     pub(in crate::filter) boundary: Boundary,
     /// Intensity beyond the ends with [`Boundary::Constant`].
     pub(in crate::filter) cval: f64,
-    /// From the source's numbers to intensities.
+    /// The scaling from the source's numbers to intensities.
     pub(in crate::filter) scaling: Option<Scaling>,
-    /// From sums to the target's numbers.
+    /// The conversion of sums to the target's numbers.
     pub(in crate::filter) conversion: Conversion,
-    /// Once it is set, the remaining lines are left out.
+    /// If it is set, the remaining lines are skipped.
     pub(in crate::filter) stop: Option<&'a AtomicBool>,
 }
 
 impl Pass<'_> {
-    /// Correlates `lines` of `source` at all their positions into the same places of `target`, which may be
-    /// the same voxels.
+    /// Correlates all positions of `lines` of `source`, and writes the sums to the same positions of
+    /// `target`, which may be the same voxels.
     ///
     /// # Errors
     /// [`NoMemory`] for the tile.
@@ -180,9 +181,9 @@ impl Pass<'_> {
         MAX_LANES.max(ROW_BYTES / source.size_bytes())
     }
 
-    /// Correlates the positions `part` of `lines` of `source` into the same places of `target`. Less than a
-    /// whole line only of lines that lie side by side, and not with [`Boundary::Wrap`], which reaches to the
-    /// line's other end.
+    /// Correlates the positions `part` of `lines` of `source`, and writes the sums to the same positions of
+    /// `target`. `part` can be less than the whole line only if the lines are side by side and the boundary
+    /// is not [`Boundary::Wrap`], which reaches to the line's other end.
     ///
     /// Each sum is centre·w₀, then for j = radius … 1 (`voxel[−j]` + `voxel[j]`)·wⱼ, every operation rounded
     /// to double: the order of scipy's `correlate1d` for a symmetric kernel.
@@ -191,9 +192,9 @@ impl Pass<'_> {
     /// [`NoMemory`] for the tile.
     ///
     /// # Safety
-    /// Both pointers are aligned for their types and valid for all voxels of `lines`; they are equal, and
-    /// `part` is all, or the voxels do not overlap. Nobody writes meanwhile what is read (`part` and the
-    /// radius before and behind it) or uses what is written.
+    /// Both pointers are aligned for their types and valid for all voxels of `lines`. Either they are equal
+    /// and `part` is the whole line, or the voxels do not overlap. During the call, no other code writes the
+    /// voxels that are read (`part` and the radius on both sides) or uses those that are written.
     pub(in crate::filter) unsafe fn run_part(
         &self,
         source: VoxelPointer,
@@ -206,7 +207,7 @@ impl Pass<'_> {
         let radius = self.half_kernel.len() - 1;
         let wraps = self.boundary == Boundary::Wrap && radius > 0;
         assert!(whole || (lines.apart == 1 && !wraps));
-        // Sums are made for as many positions at once as a vector has lanes, though the line be shorter.
+        // Sums are computed for as many positions at once as a vector has lanes, even if the line is shorter.
         let rows = part.len().max(MAX_LANES) + 2 * radius;
         let columns = Self::columns(source.datatype);
         tile.try_resize_for_overwrite(rows * columns * size_of::<f64>())?;
@@ -247,23 +248,23 @@ impl Pass<'_> {
     }
 }
 
-/// A tile and the lines that it holds.
+/// A tile and its lines.
 struct Work<'a> {
     pass: Pass<'a>,
     lines: Lines,
     /// The first position that is summed.
     start: usize,
-    /// How many are summed.
+    /// The number of positions that are summed.
     len: usize,
     /// Rows of a group.
     rows: usize,
-    /// Groups of as many columns as a vector has lanes, one group behind the other.
+    /// Groups of columns, one group after the other. A group has as many columns as a vector has lanes.
     tile: &'a mut [f64],
 }
 
 impl Work<'_> {
-    /// The positions that are read. What the boundary asks for beyond the line's ends is among them, but for
-    /// `Wrap`, with which all are read.
+    /// The positions that are read. They include those that the boundary refers to; with `Wrap`, all
+    /// positions are read.
     #[inline(always)]
     fn window(&self) -> Range<usize> {
         let radius = self.pass.half_kernel.len() - 1;
@@ -271,7 +272,7 @@ impl Work<'_> {
     }
 }
 
-/// Fills a tile with lines of voxels as intensities, and with what lies beyond their ends.
+/// Fills a tile with the intensities of lines and their continuation beyond the ends.
 struct Load<'a, S> {
     work: Work<'a>,
     voxels: *const S,
@@ -298,7 +299,7 @@ impl<S: Voxel> Job for Load<'_, S> {
         }
         let radius = pass.half_kernel.len() - 1;
         let window = self.work.window();
-        // The row of a position; the boundary's positions below 0 have rows too.
+        // The row of a position. Positions below 0 also have rows.
         let row_of = |position: usize| position + radius - start;
         let groups = lines.count.div_ceil(LANES);
         if let Some(Scaling { slope, intercept }) = pass.scaling {
@@ -315,7 +316,7 @@ impl<S: Voxel> Job for Load<'_, S> {
         }
         let (tile, _) = self.work.tile.as_chunks_mut::<LANES>();
         let tile = &mut tile[..groups * rows];
-        // Where a row comes from takes longer to find out than to copy it, so all groups are done at once.
+        // Finding the source of a row takes longer than copying it, so all groups are copied at once.
         let mut fill = |beyond: Range<usize>| {
             for row in beyond {
                 let position = (row + start) as isize - radius as isize;
@@ -339,7 +340,7 @@ impl<S: Voxel> Job for Load<'_, S> {
 }
 
 impl<S: Voxel> Load<'_, S> {
-    /// Fills the tile from lines that lie side by side: a row of voxels is a row of the tile.
+    /// Fills the tile from lines that are side by side. A row of voxels is a row of the tile.
     ///
     /// # Safety
     /// The processor has `V`'s instructions; the caller of [`Pass::run`] vouches for the voxels.
@@ -364,9 +365,9 @@ impl<S: Voxel> Load<'_, S> {
             for group in 0..whole {
                 let (mut voxels, mut row) = (first.add(group * LANES), top.add(group * rows * LANES));
                 for _ in window.clone() {
-                    // The voxels of the same lanes in the next tile, which the processor cannot guess: the
-                    // step may be a whole slice. The last of them, as a line of the cache may begin among
-                    // them.
+                    // Prefetches the voxels of the same lanes in the next tile, because the processor cannot
+                    // predict a step that may be a whole slice. Uses the last of them, because a cache line
+                    // may begin among them.
                     V::prefetch(
                         voxels
                             .wrapping_add(lines.count + LANES)
@@ -387,7 +388,7 @@ impl<S: Voxel> Load<'_, S> {
         }
     }
 
-    /// Fills the tile from lines that lie one behind the other: blocks of them are transposed.
+    /// Fills the tile from lines that follow each other in memory, by transposing blocks of them.
     ///
     /// # Safety
     /// The processor has `V`'s instructions; the caller of [`Pass::run`] vouches for the voxels.
@@ -402,11 +403,11 @@ impl<S: Voxel> Load<'_, S> {
             // SAFETY: lines up to `count` and positions up to `len` are valid; the tile has a row for each
             // position.
             unsafe {
-                // Lanes without a line repeat the last one.
+                // Lanes without a line repeat the last line.
                 let line: [*const S; LANES] = std::array::from_fn(|lane| {
                     self.voxels.add((first + lane).min(lines.count - 1) * lines.apart)
                 });
-                // The lines that this group will hold in the next tile.
+                // Prefetches the lines of this group in the next tile.
                 let next = self.voxels.wrapping_add((lines.count + first) * lines.apart);
                 prefetch::<S, V, LANES>(next, LANES * lines.apart);
                 let mut block = [V::splat(0.0); LANES];
@@ -434,8 +435,8 @@ impl<S: Voxel> Load<'_, S> {
     }
 }
 
-/// Starts of the blocks of `BLOCK` positions that make up `0..len`; the last one overlaps its neighbour where
-/// `len` is no multiple. One block where `len` is smaller.
+/// Starts of the blocks of `BLOCK` positions that cover `0..len`. The last block overlaps its neighbour if
+/// `len` is not a multiple. There is one block if `len` is smaller.
 #[inline(always)]
 fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
     (0..len)
@@ -443,7 +444,7 @@ fn blocks<const BLOCK: usize>(len: usize) -> impl Iterator<Item = usize> {
         .map(move |start| start.min(len.saturating_sub(BLOCK)))
 }
 
-/// Asks for the cache lines behind the one in which `count` voxels start; the voxels need not exist.
+/// Prefetches the cache lines after the one in which `count` voxels start. The voxels need not exist.
 ///
 /// # Safety
 /// The processor has `V`'s instructions.
@@ -553,8 +554,8 @@ impl<T: Voxel> Correlate<'_, T> {
     }
 }
 
-/// The sums at `LANES` positions, each lane a line of its own: centre·w₀ + (before + behind)·wⱼ for j =
-/// radius … 1. `top` is the row `radius` before the first position.
+/// The sums at `LANES` positions, with one line per lane: centre·w₀ + (before + behind)·wⱼ for j = radius …
+/// 1. `top` is the row `radius` before the first position.
 ///
 /// # Safety
 /// The processor has `V`'s instructions and `LANES + 2·radius` rows are valid.
@@ -580,7 +581,7 @@ unsafe fn sums<V: Vector<LANES>, const LANES: usize>(top: *const f64, half_kerne
             }
             j -= 1;
         }
-        // Two weights at a time: what one row meets at distance j, its neighbour meets at j - 1.
+        // Two weights at a time: a voxel at distance j from one row is at distance j − 1 from the next.
         while j > 0 {
             let (outer, inner) = (V::splat(half_kernel[j]), V::splat(half_kernel[j - 1]));
             let (before, behind) = (centre.sub(j * LANES), centre.add((j - 1) * LANES));

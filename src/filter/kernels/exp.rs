@@ -1,15 +1,15 @@
-//! exp in double, the same bits on every machine: those of numpy's released wheels on a processor with
-//! AVX-512.
+//! exp in double precision, with the same bits on every machine: those of numpy's released wheels on a
+//! processor with AVX-512.
 //!
-//! A kernel is made of exponentials, and C libraries, numpy's builds and processors disagree about the last
-//! bit of some four per cent of them. One bit of one weight is enough to move a voxel, so the exponential is
-//! computed here and nowhere else. numpy itself calls the C library where it finds no AVX-512, and then
-//! differs from what it gives elsewhere.
+//! The weights of a kernel are exponentials. C libraries, builds of numpy and processors differ in the last
+//! bit of about four per cent of them, and one bit of a weight can change a voxel. niimpi therefore computes
+//! all exponentials here. numpy itself calls the C library on processors without AVX-512, and then its
+//! results differ.
 
 /// Steps from one power of two to the next.
 const STEPS: usize = 16;
 
-/// 1/ln2, and ln2 in two parts: the nearest double and what that leaves out.
+/// 1/ln2, and ln2 in two parts: the nearest double and the remainder.
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 const LN2_HIGH: f64 = std::f64::consts::LN_2;
 const LN2_LOW: f64 = f64::from_bits(0x3C7A_BC9E_3B39_803F);
@@ -55,15 +55,15 @@ const TABLE: [(u64, u64); STEPS] = [
 ///
 /// The method is that of table-driven exponentials (P. T. P. Tang, ACM Transactions on Mathematical Software
 /// 15 (1989) 144–157); step, coefficients and the order of operations are those of the vector mathematics
-/// library that numpy's wheels link (the SVML routine for exp of eight doubles, high accuracy). Below −707.7,
-/// where that library turns to another routine, the last bit can differ: such a weight is under 5·10⁻³⁰⁸ and
-/// needs a kernel of more than 37 sigmas.
+/// library that numpy's wheels link (the SVML routine for exp of eight doubles, high accuracy). Below −707.7
+/// that library uses another routine, and the last bit can differ. Such a weight is below 5·10⁻³⁰⁸ and occurs
+/// only in kernels of more than 37 sigmas.
 pub(in crate::filter) fn exp_of_nonpositive(x: f64) -> f64 {
     debug_assert!(x <= 0.0, "{x} is not a kernel's exponent");
     exp(x)
 }
 
-/// exp(x) for x ≤ 700, by the same method. The bits of numpy are promised for x ≤ 0 only.
+/// exp(x) for x ≤ 700 by the same method. The bits equal numpy's only for x ≤ 0.
 pub(in crate::filter) fn exp(x: f64) -> f64 {
     if x < UNDERFLOW {
         return 0.0;
@@ -86,12 +86,12 @@ pub(in crate::filter) fn exp(x: f64) -> f64 {
     )
 }
 
-/// The largest whole number not above the exact product.
+/// The largest integer not above the exact product.
 fn floor_of_product(a: f64, b: f64) -> f64 {
     let product = a * b;
     let rounding_error = a.mul_add(b, -product);
     let floor = product.floor();
-    // Rounding can have lifted the product to a whole number that the exact product does not reach.
+    // The rounded product can be an integer that the exact product does not reach.
     if floor == product && rounding_error < 0.0 {
         floor - 1.0
     } else {

@@ -1,8 +1,8 @@
-//! exp in single precision: the bits of glibc's `expf` for arguments that are not positive, on every machine.
+//! exp in single precision: on every machine the bits of glibc's `expf`, for arguments ≤ 0.
 //!
 //! The weights of non-local means are such exponentials. glibc computes them in double, from a table and a
-//! polynomial of degree 3; with and without fused multiply-add the result is the same for every argument from
-//! −3 to 0, which is all that a weight needs.
+//! polynomial of degree 3. Weights need arguments from −3 to 0, for which the result is the same with and
+//! without fused multiply-add.
 
 /// Steps from one power of two to the next.
 pub(super) const STEPS: u64 = 32;
@@ -10,7 +10,7 @@ pub(super) const STEPS: u64 = 32;
 /// 32/ln2.
 pub(super) const STEPS_PER_E: f64 = std::f64::consts::LOG2_E * STEPS as f64;
 
-/// What is added to round to a whole number, which then stands in the lowest bits.
+/// Added to round to an integer, which is then in the lowest bits.
 pub(super) const TO_WHOLE: f64 = 6_755_399_441_055_744.0;
 
 /// Coefficients of r³, r² and r in the approximation of 2^(r/32) for −1/2 ≤ r ≤ 1/2.
@@ -23,7 +23,7 @@ pub(super) const CUBIC: [f64; 3] = [
 /// Below this the result is 0: half the smallest number of single precision.
 pub(super) const UNDERFLOW: f32 = -104.0;
 
-/// The bits of the double nearest to 2^(i/32), less i at the place that the whole number is added at.
+/// The bits of the double nearest to 2^(i/32), minus i at the position where the integer is added.
 pub(super) static TABLE: [u64; STEPS as usize] = [
     0x3FF0_0000_0000_0000,
     0x3FEF_D9B0_D315_8574,

@@ -1,20 +1,21 @@
-//! Ranks: the element of a certain rank of many windows at once, by comparator networks made at run time.
+//! Ranks: finds the element with a given rank in many windows at once, by comparator networks that are built
+//! at run time.
 //!
-//! A network is a fixed series of comparisons that does not depend on the numbers, so a wire may be a whole
-//! block of neighbouring voxels. The networks are Batcher's odd-even merges (K. E. Batcher, "Sorting networks
-//! and their applications", AFIPS 1968), without the comparators that the wanted rank does not depend on.
+//! A network is a series of comparisons that does not depend on the numbers, so a wire can be a whole block
+//! of neighbouring voxels. The networks are Batcher's odd-even merges (K. E. Batcher, "Sorting networks and
+//! their applications", AFIPS 1968), without comparators that do not affect the requested rank.
 
 use super::convert::Voxel;
 use super::simd::{Isa, Job, Vector};
 
-/// Bytes of a wire: a whole vector of the widest kind.
+/// Bytes of a wire, the size of the widest vector.
 pub(in crate::filter) const WIRE_BYTES: usize = 64;
 
-/// Voxels as keys, whole numbers that are ordered as the voxels are.
+/// Voxels as keys: integers with the same order as the voxels.
 pub(in crate::filter) trait Ranked: Voxel {
     /// The key's type.
     type Key: Key;
-    /// The voxel's key. −0 comes before 0, and NaN lies beyond the infinities.
+    /// The voxel's key. −0 comes before 0, and NaN comes beyond the infinities.
     fn key(self) -> Self::Key;
     /// The voxel of a key.
     fn of_key(key: Self::Key) -> Self;
@@ -22,9 +23,9 @@ pub(in crate::filter) trait Ranked: Voxel {
     fn is_finite(self) -> bool;
 }
 
-/// What is compared.
+/// The type that is compared.
 pub(in crate::filter) trait Key: crate::volume::VoxelType + Ord {
-    /// Finds the elements of the network's ranks in many windows.
+    /// Finds the elements with the network's ranks in many windows.
     ///
     /// # Safety
     /// The inputs and outputs are valid for all windows in whole blocks of [`WIRE_BYTES`], and no output
@@ -70,13 +71,13 @@ ranked! {
         |v| f64::is_finite(v);
 }
 
-/// The bits of a float and its key: the one of the other.
+/// Converts the bits of a float to its key, and back.
 #[inline(always)]
 fn order_32(bits: i32) -> i32 {
     bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
-/// The same of double precision.
+/// The same for double precision.
 #[inline(always)]
 fn order_64(bits: i64) -> i64 {
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
@@ -94,18 +95,19 @@ macro_rules! keys {
 
 keys!(u8, i8, u16, i16, u32, i32, u64, i64);
 
-/// A series of comparators, each of which puts the smaller of two wires on the first of them.
+/// A series of comparators. Each puts the smaller of two values on its first wire.
 #[derive(Clone, Debug, Default)]
 pub(in crate::filter) struct Network {
     wires: usize,
     comparators: Vec<[u32; 2]>,
-    /// The wires that hold the wanted ranks at the end.
+    /// The wires with the requested ranks at the end.
     outputs: Vec<u32>,
 }
 
 impl Network {
-    /// A network that sorts `lists` lists of `len` elements, each of them ascending already and one after the
-    /// other on the wires, as far as it takes to find the elements of these ranks, counted from 0.
+    /// A network that merges `lists` lists of `len` elements, as far as necessary to find the elements with
+    /// these ranks, counted from 0. Each list is already ascending, and the lists follow each other on the
+    /// wires.
     pub(in crate::filter) fn new(lists: usize, len: usize, ranks: std::ops::Range<usize>) -> Self {
         let wires = lists * len;
         let mut comparators = Vec::new();
@@ -116,7 +118,8 @@ impl Network {
         for &wire in &outputs {
             needed[wire as usize] = true;
         }
-        // Backwards: a comparator matters if one of its wires does, and then both of its inputs do.
+        // From the end: a comparator is needed if one of its outputs is needed, and then both of its inputs
+        // are.
         let mut matter: Vec<[u32; 2]> = Vec::new();
         for &[low, high] in comparators.iter().rev() {
             if needed[low as usize] || needed[high as usize] {
@@ -144,7 +147,7 @@ impl Network {
     }
 }
 
-/// Sorts ascending lists of `len` wires; the result names the wires in ascending order.
+/// Merges ascending lists of `len` wires. Returns the wires in ascending order.
 fn sort(wires: &[u32], len: usize, comparators: &mut Vec<[u32; 2]>) -> Vec<u32> {
     let lists = wires.len() / len.max(1);
     if lists <= 1 {
@@ -188,17 +191,17 @@ fn merge(a: &[u32], b: &[u32], comparators: &mut Vec<[u32; 2]>) -> Vec<u32> {
     merged
 }
 
-/// A network on windows that stand side by side.
+/// A network on adjacent windows.
 pub(in crate::filter) struct Select<'a, K> {
     /// The network.
     pub(in crate::filter) network: &'a Network,
     /// For each wire, the voxel of the first window.
     pub(in crate::filter) inputs: &'a [*const K],
-    /// For each output, the place of the first window's result.
+    /// For each output, the position of the first window's result.
     pub(in crate::filter) outputs: &'a [*mut K],
-    /// Windows, each one voxel further on; rounded up to a whole [`WIRE_BYTES`].
+    /// Number of windows, each shifted by one voxel; rounded up to a multiple of [`WIRE_BYTES`].
     pub(in crate::filter) windows: usize,
-    /// Room for the wires.
+    /// Buffer for the wires.
     pub(in crate::filter) wires: &'a mut [K],
 }
 

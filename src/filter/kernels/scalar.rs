@@ -1,10 +1,10 @@
-//! Scalar: conversions of one number as x86-64 does them, and a map over an array's lanes.
+//! Scalar: conversions of single numbers as on x86-64, and a map over the lanes of an array.
 
 use bytemuck::Pod;
 
 const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 
-/// Conversion to 32 bits as x86-64 does it: out of range and NaN give the most negative number.
+/// Conversion to 32 bits as on x86-64: out of range and NaN give the most negative number.
 #[inline(always)]
 pub(super) fn cast_i32(value: f64) -> i32 {
     if value < 2_147_483_648.0 {
@@ -14,7 +14,7 @@ pub(super) fn cast_i32(value: f64) -> i32 {
     }
 }
 
-/// Conversion to 64 bits as x86-64 does it: out of range and NaN give the most negative number.
+/// Conversion to 64 bits as on x86-64: out of range and NaN give the most negative number.
 #[inline(always)]
 pub(super) fn cast_i64(value: f64) -> i64 {
     if value < TWO_TO_63 { value as i64 } else { i64::MIN }
@@ -30,7 +30,7 @@ pub(super) fn cast_u64(value: f64) -> u64 {
     }
 }
 
-/// `from.map(convert)`, always inlined: the standard library's `map` may be compiled as a separate function
+/// `from.map(convert)`, always inlined. The standard library's `map` may be compiled as a separate function
 /// without the caller's vector instructions.
 #[inline(always)]
 pub(super) fn map_lanes<A: Copy, B: Pod, const LANES: usize>(

@@ -1,17 +1,17 @@
 //! Singles: vectors of single-precision numbers, for filters that compute in single precision.
 //!
-//! As with the doubles of `simd`, every width does the same operations in the same order on each number, and
-//! there is no fused multiply-add among them.
+//! As for the doubles of `simd`, every width does the same operations in the same order on each number, and
+//! there is no fused multiply-add.
 
 use super::exp32::exp32_of_nonpositive;
 use super::simd::Isa;
 
-/// Most lanes of a vector.
+/// Largest number of lanes of a vector.
 pub(in crate::filter) const MAX_LANES: usize = 16;
 
-/// Work that is written once over [`Singles`] and compiled for each instruction set.
+/// Code that is written once for [`Singles`] and compiled for each instruction set.
 pub(in crate::filter) trait SinglesJob {
-    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled with the caller's
+    /// Runs the code. Implementations are `#[inline(always)]`, so that they are compiled with the caller's
     /// instructions.
     ///
     /// # Safety
@@ -41,21 +41,21 @@ pub(in crate::filter) trait Singles<const LANES: usize>: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// Lane by lane, rounded.
     unsafe fn div(self, other: Self) -> Self;
-    /// Lane by lane the smaller number; of two equal ones the second.
+    /// The smaller number of each lane; the second of two equal ones.
     unsafe fn min(self, other: Self) -> Self;
-    /// Lane by lane the larger number; of two equal ones the second.
+    /// The larger number of each lane; the second of two equal ones.
     unsafe fn max(self, other: Self) -> Self;
-    /// Without signs.
+    /// Absolute values.
     unsafe fn abs(self) -> Self;
     /// [`exp32_of_nonpositive`] of numbers from −104 to 0.
     unsafe fn exp_of_nonpositive(self) -> Self;
-    /// Where this is less.
+    /// The lanes in which this is less.
     unsafe fn lt(self, other: Self) -> Self::Mask;
-    /// Where this is less or equal.
+    /// The lanes in which this is less or equal.
     unsafe fn le(self, other: Self) -> Self::Mask;
-    /// This where the mask is set, elsewhere the other.
+    /// This in the lanes of the mask, the other elsewhere.
     unsafe fn or_else(self, mask: Self::Mask, other: Self) -> Self;
-    /// This where the mask is set, elsewhere 0.
+    /// This in the lanes of the mask, 0 elsewhere.
     unsafe fn only(self, mask: Self::Mask) -> Self;
     /// The lanes before `count`.
     unsafe fn first(count: usize) -> Self::Mask;
@@ -63,31 +63,30 @@ pub(in crate::filter) trait Singles<const LANES: usize>: Copy {
     unsafe fn both(one: Self::Mask, other: Self::Mask) -> Self::Mask;
     /// The lanes of either mask.
     unsafe fn either(one: Self::Mask, other: Self::Mask) -> Self::Mask;
-    /// Whether lanes can be moved together faster than they are computed with.
+    /// Whether compacting lanes is faster than computing with all of them.
     const COMPACTS: bool = false;
-    /// The lanes that are set, moved to the front. Not to be called unless [`Singles::COMPACTS`].
+    /// The lanes of the mask, moved to the front. Call only if [`Singles::COMPACTS`].
     #[inline(always)]
     unsafe fn compact(self, _mask: Self::Mask) -> Self {
         self
     }
-    /// The first lanes moved to those that are set, 0 elsewhere. Not to be called unless
-    /// [`Singles::COMPACTS`].
+    /// The first lanes, moved to those of the mask; 0 elsewhere. Call only if [`Singles::COMPACTS`].
     #[inline(always)]
     unsafe fn spread(self, _mask: Self::Mask) -> Self {
         self
     }
-    /// How many lanes are set. Not to be called unless [`Singles::COMPACTS`].
+    /// The number of lanes of the mask. Call only if [`Singles::COMPACTS`].
     #[inline(always)]
     unsafe fn count(_mask: Self::Mask) -> usize {
         0
     }
-    /// Whether a lane is set.
+    /// Whether the mask has any lane.
     unsafe fn any(mask: Self::Mask) -> bool;
     /// Whether the masks differ.
     unsafe fn differ(one: Self::Mask, other: Self::Mask) -> bool;
 }
 
-/// Does `job` with an instruction set, which must be one of [`Isa::available`].
+/// Runs `job` with an instruction set, which must be one of [`Isa::available`].
 pub(in crate::filter) fn run(isa: Isa, job: impl SinglesJob) {
     match isa {
         // SAFETY: these vectors are of the target's baseline.

@@ -3,19 +3,19 @@
 use super::exp::exp_of_nonpositive;
 use crate::volume::NoMemory;
 
-/// The weights of a sampled Gaussian at 0, 1 … `radius` voxels from its centre. The whole kernel, both sides,
-/// sums to 1 but for rounding.
+/// The weights of a sampled Gaussian at 0, 1 … `radius` voxels from its centre. The whole kernel with both
+/// sides sums to 1, except for rounding.
 ///
-/// The steps and their roundings are those of scipy's `_gaussian_kernel1d` on numpy: exp(−0.5/σ² · x²),
-/// divided by the sum over the whole kernel, which numpy adds up pairwise. Sampled Gaussian: Getreuer, "A
-/// Survey of Gaussian Convolution Algorithms", IPOL 3 (2013), section on FIR filtering.
+/// Steps and rounding are those of scipy's `_gaussian_kernel1d`: exp(−0.5/σ² · x²), divided by the sum over
+/// the whole kernel, which numpy adds up pairwise. Sampled Gaussian: Getreuer, "A Survey of Gaussian
+/// Convolution Algorithms", IPOL 3 (2013), section on FIR filtering.
 ///
 /// # Errors
 /// [`NoMemory`].
 pub(in crate::filter) fn half_kernel(sigma_vox: f64, radius: usize) -> Result<Vec<f64>, NoMemory> {
     let factor = -0.5 / (sigma_vox * sigma_vox);
     let mut half: Vec<f64> = Vec::new();
-    // The whole kernel is needed once, for its sum.
+    // The whole kernel is needed only for its sum.
     let len = 2 * radius + 1;
     half.try_reserve_exact(len).map_err(|_| NoMemory {
         len_bytes: len * size_of::<f64>(),
