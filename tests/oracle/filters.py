@@ -1,4 +1,4 @@
-"""The filters, for tests of what is the same for all of them. A new filter is one more entry."""
+"""The list of filters, for tests that all filters must pass. A new filter needs an entry here."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Filter:
 
     @property
     def ranks(self):
-        """Ranks of a test: two to smooth, none besides, because ranks take long to start."""
+        """Ranks of a test: two for smooth, none for the others, because starting ranks takes long."""
         return 2 if HAS_RANKS and self is FILTERS[0] else None
 
     @property

@@ -1,5 +1,5 @@
-"""What holds for every filter, whatever it computes: volumes of a series, thin images, NaN, damage that one
-thread meets while others filter, and memory."""
+"""Tests of properties of every filter: volumes of a series, thin images, NaN, damage that one thread finds
+while others filter, and memory."""
 
 import re
 import struct
@@ -22,7 +22,7 @@ def loaded(path):
 
 
 @each_filter
-def test_each_volume_of_a_series_is_filtered_by_itself(tmp_path, filter):
+def test_each_volume_of_a_series_is_filtered_separately(tmp_path, filter):
     rng = np.random.default_rng(61)
     arrays = {}
     for number, shape in enumerate([(9, 8, 7, 3), (1, 8, 7, 2), (6, 1, 5, 4), (5, 4, 3, 1, 2)]):
@@ -82,7 +82,7 @@ def test_not_a_number(tmp_path, filter):
 @each_filter
 @pytest.mark.parametrize("threads", [1, 3])
 def test_damage_found_while_other_threads_filter(tmp_path, filter, threads):
-    """Each file is the only one of its run, so all threads share it."""
+    """Each file is the only image of its run, so all threads share it."""
     source = tmp_path / "in"
     array = images.random_array(np.random.default_rng(64), (40, 41, 42), "int16")
     content = images.write(source / "whole.nii.gz", array).read_bytes()
@@ -111,7 +111,7 @@ def test_an_image_beyond_the_memory_is_refused_before_it_is_read(tmp_path, filte
     struct.pack_into("<4h", content, 40, 3, 900, 900, 900)
     with open(source / "huge.nii", "wb") as file:
         file.write(content[:352])
-        # No voxel takes room on the disk.
+        # The voxels take no space on the disk.
         file.truncate(352 + 4 * 900**3)
     words = [*filter.words, source, "--output", out, "--threads=2", "--report", report]
     limited = ["bash", "-c", 'ulimit -v 1400000; exec "$@"', "-"]

@@ -1,4 +1,4 @@
-"""The pictures and captions of docs/filters.md are what docs/filters/pictures.py makes."""
+"""Checks that the pictures and captions of docs/filters.md are the output of docs/filters/pictures.py."""
 
 import importlib.util
 import zlib
@@ -10,7 +10,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def rows(path):
-    """The rows of a picture as they are stored; compressors of other versions write other bytes."""
+    """The uncompressed rows of a picture, because other versions of zlib write other bytes."""
     content = path.read_bytes()
     start = content.index(b"IDAT") + 4
     return zlib.decompress(content[start : start + int.from_bytes(content[start - 8 : start - 4])])

@@ -1,4 +1,4 @@
-"""Plans and studies of every filter, and with masks."""
+"""Plans and studies of every filter, with and without masks."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from filters import FILTERS
 from program import HAS_RANKS, run
 
-# A pilot on one CPU measures one layout only.
+# A pilot on one CPU measures only one layout.
 ONE_CPU = ["taskset", "-c", "0"]
 
 
@@ -20,7 +20,7 @@ def on_one_cpu(*words, expect=0, **others):
 
 
 def planned(*words, folder, **others):
-    """The plan of one rank as JSON, and what was printed."""
+    """The plan for one rank as JSON, and the printed text."""
     path = folder / "plan.json"
     finished = on_one_cpu("plan", *words, "--ranks", "1", "--no-sync", "--json", path, cwd=folder, **others)
     document = json.loads(path.read_text())
@@ -28,10 +28,10 @@ def planned(*words, folder, **others):
     return document, configuration, finished
 
 
-# test_plan.py has the pilots of smoothing.
+# test_plan.py tests pilots of smoothing.
 @pytest.mark.parametrize("filter", FILTERS[1:], ids=lambda filter: filter.name)
 def test_a_pilot_predicts_a_run(data, tmp_path, filter):
-    """Within a factor of three on a busy machine; `make validate-plan` measures on an idle one."""
+    """The factor of three allows for a busy machine. `make validate-plan` measures on an idle one."""
     chosen = ["--filter", shlex.join(filter.words)]
     document, predicted, finished = planned(data, *chosen, "--pilot", "8", folder=tmp_path)
     actual = filter.run(data, tmp_path / "out", prefix=ONE_CPU, ranks=1 if HAS_RANKS else None).report
@@ -53,7 +53,7 @@ def test_the_filter_with_more_work_is_planned_to_take_longer(data, tmp_path):
         times[filter.name] = predicted["elapsed_s"]
         if filter.name == "denoise":
             assert document["dominated_by"] == "filter"
-        # What one filter took says nothing of another.
+        # Measurements of one filter do not apply to another.
         for other in FILTERS:
             if other is not filter:
                 words = ["--filter", shlex.join(other.words), "--from", report, "--no-sync"]
@@ -64,7 +64,7 @@ def test_the_filter_with_more_work_is_planned_to_take_longer(data, tmp_path):
 
 @pytest.fixture
 def masks(data, tmp_path):
-    """A mask for each image but one: the images themselves."""
+    """A mask for each image except one: copies of the images."""
     folder = tmp_path / "masks"
     shutil.copytree(data, folder)
     (folder / "sample_7.nii.gz").unlink()
@@ -80,18 +80,18 @@ def test_a_plan_with_a_mask_for_each_image(data, masks, tmp_path):
     assert document["images"] == 39 and "1 of 40 images have a header or a mask that" in finished.stdout
     assert f"--mask={tmp_path}/masks/{{dir}}/{{stem}}" in script.read_text()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".niimpi")]
-    # The script's own command.
+    # The command of the script.
     command = shlex.split(script.read_text().splitlines()[-1].partition("--kill-on-bad-exit=1 ")[2])
     actual = on_one_cpu(*command[1:], expect=1, report_path=tmp_path / "job.report.json").report
     assert (actual["totals"]["done"], actual["totals"]["failed"]) == (39, 1)
     assert 1 / 3 < predicted["elapsed_s"] / actual["elapsed_s"] < 3, (predicted, actual["elapsed_s"])
-    # An earlier run with a mask for each is a measurement of one with a mask for all.
+    # A report of a run with a mask for each image can be used for a plan with one mask for all.
     one = ["--mask", masks / "sample_1.nii.gz", "--outside=keep", "--from", tmp_path / "job.report.json"]
     planned(data, *words[:2], *one, folder=tmp_path)
 
 
 def test_masks_of_a_pilot_are_those_of_the_list(data, tmp_path):
-    """Each image has a mask of its own shape, so a wrong one would fail it."""
+    """Each mask has the shape of its image, so an image fails with a wrong mask."""
     for number in range(1, 7):
         words = ["synth", tmp_path / "in" / f"sub-{number}", "--count", 1, "--shape", f"{37 + number},44,40"]
         on_one_cpu(*words)
