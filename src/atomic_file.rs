@@ -21,7 +21,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use crate::resources;
+use crate::process;
 
 const PREFIX: &str = ".niimpi-";
 const SUFFIX: &str = ".part";
@@ -33,8 +33,8 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 /// Prefix of the names of this process's unfinished files.
 static OWN_PREFIX: LazyLock<String> = LazyLock::new(|| {
     let pid = std::process::id();
-    let start = resources::process_start(pid as i32).unwrap_or_default();
-    format!("{PREFIX}{}-{pid}-{start}-", resources::process_space())
+    let start = process::start_ticks().unwrap_or_default();
+    format!("{PREFIX}{}-{pid}-{start}-", process::space())
 });
 
 /// The unfinished files of this process.
@@ -189,9 +189,7 @@ impl Stamp {
 /// What can exist under the final name of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// Any file is replaced.
     Anything,
-    /// Nothing must exist.
     Nothing,
     /// This file, which is replaced.
     This(Stamp),
@@ -213,7 +211,6 @@ pub(crate) struct PartFile {
 }
 
 impl PartFile {
-    /// Creates an empty file.
     pub(crate) fn create(folder: &Arc<Folder>) -> io::Result<Self> {
         loop {
             let name = OsString::from(format!("{}{:016x}{SUFFIX}", *OWN_PREFIX, random()));
@@ -245,7 +242,6 @@ impl PartFile {
         self.folder.path.join(&self.name)
     }
 
-    /// Its folder.
     pub(crate) fn folder(&self) -> &Arc<Folder> {
         &self.folder
     }
@@ -450,17 +446,16 @@ fn is_stale(path: &Path, name: &OsStr) -> bool {
     if !(bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())) {
         return false;
     }
-    let own_space = format!("{PREFIX}{}-", resources::process_space());
-    let process = name.to_str().and_then(|name| {
+    let own_space = format!("{PREFIX}{}-", process::space());
+    let writer = name.to_str().and_then(|name| {
         let (pid, rest) = name.strip_prefix(&own_space)?.split_once('-')?;
         let (start, _random) = rest.split_once('-')?;
         Some((pid.parse::<i32>().ok()?, start.parse::<u64>().ok()?))
     });
-    if let Some((pid, start)) = process
+    if let Some((pid, start)) = writer
         && pid > 0
     {
-        let lives = resources::process_lives(pid);
-        return !(lives && resources::process_start(pid).is_none_or(|now| now == start));
+        return !process::lives_since(pid, start);
     }
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| {

@@ -95,15 +95,19 @@ impl Cli {
     /// Does what the arguments say and returns the exit code.
     pub fn run(self) -> ExitCode {
         run::prepare_process();
-        ExitCode::from(match self.command {
-            Command::Filter(command) => command.run(),
+        let exit_code = match self.command {
+            Command::Filter(command) => Ok(command.run()),
             Command::Plan(args) => plan::run(&args),
             Command::Scaling(args) => scaling::run(&args),
             Command::Synth(args) => synth::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),
-            Command::Verify(args) => verify::run(args),
-        })
+            Command::Verify(args) => Ok(verify::run(args)),
+        };
+        ExitCode::from(exit_code.unwrap_or_else(|message| {
+            console::error(message);
+            EXIT_USAGE
+        }))
     }
 }
 

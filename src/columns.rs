@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, presets};
 
 use crate::text::{clock, printable};
 
@@ -98,10 +98,28 @@ pub(crate) struct Column<T> {
     pub(crate) value: fn(&T) -> Cell,
 }
 
+impl<T> Column<T> {
+    pub(crate) const fn new(name: &'static str, head: &'static str, value: fn(&T) -> Cell) -> Self {
+        Self { name, head, value }
+    }
+
+    /// A column with the same name in CSV and in tables.
+    pub(crate) const fn both(name: &'static str, value: fn(&T) -> Cell) -> Self {
+        Self::new(name, name, value)
+    }
+
+    /// A column that only CSV has.
+    pub(crate) const fn csv(name: &'static str, value: fn(&T) -> Cell) -> Self {
+        Self::new(name, "", value)
+    }
+
+    /// A column that only tables have.
+    pub(crate) const fn shown(head: &'static str, value: fn(&T) -> Cell) -> Self {
+        Self::new("", head, value)
+    }
+}
+
 /// Writes rows as comma-separated values (RFC 4180) with a header row.
-///
-/// # Errors
-/// The writer's.
 pub(crate) fn write_csv<'a, T: 'a>(
     columns: impl IntoIterator<Item = &'a Column<T>>,
     rows: impl IntoIterator<Item = &'a T>,
@@ -119,12 +137,12 @@ pub(crate) fn write_csv<'a, T: 'a>(
 }
 
 /// A readable table.
-pub(crate) struct Grid {
+pub(crate) struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
 
-impl Grid {
+impl Table {
     /// The columns that tables show, with a row for each of `rows`.
     pub(crate) fn of<'a, T: 'a>(
         columns: impl IntoIterator<Item = &'a Column<T>>,
@@ -197,7 +215,7 @@ impl Grid {
         };
         match style {
             Style::Terminal => {
-                let mut table = Table::new();
+                let mut table = comfy_table::Table::new();
                 table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
                 table.set_header(&self.heads);
                 for row in &self.rows {
@@ -233,26 +251,10 @@ mod tests {
     use super::*;
 
     const COLUMNS: [Column<(u64, &str)>; 4] = [
-        Column {
-            name: "count",
-            head: "images",
-            value: |row| Cell::Count(row.0),
-        },
-        Column {
-            name: "name",
-            head: "name",
-            value: |row| Cell::Text(row.1.to_owned()),
-        },
-        Column {
-            name: "bytes",
-            head: "MiB",
-            value: |row| Cell::Bytes(row.0 << 20),
-        },
-        Column {
-            name: "part",
-            head: "",
-            value: |row| Cell::Share(row.0 as f64 / 8.0),
-        },
+        Column::new("count", "images", |row| Cell::Count(row.0)),
+        Column::both("name", |row| Cell::Text(row.1.to_owned())),
+        Column::new("bytes", "MiB", |row| Cell::Bytes(row.0 << 20)),
+        Column::csv("part", |row| Cell::Share(row.0 as f64 / 8.0)),
     ];
     const ROWS: [(u64, &str); 2] = [(1, "a|b"), (4, "c\n")];
 
@@ -265,9 +267,9 @@ mod tests {
             csv,
             "count,name,bytes,part\n1,a|b,1048576,0.125\n4,c\\n,4194304,0.5\n"
         );
-        let mut grid = Grid::of(&COLUMNS, &ROWS);
-        grid.add_summary();
-        grid.set("max", "MiB", Cell::Unknown);
+        let mut table = Table::of(&COLUMNS, &ROWS);
+        table.add_summary();
+        table.set("max", "MiB", Cell::Unknown);
         let expected = "\
 | images | name | MiB |
 | --: | --- | --: |
@@ -277,9 +279,9 @@ mod tests {
 |  | mean | 2 |
 |  | max | – |
 ";
-        assert_eq!(grid.draw(Style::Markdown), expected);
-        grid.hide("MiB");
-        assert!(grid.draw(Style::Markdown).contains("| 1 | a\\|b | – |\n"));
-        assert!(Grid::of(&COLUMNS, &[]).draw(Style::Terminal).contains("images"));
+        assert_eq!(table.draw(Style::Markdown), expected);
+        table.hide("MiB");
+        assert!(table.draw(Style::Markdown).contains("| 1 | a\\|b | – |\n"));
+        assert!(Table::of(&COLUMNS, &[]).draw(Style::Terminal).contains("images"));
     }
 }

@@ -10,24 +10,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The rank panics when it starts its n-th image.
-    Panic {
-        /// The rank.
-        rank: usize,
-        /// Which of its images, from 1.
-        image: usize,
-    },
+    Panic { rank: usize, image: usize },
     /// The rank has a fatal error in set-up.
-    FailSetup {
-        /// The rank.
-        rank: usize,
-    },
+    FailSetup { rank: usize },
     /// This rank and higher ranks wait before each image.
-    Slow {
-        /// The lowest such rank.
-        rank: usize,
-        /// How long, in milliseconds.
-        wait_ms: u64,
-    },
+    Slow { rank: usize, wait_ms: u64 },
 }
 
 impl Fault {

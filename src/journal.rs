@@ -96,7 +96,6 @@ pub enum Line {
     Close {
         /// When, seconds since 1970.
         unix_s: f64,
-        /// The final state.
         state: State,
     },
     /// An event of a later version.
@@ -115,23 +114,16 @@ impl Line {
 /// The run and the rank that writes this journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunLine {
-    /// [`FORMAT`].
     pub format: String,
     /// Time of the run's start, seconds since 1970, equal on all ranks.
     pub unix_s: f64,
     /// The run's name; names sort by start time.
     pub run: String,
-    /// The program's version.
     pub version: String,
-    /// This rank.
     pub rank: usize,
-    /// Number of ranks.
     pub ranks: usize,
-    /// The host that this rank runs on.
     pub host: String,
-    /// Its process ID.
     pub pid: u32,
-    /// Its workers.
     pub workers: usize,
     /// Images of the run, on all ranks.
     pub images: usize,
@@ -140,7 +132,6 @@ pub struct RunLine {
     /// Images of this rank; absent if shares are not fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<usize>,
-    /// How the images are distributed.
     pub strategy: Strategy,
     /// The Slurm job, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,9 +186,7 @@ pub struct StagedLine {
     /// Where its result goes, below the output folder.
     #[serde(with = "path_text")]
     pub output: PathBuf,
-    /// The image's files.
     pub files_in: Vec<FileId>,
-    /// The result's files.
     pub files_out: Vec<FileId>,
 }
 
@@ -212,7 +201,6 @@ pub struct EndLine {
     /// Where its result is, below the output folder.
     #[serde(with = "path_text")]
     pub output: PathBuf,
-    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -226,9 +214,7 @@ pub struct SampleLine {
     pub cpu_s: f64,
     /// Current memory in bytes.
     pub rss_bytes: u64,
-    /// Images done.
     pub done: usize,
-    /// Images that failed.
     pub failed: usize,
     /// Bytes of the input files.
     pub bytes_in: u64,

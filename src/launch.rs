@@ -14,7 +14,6 @@ use mpirun::Launcher;
 pub struct LocalRun {
     /// Arguments of the program (command, options, inputs, output), except those of the other fields.
     pub words: Vec<OsString>,
-    /// Ranks.
     pub ranks: usize,
     /// Workers of each rank.
     pub threads: usize,
@@ -26,9 +25,6 @@ pub struct LocalRun {
 
 impl LocalRun {
     /// The program and its arguments: a rank's command line.
-    ///
-    /// # Errors
-    /// A message if this program's own file cannot be found.
     pub fn command(&self) -> Result<Vec<OsString>, String> {
         let mut words = vec![program()?];
         words.extend(self.words.iter().cloned());
@@ -40,9 +36,6 @@ impl LocalRun {
 }
 
 /// The file of this program.
-///
-/// # Errors
-/// A message if it cannot be found.
 pub fn program() -> Result<OsString, String> {
     let program = std::env::current_exe();
     let program = program.map_err(|error| format!("this program's own file cannot be found: {error}"))?;
@@ -58,9 +51,6 @@ pub struct LocalMachine {
 
 impl LocalMachine {
     /// Finds the launcher. `mpirun` is the one given by the user.
-    ///
-    /// # Errors
-    /// A message if several ranks are requested and there is no launcher.
     pub fn new(mpirun: Option<&Path>, several_ranks: bool) -> Result<Self, String> {
         let launcher = match (crate::comm::library(), mpirun) {
             (None, _) if several_ranks => {
@@ -86,9 +76,6 @@ impl LocalMachine {
     }
 
     /// Runs it and waits for its end.
-    ///
-    /// # Errors
-    /// A message if it cannot be started.
     pub fn run(&self, run: &LocalRun, limits: &Limits<'_>) -> Result<Ended, String> {
         let launcher = self.launcher.as_ref();
         let mut words = launcher.map_or(Vec::new(), |launcher| launcher.words(run.ranks));

@@ -9,13 +9,13 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `text`, `columns`, `console`, `parallel`, `atomic_file`, `process` | shared by all modules, independent of images |
+//! | `text`, `columns`, `console`, `parallel`, `process`, `atomic_file` | shared by all modules, independent of images |
 //! | `units`, `partition` | sigma in voxels and FWHM in mm; costs and ranks → shares |
+//! | `comm` | messages between ranks: serial, threads, MPI |
 //! | `slurm`, `resources`, `logging`, `fault` | the job's environment and accounting; CPUs and memory; log lines; faults for tests |
 //! | [`volume`], [`image_io`], [`filter`], `phantom` | voxels, files, filters, deterministic test images |
 //! | `images` | inputs → an ordered list of images with output names |
 //! | `job` | one image from start to end: steps, outcome, memory, cost, threads |
-//! | `comm` | messages between ranks: serial, threads, MPI |
 //! | `report`, `journal` | records of outcomes: the report at the end, the journal during the run |
 //! | `run` | the work of every rank, written against `comm::Communicator` |
 //! | `launch`, `study` | runs as child processes; scaling studies and plans |

@@ -80,9 +80,6 @@ impl<'a> MakeWriter<'a> for AroundBars {
 
 /// Starts logging for this rank and returns a span with rank and host for every line. The caller must enter
 /// it.
-///
-/// # Errors
-/// A message with the folder if the rank's file cannot be created.
 pub fn start(args: &LogArgs, rank: usize, host: &str) -> Result<tracing::Span, String> {
     let level = match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::ERROR,

@@ -1,10 +1,11 @@
 //! Identifies this process, so that another process can check later if it is still alive.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gethostname};
 use serde::{Deserialize, Serialize};
 
 /// Together with the PID, identifies a process among all machines and times. Host names are not used, because
@@ -13,7 +14,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct ProcessId {
     /// The boot ID of the machine.
     pub(crate) boot_id: String,
-    /// The PID namespace.
     pub(crate) pid_namespace: u64,
     /// Its start time, in clock ticks since boot.
     pub(crate) start_ticks: u64,
@@ -23,12 +23,9 @@ impl ProcessId {
     /// This process; `None` if the system does not report it.
     pub(crate) fn current() -> Option<Self> {
         Some(Self {
-            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .ok()?
-                .trim()
-                .to_owned(),
+            boot_id: boot_id()?.trim().to_owned(),
             pid_namespace: pid_namespace()?,
-            start_ticks: Stat::of("self")?.start_ticks,
+            start_ticks: start_ticks()?,
         })
     }
 
@@ -40,13 +37,44 @@ impl ProcessId {
             return None;
         }
         let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
-        if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
-            return Some(false);
-        }
-        // Another user's process can be hidden. It is alive then, but its start is unknown.
-        let stat = Stat::of(&pid.to_string());
-        Some(stat.is_none_or(|stat| stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')))
+        Some(lives_since(pid, self.start_ticks))
     }
+}
+
+/// Whether a process of this host is alive. A zombie process is not.
+pub(crate) fn lives(pid: i32) -> bool {
+    lives_as(pid, |_| true)
+}
+
+/// The same, and it is the process that started at this time.
+pub(crate) fn lives_since(pid: i32, start_ticks: u64) -> bool {
+    lives_as(pid, |stat| stat.start_ticks == start_ticks)
+}
+
+fn lives_as(pid: i32, is_meant: impl Fn(&Stat) -> bool) -> bool {
+    // Another user's process can be hidden. It is alive then, but its start is unknown.
+    kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+        && Stat::of(&pid.to_string()).is_none_or(|stat| is_meant(&stat) && !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// When this process started, in clock ticks since boot; `None` if the system does not report it.
+pub(crate) fn start_ticks() -> Option<u64> {
+    Some(Stat::of("self")?.start_ticks)
+}
+
+/// Identifies the scope of PIDs: this boot of this host, and this PID namespace. Digits and letters.
+pub(crate) fn space() -> &'static str {
+    static SPACE: LazyLock<String> = LazyLock::new(|| {
+        let host = || gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let boot = boot_id().unwrap_or_else(host);
+        let namespace = pid_namespace().map_or(String::new(), |number| number.to_string());
+        format!("{:08x}n{namespace}", crc32fast::hash(boot.as_bytes()))
+    });
+    &SPACE
+}
+
+fn boot_id() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
 /// The number of this process's PID namespace.
@@ -80,6 +108,8 @@ impl Stat {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -103,9 +133,13 @@ mod tests {
         };
         assert_eq!(contained.lives(pid), None);
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let id = child.id();
+        let ended = child.id();
+        let until = Instant::now() + Duration::from_secs(20);
+        while lives(ended as i32) {
+            assert!(Instant::now() < until, "a zombie is not alive");
+        }
         child.wait().unwrap();
-        assert_eq!(own.lives(id), Some(false));
+        assert_eq!((lives(ended as i32), own.lives(ended)), (false, Some(false)));
     }
 
     #[test]

@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm;
@@ -55,8 +52,12 @@ pub fn available_cpus() -> usize {
 
 /// CPU seconds that all threads of this process have used so far, user and system.
 pub fn cpu_seconds() -> f64 {
+    cpu_seconds_of(UsageWho::RUSAGE_SELF)
+}
+
+pub(crate) fn cpu_seconds_of(who: UsageWho) -> f64 {
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
+    getrusage(who).map_or(0.0, |usage| {
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
 }
@@ -114,40 +115,6 @@ fn status_bytes(field: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib = value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
     Some(kib * 1024)
-}
-
-/// Whether a process of this host is alive. A zombie process is not.
-pub fn process_lives(pid: i32) -> bool {
-    if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
-        return false;
-    }
-    // The state follows the name, which is in parentheses and can contain any character.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.trim_start().chars().next());
-    !matches!(state, Some('Z' | 'X'))
-}
-
-/// The start time of a process, in clock ticks since boot; `None` if the system does not report it. Together
-/// with the PID it identifies a process of this host.
-pub(crate) fn process_start(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// Identifies the scope of PIDs: this boot of this host, and this PID namespace. Digits and letters.
-pub(crate) fn process_space() -> &'static str {
-    static SPACE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        let boot = boot.unwrap_or_else(|_| host_name());
-        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let digits = |c: &char| c.is_ascii_digit();
-        let namespace: String = namespace.to_string_lossy().chars().filter(digits).collect();
-        format!("{:08x}n{namespace}", crc32fast::hash(boot.as_bytes()))
-    });
-    &SPACE
 }
 
 /// A limit on the memory of this process, and its source.
@@ -296,20 +263,6 @@ mod tests {
         let all = cpu_seconds();
         assert!(counted >= 0.02 - 1e-9, "{counted}");
         assert!(counted <= all - before, "{counted} {before} {all}");
-    }
-
-    #[test]
-    fn a_process_that_has_ended_does_not_live() {
-        assert!(process_lives(std::process::id() as i32));
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = child.id() as i32;
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        // It is still a zombie.
-        while process_lives(pid) {
-            assert!(std::time::Instant::now() < until);
-        }
-        child.wait().unwrap();
-        assert!(!process_lives(pid));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod coordinate;
 mod dry_run;
 mod limits;
 mod memory;
+mod non_root_loop;
 mod progress;
 mod queue;
 mod rank_loop;
@@ -24,13 +25,10 @@ mod share;
 mod stop;
 mod verify;
 mod worker;
-mod worker_loop;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
-
-use thiserror::Error;
 
 use agree::{Listed, Ranks};
 use share::{Decision, Schedule};
@@ -45,17 +43,18 @@ pub use stop::on_signals;
 pub use verify::{VerifyRequest, verify};
 
 use crate::atomic_file;
+use crate::columns::write_csv;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
 use crate::filter::OutputSpec;
-use crate::images::{ImageEntry, ListRequest};
+use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
-use crate::job::outcome::Status;
+use crate::job::outcome::{Outcome, Reason, Status};
 use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::process::ProcessId;
-use crate::report::{Journals, ListedImage, Report, RunFacts, Shards, State, csv, table};
+use crate::report::{ImageRow, Journals, Launch, Report, SCHEMA, Shards, State, Totals, csv, table};
 use crate::resources::CpuMeter;
 use crate::text::{self, printable};
 use crate::{comm, console, resources, slurm};
@@ -74,7 +73,6 @@ pub const EXIT_NO_MPI: u8 = 70;
 /// What to filter, how, and what to report. Every rank parses the same command line, so it is never sent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which images.
     pub list: ListRequest,
     /// Only this many of them, from the first.
     pub limit: Option<usize>,
@@ -84,14 +82,12 @@ pub struct Config {
     pub existing: Existing,
     /// The job for each image.
     pub job: ImageJob,
-    /// How the images are distributed.
     pub strategy: Strategy,
     /// Threads of each rank; `None`: one per CPU that it was allocated.
     pub threads: Option<usize>,
     /// No image is started that would finish later than this, in seconds since the run's start; `None`: the
     /// end of the Slurm job.
     pub stop_before_s: Option<f64>,
-    /// Path of the report.
     pub report: Option<PathBuf>,
     /// Whether the table is also written to a file next to the report.
     pub report_table: bool,
@@ -110,11 +106,6 @@ pub struct Config {
     /// A fault injected by a test.
     pub fault: Option<Fault>,
 }
-
-/// Why the run did not start.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct SetupError(pub String);
 
 /// Seconds since the run's start, equal on all ranks up to the duration of a broadcast. Monotonic.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +161,7 @@ pub fn filter(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> u
     })
 }
 
-fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u8, SetupError> {
+fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u8, String> {
     let started = SystemTime::now();
     let cpu = CpuMeter::start();
     let Some((setup, schedule)) = set_up(comm, config)? else {
@@ -203,7 +194,7 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
 /// # Errors
 /// The same error on every rank: a problem with the inputs, the output folder or the request. Nothing was
 /// written.
-fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, SetupError> {
+fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, String> {
     let clock = Clock::start_at(0.0);
     let ranks = agree::meet(comm, config);
     let listed = agree::list(comm, config)?;
@@ -217,9 +208,9 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
     } = listed;
     let decided = comm::from_root(comm, || {
         let looks = looks.as_deref().unwrap_or_default();
-        share::decide(config, &entries, looks, &ranks, clock).map_err(|error| error.0)
+        share::decide(config, &entries, looks, &ranks, clock)
     });
-    let (decision, schedule) = decided.map_err(SetupError)?;
+    let (decision, schedule) = decided?;
     let setup = Setup {
         entries: decision.of_shard(entries),
         unreadable_folders,
@@ -278,7 +269,7 @@ fn open_journal(
     config: &Config,
     setup: &Setup,
     schedule: &Schedule,
-) -> Result<Journal, SetupError> {
+) -> Result<Journal, String> {
     let rank = comm.rank();
     let output = &config.list.output;
     let create = || {
@@ -312,7 +303,7 @@ fn open_journal(
         }),
         _ => Ok(None),
     };
-    let roots = comm::agree(comm, roots).map_err(SetupError)?;
+    let roots = comm::agree(comm, roots)?;
     let opened = match roots {
         Some(journal) => Ok(journal),
         None => {
@@ -323,10 +314,10 @@ fn open_journal(
     let all = opened.as_ref().map(|_| ()).map_err(String::clone);
     let agreed = comm::agree(comm, all);
     match (opened, agreed) {
-        (opened, Ok(())) => opened.map_err(SetupError),
+        (opened, Ok(())) => opened,
         (opened, Err(error)) => {
             opened.into_iter().for_each(Journal::discard);
-            Err(SetupError(error))
+            Err(error)
         }
     }
 }
@@ -369,20 +360,30 @@ fn report(
     work: root_loop::Work,
     started: SystemTime,
 ) -> u8 {
-    let facts = RunFacts {
+    let report = Report {
+        schema: SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         command: config.command.clone(),
-        interrupted: work.interrupted,
-        started,
+        state: match work.interrupted {
+            true => State::Interrupted,
+            false => State::Completed,
+        },
+        started: humantime::format_rfc3339_millis(started).to_string(),
         elapsed_s: setup.clock.now_s(),
-        cpus: setup.ranks.distinct_cpus,
-        mpi: comm.description(),
-        slurm: slurm::Job::from_env(),
-        sync: Some(config.job.sync),
+        launch: Launch {
+            cpus: setup.ranks.distinct_cpus,
+            mpi: comm.description(),
+            slurm: slurm::Job::from_env(),
+            sync: Some(config.job.sync),
+            ..Launch::default()
+        },
         filter: config.job.describe(),
         options: config.job.options(),
         strategy: config.strategy,
         journals: Some(Journals {
-            folder: absolute(&config.list.output.join(journal::FOLDER)),
+            folder: images::absolute(&config.list.output.join(journal::FOLDER))
+                .display()
+                .to_string(),
             runs: vec![setup.decision.run],
         }),
         shard: config.shard.map(|shard| Shards {
@@ -391,19 +392,23 @@ fn report(
         }),
         resume: setup.decision.resume,
         unreadable_folders: setup.unreadable_folders,
+        totals: Totals::default(),
+        ranks: Vec::new(),
+        images: Vec::new(),
     };
     let mut kept = setup.decision.skipped.iter().peekable();
-    let images = setup
-        .entries
-        .iter()
-        .enumerate()
-        .map(|(place, entry)| ListedImage {
-            index: entry.index,
+    let images = setup.entries.iter().enumerate().map(|(place, entry)| {
+        let without_record = match kept.next_if_eq(&&place) {
+            Some(_) => Reason::Kept,
+            None => Reason::NotStarted,
+        };
+        ImageRow {
             input: entry.input.display().to_string(),
             output: entry.output.display().to_string(),
-            kept: kept.next_if_eq(&&place).is_some(),
-        });
-    let mut report = Report::assemble(facts, images, work.records);
+            outcome: Outcome::skipped(entry.index, without_record),
+        }
+    });
+    let mut report = report.with_records(images, work.records);
     report.raise_rank_peak(ROOT, resources::peak_rss_bytes());
     if setup.unreadable_folders > 0 {
         tracing::error!(
@@ -450,14 +455,6 @@ fn print_warnings(report: &Report, output: Option<&OutputSpec>) {
     }
 }
 
-/// The absolute path; unchanged if the current folder is unknown.
-fn absolute(path: &Path) -> String {
-    std::path::absolute(path)
-        .unwrap_or_else(|_| path.to_owned())
-        .display()
-        .to_string()
-}
-
 /// The exit code of a run that ended in this state.
 pub fn exit_code_of(state: State) -> u8 {
     match state {
@@ -499,11 +496,11 @@ fn write_report(report: &Report, config: &Config) -> u8 {
         if config.report_csv {
             let path_of = |part: &str| path.with_extension(format!("{part}.csv"));
             let ranks = crate::report::write_whole(&path_of("ranks"), |file| {
-                csv::write_ranks(report, file).map_err(std::io::Error::other)
+                write_csv(&csv::RANKS, &report.ranks, file).map_err(std::io::Error::other)
             });
             write(path_of("ranks"), ranks);
             let images = crate::report::write_whole(&path_of("images"), |file| {
-                csv::write_images(report, file).map_err(std::io::Error::other)
+                write_csv(&csv::IMAGES, &report.images, file).map_err(std::io::Error::other)
             });
             write(path_of("images"), images);
         }

@@ -14,23 +14,16 @@ use serde::{Deserialize, Serialize};
 /// The job of this process, for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// `SLURM_JOB_ID`.
     pub job_id: String,
-    /// `SLURM_JOB_NAME`.
     pub job_name: Option<String>,
-    /// `SLURM_JOB_PARTITION`.
     pub partition: Option<String>,
-    /// `SLURM_ARRAY_JOB_ID`.
     pub array_job_id: Option<String>,
-    /// `SLURM_ARRAY_TASK_ID`.
     pub array_task_id: Option<String>,
     /// `SLURM_STEP_ID`, inside a step.
     pub step_id: Option<String>,
     /// `SLURM_JOB_NODELIST`, as Slurm writes it.
     pub node_list: Option<String>,
-    /// `SLURM_NTASKS`.
     pub ntasks: Option<String>,
-    /// `SLURM_CPUS_PER_TASK`.
     pub cpus_per_task: Option<String>,
     /// `SLURM_MEM_PER_CPU`, in MiB.
     pub mem_per_cpu_mib: Option<String>,
@@ -176,9 +169,6 @@ pub fn job_end_unix_s() -> Option<f64> {
 }
 
 /// The shard of an array task: (its number from 1, number of tasks).
-///
-/// # Errors
-/// A message that states what is missing if this is not an array task.
 pub fn array_shard() -> Result<(usize, usize), String> {
     array_shard_from(|name| std::env::var(name).ok())
 }

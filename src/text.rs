@@ -48,6 +48,29 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Ascending numbers as ranges of first and last.
+pub(crate) fn runs(numbers: &[usize]) -> Vec<(usize, usize)> {
+    let next = |a: &usize, b: &usize| a + 1 == *b;
+    let runs = numbers.chunk_by(next);
+    runs.map(|run| (run[0], run[run.len() - 1])).collect()
+}
+
+/// The numbers from 1 to `last` that are missing among these ascending ones, as ranges of first and last.
+pub(crate) fn gaps(numbers: impl Iterator<Item = usize>, last: usize) -> Vec<(usize, usize)> {
+    let mut next = 1;
+    let mut gaps = Vec::new();
+    for number in numbers {
+        if number > next {
+            gaps.push((next, number - 1));
+        }
+        next = next.max(number.saturating_add(1));
+    }
+    if next <= last {
+        gaps.push((next, last));
+    }
+    gaps
+}
+
 /// Ranges of first and last: `3, 7-9`. Long lists are truncated.
 pub(crate) fn ranges(ranges: &[(usize, usize)]) -> String {
     const MOST: usize = 20;

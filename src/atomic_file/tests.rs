@@ -109,8 +109,8 @@ fn unfinished_files_of_the_dead_are_removed_and_others_left() {
         let then = SystemTime::now() - Duration::from_secs(age_s);
         file.set_modified(then).unwrap();
     };
-    let (space, own) = (resources::process_space(), std::process::id());
-    let start = resources::process_start(own as i32).unwrap();
+    let (space, own) = (process::space(), std::process::id());
+    let start = process::start_ticks().unwrap();
     touch(&format!(".niimpi-{space}-{dead}-7-a.part"), 0);
     // Another process had this PID before.
     touch(&format!(".niimpi-{space}-{own}-{}-a.part", start + 1), 0);

@@ -65,9 +65,6 @@ impl InputArgs {
     }
 
     /// The command line that means the same in any working directory.
-    ///
-    /// # Errors
-    /// A message if the working directory is unknown.
     pub(super) fn words(&self) -> Result<Vec<OsString>, String> {
         let mut words: Vec<OsString> = Vec::new();
         for input in &self.inputs {

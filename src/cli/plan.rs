@@ -11,7 +11,7 @@ use super::job::JobArgs;
 use super::scaling::{mpi_type, positive, say};
 use crate::images::{ListRequest, NameTemplate};
 use crate::report::{self, destination};
-use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::run::{EXIT_DONE, EXIT_SOME_FAILED};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::BatchScript;
 use crate::slurm::limits::PartitionLimits;
@@ -170,21 +170,16 @@ fn parse_time(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "give a time as HH:MM:SS or DAYS-HH:MM:SS, or minutes".to_owned())
 }
 
-/// Plans, or checks a run. Returns the exit code: 0, 1 if a checked run exceeded its request, 2 if there is
-/// no plan.
-pub(super) fn run(args: &PlanArgs) -> u8 {
-    let done = match &args.check {
+/// Plans, or checks a run. Returns the exit code: 0, or 1 if a checked run exceeded its request.
+pub(super) fn run(args: &PlanArgs) -> Result<u8, String> {
+    match &args.check {
         Some(report) => check_run(report, args.plan.as_deref()),
         None => make_plan(args).map(|()| EXIT_DONE),
-    };
-    done.unwrap_or_else(|message| {
-        console::error(message);
-        EXIT_USAGE
-    })
+    }
 }
 
 fn check_run(path: &Path, plan: Option<&Path>) -> Result<u8, String> {
-    let report = report::read(path).map_err(|error| error.to_string())?;
+    let report = report::read(path)?;
     let beside = Some(path.with_extension("").with_extension("plan.json"));
     let beside = beside.filter(|beside| beside.is_file());
     let plan: Option<PlanDocument> = plan.or(beside.as_deref()).map(read_json).transpose()?;

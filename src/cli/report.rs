@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::columns::Style;
+use crate::columns::{Style, Table, write_csv};
 use crate::console;
 use crate::journal::series::{self, Sample};
-use crate::report::merge::{self, MergeError, Source};
+use crate::report::merge::{self, Source};
 use crate::report::table;
 use crate::report::{Report, State, csv, destination};
-use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, exit_code_of};
+use crate::run::{EXIT_DONE, EXIT_SOME_FAILED, exit_code_of};
 use crate::slurm::steps::{self, Account};
 use crate::text::ranges;
 
@@ -101,23 +101,17 @@ enum Rows {
 }
 
 /// Does what the arguments say and returns the exit code.
-pub(super) fn run(args: &ReportArgs) -> u8 {
-    let result = match &args.action {
+pub(super) fn run(args: &ReportArgs) -> Result<u8, String> {
+    match &args.action {
         Action::Show(args) => show(args),
         Action::Merge(args) => merge_files(args),
-    };
-    result.unwrap_or_else(|message| {
-        console::error(message);
-        EXIT_USAGE
-    })
+    }
 }
 
 fn show(args: &ShowArgs) -> Result<u8, String> {
-    let report = merge::read(&args.file).map_err(|error| error.to_string())?.report;
+    let report = merge::read(&args.file)?.report;
     let accounts = args.sacct.then(|| accounts_of(&report));
-    let samples = args
-        .series
-        .then(|| series::read(report.journals.as_ref()).map_err(|error| error.to_string()));
+    let samples = args.series.then(|| series::read(report.journals.as_ref()));
     let mut complaints = Vec::new();
     let accounts = accounts.and_then(|known| known.map_err(|why| complaints.push(why)).ok());
     let samples = samples.and_then(|known| known.map_err(|why| complaints.push(why)).ok());
@@ -127,7 +121,7 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
         Format::Table => write_tables(&mut text, &report, accounts, samples, Style::Terminal),
         Format::Markdown => write_tables(&mut text, &report, accounts, samples, Style::Markdown),
         Format::Csv => {
-            write_csv(&mut text, &report, args.rows, accounts, samples).map_err(|error| error.to_string())?
+            write_csvs(&mut text, &report, args.rows, accounts, samples).map_err(|error| error.to_string())?
         }
         Format::Json => {
             let json = Json {
@@ -154,7 +148,15 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
 fn accounts_of(report: &Report) -> Result<Vec<Account>, String> {
     let job = report.launch.slurm.as_ref();
     let job = job.ok_or("the run was no Slurm job, so there are no accounts of it")?;
-    steps::of_job(&job.job_id).map_err(|error| error.to_string())
+    let accounts = steps::of_job(&job.job_id)?;
+    if accounts.is_empty() {
+        return Err(format!(
+            "accounting has nothing on job {}: check that this cluster ran it, and that accounting keeps \
+             records for that long",
+            job.job_id
+        ));
+    }
+    Ok(accounts)
 }
 
 /// The report, and below it what else was asked for, each a table.
@@ -167,8 +169,8 @@ fn write_tables(
 ) {
     text.extend(table::render_as(report, style).into_bytes());
     let further = [
-        accounts.map(|accounts| table::render_accounts(accounts, style)),
-        samples.map(|samples| series::render(samples, style)),
+        accounts.map(|accounts| Table::of(&csv::ACCOUNTS, accounts).draw(style)),
+        samples.map(|samples| Table::of(&series::COLUMNS, samples).draw(style)),
     ];
     for part in further.into_iter().flatten() {
         text.push(b'\n');
@@ -177,7 +179,7 @@ fn write_tables(
 }
 
 /// Rows of ranks or images, and below an empty line each what else was asked for.
-fn write_csv(
+fn write_csvs(
     text: &mut Vec<u8>,
     report: &Report,
     rows: Rows,
@@ -185,16 +187,16 @@ fn write_csv(
     samples: Option<&[Sample]>,
 ) -> Result<(), ::csv::Error> {
     match rows {
-        Rows::Ranks => csv::write_ranks(report, &mut *text)?,
-        Rows::Images => csv::write_images(report, &mut *text)?,
+        Rows::Ranks => write_csv(&csv::RANKS, &report.ranks, &mut *text)?,
+        Rows::Images => write_csv(&csv::IMAGES, &report.images, &mut *text)?,
     }
     if let Some(accounts) = accounts {
         text.push(b'\n');
-        csv::write_accounts(accounts, &mut *text)?;
+        write_csv(&csv::ACCOUNTS, accounts, &mut *text)?;
     }
     if let Some(samples) = samples {
         text.push(b'\n');
-        series::write_csv(samples, &mut *text)?;
+        write_csv(&series::COLUMNS, samples, &mut *text)?;
     }
     Ok(())
 }
@@ -230,15 +232,13 @@ fn merge_files(args: &MergeArgs) -> Result<u8, String> {
         (Ok(path), Ok(output)) => path == output,
         _ => false,
     };
-    let sources: Result<Vec<Source>, MergeError> = args
+    let sources: Result<Vec<Source>, String> = args
         .files
         .iter()
         .filter(|path| !same(path))
         .map(|path| merge::read(path))
         .collect();
-    let report = sources
-        .and_then(merge::merge)
-        .map_err(|error| error.to_string())?;
+    let report = merge::merge(sources?)?;
     report
         .write_json(&args.output)
         .map_err(|error| format!("{}: the report cannot be written: {error}", args.output.display()))?;

@@ -10,7 +10,7 @@ use super::inputs::absolute_input;
 use super::job::JobArgs;
 use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
-use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE};
+use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED};
 use crate::slurm::batch::{Request, mpi_type_of};
 use crate::study::scaling::folder::{SCHEMA, StudyFolder, StudySpec, Via};
 use crate::study::scaling::{self, batch, local};
@@ -111,14 +111,7 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
 
 /// Runs, continues or collects the study. Returns the exit code: 0 if every run completed, 1 if some did not,
 /// 75 if the study was stopped or jobs are still in progress.
-pub(super) fn run(args: &ScalingArgs) -> u8 {
-    study(args).unwrap_or_else(|message| {
-        console::error(message);
-        EXIT_USAGE
-    })
-}
-
-fn study(args: &ScalingArgs) -> Result<u8, String> {
+pub(super) fn run(args: &ScalingArgs) -> Result<u8, String> {
     if let Some(path) = &args.collect {
         let folder = StudyFolder::at(path);
         let spec = folder.read_spec()?;
@@ -230,7 +223,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
         output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()
     });
-    let images = listed.map_err(|error| error.to_string())?.entries.len();
+    let images = listed?.entries.len();
     let most = args.sizes.iter().copied().max().unwrap_or(0);
     if most > images {
         return Err(format!(

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::console;
 use crate::journal::status::Status;
-use crate::run::{EXIT_DONE, EXIT_USAGE};
+use crate::run::EXIT_DONE;
 use crate::text::printable;
 
 /// Show the progress of a run, during the run or afterwards
@@ -23,25 +23,15 @@ pub(super) struct StatusArgs {
 }
 
 /// Prints the status; exit code 2 when there is no journal to read.
-pub(super) fn run(args: &StatusArgs) -> u8 {
+pub(super) fn run(args: &StatusArgs) -> Result<u8, String> {
     let folder = printable(&args.output.display().to_string());
-    match Status::load(&args.output) {
-        Ok(status) if status.runs.is_empty() => {
-            console::error(format_args!(
-                "{folder}: contains no journal of a run; give the --output folder of a run"
-            ));
-            EXIT_USAGE
-        }
-        Ok(status) => match console::print(status.render()) {
-            Ok(()) => EXIT_DONE,
-            Err(error) => {
-                console::error(format_args!("cannot write to standard output: {error}"));
-                EXIT_USAGE
-            }
-        },
-        Err(error) => {
-            console::error(format_args!("{folder}: cannot read the journals: {error}"));
-            EXIT_USAGE
-        }
+    let status =
+        Status::load(&args.output).map_err(|error| format!("{folder}: cannot read the journals: {error}"))?;
+    if status.runs.is_empty() {
+        return Err(format!(
+            "{folder}: contains no journal of a run; give the --output folder of a run"
+        ));
     }
+    console::print(status.render()).map_err(|error| format!("cannot write to standard output: {error}"))?;
+    Ok(EXIT_DONE)
 }

@@ -11,7 +11,7 @@ use crate::image_io::{Header, Image, ImageWriter, Version};
 use crate::parallel::par_map;
 use crate::phantom::Phantom;
 use crate::resources;
-use crate::run::{EXIT_DONE, EXIT_USAGE};
+use crate::run::EXIT_DONE;
 use crate::text::mib;
 use crate::volume::Datatype;
 
@@ -65,21 +65,7 @@ struct PhantomArgs {
 }
 
 /// Writes the images.
-pub(super) fn run(args: &SynthArgs) -> u8 {
-    match write_all(args) {
-        Ok(()) => {
-            // The images are there, whoever reads this.
-            let _ = console::print(format!("{} images in {}\n", args.count, args.dir.display()));
-            EXIT_DONE
-        }
-        Err(message) => {
-            console::error(message);
-            EXIT_USAGE
-        }
-    }
-}
-
-fn write_all(args: &SynthArgs) -> Result<(), String> {
+pub(super) fn run(args: &SynthArgs) -> Result<u8, String> {
     std::fs::create_dir_all(&args.dir)
         .map_err(|error| format!("{}: the folder cannot be made: {error}", args.dir.display()))?;
     if !args.overwrite {
@@ -91,7 +77,10 @@ fn write_all(args: &SynthArgs) -> Result<(), String> {
     let workers = vec![(); threads];
     par_map(&workers, threads, |()| write_some(&phantom, args, threads, &next))
         .into_iter()
-        .collect()
+        .collect::<Result<(), String>>()?;
+    // The images are there, whoever reads this.
+    let _ = console::print(format!("{} images in {}\n", args.count, args.dir.display()));
+    Ok(EXIT_DONE)
 }
 
 fn refuse_replacing(args: &SynthArgs) -> Result<(), String> {
@@ -245,12 +234,12 @@ mod tests {
             let dir = dir.to_str().unwrap();
             parse(&[&[dir, "--count=12", "--shape=4,4,4"], more].concat()).unwrap()
         };
-        assert_eq!(write_all(&words(&[])), Ok(()));
+        assert_eq!(run(&words(&[])), Ok(EXIT_DONE));
         for name in ["sample_9.nii.gz", "sample_11.nii.gz"] {
             std::fs::write(dir.join(name), "mine").unwrap();
         }
         std::fs::remove_file(dir.join("sample_1.nii.gz")).unwrap();
-        let error = write_all(&words(&[])).unwrap_err();
+        let error = run(&words(&[])).unwrap_err();
         assert!(
             error.contains("11 of the 12 images exist already, the first is sample_2.nii.gz"),
             "{error}"
@@ -258,7 +247,7 @@ mod tests {
         assert!(error.contains("--overwrite"), "{error}");
         assert_eq!(std::fs::read(dir.join("sample_9.nii.gz")).unwrap(), b"mine");
         assert!(!dir.join("sample_1.nii.gz").exists());
-        assert_eq!(write_all(&words(&["--overwrite"])), Ok(()));
+        assert_eq!(run(&words(&["--overwrite"])), Ok(EXIT_DONE));
         assert_ne!(std::fs::read(dir.join("sample_9.nii.gz")).unwrap(), b"mine");
     }
 
@@ -275,8 +264,8 @@ mod tests {
         }
         let dir = folder.path().to_str().unwrap();
         assert_eq!(
-            write_all(&parse(&[dir, "--count=2", "--shape=4,4,4"]).unwrap()),
-            Ok(())
+            run(&parse(&[dir, "--count=2", "--shape=4,4,4"]).unwrap()),
+            Ok(EXIT_DONE)
         );
     }
 

@@ -1,6 +1,7 @@
 //! Handshake: refuses ranks that were started with different programs or requests.
 
 use super::{Communicator, ROOT, encode, from_root};
+use crate::text::runs;
 
 /// The request of a rank, as named values that must be equal on all ranks.
 pub(crate) type Request = Vec<(String, String)>;
@@ -45,13 +46,7 @@ fn difference(requests: &[Request]) -> Option<String> {
 /// `rank 3`, or `ranks 3, 5-7`.
 fn text_of_ranks(ranks: &[usize]) -> String {
     const MOST_RUNS: usize = 8;
-    let runs: Vec<(usize, usize)> = ranks.iter().fold(Vec::new(), |mut runs, &rank| {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == rank => *last = rank,
-            _ => runs.push((rank, rank)),
-        }
-        runs
-    });
+    let runs = runs(ranks);
     let text: Vec<String> = runs
         .iter()
         .take(MOST_RUNS)

@@ -9,7 +9,6 @@ mod handshake;
 pub mod launcher;
 #[cfg(feature = "mpi")]
 pub mod mpi;
-pub mod path_bytes;
 pub mod serial;
 pub mod threads;
 mod world;

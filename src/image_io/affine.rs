@@ -1,7 +1,6 @@
 //! The affine of a header: positions of voxels in space, and comparison of two grids.
 
 use super::header::Header;
-use super::header_layout::Version;
 use crate::volume::Geometry;
 
 /// Maps voxel indices x, y, z to mm: three rows of a matrix, each with its offset.
@@ -62,31 +61,14 @@ impl Header {
     }
 
     pub(super) fn grid_fields(&self) -> GridFields {
-        match self.version() {
-            Version::Nifti1 => {
-                let short = |start: usize| i32::from(i16::from_le_bytes(self.field(start)));
-                let real = |start: usize| f64::from(f32::from_le_bytes(self.field(start)));
-                GridFields {
-                    qform_code: short(252),
-                    sform_code: short(254),
-                    pixdim: std::array::from_fn(|i| real(76 + 4 * i)),
-                    quaternion: std::array::from_fn(|i| real(256 + 4 * i)),
-                    offset: std::array::from_fn(|i| real(268 + 4 * i)),
-                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(280 + 4 * (4 * row + i)))),
-                }
-            }
-            Version::Nifti2 => {
-                let long = |start: usize| i32::from_le_bytes(self.field(start));
-                let real = |start: usize| f64::from_le_bytes(self.field(start));
-                GridFields {
-                    qform_code: long(344),
-                    sform_code: long(348),
-                    pixdim: std::array::from_fn(|i| real(104 + 8 * i)),
-                    quaternion: std::array::from_fn(|i| real(352 + 8 * i)),
-                    offset: std::array::from_fn(|i| real(376 + 8 * i)),
-                    sform: std::array::from_fn(|row| std::array::from_fn(|i| real(400 + 8 * (4 * row + i)))),
-                }
-            }
+        let raw = self.raw();
+        GridFields {
+            qform_code: raw.code(252, 344),
+            sform_code: raw.code(254, 348),
+            pixdim: raw.reals(76, 104),
+            quaternion: raw.reals(256, 352),
+            offset: raw.reals(268, 376),
+            sform: raw.sform(),
         }
     }
 
@@ -169,6 +151,7 @@ pub fn corner_distance_vox(shape: [usize; 3], one: &Affine, other: &Affine) -> f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_io::Version;
     use crate::volume::Datatype;
 
     #[test]

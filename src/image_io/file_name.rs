@@ -1,6 +1,8 @@
 //! Names of image files: which files are images, their stems, and the other half of a pair.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// The role of an image file, by its name.
 ///
@@ -56,31 +58,17 @@ impl Suffix {
     }
 }
 
+const fn suffix(role: Role, gzip: bool) -> Suffix {
+    Suffix { role, gzip }
+}
+
 const SUFFIXES: [Suffix; 6] = [
-    Suffix {
-        role: Role::Single,
-        gzip: true,
-    },
-    Suffix {
-        role: Role::Single,
-        gzip: false,
-    },
-    Suffix {
-        role: Role::Header,
-        gzip: true,
-    },
-    Suffix {
-        role: Role::Header,
-        gzip: false,
-    },
-    Suffix {
-        role: Role::Voxels,
-        gzip: true,
-    },
-    Suffix {
-        role: Role::Voxels,
-        gzip: false,
-    },
+    suffix(Role::Single, true),
+    suffix(Role::Single, false),
+    suffix(Role::Header, true),
+    suffix(Role::Header, false),
+    suffix(Role::Voxels, true),
+    suffix(Role::Voxels, false),
 ];
 
 /// Whether a file of this name is an image. Case does not matter, and names need not be UTF-8.
@@ -92,7 +80,7 @@ pub fn is_image_name(name: &OsStr) -> bool {
 
 /// The stem of an image's file name and its suffix: `sub-01_T1w.v2.NII.gz` → (`sub-01_T1w.v2`, `.nii.gz`).
 pub fn split(name: &OsStr) -> Option<(&OsStr, Suffix)> {
-    let bytes = name.as_encoded_bytes();
+    let bytes = name.as_bytes();
     SUFFIXES.into_iter().find_map(|suffix| {
         let stem_len = bytes
             .len()
@@ -102,10 +90,7 @@ pub fn split(name: &OsStr) -> Option<(&OsStr, Suffix)> {
         if !tail.eq_ignore_ascii_case(suffix.as_str().as_bytes()) {
             return None;
         }
-        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII
-        // character.
-        let stem = unsafe { OsStr::from_encoded_bytes_unchecked(stem) };
-        Some((stem, suffix))
+        Some((OsStr::from_bytes(stem), suffix))
     })
 }
 
@@ -118,7 +103,7 @@ pub fn pair_partner(name: &OsStr) -> Option<OsString> {
         Role::Header => b"img",
         Role::Voxels => b"hdr",
     };
-    let bytes = name.as_encoded_bytes();
+    let bytes = name.as_bytes();
     let start = stem.len() + 1;
     let mut partner = bytes.to_vec();
     for (offset, &letter) in other.iter().enumerate() {
@@ -129,24 +114,27 @@ pub fn pair_partner(name: &OsStr) -> Option<OsString> {
             letter
         };
     }
-    // SAFETY: ASCII letters of an OsStr's bytes were replaced with other ASCII letters.
-    Some(unsafe { OsString::from_encoded_bytes_unchecked(partner) })
+    Some(OsString::from_vec(partner))
 }
 
 /// `name` with `.gz` added, or without it if it has it.
 pub(crate) fn toggle_gzip(name: &OsStr) -> Option<OsString> {
     let (_, suffix) = split(name)?;
-    if suffix.gzip {
-        let bytes = name.as_encoded_bytes();
-        let cut = &bytes[..bytes.len() - ".gz".len()];
-        // SAFETY: the bytes come from an OsStr and are cut right before a dot, which is a whole ASCII
-        // character.
-        Some(unsafe { OsStr::from_encoded_bytes_unchecked(cut) }.to_os_string())
-    } else {
-        let mut longer = name.to_os_string();
-        longer.push(".gz");
-        Some(longer)
+    let mut name = name.as_bytes().to_vec();
+    match suffix.gzip {
+        true => name.truncate(name.len() - ".gz".len()),
+        false => name.extend_from_slice(b".gz"),
     }
+    Some(OsString::from_vec(name))
+}
+
+/// The files of the image at `path`: the file itself, and of a pair the other half.
+pub(crate) fn files_at(path: &Path) -> [Option<PathBuf>; 2] {
+    let other_half = path.file_name().and_then(pair_partner);
+    [
+        Some(path.to_owned()),
+        other_half.map(|name| path.with_file_name(name)),
+    ]
 }
 
 #[cfg(test)]
@@ -196,10 +184,8 @@ mod tests {
         assert_eq!(pair_partner(OsStr::new("a.nii")), None);
     }
 
-    #[cfg(unix)]
     #[test]
     fn names_need_not_be_utf8() {
-        use std::os::unix::ffi::OsStrExt;
         let name = OsStr::from_bytes(b"caf\xe9.img.gz");
         assert_eq!(
             split(name).map(|(stem, _)| stem.as_bytes()),

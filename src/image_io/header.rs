@@ -216,9 +216,8 @@ impl Header {
         self.vox_offset
     }
 
-    /// `N` bytes of the header, little-endian, from `start` on.
-    pub(super) fn field<const N: usize>(&self, start: usize) -> [u8; N] {
-        self.raw.get(start)
+    pub(super) fn raw(&self) -> &HeaderLayout {
+        &self.raw
     }
 
     /// The version of the header at the start of a file, of which `bytes` are the first [`LEN_1`] or as many
@@ -278,15 +277,11 @@ impl Header {
         (self.raw, self.big_endian) = HeaderLayout::from_file(version, bytes);
         self.extensions.clear();
         self.warnings.clear();
-        let ndim = self.raw.ndim();
+        let ndim = self.raw.length(0);
         if !(1..=7).contains(&ndim) {
             return Err(Cause::BadDimensionCount { ndim });
         }
-        let fields = match version {
-            Version::Nifti1 => self.fields_1()?,
-            Version::Nifti2 => self.fields_2(),
-        };
-        self.take(&fields, ndim as usize, layout)
+        self.take(&self.fields(), ndim as usize, layout)
     }
 
     fn take(&mut self, fields: &Fields, ndim: usize, layout: Layout) -> Result<(), Cause> {
@@ -392,46 +387,32 @@ impl Header {
         });
     }
 
-    /// Parses the fields of NIfTI-1 with the nifti crate.
-    fn fields_1(&self) -> Result<Fields, Cause> {
-        let header = NiftiHeader::from_reader(self.raw.as_slice()).map_err(|_| Cause::BadMagic {
-            found: beginning(&self.raw.as_slice()[344..]),
-        })?;
-        Ok(Fields {
-            sizeof_hdr: header.sizeof_hdr,
-            freesurfer_vertices: i64::from(header.glmin),
-            // Lengths are u16 in the crate and signed in the standard.
-            dim: header.dim.map(|length| i64::from(length as i16)),
-            datatype: header.datatype,
-            bitpix: header.bitpix,
-            pixdim: header.pixdim.map(f64::from),
-            vox_offset: f64::from(header.vox_offset),
-            scl_slope: f64::from(header.scl_slope),
-            scl_inter: f64::from(header.scl_inter),
-            xyzt_units: header.xyzt_units,
-            intent_code: i32::from(header.intent_code),
-            sform_code: i32::from(header.sform_code),
-            srow: [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from)),
-        })
-    }
-
-    fn fields_2(&self) -> Fields {
-        let real = |start: usize| f64::from_le_bytes(self.raw.get(start));
-        let offset = i64::from_le_bytes(self.raw.get(168));
+    fn fields(&self) -> Fields {
+        let raw = &self.raw;
+        let [datatype, bitpix] = raw.datatype();
+        let [scl_slope, scl_inter] = raw.reals(112, 176);
+        let (freesurfer_vertices, vox_offset, xyzt_units) = match raw.version {
+            Version::Nifti1 => (
+                i32::from_le_bytes(raw.get(144)).into(),
+                f32::from_le_bytes(raw.get(108)).into(),
+                raw.get::<1>(123),
+            ),
+            Version::Nifti2 => (0, i64::from_le_bytes(raw.get(168)) as f64, raw.get::<1>(500)),
+        };
         Fields {
-            sizeof_hdr: i32::from_le_bytes(self.raw.get(0)),
-            freesurfer_vertices: 0,
-            dim: std::array::from_fn(|axis| i64::from_le_bytes(self.raw.get(16 + 8 * axis))),
-            datatype: i16::from_le_bytes(self.raw.get(12)),
-            bitpix: i16::from_le_bytes(self.raw.get(14)),
-            pixdim: std::array::from_fn(|axis| real(104 + 8 * axis)),
-            vox_offset: offset as f64,
-            scl_slope: real(176),
-            scl_inter: real(184),
-            xyzt_units: self.raw.get::<1>(500)[0],
-            intent_code: i32::from_le_bytes(self.raw.get(504)),
-            sform_code: i32::from_le_bytes(self.raw.get(348)),
-            srow: std::array::from_fn(|row| std::array::from_fn(|column| real(400 + 8 * (4 * row + column)))),
+            sizeof_hdr: i32::from_le_bytes(raw.get(0)),
+            freesurfer_vertices,
+            dim: std::array::from_fn(|axis| raw.length(axis)),
+            datatype,
+            bitpix,
+            pixdim: raw.reals(76, 104),
+            vox_offset,
+            scl_slope,
+            scl_inter,
+            xyzt_units: xyzt_units[0],
+            intent_code: raw.code(68, 504),
+            sform_code: raw.code(254, 348),
+            srow: raw.sform(),
         }
     }
 

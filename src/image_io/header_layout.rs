@@ -156,16 +156,50 @@ impl HeaderLayout {
         std::array::from_fn(|index| self.bytes[start + index])
     }
 
+    /// The number at the first of these places in NIfTI-1, as 16 bits, or at the second in NIfTI-2, as 32.
+    pub fn code(&self, start_1: usize, start_2: usize) -> i32 {
+        match self.version {
+            Version::Nifti1 => i16::from_le_bytes(self.get(start_1)).into(),
+            Version::Nifti2 => i32::from_le_bytes(self.get(start_2)),
+        }
+    }
+
+    /// The same of real numbers in single and in double precision, of which each is followed by others.
+    pub fn reals<const N: usize>(&self, start_1: usize, start_2: usize) -> [f64; N] {
+        std::array::from_fn(|index| match self.version {
+            Version::Nifti1 => f32::from_le_bytes(self.get(start_1 + 4 * index)).into(),
+            Version::Nifti2 => f64::from_le_bytes(self.get(start_2 + 8 * index)),
+        })
+    }
+
+    /// The three rows of the sform's affine.
+    pub fn sform(&self) -> [[f64; 4]; 3] {
+        std::array::from_fn(|row| self.reals(280 + 16 * row, 400 + 32 * row))
+    }
+
     /// Sets the bytes from `start` on.
     pub fn put<const N: usize>(&mut self, start: usize, value: [u8; N]) {
         self.bytes[start..start + N].copy_from_slice(&value);
     }
 
-    /// The number of axes, `dim[0]`.
-    pub fn ndim(&self) -> i64 {
+    /// The length of one axis, `dim[axis]`; `dim[0]` is the number of axes.
+    pub fn length(&self, axis: usize) -> i64 {
         match self.version {
-            Version::Nifti1 => i64::from(i16::from_le_bytes(self.get(40))),
-            Version::Nifti2 => i64::from_le_bytes(self.get(16)),
+            Version::Nifti1 => i16::from_le_bytes(self.get(40 + 2 * axis)).into(),
+            Version::Nifti2 => i64::from_le_bytes(self.get(16 + 8 * axis)),
+        }
+    }
+
+    /// `datatype` and `bitpix`.
+    pub fn datatype(&self) -> [i16; 2] {
+        let start = self.datatype_start();
+        [start, start + 2].map(|start| i16::from_le_bytes(self.get(start)))
+    }
+
+    fn datatype_start(&self) -> usize {
+        match self.version {
+            Version::Nifti1 => 70,
+            Version::Nifti2 => 12,
         }
     }
 
@@ -187,10 +221,7 @@ impl HeaderLayout {
 
     /// Sets `datatype` and `bitpix`.
     pub fn put_datatype(&mut self, code: i16, bitpix: i16) {
-        let start = match self.version {
-            Version::Nifti1 => 70,
-            Version::Nifti2 => 12,
-        };
+        let start = self.datatype_start();
         self.put(start, code.to_le_bytes());
         self.put(start + 2, bitpix.to_le_bytes());
     }

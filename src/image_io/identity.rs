@@ -142,7 +142,7 @@ pub(crate) mod path_text {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
 
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde::{Deserialize, Deserializer, Serializer};
 
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -154,7 +154,7 @@ pub(crate) mod path_text {
     pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         match path.to_str() {
             Some(text) if serializer.is_human_readable() => serializer.serialize_str(text),
-            _ => path.as_os_str().as_bytes().serialize(serializer),
+            _ => serializer.serialize_bytes(path.as_os_str().as_bytes()),
         }
     }
 
@@ -166,5 +166,24 @@ pub(crate) mod path_text {
             Text::Text(text) => text.into(),
             Text::Bytes(bytes) => OsString::from_vec(bytes).into(),
         })
+    }
+
+    /// The same for an optional path; a missing one is an empty one.
+    pub(crate) mod optional {
+        use super::{Deserializer, Path, PathBuf, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(
+            path: &Option<PathBuf>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            super::serialize(path.as_deref().unwrap_or(Path::new("")), serializer)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<PathBuf>, D::Error> {
+            let path = super::deserialize(deserializer)?;
+            Ok((!path.as_os_str().is_empty()).then_some(path))
+        }
     }
 }

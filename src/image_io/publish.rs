@@ -147,7 +147,7 @@ impl StagedFile {
     }
 }
 
-fn failed(action: &'static str, path: &Path, error: io::Error) -> ImageError {
+pub(super) fn failed(action: &'static str, path: &Path, error: io::Error) -> ImageError {
     Cause::writing(action, folder_of(path), error).at(path)
 }
 

@@ -14,7 +14,7 @@ use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::FileId;
 use super::image::Image;
-use super::publish::{Part, StagedFile, create_part, folder_of};
+use super::publish::{Part, StagedFile, create_part, failed};
 use crate::atomic_file::{Folders, PartFile};
 use crate::volume::Volume;
 
@@ -186,13 +186,13 @@ impl ChunkedWriter {
             .map_err(|cause| cause.at(path))?;
         let mut chunk = Chunk::default();
         let mut encoder = ChunkEncoder::new(level);
-        let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
+        let not_written = |error| failed("writing", path, error);
         let mut file = create_part(path, options.folders)?;
-        let mut member = GzipMember::start(file.file()).map_err(failed("writing"))?;
+        let mut member = GzipMember::start(file.file()).map_err(not_written)?;
         let voxel_bytes = volume.datatype.size_bytes();
         member
             .append_content(file.file(), &bytes, voxel_bytes, &mut encoder, &mut chunk)
-            .map_err(failed("writing"))?;
+            .map_err(not_written)?;
         Ok(Some(ChunkedWriter {
             path: path.to_owned(),
             file,
@@ -207,7 +207,7 @@ impl ChunkedWriter {
     /// See [`Cause`].
     pub fn append(&mut self, chunk: &Chunk) -> Result<(), ImageError> {
         let written = self.member.append(self.file.file(), chunk);
-        written.map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))
+        written.map_err(|error| failed("writing", &self.path, error))
     }
 
     /// Completes the file.
@@ -218,7 +218,7 @@ impl ChunkedWriter {
         let written = self
             .member
             .finish(self.file.file())
-            .map_err(|error| Cause::writing("writing", folder_of(&self.path), error).at(&self.path))?;
+            .map_err(|error| failed("writing", &self.path, error))?;
         let part = Part::complete(self.file, &self.path, &written);
         Ok(StagedFile::new(vec![part], self.sync))
     }
@@ -232,15 +232,13 @@ fn write_part(
     parts: &[&[u8]],
     voxel_bytes: usize,
 ) -> Result<Part, ImageError> {
-    let failed = |action| move |error| Cause::writing(action, folder_of(path), error).at(path);
     let mut file = create_part(path, folders)?;
     let sink = file.file();
     let written = match codec {
         Some(codec) => write_gzip(sink, codec, parts, voxel_bytes),
         None => write_plain(sink, parts),
     }
-    .map_err(failed("writing"))?;
-    sink.flush().map_err(failed("writing"))?;
+    .map_err(|error| failed("writing", path, error))?;
     Ok(Part::complete(file, path, &written))
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::error::ListError;
+use super::error::listed_twice;
 use crate::image_io::file_name::{Role, pair_partner, split, toggle_gzip};
 
 /// The maximum number of images in a list. More is a mistake such as an endless pipe, and would need
@@ -22,9 +22,11 @@ pub(super) struct Found {
 }
 
 /// Adds an image.
-pub(super) fn push(found: &mut Vec<Found>, image: Found) -> Result<(), ListError> {
+pub(super) fn push(found: &mut Vec<Found>, image: Found) -> Result<(), String> {
     if found.len() == MOST_IMAGES {
-        return Err(ListError::TooMany { most: MOST_IMAGES });
+        return Err(format!(
+            "more than {MOST_IMAGES} images; split the list, or check what writes it"
+        ));
     }
     found.push(image);
     Ok(())
@@ -54,13 +56,10 @@ pub(crate) fn natural_order(a: &Path, b: &Path) -> Ordering {
 }
 
 /// Sorts the images, merges the two files of each pair, and refuses a path that is listed twice.
-pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), ListError> {
+pub(super) fn sort_and_merge_pairs(found: &mut Vec<Found>) -> Result<(), String> {
     found.sort_by(|a, b| natural_order(&a.input, &b.input));
     if let Some(twice) = found.windows(2).find(|two| two[0].input == two[1].input) {
-        return Err(ListError::ListedTwice {
-            path: twice[0].input.clone(),
-            line: twice[1].line,
-        });
+        return Err(listed_twice(&twice[0].input, twice[1].line));
     }
     let stands_for_a_pair: Vec<bool> = found
         .iter()
@@ -93,7 +92,7 @@ fn is_half_of_another(image: &Found, found: &[Found]) -> bool {
 mod tests {
     use super::*;
 
-    fn merged(names: &[&str]) -> Result<Vec<String>, ListError> {
+    fn merged(names: &[&str]) -> Result<Vec<String>, String> {
         let mut found = names
             .iter()
             .map(|name| Found {
@@ -124,10 +123,8 @@ mod tests {
         ] {
             assert_eq!(merged(names).unwrap(), images, "{names:?}");
         }
-        assert!(matches!(
-            merged(&["b.nii", "a.nii", "b.nii"]),
-            Err(ListError::ListedTwice { path, .. }) if path == Path::new("b.nii")
-        ));
+        let twice = merged(&["b.nii", "a.nii", "b.nii"]).unwrap_err();
+        assert!(twice.starts_with("b.nii: listed twice"), "{twice}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::error::ListError;
+use super::error::{no_access, no_image_name};
 use crate::image_io::file_name::is_image_name;
 
 /// Maximum length of a line in bytes, far more than systems allow for a path.
@@ -21,12 +21,12 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// skipped; `-` is standard input.
 pub(super) fn read_list(
     list: &Path,
-    mut take: impl FnMut(PathBuf, usize) -> Result<(), ListError>,
-) -> Result<(), ListError> {
+    mut take: impl FnMut(PathBuf, usize) -> Result<(), String>,
+) -> Result<(), String> {
     let reader: Box<dyn Read> = if list == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(list).map_err(|error| ListError::of_input(list, error))?)
+        Box::new(std::fs::File::open(list).map_err(|error| no_access(list, &error))?)
     };
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -34,25 +34,32 @@ pub(super) fn read_list(
         line.clear();
         let mut limited = (&mut reader).take(LONGEST_LINE);
         let read = limited.read_until(b'\n', &mut line);
-        if read.map_err(|error| ListError::of_input(list, error))? == 0 {
+        if read.map_err(|error| no_access(list, &error))? == 0 {
             break;
         }
         let is_cut = limited.limit() == 0 && line.last() != Some(&b'\n');
         let path = if number > MOST_LINES {
-            Err(ListError::TooLong { most: MOST_LINES })
+            Err(format!("the list has more than {MOST_LINES} lines; split it"))
         } else if is_cut || line.contains(&0) {
-            Err(ListError::NoList)
+            Err("is not a list of paths, one per line; give images themselves without --list".to_owned())
         } else {
             path_of(&line, number)
         };
         path.and_then(|path| path.map_or(Ok(()), |path| take(path, number)))
-            .map_err(|error| error.in_line(list, number))?;
+            .map_err(|error| format!("{} line {number}: {error}", name_of(list)))?;
     }
     Ok(())
 }
 
+fn name_of(list: &Path) -> String {
+    match list.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => list.display().to_string(),
+    }
+}
+
 /// The path in a line; `None` for an empty line.
-fn path_of(line: &[u8], number: usize) -> Result<Option<PathBuf>, ListError> {
+fn path_of(line: &[u8], number: usize) -> Result<Option<PathBuf>, String> {
     let mut text = line;
     if number == 1 {
         // Windows editors begin a file with it; no path does.
@@ -70,12 +77,18 @@ fn path_of(line: &[u8], number: usize) -> Result<Option<PathBuf>, ListError> {
     }
     let is_image = path.file_name().is_some_and(is_image_name);
     if trimmed != text && (!is_image || path.symlink_metadata().is_err()) {
-        return Err(ListError::Blank { path });
+        let path = path.display().to_string();
+        return Err(format!(
+            "{path:?}: the path begins or ends with a blank; remove it"
+        ));
     }
     match is_image {
         true => Ok(Some(path)),
-        false if path.is_dir() => Err(ListError::FolderInList { path }),
-        false => Err(ListError::NotAnImageName { path }),
+        false if path.is_dir() => Err(format!(
+            "{}: is a folder in the file of --list; give folders as arguments",
+            path.display()
+        )),
+        false => Err(no_image_name(&path)),
     }
 }
 
@@ -92,7 +105,7 @@ mod tests {
             paths.push((path.display().to_string(), line));
             Ok(())
         });
-        let message = |error: ListError| error.to_string().replace(list.to_str().unwrap(), "LIST");
+        let message = |error: String| error.replace(list.to_str().unwrap(), "LIST");
         result.map(|()| paths).map_err(message)
     }
 

@@ -47,9 +47,6 @@ impl fmt::Display for MaskChoice {
 
 impl MaskChoice {
     /// The same choice, independent of the working directory.
-    ///
-    /// # Errors
-    /// A message if the working directory is unknown.
     pub(crate) fn absolute(&self) -> Result<String, String> {
         let text = self.to_string();
         match self {

@@ -19,10 +19,10 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub use entry::ImageEntry;
-pub(crate) use error::ListError;
 pub(crate) use found::natural_order;
 pub use mask_choice::{MaskChoice, MaskTemplate};
 pub use output_name::NameTemplate;
+pub(crate) use real_path::absolute;
 pub(crate) use replacing::refuse_replacing_inputs;
 pub use selection::PathPattern;
 pub(crate) use walk::images_below;
@@ -77,10 +77,10 @@ pub(crate) struct ImageList {
 /// [`place`] defines the paths of results, [`walk`] which files of a folder are images.
 ///
 /// # Errors
-/// See [`ListError`]; nothing is written.
-pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
+/// A message for the user; nothing is written.
+pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, String> {
     if request.inputs.is_empty() && request.list_file.is_none() {
-        return Err(ListError::NoInput);
+        return Err("no input given; pass image files or folders, or a list with --list FILE".to_owned());
     }
     refuse_climbing(&request.output)?;
     let selection = Selection::new(&request.include, &request.exclude)?;
@@ -91,14 +91,16 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, ListError> {
     walk.notes.log();
 
     if found.is_empty() {
-        let looked_in = inputs_in_words(request);
-        return Err(ListError::Empty { looked_in });
+        return Err(format!(
+            "no image found in {}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)",
+            inputs_in_words(request)
+        ));
     }
     sort_and_merge_pairs(&mut found)?;
     let of = found.len();
     select(&mut found, &selection);
     if found.is_empty() {
-        return Err(ListError::NoneSelected { of });
+        return Err(format!("--include and --exclude leave none of {of} images"));
     }
     let entries = found
         .into_iter()
@@ -136,7 +138,7 @@ fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEnt
 }
 
 /// The images of all arguments and of the list, in any order.
-fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, ListError> {
+fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, String> {
     let base = request.base.as_deref().map(Base::new).transpose()?;
     let mut found = Vec::new();
     let mut placeless = Vec::new();
@@ -157,13 +159,10 @@ fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, ListEr
                 folders.push((input, place));
             }
             Ok(_) if is_image => take(&mut found, input.clone(), None)?,
-            Ok(_) => {
-                let path = input.clone();
-                return Err(ListError::NotAnImageName { path });
-            }
+            Ok(_) => return Err(error::no_image_name(input)),
             // A dangling link: its image fails when it is processed, as in a folder.
             Err(_) if is_image && input.is_symlink() => take(&mut found, input.clone(), None)?,
-            Err(error) => return Err(ListError::of_input(input, error)),
+            Err(error) => return Err(error::no_access(input, &error)),
         }
     }
     for (folder, place) in folders {
@@ -173,11 +172,16 @@ fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, ListEr
         list_file::read_list(list, |path, line| take(&mut found, path, Some(line)))?;
     }
     if let Some(first) = placeless.first() {
-        return Err(ListError::NeedsBase {
-            path: first.clone(),
-            others: placeless.len() - 1,
-            proposal: common_base(request, &placeless),
-        });
+        let others = match placeless.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        return Err(format!(
+            "{}: an absolute path, or one with .., does not determine the path of its result{others}; add \
+             --base {}: results then keep their paths below that folder",
+            first.display(),
+            common_base(request, &placeless).display()
+        ));
     }
     Ok(found)
 }
@@ -231,15 +235,16 @@ fn select(found: &mut Vec<Found>, selection: &Selection) {
     });
 }
 
-fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry, ListError> {
+fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry, String> {
     let Found { input, place, .. } = image;
     let mask = request.mask.as_ref().map(|mask| mask.path(&place, index));
     let name = match &request.name {
         None => place,
-        Some(template) => template.name(&place, index).map_err(|name| ListError::BadName {
-            template: template.to_string(),
-            name,
-            input: input.clone(),
+        Some(template) => template.name(&place, index).map_err(|name| {
+            format!(
+                "--name {template}: gives {name:?} for {}, which is not a file name below the output folder",
+                input.display()
+            )
         })?,
     };
     // Every rank keeps the whole list. Copies use only the memory they need; joined paths reserve up to twice

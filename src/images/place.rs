@@ -6,8 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::error::ListError;
-use super::real_path::resolve;
+use super::real_path::{absolute, resolve};
 
 /// The folder of `--base`.
 pub(super) struct Base {
@@ -17,10 +16,9 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn new(folder: &Path) -> Result<Self, ListError> {
+    pub(super) fn new(folder: &Path) -> Result<Self, String> {
         if !folder.is_dir() {
-            let path = folder.to_owned();
-            return Err(ListError::NoBase { path });
+            return Err(format!("--base {}: no such folder", folder.display()));
         }
         Ok(Self {
             written: folder.to_owned(),
@@ -30,7 +28,7 @@ impl Base {
     }
 
     /// The path below the base, by its text or else by its real folder.
-    fn strip(&self, path: &Path) -> Result<PathBuf, ListError> {
+    fn strip(&self, path: &Path) -> Result<PathBuf, String> {
         let by_text = absolute(path);
         let by_text = by_text.strip_prefix(&self.absolute).ok().and_then(plain);
         by_text
@@ -38,15 +36,18 @@ impl Base {
                 let real = real_folder_of(path);
                 real.strip_prefix(&self.real).ok().and_then(plain)
             })
-            .ok_or_else(|| ListError::NotBelowBase {
-                path: path.to_owned(),
-                base: self.written.clone(),
+            .ok_or_else(|| {
+                format!(
+                    "{}: is not below --base {}",
+                    path.display(),
+                    self.written.display()
+                )
             })
     }
 }
 
 /// The path prefix of a folder's images.
-pub(super) fn of_folder(folder: &Path, base: Option<&Base>) -> Result<PathBuf, ListError> {
+pub(super) fn of_folder(folder: &Path, base: Option<&Base>) -> Result<PathBuf, String> {
     match (behind_dot(folder), base) {
         (Some(below), _) => plain(below).ok_or_else(|| climbs(folder)),
         (None, Some(base)) => base.strip(folder),
@@ -55,7 +56,7 @@ pub(super) fn of_folder(folder: &Path, base: Option<&Base>) -> Result<PathBuf, L
 }
 
 /// The path of a file's result; `None` if it needs a base.
-pub(super) fn of_file(file: &Path, base: Option<&Base>) -> Result<Option<PathBuf>, ListError> {
+pub(super) fn of_file(file: &Path, base: Option<&Base>) -> Result<Option<PathBuf>, String> {
     match (behind_dot(file), base) {
         (Some(below), _) => plain(below).ok_or_else(|| climbs(file)).map(Some),
         (None, Some(base)) => base.strip(file).map(Some),
@@ -82,10 +83,8 @@ pub(super) fn common_folder<'a>(files: impl IntoIterator<Item = &'a Path>) -> Pa
     common
 }
 
-fn climbs(path: &Path) -> ListError {
-    ListError::Climbs {
-        path: path.to_owned(),
-    }
+fn climbs(path: &Path) -> String {
+    format!("{}: after /./ a path must not contain ..", path.display())
 }
 
 /// What follows the first `/./` of a path.
@@ -113,10 +112,6 @@ fn real_folder_of(path: &Path) -> PathBuf {
         Some(name) if !path.is_dir() => resolve(path.parent().unwrap_or(Path::new(""))).join(name),
         _ => resolve(path),
     }
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ pub(crate) struct ImageFacts {
     pub(crate) filter_s: Option<f64>,
     /// Voxel size and filter width; kept for a dry run only.
     pub(crate) widths: Option<Box<Widths>>,
-    /// Whether its result exists.
     pub(crate) output_exists: bool,
     /// Its files and those that its result replaces.
     pub(crate) files: FilesOfImage,

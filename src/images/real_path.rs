@@ -2,27 +2,32 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::error::ListError;
-
 /// Refuses an output folder `a/../b` if `a` does not exist: until `a` is created, files below `b` cannot be
 /// seen, and they would be replaced afterwards.
-pub(super) fn refuse_climbing(output: &Path) -> Result<(), ListError> {
+pub(super) fn refuse_climbing(output: &Path) -> Result<(), String> {
     let mut walked = PathBuf::new();
     for part in output.components() {
         if part == Component::ParentDir && !walked.as_os_str().is_empty() && !walked.is_dir() {
-            return Err(ListError::OutputClimbs {
-                output: output.to_owned(),
-                missing: walked,
-            });
+            return Err(format!(
+                "--output {}: the folder {} before .. does not exist; \
+                 give the path without it and without ..",
+                output.display(),
+                walked.display()
+            ));
         }
         walked.push(part);
     }
     Ok(())
 }
 
+/// The absolute path; unchanged if the current folder is unknown.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// The absolute path without links. The last components need not exist yet.
 pub(super) fn resolve(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let absolute = absolute(path);
     let mut missing = Vec::new();
     let mut existing = absolute.as_path();
     loop {

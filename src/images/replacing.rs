@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::entry::ImageEntry;
-use super::error::ListError;
-use crate::image_io::file_name::{pair_partner, toggle_gzip};
+use super::error::overwritten;
+use crate::image_io::file_name::{files_at, pair_partner, toggle_gzip};
 
 /// A file's device and inode.
 type FileId = (u64, u64);
@@ -33,7 +33,8 @@ impl FilesOfImage {
         Self {
             input: input.next(),
             more_of_input: input.collect(),
-            replaced: ids(paths_of_output(&entry.output)).collect(),
+            // A link itself is replaced, not its target.
+            replaced: ids(files_at(&entry.output).into_iter().flatten().collect()).collect(),
         }
     }
 
@@ -48,14 +49,11 @@ impl FilesOfImage {
 }
 
 /// Refuses results that would replace inputs, by any name or link. `mask` is the one of all images.
-///
-/// # Errors
-/// [`ListError::InputOverwritten`].
 pub(crate) fn refuse_replacing_inputs<'a>(
     entries: &[ImageEntry],
     files: impl Iterator<Item = &'a FilesOfImage> + Clone,
     mask: Option<&Path>,
-) -> Result<(), ListError> {
+) -> Result<(), String> {
     let replaced: HashSet<FileId> = files
         .clone()
         .flat_map(|files| files.replaced.iter().copied())
@@ -68,10 +66,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
             continue;
         };
         if let Some(by) = files.clone().position(|files| files.replaced.contains(&mask_id)) {
-            return Err(ListError::InputOverwritten {
-                input: path,
-                by: entries[by].input.clone(),
-            });
+            return Err(overwritten(&path, &entries[by].input));
         }
     }
     // Device numbers differ between nodes, and a hard link has another name than the file. So the root checks
@@ -80,8 +75,8 @@ pub(crate) fn refuse_replacing_inputs<'a>(
     let mut by_name: HashMap<DirectoryEntry, usize> = HashMap::new();
     for (place, files) in files.clone().enumerate() {
         if files.replaced.iter().any(|id| inputs.contains(id)) {
-            let paths = paths_of_output(&entries[place].output);
-            let names = paths.iter().filter_map(|path| DirectoryEntry::of(path));
+            let paths = files_at(&entries[place].output).into_iter().flatten();
+            let names = paths.filter_map(|path| DirectoryEntry::of(&path));
             by_name.extend(names.map(|name| (name, place)));
         }
     }
@@ -92,10 +87,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
         let paths = paths_read(&entries[place]);
         let mut names = paths.iter().filter_map(|path| DirectoryEntry::of(path));
         if let Some(&by) = names.find_map(|name| by_name.get(&name)) {
-            return Err(ListError::InputOverwritten {
-                input: entries[place].input.clone(),
-                by: entries[by].input.clone(),
-            });
+            return Err(overwritten(&entries[place].input, &entries[by].input));
         }
     }
     Ok(())
@@ -156,13 +148,6 @@ fn paths_of_input(input: &Path) -> Vec<PathBuf> {
         }
     }
     paths
-}
-
-/// The files of a result: one file, or both files of a pair. A link itself is replaced, not its target.
-fn paths_of_output(output: &Path) -> Vec<PathBuf> {
-    let other_half = output.file_name().and_then(pair_partner);
-    let other_half = other_half.map(|name| output.with_file_name(name));
-    std::iter::once(output.to_owned()).chain(other_half).collect()
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::error::ListError;
-
 /// A pattern such as `*_bold.nii.gz` or `sub-*/anat`.
 ///
 /// Without `/` it matches a file or folder name at any depth, with `/` the whole path below the base. `*` and
@@ -53,17 +51,13 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// # Errors
-    /// [`ListError::Patterns`] if the patterns together are too large.
-    pub(super) fn new(include: &[PathPattern], exclude: &[PathPattern]) -> Result<Self, ListError> {
+    pub(super) fn new(include: &[PathPattern], exclude: &[PathPattern]) -> Result<Self, String> {
         let set = |option: &'static str, patterns: &[PathPattern]| {
             let mut builder = GlobSetBuilder::new();
             for pattern in patterns {
                 builder.add(pattern.glob.clone());
             }
-            builder
-                .build()
-                .map_err(|error| ListError::Patterns { option, error })
+            builder.build().map_err(|error| format!("{option}: {error}"))
         };
         Ok(Self {
             include: match include {
@@ -74,7 +68,6 @@ impl Selection {
         })
     }
 
-    /// Whether everything is selected.
     pub(super) fn is_everything(&self) -> bool {
         self.include.is_none() && self.exclude.is_empty()
     }

@@ -124,11 +124,8 @@ fn where_a_result_lands_does_not_depend_on_the_other_inputs() {
         .unwrap();
         for request in [of_lines, request(&whole[places], &out)] {
             let error = collect(&request).unwrap_err();
-            assert!(matches!(&error, ListError::NeedsBase { .. }), "{error}");
-            assert!(
-                error.to_string().contains(&format!("--base {}", study.display())),
-                "{error}"
-            );
+            let advice = format!("add --base {}", study.display());
+            assert!(error.contains(&advice), "{error}");
         }
     }
     // A relative path of a list is kept as written; the file need not exist.
@@ -169,10 +166,7 @@ fn include_and_exclude_choose_by_the_path_below_the_base() {
         ["sub-1/func/bold.nii"]
     );
     assert_eq!(chosen(&["*.img"], &[]).unwrap(), ["p.hdr"]);
-    assert!(matches!(
-        chosen(&["no"], &[]),
-        Err(ListError::NoneSelected { of: 4 })
-    ));
+    assert!(chosen(&["no"], &[]).unwrap_err().contains("none of 4 images"));
 }
 
 #[test]
@@ -188,36 +182,24 @@ fn what_would_lose_an_image_is_refused() {
             ..request(inputs, output)
         })
     };
-    let error = collect(&[a.clone(), b.clone()], &out).unwrap_err();
-    assert!(matches!(&error, ListError::Collision { .. }));
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("--base {}", dir.path().display())),
-        "{error}"
-    );
+    let refused = |inputs: &[PathBuf], output: &Path, words: &str| {
+        let error = collect(inputs, output).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&[a.clone(), b.clone()], &out, "two inputs for one output");
+    let advice = format!("--base {}", dir.path().display());
+    refused(&[a.clone(), b.clone()], &out, &advice);
     let x = a.join("x.nii");
-    assert!(matches!(
-        collect(&[x.clone(), x.clone()], &out),
-        Err(ListError::ListedTwice { .. })
-    ));
+    refused(&[x.clone(), x.clone()], &out, "listed twice");
     for output in [&a.join("out"), &a] {
-        let refused = collect(std::slice::from_ref(&a), output);
-        assert!(matches!(refused, Err(ListError::OutputInsideInput { .. })));
+        refused(std::slice::from_ref(&a), output, "lies inside the input folder");
     }
-    assert!(matches!(
-        collect(&[x], &a),
-        Err(ListError::InputOverwritten { .. })
-    ));
-    assert!(matches!(collect(&[], &out), Err(ListError::NoInput)));
+    refused(&[x], &a, "would be overwritten");
+    refused(&[], &out, "no input given");
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    assert!(matches!(collect(&[empty], &out), Err(ListError::Empty { .. })));
-    let missing = dir.path().join("none");
-    assert!(matches!(
-        collect(&[missing], &out),
-        Err(ListError::NoSuchInput { .. })
-    ));
+    refused(&[empty], &out, "no image found");
+    refused(&[dir.path().join("none")], &out, "no such file or folder");
     assert!(!out.exists());
 }
 
@@ -245,8 +227,8 @@ fn an_input_is_never_overwritten_however_its_path_is_written() {
                 base: Some(folder.clone()),
                 ..request(&[folder.join(name)], &data)
             };
-            let refused = matches!(collect(&request), Err(ListError::InputOverwritten { .. }));
-            assert!(refused, "{}", folder.join(name).display());
+            let error = collect(&request).unwrap_err();
+            assert!(error.contains("would be overwritten"), "{error}");
         }
     }
 }
@@ -285,10 +267,9 @@ fn an_output_that_climbs_out_of_a_missing_folder_is_refused() {
     let data = dir.path().join("data");
     touch(&data, &["a.nii"]);
     let climbing = dir.path().join("missing/../data");
-    assert!(matches!(
-        collect(&request(std::slice::from_ref(&data), &climbing)),
-        Err(ListError::OutputClimbs { missing, .. }) if missing == dir.path().join("missing")
-    ));
+    let error = collect(&request(std::slice::from_ref(&data), &climbing)).unwrap_err();
+    let folder = format!("the folder {} before ..", dir.path().join("missing").display());
+    assert!(error.contains(&folder), "{error}");
     assert_eq!(
         outputs(&request(std::slice::from_ref(&data), &data.join("../out"))),
         ["a.nii"]
@@ -300,6 +281,6 @@ fn the_halves_of_two_pairs_are_two_inputs_for_one_output() {
     let dir = tempfile::tempdir().unwrap();
     touch(dir.path(), &["1/a.hdr", "1/a.img", "2/a.hdr", "2/a.img"]);
     let halves = [dir.path().join("1/./a.hdr"), dir.path().join("2/./a.img")];
-    let refused = collect(&request(&halves, &dir.path().join("out")));
-    assert!(matches!(refused, Err(ListError::Collision { .. })));
+    let error = collect(&request(&halves, &dir.path().join("out"))).unwrap_err();
+    assert!(error.contains("two inputs for one output"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::error::ListError;
+use super::error::no_access;
 use super::found::{Found, push, sort_and_merge_pairs};
 use super::output_folder::OutputFolder;
 use super::real_path::resolve;
@@ -63,7 +63,7 @@ impl<'a> Walk<'a> {
         folder: &Path,
         place: &Path,
         found: &mut Vec<Found>,
-    ) -> Result<(), ListError> {
+    ) -> Result<(), String> {
         let root = resolve(folder);
         let mut links = VecDeque::new();
         self.tree(folder, place, None, found, &mut links)?;
@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
         linked: Option<&Path>,
         found: &mut Vec<Found>,
         links: &mut VecDeque<(PathBuf, PathBuf)>,
-    ) -> Result<(), ListError> {
+    ) -> Result<(), String> {
         let mut links_here = Vec::new();
         let mut walk = WalkDir::new(folder).sort_by_file_name().into_iter();
         while let Some(item) = walk.next() {
@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
                     let path = error.path().unwrap_or(folder).to_owned();
                     let source = error.into();
                     if path == folder && linked.is_none() {
-                        return Err(ListError::Unreadable { path, source });
+                        return Err(format!("{}: cannot be read: {source}", path.display()));
                     }
                     self.notes.cannot_read(&path, &source);
                     continue;
@@ -161,19 +161,19 @@ impl<'a> Walk<'a> {
 
     /// Refuses results inside a searched folder, unless an `--exclude` pattern excludes them from the next
     /// run's inputs.
-    fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), ListError> {
+    fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), String> {
         let Some(output) = &self.output else {
             return Ok(());
         };
         let below = folder.path().metadata().ok();
         let below = below.and_then(|metadata| output.below(&metadata));
         match below {
-            Some(below) if !self.selection.excludes(&place.join(below)) => {
-                Err(ListError::OutputInsideInput {
-                    output: output.written.clone(),
-                    input: folder.path().to_owned(),
-                })
-            }
+            Some(below) if !self.selection.excludes(&place.join(below)) => Err(format!(
+                "the output folder {} lies inside the input folder {}, so the next run would take results \
+                     for inputs; choose a folder outside of it, or leave the results out with --exclude",
+                output.written.display(),
+                folder.path().display()
+            )),
             _ => Ok(()),
         }
     }
@@ -273,21 +273,19 @@ impl Notes {
 
 /// The images below one folder in natural order; a pair is one image, named by its header. Folder links are
 /// followed.
-///
-/// # Errors
-/// [`ListError::NoSuchInput`] and [`ListError::Unreadable`].
-pub(crate) fn images_below(folder: &Path) -> Result<Vec<PathBuf>, ListError> {
-    std::fs::metadata(folder).map_err(|error| ListError::of_input(folder, error))?;
+pub(crate) fn images_below(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    std::fs::metadata(folder).map_err(|error| no_access(folder, &error))?;
     let mut found = Vec::new();
     let everything = Selection::default();
     let mut walk = Walk::new(&everything, true);
     walk.announce(folder, Path::new(""));
     walk.search(folder, Path::new(""), &mut found)?;
     if walk.notes.unreadable > 0 {
-        return Err(ListError::UnreadableBelow {
-            path: folder.to_owned(),
-            count: walk.notes.unreadable,
-        });
+        return Err(format!(
+            "{} folders below {} cannot be read",
+            walk.notes.unreadable,
+            folder.display()
+        ));
     }
     sort_and_merge_pairs(&mut found)?;
     Ok(found.into_iter().map(|image| image.input).collect())

@@ -5,14 +5,12 @@ use serde::{Deserialize, Serialize};
 /// The filter as requested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FilterDescription {
-    /// Its name.
     pub name: String,
     /// Sigma along x, y, z in voxels; empty if FWHM was given, because sigma then depends on each image's
     /// voxel size.
     pub sigma_vox: Vec<f64>,
     /// FWHM along x, y, z in mm; empty when sigma was given.
     pub fwhm_mm: Vec<f64>,
-    /// The boundary mode.
     pub boundary: String,
     /// The value beyond the edge with the boundary `constant`.
     pub cval: f64,

@@ -9,7 +9,7 @@ use crate::image_io::{
     Affine, Cause, FileId, Header, Image, ImageError, ImageReader, Probe, SAME_GRID_VOX, corner_distance_vox,
     probe,
 };
-use crate::images::MaskChoice;
+use crate::images::{self, MaskChoice};
 use crate::volume::{NoMemory, VoxelBuffer};
 
 /// Number of mask voxels read at a time.
@@ -24,22 +24,22 @@ pub struct Masking {
     pub outside: Outside,
 }
 
-/// The voxel grid of an image or mask.
-struct Grid {
+/// Where the voxels of an image or mask lie.
+struct Placement {
     shape: Vec<usize>,
     affine: Affine,
 }
 
-impl Grid {
+impl Placement {
     fn of(header: &Header) -> Self {
-        Grid {
+        Placement {
             shape: header.shape().to_vec(),
             affine: header.affine(),
         }
     }
 
     fn of_probe(probe: &Probe) -> Self {
-        Grid {
+        Placement {
             shape: probe.shape.clone(),
             affine: probe.affine,
         }
@@ -50,8 +50,8 @@ impl Grid {
         std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
     }
 
-    /// The reason why the mask at `path` with this grid does not fit an image.
-    fn fault(&self, path: &Path, image: &Grid) -> Option<String> {
+    /// The reason why the mask at `path` does not fit an image.
+    fn fault(&self, path: &Path, image: &Placement) -> Option<String> {
         let lengths = |shape: &[usize]| {
             let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
             lengths.join("×")
@@ -80,7 +80,7 @@ impl Grid {
 /// A mask after reading.
 pub(super) struct ReadMask {
     path: PathBuf,
-    grid: Grid,
+    place: Placement,
     pub(super) mask: Arc<Mask>,
     /// The mask's files, with absolute paths.
     pub(super) files: Vec<FileId>,
@@ -90,7 +90,7 @@ pub(super) struct ReadMask {
 impl ReadMask {
     /// The reason why the mask does not fit an image.
     pub(super) fn fault(&self, image: &Header) -> Option<String> {
-        self.grid.fault(&self.path, &Grid::of(image))
+        self.place.fault(&self.path, &Placement::of(image))
     }
 }
 
@@ -103,9 +103,6 @@ pub(super) struct MaskReader {
 
 impl MaskReader {
     /// The mask in this file, whose voxels may take so many bytes.
-    ///
-    /// # Errors
-    /// See [`Cause`].
     pub(super) fn read(
         &mut self,
         path: &Path,
@@ -129,7 +126,6 @@ impl MaskReader {
             .map_or(0, |last| last.mask.voxels().len() as u64)
     }
 
-    /// Drops the last mask.
     pub(super) fn release_memory(&mut self) {
         self.last = None;
     }
@@ -173,7 +169,7 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
     })?;
     let mut files = read.files;
     for file in &mut files {
-        file.path = std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone());
+        file.path = images::absolute(&file.path);
     }
     let mut warnings = Vec::new();
     if !is_binary {
@@ -189,7 +185,7 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
     }
     Ok(ReadMask {
         path: path.to_owned(),
-        grid: Grid::of(&image.header),
+        place: Placement::of(&image.header),
         mask: Arc::new(mask),
         files,
         warnings,
@@ -201,7 +197,7 @@ fn read(reader: &mut ImageReader, path: &Path) -> Result<ReadMask, ImageError> {
 pub(crate) fn fault_by_headers(image: &Path, mask: &Path) -> Option<String> {
     let image_probe = probe(image).ok()?;
     let fault = match probe(mask) {
-        Ok(probe) => Grid::of_probe(&probe).fault(mask, &Grid::of_probe(&image_probe))?,
+        Ok(probe) => Placement::of_probe(&probe).fault(mask, &Placement::of_probe(&image_probe))?,
         Err(error) => format!("its mask {error}"),
     };
     Some(format!("{}: {fault}", image.display()))

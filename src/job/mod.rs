@@ -50,7 +50,6 @@ pub(crate) fn options_of_version_1(mut options: Value) -> Value {
 /// The job for every image.
 #[derive(Clone, Debug)]
 pub struct ImageJob {
-    /// The filter.
     pub filter: Options,
     /// The results' type.
     pub output: OutputSpec,

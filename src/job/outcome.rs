@@ -41,7 +41,6 @@ pub struct Outcome {
 pub struct Timings {
     /// Reading, including inflating.
     pub read_s: f64,
-    /// Filtering.
     pub filter_s: f64,
     /// Compressing and writing in the worker.
     pub write_s: f64,
@@ -93,9 +92,7 @@ pub struct InputFacts {
 pub enum End {
     /// Its result is written: these files, in the order of renaming. Reports omit the files.
     Done(Vec<FileId>),
-    /// It failed.
     Failed(Failure),
-    /// It was not processed.
     Skipped(Reason),
 }
 
@@ -119,7 +116,6 @@ pub enum Reason {
 /// Where and why an image failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The stage.
     pub stage: Stage,
     /// The cause with the path, in one sentence.
     pub error: String,
@@ -157,14 +153,12 @@ pub enum FailureKind {
 pub enum Stage {
     /// Reading and inflating the file.
     Read,
-    /// Filtering the voxels.
     Filter,
     /// Compressing and writing the result.
     Write,
 }
 
 impl Stage {
-    /// The stage's name.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Read => "read",
@@ -178,11 +172,8 @@ impl Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Its result is written.
     Done,
-    /// It failed.
     Failed,
-    /// It was not processed.
     Skipped,
 }
 
@@ -196,7 +187,6 @@ impl Outcome {
         }
     }
 
-    /// The status.
     pub fn status(&self) -> Status {
         match self.end {
             End::Done(_) => Status::Done,

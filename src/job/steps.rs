@@ -173,9 +173,6 @@ impl<'a> ImageWorker<'a> {
     /// [`ImageWorker::process`] without the last step: the result is complete but has no final name yet.
     /// [`publish`] renames it, perhaps in another thread, because that waits for the disk. `fetched` is the
     /// input's file if it is already open.
-    ///
-    /// # Errors
-    /// Those of [`ImageWorker::process`].
     pub(crate) fn make(
         &mut self,
         paths: Paths<'_>,

@@ -69,7 +69,6 @@ struct Work {
 /// Seconds of all members together.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Spent {
-    /// Filtering.
     pub(super) filter_s: f64,
     /// Compressing and writing.
     pub(super) write_s: f64,

@@ -27,9 +27,7 @@ pub enum Last {
     Started,
     /// Its files were complete; it is unknown if they were renamed.
     Staged,
-    /// It failed.
     Failed,
-    /// It was written.
     Done,
 }
 
@@ -38,7 +36,6 @@ pub enum Last {
 pub struct Made {
     /// The image file, absolute.
     pub input: PathBuf,
-    /// Its files.
     pub files_in: Vec<FileId>,
     /// The result's files. Empty if niimpi-journal/1 records only that the image was started.
     pub files_out: Vec<FileId>,
@@ -83,9 +80,6 @@ pub struct Head {
 /// Reads a journal and passes each line after the first to `visit`, together with the first. No content is an
 /// error. A journal without a first line of a known format counts as empty, because its content is not
 /// reliable.
-///
-/// # Errors
-/// The reader's.
 pub fn for_each_line(mut journal: impl BufRead, mut visit: impl FnMut(&RunLine, Line)) -> io::Result<Head> {
     let mut head = Head::default();
     let mut bytes = Vec::new();
@@ -131,9 +125,6 @@ fn skip_line(journal: &mut impl BufRead) -> io::Result<()> {
 }
 
 /// The paths of all journals below an output folder; none if it has no journal folder.
-///
-/// # Errors
-/// The file system's.
 pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
     match journals_in(&output.join(FOLDER)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -143,9 +134,6 @@ pub fn journal_paths(output: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The paths of all journals in their folder. Other files than regular files are ignored with a note on
 /// standard error, because opening a pipe blocks until it has a writer.
-///
-/// # Errors
-/// The file system's.
 pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for item in std::fs::read_dir(folder)? {
@@ -182,9 +170,6 @@ pub(super) fn read_each<T: Send>(
 
 /// The time of the newest line in any journal below an output folder, from the last lines of each; `None` if
 /// there is none.
-///
-/// # Errors
-/// The file system's.
 pub fn newest_unix_s(output: &Path, threads: usize) -> io::Result<Option<f64>> {
     const TAIL_BYTES: u64 = 16 << 10;
     let newest = read_each(&journal_paths(output)?, threads, |mut journal| {

@@ -1,90 +1,61 @@
 //! The series: samples that ranks recorded while they ran (`--sample`), read from their journals.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use serde::Serialize;
-use thiserror::Error;
 
 use super::Line;
 use super::past;
-use crate::columns::{self, Cell, Column, Grid, Style};
+use crate::columns::{Cell, Column};
 use crate::report::Journals;
-
-/// Why there is no series.
-#[derive(Debug, Error)]
-pub enum SeriesError {
-    /// The report does not contain the location of the journals.
-    #[error("the report names no journals: it was written by an earlier version")]
-    NoJournals,
-    /// The journals cannot be read.
-    #[error("{path}: {error}")]
-    Unreadable {
-        /// The folder or the file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// No rank recorded samples.
-    #[error("the journals in {0} contain no samples; start the run with --sample SECONDS")]
-    NoSamples(String),
-}
 
 /// One sample of one rank. Counts and bytes are since the start of the rank; `cpus` is the mean since its
 /// previous sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
-    /// The run's name.
     pub run: String,
     /// The rank within that run.
     pub rank: usize,
-    /// Its host.
     pub host: String,
     /// Seconds since that run's start.
     pub t_s: f64,
-    /// CPU seconds.
     pub cpu_s: f64,
     /// Mean number of busy CPUs.
     pub cpus: f64,
-    /// Memory held.
     pub rss_bytes: u64,
-    /// Images done.
     pub done: usize,
-    /// Images failed.
     pub failed: usize,
-    /// Bytes read.
     pub bytes_in: u64,
-    /// Bytes written.
     pub bytes_out: u64,
 }
 
 /// Reads the samples of a report's runs, run by run, in order of time.
-///
-/// # Errors
-/// If the journals do not exist or contain no samples.
-pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, SeriesError> {
-    let journals = journals.ok_or(SeriesError::NoJournals)?;
+pub fn read(journals: Option<&Journals>) -> Result<Vec<Sample>, String> {
+    let journals = journals.ok_or("the report names no journals: it was written by an earlier version")?;
     let mut samples: Vec<Sample> = Vec::new();
-    let folder = PathBuf::from(&journals.folder);
-    let paths =
-        past::journals_in(&folder).map_err(|error| SeriesError::Unreadable { path: folder, error })?;
+    let unreadable = |path: &Path, error| format!("{}: {error}", path.display());
+    let folder = Path::new(&journals.folder);
+    let paths = past::journals_in(folder).map_err(|error| unreadable(folder, error))?;
     for run in &journals.runs {
         let mut of_run = Vec::new();
         let prefix = format!("journal-{run}-");
         for path in &paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(&prefix) {
-                let path = path.clone();
-                let read = File::open(&path).and_then(|file| of_journal(BufReader::new(file)));
-                of_run.extend(read.map_err(|error| SeriesError::Unreadable { path, error })?);
+                let read = File::open(path).and_then(|file| of_journal(BufReader::new(file)));
+                of_run.extend(read.map_err(|error| unreadable(path, error))?);
             }
         }
         of_run.sort_by(|one, other| one.t_s.total_cmp(&other.t_s).then(one.rank.cmp(&other.rank)));
         samples.extend(of_run);
     }
     if samples.is_empty() {
-        return Err(SeriesError::NoSamples(journals.folder.clone()));
+        return Err(format!(
+            "the journals in {} contain no samples; start the run with --sample SECONDS",
+            journals.folder
+        ));
     }
     Ok(samples)
 }
@@ -120,80 +91,24 @@ fn of_journal(journal: impl BufRead) -> std::io::Result<Vec<Sample>> {
 }
 
 /// Columns of a sample's row.
-const COLUMNS: [Column<Sample>; 11] = [
-    Column {
-        name: "run",
-        head: "",
-        value: |sample| Cell::Text(sample.run.clone()),
-    },
-    Column {
-        name: "rank",
-        head: "rank",
-        value: |sample| Cell::Count(sample.rank as u64),
-    },
-    Column {
-        name: "host",
-        head: "host",
-        value: |sample| Cell::Text(sample.host.clone()),
-    },
-    Column {
-        name: "t_s",
-        head: "s",
-        value: |sample| Cell::Number(sample.t_s, 1),
-    },
-    Column {
-        name: "cpu_s",
-        head: "CPU s",
-        value: |sample| Cell::Number(sample.cpu_s, 1),
-    },
-    Column {
-        name: "cpus",
-        head: "CPUs",
-        value: |sample| Cell::Number(sample.cpus, 2),
-    },
-    Column {
-        name: "rss_bytes",
-        head: "MiB",
-        value: |sample| Cell::Bytes(sample.rss_bytes),
-    },
-    Column {
-        name: "done",
-        head: "done",
-        value: |sample| Cell::Count(sample.done as u64),
-    },
-    Column {
-        name: "failed",
-        head: "failed",
-        value: |sample| Cell::Count(sample.failed as u64),
-    },
-    Column {
-        name: "bytes_in",
-        head: "in MiB",
-        value: |sample| Cell::Bytes(sample.bytes_in),
-    },
-    Column {
-        name: "bytes_out",
-        head: "out MiB",
-        value: |sample| Cell::Bytes(sample.bytes_out),
-    },
+pub(crate) const COLUMNS: [Column<Sample>; 11] = [
+    Column::csv("run", |sample| Cell::Text(sample.run.clone())),
+    Column::both("rank", |sample| Cell::Count(sample.rank as u64)),
+    Column::both("host", |sample| Cell::Text(sample.host.clone())),
+    Column::new("t_s", "s", |sample| Cell::Number(sample.t_s, 1)),
+    Column::new("cpu_s", "CPU s", |sample| Cell::Number(sample.cpu_s, 1)),
+    Column::new("cpus", "CPUs", |sample| Cell::Number(sample.cpus, 2)),
+    Column::new("rss_bytes", "MiB", |sample| Cell::Bytes(sample.rss_bytes)),
+    Column::both("done", |sample| Cell::Count(sample.done as u64)),
+    Column::both("failed", |sample| Cell::Count(sample.failed as u64)),
+    Column::new("bytes_in", "in MiB", |sample| Cell::Bytes(sample.bytes_in)),
+    Column::new("bytes_out", "out MiB", |sample| Cell::Bytes(sample.bytes_out)),
 ];
-
-/// One row per sample, ending with a line break. Memory and bytes in MiB (2²⁰ bytes).
-pub(crate) fn render(samples: &[Sample], style: Style) -> String {
-    Grid::of(&COLUMNS, samples).draw(style)
-}
-
-/// Writes one row per sample as comma-separated values, with a header row.
-///
-/// # Errors
-/// The writer's.
-pub(crate) fn write_csv(samples: &[Sample], writer: impl Write) -> Result<(), ::csv::Error> {
-    columns::write_csv(&COLUMNS, samples, writer)
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::{Style, Table, write_csv};
 
     const RUN: &str = concat!(
         r#"{"event":"run","format":"niimpi-journal/1","unix_s":1000.0,"run":"R","version":"0","rank":3,"#,
@@ -217,7 +132,7 @@ mod tests {
         assert_eq!((samples[0].t_s, samples[0].cpus), (2.0, 0.5));
         assert_eq!((samples[1].t_s, samples[1].cpus, samples[1].done), (4.0, 1.5, 7));
         assert_eq!((samples[1].rank, samples[1].host.as_str()), (3, "n2"));
-        let table = render(&samples, Style::Terminal);
+        let table = Table::of(&COLUMNS, &samples).draw(Style::Terminal);
         let row: Vec<&str> = table
             .lines()
             .nth(4)
@@ -227,7 +142,7 @@ mod tests {
             .collect();
         assert_eq!(row, ["3", "n2", "4.0", "4.0", "1.50", "1", "7", "0", "2", "0"]);
         let mut csv = Vec::new();
-        write_csv(&samples, &mut csv).unwrap();
+        write_csv(&COLUMNS, &samples, &mut csv).unwrap();
         assert!(
             String::from_utf8(csv)
                 .unwrap()
@@ -255,7 +170,7 @@ mod tests {
                 .to_string()
                 .contains("--sample SECONDS")
         );
-        assert!(matches!(read(None), Err(SeriesError::NoJournals)));
+        assert!(read(None).unwrap_err().contains("names no journals"));
         let gone = Journals {
             folder: "/nowhere".to_owned(),
             ..journals("R")

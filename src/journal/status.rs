@@ -34,13 +34,11 @@ pub struct RankStatus {
     pub run: RunLine,
     /// Images that it has done.
     pub done: usize,
-    /// Images that failed.
     pub failed: usize,
     /// Images in progress: their names, and when they started, seconds since 1970.
     pub running: Vec<(PathBuf, f64)>,
     /// When it wrote its last line, seconds since 1970.
     pub last_unix_s: f64,
-    /// Its state.
     pub state: RankState,
 }
 
@@ -131,15 +129,11 @@ pub struct Status {
 
 impl Status {
     /// Reads the journals below an output folder.
-    ///
-    /// # Errors
-    /// The file system's.
     pub fn load(output: &Path) -> std::io::Result<Self> {
         let threads = crate::resources::available_cpus();
         let journals = past::read_each(&past::journal_paths(output)?, threads, read)?;
         let host = crate::resources::host_name();
-        let alive =
-            |run: &RunLine| (run.host == host).then(|| crate::resources::process_lives(run.pid as i32));
+        let alive = |run: &RunLine| (run.host == host).then(|| crate::process::lives(run.pid as i32));
         Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
     }
 

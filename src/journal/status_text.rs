@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::status::{RankState, RankStatus, Status, shard};
-use crate::columns::{Cell, Column, Grid, Style};
+use crate::columns::{Cell, Column, Style, Table};
 use crate::report::State;
-use crate::text::{counted, long_duration, printable, ranges};
+use crate::text::{counted, gaps, long_duration, printable, ranges};
 
 /// A rank with the times for its rates.
 struct Row<'a> {
@@ -14,26 +14,16 @@ struct Row<'a> {
     now_unix_s: f64,
 }
 
-macro_rules! column {
-    ($head:literal, |$row:ident| $value:expr) => {
-        Column {
-            name: "",
-            head: $head,
-            value: |$row| $value,
-        }
-    };
-}
-
 fn columns<'a>() -> [Column<Row<'a>>; 8] {
     [
-        column!("rank", |row| Cell::Count(row.rank.run.rank as u64)),
-        column!("host", |row| Cell::Text(row.rank.run.host.clone())),
-        column!("state", |row| Cell::Text(state(&row.rank.state))),
-        column!("done", |row| Cell::Count(row.rank.done as u64)),
-        column!("failed", |row| Cell::Count(row.rank.failed as u64)),
-        column!("running", |row| Cell::Count(row.rank.running.len() as u64)),
-        column!("images/s", |row| Cell::Number(row.rate(), 1)),
-        column!("in progress", |row| Cell::Text(row.in_progress())),
+        Column::shown("rank", |row| Cell::Count(row.rank.run.rank as u64)),
+        Column::shown("host", |row| Cell::Text(row.rank.run.host.clone())),
+        Column::shown("state", |row| Cell::Text(state(&row.rank.state))),
+        Column::shown("done", |row| Cell::Count(row.rank.done as u64)),
+        Column::shown("failed", |row| Cell::Count(row.rank.failed as u64)),
+        Column::shown("running", |row| Cell::Count(row.rank.running.len() as u64)),
+        Column::shown("images/s", |row| Cell::Number(row.rate(), 1)),
+        Column::shown("in progress", |row| Cell::Text(row.in_progress())),
     ]
 }
 
@@ -121,7 +111,7 @@ impl Status {
         if let Some(job) = &run.slurm_job {
             let _ = write!(text, ", job {}", printable(job));
         }
-        let _ = write!(text, "\n{}", Grid::of(&columns(), &rows).draw(Style::Terminal));
+        let _ = write!(text, "\n{}", Table::of(&columns(), &rows).draw(Style::Terminal));
         let sum = Sum::of([ranks]);
         let last = ranks
             .iter()
@@ -192,17 +182,7 @@ impl Status {
             sum.failed,
             sum.kept,
         );
-        let mut next = 1;
-        let mut missing = Vec::new();
-        for ((number, _), _) in shards() {
-            if number > next {
-                missing.push((next, number - 1));
-            }
-            next = next.max(number + 1);
-        }
-        if next <= count {
-            missing.push((next, count));
-        }
+        let missing = gaps(shards().map(|((number, _), _)| number), count);
         if !missing.is_empty() {
             let _ = write!(text, "; not started: {}", ranges(&missing));
         }

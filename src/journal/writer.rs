@@ -102,9 +102,6 @@ impl Journal {
 
     /// Appends a line that must not be lost; with `sync` it is synced to disk. Concurrent threads share one
     /// sync.
-    ///
-    /// # Errors
-    /// The file system's.
     pub fn record(&self, line: &Line, sync: bool) -> io::Result<()> {
         let (file, place) = {
             let mut sink = self.sink();
@@ -141,7 +138,6 @@ impl Journal {
         }
     }
 
-    /// Writes a heartbeat.
     pub(crate) fn write_alive(&self) {
         let unix_s = self.unix_s();
         self.write(&Line::Alive { unix_s });

@@ -9,8 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::UsageWho;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+
+use crate::resources::cpu_seconds_of;
 
 /// Interval between two polls of a child, and therefore the error of its measured time.
 const LOOK: Duration = Duration::from_millis(2);
@@ -53,9 +56,6 @@ pub enum How {
 }
 
 /// Runs a command to its end and writes its output to the file `log`.
-///
-/// # Errors
-/// A message if it cannot be started.
 ///
 /// # Panics
 /// If `words` is empty.
@@ -154,7 +154,6 @@ fn end_with_this_process(command: &mut Command) {
 
 /// CPU seconds used on this machine by processes other than this one and its ended children.
 fn others_busy_s() -> Option<f64> {
-    use nix::sys::resource::{UsageWho, getrusage};
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<f64> = stat
         .lines()
@@ -168,12 +167,7 @@ fn others_busy_s() -> Option<f64> {
         return None;
     };
     let per_s = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()?? as f64;
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
-    let mut own_s = 0.0;
-    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who).ok()?;
-        own_s += seconds(usage.user_time()) + seconds(usage.system_time());
-    }
+    let own_s = cpu_seconds_of(UsageWho::RUSAGE_SELF) + cpu_seconds_of(UsageWho::RUSAGE_CHILDREN);
     Some((user + nice + system + irq + softirq + steal) / per_s - own_s)
 }
 

@@ -27,9 +27,6 @@ const NAMES: [&str; 6] = [
 impl Launcher {
     /// The launcher of the MPI with version string `library`: `named` if the user gives one, otherwise the
     /// first of the usual names on the PATH with the same flavour.
-    ///
-    /// # Errors
-    /// A message that lists the names tried.
     pub fn find(library: &str, named: Option<&Path>) -> Result<Self, String> {
         let flavour = MpiFlavour::of_library(library);
         if flavour == MpiFlavour::Other {

@@ -6,19 +6,14 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-use super::schema::{
-    ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, Shards, State, Totals,
-};
-use crate::job::description::FilterDescription;
+use super::schema::{ImageRow, RankRow, Report, State, Totals};
 use crate::job::outcome::{End, Outcome, Reason, Status};
-use crate::partition::{Strategy, imbalance};
+use crate::partition::imbalance;
 
 /// One rank's contribution to the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RankRecord {
-    /// Its number.
     pub rank: usize,
-    /// The host that it ran on.
     pub host: String,
     /// Its workers.
     pub threads: usize,
@@ -30,134 +25,51 @@ pub struct RankRecord {
     pub cpu_s: f64,
     /// Its highest resident memory.
     pub max_rss_bytes: u64,
-    /// Seconds that its workers waited for images; `None` if not measured.
-    pub idle_s: Option<f64>,
+    /// Thread seconds without work, as measured where workers wait.
+    pub idle_s: f64,
     /// The model of its host's CPUs.
     pub cpu_model: String,
     /// Its images, in the order in which they were done.
     pub images: Vec<Outcome>,
 }
 
-/// Information about a run in addition to its ranks' records.
-#[derive(Clone, Debug)]
-pub struct RunFacts {
-    /// The command line.
-    pub command: Vec<String>,
-    /// Whether it was stopped early.
-    pub interrupted: bool,
-    /// Time of its start.
-    pub started: std::time::SystemTime,
-    /// Duration in seconds.
-    pub elapsed_s: f64,
-    /// The number of CPUs that all ranks together can use, each counted once.
-    pub cpus: Option<usize>,
-    /// The MPI library.
-    pub mpi: String,
-    /// The Slurm job.
-    pub slurm: Option<crate::slurm::Job>,
-    /// Whether results are synced to disk.
-    pub sync: Option<bool>,
-    /// The filter.
-    pub filter: FilterDescription,
-    /// All options that affect the results.
-    pub options: serde_json::Value,
-    /// How the images were distributed.
-    pub strategy: Strategy,
-    /// The shard of the list that the run had.
-    pub shard: Option<Shards>,
-    /// Where the ranks' journals are.
-    pub journals: Option<Journals>,
-    /// Counts of the results of earlier runs, if the run was resumed.
-    pub resume: Option<ResumeCounts>,
-    /// Folders of the input that could not be read.
-    pub unreadable_folders: usize,
-}
-
-/// An image of the list.
-#[derive(Clone, Debug)]
-pub struct ListedImage {
-    /// Its index in the whole list, from 1.
-    pub index: usize,
-    /// The image file.
-    pub input: String,
-    /// Its result.
-    pub output: String,
-    /// Whether the result of an earlier run is kept.
-    pub kept: bool,
-}
-
 impl Report {
-    /// Combines the ranks' records. `images` must ascend by index. An image without a record is listed as
-    /// skipped; a record of another image is ignored.
-    pub fn assemble(
-        facts: RunFacts,
-        images: impl IntoIterator<Item = ListedImage>,
+    /// The report with the ranks' records and with what follows from them: its nodes, totals and state.
+    /// `images` must ascend by index. An image without a record keeps its outcome; a record of another image
+    /// is ignored.
+    #[must_use]
+    pub fn with_records(
+        mut self,
+        images: impl Iterator<Item = ImageRow>,
         mut records: Vec<RankRecord>,
     ) -> Self {
         records.sort_by_key(|record| record.rank);
-        let ranks: Vec<RankRow> = records.iter().map(RankRow::new).collect();
-        let mut nodes: Vec<String> = Vec::new();
-        for rank in &ranks {
-            if !nodes.contains(&rank.host) {
-                nodes.push(rank.host.clone());
+        self.ranks = records.iter().map(RankRow::new).collect();
+        let launch = &mut self.launch;
+        launch.ranks = self.ranks.len();
+        launch.threads_per_rank = records.iter().map(|record| record.threads).max().unwrap_or(0);
+        for rank in &self.ranks {
+            if !launch.nodes.contains(&rank.host) {
+                launch.nodes.push(rank.host.clone());
             }
         }
-        let launch = Launch {
-            ranks: ranks.len(),
-            threads_per_rank: records.iter().map(|record| record.threads).max().unwrap_or(0),
-            nodes,
-            cpus: facts.cpus,
-            mpi: facts.mpi,
-            slurm: facts.slurm,
-            sync: facts.sync,
-        };
         let mut records = ByIndex::new(records);
         let mut before = 0;
-        let images: Vec<ImageRow> = images
-            .into_iter()
-            .map(|image| {
-                let index = image.index;
-                debug_assert!(index > before, "{index} comes after {before}");
-                before = index;
-                let without = match image.kept {
-                    true => Reason::Kept,
-                    false => Reason::NotStarted,
-                };
-                let outcome = records.take(index);
-                ImageRow {
-                    input: image.input,
-                    output: image.output,
-                    outcome: outcome.unwrap_or_else(|| Outcome::skipped(index, without)),
-                }
-            })
-            .collect();
-        let totals = Totals::new(&ranks, &images, facts.elapsed_s);
-        let state = if facts.interrupted {
-            State::Interrupted
-        } else if totals.failed > 0 || facts.unreadable_folders > 0 {
-            State::Failed
-        } else {
-            State::Completed
+        let recorded = |mut image: ImageRow| {
+            debug_assert!(image.index > before, "{} comes after {before}", image.index);
+            before = image.index;
+            if let Some(outcome) = records.take(image.index) {
+                image.outcome = outcome;
+            }
+            image
         };
-        Report {
-            schema: SCHEMA.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            command: facts.command,
-            state,
-            started: humantime::format_rfc3339_millis(facts.started).to_string(),
-            elapsed_s: facts.elapsed_s,
-            launch,
-            filter: facts.filter,
-            options: facts.options,
-            strategy: facts.strategy,
-            shard: facts.shard,
-            journals: facts.journals,
-            resume: facts.resume,
-            unreadable_folders: facts.unreadable_folders,
-            totals,
-            ranks,
-            images,
+        self.images = images.map(recorded).collect();
+        self.totals = Totals::new(&self.ranks, &self.images, self.elapsed_s);
+        let failed = self.totals.failed > 0 || self.unreadable_folders > 0;
+        if failed && self.state == State::Completed {
+            self.state = State::Failed;
         }
+        self
     }
 
     /// Raises a rank's `max_rss_bytes`, and the maximum of all ranks, to its memory since its record was
@@ -187,7 +99,6 @@ impl RankRow {
         );
         let busy_s = read_s + filter_s + write_s;
         let all_s = record.elapsed_s * record.threads as f64;
-        let idle_s = record.idle_s.unwrap_or((all_s - busy_s).max(0.0));
         RankRow {
             rank: record.rank,
             host: record.host.clone(),
@@ -199,8 +110,8 @@ impl RankRow {
             filter_s,
             write_s,
             publish_s: sum(|image| image.timings.publish_s),
-            idle_s,
-            other_s: record.idle_s.map_or(0.0, |_| all_s - busy_s - idle_s),
+            idle_s: record.idle_s,
+            other_s: all_s - busy_s - record.idle_s,
             elapsed_s: record.elapsed_s,
             cpu_s: record.cpu_s,
             cpu_efficiency: ratio(record.cpu_s, record.elapsed_s * record.cpus as f64),
@@ -307,7 +218,10 @@ fn ratio(part: f64, whole: f64) -> f64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::job::description::FilterDescription;
     use crate::job::outcome::{Failure, FailureKind, InputFacts, Stage, Timings};
+    use crate::partition::Strategy;
+    use crate::report::{Launch, ResumeCounts, SCHEMA};
     use crate::volume::Datatype;
 
     pub(crate) fn image(index: usize, rank: usize, status: Status) -> Outcome {
@@ -349,22 +263,26 @@ pub(crate) mod tests {
             elapsed_s,
             cpu_s: elapsed_s,
             max_rss_bytes: 10 << 20,
-            idle_s: None,
+            idle_s: elapsed_s * 2.0 - 6.0 * images.len() as f64,
             cpu_model: String::new(),
             images,
         }
     }
 
-    fn facts() -> RunFacts {
-        RunFacts {
+    /// A report without records.
+    fn empty() -> Report {
+        Report {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             command: vec!["niimpi".to_owned(), "smooth".to_owned()],
-            interrupted: false,
-            started: std::time::UNIX_EPOCH,
+            state: State::Completed,
+            started: "1970-01-01T00:00:00.000Z".to_owned(),
             elapsed_s: 12.0,
-            cpus: Some(4),
-            mpi: "none".to_owned(),
-            slurm: None,
-            sync: None,
+            launch: Launch {
+                cpus: Some(4),
+                mpi: "none".to_owned(),
+                ..Launch::default()
+            },
             filter: FilterDescription {
                 name: "gaussian".to_owned(),
                 sigma_vox: vec![2.0; 3],
@@ -388,26 +306,31 @@ pub(crate) mod tests {
             journals: None,
             resume: None,
             unreadable_folders: 0,
+            totals: Totals::default(),
+            ranks: Vec::new(),
+            images: Vec::new(),
         }
     }
 
-    fn listed(index: usize, input: String, output: String) -> ListedImage {
-        ListedImage {
-            index,
+    fn listed(index: usize, input: String, output: String) -> ImageRow {
+        ImageRow {
             input,
             output,
-            kept: false,
+            outcome: Outcome::skipped(index, Reason::NotStarted),
         }
     }
 
     #[test]
     fn kept_and_not_started_are_two_counts() {
-        let names = (1..=4).map(|index| ListedImage {
-            kept: index < 3,
-            ..listed(index, String::new(), String::new())
+        let names = (1..=4).map(|index| {
+            let mut row = listed(index, String::new(), String::new());
+            if index < 3 {
+                row.outcome.end = End::Skipped(Reason::Kept);
+            }
+            row
         });
         let records = vec![rank(0, "n", 1.0, vec![image(4, 0, Status::Done)])];
-        let report = Report::assemble(facts(), names, records);
+        let report = empty().with_records(names, records);
         let totals = &report.totals;
         assert_eq!((totals.kept, totals.not_started, totals.skipped), (2, 1, 3));
         assert_eq!(report.images[0].end, End::Skipped(Reason::Kept));
@@ -415,13 +338,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_run_that_could_not_read_a_folder_failed() {
-        let facts = RunFacts {
-            unreadable_folders: 2,
-            ..facts()
-        };
-        let names = [listed(1, String::new(), String::new())];
+        let mut report = empty();
+        report.unreadable_folders = 2;
+        let names = [listed(1, String::new(), String::new())].into_iter();
         let records = vec![rank(0, "n", 1.0, vec![image(1, 0, Status::Done)])];
-        let report = Report::assemble(facts, names, records);
+        let report = report.with_records(names, records);
         assert_eq!((report.state, report.unreadable_folders), (State::Failed, 2));
     }
 
@@ -436,7 +357,7 @@ pub(crate) mod tests {
                 vec![image(1, 0, Status::Done), image(2, 0, Status::Failed)],
             ),
         ];
-        Report::assemble(facts(), names, records)
+        empty().with_records(names, records)
     }
 
     #[test]
@@ -458,14 +379,15 @@ pub(crate) mod tests {
         assert_eq!(totals.images_per_s, 2.0 / 12.0);
         assert_eq!(report.ranks[0].idle_s, 12.0 * 2.0 - 12.0);
         assert_eq!(report.state, State::Failed);
-        assert_eq!(report.started, "1970-01-01T00:00:00.000Z");
         assert_eq!(report.images[3].outcome.status(), Status::Skipped);
     }
 
     #[test]
     fn records_find_their_images_whatever_their_order() {
         // A shard of a list: it neither starts at 1 nor is consecutive.
-        let names = [3, 7, 8, 20].map(|index| listed(index, format!("{index}.nii"), String::new()));
+        let names = [3, 7, 8, 20]
+            .into_iter()
+            .map(|index| listed(index, format!("{index}.nii"), String::new()));
         let images = |indices: &[usize]| {
             let made = indices.iter().map(|&index| image(index, 0, Status::Done));
             made.collect()
@@ -474,7 +396,7 @@ pub(crate) mod tests {
             rank(1, "n", 1.0, images(&[20, 3, 9])),
             rank(0, "n", 1.0, images(&[8])),
         ];
-        let report = Report::assemble(facts(), names, records);
+        let report = empty().with_records(names, records);
         let found: Vec<_> = report
             .images
             .iter()
@@ -529,19 +451,7 @@ pub(crate) mod tests {
     #[test]
     fn a_rank_without_images_took_no_time_of_either_sign() {
         let mut idle = report();
-        let record = RankRecord {
-            rank: 0,
-            host: "a".to_owned(),
-            threads: 1,
-            cpus: 1,
-            elapsed_s: 1.0,
-            cpu_s: 0.0,
-            max_rss_bytes: 0,
-            idle_s: None,
-            cpu_model: String::new(),
-            images: Vec::new(),
-        };
-        idle.ranks = vec![RankRow::new(&record)];
+        idle.ranks = vec![RankRow::new(&rank(0, "a", 1.0, Vec::new()))];
         assert!(idle.ranks[0].read_s.is_sign_positive());
         assert!(!crate::report::table::render(&idle).contains("-0.00"));
     }

@@ -16,9 +16,6 @@ pub(crate) const SCRIPT: &str = "#!/bin/bash#SBATCH--job-name=niimpi#SBATCH--nod
 
 /// Refuses to replace a file whose content does not begin with `mark`. Pipes and devices are written to, not
 /// replaced.
-///
-/// # Errors
-/// A message that names the option, the file and the remedy.
 pub(crate) fn check(option: &str, path: &Path, mark: &str) -> Result<(), String> {
     let Ok(metadata) = std::fs::metadata(path) else {
         return Ok(());
@@ -45,6 +42,7 @@ fn begins_with(path: &Path, mark: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::write_csv;
     use crate::report::{csv, sample::report, table};
 
     #[test]
@@ -54,8 +52,18 @@ mod tests {
         let report = report();
         report.write_json(&path("json")).unwrap();
         std::fs::write(path("table"), table::render(&report)).unwrap();
-        csv::write_ranks(&report, std::fs::File::create(path("ranks")).unwrap()).unwrap();
-        csv::write_images(&report, std::fs::File::create(path("images")).unwrap()).unwrap();
+        write_csv(
+            &csv::RANKS,
+            &report.ranks,
+            std::fs::File::create(path("ranks")).unwrap(),
+        )
+        .unwrap();
+        write_csv(
+            &csv::IMAGES,
+            &report.images,
+            std::fs::File::create(path("images")).unwrap(),
+        )
+        .unwrap();
         std::fs::write(path("list"), "in/a.nii\n").unwrap();
         let kinds = [
             ("json", REPORT),

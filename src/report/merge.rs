@@ -5,73 +5,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use thiserror::Error;
-
 use super::{ImageRow, Journals, Launch, RankRow, Report, SCHEMA, SCHEMA_1, Shards, State, Status, Totals};
 use crate::job::outcome::{End, Reason};
 use crate::slurm::Job;
-use crate::text::counted;
-
-/// Errors of reading or merging reports.
-#[derive(Debug, Error)]
-pub(crate) enum MergeError {
-    /// No report was given.
-    #[error("there is no report to merge")]
-    Nothing,
-    /// A file that is not a report.
-    #[error(transparent)]
-    Unreadable(#[from] super::ReadError),
-    /// Reports of different work.
-    #[error("the reports belong to different work ({what}):{groups}\n  merge each group separately")]
-    Different {
-        /// What distinguishes the groups.
-        what: &'static str,
-        /// A line for each group.
-        groups: String,
-    },
-    /// Two reports of the same run.
-    #[error(
-        "{first} and {second} hold the same run, whose ranks would be counted twice; leave one of them out"
-    )]
-    Twice {
-        /// A report.
-        first: PathBuf,
-        /// The other report of the same run.
-        second: PathBuf,
-    },
-    /// Two reports with different images at the same index.
-    #[error(
-        "{first} and {second} are not of one list: its image {index} is {first_input} in one and \
-         {second_input} in the other"
-    )]
-    OtherList {
-        /// A report.
-        first: PathBuf,
-        /// The other report.
-        second: PathBuf,
-        /// The image's index in the list.
-        index: usize,
-        /// The image in the first report.
-        first_input: String,
-        /// The image in the second report.
-        second_input: String,
-    },
-}
+use crate::text::{self, counted};
 
 /// A report and its file.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// The file, for messages.
     pub(crate) path: PathBuf,
-    /// The report.
     pub(crate) report: Report,
 }
 
 /// Reads a report, with its file for messages.
-///
-/// # Errors
-/// When the file cannot be read or is not a report.
-pub(crate) fn read(path: &Path) -> Result<Source, MergeError> {
+pub(crate) fn read(path: &Path) -> Result<Source, String> {
     Ok(Source {
         path: path.to_owned(),
         report: super::read(path)?,
@@ -92,7 +40,7 @@ pub(crate) fn read(path: &Path) -> Result<Source, MergeError> {
 ///
 /// # Errors
 /// If the reports belong to different work or lists or to the same run, or if there is none.
-pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
+pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, String> {
     sources.sort_by_key(|source| {
         let shard = source.report.shard.as_ref();
         let number = shard.and_then(|shards| shards.numbers.first().copied());
@@ -100,7 +48,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, MergeError> {
     });
     one_work(&sources)?;
     each_run_once(&sources)?;
-    let first = &sources.first().ok_or(MergeError::Nothing)?.report;
+    let first = &sources.first().ok_or("there is no report to merge")?.report;
     let start = sources.iter().map(|source| began(&source.report)).min();
     let start = start.unwrap_or(SystemTime::UNIX_EPOCH);
     let after_start_s = |report: &Report| {
@@ -184,20 +132,21 @@ struct Found {
 
 impl Images {
     /// Adds an image of the last report. `settled`: the run was completed.
-    fn add(&mut self, row: ImageRow, settled: bool) -> Result<(), MergeError> {
+    fn add(&mut self, row: ImageRow, settled: bool) -> Result<(), String> {
         let source = self.paths.len() - 1;
         let Some(found) = self.found.get_mut(&row.index) else {
             self.found.insert(row.index, Found { row, settled, source });
             return Ok(());
         };
         if found.row.input != row.input {
-            return Err(MergeError::OtherList {
-                first: self.paths[found.source].clone(),
-                second: self.paths[source].clone(),
-                index: row.index,
-                first_input: found.row.input.clone(),
-                second_input: row.input,
-            });
+            return Err(format!(
+                "{} and {} are not of one list: its image {} is {} in one and {} in the other",
+                self.paths[found.source].display(),
+                self.paths[source].display(),
+                row.index,
+                found.row.input,
+                row.input,
+            ));
         }
         found.settled |= settled;
         let rank = |end: &End| match end {
@@ -283,7 +232,7 @@ fn difference(one: &Report, other: &Report) -> Option<&'static str> {
 }
 
 /// Refuses reports of different work and lists which belong together.
-fn one_work(sources: &[Source]) -> Result<(), MergeError> {
+fn one_work(sources: &[Source]) -> Result<(), String> {
     let mut groups: Vec<Vec<&Source>> = Vec::new();
     let mut what = None;
     for source in sources {
@@ -297,10 +246,10 @@ fn one_work(sources: &[Source]) -> Result<(), MergeError> {
         }
     }
     what.map_or(Ok(()), |what| {
-        Err(MergeError::Different {
-            what,
-            groups: groups.iter().map(|group| group_line(group)).collect(),
-        })
+        let groups: String = groups.iter().map(|group| group_line(group)).collect();
+        Err(format!(
+            "the reports belong to different work ({what}):{groups}\n  merge each group separately"
+        ))
     })
 }
 
@@ -329,10 +278,13 @@ fn group_line(group: &[&Source]) -> String {
 
 /// Refuses reports of the same run, identified by the run's name or, if a report has none, by its whole
 /// content.
-fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
-    let twice = |first: &Source, second: &Source| MergeError::Twice {
-        first: first.path.clone(),
-        second: second.path.clone(),
+fn each_run_once(sources: &[Source]) -> Result<(), String> {
+    let twice = |first: &Source, second: &Source| {
+        format!(
+            "{} and {} hold the same run, whose ranks would be counted twice; leave one of them out",
+            first.path.display(),
+            second.path.display()
+        )
     };
     let mut by_name: HashMap<&str, &Source> = HashMap::new();
     let mut by_start: HashMap<&str, Vec<&Source>> = HashMap::new();
@@ -363,15 +315,7 @@ fn each_run_once(sources: &[Source]) -> Result<(), MergeError> {
 /// The indices from 1 to the last known one without an image in a report, as ranges of first and last. A run
 /// over the whole list, or all its shards together, has none.
 pub(crate) fn gaps(images: &[ImageRow]) -> Vec<(usize, usize)> {
-    let mut next = 1;
-    let mut gaps = Vec::new();
-    for image in images {
-        if image.index > next {
-            gaps.push((next, image.index - 1));
-        }
-        next = next.max(image.index.saturating_add(1));
-    }
-    gaps
+    text::gaps(images.iter().map(|image| image.index), 0)
 }
 
 /// The journals of all runs, which are in one folder.

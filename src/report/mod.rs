@@ -16,65 +16,36 @@ pub mod table;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
-
-use thiserror::Error;
+use std::path::Path;
 
 use crate::job::outcome::{End, Reason};
 
 pub(crate) use crate::atomic_file::{is_device, write_whole};
 pub use crate::job::description::FilterDescription;
 pub use crate::job::outcome::{Stage, Status};
+pub use assemble::RankRecord;
 #[cfg(test)]
 pub(crate) use assemble::tests as sample;
-pub use assemble::{ListedImage, RankRecord, RunFacts};
 pub use schema::{
     ImageRow, Journals, Launch, RankRow, Report, ResumeCounts, SCHEMA, SCHEMA_1, Shards, State, Totals,
 };
-
-/// Why a report cannot be read.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// A file that cannot be read.
-    #[error("{path}: {error}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A file that is not a report.
-    #[error("{path}: is not a report of niimpi ({SCHEMA} or {SCHEMA_1}): {reason}")]
-    NoReport {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
-}
 
 /// Maximum size of a report, about four million images.
 const MAX_BYTES: u64 = 3 << 30;
 
 /// Reads a report of this version or of version 1.
-///
-/// # Errors
-/// If the file cannot be read or is not a report.
-pub fn read(path: &Path) -> Result<Report, ReadError> {
+pub fn read(path: &Path) -> Result<Report, String> {
     read_at_most(path, MAX_BYTES)
 }
 
-fn read_at_most(path: &Path, most: u64) -> Result<Report, ReadError> {
+fn read_at_most(path: &Path, most: u64) -> Result<Report, String> {
     let open = || {
-        let file = File::open(path).map_err(|error| ReadError::Unreadable {
-            path: path.to_owned(),
-            error,
-        })?;
-        Ok(BufReader::with_capacity(1 << 18, file.take(most)))
+        let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok::<_, String>(BufReader::with_capacity(1 << 18, file.take(most)))
     };
-    let no_report = |reason: String| ReadError::NoReport {
-        path: path.to_owned(),
-        reason,
+    let no_report = |reason: String| {
+        let path = path.display();
+        format!("{path}: is not a report of niimpi ({SCHEMA} or {SCHEMA_1}): {reason}")
     };
     // Read row by row, because the text of a long list needs as much memory as its rows.
     let mut reader = open()?;
@@ -125,9 +96,6 @@ fn schema_of(reader: impl Read) -> Option<String> {
 
 impl Report {
     /// Writes the JSON form atomically: a temporary file in the same folder is renamed when it is complete.
-    ///
-    /// # Errors
-    /// The file system's, as they are.
     pub fn write_json(&self, path: &Path) -> std::io::Result<()> {
         write_whole(path, |file| {
             serde_json::to_writer_pretty(&mut *file, self)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::description::FilterDescription;
 use crate::job::outcome::Outcome;
 use crate::partition::Strategy;
+use crate::text::gaps;
 
 /// Name and version of the JSON format.
 pub const SCHEMA: &str = "niimpi-report/2";
@@ -19,21 +20,16 @@ pub const SCHEMA_1: &str = "niimpi-report/1";
 pub struct ResumeCounts {
     /// Results that match their records.
     pub kept: usize,
-    /// No result.
     pub missing: usize,
-    /// Failed the last time.
     pub failed_before: usize,
     /// In progress when a run ended.
     pub unfinished: usize,
-    /// The input has changed.
     pub input_changed: usize,
-    /// Made with other options.
     pub options_changed: usize,
     /// Results that differ from their records.
     pub mismatched: usize,
     /// Files without a journal record.
     pub unrecorded: usize,
-    /// Made from another input.
     #[serde(default)]
     pub other_input: usize,
     /// Number of kept results whose input has moved.
@@ -87,9 +83,8 @@ pub enum State {
 }
 
 /// How the run was started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
-    /// Number of ranks.
     pub ranks: usize,
     /// Workers of a rank; the maximum if ranks differ.
     pub threads_per_rank: usize,
@@ -99,7 +94,6 @@ pub struct Launch {
     /// report them.
     #[serde(default)]
     pub cpus: Option<usize>,
-    /// The MPI library.
     pub mpi: String,
     /// The Slurm job; `None` outside Slurm.
     pub slurm: Option<crate::slurm::Job>,
@@ -150,21 +144,13 @@ pub struct Totals {
 /// A rank's row. Times in seconds, sums over its images; sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankRow {
-    /// Its number.
     pub rank: usize,
-    /// The host that it ran on.
     pub host: String,
-    /// Number of its images.
     pub images: usize,
-    /// Images done.
     pub done: usize,
-    /// Images failed.
     pub failed: usize,
-    /// Images skipped.
     pub skipped: usize,
-    /// Reading.
     pub read_s: f64,
-    /// Filtering.
     pub filter_s: f64,
     /// Compressing and writing.
     pub write_s: f64,
@@ -208,7 +194,6 @@ pub struct ImageRow {
     pub input: String,
     /// Its result.
     pub output: String,
-    /// Its outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -240,18 +225,7 @@ impl Shards {
     /// The shards without a report, as ranges of first and last. The count comes from files and can have any
     /// value.
     pub fn missing(&self) -> Vec<(usize, usize)> {
-        let mut next = 1;
-        let mut missing = Vec::new();
-        for &number in &self.numbers {
-            if number > next {
-                missing.push((next, number - 1));
-            }
-            next = next.max(number.saturating_add(1));
-        }
-        if next <= self.count {
-            missing.push((next, self.count));
-        }
-        missing
+        gaps(self.numbers.iter().copied(), self.count)
     }
 }
 
@@ -264,16 +238,11 @@ pub struct Journals {
     pub runs: Vec<String>,
 }
 
-/// The whole report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`SCHEMA`].
     pub schema: String,
-    /// The program's version.
     pub version: String,
-    /// The command line.
     pub command: Vec<String>,
-    /// How the run ended.
     pub state: State,
     /// Time of its start, RFC 3339, UTC.
     pub started: String,
@@ -281,13 +250,11 @@ pub struct Report {
     pub elapsed_s: f64,
     /// How it was started.
     pub launch: Launch,
-    /// The filter.
     pub filter: FilterDescription,
     /// All options that affect the results; `null` in a report of an earlier version. Equal for runs with
     /// equal results.
     #[serde(default)]
     pub options: serde_json::Value,
-    /// How the images were distributed.
     pub strategy: Strategy,
     /// The shards that it covers; `None` if the run processed the whole list.
     #[serde(default)]
@@ -303,7 +270,6 @@ pub struct Report {
     pub unreadable_folders: usize,
     /// Sums over all ranks.
     pub totals: Totals,
-    /// One row per rank.
     pub ranks: Vec<RankRow>,
     /// One row per image, in list order.
     pub images: Vec<ImageRow>,

@@ -2,12 +2,11 @@
 
 use std::fmt::Write;
 
-use super::csv::{ACCOUNTS, RANKS};
+use super::csv::RANKS;
 use super::{Report, SCHEMA_1, Shards, State};
-use crate::columns::{Cell, Grid, Style};
+use crate::columns::{Cell, Style, Table};
 use crate::job::outcome::{End, Reason};
-use crate::slurm::steps::Account;
-use crate::text::{counted, printable, ranges};
+use crate::text::{counted, printable, ranges, runs};
 
 /// Maximum number of failures listed below the table; the report file contains all.
 const FAILURES_SHOWN: usize = 20;
@@ -19,14 +18,14 @@ pub(crate) fn render(report: &Report) -> String {
 
 /// The same for any output. Seconds with two decimals, memory in MiB (2²⁰ bytes).
 pub(crate) fn render_as(report: &Report, style: Style) -> String {
-    let mut grid = Grid::of(&RANKS, &report.ranks);
-    grid.add_summary();
-    grid.set("total", "CPU %", Cell::Share(report.totals.cpu_efficiency));
+    let mut table = Table::of(&RANKS, &report.ranks);
+    table.add_summary();
+    table.set("total", "CPU %", Cell::Share(report.totals.cpu_efficiency));
     if report.schema == SCHEMA_1 {
-        grid.hide("other s");
-        grid.hide("publish s");
+        table.hide("other s");
+        table.hide("publish s");
     }
-    let mut text = grid.draw(style);
+    let mut text = table.draw(style);
     let summary = summary(report);
     match style {
         Style::Terminal => text.push_str(&summary),
@@ -37,11 +36,6 @@ pub(crate) fn render_as(report: &Report, style: Style) -> String {
         }
     }
     text
-}
-
-/// One row per job, script or step of Slurm's accounting, ending with a line break.
-pub(crate) fn render_accounts(accounts: &[Account], style: Style) -> String {
-    Grid::of(&ACCOUNTS, accounts).draw(style)
 }
 
 /// A summary of the run in a few lines.
@@ -168,21 +162,11 @@ fn write_failures(text: &mut String, report: &Report) {
     }
 }
 
-/// Ascending numbers as ranges of first and last.
-fn runs(numbers: &[usize]) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    runs
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::csv::ACCOUNTS;
+    use crate::slurm::steps::Account;
 
     #[test]
     fn voxels_that_are_not_finite_are_told() {
@@ -266,6 +250,6 @@ mod tests {
             name: "a\nb".to_owned(),
         };
         let accounts = [account("7", None), account("7.0", Some(3 << 20))];
-        insta::assert_snapshot!(render_accounts(&accounts, Style::Terminal));
+        insta::assert_snapshot!(Table::of(&ACCOUNTS, &accounts).draw(Style::Terminal));
     }
 }

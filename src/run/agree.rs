@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checks::{check_folders, check_mask, refuse_links};
 use super::renamed::refuse_renamed;
 use super::resume::{self, Claims, Found};
-use super::{Config, SetupError, rivals};
+use super::{Config, rivals};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
 use crate::images::probe::{self, ImageFacts, NeedOf};
@@ -142,22 +142,20 @@ pub(super) struct Listed {
 ///
 /// # Errors
 /// The same error on every rank: a problem with the inputs, the output folder or the report.
-pub(super) fn list(comm: &impl Communicator, config: &Config) -> Result<Listed, SetupError> {
-    comm::from_root(comm, || list_on_root(config).map_err(|error| error.0)).map_err(SetupError)
+pub(super) fn list(comm: &impl Communicator, config: &Config) -> Result<Listed, String> {
+    comm::from_root(comm, || list_on_root(config))
 }
 
-fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
+fn list_on_root(config: &Config) -> Result<Listed, String> {
     if config.fault == Some(Fault::FailSetup { rank: ROOT }) {
-        return Err(SetupError(
-            "rank 0 fails in set-up, as requested by NIIMPI_TEST_FAULT".to_owned(),
-        ));
+        return Err("rank 0 fails in set-up, as requested by NIIMPI_TEST_FAULT".to_owned());
     }
     check_folders(config)?;
     check_mask(config)?;
     let images::ImageList {
         mut entries,
         unreadable_folders,
-    } = images::collect(&config.list).map_err(|error| SetupError(error.to_string()))?;
+    } = images::collect(&config.list)?;
     if let Some(limit) = config.limit {
         entries.truncate(limit);
     }
@@ -168,12 +166,12 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
             list_digest: &digest,
             shard: config.shard,
         };
-        rivals::refuse_before(&config.list.output, &work).map_err(SetupError)?;
-        rivals::refuse_other_division(&config.list.output, &work).map_err(SetupError)?;
+        rivals::refuse_before(&config.list.output, &work)?;
+        rivals::refuse_other_division(&config.list.output, &work)?;
     }
     let past = past_of(config)?;
     let (output, options) = (&config.list.output, config.job.options());
-    refuse_renamed(&past, &entries, output, &options).map_err(SetupError)?;
+    refuse_renamed(&past, &entries, output, &options)?;
     let claims = match config.existing.resumes() {
         true => resume::claims(&past, &entries, output, &options),
         false => Vec::new(),
@@ -190,14 +188,14 @@ fn list_on_root(config: &Config) -> Result<Listed, SetupError> {
 }
 
 /// The records in the journals of earlier runs. Only a resumed run depends on them.
-fn past_of(config: &Config) -> Result<Past, SetupError> {
+fn past_of(config: &Config) -> Result<Past, String> {
     let past = Past::load(&config.list.output, resources::available_cpus());
     let past = match (past, config.existing.resumes()) {
         (Ok(past), _) => past,
         (Err(error), true) => {
-            return Err(SetupError(format!(
+            return Err(format!(
                 "--resume: the journals of earlier runs cannot be read: {error}"
-            )));
+            ));
         }
         (Err(_), false) => Past::default(),
     };

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Config, SetupError};
+use super::Config;
 use crate::comm::ROOT;
 use crate::filter::{OutputType, Outside};
 use crate::image_io;
@@ -17,19 +17,19 @@ use crate::report::{self, destination};
 use crate::{fault, journal};
 
 /// Refuses an output folder or a report that cannot be written.
-pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
+pub(super) fn check_folders(config: &Config) -> Result<(), String> {
     let output = &config.list.output;
     match std::fs::metadata(output) {
         Ok(metadata) if !metadata.is_dir() => {
-            return Err(SetupError(format!(
+            return Err(format!(
                 "--output {}: is a file; give a folder, which is made if it is missing",
                 output.display()
-            )));
+            ));
         }
         Ok(_) => writable(output, "--output")?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(SetupError(format!("--output {}: {error}", output.display())));
+            return Err(format!("--output {}: {error}", output.display()));
         }
     }
     if let Some(report) = &config.report {
@@ -38,24 +38,24 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
             _ => Path::new("."),
         };
         if report.is_dir() {
-            return Err(SetupError(format!(
+            return Err(format!(
                 "--report {}: is a folder; give a file name in it, such as {}",
                 report.display(),
                 report.join("report.json").display()
-            )));
+            ));
         }
         if report.file_name().is_some_and(is_image_name) {
-            return Err(SetupError(format!(
+            return Err(format!(
                 "--report {}: has the name of an image; give another, such as report.json",
                 report.display()
-            )));
+            ));
         }
         if !folder.is_dir() {
-            return Err(SetupError(format!(
+            return Err(format!(
                 "--report {}: there is no folder {}; make it first",
                 report.display(),
                 folder.display()
-            )));
+            ));
         }
         let mut destinations = vec![(report.clone(), destination::REPORT)];
         if config.report_table {
@@ -66,7 +66,7 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
             destinations.push((report.with_extension("images.csv"), destination::IMAGES_CSV));
         }
         for (path, mark) in destinations {
-            destination::check("--report", &path, mark).map_err(SetupError)?;
+            destination::check("--report", &path, mark)?;
         }
         let place = if report::is_device(report) { report } else { folder };
         writable(place, "--report")?;
@@ -75,16 +75,16 @@ pub(super) fn check_folders(config: &Config) -> Result<(), SetupError> {
 }
 
 /// Refuses a mask for all images that cannot be read, and a result that cannot hold what is to be outside.
-pub(super) fn check_mask(config: &Config) -> Result<(), SetupError> {
+pub(super) fn check_mask(config: &Config) -> Result<(), String> {
     let Some(Masking { choice, outside }) = &config.job.mask else {
         return Ok(());
     };
     if let MaskChoice::File(path) = choice {
-        image_io::probe(path).map_err(|error| SetupError(format!("--mask {error}")))?;
+        image_io::probe(path).map_err(|error| format!("--mask {error}"))?;
     }
     match config.job.output.output_type {
-        OutputType::As(datatype) if *outside == Outside::Nan && !datatype.is_float() => Err(SetupError(
-            format!("--outside nan: {datatype} has no NaN; write float32, or say --outside zero or keep"),
+        OutputType::As(datatype) if *outside == Outside::Nan && !datatype.is_float() => Err(format!(
+            "--outside nan: {datatype} has no NaN; write float32, or say --outside zero or keep"
         )),
         _ => Ok(()),
     }
@@ -119,7 +119,7 @@ pub(super) fn see_roots_journal(output: &Path, run: &str, rank: usize, host: &st
 }
 
 /// Refuses links to folders below the output folder: results would be written somewhere else.
-pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<(), SetupError> {
+pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<(), String> {
     if config.list.follow_links {
         return Ok(());
     }
@@ -138,21 +138,21 @@ pub(super) fn refuse_links(config: &Config, entries: &[ImageEntry]) -> Result<()
         |folder: &&PathBuf| std::fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_symlink());
     match folders.iter().find(is_link) {
         None => Ok(()),
-        Some(link) => Err(SetupError(format!(
+        Some(link) => Err(format!(
             "--output {}: its folder {} is a link, so results would be written somewhere else; remove the \
              link, or use --follow-links",
             output.display(),
             link.display()
-        ))),
+        )),
     }
 }
 
-fn writable(folder: &Path, option: &str) -> Result<(), SetupError> {
+fn writable(folder: &Path, option: &str) -> Result<(), String> {
     nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK).map_err(|error| {
-        SetupError(format!(
+        format!(
             "{option} {}: cannot be written to: {}; check its permissions or choose another",
             folder.display(),
             error.desc()
-        ))
+        )
     })
 }

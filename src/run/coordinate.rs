@@ -17,7 +17,7 @@ use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::{Grace, Pace};
 use super::worker::{self, Event, IdleTime, WorkerContext};
-use super::{Config, Setup, worker_loop};
+use super::{Config, Setup, non_root_loop};
 use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
 use crate::job::OutputFolder;
 use crate::journal::Journal;
@@ -111,7 +111,7 @@ pub(super) fn work(
         if rank == ROOT {
             Some(root_loop::run(&mut own, config, pending, &costs_s, dynamic))
         } else {
-            worker_loop::run(&mut own, dynamic, &costs_s);
+            non_root_loop::run(&mut own, dynamic, &costs_s);
             None
         }
     })

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::agree::Look;
 use super::share::Schedule;
 use super::{Config, Setup};
-use crate::columns::{Cell, Column, Grid, Style};
+use crate::columns::{Cell, Column, Style, Table};
 use crate::images::ImageEntry;
 use crate::images::probe::ImageFacts;
 use crate::job::memory;
@@ -20,31 +20,22 @@ struct ImageLine<'a> {
     is_kept: bool,
 }
 
-/// A column of a table that is not written as CSV.
-fn column<T>(head: &'static str, value: fn(&T) -> Cell) -> Column<T> {
-    Column {
-        name: "",
-        head,
-        value,
-    }
-}
-
 fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
     [
-        column("image", |line| Cell::Count(line.entry.index as u64)),
-        column("input", |line| Cell::Text(line.entry.input.display().to_string())),
-        column("output", |line| {
+        Column::shown("image", |line| Cell::Count(line.entry.index as u64)),
+        Column::shown("input", |line| Cell::Text(line.entry.input.display().to_string())),
+        Column::shown("output", |line| {
             Cell::Text(line.entry.output.display().to_string())
         }),
-        column("file MiB", |line| mib(line.facts.file_bytes)),
-        column("voxel mm", |line| {
+        Column::shown("file MiB", |line| mib(line.facts.file_bytes)),
+        Column::shown("voxel mm", |line| {
             three(line.facts.widths.as_ref().map(|it| it.voxel_size_mm))
         }),
-        column("sigma vox", |line| {
+        Column::shown("sigma vox", |line| {
             three(line.facts.widths.as_ref().and_then(|it| it.sigma_vox))
         }),
-        column("memory MiB", |line| Cell::of(line.facts.memory_bytes, mib)),
-        column("note", |line| {
+        Column::shown("memory MiB", |line| Cell::of(line.facts.memory_bytes, mib)),
+        Column::shown("note", |line| {
             Cell::Text(
                 match (&line.facts.error, line.is_kept) {
                     (Some(_), _) => "will fail",
@@ -75,20 +66,20 @@ impl RankLine<'_> {
 
 fn rank_columns<'a>() -> [Column<RankLine<'a>>; 9] {
     [
-        column("rank", |line| Cell::Count(line.rank as u64)),
-        column("host", |line| Cell::Text(line.host.to_owned())),
-        column("workers", |line| Cell::Count(line.workers as u64)),
-        column("images", |line| Cell::Count(line.share.len() as u64)),
-        column("file MiB", |line| mib(line.sum(|facts| facts.file_bytes))),
-        column("raw MiB", |line| {
+        Column::shown("rank", |line| Cell::Count(line.rank as u64)),
+        Column::shown("host", |line| Cell::Text(line.host.to_owned())),
+        Column::shown("workers", |line| Cell::Count(line.workers as u64)),
+        Column::shown("images", |line| Cell::Count(line.share.len() as u64)),
+        Column::shown("file MiB", |line| mib(line.sum(|facts| facts.file_bytes))),
+        Column::shown("raw MiB", |line| {
             mib(line.sum(|facts| facts.raw_bytes.unwrap_or(0)))
         }),
-        column("Mvoxels", |line| {
+        Column::shown("Mvoxels", |line| {
             let voxels = line.sum(|facts| facts.voxels.unwrap_or(0));
             Cell::Number(voxels as f64 * 1e-6, 1)
         }),
-        column("cost %", |line| Cell::Number(100.0 * line.cost, 1)),
-        column("memory MiB", |line| {
+        Column::shown("cost %", |line| Cell::Number(100.0 * line.cost, 1)),
+        Column::shown("memory MiB", |line| {
             let images = line.share.iter().filter_map(|facts| facts.memory_bytes);
             mib(memory::rank_bytes(images, line.workers))
         }),
@@ -129,9 +120,9 @@ pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config:
         })
         .collect();
     let ranks = rank_lines(setup, schedule, looks, config.strategy);
-    let mut text = Grid::of(&image_columns(), &images).draw(Style::Terminal);
+    let mut text = Table::of(&image_columns(), &images).draw(Style::Terminal);
     text.push_str(&sizes(&images));
-    text.push_str(&Grid::of(&rank_columns(), &ranks).draw(Style::Terminal));
+    text.push_str(&Table::of(&rank_columns(), &ranks).draw(Style::Terminal));
     let skipped = setup.decision.skipped.len();
     let _ = writeln!(
         text,

@@ -239,7 +239,7 @@ impl<C: Communicator> RankLoop<'_, C> {
             elapsed_s,
             cpu_s: self.cpu.seconds(),
             max_rss_bytes: resources::peak_rss_bytes(),
-            idle_s: Some(self.idle.until(elapsed_s)),
+            idle_s: self.idle.until(elapsed_s),
             cpu_model: resources::cpu_model(),
             images: std::mem::take(&mut self.images),
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use crate::images::ImageEntry;
+use crate::images::{ImageEntry, absolute};
 use crate::journal::past::{History, Past};
 
 /// Compares the output paths with those in the journals.
@@ -76,10 +76,6 @@ pub(super) fn refuse_renamed(
 fn base_of(input: &Path, below: &Path) -> Option<PathBuf> {
     let depth = below.components().count();
     (input.ends_with(below)).then(|| input.ancestors().nth(depth).map(Path::to_owned))?
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -9,9 +9,6 @@ use crate::slurm::{self, MemoryOption};
 
 /// Refuses a job whose ranks cannot hold the largest of these images (bytes in memory of each). Local to the
 /// root, which works with `threads`. Outside a Slurm job only the image that does not fit fails.
-///
-/// # Errors
-/// A message with the numbers and the line of the script to change.
 pub(super) fn check<'a>(
     images: impl Iterator<Item = (&'a Path, u64)>,
     ranks_on_host: usize,

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::Stamp;
-use crate::image_io::file_name::pair_partner;
+use crate::image_io::file_name::files_at;
 use crate::image_io::{self, FileId, path_text};
-use crate::images::ImageEntry;
+use crate::images::{self, ImageEntry};
 use crate::journal::past::{Last, Made, Past};
 use crate::report::ResumeCounts;
 
@@ -118,7 +118,7 @@ pub(super) fn claims(
         let Some(history) = past.records.get(below) else {
             return Claims::default();
         };
-        let input = std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone());
+        let input = images::absolute(&entry.input);
         let claim = |made: &Made| Claim {
             same_options: *made.options == *options,
             from: (made.input != input).then(|| Name(made.input.clone())),
@@ -133,19 +133,10 @@ pub(super) fn claims(
     entries.iter().map(claims).collect()
 }
 
-/// The names of a result's files: its own, and of a pair the other half's.
-pub(super) fn names(output: &Path) -> [Option<PathBuf>; 2] {
-    let other_half = output.file_name().and_then(pair_partner);
-    [
-        Some(output.to_owned()),
-        other_half.map(|name| output.with_file_name(name)),
-    ]
-}
-
 /// Checks the files under a result's name and compares them with the claims, if any. Usually reads only
 /// sizes, times and the last eight bytes (checksum and length).
 pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
-    let names = names(&entry.output);
+    let names = files_at(&entry.output);
     let mut found = Found {
         // Before anything is compared: a later change makes it another file.
         seen: names.clone().map(|name| Stamp::of_path(&name?)),
@@ -316,7 +307,7 @@ fn same_content(recorded: &[FileId], now: &[FileId], at_same_path: bool) -> bool
 
 /// Whether the files of a result are those of a record.
 fn describes_result(output: &Path, recorded: &[FileId]) -> bool {
-    let is_pair = names(output)[1].is_some();
+    let is_pair = files_at(output)[1].is_some();
     match recorded {
         [] => false,
         // One identity for both halves: a record of niimpi-journal/1.
@@ -330,7 +321,7 @@ fn describes_result(output: &Path, recorded: &[FileId]) -> bool {
 /// Whether a file of a result is that of a record. A record of niimpi-journal/1 does not describe single
 /// files; here it is enough that it records the image as started or written.
 fn describes_file(output: &Path, path: &Path, recorded: &[FileId]) -> bool {
-    let is_pair = names(output)[1].is_some();
+    let is_pair = files_at(output)[1].is_some();
     match recorded {
         [] => true,
         [_] if is_pair => true,
@@ -342,7 +333,7 @@ fn describes_file(output: &Path, path: &Path, recorded: &[FileId]) -> bool {
 }
 
 /// A recorded file with its path. Records leave out an image's own name.
-fn at_its_place(output: &Path, file: &FileId) -> FileId {
+pub(super) fn at_its_place(output: &Path, file: &FileId) -> FileId {
     let path = match file.path.as_os_str().is_empty() {
         true => output.to_owned(),
         false => output.with_file_name(&file.path),

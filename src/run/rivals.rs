@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::shard::Shard;
-use crate::images::ImageEntry;
+use crate::images::{self, ImageEntry};
 use crate::journal::RunLine;
 use crate::journal::living::{self, Life, RunJournal};
 use crate::slurm;
@@ -26,16 +26,13 @@ pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
         }
     };
     for entry in entries {
-        take(&std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()));
+        take(&images::absolute(&entry.input));
         take(entry.output.strip_prefix(output).unwrap_or(&entry.output));
     }
     format!("{hash:016x}")
 }
 
 /// Refuses to start while a run of the same images is alive, before anything is written. Local to the root.
-///
-/// # Errors
-/// A message for the user that names the other run.
 pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String> {
     let (rivals, others) = living_runs(output, work, None, &|| {})?;
     if let Some(rival) = rivals.first() {
@@ -57,9 +54,6 @@ pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String
 /// Refuses an array's shard if earlier runs divided the same list into another number of shards, for example
 /// because an array repeats only some tasks of another. Warns if an array has one task, which then processes
 /// the whole list. Local to the root.
-///
-/// # Errors
-/// A message for the user that suggests a fix.
 pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<(), String> {
     let Some(own) = work
         .shard
@@ -96,9 +90,6 @@ pub(super) fn refuse_other_division(output: &Path, work: &Work<'_>) -> Result<()
 /// Among such runs, all except the one whose name sorts first refuse at once. The first waits until each of
 /// the others has refused or works. While it waits it calls `show_life`, so that runs on other machines see
 /// that it is alive.
-///
-/// # Errors
-/// As of [`refuse_before`].
 pub(super) fn refuse_after(
     output: &Path,
     work: &Work<'_>,

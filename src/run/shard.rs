@@ -33,8 +33,6 @@ impl fmt::Display for Shard {
 impl FromStr for Shard {
     type Err = String;
 
-    /// # Errors
-    /// A message for the user if the text is neither `K/N` with 1 ≤ K ≤ N nor `slurm` inside an array task.
     fn from_str(text: &str) -> Result<Self, String> {
         // Far more than the tasks of any array; each shard needs some memory on the root.
         const MOST: usize = 1_000_000;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agree::{Look, Ranks};
 use super::resume;
-use super::{Clock, Config, SetupError, request};
+use super::{Clock, Config, request};
 use crate::atomic_file::Stamp;
 use crate::images::{self, ImageEntry};
 use crate::job::cost;
@@ -97,14 +97,13 @@ pub(super) fn decide(
     looks: &[Look],
     ranks: &Ranks,
     clock: Clock,
-) -> Result<(Decision, Schedule), SetupError> {
+) -> Result<(Decision, Schedule), String> {
     refuse_unmasked(looks)?;
     let filter_s_per_voxel = config.job.filter_s_per_voxel();
     let all_facts: Vec<_> = looks.iter().map(|look| &look.facts).collect();
     let files = all_facts.iter().map(|facts| &facts.files);
     let mask_of_all = config.job.mask.as_ref().and_then(|mask| mask.choice.file(None));
-    images::refuse_replacing_inputs(entries, files, mask_of_all)
-        .map_err(|error| SetupError(error.to_string()))?;
+    images::refuse_replacing_inputs(entries, files, mask_of_all)?;
     let costs_s: Vec<f64> = all_facts
         .iter()
         .map(|facts| cost::image_s(facts, filter_s_per_voxel))
@@ -134,7 +133,7 @@ pub(super) fn decide(
         Some((entries[place].input.as_path(), bytes))
     });
     let threads = ranks.threads[0].min(todo.len());
-    request::check(in_memory, ranks.on_host_of(0), threads).map_err(SetupError)?;
+    request::check(in_memory, ranks.on_host_of(0), threads)?;
     let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;
@@ -142,10 +141,10 @@ pub(super) fn decide(
     if !config.dry_run {
         let output = &config.list.output;
         std::fs::create_dir_all(output).map_err(|error| {
-            SetupError(format!(
+            format!(
                 "--output {}: the folder cannot be created: {error}",
                 output.display()
-            ))
+            )
         })?;
     }
     let decision = Decision {
@@ -163,32 +162,32 @@ pub(super) fn decide(
 }
 
 /// Refuses a run in which no image has a mask that can be used.
-fn refuse_unmasked(looks: &[Look]) -> Result<(), SetupError> {
+fn refuse_unmasked(looks: &[Look]) -> Result<(), String> {
     let faults: Vec<&String> = looks.iter().filter_map(|look| look.mask_fault.as_ref()).collect();
     match faults.first() {
-        Some(first) if faults.len() == looks.len() => Err(SetupError(format!(
+        Some(first) if faults.len() == looks.len() => Err(format!(
             "--mask: no image has a mask that can be used, the first is {first}"
-        ))),
+        )),
         _ => Ok(()),
     }
 }
 
-fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) -> Result<(), SetupError> {
+fn refuse_existing(config: &Config, entries: &[&ImageEntry], looks: &[&Look]) -> Result<(), String> {
     if config.existing == Existing::Resume {
         let standings = looks.iter().map(|look| look.found.standing);
         let refusal = resume::refusal(entries.iter().copied().zip(standings));
-        return refusal.map_or(Ok(()), |refusal| Err(SetupError(refusal)));
+        return refusal.map_or(Ok(()), Err);
     }
     let exists = |place: &usize| looks[*place].found.exists();
     let mut existing = (0..entries.len()).filter(exists);
     match (config.existing, existing.next()) {
-        (Existing::Refuse, Some(first)) => Err(SetupError(format!(
+        (Existing::Refuse, Some(first)) => Err(format!(
             "{} of {} results already exist, the first is {}; choose another --output, or use --resume to \
              keep them and process the rest, or --overwrite to replace them",
             1 + existing.count(),
             entries.len(),
             entries[first].output.display()
-        ))),
+        )),
         _ => Ok(()),
     }
 }
@@ -221,10 +220,10 @@ fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) 
 }
 
 /// The time of a run that starts now: later than all lines of earlier runs, even if their clocks were ahead.
-fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, SetupError> {
+fn time_after_all_runs(output: &Path, now: SystemTime) -> Result<SystemTime, String> {
     const STEP: Duration = Duration::from_millis(1);
     let newest = past::newest_unix_s(output, resources::available_cpus())
-        .map_err(|error| SetupError(format!("the journals of earlier runs cannot be read: {error}")))?;
+        .map_err(|error| format!("the journals of earlier runs cannot be read: {error}"))?;
     let after = newest.map(|unix_s| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(unix_s) + STEP);
     Ok(after.map_or(now, |after| after.max(now)))
 }

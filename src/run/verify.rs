@@ -8,11 +8,12 @@ use std::time::Instant;
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
-use super::resume;
+use super::resume::at_its_place;
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
-use crate::comm::{self, Communicator, ROOT, path_bytes};
+use crate::comm::{self, Communicator, ROOT};
 use crate::console;
-use crate::image_io::{FileId, Verifier};
+use crate::image_io::file_name::files_at;
+use crate::image_io::{FileId, Verifier, path_text};
 use crate::images::{self, natural_order};
 use crate::journal::past::{Last, Past};
 use crate::parallel::par_map_with;
@@ -53,7 +54,6 @@ impl VerifyRequest {
 enum Known {
     /// Only that the file exists.
     File,
-    /// It failed.
     Failed,
     /// It was started but not finished.
     Begun,
@@ -63,7 +63,7 @@ enum Known {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Item {
-    #[serde(with = "path_bytes")]
+    #[serde(with = "path_text")]
     path: PathBuf,
     known: Known,
 }
@@ -122,7 +122,7 @@ fn remove(items: &[Item], wrong: &[Wrong]) {
         if !matches!(item.known, Known::Written(_)) {
             continue;
         }
-        for path in resume::names(&item.path).into_iter().flatten() {
+        for path in files_at(&item.path).into_iter().flatten() {
             match std::fs::remove_file(&path) {
                 Ok(()) => removed += 1,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -140,7 +140,7 @@ fn remove(items: &[Item], wrong: &[Wrong]) {
 
 fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
     let output = &request.output;
-    let files = images::images_below(output).map_err(|error| error.to_string())?;
+    let files = images::images_below(output)?;
     let mut known: BTreeMap<PathBuf, Known> = files.into_iter().map(|file| (file, Known::File)).collect();
     if request.against_journal {
         let past = Past::load(output, resources::available_cpus())
@@ -237,10 +237,7 @@ fn compare(result: &Path, recorded: &[FileId], found: &[FileId]) -> Result<(), S
             },
         ),
         _ => recorded.iter().try_for_each(|file| {
-            let path = match file.path.as_os_str().is_empty() {
-                true => result.to_owned(),
-                false => result.with_file_name(&file.path),
-            };
+            let path = at_its_place(result, file).path;
             match found.iter().find(|found| found.path == path) {
                 Some(found) => differs(file, found),
                 None => Err(format!("{} is missing", path.display())),

@@ -20,13 +20,12 @@ use super::limits::Behind;
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
-use super::resume;
 use super::stop::Pace;
 use crate::atomic_file::Stamp;
 use crate::fault::Fault;
-use crate::image_io::file_name::pair_partner;
+use crate::image_io::file_name::{files_at, pair_partner};
 use crate::image_io::{Existing, OpenedInput, StagedFile};
-use crate::images::ImageEntry;
+use crate::images::{self, ImageEntry};
 use crate::job;
 use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
 use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
@@ -85,7 +84,7 @@ impl WorkerContext<'_> {
         let Some(stamps) = self.replaced.get(&place) else {
             return Existing::Seen(Vec::new());
         };
-        let names = resume::names(&self.entries[place].output);
+        let names = files_at(&self.entries[place].output);
         let seen = names.into_iter().zip(stamps).filter_map(|(name, stamp)| {
             let name = name?.file_name()?.to_owned();
             Some((name, (*stamp)?))
@@ -365,7 +364,7 @@ fn carry<'a>(
         unix_s: context.journal.unix_s(),
         index: entry.index,
         worker,
-        input: std::path::absolute(&entry.input).unwrap_or_else(|_| entry.input.clone()),
+        input: images::absolute(&entry.input),
         output: entry
             .output
             .strip_prefix(context.output)

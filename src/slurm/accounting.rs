@@ -4,13 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::JobState;
-use super::steps::{self, Account, AccountingError};
+use super::steps::{self, Account};
 use crate::text::parse_bytes;
 
 /// A job with its steps combined.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accounting {
-    /// The job's ID.
     pub job_id: String,
     /// Slurm's state: `COMPLETED`, `OUT_OF_MEMORY`, `TIMEOUT`, `RUNNING`, …
     pub state: String,
@@ -24,7 +23,6 @@ pub struct Accounting {
     pub max_rss_bytes: Option<u64>,
     /// CPUs of the job.
     pub alloc_cpus: usize,
-    /// Nodes of the job.
     pub nodes: usize,
     /// Requested memory of the whole job, in bytes; `None` if unknown.
     pub requested_mem_bytes: Option<u64>,
@@ -39,15 +37,8 @@ impl Accounting {
     }
 
     /// The accounting of a job. `None` if accounting does not know it yet.
-    ///
-    /// # Errors
-    /// [`AccountingError`] if `sacct` is not available or fails, or if the cluster has no accounting.
-    pub fn of_job(job_id: &str) -> Result<Option<Self>, AccountingError> {
-        match steps::of_job(job_id) {
-            Ok(rows) => Ok(Self::of(job_id, &rows)),
-            Err(AccountingError::Unknown(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+    pub fn of_job(job_id: &str) -> Result<Option<Self>, String> {
+        Ok(Self::of(job_id, &steps::of_job(job_id)?))
     }
 
     /// Combines a job's rows: its own has state and times, those of its steps have the memory. For a requeued

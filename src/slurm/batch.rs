@@ -8,6 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::JobState;
+use super::running::squeue;
 use crate::comm::flavour::MpiFlavour;
 
 /// The resources requested from Slurm.
@@ -32,7 +33,6 @@ pub struct Request {
 pub struct BatchScript {
     /// `--job-name`.
     pub name: String,
-    /// The requested resources.
     pub request: Request,
     /// The file for the job's standard output and error.
     pub log: OsString,
@@ -46,9 +46,6 @@ pub struct BatchScript {
 
 impl BatchScript {
     /// The script. Arguments are quoted for the shell; an argument that is not UTF-8 is an error.
-    ///
-    /// # Errors
-    /// A message with the argument that is not UTF-8.
     pub fn render(&self) -> Result<String, String> {
         let request = &self.request;
         let mut text = String::from("#!/bin/bash\n");
@@ -134,9 +131,6 @@ pub(crate) enum Submission {
 }
 
 /// Submits a script with `sbatch`.
-///
-/// # Errors
-/// A message if `sbatch` is not available or its output is not a job ID.
 pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
     let output = Command::new("sbatch")
         .arg("--parsable")
@@ -169,21 +163,9 @@ pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
 
 /// Whether the job is still in the queue according to `squeue`; `None` if `squeue` fails.
 pub fn is_queued(job_id: &str) -> Option<bool> {
-    let output = Command::new("squeue")
-        .args(["--noheader", "--format=%T", "--jobs", job_id])
-        .output()
-        .ok()?;
-    if !output.status.success() {
-        // "Invalid job id specified": the job ended long ago.
-        return String::from_utf8_lossy(&output.stderr)
-            .contains("Invalid job id")
-            .then_some(false);
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Some(
-        text.lines()
-            .any(|state| !state.trim().is_empty() && !JobState::parse(state).is_final()),
-    )
+    let text = squeue(&["--format=%T", "--jobs", job_id])?;
+    let mut states = text.lines().filter(|state| !state.trim().is_empty());
+    Some(states.any(|state| !JobState::parse(state).is_final()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use crate::text::parse_clock_s;
 /// The limits of a partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionLimits {
-    /// Its name.
     pub name: String,
     /// Time limit; `None` if unlimited.
     pub time_s: Option<f64>,
@@ -23,9 +22,6 @@ pub struct PartitionLimits {
 impl PartitionLimits {
     /// Queries `sinfo` about a partition, by default the cluster's default partition. `None` if `sinfo` is
     /// not available.
-    ///
-    /// # Errors
-    /// A message if `sinfo` fails or does not know the partition.
     pub fn of(partition: Option<&str>) -> Result<Option<Self>, String> {
         let mut command = Command::new("sinfo");
         command.args(["--noheader", "--format=%P|%l|%c|%m|%D|%s"]);

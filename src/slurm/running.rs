@@ -45,7 +45,7 @@ fn has_step(text: &str, job: &Job, step_id: &str) -> bool {
 }
 
 /// The output of `squeue`; empty for a job that Slurm no longer knows.
-fn squeue(arguments: &[&str]) -> Option<String> {
+pub(super) fn squeue(arguments: &[&str]) -> Option<String> {
     let output = Command::new("squeue")
         .arg("--noheader")
         .args(arguments)

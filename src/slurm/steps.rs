@@ -4,7 +4,6 @@
 use std::process::Command;
 
 use serde::Serialize;
-use thiserror::Error;
 
 use crate::text::{parse_bytes, parse_clock_s};
 
@@ -12,39 +11,9 @@ use crate::text::{parse_bytes, parse_clock_s};
 const FIELDS: &str =
     "JobID,State,ExitCode,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,ReqMem,NodeList,NNodes,TimelimitRaw,JobName";
 
-/// Errors of accounting, with advice.
-#[derive(Debug, Error)]
-pub enum AccountingError {
-    /// `sacct` is not installed.
-    #[error(
-        "sacct cannot be started ({0}); run this command on a login node of the cluster that ran the job, \
-         with Slurm's commands on the PATH"
-    )]
-    NoCommand(std::io::Error),
-    /// The cluster has no accounting.
-    #[error(
-        "this cluster has no accounting (its slurm.conf sets no AccountingStorageType), so only the report's \
-         own numbers are available"
-    )]
-    Off,
-    /// Another error of `sacct`.
-    #[error("sacct: {0}")]
-    Refused(String),
-    /// Its output contains no rows.
-    #[error("unexpected output of sacct: {0}")]
-    Unreadable(String),
-    /// It does not know the job.
-    #[error(
-        "accounting has nothing on job {0}: check that this cluster ran it, and that accounting keeps \
-         records for that long"
-    )]
-    Unknown(String),
-}
-
 /// The accounting of a job (`4711`), one of its steps (`4711.0`) or its script (`4711.batch`).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Account {
-    /// `JobID`.
     pub job_id: String,
     /// `State`, such as COMPLETED, FAILED, TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED.
     pub state: String,
@@ -56,7 +25,6 @@ pub struct Account {
     pub cpu_s: f64,
     /// CPU seconds / (elapsed × CPUs); `None` if the elapsed time is 0.
     pub cpu_efficiency: Option<f64>,
-    /// `AllocCPUS`.
     pub cpus: u64,
     /// `MaxRSS` of the largest task, bytes; `None` for a whole job or if no sample was taken.
     pub max_rss_bytes: Option<u64>,
@@ -64,21 +32,17 @@ pub struct Account {
     pub requested_memory: String,
     /// `NodeList`, as Slurm writes it.
     pub node_list: String,
-    /// `NNodes`.
     #[serde(skip)]
     pub nodes: usize,
     /// `TimelimitRaw`, in seconds; `None` without a limit and for a step.
     #[serde(skip)]
     pub time_limit_s: Option<f64>,
-    /// `JobName`.
     pub name: String,
 }
 
-/// Queries `sacct` about a job and its steps. All runs of a requeued job are included, in order.
-///
-/// # Errors
-/// A message for the user if there is no accounting, no such job or no `sacct`.
-pub fn of_job(job_id: &str) -> Result<Vec<Account>, AccountingError> {
+/// Queries `sacct` about a job and its steps; none if it does not know the job. All runs of a requeued job
+/// are included, in order.
+pub fn of_job(job_id: &str) -> Result<Vec<Account>, String> {
     let output = Command::new("sacct")
         .args([
             "--jobs",
@@ -91,36 +55,40 @@ pub fn of_job(job_id: &str) -> Result<Vec<Account>, AccountingError> {
         ])
         .arg(format!("--format={FIELDS}"))
         .output()
-        .map_err(AccountingError::NoCommand)?;
+        .map_err(|error| {
+            format!(
+                "sacct cannot be started ({error}); run this command on a login node of the cluster that ran \
+                 the job, with Slurm's commands on the PATH"
+            )
+        })?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     answer(
-        job_id,
         output.status.success(),
         &String::from_utf8_lossy(&output.stdout),
         complaint.trim(),
     )
 }
 
-fn answer(job_id: &str, success: bool, text: &str, complaint: &str) -> Result<Vec<Account>, AccountingError> {
+fn answer(success: bool, text: &str, complaint: &str) -> Result<Vec<Account>, String> {
     if complaint.contains("accounting storage is disabled") {
-        return Err(AccountingError::Off);
+        return Err(
+            "this cluster has no accounting (its slurm.conf sets no AccountingStorageType), so only the \
+             report's own numbers are available"
+                .to_owned(),
+        );
     }
-    if !success {
-        return Err(AccountingError::Refused(complaint.to_owned()));
+    match success {
+        true => rows(text),
+        false => Err(format!("sacct: {complaint}")),
     }
-    let accounts = rows(text)?;
-    if accounts.is_empty() {
-        return Err(AccountingError::Unknown(job_id.to_owned()));
-    }
-    Ok(accounts)
 }
 
 /// Parses the rows of `sacct`'s output. Other lines are skipped, because a job's name can contain a line
 /// break; output without any row is an error.
-pub(super) fn rows(text: &str) -> Result<Vec<Account>, AccountingError> {
+pub(super) fn rows(text: &str) -> Result<Vec<Account>, String> {
     let accounts: Vec<Account> = text.lines().filter_map(parse).collect();
     match text.lines().find(|line| !line.trim().is_empty()) {
-        Some(line) if accounts.is_empty() => Err(AccountingError::Unreadable(line.to_owned())),
+        Some(line) if accounts.is_empty() => Err(format!("unexpected output of sacct: {line}")),
         _ => Ok(accounts),
     }
 }
@@ -164,7 +132,7 @@ mod tests {
         let text = "7|COMPLETED|0:0|100|02:30.500|4||2G|n[1-2]|2|10|a|b\n\
                     7.batch|COMPLETED|0:0|100|00:00.100|2|3000K||n1|1||batch\n\
                     7.0|OUT_OF_MEMORY|0:125|86401|00:00:00|4|1.5G||n[1-2]|2||niimpi\n";
-        let accounts = answer("7", true, text, "").unwrap();
+        let accounts = answer(true, text, "").unwrap();
         assert_eq!(accounts.len(), 3);
         let job = &accounts[0];
         assert_eq!((job.elapsed_s, job.cpu_s, job.cpus), (100.0, 150.5, 4));
@@ -180,16 +148,13 @@ mod tests {
 
     #[test]
     fn silence_is_told_apart() {
-        let message = |success, complaint: &str| answer("7", success, "", complaint).unwrap_err().to_string();
+        let message = |success, complaint: &str| answer(success, "", complaint).unwrap_err();
         let off = "Slurm accounting storage is disabled";
         assert!(message(true, off).contains("has no accounting"));
         assert!(message(false, off).contains("has no accounting"));
         assert_eq!(message(false, "bad field"), "sacct: bad field");
-        assert!(message(true, "").contains("nothing on job 7"));
-        let error = answer("7", true, "error: no such thing\n", "").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unexpected output of sacct: error: no such thing"
-        );
+        assert_eq!(answer(true, "", ""), Ok(Vec::new()));
+        let error = answer(true, "error: no such thing\n", "").unwrap_err();
+        assert_eq!(error, "unexpected output of sacct: error: no such thing");
     }
 }

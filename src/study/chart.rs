@@ -73,9 +73,6 @@ fn frame<'a, 'b>(area: &'a Area<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBac
 
 impl Chart {
     /// The chart as an SVG document.
-    ///
-    /// # Errors
-    /// A message if there is nothing to draw or drawing fails.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
         let all: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
         let Some(&first) = all.first() else {
@@ -147,9 +144,6 @@ impl Chart {
 }
 
 /// Draws stacked bars as an SVG document. The legend contains the names of the parts.
-///
-/// # Errors
-/// A message if no bar has a height or drawing fails.
 pub(crate) fn stacked_bars_svg(
     title: &str,
     y_label: &str,

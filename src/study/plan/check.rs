@@ -4,7 +4,7 @@
 use super::document::PlanDocument;
 use super::predict::Prediction;
 use super::request::{MEMORY_MARGIN, TIME_MARGIN, in_words};
-use crate::columns::{Cell, Column, Grid, Style};
+use crate::columns::{Cell, Column, Style, Table};
 use crate::report::{Report, State};
 use crate::slurm::accounting::Accounting;
 use crate::slurm::batch::Request;
@@ -54,7 +54,7 @@ pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Op
     Check {
         text: format!(
             "{}{} of {} images done, state {state}{job}\n{verdict}\nA request that would have fitted: {}\n",
-            Grid::of(&COLUMNS, &figures).draw(Style::Terminal),
+            Table::of(&COLUMNS, &figures).draw(Style::Terminal),
             totals.done,
             totals.images,
             in_words(&fitting),
@@ -88,27 +88,19 @@ impl Figure {
     }
 }
 
-const fn column(head: &'static str, value: fn(&Figure) -> Cell) -> Column<Figure> {
-    Column {
-        name: "",
-        head,
-        value,
-    }
-}
-
 const COLUMNS: [Column<Figure>; 7] = [
-    column(" ", |figure| Cell::Text(figure.name.to_owned())),
-    column("predicted", |figure| figure.shown(figure.predicted)),
-    column("90 % interval", |figure| {
+    Column::shown(" ", |figure| Cell::Text(figure.name.to_owned())),
+    Column::shown("predicted", |figure| figure.shown(figure.predicted)),
+    Column::shown("90 % interval", |figure| {
         let show = figure.show;
         Cell::of(figure.interval, |[low, high]| {
             Cell::Figure(format!("{} to {}", show(low), show(high)))
         })
     }),
-    column("requested", |figure| figure.shown(figure.requested)),
-    column("used", |figure| figure.shown(Some(figure.used))),
-    column("of requested", |figure| figure.part(figure.requested)),
-    column("of predicted", |figure| figure.part(figure.predicted)),
+    Column::shown("requested", |figure| figure.shown(figure.requested)),
+    Column::shown("used", |figure| figure.shown(Some(figure.used))),
+    Column::shown("of requested", |figure| figure.part(figure.requested)),
+    Column::shown("of predicted", |figure| figure.part(figure.predicted)),
 ];
 
 /// Time, memory and CPUs. Slurm's accounting takes precedence over the report, whose time does not include

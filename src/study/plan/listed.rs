@@ -66,12 +66,9 @@ pub(crate) struct Listed {
 ///
 /// `wanted` is the number of images to plan for; `None`: the existing ones. If it exceeds the existing
 /// images, they are repeated.
-///
-/// # Errors
-/// A message if nothing is listed or no header can be read.
 pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>) -> Result<Listed, String> {
     let started = Instant::now();
-    let collected = images::collect(request).map_err(|error| error.to_string())?;
+    let collected = images::collect(request)?;
     let entries = collected.entries;
     let listed = entries.len();
     let list_s = started.elapsed().as_secs_f64() / listed as f64;

@@ -42,7 +42,7 @@ use self::pilot::{Pilot, PilotRequest};
 use self::predict::{Bounds, Prediction, Predictor};
 use super::scaling::folder::StudyFolder;
 use super::scaling::record::Run;
-use crate::columns::{Grid, Style};
+use crate::columns::{Style, Table};
 use crate::images::ListRequest;
 use crate::job::ImageJob;
 use crate::launch::LocalMachine;
@@ -122,7 +122,7 @@ pub(crate) fn plan(request: &PlanRequest) -> Result<Plan, String> {
         measured.runs.len(),
         Vec::from_iter(measured.hosts.iter().map(String::as_str)).join(", "),
         model.run_sd() * 100.0,
-        Grid::of(&recommend::COLUMNS, &predictions).draw(Style::Terminal),
+        Table::of(&recommend::COLUMNS, &predictions).draw(Style::Terminal),
         recommend::reasons(&predictions, chosen, &predictor, &model, &listed)
     );
     for note in &measured.notes {
@@ -263,7 +263,7 @@ fn read_sources(paths: &[PathBuf]) -> Result<Vec<Source>, String> {
         } else {
             sources.push(Source {
                 name: path.display().to_string(),
-                report: report::read(path).map_err(|error| error.to_string())?,
+                report: report::read(path)?,
                 wall_s: None,
                 others_cpus: None,
             });

@@ -110,9 +110,6 @@ pub(crate) struct Model {
 
 impl Model {
     /// Fits the model.
-    ///
-    /// # Errors
-    /// A message if no image was measured.
     pub fn fit(measured: &Measurements) -> Result<Self, String> {
         // Runs with more workers than CPUs measure the operating system. They count only if there are no
         // others.

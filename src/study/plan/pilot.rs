@@ -79,10 +79,6 @@ fn configurations(images: usize, cpus: usize, has_ranks: bool) -> Vec<(usize, us
 
 /// Runs the pilot and removes its files. The first run reads the files as the job will. It, or a second one
 /// if it was short, also shows how many repeats the measured runs need.
-///
-/// # Errors
-/// A message if there are too few images, a run cannot be started or leaves results unwritten, or the pilot
-/// is interrupted.
 pub(crate) fn run(
     request: &PilotRequest<'_>,
     machine: &LocalMachine,
@@ -275,7 +271,7 @@ fn one(
         let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
         return Err(format!("the {name} ended {:?}: {last}", ended.how));
     }
-    let report = report::read(&run.report).map_err(|error| error.to_string())?;
+    let report = report::read(&run.report)?;
     let _ = std::fs::remove_file(&run.report);
     all_written(&report, &name, folder)?;
     Ok(Source {

@@ -59,41 +59,30 @@ pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<u
     Ok(chosen)
 }
 
-/// A column of a plan's table. Without a head it is only in CSV, without a name only in tables.
-const fn column(
-    name: &'static str,
-    head: &'static str,
-    value: fn(&Prediction) -> Cell,
-) -> Column<Prediction> {
-    Column { name, head, value }
-}
-
 /// The columns of a plan.
 pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
-    column("recommended", " ", |p| {
+    Column::new("recommended", " ", |p| {
         Cell::Text(if p.recommended { "*" } else { "" }.to_owned())
     }),
-    column("nodes", "nodes", |p| Cell::Count(p.layout.nodes as u64)),
-    column("ranks", "ranks", |p| Cell::Count(p.layout.ranks as u64)),
-    column("threads", "threads", |p| Cell::Count(p.layout.threads as u64)),
-    column("", "time", |p| Cell::Text(duration(p.job_s()[0]))),
-    column("", "90 % from", |p| Cell::Text(duration(p.job_s()[1]))),
-    column("", "to", |p| Cell::Text(duration(p.job_s()[2]))),
-    column("time_s", "", |p| Cell::seconds(p.job_s()[0])),
-    column("time_low_s", "", |p| Cell::seconds(p.job_s()[1])),
-    column("time_high_s", "", |p| Cell::seconds(p.job_s()[2])),
-    column("rank_bytes", "MiB per rank", |p| {
+    Column::both("nodes", |p| Cell::Count(p.layout.nodes as u64)),
+    Column::both("ranks", |p| Cell::Count(p.layout.ranks as u64)),
+    Column::both("threads", |p| Cell::Count(p.layout.threads as u64)),
+    Column::shown("time", |p| Cell::Text(duration(p.job_s()[0]))),
+    Column::shown("90 % from", |p| Cell::Text(duration(p.job_s()[1]))),
+    Column::shown("to", |p| Cell::Text(duration(p.job_s()[2]))),
+    Column::csv("time_s", |p| Cell::seconds(p.job_s()[0])),
+    Column::csv("time_low_s", |p| Cell::seconds(p.job_s()[1])),
+    Column::csv("time_high_s", |p| Cell::seconds(p.job_s()[2])),
+    Column::new("rank_bytes", "MiB per rank", |p| {
         Cell::Bytes(p.rss_per_rank_bytes)
     }),
-    column("node_bytes", "MiB per node", |p| {
+    Column::new("node_bytes", "MiB per node", |p| {
         Cell::Bytes(p.rss_per_node_bytes)
     }),
-    column("core_hours", "core hours", |p| Cell::Number(p.core_hours, 2)),
-    column("efficiency", "efficiency %", |p| Cell::Share(p.efficiency)),
-    column("imbalance", "", |p| Cell::Number(p.imbalance, 2)),
-    column("exceeds", "exceeds", |p| {
-        Cell::Text(p.beyond.clone().unwrap_or_default())
-    }),
+    Column::new("core_hours", "core hours", |p| Cell::Number(p.core_hours, 2)),
+    Column::new("efficiency", "efficiency %", |p| Cell::Share(p.efficiency)),
+    Column::csv("imbalance", |p| Cell::Number(p.imbalance, 2)),
+    Column::both("exceeds", |p| Cell::Text(p.beyond.clone().unwrap_or_default())),
 ];
 
 /// The reasons for the chosen layout, and its limits.

@@ -18,9 +18,6 @@ const ACCOUNTING_LAG: Duration = Duration::from_secs(30);
 /// Submits every configuration that is neither done nor has a job in progress. `asked` contains the parts of
 /// the request that are the same for all, `mpi_type` the value of `srun --mpi`. A job that Slurm refuses is
 /// recorded as failed, with the reason; the next call submits it again.
-///
-/// # Errors
-/// A message if a script cannot be written or there is no `sbatch`.
 pub(crate) fn submit(
     folder: &StudyFolder,
     spec: &StudySpec,
@@ -78,9 +75,6 @@ pub(crate) fn submit(
 
 /// Queries Slurm once for every job that has not ended. Returns the number of jobs that are still in
 /// progress.
-///
-/// # Errors
-/// A message if `sacct` fails or a record cannot be written.
 pub(crate) fn collect(folder: &StudyFolder, spec: &StudySpec, keep: bool) -> Result<usize, String> {
     let mut left = 0;
     for record in open(folder, spec)? {
@@ -115,9 +109,6 @@ fn open(folder: &StudyFolder, spec: &StudySpec) -> Result<Vec<RunRecord>, String
 }
 
 /// Waits until every job has ended.
-///
-/// # Errors
-/// A message if Slurm cannot be queried.
 pub(crate) fn wait(
     folder: &StudyFolder,
     spec: &StudySpec,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Configuration, Run, RunRecord};
 use crate::columns::{self, Column};
+use crate::images::absolute;
 use crate::launch::LocalRun;
 use crate::report;
 
@@ -74,9 +75,6 @@ impl StudySpec {
     }
 
     /// Whether `other` continues this study, with the same images and options. The varied numbers may differ.
-    ///
-    /// # Errors
-    /// A message that names the difference.
     pub(crate) fn continues(&self, other: &Self) -> Result<(), String> {
         let differs = [
             ("the images", self.inputs != other.inputs),
@@ -117,9 +115,7 @@ pub(crate) struct StudyFolder {
 impl StudyFolder {
     /// An existing folder.
     pub(crate) fn at(path: &Path) -> Self {
-        Self {
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-        }
+        Self { path: absolute(path) }
     }
 
     /// Whether a folder holds a study.
@@ -128,9 +124,6 @@ impl StudyFolder {
     }
 
     /// Creates the folder, or continues the study in it.
-    ///
-    /// # Errors
-    /// A message if it contains another study or cannot be written.
     pub(crate) fn begin(path: &Path, spec: &StudySpec) -> Result<Self, String> {
         let folder = Self::at(path);
         for part in ["runs", "reports", "logs", "outputs"] {
@@ -192,9 +185,6 @@ impl StudyFolder {
     }
 
     /// Reads `study.json`.
-    ///
-    /// # Errors
-    /// A message if there is no study in the folder.
     pub(crate) fn read_spec(&self) -> Result<StudySpec, String> {
         let path = self.path.join("study.json");
         let spec: StudySpec = read_json(&path)?;
@@ -208,17 +198,11 @@ impl StudyFolder {
     }
 
     /// Writes the record of a run.
-    ///
-    /// # Errors
-    /// A message if it cannot be written.
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<(), String> {
         write_json(&self.record(&record.configuration), record)
     }
 
     /// The record of a configuration's run; `None` if there is none yet.
-    ///
-    /// # Errors
-    /// A message if the record cannot be read.
     pub(crate) fn read_record(&self, configuration: &Configuration) -> Result<Option<RunRecord>, String> {
         let path = self.record(configuration);
         path.is_file().then(|| read_json(&path)).transpose()
@@ -231,16 +215,12 @@ impl StudyFolder {
     }
 
     /// Every run that has a record, with its report if there is one.
-    ///
-    /// # Errors
-    /// A message if a file cannot be read.
     pub(crate) fn read_runs(&self, spec: &StudySpec) -> Result<Vec<Run>, String> {
         let mut runs = Vec::new();
         for configuration in spec.configurations() {
             if let Some(record) = self.read_record(&configuration)? {
                 let path = self.report(&configuration);
-                let report = path.is_file().then(|| report::read(&path)).transpose();
-                let report = report.map_err(|error| error.to_string())?;
+                let report = path.is_file().then(|| report::read(&path)).transpose()?;
                 runs.push(Run { record, report });
             }
         }
@@ -255,18 +235,12 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// Writes a value as JSON.
-///
-/// # Errors
-/// A message that names the file.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), String> {
     let text = serde_json::to_string_pretty(value).expect("plain data has a JSON form");
     write_text(path, &format!("{text}\n"))
 }
 
 /// Writes a table as CSV.
-///
-/// # Errors
-/// A message that names the file.
 pub(crate) fn write_csv<'a, T: 'a>(
     path: &Path,
     columns: impl IntoIterator<Item = &'a Column<T>>,
@@ -278,9 +252,6 @@ pub(crate) fn write_csv<'a, T: 'a>(
 }
 
 /// Reads a JSON file.
-///
-/// # Errors
-/// A message that names the file.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("{}: unexpected content: {error}", path.display()))

@@ -24,9 +24,6 @@ pub(crate) struct RunOptions<'a> {
 
 /// Runs every configuration that is not done yet. Returns false if the study was stopped; the run in progress
 /// is then not recorded. A failed run is recorded, and the study continues.
-///
-/// # Errors
-/// A message if runs cannot be started or the folder cannot be written.
 pub(crate) fn run(
     folder: &StudyFolder,
     spec: &StudySpec,

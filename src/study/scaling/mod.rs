@@ -24,9 +24,6 @@ use folder::StudyFolder;
 
 /// Writes tables and plots of all runs in the folder. Returns the text of the Markdown tables, and whether
 /// every run completed.
-///
-/// # Errors
-/// A message if a file cannot be read or written.
 pub(crate) fn write_results(folder: &StudyFolder) -> Result<(String, bool), String> {
     let spec = folder.read_spec()?;
     let runs = folder.read_runs(&spec)?;

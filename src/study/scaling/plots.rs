@@ -11,9 +11,6 @@ use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
 
 /// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`. Leaves out plots
 /// without data.
-///
-/// # Errors
-/// A message that names the file that cannot be drawn or written.
 pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(), String> {
     let mut rows: Vec<Row> = rows(runs);
     rows.retain(|row| !row.figures.is_empty());

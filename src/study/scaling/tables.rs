@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::folder::{StudySpec, write_csv, write_text};
 use super::record::{Configuration, Figures, Run};
-use crate::columns::{Cell, Column, Grid, Style};
+use crate::columns::{Cell, Column, Style, Table};
 use crate::study::statistics::Summary;
 use crate::text;
 
@@ -165,9 +165,6 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
 }
 
 /// Writes each table as CSV, and all of them as `tables.md`. Returns the text of `tables.md`.
-///
-/// # Errors
-/// A message that names the file that cannot be written.
 pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, String> {
     let rows = rows(runs);
     let mut page = head(spec, runs);
@@ -180,7 +177,7 @@ pub fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<String, St
         let columns = || all().filter(|column| column.name.is_empty() || column.name != kind.lacks);
         let path = folder.join(format!("{}.csv", kind.file));
         write_csv(&path, columns(), of_kind.iter().copied())?;
-        let table = Grid::of(columns(), of_kind).draw(Style::Markdown);
+        let table = Table::of(columns(), of_kind).draw(Style::Markdown);
         let _ = write!(page, "\n## {}\n\n{table}", kind.title);
     }
     page.push_str(&failures(&rows));
@@ -230,39 +227,13 @@ fn others(runs: &[Run]) -> String {
     format!("\nOther programs kept {busy:.2} CPUs busy during the runs (mean).\n")
 }
 
-type RowColumn = Column<Row>;
-
-const fn csv_only(name: &'static str, value: fn(&Row) -> Cell) -> RowColumn {
-    Column {
-        name,
-        head: "",
-        value,
-    }
-}
-
-const fn shown(head: &'static str, value: fn(&Row) -> Cell) -> RowColumn {
-    Column {
-        name: "",
-        head,
-        value,
-    }
-}
-
-const fn both(name: &'static str, value: fn(&Row) -> Cell) -> RowColumn {
-    Column {
-        name,
-        head: name,
-        value,
-    }
-}
-
 /// A figure in seconds: mean and standard deviation, in two columns in CSV, in one cell in Markdown.
 macro_rules! seconds {
     ($name:literal, $value:expr) => {
         &[
-            csv_only(concat!($name, "_s"), |row| row.mean(6, 1.0, $value)),
-            csv_only(concat!($name, "_sd_s"), |row| row.sd($value)),
-            shown(concat!($name, " s"), |row| row.spread(2, $value)),
+            Column::csv(concat!($name, "_s"), |row| row.mean(6, 1.0, $value)),
+            Column::csv(concat!($name, "_sd_s"), |row| row.sd($value)),
+            Column::shown(concat!($name, " s"), |row| row.spread(2, $value)),
         ]
     };
 }
@@ -271,8 +242,8 @@ macro_rules! seconds {
 macro_rules! per_task {
     ($name:literal, $value:expr) => {
         &[
-            csv_only(concat!($name, "/task_s"), |row| row.mean(6, row.images(), $value)),
-            shown(concat!($name, "/task ms"), |row| {
+            Column::csv(concat!($name, "/task_s"), |row| row.mean(6, row.images(), $value)),
+            Column::shown(concat!($name, "/task ms"), |row| {
                 row.mean(2, row.images() / 1e3, $value)
             }),
         ]
@@ -283,29 +254,29 @@ macro_rules! per_task {
 macro_rules! per_proc {
     ($name:literal, $value:expr) => {
         &[
-            csv_only(concat!($name, "/proc_s"), |row| row.mean(6, row.ranks(), $value)),
-            shown(concat!($name, "/proc s"), |row| row.mean(2, row.ranks(), $value)),
+            Column::csv(concat!($name, "/proc_s"), |row| row.mean(6, row.ranks(), $value)),
+            Column::shown(concat!($name, "/proc s"), |row| row.mean(2, row.ranks(), $value)),
         ]
     };
 }
 
 /// Every column of the tables.
-const COLUMNS: &[&[RowColumn]] = &[
+const COLUMNS: &[&[Column<Row>]] = &[
     &[
-        both("procs", |row| Cell::Count(row.run.ranks as u64)),
-        both("threads", |row| Cell::Count(row.run.threads as u64)),
-        both("tasks", |row| Cell::Count(row.run.images as u64)),
-        both("nodes", |row| Cell::Count(row.run.nodes as u64)),
-        csv_only("repeats", |row| Cell::Count(row.figures.len() as u64)),
-        both("jobID", |row| Cell::Text(row.jobs.clone())),
-        csv_only("mem_bytes", |row| row.mean(6, 1.0, |run| run.memory_bytes)),
-        csv_only("mem_sd_bytes", |row| row.sd(|run| run.memory_bytes)),
-        shown("mem", |row| row.kib(|run| run.memory_bytes)),
-        both("mem-h", |row| row.human(1.0, |run| run.memory_bytes)),
-        csv_only("mem-total_bytes", |row| {
+        Column::both("procs", |row| Cell::Count(row.run.ranks as u64)),
+        Column::both("threads", |row| Cell::Count(row.run.threads as u64)),
+        Column::both("tasks", |row| Cell::Count(row.run.images as u64)),
+        Column::both("nodes", |row| Cell::Count(row.run.nodes as u64)),
+        Column::csv("repeats", |row| Cell::Count(row.figures.len() as u64)),
+        Column::both("jobID", |row| Cell::Text(row.jobs.clone())),
+        Column::csv("mem_bytes", |row| row.mean(6, 1.0, |run| run.memory_bytes)),
+        Column::csv("mem_sd_bytes", |row| row.sd(|run| run.memory_bytes)),
+        Column::shown("mem", |row| row.kib(|run| run.memory_bytes)),
+        Column::both("mem-h", |row| row.human(1.0, |run| run.memory_bytes)),
+        Column::csv("mem-total_bytes", |row| {
             row.mean(6, 1.0, |run| run.memory_total_bytes)
         }),
-        shown("mem-total", |row| row.human(1.0, |run| run.memory_total_bytes)),
+        Column::shown("mem-total", |row| row.human(1.0, |run| run.memory_total_bytes)),
     ],
     seconds!("time", |run| run.time_s),
     seconds!("setup", |run| run.setup_s()),
@@ -315,19 +286,19 @@ const COLUMNS: &[&[RowColumn]] = &[
     seconds!("wtime", |run| run.write_s),
     seconds!("publish", |run| run.publish_s),
     &[
-        csv_only("CPUeff", |row| row.mean(6, 1.0, |run| run.cpu_efficiency)),
-        csv_only("CPUeff_sd", |row| row.sd(|run| run.cpu_efficiency)),
-        shown("CPUeff %", |row| row.spread(0, |run| run.cpu_efficiency * 100.0)),
+        Column::csv("CPUeff", |row| row.mean(6, 1.0, |run| run.cpu_efficiency)),
+        Column::csv("CPUeff_sd", |row| row.sd(|run| run.cpu_efficiency)),
+        Column::shown("CPUeff %", |row| row.spread(0, |run| run.cpu_efficiency * 100.0)),
     ],
     per_task!("time", |run| run.time_s),
     per_task!("rtime", |run| run.read_s),
     per_task!("ptime", |run| run.filter_s),
     per_task!("wtime", |run| run.write_s),
     &[
-        csv_only("mem/task_bytes", |row| {
+        Column::csv("mem/task_bytes", |row| {
             row.mean(6, row.images(), |run| run.memory_total_bytes)
         }),
-        shown("mem/task", |row| {
+        Column::shown("mem/task", |row| {
             row.human(row.images(), |run| run.memory_total_bytes)
         }),
     ],
@@ -335,16 +306,16 @@ const COLUMNS: &[&[RowColumn]] = &[
     per_proc!("ptime", |run| run.filter_s),
     per_proc!("wtime", |run| run.write_s),
     &[
-        csv_only("mem/proc_bytes", |row| {
+        Column::csv("mem/proc_bytes", |row| {
             row.mean(6, row.ranks(), |run| run.memory_total_bytes)
         }),
-        csv_only("tasks/proc", |row| Cell::Number(row.images() / row.ranks(), 2)),
-        shown("mem/proc", |row| {
+        Column::csv("tasks/proc", |row| Cell::Number(row.images() / row.ranks(), 2)),
+        Column::shown("mem/proc", |row| {
             row.human(row.ranks(), |run| run.memory_total_bytes)
         }),
-        both("wtime/ptime", |row| row.write_to_filter()),
-        both("state", |row| Cell::Text(row.state.clone())),
-        csv_only("message", |row| Cell::Text(row.message.clone())),
+        Column::both("wtime/ptime", |row| row.write_to_filter()),
+        Column::both("state", |row| Cell::Text(row.state.clone())),
+        Column::csv("message", |row| Cell::Text(row.message.clone())),
     ],
 ];
 

@@ -1,4 +1,4 @@
-//! The loop of all ranks except the root: works, requests images with `dynamic`, and reports to the root.
+//! The loop of every rank except the root: works, requests images with `dynamic`, and reports to the root.
 
 use std::time::{Duration, Instant};
 
