@@ -45,7 +45,7 @@ struct ShowArgs {
     #[arg(long, value_enum, value_name = "ROWS", default_value_t)]
     rows: Rows,
 
-    /// Also print what Slurm's accounting says of the job: time, CPU, memory and state of every step
+    /// Also print Slurm's accounting of the job: time, CPU, memory and state of every step
     ///
     /// Calls sacct, so it works on the cluster that ran the job. The states of a job: COMPLETED, FAILED (the
     /// exit code says how), TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, CANCELLED.
@@ -84,7 +84,7 @@ enum Format {
     Table,
     /// For a spreadsheet
     Csv,
-    /// For a program: schema niimpi-report/2, with "accounts" and "series" beside it on request
+    /// For a program: schema niimpi-report/2, with "accounts" and "series" added on request
     Json,
     /// For a page or an issue
     Markdown,

@@ -47,5 +47,5 @@ def data(cluster):
 
 @pytest.fixture(scope="session")
 def expected(cluster, data):
-    """What one process makes of them."""
+    """The results of one process."""
     return jobs.filter_here(data, cluster.state / "home" / "expected", "smooth", "--sigma", 2)

@@ -153,7 +153,7 @@ def sums(folder):
 
 
 def filter_here(data, output, *filter):
-    """The same work in one process, outside of any cluster: what results are compared with."""
+    """Filters the images in one process, outside the cluster, to compare results with."""
     words = [
         NIIMPI,
         *map(str, filter),

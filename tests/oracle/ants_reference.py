@@ -49,7 +49,7 @@ class Ants:
         self.process.wait(60)
 
     def denoise(self, image, model, patch, search):
-        """The voxels of the denoised image, and the processor seconds it took."""
+        """The voxels of the denoised image, and the CPU seconds."""
         return self.do({"image": str(image), "model": model, "patch": patch, "search": search})
 
     def smooth(self, tool, image, fwhm):

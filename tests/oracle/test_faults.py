@@ -43,7 +43,7 @@ def failed(finished):
 
 
 def check_rest(source, out, tmp_path, broken=(), filter=FILTERS[0]):
-    """All results but those of `broken` are there and right, and no part of another is."""
+    """Checks that all results except those of `broken` are correct, and that no unfinished file is left."""
     assert not parts(out)
     whole = tmp_path / "undisturbed"
     if not whole.exists():
@@ -137,7 +137,7 @@ def test_an_input_output_error(tmp_path, faulty, filter, call):
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
     part = "sample_3" if call in ("read", "open") else "/out/.niimpi-"
-    # Every result is written to a part, so that one kind of fault concerns all of them.
+    # Every result is first an unfinished file, so that one fault affects all of them.
     env = faulty(f"{call}:{errno.EIO}:0:{part}")
     finished = filter.run(source, out, "--strategy=block", ranks=filter.ranks, env=env, sync=True, expect=1)
     broken = failed(finished)
@@ -167,7 +167,7 @@ def test_a_temporary_read_error(tmp_path, faulty):
 
 @each_filter
 def test_a_rank_stops_when_its_journal_cannot_be_written(tmp_path, faulty, filter):  # noqa: F811
-    """It makes no file without a record: images in progress fail, the others are not started."""
+    """The rank writes no result without a record: images in progress fail, the others are not started."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 40)
     # There is room for the lines of some images and for half a line.
@@ -518,7 +518,8 @@ KILLED = [(FILTERS[0], KILLS, 48)] + [(filter, -(-KILLS // 3), 24) for filter in
 @pytest.mark.timeout(300 + 60 * KILLS)
 @pytest.mark.parametrize(("filter", "kills", "length"), KILLED, ids=[filter.name for filter, *_ in KILLED])
 def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path, filter, kills, length):
-    """kill -9 of one of three ranks at random moments; the job ends and a resumed run completes it."""
+    """Kills one of three ranks with kill -9 at random moments. The job ends, and a resumed run completes
+    it."""
     rng = random.Random(os.environ.get("NIIMPI_STRESS_SEED", "1"))
     source = tmp_path / "in"
     images.series(source, 40, shape=(length,) * 3)
@@ -526,7 +527,7 @@ def test_a_rank_killed_at_any_moment_costs_nothing(tmp_path, filter, kills, leng
     whole = sums(tmp_path / "whole")
     killed = unfinished = 0
     slowest = 0.0
-    # A run that ends before its turn to be killed does not count.
+    # A run that ends before the kill does not count.
     for number in range(10 * kills):
         if killed == kills:
             break

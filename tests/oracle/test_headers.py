@@ -58,7 +58,7 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending, filt
     if filter is FILTERS[0]:
         expected = scipy.ndimage.gaussian_filter(array, 1)
         np.testing.assert_array_equal(np.asarray(nibabel.load(result).dataobj), expected)
-    # What niimpi writes is no longer odd, apart from the shape.
+    # The written header is regular, apart from the shape.
     again = filter.run(result, tmp_path / "again")
     assert name == "one_line" or warning not in again.stderr, again
 

@@ -54,7 +54,7 @@ def test_a_file_beyond_the_largest_allowed_fails_its_image_alone(tmp_path):
 @each_filter
 @pytest.mark.parametrize("mib", [500, 700, 1000])
 def test_little_address_space_ends_no_run_by_a_signal(tmp_path, mib, filter):
-    """Threads that wait for files and for the disk reserve no address space of their own."""
+    """Threads that wait for files and for the disk share the reserved address space."""
     images.series(tmp_path / "in", 30, shape=(40, 40, 40))
     words = [*filter.words, tmp_path / "in", "--output", tmp_path / "out", "--threads=4"]
     finished = run(words, prefix=limited("-v", mib << 10))

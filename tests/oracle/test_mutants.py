@@ -40,7 +40,7 @@ def chance():
 
 @pytest.fixture
 def place(tmp_path):
-    """Three images, their results by each filter, and a file beside the output folder that nothing may
+    """Three images, their results with each filter, and a file next to the output folder that nothing may
     touch."""
     images.series(tmp_path / "in", 3)
     for filter in FILTERS:

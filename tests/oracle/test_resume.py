@@ -105,7 +105,7 @@ def test_foreign_files_are_not_replaced(tmp_path, filter):
     of_others = {"made with other options": (6, "sample_1.nii.gz")}
     refused(source, out, *filter.options, "--compression=2", kinds=of_others, **how)
     refused(source, out, *filter.other, kinds=of_others, **how)
-    # What a user edited, and what was damaged where a look can see it.
+    # A result that a user edited, and one with damage that a quick check finds.
     with open(out / "sample_4.nii.gz", "ab") as file:
         file.write(b"\0")
     damaged = bytearray((out / "sample_5.nii.gz").read_bytes())
@@ -113,7 +113,7 @@ def test_foreign_files_are_not_replaced(tmp_path, filter):
     (out / "sample_5.nii.gz").write_bytes(damaged)
     changed = {"changed since niimpi wrote them": (2, "sample_4.nii.gz")}
     refused(source, out, *filter.options, kinds=changed, **how)
-    # A dry run says the same.
+    # A dry run prints the same.
     refused(source, out, *filter.options, "--dry-run", kinds=changed, command=filter.command)
     found = resume(source, out, *filter.options, "--overwrite", **how)
     assert found == {"kept": 4, "mismatched": 2}
@@ -306,7 +306,8 @@ def test_shards_keep_results_of_the_whole_list_and_vice_versa(tmp_path):
 
 @each_filter
 def test_a_journal_torn_anywhere(tmp_path, filter):
-    """Whatever is left of the last journal, what it vouches for is right and the rest is done again."""
+    """For every place where the last journal is cut: recorded results are kept, others are processed
+    again."""
     source, out = tmp_path / "in", tmp_path / "out"
     images.series(source, 6)
     filter.run(source, out)
@@ -323,8 +324,7 @@ def test_a_journal_torn_anywhere(tmp_path, filter):
         # A last line without its line break may be complete.
         last = whole[:cut].rpartition(b"\n")[2]
         ended += last.startswith(b'{"event":"end"') and last.endswith(b"}") and whole[cut : cut + 1] == b"\n"
-        # Nothing is known of files without a record, as after somebody removed it: they are not replaced
-        # without being asked.
+        # Files without a record are unknown, so they are not replaced without --overwrite.
         found = resume(source, out, *filter.options, "--overwrite", command=filter.command)
         assert found.get("kept", 0) in (ended, ended + 1), f"cut at {cut}: {found}"
         assert found.get("unfinished", 0) + found.get("mismatched", 0) <= 1

@@ -8,7 +8,7 @@ import images
 from filters import Filter
 
 COUNT = 12
-# Tens of milliseconds per image: rivals and kills meet most images half done.
+# Images take tens of milliseconds, so that other runs and kills usually interrupt an image in progress.
 BROAD, BROADER = (Filter(f"sigma-{sigma}", "smooth", (f"--sigma={sigma}",), ()) for sigma in (200, 250))
 
 

@@ -101,8 +101,8 @@ def test_concurrent_runs_lose_mix_and_replace_nothing(tmp_path, source, modes, o
                 for mode_of_other, other, others in zip(modes, filters, done)
             )
             assert kinds[name] == filter or replaced, (name, modes, filters, kinds, ended)
-    told = [(modes[number], ended[number].code, len(own)) for number, own in enumerate(done)]
-    print(f"{options} options, {place}, {lists}: {told}, {len(kinds)} results, none lost")
+    summary = [(modes[number], ended[number].code, len(own)) for number, own in enumerate(done)]
+    print(f"{options} options, {place}, {lists}: {summary}, {len(kinds)} results, none lost")
 
 
 def made_by(finished):

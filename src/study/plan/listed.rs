@@ -45,12 +45,12 @@ impl From<ImageFeatures> for FoundImage {
     }
 }
 
-/// The images on the disk, and those planned for.
+/// The existing images, and the images of the plan.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listed {
     /// The images whose headers can be read and whose masks fit, in the list's order.
     pub found: Vec<FoundImage>,
-    /// How many there are, damaged ones included.
+    /// Number of existing images, including damaged ones.
     pub listed: usize,
     /// The images of the plan: the found images, repeated from the beginning until there are enough.
     pub planned: Vec<ImageFeatures>,

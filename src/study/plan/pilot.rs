@@ -43,7 +43,7 @@ pub(crate) struct PilotRequest<'a> {
     pub options: &'a [OsString],
     /// The template in the options by which each image has its own mask.
     pub masks: Option<&'a MaskTemplate>,
-    /// Where results are written and removed again: on the file system that the job will write to.
+    /// Folder for the results, which are removed at the end: on the file system to which the job will write.
     pub beside: &'a Path,
     /// CPUs of this machine.
     pub cpus: usize,
@@ -202,7 +202,7 @@ fn with_masks(options: &[OsString], masks: &MaskTemplate) -> Vec<OsString> {
     words
 }
 
-/// Seconds for which its images kept the one worker of a run.
+/// Seconds for which the images occupied the worker of a run.
 fn working_s(report: &Report) -> f64 {
     let mut sums_s = [0.0; 4];
     for row in &report.images {

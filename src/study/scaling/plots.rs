@@ -160,7 +160,7 @@ fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
 }
 
 /// Amdahl's serial part, fitted to the points with a CPU for every worker, or to all points if none of those
-/// has several workers. With fewer CPUs, workers wait for CPUs, which says nothing about the program.
+/// has several workers. With fewer CPUs, workers wait for CPUs, so the points do not describe the program.
 pub(crate) fn serial_part(points: &[(f64, f64)], cpus: usize) -> Option<f64> {
     let within: Vec<_> = points
         .iter()
