@@ -70,9 +70,10 @@ test-no-mpi: ## Rust tests without MPI, libclang and ISA-L (the fastest)
 	@.ci/install no-mpi
 	@$(bare) $(limit) 20m cargo test --locked --no-default-features
 
-test-python: ## compare the program with SciPy, nibabel, niimath and ANTs
+test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install test
 	@.ci/install ants
+	@.ci/install dipy
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
@@ -163,4 +164,4 @@ ci: ## run what CI runs: every check on both MPIs
 	@.ci/run
 
 clean: ## remove build results and .venv; images stay
-	rm -rf target .venv .venv-bench .venv-ants
+	rm -rf target .venv .venv-bench .venv-ants .venv-dipy

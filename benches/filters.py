@@ -4,7 +4,8 @@ usage: filters.py OUTPUT_FOLDER [--quick]    writes filters.csv there and prints
 
 niimpi's time is `filter_s` of its report. The reference's time is the CPU time of the filter call, without
 reading and writing. Both take turns in every round, and the minimum over all rounds counts. The voxels of
-both results are compared. ANTs is included if .venv-ants exists (`.ci/install ants`).
+both results are compared. ANTs and dipy are included if .venv-ants and .venv-dipy exist (`.ci/install ants`,
+`.ci/install dipy`).
 """
 
 import argparse
@@ -27,7 +28,7 @@ SMALL = "91,109,91"
 LARGE = "197,233,189"
 
 
-ANTS_PYTHON = Path(__file__).resolve().parents[1] / ".venv-ants" / "bin" / "python"
+ROOT = Path(__file__).resolve().parents[1]
 ANTS = """
 import sys, time, ants, numpy
 image = ants.image_read(sys.argv[1])
@@ -36,6 +37,23 @@ denoised = ants.denoise_image(image, noise_model=sys.argv[2])
 print(time.process_time() - started)
 numpy.save(sys.argv[3], denoised.numpy())
 """
+
+
+DIPY = """
+import sys, time, nibabel, numpy
+from dipy.denoise.nlmeans import nlmeans
+from dipy.denoise.noise_estimate import estimate_sigma
+data = numpy.asarray(nibabel.load(sys.argv[1]).dataobj).astype(float)
+started = time.process_time()
+denoised = nlmeans(data, sigma=estimate_sigma(data), method=sys.argv[2], num_threads=1)
+print(time.process_time() - started)
+numpy.save(sys.argv[3], denoised.astype(numpy.float32))
+"""
+
+
+def python_of(other):
+    """The Python that has the other program."""
+    return ROOT / f".venv-{other.lower()}" / "bin" / "python"
 
 
 def in_scipy(filtered):
@@ -49,17 +67,25 @@ def in_scipy(filtered):
     return call
 
 
-def in_ants(model):
-    """The same for ANTs on one thread, in a separate Python."""
+def in_python(other, script, option):
+    """The same for a program on one thread, in a separate Python."""
 
     def call(path):
         with tempfile.NamedTemporaryFile(suffix=".npy") as result:
-            command = [ANTS_PYTHON, "-c", ANTS, path, model, result.name]
+            command = [python_of(other), "-c", script, path, option, result.name]
             env = {**os.environ, **measure.ONE_THREAD}
             run = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
             return np.load(result.name), float(run.stdout.split()[-1])
 
     return call
+
+
+def in_ants(model):
+    return in_python("ANTs", ANTS, model)
+
+
+def in_dipy(method):
+    return in_python("dipy", DIPY, method)
 
 
 gaussian = in_scipy(lambda data: ndimage.gaussian_filter(data, 2))
@@ -74,6 +100,8 @@ CASES = [
     ("scipy", ["median", "--size", "3"], LARGE, ["int16"], median_3, 3),
     ("ANTs", ["denoise"], SMALL, ["float32"], in_ants("Rician"), 2),
     ("ANTs", ["denoise", "--noise-model", "gaussian"], SMALL, ["float32"], in_ants("Gaussian"), 1),
+    ("dipy", ["denoise", "--method", "nlm"], SMALL, ["uint8"], in_dipy("classic"), 2),
+    ("dipy", ["denoise", "--method", "nlm-blockwise"], SMALL, ["uint8"], in_dipy("blockwise"), 3),
 ]
 
 
@@ -135,7 +163,7 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory(prefix="niimpi-filters-") as scratch:
         for case in CASES:
-            if case[0] == "ANTs" and not ANTS_PYTHON.exists():
+            if case[0] != "scipy" and not python_of(case[0]).exists():
                 continue
             for datatype in case[3]:
                 row = compare(case, datatype, Path(scratch), cpu, args.quick)

@@ -78,13 +78,14 @@ filter_commands! {
     /// median of the finite voxels in the window; NaN without any) or --nan zero is given.
     #[command(after_help = "Example: mpirun -n 4 niimpi median images --output filtered --size 3")]
     Median(median::Args => Median),
-    /// Remove noise by non-local means, as ANTs does on one thread
+    /// Remove noise by non-local means, as ANTs or dipy do on one thread
     ///
     /// The results are those of ants.denoise_image (ANTsPy 0.6.3) with one thread, bit for bit. With several
     /// threads ANTs differs from itself from run to run; niimpi does not. The command DenoiseImage of ANTs
-    /// assumes gaussian noise by default, ants.denoise_image and niimpi rician. Images are as with smooth.
-    /// --output-type same means float32 here, and whole numbers are rounded once. An image with voxels that
-    /// are NaN or infinite fails unless --nan zero is given.
+    /// assumes gaussian noise by default, ants.denoise_image and niimpi rician. With --method nlm or
+    /// nlm-blockwise they are those of nlmeans (dipy 1.12.1) with one thread, for intensities as doubles.
+    /// Images are as with smooth. --output-type same means float32 here, and whole numbers are rounded once.
+    /// An image with voxels that are NaN or infinite fails unless --nan zero is given.
     #[command(after_help = "Example: mpirun -n 4 niimpi denoise images --output denoised")]
     Denoise(denoise::Args => Options),
 }
@@ -357,6 +358,9 @@ mod tests {
             "median --size=5 --footprint=sphere:2.5",
             "denoise",
             "denoise --method=anlm --noise-model=gaussian --patch-radius=1,2,1 --search-radius=3",
+            "denoise --method=nlm",
+            "denoise --method=nlm-blockwise --sigma-noise=estimate",
+            "denoise --method=nlm --noise-model=gaussian --patch-radius=2 --block-radius=4 --sigma-noise=2.5",
         ] {
             let parse = |words: &[String]| {
                 let inputs = ["x", "--output=y"].map(str::to_owned);

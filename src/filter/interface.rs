@@ -413,16 +413,25 @@ impl Slab<'_> {
         let readable = self.readable(source);
         assert!(readable.start <= slices.start && slices.end <= readable.end);
         assert_eq!(to.len(), slices.len() * self.columns.len());
-        let from = self.sources[source];
+        for (slice, to) in slices.zip(to.chunks_exact_mut(self.columns.len().max(1))) {
+            // SAFETY: the volume has this slice, and nobody writes what a slab may read.
+            unsafe { self.load_from(source, self.first(slice), to) };
+        }
+    }
+
+    /// Reads voxels from the `first` of the 3-D volume on as intensities.
+    ///
+    /// # Safety
+    /// The source has these voxels, they were computed or read, and nobody writes them meanwhile.
+    pub(super) unsafe fn load_from(&self, source: usize, first: usize, to: &mut [f64]) {
+        let from = self.sources[source].offset(first);
         let scaling = self.scaling.filter(|_| self.reads[source].0 == Source::Input);
         with_voxel_type!(from.datatype, S => {
-            for (slice, to) in slices.zip(to.chunks_exact_mut(self.columns.len().max(1))) {
-                // SAFETY: the volume has this slice, and nobody writes what a slab may read.
-                let voxels = unsafe { from.offset(self.first(slice)).as_slice::<S>(to.len()) };
-                for (to, &voxel) in to.iter_mut().zip(voxels) {
-                    let stored = voxel.to_f64();
-                    *to = scaling.map_or(stored, |scaling| scaling.intensity(stored));
-                }
+            // SAFETY: the caller's.
+            let voxels = unsafe { from.as_slice::<S>(to.len()) };
+            for (to, &voxel) in to.iter_mut().zip(voxels) {
+                let stored = voxel.to_f64();
+                *to = scaling.map_or(stored, |scaling| scaling.intensity(stored));
             }
         });
     }

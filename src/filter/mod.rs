@@ -27,6 +27,7 @@
 //! | `like` | the Gaussian as other programs compute it |
 //! | `denoise` | the command line of the non-local means |
 //! | `anlm` | adaptive non-local means, as ANTs computes it |
+//! | `nlm` | non-local means, as dipy computes them |
 //! | `median` | the median: options, windows and how they are searched |
 //! | `footprint`, `window` | the shape of a window, and which voxels it has |
 //! | `per_axis` | one value for all axes, or one each |
@@ -58,6 +59,7 @@ mod mask_tests;
 pub mod median;
 #[cfg(test)]
 mod median_tests;
+pub mod nlm;
 pub mod nonfinite;
 mod notes;
 mod output;

@@ -10,6 +10,7 @@ use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 use super::like::{Like, Tool};
 use super::median::Median;
+use super::nlm::Nlm;
 
 /// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words
 /// that begin its command line.
@@ -65,6 +66,7 @@ filters! {
     Like: ["smooth"],
     Median: ["median"],
     Anlm: ["denoise", "--method=anlm"],
+    Nlm: ["denoise"],
     #[cfg(test)]
     Identity: ["identity"],
 }

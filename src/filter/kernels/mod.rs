@@ -10,6 +10,7 @@
 //! | `scalar` | conversions of one number, as x86-64 does them |
 //! | `weights` | the sampled Gaussian, bit for bit scipy's |
 //! | `exp`, `exp32` | the exponential in double and in single precision, the same bits everywhere |
+//! | `exp64`, `powers` | another exponential in double, for vectors, and its tables |
 //! | `bessel` | modified Bessel functions |
 
 pub(super) mod bessel;
@@ -17,6 +18,8 @@ pub(super) mod convert;
 pub(super) mod correlate;
 pub(super) mod exp;
 pub(super) mod exp32;
+pub(super) mod exp64;
+mod powers;
 pub(super) mod ranks;
 mod scalar;
 pub(super) mod simd;
