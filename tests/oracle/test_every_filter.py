@@ -1,6 +1,7 @@
-"""Tests of properties of every filter: volumes of a series, thin images, NaN, damage that one thread finds
-while others filter, and memory."""
+"""Tests of properties of every filter: ranks and threads, volumes of a series, thin images, NaN, damage that
+one thread finds while others filter, and memory."""
 
+import itertools
 import re
 import struct
 
@@ -9,16 +10,52 @@ import numpy as np
 import pytest
 
 import images
-from filters import each_filter
+from filters import FILTERS, Filter, each_filter
 from program import run
 from test_faults import failed, parts
-from test_ranks import sums
+from test_ranks import STRATEGIES, baseline, check_report, mixed, sums  # noqa: F401
 
 pytestmark = pytest.mark.timeout(120)
 
 
 def loaded(path):
     return np.asarray(nibabel.load(path).dataobj)
+
+
+# A window that reaches further below than above, and around the edge.
+UNEVEN = Filter("median-wrap", "median", ("--size=4,3,5", "--boundary=wrap"), ())
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("filter", [*FILTERS[1:], UNEVEN], ids=lambda filter: filter.name)
+def test_bytes_of_each_filter_do_not_depend_on_ranks_or_threads(
+    mixed, baseline, tmp_path, filter, ranks, threads  # noqa: F811
+):
+    """test_ranks.py has those of smoothing, with each strategy."""
+    strategy = STRATEGIES[(ranks + threads) % len(STRATEGIES)]
+    finished = filter.run(mixed, tmp_path / "out", "--strategy", strategy, ranks=ranks, threads=threads)
+    assert sums(tmp_path / "out") == baseline(filter)
+    check_report(finished.report, 12, ranks, threads)
+
+
+NO_STAGE = Filter("no-stage", "smooth", ("--sigma=0",), ())
+
+
+@pytest.mark.parametrize("filter", [NO_STAGE, *FILTERS], ids=lambda filter: filter.name)
+def test_threads_share_series_of_small_volumes(tmp_path, filter):
+    """Volumes so small that several fit into one slab, and filters with no stage or with thin slabs."""
+    rng = np.random.default_rng(59)
+    for name, shape in (("a.nii.gz", (32, 32, 40, 4)), ("b.nii", (17, 14, 22, 17))):
+        images.write(tmp_path / "in" / name, images.random_array(rng, shape, "int16"))
+    filter.run(tmp_path / "in", tmp_path / "base")
+    # The others have thick slabs, which ranks do not change.
+    all_ranks = [1, 2, 3] if filter.name in ("no-stage", "denoise") else [None]
+    for ranks, threads in itertools.product(all_ranks, [1, 2, 3]):
+        output = tmp_path / f"out_{ranks}_{threads}"
+        filter.run(tmp_path / "in", output, ranks=ranks, threads=threads, timeout=30)
+        assert sums(output) == sums(tmp_path / "base"), (ranks, threads)
 
 
 @each_filter
