@@ -1,4 +1,4 @@
-//! Footprint: the shape of a window, and how it is written.
+//! Footprint: the shape of a window, and its text form.
 
 use std::str::FromStr;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Footprint {
-    /// All voxels of the size.
+    /// All voxels of the window.
     #[default]
     Box,
-    /// Those of the size that differ from the middle along one axis at most.
+    /// Voxels that differ from the centre along at most one axis.
     Cross,
-    /// All voxels whose centres are at most so many mm away; the size plays no part.
+    /// All voxels whose centres are at most this many mm away. The size is ignored.
     Sphere(f64),
 }
 
@@ -39,7 +39,7 @@ impl FromStr for Footprint {
     type Err = String;
 
     /// # Errors
-    /// A message for the user if the text is none of the three.
+    /// A message for the user if the text is not one of the three.
     fn from_str(text: &str) -> Result<Self, String> {
         let radius = text.strip_prefix("sphere:").map(|mm| mm.trim().parse::<f64>());
         match (text, radius) {

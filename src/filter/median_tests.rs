@@ -1,4 +1,4 @@
-//! Tests of the median: every instruction set and number of threads against a plain reference.
+//! Tests of the median: compares every instruction set and number of threads with a reference.
 
 use super::boundary::Boundary;
 use super::kernels::convert::{Voxel, with_voxel_type};
@@ -10,7 +10,7 @@ use super::window::parse_size;
 use super::*;
 use crate::volume::Scaling;
 
-/// The medians as doubles, by sorting each window; those that are not finite are left out with `ignore`.
+/// The medians as doubles, from sorted windows. With `ignore`, non-finite voxels are left out.
 fn medians(median: &Median, volume: &Volume, ignore: bool) -> Vec<f64> {
     let image = ImageInfo::of(volume);
     let (shape, axes) = (image.spatial_shape(), image.spatial_axes());
@@ -69,7 +69,7 @@ fn medians(median: &Median, volume: &Volume, ignore: bool) -> Vec<f64> {
     found
 }
 
-/// Compares all ways with the reference.
+/// Compares all algorithms with the reference.
 fn check(median: &Median, shared: &SharedOptions, volume: &Volume) {
     let expected = medians(median, volume, shared.nan == NonFinite::Ignore);
     let scaled = volume.scaling.is_some();
@@ -80,7 +80,7 @@ fn check(median: &Median, shared: &SharedOptions, volume: &Volume) {
             let voxels = filtered.voxels.as_slice::<T>();
             for (i, (&voxel, &value)) in voxels.iter().zip(&expected).enumerate() {
                 let value = if cast { T::cast(value) } else { T::nearest(value) };
-                // As doubles: a window of one voxel keeps the bits that they lose.
+                // Compared as doubles, because a window of one voxel keeps bits that doubles lose.
                 let (found, value) = (voxel.to_f64(), value.to_f64());
                 let equal = found == value || (found.is_nan() && value.is_nan());
                 assert!(
@@ -126,7 +126,7 @@ fn every_type_boundary_and_size() {
         for datatype in Datatype::ALL {
             for (j, boundary) in BOUNDARIES.into_iter().enumerate() {
                 for (k, size) in sizes.into_iter().enumerate() {
-                    // Numbers that the type holds, and some that it does not.
+                    // Numbers inside and outside the range of the type.
                     let cval = [7.0, -3.7, 1e12][(i + j + k) % 3];
                     let small = [None, Some(6), Some(300)][(i + j + k) % 3];
                     let volume = noise(shape, datatype, (i + 7 * k) as u64, small);

@@ -1,16 +1,16 @@
-//! Output: which number type a filtered image has, and how sums become numbers of that type.
+//! Output: the number type of the result, and the conversion of sums to it.
 
 use serde::{Deserialize, Serialize};
 
 use super::kernels::convert::Conversion;
 use crate::volume::{Datatype, Volume};
 
-/// The type of the voxels that are written.
+/// The voxel type of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum OutputType {
-    /// The input's own type; float32 for an intensity-scaled image, whose intensities its own type cannot
-    /// hold.
+    /// The input's own type; float32 for an intensity-scaled image, because its own type cannot hold the
+    /// intensities.
     #[default]
     Same,
     /// This type.
@@ -18,7 +18,7 @@ pub enum OutputType {
 }
 
 impl OutputType {
-    /// The name as the command line spells it: `same` or a NIfTI type's.
+    /// The name on the command line: `same` or that of a NIfTI type.
     pub fn name(self) -> &'static str {
         match self {
             OutputType::Same => "same",
@@ -69,7 +69,7 @@ impl clap::ValueEnum for OutputType {
     }
 }
 
-/// How sums become whole numbers.
+/// Rounding of sums to whole numbers.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rounding {
@@ -80,7 +80,7 @@ pub enum Rounding {
     Nearest,
 }
 
-/// The type of the output and its rounding, as the user gives them.
+/// The type of the output and its rounding, as given by the user.
 #[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputSpec {
     /// Number type of the result
@@ -97,19 +97,19 @@ pub struct OutputSpec {
     ///
     /// truncate: towards zero after each axis, bit for bit as scipy. nearest: computed in double, rounded to
     /// nearest (halves to even) and limited to the type's range once at the end, so the mean is kept; NaN
-    /// becomes 0. A median is one of the image's values and the same with both.
+    /// becomes 0. A median is one of the image's values, so it is the same with both.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub round: Rounding,
 }
 
-/// The types that a filter works in.
+/// The types in which a filter computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Types {
-    /// What each axis but the last leaves.
+    /// The type after each axis except the last.
     pub(super) between: Datatype,
-    /// What is written.
+    /// The type of the result.
     pub(super) last: Datatype,
-    /// How the last axis's sums become `last`.
+    /// The conversion of the last axis's sums to `last`.
     pub(super) conversion: Conversion,
 }
 
@@ -119,8 +119,8 @@ impl OutputSpec {
         self.resolve_for(volume.datatype, volume.scaling.is_some())
     }
 
-    /// The output type for an image of this type, known from its header alone; `scaled`: it has a slope other
-    /// than 0 and 1 or an intercept.
+    /// The output type for an image of this type. `scaled`: the image has a slope other than 0 and 1, or an
+    /// intercept.
     pub fn resolve_for(&self, datatype: Datatype, scaled: bool) -> Datatype {
         match self.output_type {
             OutputType::As(chosen) => chosen,
@@ -135,7 +135,7 @@ impl OutputSpec {
         own && !datatype.is_float() && self.round == Rounding::Truncate
     }
 
-    /// The types to work in for an image of this type.
+    /// The types in which an image of this type is computed.
     pub(super) fn types(&self, datatype: Datatype, scaled: bool) -> Types {
         let last = self.resolve_for(datatype, scaled);
         if last.is_float() || self.truncates(datatype, scaled) {

@@ -1,4 +1,4 @@
-//! One value for all spatial axes or one each, as options have it, and how it is written.
+//! Option values for the spatial axes: one for all or one each, and their text form.
 
 use std::fmt;
 use std::str::FromStr;
