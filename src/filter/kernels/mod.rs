@@ -1,4 +1,4 @@
-//! Kernels: the loops in which a filter spends its time, and what they are compiled for.
+//! Kernels: the inner loops of the filters, and the instruction sets for which they are compiled.
 //!
 //! | file | role |
 //! |---|---|

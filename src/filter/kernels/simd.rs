@@ -1,4 +1,4 @@
-//! SIMD: vectors of doubles, and the choice of the widest ones that this processor has.
+//! SIMD: vectors of doubles, and the choice of the widest ones of this processor.
 //!
 //! Every width does the same operations in the same order on each number, so the bits do not depend on the
 //! processor. [`Vector::mul_add`] is fused on every processor; it is for exponentials and quotients only.
@@ -6,9 +6,9 @@
 use super::powers::{ERRORS, POWERS, STEPS};
 use super::scalar::{cast_i32, cast_i64, map_lanes};
 
-/// Work that is written once over [`Vector`] and compiled for each instruction set.
+/// Code that is written once for [`Vector`] and compiled for each instruction set.
 pub(in crate::filter) trait Job {
-    /// Does the work. Implementations are `#[inline(always)]`, so that they are compiled with the caller's
+    /// Runs the code. Implementations are `#[inline(always)]`, so that they are compiled with the caller's
     /// instructions.
     ///
     /// # Safety
@@ -106,7 +106,7 @@ pub(in crate::filter) trait Vector<const LANES: usize>: Copy {
     /// 2^(i/128) and its error for the whole numbers i that stand in the lowest bits, as the tables of
     /// `powers` have them.
     unsafe fn power(whole: Self) -> (Self, Self);
-    /// Asks for the cache line at an address, which need not be valid.
+    /// Prefetches the cache line at an address, which need not be valid.
     unsafe fn prefetch(address: *const i8);
     /// Lane by lane, rounded to single precision.
     unsafe fn cast_f32(self) -> [f32; LANES];
@@ -130,7 +130,7 @@ pub(in crate::filter) trait Vector<const LANES: usize>: Copy {
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES];
 }
 
-/// As many voxels as a vector has lanes, converted one by one.
+/// Converts voxels one by one, as many as a vector has lanes.
 ///
 /// # Safety
 /// The processor has `V`'s instructions and so many voxels are valid.
@@ -152,7 +152,7 @@ pub(in crate::filter) unsafe fn load_each<S: Copy, V: Vector<LANES>, const LANES
 /// An instruction set that the passes are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::filter) enum Isa {
-    /// What every processor of the target has: SSE2 on x86-64, NEON on aarch64.
+    /// The baseline of the target: SSE2 on x86-64, NEON on aarch64.
     Baseline,
     /// 256-bit vectors, and fused multiply-add.
     #[cfg(target_arch = "x86_64")]
@@ -163,7 +163,7 @@ pub(in crate::filter) enum Isa {
 }
 
 impl Isa {
-    /// Every instruction set that this processor has, widest first.
+    /// The instruction sets of this processor, widest first.
     pub(in crate::filter) fn available() -> impl Iterator<Item = Isa> {
         [
             #[cfg(target_arch = "x86_64")]
@@ -180,7 +180,7 @@ impl Isa {
         .flatten()
     }
 
-    /// The widest instruction set that this processor has.
+    /// The widest instruction set of this processor.
     pub(in crate::filter) fn detect() -> Isa {
         Isa::available().next().unwrap_or(Isa::Baseline)
     }
@@ -196,7 +196,7 @@ impl Isa {
         }
     }
 
-    /// Does `job` with this instruction set, which must be one of [`Isa::available`].
+    /// Runs `job` with this instruction set, which must be one of [`Isa::available`].
     pub(in crate::filter) fn run(self, job: impl Job) {
         match self {
             // SAFETY: these vectors are of the target's baseline.
