@@ -7,6 +7,7 @@ use super::registry::Options;
 /// The command line's options of `niimpi smooth`.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 #[command(about = None, long_about = None)]
+#[group(skip)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("sigma_mm")))]
 pub(crate) struct Args {
     #[command(flatten)]
