@@ -9,6 +9,8 @@ use super::registry::Options;
 #[command(about = None, long_about = None)]
 #[group(skip)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("sigma_mm")))]
+// The group of `gaussian::Args` has the same name, and clap refuses two groups of one name.
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     gaussian: gaussian::Args,
