@@ -138,6 +138,29 @@ fn every_type_boundary_and_size() {
 }
 
 #[test]
+fn integers_of_one_axis_keep_every_digit() {
+    let large = (1_i64 << 60) + 1;
+    for shape in [&[5][..], &[5, 1, 1]] {
+        let mut volume = Volume::zeros(shape, Datatype::Int64);
+        let voxels = [4, 0, 2, 3, 1].map(|small| large + small);
+        volume.voxels.as_mut_slice::<i64>().copy_from_slice(&voxels);
+        let filter = median([3, 1, 1], Boundary::Reflect, 0.0);
+        apply(
+            &filter,
+            &SharedOptions::default(),
+            &mut volume,
+            &mut Scratch::default(),
+        )
+        .unwrap();
+        let found = volume.voxels.as_slice::<i64>();
+        match shape.len() {
+            1 => assert_eq!(found, [4, 2, 2, 2, 1].map(|small| large + small)),
+            _ => assert_eq!(found, [1 << 60; 5]),
+        }
+    }
+}
+
+#[test]
 fn windows_larger_than_the_image() {
     for boundary in BOUNDARIES {
         for size in [[7, 9, 8], [13, 14, 13]] {
