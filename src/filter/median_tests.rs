@@ -155,7 +155,7 @@ fn integers_of_one_axis_keep_every_digit() {
         let found = volume.voxels.as_slice::<i64>();
         match shape.len() {
             1 => assert_eq!(found, [4, 2, 2, 2, 1].map(|small| large + small)),
-            _ => assert_eq!(found, [1 << 60; 5]),
+            _ => assert_eq!(found, [1_i64 << 60; 5]),
         }
     }
 }

@@ -511,7 +511,7 @@ def wait_for(running, out, ranks, ended):
 
 KILLS = int(os.environ.get("NIIMPI_STRESS_KILLS", "5"))
 # Kills of each filter, and the length of an axis for images of a few milliseconds.
-KILLED = [(FILTERS[0], KILLS, 48)] + [(filter, -(-KILLS // 3), 24) for filter in FILTERS[1:]]
+KILLED = [(FILTERS[0], KILLS, 48)] + [(filter, -(-KILLS // 5), 24) for filter in FILTERS[1:]]
 
 
 @pytest.mark.ranks
