@@ -357,7 +357,7 @@ mod tests {
             "median --size=3,3,1 --footprint=cross --boundary=constant --cval=-3.5 --nan=ignore",
             "median --size=5 --footprint=sphere:2.5",
             "denoise",
-            "denoise --method=anlm --noise-model=gaussian --patch-radius=1,2,1 --search-radius=3",
+            "denoise --method=anlm --noise-model=gaussian --patch-radius=1,2,1 --search-radius=3 --shrink=2",
             "denoise --method=nlm",
             "denoise --method=nlm-blockwise --sigma-noise=estimate",
             "denoise --method=nlm --noise-model=gaussian --patch-radius=2 --block-radius=4 --sigma-noise=2.5",

@@ -33,16 +33,19 @@ pub(super) struct JobArgs<F: FilterOptions> {
     /// Filter inside of a mask only: a file for all, a template such as '{dir}/{stem}_mask', or nonzero
     ///
     /// A voxel is inside where the mask is above 0. Only voxels inside count: a Gaussian becomes their
-    /// weighted mean, a median is theirs. {stem}, {dir} and {index} are filled in as with --name, and a
+    /// weighted mean, a median is theirs. Denoising looks for similar patches only of voxels inside, but
+    /// finds them everywhere. {stem}, {dir} and {index} are filled in as with --name, and a
     /// relative path begins in the working directory. nonzero takes the image's own voxels other than 0 and
     /// NaN; a file of that name is ./nonzero. A mask is 3-D and has the shape and the affine of the image, to
     /// a thousandth of a voxel at every corner. An image whose mask is missing or does not fit fails.
     #[arg(long, value_name = "FILE|TEMPLATE|nonzero")]
     mask: Option<MaskChoice>,
 
-    /// What results have outside of the mask
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t, requires = "mask")]
-    outside: Outside,
+    /// What results have outside of the mask [default: zero; denoise: what ANTs leaves there]
+    ///
+    /// Next to the mask ANTs leaves means of the patches of voxels inside, and further away the image.
+    #[arg(long, value_enum, value_name = "WHAT", requires = "mask")]
+    outside: Option<Outside>,
 
     /// How images are distributed over the ranks
     #[arg(

@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches};
 
-use super::anlm::{Anlm, NoiseModel, parse_patch_radius, parse_search_radius};
+use super::anlm::{Anlm, NoiseModel, parse_patch_radius, parse_search_radius, parse_shrink};
 use super::interface::Filter;
 use super::nlm::{self, Nlm};
 use super::per_axis::PerAxis;
@@ -70,6 +70,13 @@ struct Words {
         allow_negative_numbers = true
     )]
     sigma_noise: Option<SigmaNoise>,
+
+    /// anlm: find the noise in every N-th voxel along each axis only, and interpolate between them: faster; 1
+    /// to 8 [default: 1]
+    ///
+    /// As in ANTs. The axes of the image have to be parallel to those of space, and there is no mask.
+    #[arg(long, value_name = "N", value_parser = parse_shrink)]
+    shrink: Option<usize>,
 }
 
 impl Words {
@@ -94,6 +101,7 @@ impl Words {
                     noise_model: self.noise_model,
                     patch_radius: self.patch_radius.unwrap_or(default.patch_radius),
                     search_radius: self.search_radius.unwrap_or(default.search_radius),
+                    shrink: self.shrink.unwrap_or(default.shrink),
                 }
                 .into()
             }
@@ -111,6 +119,12 @@ impl Words {
                     ),
                 };
                 unknown(self.search_radius.is_some(), "search-radius", name, instead)?;
+                unknown(
+                    self.shrink.is_some(),
+                    "shrink",
+                    name,
+                    "leave it out, or give --method anlm",
+                )?;
                 let default = Nlm::of(method);
                 Nlm {
                     noise_model: self.noise_model,

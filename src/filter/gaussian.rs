@@ -306,7 +306,7 @@ impl Filter for Gaussian {
         let leaves_out = shared.nan.leaves_out() && image.may_be_nonfinite();
         let masked = image.mask_voxels.is_some();
         let weighted = (masked || leaves_out).then_some(Weighted {
-            outside: masked.then_some(shared.outside),
+            outside: masked.then_some(shared.outside.unwrap_or_default()),
             leaves_out,
             keeps_nan: leaves_out && shared.nan == NonFinite::Keep,
         });

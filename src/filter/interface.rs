@@ -39,7 +39,7 @@ pub struct ImageInfo {
     /// the worst case.
     pub nonfinite_voxels: Option<u64>,
     /// Voxels of the mask, [`Source::Mask`]: of one 3-D volume, or of all; `None` without a mask. With one,
-    /// non-finite voxels are counted inside only.
+    /// non-finite voxels are counted inside only, unless the filter [reads others](Filter::reads_outside).
     pub mask_voxels: Option<u64>,
 }
 
@@ -97,8 +97,8 @@ pub struct SharedOptions {
     pub output: OutputSpec,
     /// How NaN and infinite voxels are treated.
     pub nan: NonFinite,
-    /// What stands outside of the mask, where there is one.
-    pub outside: Outside,
+    /// What stands outside of the mask, where there is one; `None`: [`Filter::default_outside`].
+    pub outside: Option<Outside>,
 }
 
 impl SharedOptions {
@@ -108,18 +108,22 @@ impl SharedOptions {
     /// [`FilterError::Parameter`] where the result cannot hold what is to stand outside of the mask.
     pub(super) fn types(&self, image: &ImageInfo) -> Result<Types, FilterError> {
         let types = self.output.types(image.datatype, image.scaling.is_some());
-        match image.mask_voxels {
-            Some(_) if self.outside == Outside::Nan && !types.last.is_float() => {
-                Err(FilterError::Parameter {
-                    name: "outside",
-                    cause: format!(
-                        "{} has no NaN: add --output-type float32, or give --outside zero or keep",
-                        types.last
-                    ),
-                })
-            }
-            _ => Ok(types),
+        self.check_outside(image, types.last)?;
+        Ok(types)
+    }
+
+    /// Checks that a result of this type can hold what is to stand outside of the mask.
+    ///
+    /// # Errors
+    /// [`FilterError::Parameter`] where it cannot.
+    pub(super) fn check_outside(&self, image: &ImageInfo, last: Datatype) -> Result<(), FilterError> {
+        if image.mask_voxels.is_none() || self.outside != Some(Outside::Nan) || last.is_float() {
+            return Ok(());
         }
+        Err(FilterError::Parameter {
+            name: "outside",
+            cause: format!("{last} has no NaN: add --output-type float32, or give --outside zero or keep"),
+        })
     }
 }
 
@@ -131,6 +135,14 @@ pub trait Filter: Send + Sync {
     /// [`FilterError::Parameter`] for a parameter outside its range.
     fn validate(&self) -> Result<(), FilterError>;
 
+    /// The same for images with a mask.
+    ///
+    /// # Errors
+    /// [`FilterError::Parameter`], also where the filter is not applied inside of a mask.
+    fn validate_masked(&self) -> Result<(), FilterError> {
+        self.validate()
+    }
+
     /// Whether the result depends on the voxel size.
     fn uses_voxel_size(&self) -> bool {
         false
@@ -140,6 +152,17 @@ pub trait Filter: Send + Sync {
     /// treated. They are then counted before the first slab is computed.
     fn refuses_nonfinite(&self) -> bool {
         false
+    }
+
+    /// Whether voxels outside of a mask have a part in the result. Those that are not finite then count, too.
+    fn reads_outside(&self) -> bool {
+        false
+    }
+
+    /// What the result has outside of a mask unless the options say otherwise; `None`: what the filter
+    /// computes there.
+    fn default_outside(&self) -> Option<Outside> {
+        Some(Outside::Zero)
     }
 
     /// Radius of the kernel in voxels along x, y and z, where there is one that is the same for every image.

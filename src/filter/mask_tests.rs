@@ -49,7 +49,7 @@ fn expected(shared: &SharedOptions, volume: &Volume, mask: &Mask, filtered: &Arr
         let result = |i: usize| -> T {
             let own = stored[i].to_f64();
             let own = volume.scaling.map_or(own, |scaling| scaling.intensity(own));
-            match (inside[i], shared.outside) {
+            match (inside[i], shared.outside.unwrap_or_default()) {
                 (true, _) if shared.nan == NonFinite::Keep && !own.is_finite() => T::nearest(f64::NAN),
                 (true, _) => T::nearest(filtered[i]),
                 (false, Outside::Zero) => T::nearest(0.0),
@@ -160,7 +160,7 @@ fn options(outside: Outside, nan: NonFinite, output_type: OutputType) -> SharedO
             ..OutputSpec::default()
         },
         nan,
-        outside,
+        outside: Some(outside),
     }
 }
 

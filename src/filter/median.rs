@@ -151,7 +151,7 @@ impl Filter for Median {
         }
         let (places, size) = window(self.size, self.footprint, image)?;
         let ignore = shared.nan.leaves_out() && image.may_be_nonfinite();
-        let outside = image.mask_voxels.map(|_| shared.outside);
+        let outside = image.mask_voxels.map(|_| shared.outside.unwrap_or_default());
         let constant = self.boundary == Boundary::Constant;
         // The order of intensities is that of the stored numbers, or its reverse.
         let on_intensities = image.scaling.is_some() && (constant || ignore);

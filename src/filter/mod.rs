@@ -195,7 +195,8 @@ pub fn apply(
 }
 
 /// [`apply`] inside of a mask, which has the voxels of a 3-D volume or of all volumes. Only voxels inside
-/// count, and [`SharedOptions::outside`] says what the result has elsewhere.
+/// count, unless the filter [reads others](Filter::reads_outside). [`SharedOptions::outside`] says what the
+/// result has elsewhere.
 ///
 /// # Errors
 /// Those of [`apply`], and [`FilterError::Parameter`] for a mask of another size.
@@ -265,7 +266,7 @@ pub(crate) fn prepare(
     let mask_voxels = mask_voxels.map(|len| len as u64);
     let found = nonfinite::count(volume);
     let mut left = match mask {
-        Some(mask) if found > 0 => mask.count_nonfinite(volume),
+        Some(mask) if found > 0 && !filter.reads_outside() => mask.count_nonfinite(volume),
         _ => found,
     };
     let mut shared = *shared;

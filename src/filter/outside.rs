@@ -1,4 +1,4 @@
-//! Outside: what a slab's result has where the mask or the image leaves a voxel out.
+//! Outside: where a slab's mask has voxels, and what its result has where mask or image leave one out.
 
 use super::interface::{Slab, Source};
 use super::kernels::convert::{Voxel, with_voxel_type};
@@ -8,6 +8,18 @@ impl Slab<'_> {
     /// The plane that the stage reads from this source, by number.
     fn number_of(&self, source: Source) -> Option<usize> {
         self.reads.iter().position(|&(read, _)| read == source)
+    }
+
+    /// Which voxels of a slice are inside of the mask, 1 or 0; `None` where the stage reads no mask.
+    ///
+    /// # Panics
+    /// When the slice is not [readable](Slab::readable).
+    pub(super) fn inside(&self, slice: usize) -> Option<&[u8]> {
+        let mask = self.number_of(Source::Mask)?;
+        assert!(self.readable(mask).contains(&slice));
+        let from = self.sources[mask].offset(slice * self.shape[0] * self.shape[1]);
+        // SAFETY: the mask has this slice, and nobody writes it.
+        Some(unsafe { from.as_slice::<u8>(self.shape[0] * self.shape[1]) })
     }
 
     /// Writes to the first target what stands outside of the mask, for `len` voxels from the `first` of the

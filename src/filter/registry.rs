@@ -9,6 +9,7 @@ use super::gaussian::Gaussian;
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
 use super::like::{Like, Tool};
+use super::mask::Outside;
 use super::median::Median;
 use super::nlm::Nlm;
 
@@ -101,12 +102,24 @@ impl Filter for Options {
         self.filter().validate()
     }
 
+    fn validate_masked(&self) -> Result<(), FilterError> {
+        self.filter().validate_masked()
+    }
+
     fn uses_voxel_size(&self) -> bool {
         self.filter().uses_voxel_size()
     }
 
     fn refuses_nonfinite(&self) -> bool {
         self.filter().refuses_nonfinite()
+    }
+
+    fn reads_outside(&self) -> bool {
+        self.filter().reads_outside()
+    }
+
+    fn default_outside(&self) -> Option<Outside> {
+        self.filter().default_outside()
     }
 
     fn radius_vox(&self) -> Option<[usize; 3]> {

@@ -37,7 +37,7 @@ pub struct FilterDescription {
     /// Where the masks are; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
-    /// What results have outside of the mask; absent without one.
+    /// What results have outside of the mask; absent without one, and if the filter computes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<String>,
 }

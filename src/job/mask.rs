@@ -20,8 +20,8 @@ const PIECE_VOXELS: usize = 1 << 16;
 pub struct Masking {
     /// The source of masks.
     pub choice: MaskChoice,
-    /// The values of the result outside.
-    pub outside: Outside,
+    /// The values of the result outside, if they were given.
+    pub outside: Option<Outside>,
 }
 
 /// Where the voxels of an image or mask lie.

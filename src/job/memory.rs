@@ -199,7 +199,10 @@ mod tests {
                     NonFinite::Propagate,
                     OutputSpec::default(),
                 );
-                job.mask = Some(Masking { choice, outside });
+                job.mask = Some(Masking {
+                    choice,
+                    outside: Some(outside),
+                });
                 let probe = crate::image_io::probe(&path).unwrap();
                 for threads in [1, 3] {
                     let promised = image_bytes(&job, &probe_info(&probe), threads);

@@ -69,8 +69,14 @@ impl ImageJob {
         SharedOptions {
             output: self.output,
             nan: self.nan,
-            outside: self.mask.as_ref().map_or(Outside::default(), |mask| mask.outside),
+            outside: self.outside(),
         }
+    }
+
+    /// What results have outside of the mask; `None` without a mask, and if the filter computes it.
+    fn outside(&self) -> Option<Outside> {
+        let mask = self.mask.as_ref()?;
+        mask.outside.or_else(|| self.filter.default_outside())
     }
 
     /// What the filter knows of an image, with the voxels of its mask.
@@ -117,13 +123,15 @@ impl ImageJob {
         if self.nan != NonFinite::default() {
             options["nan"] = self.nan.name().into();
         }
-        if let Some(Masking { choice, outside }) = &self.mask {
+        if let Some(Masking { choice, .. }) = &self.mask {
             // What a mask's file has inside is recorded as part of the input, wherever the file is.
             options["mask"] = match choice {
                 MaskChoice::Nonzero => "nonzero",
                 MaskChoice::File(_) | MaskChoice::Each(_) => "file",
             }
             .into();
+        }
+        if let Some(outside) = self.outside() {
             options["outside"] = outside.name().into();
         }
         // Writing and reading a number can change its last digit, so every number is written and read once.
@@ -147,7 +155,7 @@ impl ImageJob {
         if let Some(Masking { choice, outside }) = &self.mask {
             let mask = choice.absolute().unwrap_or_else(|_| choice.to_string());
             options.insert("mask".to_owned(), mask.into());
-            options.insert("outside".to_owned(), outside.name().into());
+            options.insert("outside".to_owned(), outside.map(Outside::name).into());
         }
         let given = options.iter().filter(|(_, value)| !value.is_null());
         let given = given.map(|(name, value)| format!("--{}={}", name.replace('_', "-"), cli_value(value)));
@@ -190,7 +198,7 @@ impl ImageJob {
             .to_owned(),
             nan: self.nan.name().to_owned(),
             mask: self.mask.as_ref().map(|mask| mask.choice.to_string()),
-            outside: self.mask.as_ref().map(|mask| mask.outside.name().to_owned()),
+            outside: self.outside().map(|outside| outside.name().to_owned()),
             like: self.filter.like().map(|tool| tool.name().to_owned()),
             reference: self.filter.like().map(Tool::reference),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Config;
 use crate::comm::ROOT;
-use crate::filter::{OutputType, Outside};
+use crate::filter::{Filter, OutputType, Outside};
 use crate::image_io;
 use crate::image_io::file_name::is_image_name;
 use crate::images::{ImageEntry, MaskChoice};
@@ -79,11 +79,13 @@ pub(super) fn check_mask(config: &Config) -> Result<(), String> {
     let Some(Masking { choice, outside }) = &config.job.mask else {
         return Ok(());
     };
+    let masked = config.job.filter.validate_masked();
+    masked.map_err(|error| format!("--{error}"))?;
     if let MaskChoice::File(path) = choice {
         image_io::probe(path).map_err(|error| format!("--mask {error}"))?;
     }
     match config.job.output.output_type {
-        OutputType::As(datatype) if *outside == Outside::Nan && !datatype.is_float() => Err(format!(
+        OutputType::As(datatype) if *outside == Some(Outside::Nan) && !datatype.is_float() => Err(format!(
             "--outside nan: {datatype} has no NaN; write float32, or say --outside zero or keep"
         )),
         _ => Ok(()),

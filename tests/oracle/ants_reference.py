@@ -48,9 +48,9 @@ class Ants:
         self.process.stdin.close()
         self.process.wait(60)
 
-    def denoise(self, image, model, patch, search):
-        """The voxels of the denoised image, and the CPU seconds."""
-        return self.do({"image": str(image), "model": model, "patch": patch, "search": search})
+    def denoise(self, image, model, patch, search, **more):
+        """The voxels of the denoised image, and the CPU seconds. `more`: mask (its path) and shrink."""
+        return self.do({"image": str(image), "model": model, "patch": patch, "search": search, **more})
 
     def smooth(self, tool, image, fwhm):
         """The voxels that ants, itk or nilearn smooths to."""
@@ -60,7 +60,7 @@ class Ants:
         self.count += 1
         result = self.folder / f"ants_{self.count}.npy"
         task |= {"result": str(result)}
-        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.write(json.dumps(task, default=str) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline() or '{"error": "ANTs ended"}')
         assert "error" not in reply, f"{task}: {reply['error']}"

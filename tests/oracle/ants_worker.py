@@ -1,7 +1,8 @@
 """Denoises and smooths images, one after the other: run by the Python that has antspyx, with a task a line.
 
 A task is JSON: image, and result, where the voxels are written as .npy; model, patch and search to denoise,
-tool and fwhm to smooth. The reply is a line with the processor seconds, or with the error.
+perhaps with mask and shrink; tool and fwhm to smooth. The reply is a line with the processor seconds, or with
+the error.
 """
 
 import json
@@ -21,9 +22,15 @@ def radius(radii):
 
 def denoise(task):
     image = ants.image_read(task["image"])
+    more = {"shrink_factor": task.get("shrink", 1)}
+    if "mask" in task:
+        inside = (ants.image_read(task["mask"]).numpy() > 0).astype(np.uint8)
+        more["mask"] = ants.from_numpy(
+            inside, spacing=image.spacing, origin=image.origin, direction=image.direction
+        )
     started = time.process_time()
     denoised = ants.denoise_image(
-        image, p=radius(task["patch"]), r=radius(task["search"]), noise_model=task["model"]
+        image, p=radius(task["patch"]), r=radius(task["search"]), noise_model=task["model"], **more
     )
     seconds = time.process_time() - started
     np.save(task["result"], denoised.numpy())

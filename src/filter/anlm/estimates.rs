@@ -26,7 +26,7 @@ pub(super) fn run(
     slab: &mut Slab<'_>,
     scratch: &mut ThreadScratch,
 ) -> Result<(), FilterError> {
-    let own = slab.slices();
+    let own = frame.sampling.slices(&slab.slices());
     let ThreadScratch {
         isa,
         tile: candidates,
@@ -49,6 +49,7 @@ pub(super) fn run(
         dense,
         estimates,
         inside,
+        masked,
     ] = lengths.map(|len| split_off(&mut rest, len));
     let mut frames = Frames {
         values,
@@ -66,6 +67,11 @@ pub(super) fn run(
         candidates: candidates.as_mut_slice::<u32>(),
         patch: estimates,
         inside,
+        masked: if slab.inside(slab.slices().start).is_some() {
+            masked
+        } else {
+            &mut []
+        },
     };
     let seam = if own.start > 0 { frame.seam_planes() } else { 0 };
     let mut kept = zeros(seam.saturating_mul(frame.plane))?;
@@ -75,14 +81,14 @@ pub(super) fn run(
     for z in own.clone() {
         for y in 0..ny {
             let from = (z - own.start + frame.patch[2]) * frame.plane + frame.row(y);
-            store_row(slab, 0, [y, z], &sums[from..][..nx]);
+            store_row(frame, slab, 0, [y, z], &sums[from..][..nx]);
         }
     }
     leave(frame, slab, sums, kept)
 }
 
 /// How many numbers a slab of so many slices needs of each kind, in the order of [`run`].
-fn lengths(frame: &Frame, slices: usize) -> [usize; 11] {
+fn lengths(frame: &Frame, slices: usize) -> [usize; 12] {
     let planes = (slices + 2 * frame.slices_around()) * frame.plane;
     let vectors = MAX_LANES * frame.candidates.len();
     [
@@ -97,13 +103,14 @@ fn lengths(frame: &Frame, slices: usize) -> [usize; 11] {
         2 * (vectors + MAX_LANES),
         MAX_LANES * (frame.patch_rows.len() + MAX_ROWS) * (2 * frame.patch[0] + 1),
         frame.pitch,
+        frame.pitch,
     ]
 }
 
 /// Fills the frames of a slab's slices and those around them.
 fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room: &mut [f32]) {
     let [nx, ny, nz] = frame.shape;
-    let own = slab.slices();
+    let own = frame.sampling.slices(&slab.slices());
     let around = frame.slices_around();
     let (moments, rest) = room.split_at_mut(2 * frame.pitch);
     let (plain, intensities) = rest.split_at_mut(nx * ny);
@@ -148,13 +155,19 @@ fn sum(
     sums: &mut [f32],
     kept: &mut [f32],
 ) -> Result<(), FilterError> {
-    let own = slab.slices();
+    let own = frame.sampling.slices(&slab.slices());
+    let [nx, ny, _] = frame.shape;
     let largest = slab.reports(SURVEY).fold(f64::NEG_INFINITY, f64::max) as f32;
-    let mut smallest = vec![0.0; if is_squared(slab) { frame.shape[0] } else { 0 }];
+    let mut smallest = vec![0.0; if is_squared(slab) { nx } else { 0 }];
     for z in own.clone() {
         let targets = targets(frame, z - own.start, sums, kept);
-        for y in 0..frame.shape[1] {
+        for y in 0..ny {
             slab.check_stop()?;
+            if let Some(inside) = slab.inside(z) {
+                let inside = &inside[y * nx..][..nx];
+                let masked = lists.masked.iter_mut().zip(inside);
+                masked.for_each(|(to, &inside)| *to = f32::from(inside));
+            }
             let row = CentreRow {
                 frame,
                 frames,
@@ -166,7 +179,7 @@ fn sum(
             };
             singles::run(isa, row);
             if is_squared(slab) {
-                store_row(slab, 1, [y, z], &smallest);
+                store_row(frame, slab, 1, [y, z], &smallest);
             }
         }
     }
@@ -221,7 +234,7 @@ fn kept_before(patch: usize, number: usize) -> usize {
 /// below and for this slab's own first slices.
 fn leave(frame: &Frame, slab: &Slab<'_>, sums: &[f32], kept: Vec<f32>) -> Result<(), FilterError> {
     let patch = frame.patch[2];
-    let own = slab.slices();
+    let own = frame.sampling.slices(&slab.slices());
     if patch == 0 {
         return Ok(());
     }
@@ -265,8 +278,8 @@ pub(super) fn complete(frame: &Frame, sums: &mut [f32], kept: &[f32], slice: usi
     }
 }
 
-fn store_row(slab: &mut Slab<'_>, target: usize, [y, z]: [usize; 2], from: &[f32]) {
-    let to = slab.targets[target].offset(slab.first(z) + y * slab.shape()[0]);
+fn store_row(frame: &Frame, slab: &mut Slab<'_>, target: usize, [y, z]: [usize; 2], from: &[f32]) {
+    let to = slab.targets[target].offset(frame.sampling.place(z) + y * frame.shape[0]);
     // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
     unsafe { to.as_mut_slice::<f32>(from.len()) }.copy_from_slice(from);
 }

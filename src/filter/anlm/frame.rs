@@ -4,6 +4,7 @@
 //! planes of a kind follow each other, and a place in another slice is a fixed distance away.
 
 use super::super::kernels::singles::MAX_LANES;
+use super::sampling::Sampling;
 
 /// A place to search for a similar patch.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Candidate {
 
 /// Lengths and places for one image.
 pub(super) struct Frame {
+    /// Which voxels of the image it is made of.
+    pub(super) sampling: Sampling,
     pub(super) shape: [usize; 3],
     /// Radius of a patch.
     pub(super) patch: [usize; 3],
@@ -36,8 +39,10 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A frame for an image that has so many of the axes. Along an axis that it lacks the radii are 0.
-    pub(super) fn new(shape: [usize; 3], axes: usize, patch: [usize; 3], search: [usize; 3]) -> Self {
+    /// A frame for samples of an image that has so many of the axes. Along an axis that it lacks the radii
+    /// are 0.
+    pub(super) fn new(sampling: Sampling, axes: usize, patch: [usize; 3], search: [usize; 3]) -> Self {
+        let shape = sampling.shape;
         let on_axes =
             |radii: [usize; 3]| std::array::from_fn(|axis| if axis < axes { radii[axis] } else { 0 });
         let (patch, search, statistics) = (on_axes(patch), on_axes(search), on_axes([1; 3]));
@@ -60,6 +65,7 @@ impl Frame {
             })
             .collect();
         Frame {
+            sampling,
             shape,
             patch,
             search,

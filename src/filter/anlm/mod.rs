@@ -2,20 +2,24 @@
 //!
 //! | file | role |
 //! |---|---|
+//! | `sampling` | which voxels of the image are denoised |
+//! | `space` | matrices between voxels and points |
 //! | `frame` | lengths and places that are the same for all slabs of an image |
 //! | `statistics` | mean and variance around each voxel, and what else the patches are compared by |
 //! | `similar` | which candidates resemble a centre |
 //! | `patches` | the vectorised loop: candidates, distances, weights and weighted patches of a row |
 //! | `estimates` | sums of overlapping patches, in the order of the reference |
 //! | `rician` | the bias of Rician noise |
-//! | `resample` | the removed noise, interpolated at its own voxels, and the result |
+//! | `resample` | the removed noise, interpolated at all voxels, and the result |
 
 mod estimates;
 mod frame;
 mod patches;
 mod resample;
 mod rician;
+mod sampling;
 mod similar;
+mod space;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -26,7 +30,7 @@ use super::FilterError;
 use super::interface::{
     Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
-use super::kernels::convert::{Voxel, with_voxel_type};
+use super::mask::Outside;
 use super::nonfinite::NonFinite;
 use super::output::OutputType;
 use super::per_axis::PerAxis;
@@ -34,9 +38,13 @@ use crate::volume::{Datatype, Grid};
 use frame::Frame;
 use resample::Resampling;
 use rician::Bias;
+use sampling::Sampling;
 
 /// Largest radius of a patch along an axis.
 const MAX_PATCH_RADIUS: usize = 4;
+
+/// Most voxels from one sample to the next.
+const MAX_SHRINK: usize = 8;
 
 /// Largest radius of the search along an axis.
 const MAX_SEARCH_RADIUS: usize = 10;
@@ -69,6 +77,10 @@ pub enum NoiseModel {
 /// axes are filtered, each 3-D volume by itself. Beyond the edge of the image nothing counts. NaN, infinity
 /// and intensities beyond 10¹⁷ are refused.
 ///
+/// With a mask only patches around voxels inside become means, and only there the bias of Rician noise is
+/// removed. Similar patches are found outside, too. Unless [`SharedOptions::outside`] says otherwise, voxels
+/// outside keep what the patches leave there.
+///
 /// ```
 /// use niimpi::filter::anlm::Anlm;
 /// use niimpi::filter::{Scratch, SharedOptions, apply};
@@ -88,6 +100,9 @@ pub struct Anlm {
     pub patch_radius: PerAxis<usize>,
     /// Voxels from the middle of the search area to its faces.
     pub search_radius: PerAxis<usize>,
+    /// The noise is found in every so many-th voxel along each axis, and interpolated between them. Other
+    /// than 1 it needs an image whose axes are parallel to those of space, and no mask.
+    pub shrink: usize,
 }
 
 impl Default for Anlm {
@@ -96,6 +111,7 @@ impl Default for Anlm {
             noise_model: NoiseModel::Rician,
             patch_radius: PerAxis::All(1),
             search_radius: PerAxis::All(2),
+            shrink: 1,
         }
     }
 }
@@ -112,6 +128,18 @@ pub(super) fn parse_patch_radius(text: &str) -> Result<PerAxis<usize>, String> {
 
 pub(super) fn parse_search_radius(text: &str) -> Result<PerAxis<usize>, String> {
     parse_radius(text, MAX_SEARCH_RADIUS)
+}
+
+pub(super) fn parse_shrink(text: &str) -> Result<usize, String> {
+    let shrink = text
+        .parse()
+        .ok()
+        .filter(|shrink| (1..=MAX_SHRINK).contains(shrink));
+    shrink.ok_or_else(shrink_fault)
+}
+
+fn shrink_fault() -> String {
+    format!("give a whole number from 1 to {MAX_SHRINK}")
 }
 
 fn parse_radius(text: &str, limit: usize) -> Result<PerAxis<usize>, String> {
@@ -133,7 +161,26 @@ impl Filter for Anlm {
                 return Err(FilterError::Parameter { name, cause });
             }
         }
+        if !(1..=MAX_SHRINK).contains(&self.shrink) {
+            return Err(FilterError::Parameter {
+                name: "shrink",
+                cause: shrink_fault(),
+            });
+        }
         Ok(())
+    }
+
+    fn validate_masked(&self) -> Result<(), FilterError> {
+        if self.shrink == 1 {
+            return self.validate();
+        }
+        Err(FilterError::Parameter {
+            name: "mask",
+            cause:
+                "is not used together with --shrink, because ANTs then returns the image unchanged: leave \
+                    out one of them"
+                    .to_owned(),
+        })
     }
 
     fn uses_voxel_size(&self) -> bool {
@@ -144,8 +191,19 @@ impl Filter for Anlm {
         true
     }
 
+    fn reads_outside(&self) -> bool {
+        true
+    }
+
+    fn default_outside(&self) -> Option<Outside> {
+        None
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
-        self.validate()?;
+        match image.mask_voxels {
+            Some(_) => self.validate_masked()?,
+            None => self.validate()?,
+        }
         if shared.nan != NonFinite::Zero && image.nonfinite_voxels.is_some_and(|found| found > 0) {
             return Err(FilterError::Parameter {
                 name: "nan",
@@ -154,30 +212,29 @@ impl Filter for Anlm {
                     .to_owned(),
             });
         }
-        if image.mask_voxels.is_some() {
-            return Err(FilterError::Parameter {
-                name: "mask",
-                cause: "non-local means are computed without a mask: leave --mask out".to_owned(),
-            });
-        }
-        let frame = Frame::new(
-            image.spatial_shape(),
-            image.spatial_axes(),
-            self.patch_radius.xyz(),
-            self.search_radius.xyz(),
-        );
+        let (shape, axes) = (image.spatial_shape(), image.spatial_axes());
         let grid = image.grid.unwrap_or(Grid::of_spacing(image.voxel_size_mm));
+        let (sampling, of_samples) = Sampling::new(shape, axes, self.shrink, &grid)?;
+        let frame = Frame::new(sampling, axes, self.patch_radius.xyz(), self.search_radius.xyz());
         let bias = match self.noise_model {
-            NoiseModel::Rician => Some(Bias::new(&grid, image.spatial_axes())),
+            NoiseModel::Rician => Some(Bias::new(&of_samples, axes)),
             NoiseModel::Gaussian => None,
         };
-        let resampling = Resampling::new(&grid, frame.shape);
+        let resampling = Resampling::new(&grid, shape, sampling, &of_samples);
         let last = match shared.output.output_type {
             OutputType::Same => Datatype::Float32,
             OutputType::As(datatype) => datatype,
         };
+        shared.check_outside(image, last)?;
+        let mut stages = stages(&frame, bias.as_ref(), &resampling, last);
+        if image.mask_voxels.is_some() {
+            for stage in &mut stages[ESTIMATES..] {
+                stage.reads.push((Source::Mask, Reach::SLICE));
+            }
+        }
         Ok(Box::new(PreparedAnlm {
-            stages: stages(&frame, bias.as_ref(), &resampling, last),
+            stages,
+            outside: image.mask_voxels.and(shared.outside),
             resampling,
             frame,
             bias,
@@ -198,16 +255,17 @@ fn stages(frame: &Frame, bias: Option<&Bias>, resampling: &Resampling, last: Dat
         in_place: false,
     };
     let plane = |stage, plane| Source::Stage { stage, plane };
+    let reach = |samples| Reach::symmetric(frame.sampling.reach(samples));
     let patch = frame.patch[2];
     let mut estimates = vec![SINGLE];
     let mut noise = vec![
-        (Source::Input, Reach::symmetric(frame.statistics[2])),
+        (Source::Input, reach(frame.statistics[2])),
         // The sums of a slab's first and last slices are completed by its neighbours.
-        (plane(ESTIMATES, 0), Reach::symmetric(patch)),
+        (plane(ESTIMATES, 0), reach(patch)),
     ];
     if let Some(bias) = bias {
         estimates.push(SINGLE);
-        noise.push((plane(ESTIMATES, 1), Reach::symmetric(patch + bias.radius(2))));
+        noise.push((plane(ESTIMATES, 1), reach(patch + bias.radius(2))));
     }
     let around = frame.slices_around() + frame.statistics[2];
     let survey = Source::Reports { stage: SURVEY };
@@ -216,7 +274,7 @@ fn stages(frame: &Frame, bias: Option<&Bias>, resampling: &Resampling, last: Dat
         stage(
             vec![
                 // A slab is thick enough not to share a slice's sums with more than one neighbour.
-                (Source::Input, Reach::symmetric(around.max(2 * patch))),
+                (Source::Input, reach(around.max(2 * patch))),
                 (survey, Reach::SLICE),
             ],
             estimates,
@@ -236,18 +294,20 @@ struct PreparedAnlm {
     frame: Frame,
     bias: Option<Bias>,
     resampling: Resampling,
+    /// What the result has outside of the mask, where it is not what was computed there.
+    outside: Option<Outside>,
     stages: Vec<Stage>,
 }
 
 impl PreparedAnlm {
     /// Reports the largest intensity, in single precision.
     fn survey(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
-        let row = self.frame.shape[0] * self.frame.shape[1];
-        let intensities = scratch.singles(row)?;
+        let sampling = &self.frame.sampling;
+        let intensities = scratch.singles(self.frame.shape[0] * self.frame.shape[1])?;
         let mut largest = f32::NEG_INFINITY;
         let mut furthest = 0.0f32;
-        for slice in slab.slices() {
-            load_singles(slab, 0, slice, intensities);
+        for z in sampling.slices(&slab.slices()) {
+            sampling.load(slab, 0, z, intensities);
             for &intensity in &*intensities {
                 largest = if intensity > largest { intensity } else { largest };
                 furthest = if intensity.abs() > furthest {
@@ -271,29 +331,6 @@ impl PreparedAnlm {
     }
 }
 
-/// Reads the intensities of a slice from the image, each as the nearest single-precision number of its
-/// double.
-///
-/// # Panics
-/// When the slice is not readable, or `to` has another length than a slice.
-fn load_singles(slab: &Slab<'_>, source: usize, slice: usize, to: &mut [f32]) {
-    let readable = slab.readable(source);
-    assert!(readable.contains(&slice));
-    let from = slab.sources[source].offset(slab.first(slice));
-    let scaling = slab.scaling.filter(|_| slab.reads[source].0 == Source::Input);
-    with_voxel_type!(from.datatype, S => {
-        // SAFETY: the volume has this slice, and nobody writes what a slab may read.
-        let voxels = unsafe { from.as_slice::<S>(to.len()) };
-        match scaling {
-            None => to.iter_mut().zip(voxels).for_each(|(to, voxel)| *to = voxel.to_f64() as f32),
-            Some(scaling) => to
-                .iter_mut()
-                .zip(voxels)
-                .for_each(|(to, voxel)| *to = scaling.intensity(voxel.to_f64()) as f32),
-        }
-    });
-}
-
 impl Prepared for PreparedAnlm {
     fn stages(&self) -> &[Stage] {
         &self.stages
@@ -302,16 +339,19 @@ impl Prepared for PreparedAnlm {
     fn cost_s(&self, stage: usize, voxels: u64) -> f64 {
         let candidates = self.frame.candidates.len() as f64;
         let patch = self.frame.patch_voxels() as f64;
+        let samples = self.frame.sampling.voxels() as f64;
         voxels as f64
             * match stage {
-                ESTIMATES => candidates * (S_PER_CANDIDATE + patch * S_PER_CANDIDATE_VOXEL),
+                ESTIMATES => candidates * (S_PER_CANDIDATE + patch * S_PER_CANDIDATE_VOXEL) / samples,
                 _ => S_PER_VOXEL / 2.0,
             }
     }
 
     fn scratch_bytes(&self, stage: usize, slab_voxels: u64) -> u64 {
+        let area = |[nx, ny, _]: [usize; 3]| (nx as u64).saturating_mul(ny as u64);
         let [nx, ny, _] = self.frame.shape;
-        let slices = slab_voxels.div_ceil((nx as u64).saturating_mul(ny as u64).max(1));
+        let image = self.resampling.shape;
+        let slices = self.frame.sampling.most(slab_voxels.div_ceil(area(image).max(1)));
         match stage {
             SURVEY => slab_voxels.saturating_mul(4),
             ESTIMATES => self.frame.scratch_bytes(slices),
@@ -320,7 +360,7 @@ impl Prepared for PreparedAnlm {
                 let plane = (nx as u64 + 64).saturating_mul(ny as u64 + 8).saturating_mul(4);
                 (planes + 8).saturating_mul(plane)
             }
-            _ => (nx as u64).saturating_mul(ny as u64 + 1).saturating_mul(4),
+            _ => (area(image).saturating_add(image[0] as u64)).saturating_mul(4),
         }
     }
 
@@ -333,7 +373,7 @@ impl Prepared for PreparedAnlm {
             SURVEY => self.survey(slab, scratch),
             ESTIMATES => estimates::run(&self.frame, slab, scratch),
             NOISE => rician::run(&self.frame, self.bias.as_ref(), slab, scratch),
-            RESULT => self.resampling.run(slab, scratch),
+            RESULT => self.resampling.run(self.outside, slab, scratch),
             _ => unreachable!("there are four stages"),
         }
     }

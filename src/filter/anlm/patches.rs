@@ -37,6 +37,8 @@ pub(super) struct Lists<'a> {
     pub(super) patch: &'a mut [f32],
     /// 1 inside the image, with the frame's margins of 0.
     pub(super) inside: &'a [f32],
+    /// 1 for each centre of the row that the mask has and 0 for others, in whole vectors; empty without one.
+    pub(super) masked: &'a mut [f32],
 }
 
 impl Lists<'_> {
@@ -48,6 +50,7 @@ impl Lists<'_> {
             candidates: self.candidates,
             patch: self.patch,
             inside: self.inside,
+            masked: self.masked,
         }
     }
 }
@@ -145,7 +148,11 @@ impl CentreRow<'_> {
                     largest: zero,
                 };
                 let mean = V::load(self.frames.means.as_ptr().add(block.place));
-                let takes_part = zero.lt(mean);
+                let mut takes_part = zero.lt(mean);
+                if !self.lists.masked.is_empty() {
+                    let masked = V::load(self.lists.masked.as_ptr().add(x));
+                    takes_part = V::both(takes_part, zero.lt(masked));
+                }
                 if !V::any(takes_part) {
                     self.keep_as_it_is::<V, LANES, WIDTH>(&block);
                     continue;

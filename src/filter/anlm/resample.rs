@@ -1,4 +1,4 @@
-//! Resample: the noise interpolated at its own voxels, and the image without it.
+//! Resample: the noise interpolated at all voxels of the image, and the image without it.
 //!
 //! The reference resamples the noise to the grid of the image even where it has that grid already. Points in
 //! space are rounded to single precision on the way, so unless voxel size and origin are round numbers each
@@ -7,18 +7,23 @@
 use super::super::FilterError;
 use super::super::interface::{Slab, ThreadScratch};
 use super::super::kernels::convert::{Voxel, with_voxel_type};
+use super::super::mask::Outside;
 use super::estimates::split_off;
-use super::load_singles;
+use super::sampling::Sampling;
+use super::space::{Matrix, inverse, scaled};
 use crate::volume::Grid;
-
-type Matrix = [[f64; 3]; 3];
 
 /// From voxel indices to points in space and back.
 pub(super) struct Resampling {
-    shape: [usize; 3],
+    /// Lengths of the image.
+    pub(super) shape: [usize; 3],
+    /// Where the noise is known.
+    sampling: Sampling,
     to_point: Matrix,
+    /// To indices of samples.
     to_index: Matrix,
     origin: [f64; 3],
+    origin_of_samples: [f64; 3],
 }
 
 /// Where a value is interpolated along an axis.
@@ -31,23 +36,22 @@ struct Between {
 }
 
 impl Resampling {
-    pub(super) fn new(grid: &Grid, shape: [usize; 3]) -> Self {
-        let scaled = |direction: &Matrix| {
-            direction.map(|row| std::array::from_fn(|axis| row[axis] * grid.spacing_mm[axis]))
-        };
-        let to_point = scaled(&grid.direction);
-        let (to_point, to_index) = match inverse(&to_point) {
-            Some(to_index) => (to_point, to_index),
+    /// From samples of an image, whose grid is `of_samples`, to all voxels of its own grid.
+    pub(super) fn new(grid: &Grid, shape: [usize; 3], sampling: Sampling, of_samples: &Grid) -> Self {
+        let (to_point, to_index) = match inverse(&scaled(of_samples)) {
+            Some(to_index) => (scaled(grid), to_index),
             None => {
-                let upright = scaled(&Grid::of_spacing(grid.spacing_mm).direction);
+                let upright = scaled(&Grid::of_spacing(grid.spacing_mm));
                 (upright, inverse(&upright).unwrap_or(upright))
             }
         };
         Resampling {
             shape,
+            sampling,
             to_point,
             to_index,
             origin: grid.origin_mm,
+            origin_of_samples: of_samples.origin_mm,
         }
     }
 
@@ -57,18 +61,24 @@ impl Resampling {
         const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
         let furthest: [f64; 3] = std::array::from_fn(|row| {
             let steps = (0..3).map(|axis| self.to_point[row][axis].abs() * self.shape[axis] as f64);
-            self.origin[row].abs() + steps.sum::<f64>()
+            self.origin[row].abs().max(self.origin_of_samples[row].abs()) + steps.sum::<f64>()
         });
         let moved = (0..3).map(|axis| self.to_index[2][axis].abs() * furthest[axis] * 2.0 * ROUNDING);
         let moved = moved.sum::<f64>() + self.shape[2] as f64 * 4.0 * ROUNDING;
-        (moved as usize).saturating_add(1).min(self.shape[2])
+        let samples = (moved as usize).saturating_add(1);
+        self.sampling.reach(samples).min(self.shape[2])
     }
 
-    /// Computes a slab of the result.
+    /// Computes a slab of the result. `outside`: what it has outside of the mask, where that is given.
     ///
     /// # Errors
     /// [`FilterError::Stopped`], [`FilterError::Memory`].
-    pub(super) fn run(&self, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+    pub(super) fn run(
+        &self,
+        outside: Option<Outside>,
+        slab: &mut Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
         let [nx, ny, _] = self.shape;
         let readable = slab.readable(0);
         let area = nx * ny;
@@ -83,9 +93,9 @@ impl Resampling {
         let row = rest;
         for z in slab.slices() {
             slab.check_stop()?;
-            load_singles(slab, 1, z, intensities);
+            Sampling::whole(self.shape).load(slab, 1, z, intensities);
             for y in 0..ny {
-                self.noise_of_row(noise, readable.start, [y, z], row);
+                self.noise_of_row(noise, readable.start * area, [y, z], row);
                 let intensities = &intensities[y * nx..][..nx];
                 for (noise, intensity) in row.iter_mut().zip(intensities) {
                     *noise = intensity - *noise;
@@ -99,6 +109,9 @@ impl Resampling {
                     }
                 });
             }
+            if let Some(outside) = outside {
+                slab.put_outside(outside, z * area, area);
+            }
         }
         Ok(())
     }
@@ -109,7 +122,7 @@ impl Resampling {
         let from_origin: [f64; 3] = std::array::from_fn(|row| {
             let steps = &self.to_point[row];
             let point = self.origin[row] + steps[0] * at[0] + steps[1] * at[1] + steps[2] * at[2];
-            f64::from(point as f32) - self.origin[row]
+            f64::from(point as f32) - self.origin_of_samples[row]
         });
         self.to_index.map(|row| {
             let sum = 0.0 + row[0] * from_origin[0] + row[1] * from_origin[1] + row[2] * from_origin[2];
@@ -117,7 +130,7 @@ impl Resampling {
         })
     }
 
-    /// Interpolates a row of the noise, whose slices begin with number `first`.
+    /// Interpolates a row of the noise, of which the voxels from number `first` on are given.
     fn noise_of_row(&self, noise: &[f32], first: usize, at: [usize; 2], to: &mut [f32]) {
         let nx = self.shape[0];
         let (start, end) = (self.index(0, at), self.index(nx, at));
@@ -140,7 +153,7 @@ impl Resampling {
     /// Between which voxels an index lies; `None` outside of the image.
     #[inline]
     fn between(&self, axis: usize, index: f32) -> Option<Between> {
-        let len = self.shape[axis];
+        let len = self.sampling.shape[axis];
         let is_inside = index >= -0.5 && index < ((len - 1) as f64 + 0.5) as f32;
         if !is_inside {
             return None;
@@ -161,8 +174,9 @@ impl Resampling {
             true => low + (high - low) * place.part,
             false => low,
         };
+        let length = self.sampling.shape[0];
         let row = |y: usize, z: usize| {
-            let row = &noise[((z - first) * self.shape[1] + y) * self.shape[0]..][..self.shape[0]];
+            let row = &noise[self.sampling.place(z) - first + y * length..][..length];
             mix(f64::from(row[x.low]), f64::from(row[x.high]), x)
         };
         if y.high == y.low && z.high == z.low {
@@ -171,36 +185,4 @@ impl Resampling {
         let slice = |z: usize| mix(row(y.low, z), row(y.high, z), y);
         mix(slice(z.low), slice(z.high), z) as f32
     }
-}
-
-/// The inverse of a matrix, rounded once; `None` without one. The inverse of a matrix whose rows and columns
-/// have one number each has the inverses of these.
-fn inverse(m: &Matrix) -> Option<Matrix> {
-    let mut inverse = [[0.0; 3]; 3];
-    if m.as_flattened().iter().filter(|&&number| number != 0.0).count() == 3 {
-        for (axis, row_of_inverse) in inverse.iter_mut().enumerate() {
-            for (row, number) in row_of_inverse.iter_mut().enumerate() {
-                if m[row][axis] != 0.0 {
-                    *number = 1.0 / m[row][axis];
-                }
-            }
-        }
-        let is_whole = inverse.iter().all(|row| row.iter().any(|&number| number != 0.0));
-        return is_whole.then_some(inverse);
-    }
-    let cofactor = |row: usize, axis: usize| {
-        let (a, b) = ((row + 1) % 3, (row + 2) % 3);
-        let (c, d) = ((axis + 1) % 3, (axis + 2) % 3);
-        m[a][c] * m[b][d] - m[a][d] * m[b][c]
-    };
-    let determinant: f64 = (0..3).map(|axis| m[0][axis] * cofactor(0, axis)).sum();
-    if !determinant.is_normal() {
-        return None;
-    }
-    for (axis, row_of_inverse) in inverse.iter_mut().enumerate() {
-        for (row, number) in row_of_inverse.iter_mut().enumerate() {
-            *number = cofactor(row, axis) / determinant;
-        }
-    }
-    Some(inverse)
 }

@@ -75,10 +75,10 @@ pub(super) fn run(
 ) -> Result<(), FilterError> {
     let [nx, ny, _] = frame.shape;
     let isa = scratch.isa;
+    let own = frame.sampling.slices(&slab.slices());
     let area = nx * ny + BEYOND;
     let raw = bias.map_or(0..0, |bias| {
         let around = bias.radius(2);
-        let own = slab.slices();
         own.start.saturating_sub(around)..(own.end + around).min(frame.shape[2])
     });
     let smoothing = if bias.is_some() {
@@ -98,7 +98,7 @@ pub(super) fn run(
     let mut rest = scratch.singles(lengths.iter().sum())?;
     let [sums, intensities, plain, row, energies, smoothing, smoothed] =
         lengths.map(|len| split_off(&mut rest, len));
-    let mut statistics = Statistics::new(frame, slab.slices().start, intensities);
+    let mut statistics = Statistics::new(frame, own.start, intensities);
     if bias.is_some() {
         for (z, to) in raw.clone().zip(energies.chunks_exact_mut(area)) {
             last_energies(frame, slab, z, sums, to);
@@ -106,7 +106,7 @@ pub(super) fn run(
     }
     let seams = Seams::take(slab);
     let (means, variances) = row.split_at_mut(frame.pitch);
-    for z in slab.slices() {
+    for z in own {
         slab.check_stop()?;
         seams.sums(frame, slab, z, sums);
         statistics.advance(slab, z, &mut plain[..nx * ny]);
@@ -118,20 +118,27 @@ pub(super) fn run(
             };
             bias.smooth(frame, isa, &planes, z, smoothing, smoothed);
         }
+        let inside = slab.inside(z);
         for y in 0..ny {
             statistics.row(isa, y, z, means, variances);
-            let at = z * nx * ny + y * nx;
+            let at = frame.sampling.place(z) + y * nx;
             // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
             let noise = unsafe { slab.targets[0].offset(at).as_mut_slice::<f32>(nx) };
             let sums = &sums[frame.row(y)..][..nx];
             let rows = frame.inside(1, y) * frame.inside(2, z);
             let intensities = statistics.intensities(y, z);
+            let inside = inside.map(|inside| &inside[y * nx..][..nx]);
             for x in 0..nx {
                 let mut value = sums[x] / (rows * frame.inside(0, x)) as f32;
                 if bias.is_some() {
                     let place = y * nx + x;
                     let raw = energies[(z - raw.start) * area + place];
-                    value -= bias_of(means[x], smoothed[place], raw);
+                    let is_inside = inside.is_none_or(|inside| inside[x] != 0);
+                    value -= if is_inside {
+                        bias_of(means[x], smoothed[place], raw)
+                    } else {
+                        raw
+                    };
                     value = if value < 0.0 { 0.0 } else { value.sqrt() };
                 }
                 noise[x] = intensities[x] - value;
@@ -161,7 +168,7 @@ impl Seams {
 
     /// The complete sums of a slice, as a frame.
     fn sums(&self, frame: &Frame, slab: &Slab<'_>, z: usize, to: &mut [f32]) {
-        let (own, patch) = (slab.slices(), frame.patch[2]);
+        let (own, patch) = (frame.sampling.slices(&slab.slices()), frame.patch[2]);
         let [nx, ny, _] = frame.shape;
         let from_start = z - own.start;
         if from_start < patch && !self.first.is_empty() {
@@ -169,7 +176,7 @@ impl Seams {
             complete(frame, to, &self.first, patch + from_start);
             return;
         }
-        let from = slab.sources[1].offset(slab.first(z));
+        let from = slab.sources[1].offset(frame.sampling.place(z));
         // SAFETY: the volume has this slice, and nobody writes what a slab may read.
         let sums = unsafe { from.as_slice::<f32>(nx * ny) };
         for (y, sums) in sums.chunks_exact(nx).enumerate() {
@@ -190,7 +197,7 @@ fn last_energies(frame: &Frame, slab: &Slab<'_>, z: usize, room: &mut [f32], to:
     let patch = frame.patch[2];
     for slice in z.saturating_sub(patch)..(z + patch + 1).min(nz) {
         room.fill(-1.0);
-        let from = slab.sources[2].offset(slab.first(slice));
+        let from = slab.sources[2].offset(frame.sampling.place(slice));
         // SAFETY: the volume has this slice, and nobody writes what a slab may read.
         let energies = unsafe { from.as_slice::<f32>(nx * ny) };
         for (y, energies) in energies.chunks_exact(nx).enumerate() {

@@ -3,7 +3,6 @@
 use super::super::interface::Slab;
 use super::super::kernels::simd::{Isa, Job, Vector};
 use super::frame::Frame;
-use super::load_singles;
 
 /// What mean and variance have to exceed for a voxel to take part: 1e-5.
 const LEAST: f32 = 1e-5;
@@ -67,7 +66,7 @@ impl<'a> Statistics<'a> {
         let [nx, ny, nz] = self.frame.shape;
         let len = self.slice_len();
         while self.next < nz && self.next <= z + self.frame.statistics[2] {
-            load_singles(slab, 0, self.next, plain);
+            self.frame.sampling.load(slab, 0, self.next, plain);
             let slice = &mut self.slices[self.next % 3 * len..][..len];
             for (row, to) in slice.chunks_exact_mut(self.pitch).enumerate() {
                 let y = row.saturating_sub(1).min(ny - 1);

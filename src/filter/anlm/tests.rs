@@ -1,11 +1,17 @@
 //! Tests of the adaptive non-local means: every instruction set and number of threads against a plain
 //! reference.
 
+mod masks_and_samples;
+
+use std::sync::Arc;
+
 use super::super::kernels::bessel::{discrete_gaussian, i0, i1};
 use super::super::kernels::exp32::exp32_of_nonpositive;
 use super::super::kernels::simd::Isa;
-use super::super::tests::{apply_divided, copy};
-use super::super::{Division, FilterError, OutputSpec, OutputType, Scratch, apply};
+use super::super::tests::{apply_divided_inside, copy};
+use super::super::{
+    Division, FilterError, Mask, OutputSpec, OutputType, Outside, Scratch, apply, apply_inside, apply_masked,
+};
 use super::*;
 use crate::volume::Volume;
 
@@ -78,8 +84,24 @@ fn energy(details: &Plain, middle: [isize; 3], patch: &[[isize; 3]]) -> f32 {
     inside.iter().fold(0.0, |sum, detail| sum + detail * detail) / inside.len() as f32
 }
 
+/// Intensities less their means.
+fn details(image: &Plain, means: &[f32]) -> Plain {
+    let values = image.values.iter().zip(means);
+    image.like(values.map(|(value, mean)| value - mean).collect())
+}
+
+/// The mean squared difference of two patches, as far as both are inside.
+fn distance(details: &Plain, [other, own]: [[isize; 3]; 2], patch: &[[isize; 3]]) -> f32 {
+    let pairs = patch.iter().filter_map(|&n| {
+        let (one, two) = (details.get(add(other, n))?, details.get(add(own, n))?);
+        Some((one - two) * (one - two))
+    });
+    let (sum, inside) = pairs.fold((0.0f32, 0.0f32), |(sum, n), square| (sum + square, n + 1.0));
+    sum / inside
+}
+
 /// The removed noise, as the filter's description says it, one voxel after the other.
-fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
+fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3], mask: Option<&[u8]>) -> Plain {
     let rician = anlm.noise_model == NoiseModel::Rician;
     let on_axes = |radii: [usize; 3]| std::array::from_fn(|axis| if axis < axes { radii[axis] } else { 0 });
     let (patch, search) = (
@@ -87,21 +109,16 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
         cube(on_axes(anlm.search_radius.xyz())),
     );
     let (means, variances) = moments(image, &cube(on_axes([1; 3])));
-    let details = image.like(
-        image
-            .values
-            .iter()
-            .zip(&means)
-            .map(|(v, mean)| v - mean)
-            .collect(),
-    );
+    let details = details(image, &means);
     let largest = image.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let (mut sums, mut counts) = (vec![0.0f32; means.len()], vec![0.0f32; means.len()]);
     let mut energies = image.like(vec![0.0; means.len()]);
     let takes_part = |i: usize| image.values[i] > 0.0 && means[i] > 1e-5 && variances[i] > 1e-5;
+    let is_inside = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
     let between = |ratio: f32, low: f32| ratio > low && ratio < 1.0 / low;
     for place in image.places() {
         let own = image.index(place).unwrap();
+        let is_centre = takes_part(own) && is_inside(own);
         let accepts = |other: usize| {
             let inverted = (largest - means[own]) / (largest - means[other]);
             (between(means[own] / means[other], 0.95) || between(inverted, 0.95))
@@ -109,7 +126,7 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
         };
         let others: Vec<_> = search
             .iter()
-            .filter(|&&offset| takes_part(own) && offset != [0; 3])
+            .filter(|&&offset| is_centre && offset != [0; 3])
             .map(|&offset| add(place, offset))
             .filter(|&other| image.index(other).is_some_and(|i| takes_part(i) && accepts(i)))
             .collect();
@@ -118,7 +135,7 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
             .map(|&other| energy(&details, other, &patch))
             .fold(f32::MAX, f32::min);
         let smallest = if smallest <= 1.19209e-8 { 1.0 } else { smallest };
-        if rician && takes_part(own) {
+        if rician && is_centre {
             for index in patch.iter().filter_map(|&n| image.index(add(place, n))) {
                 energies.values[index] = if others.is_empty() { 0.0 } else { smallest };
             }
@@ -127,12 +144,7 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
         let mut weighted = vec![0.0f32; patch.len()];
         let (mut weights, mut heaviest) = (0.0f32, 0.0f32);
         for &other in &others {
-            let pairs = patch.iter().filter_map(|&n| {
-                let (one, two) = (details.get(add(other, n))?, details.get(add(place, n))?);
-                Some((one - two) * (one - two))
-            });
-            let (sum, inside) = pairs.fold((0.0f32, 0.0f32), |(sum, n), square| (sum + square, n + 1.0));
-            let distance = sum / inside;
+            let distance = distance(&details, [other, place], &patch);
             if distance <= 3.0 * smallest {
                 let weight = exp32_of_nonpositive(-distance / smallest);
                 (weights, heaviest) = (weights + weight, heaviest.max(weight));
@@ -154,7 +166,12 @@ fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3]) -> Plain {
     let left = (0..means.len()).map(|i| match (sums[i] / counts[i], rician) {
         (value, false) => image.values[i] - value,
         (value, true) => {
-            let bias = bias(means[i], smoothed.values[i], energies.values[i]);
+            let raw = energies.values[i];
+            let bias = if is_inside(i) {
+                bias(means[i], smoothed.values[i], raw)
+            } else {
+                raw
+            };
             image.values[i] - (value - bias).max(0.0).sqrt()
         }
     });
@@ -231,6 +248,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 fn check(anlm: &Anlm, volume: &Volume) {
+    check_inside(anlm, volume, None);
+}
+
+/// Compares what is left of a volume inside of a mask, and what the patches leave outside, with the
+/// reference.
+fn check_inside(anlm: &Anlm, volume: &Volume, mask: Option<&Arc<Mask>>) {
     let axes = volume.spatial_axes();
     let shape = volume.spatial_shape();
     let expected: Vec<f32> = volume
@@ -240,7 +263,8 @@ fn check(anlm: &Anlm, volume: &Volume) {
         .flat_map(|values| {
             let values = values.to_vec();
             let image = Plain { shape, values };
-            let noise = noise(anlm, &image, axes, volume.voxel_size_mm);
+            let mask = mask.map(|mask| mask.voxels());
+            let noise = noise(anlm, &image, axes, volume.voxel_size_mm, mask);
             let left = image
                 .values
                 .iter()
@@ -259,7 +283,7 @@ fn check(anlm: &Anlm, volume: &Volume) {
         };
         let shared = SharedOptions::default();
         let mut filtered = copy(volume);
-        apply(anlm, &shared, &mut filtered, &mut scratch).unwrap();
+        apply_inside(anlm, &shared, &mut filtered, mask, &mut scratch).unwrap();
         check(&filtered, "whole");
         for threads in [1, 2, 3] {
             let mut divided = copy(volume);
@@ -267,7 +291,7 @@ fn check(anlm: &Anlm, volume: &Volume) {
                 slab_bytes: 1,
                 ..Division::among(threads, threads == 2)
             };
-            apply_divided(anlm, &shared, &mut divided, &mut scratch, division);
+            apply_divided_inside(anlm, &shared, &mut divided, mask, &mut scratch, division);
             check(&divided, &format!("{threads} threads"));
         }
     }
@@ -296,6 +320,7 @@ fn shapes_and_radii() {
                 noise_model,
                 patch_radius,
                 search_radius,
+                ..Anlm::default()
             };
             check(&anlm, &image(shape, seed, 1.0));
         });
@@ -316,10 +341,22 @@ fn slabs_share_their_borders() {
                 noise_model,
                 patch_radius: PerAxis::All(patch),
                 search_radius: PerAxis::All(search),
+                ..Anlm::default()
             };
             check(&anlm, &image(&shape, 7, 1.0).with_voxel_size_mm([size_mm; 3]));
         });
     }
+}
+
+/// A mask of lumps, about half of a 3-D volume.
+fn lumps(volume: &Volume) -> Arc<Mask> {
+    let [nx, ny, nz] = volume.spatial_shape();
+    let mut values = Volume::zeros(&[nx, ny, nz], Datatype::Float32);
+    for (i, value) in values.voxels.as_mut_slice::<f32>().iter_mut().enumerate() {
+        let (x, y, z) = (i % nx, i / nx % ny, i / nx / ny);
+        *value = (x as f32 * 0.7).sin() + (y as f32 * 0.9).cos() * ((z + x) as f32 * 0.5).sin();
+    }
+    Arc::new(Mask::above_zero(&values).unwrap())
 }
 
 #[test]
@@ -377,6 +414,20 @@ fn what_cannot_be_denoised_is_refused() {
     assert!(refusal(f32::NAN, NonFinite::Propagate).contains("--nan zero"));
     assert!(refusal(f32::INFINITY, NonFinite::Ignore).contains("--nan zero"));
     assert!(refusal(1e18, NonFinite::Propagate).contains("1e18"));
+    // Patches of voxels inside reach those outside.
+    let mut volume = image(&[8, 7, 6], 1, 1.0);
+    let mask = lumps(&volume);
+    let outside = mask.voxels().iter().position(|&inside| inside == 0).unwrap();
+    volume.voxels.as_mut_slice::<f32>()[outside] = f32::NAN;
+    let shared = SharedOptions::default();
+    let refused = apply_masked(
+        &Anlm::default(),
+        &shared,
+        &mut volume,
+        &mask,
+        &mut Scratch::default(),
+    );
+    assert!(refused.unwrap_err().to_string().contains("--nan zero"));
     for radius in [0, MAX_PATCH_RADIUS + 1] {
         let anlm = Anlm {
             patch_radius: PerAxis::Each([1, radius, 1]),
@@ -396,7 +447,11 @@ fn promised_memory_is_enough() {
                 ..Anlm::default()
             };
             let mut volume = image(&shape, 2, 1.0);
-            let info = ImageInfo::of(&volume);
+            let mask = lumps(&volume);
+            let info = ImageInfo {
+                mask_voxels: Some(volume.len() as u64),
+                ..ImageInfo::of(&volume)
+            };
             let prepared = anlm.prepare(&info, &SharedOptions::default()).unwrap();
             let division = Division {
                 slab_bytes,
@@ -404,15 +459,11 @@ fn promised_memory_is_enough() {
             };
             let layout = super::super::Layout::of(prepared.as_ref(), &info, division);
             let mut scratch = Scratch::default();
-            apply_divided(
-                &anlm,
-                &SharedOptions::default(),
-                &mut volume,
-                &mut scratch,
-                division,
-            );
+            let shared = SharedOptions::default();
+            apply_divided_inside(&anlm, &shared, &mut volume, Some(&mask), &mut scratch, division);
             let held = volume.voxels.as_bytes().len() as u64
                 + volume.spare.as_bytes().len() as u64
+                + mask.voxels().len() as u64
                 + scratch.planes.held_bytes()
                 + scratch.thread.held_bytes();
             assert!(held <= layout.bytes(), "{shape:?}: {held} of {}", layout.bytes());
