@@ -94,13 +94,7 @@ fn blockwise(nlm: &Nlm, image: &Plain, sigma: f64) -> Vec<f64> {
     let reflected = |place: [isize; 3]| {
         let at = |axis: usize| {
             let (at, len) = (place[axis], image.shape[axis] as isize);
-            (if at < 0 {
-                -at
-            } else if at >= len {
-                2 * len - 1 - at
-            } else {
-                at
-            }) as usize
+            at.abs().min(2 * len - 1 - at) as usize
         };
         image.values[image.index([at(0), at(1), at(2)])]
     };
