@@ -7,7 +7,6 @@ use super::registry::Options;
 /// The command line's options of `niimpi smooth`.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 #[command(about = None, long_about = None)]
-#[group(skip)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("sigma_mm")))]
 // The group of `gaussian::Args` has the same name, and clap refuses two groups of one name.
 #[group(skip)]
