@@ -205,15 +205,7 @@ fn array_shard_from(lookup: impl Fn(&str) -> Option<String>) -> Result<(usize, u
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
-        |name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        }
-    }
+    use crate::comm::launcher::tests::lookup;
 
     #[test]
     fn a_job_is_known_by_its_id() {

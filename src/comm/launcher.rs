@@ -205,7 +205,7 @@ impl Launch {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn launch(variables: &[(&str, &str)]) -> Option<Launch> {
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(launch(&[("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]), None);
     }
 
-    fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+    pub(crate) fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         |name| {
             variables
                 .iter()

@@ -13,22 +13,7 @@ use crate::partition::imbalance;
 /// One rank's contribution to the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RankRecord {
-    pub rank: usize,
-    pub host: String,
-    /// Its workers.
-    pub threads: usize,
-    /// The CPUs allocated to it, used for its efficiency.
-    pub cpus: usize,
-    /// From the run's start until its last image was done, seconds.
-    pub elapsed_s: f64,
-    /// CPU seconds of all its threads since the run's start.
-    pub cpu_s: f64,
-    /// Its highest resident memory.
-    pub max_rss_bytes: u64,
-    /// Thread seconds without work, as measured where workers wait.
-    pub idle_s: f64,
-    /// The model of its host's CPUs.
-    pub cpu_model: String,
+    pub row: RankRow,
     /// Its images, in the order in which they were done.
     pub images: Vec<Outcome>,
 }
@@ -43,17 +28,19 @@ impl Report {
         images: impl Iterator<Item = ImageRow>,
         mut records: Vec<RankRecord>,
     ) -> Self {
-        records.sort_by_key(|record| record.rank);
-        self.ranks = records.iter().map(RankRow::new).collect();
+        records.sort_by_key(|record| record.row.rank);
+        let rows = records.into_iter().map(|record| (record.row, record.images));
+        let (ranks, outcomes): (Vec<RankRow>, Vec<Vec<Outcome>>) = rows.unzip();
+        self.ranks = ranks;
         let launch = &mut self.launch;
         launch.ranks = self.ranks.len();
-        launch.threads_per_rank = records.iter().map(|record| record.threads).max().unwrap_or(0);
+        launch.threads_per_rank = self.ranks.iter().map(|rank| rank.threads).max().unwrap_or(0);
         for rank in &self.ranks {
             if !launch.nodes.contains(&rank.host) {
                 launch.nodes.push(rank.host.clone());
             }
         }
-        let mut records = ByIndex::new(records);
+        let mut records = ByIndex::new(outcomes);
         let mut before = 0;
         let recorded = |mut image: ImageRow| {
             debug_assert!(image.index > before, "{} comes after {before}", image.index);
@@ -83,26 +70,19 @@ impl Report {
 }
 
 impl RankRow {
-    fn new(record: &RankRecord) -> Self {
-        let count = |status| {
-            record
-                .images
-                .iter()
-                .filter(|image| image.status() == status)
-                .count()
-        };
-        let sum = |seconds: fn(&Outcome) -> f64| record.images.iter().map(seconds).fold(0.0, f64::add);
+    /// The row with what follows from the rank's images.
+    #[must_use]
+    pub fn with_images(self, images: &[Outcome]) -> Self {
+        let count = |status| images.iter().filter(|image| image.status() == status).count();
+        let sum = |seconds: fn(&Outcome) -> f64| images.iter().map(seconds).fold(0.0, f64::add);
         let (read_s, filter_s, write_s) = (
             sum(|image| image.timings.read_s),
             sum(|image| image.timings.filter_s),
             sum(|image| image.timings.write_s),
         );
-        let busy_s = read_s + filter_s + write_s;
-        let all_s = record.elapsed_s * record.threads as f64;
+        let all_s = self.elapsed_s * self.threads as f64;
         RankRow {
-            rank: record.rank,
-            host: record.host.clone(),
-            images: record.images.len(),
+            images: images.len(),
             done: count(Status::Done),
             failed: count(Status::Failed),
             skipped: count(Status::Skipped),
@@ -110,17 +90,11 @@ impl RankRow {
             filter_s,
             write_s,
             publish_s: sum(|image| image.timings.publish_s),
-            idle_s: record.idle_s,
-            other_s: all_s - busy_s - record.idle_s,
-            elapsed_s: record.elapsed_s,
-            cpu_s: record.cpu_s,
-            cpu_efficiency: ratio(record.cpu_s, record.elapsed_s * record.cpus as f64),
-            max_rss_bytes: record.max_rss_bytes,
-            bytes_in: record.images.iter().map(|image| image.input.bytes).sum(),
-            bytes_out: record.images.iter().map(|image| image.bytes_out).sum(),
-            threads: record.threads,
-            cpus: record.cpus,
-            cpu_model: record.cpu_model.clone(),
+            other_s: all_s - (read_s + filter_s + write_s) - self.idle_s,
+            cpu_efficiency: ratio(self.cpu_s, self.cpu_time_given_s()),
+            bytes_in: images.iter().map(|image| image.input.bytes).sum(),
+            bytes_out: images.iter().map(|image| image.bytes_out).sum(),
+            ..self
         }
     }
 
@@ -139,10 +113,10 @@ struct ByIndex {
 }
 
 impl ByIndex {
-    fn new(records: Vec<RankRecord>) -> Self {
-        let sorted = records.into_iter().map(|mut record| {
-            record.images.sort_unstable_by_key(|image| image.index);
-            record.images.into_iter()
+    fn new(outcomes: Vec<Vec<Outcome>>) -> Self {
+        let sorted = outcomes.into_iter().map(|mut images| {
+            images.sort_unstable_by_key(|image| image.index);
+            images.into_iter()
         });
         let ranks: Vec<_> = sorted.collect();
         let first = ranks
@@ -255,7 +229,7 @@ pub(crate) mod tests {
     }
 
     fn rank(rank: usize, host: &str, elapsed_s: f64, images: Vec<Outcome>) -> RankRecord {
-        RankRecord {
+        let row = RankRow {
             rank,
             host: host.to_owned(),
             threads: 2,
@@ -264,7 +238,10 @@ pub(crate) mod tests {
             cpu_s: elapsed_s,
             max_rss_bytes: 10 << 20,
             idle_s: elapsed_s * 2.0 - 6.0 * images.len() as f64,
-            cpu_model: String::new(),
+            ..RankRow::default()
+        };
+        RankRecord {
+            row: row.with_images(&images),
             images,
         }
     }
@@ -451,7 +428,7 @@ pub(crate) mod tests {
     #[test]
     fn a_rank_without_images_took_no_time_of_either_sign() {
         let mut idle = report();
-        idle.ranks = vec![RankRow::new(&rank(0, "a", 1.0, Vec::new()))];
+        idle.ranks = vec![rank(0, "a", 1.0, Vec::new()).row];
         assert!(idle.ranks[0].read_s.is_sign_positive());
         assert!(!crate::report::table::render(&idle).contains("-0.00"));
     }

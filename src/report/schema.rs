@@ -142,7 +142,7 @@ pub struct Totals {
 }
 
 /// A rank's row. Times in seconds, sums over its images; sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankRow {
     pub rank: usize,
     pub host: String,

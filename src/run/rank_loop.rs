@@ -15,7 +15,7 @@ use super::worker::{Event, IdleTime};
 use crate::comm::{Communicator, EXIT_PANIC};
 use crate::job::outcome::{FailureKind, Outcome};
 use crate::journal::Journal;
-use crate::report::RankRecord;
+use crate::report::{RankRecord, RankRow};
 use crate::resources::{self, CpuMeter};
 use crate::text::printable;
 
@@ -231,7 +231,8 @@ impl<C: Communicator> RankLoop<'_, C> {
         self.sampler.finish(&self.images);
         let ranks = &self.setup.ranks;
         let elapsed_s = self.setup.clock.now_s();
-        RankRecord {
+        let images = std::mem::take(&mut self.images);
+        let row = RankRow {
             rank,
             host: ranks.hosts[rank].clone(),
             threads: ranks.threads[rank],
@@ -241,7 +242,11 @@ impl<C: Communicator> RankLoop<'_, C> {
             max_rss_bytes: resources::peak_rss_bytes(),
             idle_s: self.idle.until(elapsed_s),
             cpu_model: resources::cpu_model(),
-            images: std::mem::take(&mut self.images),
+            ..RankRow::default()
+        };
+        RankRecord {
+            row: row.with_images(&images),
+            images,
         }
     }
 }
