@@ -162,7 +162,7 @@ def test_what_is_refused(tmp_path, method):
         ("--sigma-noise=0", "sigma-noise"),
         ("--sigma-noise=nan", "sigma-noise"),
     ):
-        typed = [*words(method), extra]
+        typed = [f"--method={method}", extra]
         refused = smooth(tmp_path / "flat", tmp_path / "out", *typed, command="denoise", expect=2)
         assert said in refused.stderr
 
