@@ -46,6 +46,9 @@ def test_odd_headers_are_read_as_nibabel_reads_them(tmp_path, name, ending, filt
     content, warning = ODD[name]
     path = tmp_path / f"{name}{ending}"
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    if name == "one_line" and filter.thin_code:
+        filter.run(path, tmp_path / "out", expect=filter.thin_code)
+        return
     finished = filter.run(path, tmp_path / "out")
     assert warning in finished.stderr, finished
     # With an offset of 0, nibabel reads the header as voxels.
