@@ -22,8 +22,7 @@ use crate::volume::{Datatype, Scaling, VoxelType};
 /// Beyond so many voxels of a window, each window is partitioned by itself.
 const MAX_NETWORK_VOXELS: usize = 2048;
 
-/// Seconds of one CPU core for each voxel, for each byte of a key and comparator, and for each voxel of a
-/// window that is partitioned by itself. Only proportions matter.
+/// Seconds of a CPU core per voxel, per byte of a key and comparator, and per voxel of a partitioned window.
 const S_PER_VOXEL: f64 = 3e-9;
 const S_PER_COMPARATOR_BYTE: f64 = 2e-11;
 const S_PER_PARTITIONED: f64 = 8e-9;
@@ -327,8 +326,9 @@ impl PreparedMedian {
         let (columns, wires) = rest.split_at_mut(columns);
         let [nx, ny, _] = self.shape;
         let before = self.size[2] / 2;
-        // As scipy, which converts it to the type of the array first.
-        let beyond = R::cast(self.cval).key();
+        // scipy converts it to the type of the array first, unless it keeps all digits.
+        let digits = self.keeps_digits.then(|| R::nearest(self.cval.trunc()));
+        let beyond = digits.unwrap_or_else(|| R::cast(self.cval)).key();
         let mut filled = slab.slices().start as isize - before as isize;
         for slice in slab.slices() {
             let first = slice as isize - before as isize;

@@ -6,7 +6,7 @@ use super::kernels::simd::Isa;
 use super::median::{Footprint, Median, PerAxis};
 use super::nonfinite::NonFinite;
 use super::tests::{BOUNDARIES, apply_divided, copy, noise};
-use super::window::parse_size;
+use super::window::{keeps_digits, parse_size};
 use super::*;
 use crate::volume::Scaling;
 
@@ -43,8 +43,10 @@ fn medians(median: &Median, volume: &Volume, ignore: bool) -> Vec<f64> {
         let intensity = |v: f64| volume.scaling.map_or(v, |scaling| scaling.intensity(v));
         volume.voxels.as_slice::<T>().iter().map(|voxel| intensity(voxel.to_f64())).collect()
     });
+    let digits = keeps_digits(&image, size[0]);
     let beyond = match volume.scaling {
         Some(_) => median.cval,
+        None if digits => with_voxel_type!(volume.datatype, T => T::nearest(median.cval.trunc()).to_f64()),
         None => with_voxel_type!(volume.datatype, T => T::cast(median.cval).to_f64()),
     };
     let per_volume: usize = shape.iter().product();
