@@ -10,11 +10,11 @@ use super::inputs::InputArgs;
 use super::job::{FilterOptions, JobArgs};
 use crate::comm;
 use crate::fault::Fault;
-use crate::filter::Options;
 use crate::filter::denoise;
 use crate::filter::like::Tool;
 use crate::filter::median::{self, Median};
 use crate::filter::smooth;
+use crate::filter::{Filter, Options};
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
@@ -296,6 +296,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
         list: ListRequest {
             repeat: args.repeat,
             mask: args.job.mask_template(),
+            second: args.job.job().filter.second_result().map(str::to_owned),
             ..args.inputs.request(args.output, args.name)
         },
         limit: args.limit,
@@ -358,6 +359,7 @@ mod tests {
             "median --size=5 --footprint=sphere:2.5",
             "denoise",
             "denoise --method=anlm --noise-model=gaussian --patch-radius=1,2,1 --search-radius=3 --shrink=2",
+            "denoise --output-noise={dir}/{stem}_noise",
             "denoise --method=nlm",
             "denoise --method=nlm-blockwise --sigma-noise=estimate",
             "denoise --method=nlm --noise-model=gaussian --patch-radius=2 --block-radius=4 --sigma-noise=2.5",

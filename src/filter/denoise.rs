@@ -77,6 +77,13 @@ struct Words {
     /// As in ANTs. The axes of the image have to be parallel to those of space, and there is no mask.
     #[arg(long, value_name = "N", value_parser = parse_shrink)]
     shrink: Option<usize>,
+
+    /// anlm: also write the noise that was removed, as float32, for example '{dir}/{stem}_noise'
+    ///
+    /// A second result of the same image, in the folder of the first: both are written, or none. {stem},
+    /// {dir} and {index} are filled in as with --name. It is a .nii or .nii.gz file.
+    #[arg(long, value_name = "TEMPLATE")]
+    output_noise: Option<String>,
 }
 
 impl Words {
@@ -102,6 +109,7 @@ impl Words {
                     patch_radius: self.patch_radius.unwrap_or(default.patch_radius),
                     search_radius: self.search_radius.unwrap_or(default.search_radius),
                     shrink: self.shrink.unwrap_or(default.shrink),
+                    output_noise: self.output_noise,
                 }
                 .into()
             }
@@ -125,6 +133,8 @@ impl Words {
                     name,
                     "leave it out, or give --method anlm",
                 )?;
+                let instead = "leave it out, or give --method anlm";
+                unknown(self.output_noise.is_some(), "output-noise", name, instead)?;
                 let default = Nlm::of(method);
                 Nlm {
                     noise_model: self.noise_model,

@@ -36,6 +36,13 @@ pub(crate) struct ImageRun {
 #[derive(Default)]
 pub(crate) struct Planes(Vec<VoxelBuffer>);
 
+impl Planes {
+    /// A buffer by its number.
+    pub(crate) fn buffer(&mut self, number: usize) -> &mut VoxelBuffer {
+        &mut self.0[number]
+    }
+}
+
 impl ImageRun {
     /// Makes room for a volume whose shape, type and scaling are set. With a lead its
     /// voxels are still to be read.
@@ -75,7 +82,9 @@ impl ImageRun {
             let pointers = planes_of_stage.map(|(&datatype, &place)| match place {
                 Place::Voxels => input.retyped(datatype),
                 Place::Spare => spare.retyped(datatype),
-                Place::Extra(number) => VoxelPointer::new(datatype, extra.0[number].as_bytes_mut()),
+                Place::Extra(number) | Place::Second(number) => {
+                    VoxelPointer::new(datatype, extra.0[number].as_bytes_mut())
+                }
             });
             planes.push(pointers.collect());
         }
@@ -195,6 +204,14 @@ impl ImageRun {
         let volume: usize = self.layout.shape.iter().product();
         let number = if voxels.len() > volume { number } else { 0 };
         VoxelPointer::read_only(voxels).offset(number * volume)
+    }
+
+    /// The number of the buffer in [`Planes`] that holds a second result.
+    pub(crate) fn second_result(&self) -> Option<usize> {
+        match self.layout.planes.last()?.get(1)? {
+            Place::Second(number) => Some(*number),
+            _ => None,
+        }
     }
 
     /// Some bytes of the result.

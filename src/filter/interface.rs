@@ -165,6 +165,12 @@ pub trait Filter: Send + Sync {
         Some(Outside::Zero)
     }
 
+    /// The template of the name of a second result, `float32`: the second plane of the last stage, if there
+    /// is one.
+    fn second_result(&self) -> Option<&str> {
+        None
+    }
+
     /// Radius of the kernel in voxels along x, y and z, where there is one that is the same for every image.
     fn radius_vox(&self) -> Option<[usize; 3]> {
         None

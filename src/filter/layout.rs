@@ -29,6 +29,8 @@ pub(super) enum Place {
     Spare,
     /// An own buffer for one block of volumes, by number.
     Extra(usize),
+    /// An own buffer for all volumes, of a second result.
+    Second(usize),
 }
 
 /// How the caller wants an image to be filtered.
@@ -261,7 +263,7 @@ impl Layout {
             }
             for plane in usize::from(placed[at])..stages[at].writes.len() {
                 self.planes[at][plane] = Place::Extra(self.extra_bytes.len());
-                self.add_extra(stages[at].writes[plane]);
+                self.add_extra(stages[at].writes[plane], self.block);
             }
         }
         if slides {
@@ -269,14 +271,14 @@ impl Layout {
         }
         self.planes[last][0] = self.result_place;
         for plane in 1..stages[last].writes.len() {
-            self.planes[last][plane] = Place::Extra(self.extra_bytes.len());
-            self.add_extra(stages[last].writes[plane]);
+            self.planes[last][plane] = Place::Second(self.extra_bytes.len());
+            self.add_extra(stages[last].writes[plane], self.volumes);
         }
     }
 
-    /// Adds a buffer for one block of volumes.
-    fn add_extra(&mut self, datatype: Datatype) {
-        let voxels = product(self.shape).saturating_mul(self.block as u64);
+    /// Adds a buffer for so many volumes.
+    fn add_extra(&mut self, datatype: Datatype, volumes: usize) {
+        let voxels = product(self.shape).saturating_mul(volumes as u64);
         let bytes = voxels.saturating_mul(datatype.size_bytes() as u64);
         self.extra_bytes.push(bytes);
     }

@@ -122,6 +122,10 @@ impl Filter for Options {
         self.filter().default_outside()
     }
 
+    fn second_result(&self) -> Option<&str> {
+        self.filter().second_result()
+    }
+
     fn radius_vox(&self) -> Option<[usize; 3]> {
         self.filter().radius_vox()
     }

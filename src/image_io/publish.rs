@@ -70,8 +70,8 @@ impl Part {
 
 /// A complete output without a final name. Dropping it removes its files.
 pub struct StagedFile {
-    /// The files in the order of renaming. The voxels of a pair come first, so that they are complete when
-    /// the header appears.
+    /// The files in the order of renaming, all of one folder. The voxels of a pair come first, so that they
+    /// are complete when the header appears, and a second result comes before them.
     parts: Vec<Part>,
     sync: bool,
 }
@@ -79,6 +79,12 @@ pub struct StagedFile {
 impl StagedFile {
     pub(super) fn new(parts: Vec<Part>, sync: bool) -> Self {
         StagedFile { parts, sync }
+    }
+
+    /// The same output with the files of a second one, which get their names first.
+    pub(crate) fn with_second(mut self, second: StagedFile) -> Self {
+        self.parts.splice(0..0, second.parts);
+        self
     }
 
     /// Syncs the output if requested, and renames it. An existing file is replaced. This waits for the disk

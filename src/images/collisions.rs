@@ -19,13 +19,13 @@ pub(super) fn refuse_collisions(entries: &[ImageEntry], advice: impl Fn() -> Str
         if places.of(&first.input) == places.of(&entry.input) {
             return Err(listed_twice(&entry.input, None));
         }
-        return Err(format!(
-            "two inputs for one output: {} and {} would both be written to {}; {}",
-            first.input.display(),
-            entry.input.display(),
-            entry.output.display(),
-            advice()
-        ));
+        return Err(collision(first, entry, &entry.output, advice()));
+    }
+    for entry in entries {
+        let Some(second) = &entry.second else { continue };
+        if let Some(first) = by_output.insert(places.of(second), entry) {
+            return Err(collision(first, entry, second, advice()));
+        }
     }
     for entry in entries {
         if let Some(by) = by_output.get(&places.of(&entry.input)) {
@@ -33,6 +33,15 @@ pub(super) fn refuse_collisions(entries: &[ImageEntry], advice: impl Fn() -> Str
         }
     }
     Ok(())
+}
+
+fn collision(first: &ImageEntry, second: &ImageEntry, output: &Path, advice: String) -> String {
+    format!(
+        "two inputs for one output: {} and {} would both be written to {}; {advice}",
+        first.input.display(),
+        second.input.display(),
+        output.display()
+    )
 }
 
 /// Canonical locations of images, independent of links, dots and absolute or relative paths.
@@ -82,6 +91,7 @@ mod tests {
                 input: input.into(),
                 output: output.into(),
                 mask: None,
+                second: None,
             })
             .collect();
         refuse_collisions(&entries, String::new)

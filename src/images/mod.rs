@@ -27,10 +27,11 @@ pub(crate) use replacing::refuse_replacing_inputs;
 pub use selection::PathPattern;
 pub(crate) use walk::images_below;
 
-use crate::image_io::file_name::{is_image_name, pair_partner};
+use crate::image_io::file_name::{is_image_name, pair_partner, split};
 use collisions::refuse_collisions;
 use found::{Found, push, sort_and_merge_pairs};
 use output_folder::OutputFolder;
+use output_name::Template;
 use place::Base;
 use real_path::refuse_climbing;
 use selection::Selection;
@@ -49,6 +50,8 @@ pub struct ListRequest {
     pub name: Option<NameTemplate>,
     /// The template of the masks' paths, if each image has its own mask.
     pub mask: Option<MaskTemplate>,
+    /// The template of the names of second results, if there are any.
+    pub second: Option<String>,
     /// The folder of `--base`.
     pub base: Option<PathBuf>,
     /// Only images that match one of these are processed; all if empty.
@@ -102,10 +105,15 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, String> {
     if found.is_empty() {
         return Err(format!("--include and --exclude leave none of {of} images"));
     }
+    let second = request.second.as_deref().map(|template| {
+        let parsed = template.parse::<Template>();
+        parsed.map_err(|error| format!("--output-noise {template}: {error}"))
+    });
+    let second = second.transpose()?;
     let entries = found
         .into_iter()
         .zip(1..)
-        .map(|(image, index)| entry(image, index, request))
+        .map(|(image, index)| entry(image, index, request, second.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_collisions(&entries, || collision_advice(request))?;
     let entries = repeated(entries, request);
@@ -126,10 +134,13 @@ fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEnt
                 .output
                 .strip_prefix(&request.output)
                 .unwrap_or(&first.output);
+            let output = folder.join(below);
+            let name = first.second.as_deref().and_then(Path::file_name);
             entries.push(ImageEntry {
                 index: entries.len() + 1,
                 input: first.input.clone(),
-                output: folder.join(below),
+                second: name.map(|name| output.with_file_name(name)),
+                output,
                 mask: first.mask.clone(),
             });
         }
@@ -235,9 +246,15 @@ fn select(found: &mut Vec<Found>, selection: &Selection) {
     });
 }
 
-fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry, String> {
+fn entry(
+    image: Found,
+    index: usize,
+    request: &ListRequest,
+    second: Option<&Template>,
+) -> Result<ImageEntry, String> {
     let Found { input, place, .. } = image;
     let mask = request.mask.as_ref().map(|mask| mask.path(&place, index));
+    let second = second.map(|second| second.fill(&place, index));
     let name = match &request.name {
         None => place,
         Some(template) => template.name(&place, index).map_err(|name| {
@@ -247,14 +264,35 @@ fn entry(image: Found, index: usize, request: &ListRequest) -> Result<ImageEntry
             )
         })?,
     };
+    let output = request.output.join(name);
+    let second = second.map(|name| request.output.join(name));
+    if let Some(second) = &second
+        && (second.parent() != output.parent() || *second == output || !is_single_file(second))
+    {
+        return Err(format!(
+            "--output-noise {}: gives {} for {}, whose result is {}; give another .nii or .nii.gz file in \
+             the same folder, for example '{{dir}}/{{stem}}_noise.nii.gz'",
+            request.second.as_deref().unwrap_or_default(),
+            second.display(),
+            input.display(),
+            output.display()
+        ));
+    }
     // Every rank keeps the whole list. Copies use only the memory they need; joined paths reserve up to twice
     // as much.
     Ok(ImageEntry {
         index,
         input: input.as_path().to_owned(),
-        output: request.output.join(name).as_path().to_owned(),
+        output: output.as_path().to_owned(),
         mask: mask.as_deref().map(Path::to_owned),
+        second: second.as_deref().map(Path::to_owned),
     })
+}
+
+/// Whether an image of this name is one file.
+fn is_single_file(path: &Path) -> bool {
+    let suffix = path.file_name().and_then(split).map(|(_, suffix)| suffix);
+    suffix.is_some_and(|suffix| !suffix.is_pair())
 }
 
 #[cfg(test)]

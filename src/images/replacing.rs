@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::ImageEntry;
 use super::error::overwritten;
-use crate::image_io::file_name::{files_at, pair_partner, toggle_gzip};
+use crate::image_io::file_name::{pair_partner, toggle_gzip};
 
 /// A file's device and inode.
 type FileId = (u64, u64);
@@ -34,7 +34,7 @@ impl FilesOfImage {
             input: input.next(),
             more_of_input: input.collect(),
             // A link itself is replaced, not its target.
-            replaced: ids(files_at(&entry.output).into_iter().flatten().collect()).collect(),
+            replaced: ids(entry.files().into_iter().flatten().collect()).collect(),
         }
     }
 
@@ -75,7 +75,7 @@ pub(crate) fn refuse_replacing_inputs<'a>(
     let mut by_name: HashMap<DirectoryEntry, usize> = HashMap::new();
     for (place, files) in files.clone().enumerate() {
         if files.replaced.iter().any(|id| inputs.contains(id)) {
-            let paths = files_at(&entries[place].output).into_iter().flatten();
+            let paths = entries[place].files().into_iter().flatten();
             let names = paths.filter_map(|path| DirectoryEntry::of(&path));
             by_name.extend(names.map(|name| (name, place)));
         }
@@ -165,6 +165,7 @@ mod tests {
                 input: dir.join(input),
                 output: dir.join(output),
                 mask: None,
+                second: None,
             })
             .collect();
         let files: Vec<FilesOfImage> = entries.iter().map(FilesOfImage::of).collect();
@@ -230,6 +231,7 @@ mod tests {
             input: dir.path().join("a.nii"),
             output: dir.path().join("in/b.hdr"),
             mask: None,
+            second: None,
         };
         std::fs::rename(dir.path().join("in/b.hdr"), dir.path().join("in/b.img")).unwrap();
         assert!(FilesOfImage::of(&entry).output_exists());

@@ -256,6 +256,7 @@ fn names_that_are_not_utf8_survive_the_wire() {
         input: name.clone().into(),
         output: name.into(),
         mask: None,
+        second: None,
     };
     let sent = crate::comm::encode(&entry);
     assert_eq!(crate::comm::decode::<ImageEntry>(&sent), entry);

@@ -7,6 +7,7 @@
 //! | `mask` | reading the mask of an image |
 //! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
+//! | `failure` | what an error means for its image and for others |
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
 //! | `warning` | what a user should know about an image |
@@ -14,6 +15,7 @@
 
 pub(crate) mod cost;
 pub mod description;
+mod failure;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;

@@ -1,12 +1,12 @@
 //! Steps: one image from input to a complete result without a final name, on one or several threads.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::ImageJob;
+use super::failure::{failure, filter_failure, may_pass};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
@@ -20,7 +20,7 @@ use crate::image_io::{
     OpenedInput, ReadSummary, StagedFile, WriteOptions,
 };
 use crate::images::MaskChoice;
-use crate::volume::{Volume, VoxelBuffer};
+use crate::volume::{Datatype, Volume, VoxelBuffer};
 
 /// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
 /// `outcome`. `record` is called with the files before they are renamed.
@@ -165,6 +165,7 @@ impl<'a> ImageWorker<'a> {
             input,
             output,
             mask: None,
+            second: None,
         };
         let made = self.make(paths, None, outcome)?;
         publish(made, &Existing::Any, outcome, |_| Ok(()))
@@ -219,6 +220,7 @@ impl<'a> ImageWorker<'a> {
         };
         outcome.timings.filter_s += spent.filter_s;
         outcome.timings.write_s = spent.write_s;
+        let second = run.second_result();
         match error {
             None => run.finish(&mut self.image.volume),
             Some(TeamError::Filter(error)) => return Err(filter_failure(input, &error)),
@@ -240,8 +242,23 @@ impl<'a> ImageWorker<'a> {
                 self.writer.stage(output, &self.image, &options)
             }
         };
+        let made = made.and_then(|made| match (paths.second, second) {
+            (Some(path), Some(number)) => Ok(made.with_second(self.stage_second(path, number)?)),
+            _ => Ok(made),
+        });
         outcome.timings.write_s += started.elapsed().as_secs_f64();
         made.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// Writes the second result of an image whose first one is written. It is in the plane of this number.
+    fn stage_second(&mut self, path: &Path, number: usize) -> Result<StagedFile, ImageError> {
+        let options = self.destination.write_options(self.job, path);
+        let volume = &mut self.image.volume;
+        volume.datatype = Datatype::Float32;
+        std::mem::swap(&mut volume.voxels, self.buffers.planes.buffer(number));
+        let staged = self.writer.stage(path, &self.image, &options);
+        std::mem::swap(&mut self.image.volume.voxels, self.buffers.planes.buffer(number));
+        staged
     }
 
     /// Reads and filters an image with all members. If possible, slices are filtered and compressed while
@@ -429,6 +446,8 @@ pub(crate) struct Paths<'a> {
     pub(crate) output: &'a Path,
     /// The mask, if each image has its own.
     pub(crate) mask: Option<&'a Path>,
+    /// The second result, if there is one.
+    pub(crate) second: Option<&'a Path>,
 }
 
 impl ImageJob {
@@ -535,60 +554,6 @@ fn begin_file(
     let file = ChunkedWriter::begin(output, header, volume, job.compression, options);
     (volume.datatype, volume.scaling) = stored;
     file
-}
-
-fn filter_failure(input: &Path, error: &FilterError) -> Failure {
-    Failure {
-        stage: Stage::Filter,
-        error: format!("{}: {error}", input.display()),
-        kind: match *error {
-            FilterError::Memory { bytes } => FailureKind::NeedsMemory { needed_bytes: bytes },
-            FilterError::Stopped => FailureKind::Stopped,
-            _ => FailureKind::Own,
-        },
-    }
-}
-
-/// Whether this process or the system has reached its limit on open files.
-fn is_out_of_files(error: &std::io::Error) -> bool {
-    use nix::libc::{EMFILE, ENFILE};
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
-}
-
-/// Whether reading again may succeed.
-fn may_pass(cause: &Cause) -> bool {
-    use nix::libc::{EIO, ESTALE};
-    match cause {
-        Cause::Read(error) => [Some(EIO), Some(ESTALE)].contains(&error.raw_os_error()),
-        Cause::CrcMismatch { .. } | Cause::GzipDamaged { .. } => true,
-        _ => false,
-    }
-}
-
-fn failure(stage: Stage, error: &ImageError) -> Failure {
-    Failure {
-        stage,
-        error: error.to_string(),
-        kind: match &error.cause {
-            Cause::Read(error) | Cause::Write { error, .. } if is_out_of_files(error) => {
-                FailureKind::NoFreeFile
-            }
-            Cause::NotFound | Cause::PermissionDenied | Cause::PartnerMissing { .. } | Cause::Read(_)
-                if stage == Stage::Read =>
-            {
-                FailureKind::CannotOpen
-            }
-            Cause::NoSpace { .. } => FailureKind::NoSpace,
-            Cause::NotRecorded { error } => match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureKind::NoSpace,
-                _ => FailureKind::NoJournal,
-            },
-            Cause::OverMemoryLimit { needed, .. } => FailureKind::NeedsMemory {
-                needed_bytes: *needed,
-            },
-            _ => FailureKind::Own,
-        },
-    }
 }
 
 #[cfg(test)]

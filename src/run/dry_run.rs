@@ -221,6 +221,7 @@ mod tests {
             input: format!("{index}.nii").into(),
             output: "out".into(),
             mask: None,
+            second: None,
         };
         let facts = |bytes: u64| ImageFacts {
             file_bytes: bytes << 20,

@@ -100,6 +100,7 @@ impl<'a> RankMemory<'a> {
             input: &entry.input,
             output: &entry.output,
             mask: entry.mask.as_deref(),
+            second: entry.second.as_deref(),
         };
         let first = buffers.make(paths, fetched, outcome);
         drop((buffers, turn));

@@ -107,6 +107,7 @@ mod tests {
                     input,
                     output: PathBuf::from("unused"),
                     mask: None,
+                    second: None,
                 }
             })
             .collect();

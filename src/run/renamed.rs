@@ -116,6 +116,7 @@ mod tests {
                 input: "/study/sub-1/T1.nii".into(),
                 output: out.join(output),
                 mask: None,
+                second: None,
             };
             refuse_renamed(past, &[entry], out, &serde_json::json!({"sigma": sigma}))
         };

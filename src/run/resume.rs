@@ -95,14 +95,17 @@ pub(super) struct Found {
     pub(super) standing: Standing,
     /// The earlier path of its input, if it has moved.
     pub(super) moved_from: Option<Name>,
-    /// The files under its name: the named one, and of a pair the other half.
-    pub(super) seen: [Option<Stamp>; 2],
+    /// The files under its names.
+    pub(super) seen: Stamps,
 }
+
+/// An image's [files](ImageEntry::files) that exist.
+pub(super) type Stamps = [Option<Stamp>; 3];
 
 impl Found {
     /// Whether any file exists.
     pub(super) fn exists(&self) -> bool {
-        self.seen != [None; 2]
+        self.seen != Stamps::default()
     }
 }
 
@@ -136,7 +139,7 @@ pub(super) fn claims(
 /// Checks the files under a result's name and compares them with the claims, if any. Usually reads only
 /// sizes, times and the last eight bytes (checksum and length).
 pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
-    let names = files_at(&entry.output);
+    let names = entry.files();
     let mut found = Found {
         // Before anything is compared: a later change makes it another file.
         seen: names.clone().map(|name| Stamp::of_path(&name?)),

@@ -217,6 +217,7 @@ mod tests {
                 input: input.into(),
                 output: output.into(),
                 mask: None,
+                second: None,
             }];
             digest(&entries, Path::new("/out"))
         };

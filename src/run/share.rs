@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::agree::{Look, Ranks};
-use super::resume;
+use super::resume::{self, Stamps};
 use super::{Clock, Config, request};
-use crate::atomic_file::Stamp;
 use crate::images::{self, ImageEntry};
 use crate::job::cost;
 use crate::journal::past;
@@ -50,7 +49,7 @@ pub(super) struct Decision {
     /// Indices of images whose results are kept.
     pub(super) skipped: Vec<usize>,
     /// Files to replace: the index of their image, and their identity when they were checked.
-    pub(super) replaced: HashMap<usize, [Option<Stamp>; 2]>,
+    pub(super) replaced: HashMap<usize, Stamps>,
     /// Counts of the results of earlier runs, with `--resume`.
     pub(super) resume: Option<ResumeCounts>,
     /// Whether an earlier run wrote to the same output folder.

@@ -20,10 +20,10 @@ use super::limits::Behind;
 use super::memory::RankMemory;
 use super::queue::TaskQueue;
 use super::read_ahead::ReadAhead;
+use super::resume::Stamps;
 use super::stop::Pace;
-use crate::atomic_file::Stamp;
 use crate::fault::Fault;
-use crate::image_io::file_name::{files_at, pair_partner};
+use crate::image_io::file_name::pair_partner;
 use crate::image_io::{Existing, OpenedInput, StagedFile};
 use crate::images::{self, ImageEntry};
 use crate::job;
@@ -72,7 +72,7 @@ pub(super) struct WorkerContext<'a> {
     /// Sync results to disk before they are recorded.
     pub(super) sync: bool,
     /// Existing files under the results' names, by image index.
-    pub(super) replaced: &'a HashMap<usize, [Option<Stamp>; 2]>,
+    pub(super) replaced: &'a HashMap<usize, Stamps>,
     /// Threads of each worker.
     pub(super) threads: &'a [usize],
     pub(super) idle: IdleTime,
@@ -84,7 +84,7 @@ impl WorkerContext<'_> {
         let Some(stamps) = self.replaced.get(&place) else {
             return Existing::Seen(Vec::new());
         };
-        let names = files_at(&self.entries[place].output);
+        let names = self.entries[place].files();
         let seen = names.into_iter().zip(stamps).filter_map(|(name, stamp)| {
             let name = name?.file_name()?.to_owned();
             Some((name, (*stamp)?))
@@ -238,7 +238,8 @@ impl MadeImage<'_> {
             made,
         } = self;
         let existing = context.existing(place);
-        name_beside(&mut outcome.input.files, &entry.input);
+        let of_pair = entry.input.file_name().and_then(pair_partner).map_or(1, |_| 2);
+        name_beside(outcome.input.files.iter_mut().take(of_pair), &entry.input);
         let files_in = outcome.input.files.clone();
         let result = made.and_then(|made| {
             job::publish(made, &existing, &mut outcome, |files| {
@@ -293,14 +294,10 @@ impl MadeImage<'_> {
     }
 }
 
-/// Names an image's files as records do: not at all the image's own, the other half of a pair by its name in
-/// the image's folder. Those of a mask, which come after, keep their whole paths.
-fn name_beside(files: &mut [FileId], image: &Path) {
-    let own = match image.file_name().and_then(pair_partner) {
-        Some(_) => 2,
-        None => 1,
-    };
-    for file in files.iter_mut().take(own) {
+/// Names files of an image's folder as records do: not at all the image's own, others by their names. The
+/// files of a mask, which come after an input's, keep their whole paths.
+fn name_beside<'a>(files: impl IntoIterator<Item = &'a mut FileId>, image: &Path) {
+    for file in files {
         file.path = match file.path.file_name() {
             Some(name) if file.path != image => name.into(),
             _ => PathBuf::new(),

@@ -1,8 +1,8 @@
 """Denoises and smooths images, one after the other: run by the Python that has antspyx, with a task a line.
 
 A task is JSON: image, and result, where the voxels are written as .npy; model, patch and search to denoise,
-perhaps with mask and shrink; tool and fwhm to smooth. The reply is a line with the processor seconds, or with
-the error.
+perhaps with mask, shrink and noise (for the removed noise); tool and fwhm to smooth. The reply is a line with
+the processor seconds, or with the error.
 """
 
 import json
@@ -13,6 +13,7 @@ import ants
 import nibabel
 import numpy as np
 import SimpleITK
+from ants.internal import get_lib_fn, process_arguments
 from nilearn.image import smooth_img
 
 
@@ -20,8 +21,20 @@ def radius(radii):
     return radii if isinstance(radii, int) else "x".join(map(str, radii))
 
 
+def noise_of(image, task):
+    """What the command DenoiseImage writes as its second output."""
+    files = [f"{task['result']}.{what}.nii" for what in ("denoised", "noise")]
+    words = {"d": image.dimension, "i": image, "n": task["model"], "s": task.get("shrink", 1)}
+    words |= {"p": radius(task["patch"]), "r": radius(task["search"]), "o": f"[{','.join(files)}]"}
+    get_lib_fn("DenoiseImage")(process_arguments(words))
+    return ants.image_read(files[1])
+
+
 def denoise(task):
     image = ants.image_read(task["image"])
+    if task.get("noise"):
+        np.save(task["result"], noise_of(image, task).numpy())
+        return {"cpu_s": 0.0}
     more = {"shrink_factor": task.get("shrink", 1)}
     if "mask" in task:
         inside = (ants.image_read(task["mask"]).numpy() > 0).astype(np.uint8)

@@ -370,6 +370,7 @@ def test_bytes_do_not_depend_on_ranks_or_threads(tmp_path):
     ways = {
         "masked": ["--mask=nonzero"],
         "shrunk": ["--shrink=2"],
+        "noise": ["--output-noise={dir}/{stem}_noise"],
     }
     for way, more in ways.items():
         smooth(tmp_path / "in", tmp_path / way, *more, command="denoise")

@@ -92,7 +92,7 @@ pub enum NoiseModel {
 /// assert_eq!(volume.voxels.as_slice::<f32>()[0], 7.0);
 /// # Ok::<(), niimpi::filter::FilterError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Anlm {
     /// What the noise is like.
     pub noise_model: NoiseModel,
@@ -103,6 +103,8 @@ pub struct Anlm {
     /// The noise is found in every so many-th voxel along each axis, and interpolated between them. Other
     /// than 1 it needs an image whose axes are parallel to those of space, and no mask.
     pub shrink: usize,
+    /// The template of the name of a second result, with the noise that was removed; `None` without one.
+    pub output_noise: Option<String>,
 }
 
 impl Default for Anlm {
@@ -112,6 +114,7 @@ impl Default for Anlm {
             patch_radius: PerAxis::All(1),
             search_radius: PerAxis::All(2),
             shrink: 1,
+            output_noise: None,
         }
     }
 }
@@ -199,6 +202,10 @@ impl Filter for Anlm {
         None
     }
 
+    fn second_result(&self) -> Option<&str> {
+        self.output_noise.as_deref()
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         match image.mask_voxels {
             Some(_) => self.validate_masked()?,
@@ -227,6 +234,9 @@ impl Filter for Anlm {
         };
         shared.check_outside(image, last)?;
         let mut stages = stages(&frame, bias.as_ref(), &resampling, last);
+        if self.output_noise.is_some() {
+            stages[RESULT].writes.push(Datatype::Float32);
+        }
         if image.mask_voxels.is_some() {
             for stage in &mut stages[ESTIMATES..] {
                 stage.reads.push((Source::Mask, Reach::SLICE));

@@ -69,7 +69,8 @@ impl Resampling {
         self.sampling.reach(samples).min(self.shape[2])
     }
 
-    /// Computes a slab of the result. `outside`: what it has outside of the mask, where that is given.
+    /// Computes a slab of the result, and of the noise where that is a second result. `outside`: what the
+    /// result has outside of the mask, where that is given; then no noise was removed there.
     ///
     /// # Errors
     /// [`FilterError::Stopped`], [`FilterError::Memory`].
@@ -96,6 +97,7 @@ impl Resampling {
             Sampling::whole(self.shape).load(slab, 1, z, intensities);
             for y in 0..ny {
                 self.noise_of_row(noise, readable.start * area, [y, z], row);
+                self.store_noise(outside.is_some(), slab, [y, z], row);
                 let intensities = &intensities[y * nx..][..nx];
                 for (noise, intensity) in row.iter_mut().zip(intensities) {
                     *noise = intensity - *noise;
@@ -114,6 +116,22 @@ impl Resampling {
             }
         }
         Ok(())
+    }
+
+    /// Stores a row of the noise where that is a result, `inside` of the mask only or everywhere.
+    fn store_noise(&self, inside: bool, slab: &Slab<'_>, [y, z]: [usize; 2], row: &[f32]) {
+        let [nx, ny, _] = self.shape;
+        let Some(to) = slab.targets.get(1) else {
+            return;
+        };
+        // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+        let to = unsafe { to.offset((z * ny + y) * nx).as_mut_slice::<f32>(nx) };
+        to.copy_from_slice(row);
+        if let Some(mask) = slab.inside(z).filter(|_| inside) {
+            for (to, &inside) in to.iter_mut().zip(&mask[y * nx..]) {
+                *to = if inside == 0 { 0.0 } else { *to };
+            }
+        }
     }
 
     /// The index in single precision of a voxel that is `x` voxels along a row.

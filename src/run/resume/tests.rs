@@ -88,6 +88,7 @@ impl World {
             input: self.path(input),
             output: self.path(result),
             mask: None,
+            second: None,
         };
         let entries = [entry];
         let claims = claims(&self.past, &entries, &self.path("out"), &options(2));
@@ -245,6 +246,7 @@ fn a_refusal_counts_each_kind_and_names_its_first_file() {
         input: format!("in/{index}.nii").into(),
         output: format!("out/{index}.nii").into(),
         mask: None,
+        second: None,
     };
     let entries = [1, 2, 3, 4].map(entry);
     let standings = [
