@@ -1,4 +1,4 @@
-//! Denoise: the command line's arguments of the non-local means, and which filter they mean.
+//! Denoise: the command-line arguments of non-local means, and the filter that they select.
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches};
@@ -9,7 +9,7 @@ use super::nlm::{self, Nlm};
 use super::per_axis::PerAxis;
 use super::registry::Options;
 
-/// Which non-local means.
+/// The variant of non-local means.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Method {
     /// Adaptive: Manjón 2010, as ANTs computes it

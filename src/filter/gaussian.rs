@@ -1,4 +1,4 @@
-//! Gaussian: its options, the command line's arguments for them, and the kernels that they stand for.
+//! Gaussian: its options, their command-line arguments, and the kernels.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,27 +11,28 @@ pub use super::per_axis::PerAxis;
 use super::separable::{Kernels, Separable, Weighted};
 use crate::units;
 
-/// An axis whose sigma is not above this many voxels is left as it is, as scipy leaves it.
+/// An axis with a sigma up to this many voxels is not smoothed, as in scipy.
 pub const SKIPPED_SIGMA_VOX: f64 = 1e-15;
 
-/// Longest radius that is computed, in voxels; beyond it a line's buffer would be gigabytes.
+/// Largest radius in voxels. Beyond it, the buffer of a line would take gigabytes.
 pub const MAX_RADIUS_VOX: usize = 1 << 20;
 
-/// A radius is at most so many times the length of the axis: the voxel size of such an image is wrong, and
-/// smoothing it would take hours.
+/// Largest ratio of the radius to the length of the axis. Beyond it the voxel size is probably wrong, and
+/// smoothing would take hours.
 pub const MAX_RADIUS_LINES: usize = 8;
 
-/// A radius up to this is computed along an axis of any length.
+/// A radius up to this is allowed for an axis of any length.
 pub const ALWAYS_COMPUTED_RADIUS_VOX: usize = 1024;
 
-/// Most products of an image, voxels × taps of the three kernels: about ten minutes of one CPU core.
+/// Largest number of multiplications for an image, voxels × taps of the three kernels: about ten minutes of
+/// one CPU core.
 pub const MAX_PRODUCTS: f64 = 4e12;
 
-/// Options of the Gaussian filter: smoothing of the spatial axes, one after the other, as
-/// `scipy.ndimage.gaussian_filter` of order 0 does it.
+/// Options of the Gaussian filter. It smooths the spatial axes one after the other, as
+/// `scipy.ndimage.gaussian_filter` with order 0.
 ///
-/// Sigma is in voxels, FWHM in mm; exactly one of them is given. Each volume of a 4-D image is smoothed by
-/// itself.
+/// Sigma is in voxels, FWHM in mm. Exactly one of them must be given. Each volume of a 4-D image is smoothed
+/// separately.
 ///
 /// ```
 /// use niimpi::filter::Filter;
@@ -49,21 +50,21 @@ pub struct Gaussian {
     pub sigma: Option<PerAxis>,
     /// Full width at half maximum in mm.
     pub fwhm: Option<PerAxis>,
-    /// What lies beyond the edge of the image.
+    /// How the image continues beyond its edge.
     pub boundary: Boundary,
     /// Intensity beyond the edge with [`Boundary::Constant`].
     #[serde(with = "super::lossless")]
     pub cval: f64,
-    /// The kernel ends at this many standard deviations.
+    /// The kernel is cut off at this many standard deviations.
     pub truncate: f64,
 }
 
-/// The command line's options of the Gaussian filter.
+/// The command-line options of the Gaussian filter.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub(crate) struct Args {
     /// Standard deviation of the Gaussian in VOXELS: one value, or one each for x, y and z (or give --fwhm)
     ///
-    /// This is what scipy.ndimage.gaussian_filter takes. 0 leaves an axis as it is. For a width in mm use
+    /// The same as sigma of scipy.ndimage.gaussian_filter. 0 leaves an axis unchanged. For a width in mm use
     /// --fwhm: FWHM = 2.3548 × sigma × voxel size.
     #[arg(
         long,
@@ -78,7 +79,7 @@ pub(crate) struct Args {
     /// Full width at half maximum (FWHM) in MILLIMETRES: one value, or one each for x, y and z (or give
     /// --sigma)
     ///
-    /// Turned into sigma with each image's own voxel size, so images of different resolution get the same
+    /// Converted to sigma with the voxel size of each image, so images of different resolution get the same
     /// smoothness.
     #[arg(long, value_name = "MM[,Y,Z]", value_parser = parse_width, allow_negative_numbers = true)]
     fwhm: Option<PerAxis>,
@@ -122,7 +123,7 @@ fn parse_truncate(text: &str) -> Result<f64, String> {
     truncate_fault(truncate).map_or(Ok(truncate), Err)
 }
 
-/// What is wrong with a sigma or FWHM, and what to do.
+/// A message about an invalid sigma or FWHM, with a remedy.
 pub(super) fn width_fault(value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0).then(|| {
         format!(
@@ -132,7 +133,7 @@ pub(super) fn width_fault(value: f64) -> Option<String> {
     })
 }
 
-/// What is wrong with a number of standard deviations, and what to do.
+/// A message about an invalid number of standard deviations, with a remedy.
 fn truncate_fault(value: f64) -> Option<String> {
     (!value.is_finite() || value < 0.0).then(|| {
         format!(
@@ -154,7 +155,7 @@ impl Gaussian {
         }
     }
 
-    /// A Gaussian whose full width at half maximum is `fwhm_mm` along every axis, with the same defaults.
+    /// A Gaussian with a full width at half maximum of `fwhm_mm` along every axis and the same defaults.
     pub fn from_fwhm_mm(fwhm_mm: f64) -> Self {
         Gaussian {
             sigma: None,
@@ -205,8 +206,8 @@ impl Gaussian {
     /// Sigma in voxels along x, y and z for an image of this voxel size.
     ///
     /// # Errors
-    /// What [`Filter::validate`] finds, and [`FilterError::VoxelSize`] when a FWHM above 0 meets a voxel size
-    /// that is not a positive number.
+    /// Those of [`Filter::validate`], and [`FilterError::VoxelSize`] if the FWHM is above 0 and the voxel
+    /// size is not a positive number.
     pub fn sigma_vox(&self, voxel_size_mm: [f64; 3]) -> Result<[f64; 3], FilterError> {
         self.check()?;
         let Some(fwhm) = self.fwhm else {
@@ -228,8 +229,8 @@ impl Gaussian {
         Ok(sigma_vox)
     }
 
-    /// Radius of the kernel in voxels along x, y and z for an image of this voxel size: `int(truncate·sigma +
-    /// 0.5)`, and 0 along an axis that is not smoothed.
+    /// Radius of the kernel in voxels along x, y and z for an image with this voxel size: `int(truncate·sigma
+    /// + 0.5)`, and 0 along an axis that is not smoothed.
     ///
     /// # Errors
     /// Those of [`Gaussian::sigma_vox`], and [`FilterError::Radius`] beyond [`MAX_RADIUS_VOX`].
@@ -244,7 +245,7 @@ impl Gaussian {
     }
 }
 
-/// Names of the spatial axes, in the order in which they are smoothed.
+/// Names of the spatial axes, in smoothing order.
 const AXES: [&str; 3] = ["x", "y", "z"];
 
 fn radius_vox(axis: &'static str, sigma_vox: f64, truncate: f64, limit: usize) -> Result<usize, FilterError> {

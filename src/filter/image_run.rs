@@ -1,5 +1,5 @@
-//! Image run: one volume on its way through a prepared filter, part by part, its planes in memory as the
-//! layout says.
+//! Image run: applies a prepared filter to one volume, part by part, with its planes in memory as given by
+//! the layout.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::notes::Notes;
 use super::slabs::{Parts, Task};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
-/// A volume that is being filtered. Parts may be computed by several threads, in any order that [`Parts`]
-/// allows, also while later slices are still being read.
+/// A volume that is being filtered. Several threads may compute parts in any order that [`Parts`] allows,
+/// also while later slices are still being read.
 ///
-/// The buffers are the volume's own, which must neither be touched nor moved until the last part is computed.
-/// [`ImageRun::finish`] or [`ImageRun::abandon`] gives them back.
+/// It uses the buffers of the volume, which must not be accessed or moved until the last part is computed.
+/// [`ImageRun::finish`] or [`ImageRun::abandon`] returns them.
 pub(crate) struct ImageRun {
     prepared: Box<dyn Prepared>,
     layout: Layout,
@@ -44,14 +44,14 @@ impl Planes {
 }
 
 impl ImageRun {
-    /// Makes room for a volume whose shape, type and scaling are set. With a lead its
-    /// voxels are still to be read.
+    /// Allocates the planes for a volume whose shape, type and scaling are set. If the layout has a lead, the
+    /// voxels must not have been read yet.
     ///
     /// # Errors
-    /// [`FilterError::Memory`]; the volume then has room for its voxels, or none.
+    /// [`FilterError::Memory`]. The volume then has a buffer for its voxels, or none.
     ///
     /// # Panics
-    /// When the filter was prepared for a mask of another size than `mask`.
+    /// If the filter was prepared for a mask of another size than `mask`.
     pub(crate) fn begin(
         prepared: Box<dyn Prepared>,
         layout: Layout,
@@ -105,12 +105,12 @@ impl ImageRun {
         })
     }
 
-    /// The parts of the work.
+    /// The parts to compute.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// Slices of all volumes.
+    /// Number of slices of all volumes.
     pub(crate) fn slices(&self) -> usize {
         self.layout.slices()
     }
@@ -130,11 +130,11 @@ impl ImageRun {
         self.layout.result
     }
 
-    /// The place of slices as they are read, counted through all volumes.
+    /// The memory for slices that are read, counted through all volumes.
     ///
     /// # Safety
-    /// The volume is as [`ImageRun::begin`] left it, and nobody uses these slices while the bytes are
-    /// borrowed.
+    /// The volume is unchanged since [`ImageRun::begin`], and no other code uses these slices while the bytes
+    /// are borrowed.
     pub(crate) unsafe fn unread<'a>(&self, slices: Range<usize>) -> &'a mut [u8] {
         let plane = self.layout.shape[0] * self.layout.shape[1];
         let first = self.input.offset(slices.start * plane);
@@ -149,7 +149,8 @@ impl ImageRun {
     /// Those of [`Prepared::run`].
     ///
     /// # Safety
-    /// The volume is as [`ImageRun::begin`] left it, and [`super::slabs::Progress`] has started the part.
+    /// The volume is unchanged since [`ImageRun::begin`], and [`super::slabs::Progress`] has started the
+    /// part.
     pub(crate) unsafe fn compute(
         &self,
         task: Task,
@@ -198,7 +199,7 @@ impl ImageRun {
         Ok(())
     }
 
-    /// The mask of a 3-D volume, which nobody may write.
+    /// The mask of a 3-D volume, which is read-only.
     fn mask_of(&self, number: usize) -> VoxelPointer {
         let voxels = self.mask.as_ref().map_or(&[][..], |mask| mask.voxels());
         let volume: usize = self.layout.shape.iter().product();
@@ -214,16 +215,16 @@ impl ImageRun {
         }
     }
 
-    /// Some bytes of the result.
+    /// A range of bytes of the result.
     ///
     /// # Safety
-    /// The volume is as [`ImageRun::begin`] left it, and the slices that hold these bytes are complete.
+    /// The volume is unchanged since [`ImageRun::begin`], and the slices of these bytes are complete.
     pub(crate) unsafe fn result<'a>(&self, bytes: Range<usize>) -> &'a [u8] {
         // SAFETY: the caller's.
         unsafe { self.result.as_bytes(bytes) }
     }
 
-    /// Gives the volume its result.
+    /// Stores the result in the volume.
     pub(crate) fn finish(self, volume: &mut Volume) {
         match self.layout.result_place {
             Place::Spare => std::mem::swap(&mut volume.voxels, &mut volume.spare),
@@ -235,7 +236,7 @@ impl ImageRun {
         }
     }
 
-    /// Leaves the volume as it was before, its voxels unspecified.
+    /// Restores the volume, with unspecified voxels.
     pub(crate) fn abandon(self, volume: &mut Volume) {
         let len = volume.len() * volume.datatype.size_bytes();
         volume.voxels.truncate(len);
@@ -250,7 +251,7 @@ impl Planes {
     }
 }
 
-/// Makes the buffers as large as the layout says.
+/// Resizes the buffers as the layout requires.
 fn make_room(layout: &Layout, volume: &mut Volume, extra: &mut Planes) -> Result<(), FilterError> {
     if layout.lead > 0 {
         resize(&mut volume.voxels, layout.voxel_bytes())?;

@@ -1,4 +1,4 @@
-//! Interface: what a filter declares and does, for the programs that run it.
+//! Interface: what a filter declares and implements.
 //!
 //! A [`Filter`] is a set of options. [`Filter::prepare`] turns it into a [`Prepared`] filter for one image: a
 //! chain of [`Stage`]s, each of which computes one or more planes from the image or from planes of earlier
@@ -19,24 +19,24 @@ use super::notes::{Neighbour, Notes};
 use super::output::{OutputSpec, Types};
 use crate::volume::{Datatype, Geometry, Grid, NoMemory, Scaling, Volume, VoxelBuffer};
 
-/// What a filter knows of an image before it sees the voxels.
+/// The facts about an image that a filter gets before the voxels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageInfo {
-    /// Lengths of the axes, x first; 1 to 7 of them.
+    /// Lengths of the 1 to 7 axes, x first.
     pub shape: Vec<usize>,
     /// Distance between voxel centres along x, y and z, in mm.
     pub voxel_size_mm: [f64; 3],
-    /// Where the voxels lie in space, for filters that compute with places; `None` without a header.
+    /// Position of the voxels in space, for filters that use it; `None` without a header.
     pub grid: Option<Grid>,
     /// The fields that the voxel size is from, for filters that take it as another program does; `None`
     /// without a header.
     pub geometry: Option<Geometry>,
     /// The type of the stored voxels.
     pub datatype: Datatype,
-    /// From stored numbers to intensities.
+    /// The scaling from stored numbers to intensities.
     pub scaling: Option<Scaling>,
-    /// How many voxels are NaN or infinite; `None` before they are counted, when memory and cost are those of
-    /// the worst case.
+    /// Number of voxels that are NaN or infinite. Before they are counted it is `None`, and memory and cost
+    /// are those of the worst case.
     pub nonfinite_voxels: Option<u64>,
     /// Voxels of the mask, [`Source::Mask`]: of one 3-D volume, or of all; `None` without a mask. With one,
     /// non-finite voxels are counted inside only, unless the filter [reads others](Filter::reads_outside).
@@ -44,7 +44,7 @@ pub struct ImageInfo {
 }
 
 impl ImageInfo {
-    /// The facts of a volume, its non-finite voxels not counted.
+    /// The facts about a volume, without a count of non-finite voxels.
     pub fn of(volume: &Volume) -> Self {
         ImageInfo {
             shape: volume.shape.clone(),
@@ -58,12 +58,12 @@ impl ImageInfo {
         }
     }
 
-    /// Voxels of all 3-D volumes together; saturates for a header that lies.
+    /// Voxels of all 3-D volumes together. Saturates, because a wrong header can contain any lengths.
     pub fn voxels(&self) -> u64 {
         product(&self.shape)
     }
 
-    /// Lengths of x, y and z, 1 where the image has fewer axes.
+    /// Lengths of x, y and z; 1 for missing axes.
     pub fn spatial_shape(&self) -> [usize; 3] {
         std::array::from_fn(|axis| self.shape.get(axis).copied().unwrap_or(1))
     }
@@ -95,17 +95,17 @@ fn product(lengths: &[usize]) -> u64 {
 pub struct SharedOptions {
     /// Number type and rounding of the result.
     pub output: OutputSpec,
-    /// How NaN and infinite voxels are treated.
+    /// Treatment of NaN and infinite voxels.
     pub nan: NonFinite,
     /// What stands outside of the mask, where there is one; `None`: [`Filter::default_outside`].
     pub outside: Option<Outside>,
 }
 
 impl SharedOptions {
-    /// The types to work in for an image.
+    /// The types for the computation of an image.
     ///
     /// # Errors
-    /// [`FilterError::Parameter`] where the result cannot hold what is to stand outside of the mask.
+    /// [`FilterError::Parameter`] if the type of the result cannot hold the value outside the mask.
     pub(super) fn types(&self, image: &ImageInfo) -> Result<Types, FilterError> {
         let types = self.output.types(image.datatype, image.scaling.is_some());
         self.check_outside(image, types.last)?;
@@ -129,7 +129,7 @@ impl SharedOptions {
 
 /// A filter: a set of options that can be prepared for any image.
 pub trait Filter: Send + Sync {
-    /// Checks what can be checked without an image.
+    /// Checks the options, as far as possible without an image.
     ///
     /// # Errors
     /// [`FilterError::Parameter`] for a parameter outside its range.
@@ -148,8 +148,8 @@ pub trait Filter: Send + Sync {
         false
     }
 
-    /// Whether [`Filter::prepare`] refuses an image that has voxels which are not finite, unless they are
-    /// treated. They are then counted before the first slab is computed.
+    /// Whether [`Filter::prepare`] refuses images with untreated non-finite voxels. These are then counted
+    /// before the first slab is computed.
     fn refuses_nonfinite(&self) -> bool {
         false
     }
@@ -171,44 +171,44 @@ pub trait Filter: Send + Sync {
         None
     }
 
-    /// Radius of the kernel in voxels along x, y and z, where there is one that is the same for every image.
+    /// Radius of the kernel in voxels along x, y and z, if it is the same for every image.
     fn radius_vox(&self) -> Option<[usize; 3]> {
         None
     }
 
     /// Prepares the filter for one image.
     ///
-    /// With [`NonFinite::Zero`] the caller has replaced the voxels and passes [`NonFinite::Propagate`].
+    /// For [`NonFinite::Zero`], the caller replaces the voxels and passes [`NonFinite::Propagate`].
     ///
     /// # Errors
-    /// [`FilterError`] when the options and the image do not fit together.
+    /// [`FilterError`] if the options do not fit the image.
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError>;
 }
 
 /// A filter prepared for one image.
 pub trait Prepared: Send + Sync {
-    /// The stages in the order in which they run. The first plane of the last stage is the result. Without
-    /// stages the result is the input.
+    /// The stages in processing order. The first plane of the last stage is the result. Without stages, the
+    /// result is the input.
     fn stages(&self) -> &[Stage];
 
-    /// Estimated seconds of a stage for so many voxels on one CPU core. Only proportions matter.
+    /// Estimated seconds of a stage for this many voxels on one CPU core. Only ratios matter.
     fn cost_s(&self, stage: usize, voxels: u64) -> f64;
 
-    /// Bytes that a thread needs in its [`ThreadScratch`] for a slab of a stage, which has up to
-    /// `slab_voxels` voxels with those that it reads around.
+    /// Bytes that a thread needs in its [`ThreadScratch`] for a slab of a stage. `slab_voxels` includes the
+    /// halo.
     fn scratch_bytes(&self, stage: usize, slab_voxels: u64) -> u64;
 
-    /// Bytes that the prepared filter itself holds.
+    /// Bytes that the prepared filter itself uses.
     fn held_bytes(&self) -> u64 {
         0
     }
 
-    /// Sigma in voxels along x, y and z, of a filter that has one.
+    /// Sigma in voxels along x, y and z, if the filter has one.
     fn sigma_vox(&self) -> Option<[f64; 3]> {
         None
     }
 
-    /// What the user should know about this filter on this image.
+    /// Warnings for the user about this filter on this image.
     fn warnings(&self) -> Vec<FilterWarning> {
         Vec::new()
     }
@@ -216,7 +216,7 @@ pub trait Prepared: Send + Sync {
     /// Computes one slab of a stage.
     ///
     /// # Errors
-    /// [`FilterError::Stopped`] when the run was stopped meanwhile, [`FilterError::Memory`] without memory.
+    /// [`FilterError::Stopped`] if the run was stopped, [`FilterError::Memory`] without memory.
     fn run(&self, stage: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError>;
 }
 
@@ -249,7 +249,7 @@ pub enum FilterWarning {
 }
 
 impl FilterWarning {
-    /// What the warning is about, as one word that is the same for all images.
+    /// The kind of the warning, the same word for all images.
     pub fn kind(&self) -> &'static str {
         match self {
             FilterWarning::BeyondAxis { .. } => "beyond_axis",
@@ -282,15 +282,15 @@ pub(super) fn width_warnings(
     warnings
 }
 
-/// What one stage reads and writes.
+/// The planes that a stage reads and writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// The planes that it reads, and how far around a slab.
+    /// The planes that it reads, and the reach around a slab.
     pub reads: Vec<(Source, Reach)>,
-    /// The types of the planes that it writes; at least one of the last stage.
+    /// The types of the planes that it writes. The last stage writes at least one.
     pub writes: Vec<Datatype>,
-    /// Whether the first plane written may take the place of the first plane read in memory: slice by slice,
-    /// or where a slice depends on others, in whole columns along z.
+    /// Whether the first written plane may overwrite the first read plane: slice by slice, or in whole
+    /// columns along z if a slice depends on others.
     pub in_place: bool,
 }
 
@@ -299,7 +299,7 @@ pub struct Stage {
 pub enum Source {
     /// The image's stored voxels.
     Input,
-    /// The mask: `uint8`, 1 inside and 0 outside. Only an image with [`ImageInfo::mask_voxels`] has one.
+    /// The mask as `uint8`, 1 inside and 0 outside, if [`ImageInfo::mask_voxels`] is set.
     Mask,
     /// A plane of an earlier stage.
     Stage {
@@ -308,7 +308,7 @@ pub enum Source {
         /// Which of its planes.
         plane: usize,
     },
-    /// No plane, but what all slabs of an earlier stage report of the same 3-D volume.
+    /// Not a plane: the numbers that all slabs of an earlier stage report for the same 3-D volume.
     Reports {
         /// The stage.
         stage: usize,
@@ -318,22 +318,22 @@ pub enum Source {
 /// How far around the slices of a slab a stage reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// So many slices below and above, within the same 3-D volume.
+    /// Slices below and above, in the same 3-D volume.
     Slices {
         /// Slices below the slab.
         below: usize,
         /// Slices above it.
         above: usize,
-        /// Whether the volume continues at its other end.
+        /// Whether the volume continues at its opposite end.
         wrap: bool,
     },
-    /// Whole columns along z. The stage is divided into bands of columns, and no other slab reads a band's
-    /// voxels, so that planes of earlier stages may be overwritten there.
+    /// Whole columns along z. The stage is divided into bands of columns. No other slab reads the voxels of a
+    /// band, so planes of earlier stages may be overwritten there.
     WholeZ,
 }
 
 impl Reach {
-    /// A slice depends on the same slice only.
+    /// A slice depends only on the same slice.
     pub const SLICE: Reach = Reach::symmetric(0);
 
     /// `radius` slices to both sides.
@@ -345,7 +345,7 @@ impl Reach {
         }
     }
 
-    /// The slices of a volume of `len` that are read for `slices`.
+    /// The slices that are read for `slices`, in a volume of `len` slices.
     pub(super) fn around(self, slices: &Range<usize>, len: usize) -> Range<usize> {
         match self {
             Reach::Slices {
@@ -353,7 +353,7 @@ impl Reach {
                 above,
                 wrap: false,
             } => slices.start.saturating_sub(below)..slices.end.saturating_add(above).min(len),
-            // Of a slab in the middle less may be needed, but nobody gains from it.
+            // A slab in the middle may need less, but that would gain nothing.
             Reach::Slices { wrap: true, .. } | Reach::WholeZ => 0..len,
         }
     }
@@ -367,12 +367,12 @@ pub struct Slab<'a> {
     pub(super) reads: &'a [(Source, Reach)],
     /// The first voxel of the 3-D volume in each plane that is read.
     pub(super) sources: Vec<VoxelPointer>,
-    /// The same for each plane that is written.
+    /// The first voxel of the 3-D volume in each plane that is written.
     pub(super) targets: Vec<VoxelPointer>,
-    /// From stored numbers to intensities, of [`Source::Input`].
+    /// The intensity scaling of [`Source::Input`].
     pub(super) scaling: Option<Scaling>,
     pub(super) stop: Option<&'a AtomicBool>,
-    /// Which stage, 3-D volume and slab of it this is.
+    /// The stage, the 3-D volume and the number of this slab.
     pub(super) number: [usize; 3],
     pub(super) notes: &'a Notes,
 }
@@ -383,22 +383,22 @@ impl Slab<'_> {
         self.shape
     }
 
-    /// The slices of the 3-D volume that are to be computed.
+    /// The slices of the 3-D volume to compute.
     pub fn slices(&self) -> Range<usize> {
         self.slices.clone()
     }
 
-    /// The columns along z that are to be computed: places in a slice, x fastest.
+    /// The columns along z to compute, as positions in a slice, x fastest.
     pub fn columns(&self) -> Range<usize> {
         self.columns.clone()
     }
 
-    /// The slices of the source of that number that may be read.
+    /// The slices of a source, given by its number, that may be read.
     pub fn readable(&self, source: usize) -> Range<usize> {
         self.reads[source].1.around(&self.slices, self.shape[2])
     }
 
-    /// Fails once the run is to stop; to be asked now and then during long work.
+    /// Fails once the run must stop. Call it regularly during long work.
     ///
     /// # Errors
     /// [`FilterError::Stopped`].
@@ -409,26 +409,26 @@ impl Slab<'_> {
         }
     }
 
-    /// Leaves a number for later stages that read [`Source::Reports`] of this one.
+    /// Stores a number for later stages that read [`Source::Reports`] of this one.
     pub(super) fn report(&self, number: f64) {
         let [stage, volume, slab] = self.number;
         self.notes.report(stage, volume, slab, number);
     }
 
-    /// The numbers that the slabs of a stage have reported of this 3-D volume, lowest slices first. The stage
-    /// reads [`Source::Reports`] of it.
+    /// The numbers that the slabs of a stage have reported for this 3-D volume, lowest slices first. This
+    /// stage must read [`Source::Reports`] of that stage.
     pub(super) fn reports(&self, stage: usize) -> impl Iterator<Item = f64> + '_ {
         self.notes.reports(stage, self.number[1])
     }
 
-    /// Leaves sums for the slab of the same slices, or one next to it, of a later stage.
+    /// Stores sums for a slab of a later stage with the same or adjacent slices.
     pub(super) fn leave(&self, to: Neighbour, sums: Arc<Vec<f32>>) {
         let [stage, volume, slab] = self.number;
         self.notes.leave(stage, volume, slab, to, sums);
     }
 
-    /// Takes the sums that a slab of an earlier stage has left for this one. The stage reads the slices of
-    /// that slab.
+    /// Takes the sums that a slab of an earlier stage has stored for this one. This stage must read the
+    /// slices of that slab.
     pub(super) fn take(&self, stage: usize, from: Neighbour) -> Arc<Vec<f32>> {
         let [_, volume, slab] = self.number;
         self.notes.take(stage, volume, slab, from)
@@ -437,13 +437,13 @@ impl Slab<'_> {
     /// Reads the slab's columns of `slices` from a source as intensities, slice after slice.
     ///
     /// # Panics
-    /// When the slices are not [readable](Slab::readable), or `to` has another length.
+    /// If the slices are not [readable](Slab::readable), or `to` has another length.
     pub fn load(&self, source: usize, slices: Range<usize>, to: &mut [f64]) {
         let readable = self.readable(source);
         assert!(readable.start <= slices.start && slices.end <= readable.end);
         assert_eq!(to.len(), slices.len() * self.columns.len());
         for (slice, to) in slices.zip(to.chunks_exact_mut(self.columns.len().max(1))) {
-            // SAFETY: the volume has this slice, and nobody writes what a slab may read.
+            // SAFETY: the volume has this slice, and no thread writes voxels that a slab may read.
             unsafe { self.load_from(source, self.first(slice), to) };
         }
     }
@@ -465,17 +465,17 @@ impl Slab<'_> {
         });
     }
 
-    /// Writes the slab's columns of all its slices to a target, slice after slice: rounded to nearest and
-    /// saturated where it has an integer type.
+    /// Writes the slab's columns of all its slices to a target, slice after slice. Values for an integer type
+    /// are rounded to nearest and saturated.
     ///
     /// # Panics
-    /// When `from` has another length.
+    /// If `from` has another length.
     pub fn store(&mut self, target: usize, from: &[f64]) {
         assert_eq!(from.len(), self.slices.len() * self.columns.len());
         let to = self.targets[target];
         with_voxel_type!(to.datatype, T => {
             for (slice, from) in self.slices().zip(from.chunks_exact(self.columns.len().max(1))) {
-                // SAFETY: the volume has this slice, and a slab's own voxels are nobody else's.
+                // SAFETY: the volume has this slice, and no other thread uses the slab's own voxels.
                 let voxels = unsafe { to.offset(self.first(slice)).as_mut_slice::<T>(from.len()) };
                 for (voxel, &value) in voxels.iter_mut().zip(from) {
                     *voxel = T::nearest(value);
@@ -484,14 +484,15 @@ impl Slab<'_> {
         });
     }
 
-    /// Converts all voxels of the first source to the type of the first target, each by itself.
+    /// Converts all voxels of the first source to the type of the first target.
     pub(super) fn convert(&mut self, conversion: Conversion) {
         let (from, to) = (self.sources[0], self.targets[0]);
         let columns = self.columns.len();
         with_voxel_type!(from.datatype, S => with_voxel_type!(to.datatype, T => {
             for slice in self.slices() {
                 let first = self.first(slice);
-                // SAFETY: both areas hold the slice, they are apart, and the slice is this slab's alone.
+                // SAFETY: both areas contain the slice and do not overlap, and no other thread uses this
+                // slice.
                 let (from, to) = unsafe {
                     (
                         from.offset(first).as_slice::<S>(columns),
@@ -505,13 +506,13 @@ impl Slab<'_> {
         }));
     }
 
-    /// The place of the slab's first column of a slice in the 3-D volume.
+    /// The position in the 3-D volume of the slab's first column in a slice.
     pub(super) fn first(&self, slice: usize) -> usize {
         slice * self.shape[0] * self.shape[1] + self.columns.start
     }
 }
 
-/// A thread's own memory, which grows to the largest slab once and is kept from image to image.
+/// The memory of a thread. It grows to the largest slab and is reused from image to image.
 #[derive(Default)]
 pub struct ThreadScratch {
     pub(super) isa: Isa,
@@ -520,13 +521,13 @@ pub struct ThreadScratch {
 }
 
 impl ThreadScratch {
-    /// Bytes that it holds.
+    /// Bytes in use.
     #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.tile.as_bytes().len() + self.plane.as_bytes().len()) as u64
     }
 
-    /// Room for so many single-precision numbers, whose values are unspecified.
+    /// A buffer of `len` single-precision numbers with unspecified values.
     ///
     /// # Errors
     /// [`FilterError::Memory`].
@@ -536,7 +537,7 @@ impl ThreadScratch {
         Ok(self.plane.as_mut_slice())
     }
 
-    /// Room for so many doubles, whose values are unspecified.
+    /// A buffer of `len` doubles with unspecified values.
     ///
     /// # Errors
     /// [`FilterError::Memory`].

@@ -1,6 +1,7 @@
-//! Layout: where the planes of a prepared filter lie in memory, and into which parts its stages are divided.
+//! Layout: the positions of a prepared filter's planes in memory, and the parts into which its stages are
+//! divided.
 //!
-//! Computed from the header alone, so that what an image needs is known before it is read.
+//! Everything is computed from the header, so the memory of an image is known before it is read.
 
 use std::ops::{Add, Range};
 
@@ -10,38 +11,37 @@ use super::notes::Notes;
 use super::slabs::{After, Part, Parts};
 use crate::volume::Datatype;
 
-/// A slab has at least about so many bytes, so that taking the next one costs little compared to computing
-/// it.
+/// Smallest size of a slab in bytes. Taking the next slab is then cheap compared with computing it.
 const SLAB_BYTES: u64 = 1 << 20;
 
-/// A slab of this many seconds is large enough, whatever its bytes.
+/// A slab that takes this many seconds is large enough, independent of its bytes.
 const SLAB_S: f64 = 0.02;
 
-/// Columns that are computed side by side: bands are multiples of this.
+/// Bands are multiples of this many columns, which are computed together.
 const BAND_COLUMNS: usize = 64;
 
 /// A buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The volume's voxels, where the input is.
+    /// The buffer of the volume's voxels, which contains the input.
     Voxels,
     /// The volume's spare buffer.
     Spare,
-    /// An own buffer for one block of volumes, by number.
+    /// An additional buffer for one block of volumes, by number.
     Extra(usize),
     /// An own buffer for all volumes, of a second result.
     Second(usize),
 }
 
-/// How the caller wants an image to be filtered.
+/// How an image is divided for filtering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Division {
     /// Threads that share the image.
     pub(crate) threads: usize,
-    /// Whether slabs are to be finished one after the other while later slices are still being read. Where
-    /// the result takes the place of the input this needs memory for a few slices more.
+    /// Whether slabs are finished in order while later slices are still being read. If the result overwrites
+    /// the input, this needs memory for some more slices.
     pub(crate) streamed: bool,
-    /// Least bytes of a slab.
+    /// Smallest size of a slab in bytes.
     pub(super) slab_bytes: u64,
 }
 
@@ -49,7 +49,7 @@ impl Division {
     /// The whole image on one thread.
     pub(crate) const WHOLE: Division = Division::among(1, false);
 
-    /// So many threads that share an image.
+    /// Several threads share the image.
     pub(crate) const fn among(threads: usize, streamed: bool) -> Self {
         Division {
             threads,
@@ -68,7 +68,7 @@ enum Split {
     Columns,
 }
 
-/// Where the planes of one image lie, and how much memory that is.
+/// The positions of the planes of one image, and the memory that they need.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(super) shape: [usize; 3],
@@ -77,16 +77,16 @@ pub(crate) struct Layout {
     /// The type of the result.
     pub(super) result: Datatype,
     pub(super) result_place: Place,
-    /// By how many slices the result lies before the input in the same buffer.
+    /// Number of slices by which the result precedes the input in the same buffer.
     pub(super) lead: usize,
     /// The places of the planes that each stage writes.
     pub(super) planes: Vec<Vec<Place>>,
-    /// Bytes of each own buffer.
+    /// Bytes of each additional buffer.
     pub(super) extra_bytes: Vec<u64>,
     splits: Vec<Split>,
-    /// Slabs of a 3-D volume.
+    /// Number of slabs of a 3-D volume.
     slabs: usize,
-    /// Volumes that are computed together, small ones; 1 where a volume has several slabs.
+    /// Number of small volumes that are computed together; 1 if a volume has several slabs.
     pub(super) block: usize,
     threads: usize,
     scratch_bytes: u64,
@@ -141,8 +141,8 @@ impl Layout {
         layout
     }
 
-    /// Bytes that the image takes: its voxels, the result where that has a buffer of its own, planes between
-    /// stages, the mask, and what threads need.
+    /// Bytes for the image: its voxels, the result if it has a separate buffer, planes between stages, the
+    /// mask, and the buffers of threads.
     pub(crate) fn bytes(&self) -> u64 {
         let mut bytes = self.voxel_bytes();
         if self.result_place == Place::Spare {
@@ -155,7 +155,7 @@ impl Layout {
             .fold(bytes, u64::saturating_add)
     }
 
-    /// Voxels of the largest slab of a stage, with those that it reads around.
+    /// Voxels of the largest slab of a stage, including its halo.
     fn slab_voxels(&self, stages: &[Stage], at: usize) -> u64 {
         let [nx, ny, nz] = self.shape;
         match self.splits[at] {
@@ -177,7 +177,7 @@ impl Layout {
             .min(columns)
     }
 
-    /// Bytes of the buffer that the input is read into.
+    /// Bytes of the buffer for the input.
     pub(super) fn voxel_bytes(&self) -> u64 {
         let slices = (self.slices() as u64).saturating_add(self.lead as u64);
         let slice = product([self.shape[0], self.shape[1], self.input.size_bytes()]);
@@ -193,12 +193,12 @@ impl Layout {
         product([self.shape[0], self.shape[1], self.result.size_bytes()])
     }
 
-    /// Slabs of a 3-D volume, where a stage is divided into slices.
+    /// Number of slabs of a 3-D volume, for stages that are divided into slices.
     pub(super) fn slabs(&self) -> usize {
         self.slabs
     }
 
-    /// Room for the notes of all slabs, if a stage needs any.
+    /// Storage for the notes of all slabs, if a stage needs it.
     pub(super) fn notes(&self, stages: &[Stage]) -> Notes {
         let mut reads = stages.iter().flat_map(|stage| &stage.reads);
         match reads.any(|(source, _)| matches!(source, Source::Reports { .. })) {
@@ -207,7 +207,7 @@ impl Layout {
         }
     }
 
-    /// Slices of all 3-D volumes.
+    /// Number of slices of all 3-D volumes.
     pub(super) fn slices(&self) -> usize {
         self.shape[2].saturating_mul(self.volumes)
     }
@@ -220,8 +220,8 @@ impl Layout {
         if !stage.in_place || furthest(stage) == 0 {
             return Split::Slices;
         }
-        // In slabs it needs a place of its own for the result, in columns it does not. A plane that has to be
-        // another one than the input's would have to be kept beside the result's.
+        // Divided into slabs, the stage needs a separate plane for the result; divided into columns, it does
+        // not.
         let source_fits = source_types(stages, stage, self.input)
             .all(|datatype| datatype.size_bytes() == self.input.size_bytes());
         let result_fits = stage.writes[0].size_bytes() == self.input.size_bytes();
@@ -231,7 +231,7 @@ impl Layout {
         }
     }
 
-    /// Finds places for all planes.
+    /// Assigns a place to each plane.
     fn place(&mut self, stages: &[Stage], streamed: bool) {
         self.planes = stages
             .iter()
@@ -283,8 +283,8 @@ impl Layout {
         self.extra_bytes.push(bytes);
     }
 
-    /// A result that is computed slab by slab from slices around: it goes to the front of the input's buffer,
-    /// a few slices ahead of what is still read, where that is possible.
+    /// Places a result that is computed slab by slab with a halo. If possible, it is written to the front of
+    /// the input's buffer, some slices before those that are still read.
     fn place_sliding(&mut self, stages: &[Stage], last: usize, fits: bool, streamed: bool) {
         let reads_voxels = stages[last].reads.iter().any(|&(source, _)| match source {
             Source::Input => true,
@@ -312,10 +312,10 @@ impl Layout {
             .max()
             .unwrap_or(0);
         let thickest = self.shape[2].div_ceil(self.slabs).saturating_mul(self.block);
-        // As many slabs as there are threads can be computed at once.
+        // Each thread can compute a slab at the same time.
         let lead = below.saturating_add(self.threads.saturating_mul(thickest));
-        // Voxels that were read before the layout was made lie at the front already, and a last slice that
-        // reads the first one leaves no room there.
+        // There is no room at the front if the voxels were read before, or if the last slice reads the first
+        // one.
         let has_room = streamed && !wraps(&stages[last]) && lead < self.slices();
         if has_room && self.input_is_read_slice_by_slice(stages, last) {
             self.lead = lead;
@@ -323,7 +323,7 @@ impl Layout {
         }
     }
 
-    /// Whether the result may overwrite the input of the slices that are finished.
+    /// Whether the result may overwrite the input of finished slices.
     fn input_is_free(&self, stages: &[Stage]) -> bool {
         let last = stages.len() - 1;
         let reads_input = stages[last]
@@ -344,7 +344,7 @@ impl Layout {
             .all(|&(_, reach)| reach == Reach::SLICE)
     }
 
-    /// Whether the first plane of a stage may take the input's place.
+    /// Whether the first plane of a stage may overwrite the input.
     fn replaces_input(&self, stages: &[Stage], at: usize) -> bool {
         let stage = &stages[at];
         let is_first = stage.reads.first().map(|&(source, _)| source) == Some(Source::Input);
@@ -360,7 +360,7 @@ impl Layout {
             && stage.writes[0].size_bytes() == self.input.size_bytes()
     }
 
-    /// The parts of all stages and what each of them waits for.
+    /// The parts of all stages and their dependencies.
     pub(super) fn parts(&self, stages: &[Stage]) -> Parts {
         let mut all: Vec<Vec<Part>> = self.splits.iter().map(|&split| self.parts_of(split)).collect();
         for at in 0..stages.len() {
@@ -433,7 +433,8 @@ impl Layout {
         part.volumes.start * nz + around.start..last + around.end
     }
 
-    /// What a part waits for: that its sources are computed, and that nobody still reads what it overwrites.
+    /// The dependencies of a part: its sources must be computed, and no part may still read what it
+    /// overwrites.
     fn waits_of(&self, stages: &[Stage], parts: &[Vec<Part>], at: usize, place: usize) -> Vec<After> {
         let part = &parts[at][place];
         let mut after = Vec::new();
@@ -446,7 +447,7 @@ impl Layout {
                 Source::Stage { stage, .. } => After::complete(parts, stage, needed),
             });
         }
-        // A buffer for one block is free once the block before was used up.
+        // The buffer for a block is free once all readers of the previous block have finished.
         let reuses = |place: &Place| matches!(place, Place::Extra(_));
         if part.volumes.start > 0 && self.planes[at].iter().any(reuses) {
             let before = part.volumes.start * self.shape[2];
@@ -461,7 +462,7 @@ impl Layout {
         after
     }
 
-    /// The result must not fall on slices that parts before this one still read.
+    /// The result must not overwrite slices that earlier parts still read.
     fn room_for(&self, stage: &Stage, parts: &[Vec<Part>], at: usize, place: usize) -> After {
         let reads_from = |part: &Part| {
             let starts = stage.reads.iter();
@@ -477,7 +478,7 @@ impl Layout {
     }
 }
 
-/// The longest reach of a stage, 0 where slices are independent.
+/// The longest reach of a stage; 0 if slices are independent.
 fn furthest(stage: &Stage) -> usize {
     let reaches = stage.reads.iter().map(|&(_, reach)| match reach {
         Reach::Slices { below, above, .. } => below.max(above),

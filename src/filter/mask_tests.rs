@@ -1,5 +1,5 @@
-//! Tests of masks: both filters, every boundary and treatment, however the work is divided, against plain
-//! references.
+//! Tests of masks: compares both filters with references, for every boundary, treatment and division of the
+//! work.
 
 use ndarray::{ArrayD, Dimension};
 
@@ -13,7 +13,7 @@ use super::tests::{BOUNDARIES, apply_divided_inside, copy, intensities, noise};
 use super::*;
 use crate::volume::Scaling;
 
-/// A mask of about half the voxels of the first volume, in lumps, or of all volumes.
+/// A mask of about half of the voxels, in clusters, of the first volume or of all volumes.
 fn some_mask(shape: &[usize], each_volume: bool) -> Arc<Mask> {
     let axes = if each_volume {
         shape.len()
@@ -27,7 +27,7 @@ fn some_mask(shape: &[usize], each_volume: bool) -> Arc<Mask> {
     Arc::new(Mask::above_zero(&volume).unwrap())
 }
 
-/// Whether each voxel of the image is inside, x being axis 0.
+/// Whether each voxel of the image is inside. x is axis 0.
 fn inside(mask: &Mask, volume: &Volume) -> ArrayD<bool> {
     let mut flat = mask.voxels().iter().cycle().map(|&inside| inside != 0);
     let mut array = ArrayD::from_elem(volume.shape.clone(), false);
@@ -39,7 +39,7 @@ fn inside(mask: &Mask, volume: &Volume) -> ArrayD<bool> {
     array
 }
 
-/// What a filter should make of the volume: `filtered` are the results inside, as doubles.
+/// The expected result for a volume. `filtered` contains the results inside as doubles.
 fn expected(shared: &SharedOptions, volume: &Volume, mask: &Mask, filtered: &ArrayD<f64>) -> Vec<u8> {
     let inside = inside(mask, volume);
     let inside: Vec<bool> = inside.t().iter().copied().collect();
@@ -64,7 +64,7 @@ fn expected(shared: &SharedOptions, volume: &Volume, mask: &Mask, filtered: &Arr
     }))
 }
 
-/// The quotient of the smoothed intensities that count and of the smoothed weights.
+/// The smoothed intensities that count, divided by the smoothed weights.
 fn quotient(gaussian: &Gaussian, shared: &SharedOptions, volume: &Volume, mask: &Mask) -> ArrayD<f64> {
     let sigma_vox = gaussian.sigma_vox(volume.voxel_size_mm).unwrap();
     let kernel = |sigma: f64| half_kernel(sigma, (4.0 * sigma + 0.5) as usize).unwrap();
@@ -88,7 +88,7 @@ fn quotient(gaussian: &Gaussian, shared: &SharedOptions, volume: &Volume, mask: 
     smooth(values) / smooth(weights)
 }
 
-/// The medians of what is inside, by sorting each window of 3×2×3 voxels.
+/// The medians of voxels inside, from sorted windows of 3×2×3 voxels.
 fn medians(boundary: Boundary, shared: &SharedOptions, volume: &Volume, mask: &Mask) -> ArrayD<f64> {
     let values = intensities(volume);
     let inside = inside(mask, volume);
@@ -259,7 +259,7 @@ fn voxels_that_are_not_finite() {
             );
         }
     }
-    // Outside they harm nobody.
+    // Outside the mask they have no effect.
     let outside = mask.voxels().iter().position(|&inside| inside == 0).unwrap();
     let voxels = volume.voxels.as_mut_slice::<f32>();
     voxels

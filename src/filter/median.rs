@@ -1,4 +1,4 @@
-//! Median: its options, the command line's arguments for them, and the windows that it runs over an image.
+//! Median: its options, their command-line arguments, and the computation.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub use super::window::MAX_WINDOW_VOXELS;
 use super::window::{keeps_digits, parse_size, size_fault, window};
 use crate::volume::{Datatype, Scaling, VoxelType};
 
-/// Beyond so many voxels of a window, each window is partitioned by itself.
+/// Larger windows are partitioned one by one.
 const MAX_NETWORK_VOXELS: usize = 2048;
 
 /// Seconds of a CPU core per voxel, per byte of a key and comparator, and per voxel of a partitioned window.
@@ -53,22 +53,22 @@ const S_PER_PARTITIONED: f64 = 8e-9;
 pub struct Median {
     /// Lengths of the window in voxels.
     pub size: PerAxis<usize>,
-    /// Which voxels of them count.
+    /// Which voxels of the window count.
     pub footprint: Footprint,
-    /// What lies beyond the edge of the image.
+    /// How the image continues beyond its edge.
     pub boundary: Boundary,
-    /// Intensity beyond the edge with [`Boundary::Constant`]. As in scipy, it is converted to the type of an
-    /// image without intensity scaling first, as a C cast does on x86-64: −1 is 255 in a `uint8` image.
+    /// Intensity beyond the edge with [`Boundary::Constant`]. As in scipy, it is first converted to the type
+    /// of an image without intensity scaling, as by a C cast on x86-64: −1 becomes 255 in a `uint8` image.
     #[serde(with = "super::lossless")]
     pub cval: f64,
 }
 
-/// The command line's options of the median.
+/// The command-line options of the median.
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub(crate) struct Args {
     /// Length of the window in VOXELS: one value, or one each for x, y and z
     ///
-    /// This is what scipy.ndimage.median_filter takes. A window of even length reaches one voxel further
+    /// The same as size of scipy.ndimage.median_filter. A window of even length reaches one voxel further
     /// towards lower indices, and its median is the larger of the two middle values.
     #[arg(
         long,
@@ -152,7 +152,7 @@ impl Filter for Median {
         let ignore = shared.nan.leaves_out() && image.may_be_nonfinite();
         let outside = image.mask_voxels.map(|_| shared.outside.unwrap_or_default());
         let constant = self.boundary == Boundary::Constant;
-        // The order of intensities is that of the stored numbers, or its reverse.
+        // Intensities have the order of the stored numbers, or the reverse order.
         let on_intensities = image.scaling.is_some() && (constant || ignore);
         let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
         let voxels = places.len();
@@ -170,7 +170,7 @@ impl Filter for Median {
         };
         let types = shared.types(image)?;
         let before = size[2] / 2;
-        // Mirrored slices lie as far to one side as the window reaches to the other.
+        // With mirroring, a window needs as many slices on one side as it reaches on the other.
         let reach = Reach::Slices {
             below: before,
             above: before,
@@ -183,7 +183,7 @@ impl Filter for Median {
             writes: vec![types.last],
             in_place: false,
         };
-        // scipy copies then, which keeps 64-bit integers that a double does not hold.
+        // scipy copies the image in this case, which keeps 64-bit integers that a double cannot hold.
         let same = image.scaling.is_none() && types.last == image.datatype;
         let copies = voxels == 1 && same && outside.is_none();
         Ok(Box::new(PreparedMedian {
@@ -206,7 +206,7 @@ impl Filter for Median {
     }
 }
 
-/// The place of the median among so many in ascending order, or in `descending` order of what is compared.
+/// The position of the median among `voxels` values in ascending order, or in `descending` order.
 fn rank(voxels: usize, descending: bool) -> usize {
     if descending {
         voxels - 1 - voxels / 2
@@ -217,18 +217,18 @@ fn rank(voxels: usize, descending: bool) -> usize {
 
 /// How windows are searched.
 enum Way {
-    /// Boxes: what stands at one x is sorted once for all windows that hold it.
+    /// Boxes: the voxels at one x are sorted once for all windows that contain them.
     Columns { column: Network, window: Network },
     /// All voxels of a window at once.
     Window(Network),
-    /// One window after the other, with `ignore` only what is finite.
+    /// One window after the other; with `ignore`, only finite voxels.
     Partition { ignore: bool },
 }
 
 struct PreparedMedian {
     shape: [usize; 3],
     input: Datatype,
-    /// From the numbers that are compared to intensities.
+    /// The scaling from the compared numbers to intensities.
     scaling: Option<Scaling>,
     /// Whether intensities in double are compared, not the stored numbers.
     on_intensities: bool,
@@ -238,7 +238,7 @@ struct PreparedMedian {
     boundary: Boundary,
     cval: f64,
     way: Way,
-    /// What the result has outside of the mask, where there is one.
+    /// The result outside the mask, if there is one.
     outside: Option<Outside>,
     keeps_digits: bool,
     /// Whether the result is NaN where the image is not finite.
@@ -251,15 +251,15 @@ struct PreparedMedian {
 #[derive(Clone, Copy)]
 struct Row<'a> {
     isa: Isa,
-    /// Where the slices of its windows begin, lowest first.
+    /// The start of each slice of its windows, lowest first.
     slots: &'a [usize],
     y: usize,
-    /// Keys from one row to the next.
+    /// Number of keys from one row to the next.
     pitch: usize,
 }
 
 impl Row<'_> {
-    /// Where a voxel of the first window stands, by its place in the window.
+    /// The position of a voxel of the first window, from its place in the window.
     fn at(&self, [x, dy, z]: [usize; 3]) -> usize {
         self.slots[z] + (self.y + dy) * self.pitch + x
     }
@@ -274,17 +274,17 @@ impl PreparedMedian {
         }
     }
 
-    /// Keys of a row with what lies beyond its ends, in whole wires of `lanes`.
+    /// Number of keys of a row with its continuation beyond the ends, in whole wires of `lanes`.
     fn pitch(&self, lanes: usize) -> usize {
         (self.shape[0].next_multiple_of(lanes) + self.size[0] - 1).next_multiple_of(lanes)
     }
 
-    /// Keys of a slice with what lies beyond its edges.
+    /// Number of keys of a slice with its continuation beyond the edges.
     fn plane(&self, lanes: usize) -> usize {
         self.pitch(lanes).saturating_mul(self.shape[1] + self.size[1] - 1)
     }
 
-    /// Keys of the sorted columns of a row of windows, and of all wires.
+    /// Number of keys of the sorted columns of a row of windows, and of all wires.
     fn work(&self, lanes: usize) -> (usize, usize) {
         match self.way {
             Way::Columns { .. } => {
@@ -296,7 +296,7 @@ impl PreparedMedian {
         }
     }
 
-    /// Bytes of the mask's slices, laid out as the keys are.
+    /// Bytes of the mask's slices, with the same layout as the keys.
     fn mask_bytes(&self, lanes: usize) -> usize {
         self.outside
             .map_or(0, |_| self.plane(lanes).saturating_mul(self.size[2]))
@@ -425,7 +425,7 @@ impl PreparedMedian {
         }
     }
 
-    /// 1 for each window of a row whose voxels are all inside of the mask, 0 for the others.
+    /// 1 for each window of a row whose voxels are all inside the mask, otherwise 0.
     fn whole_windows(&self, row: Row<'_>, inside: &[u8]) -> Vec<u8> {
         let mut whole = vec![1; self.shape[0]];
         for &place in &self.places {
@@ -436,8 +436,8 @@ impl PreparedMedian {
         whole
     }
 
-    /// The medians of the windows of a row that no network has: of what is inside, and finite where the rest
-    /// is ignored. `whole` windows are only left out where there is a network.
+    /// The medians of those windows of a row that the network does not compute: of the voxels inside, and
+    /// only of finite ones if others are ignored. If there is a network, `whole` windows are left out.
     fn partition<R: Ranked>(
         &self,
         row: Row<'_>,
@@ -458,7 +458,7 @@ impl PreparedMedian {
             }
             let counts = |place: usize| whole.is_none() || inside[place] != 0;
             if !counts(middle + x) {
-                // It gets the value of what is outside.
+                // It gets the value for voxels outside.
                 continue;
             }
             let mut len = 0;
@@ -476,7 +476,7 @@ impl PreparedMedian {
     }
 
     /// Fills a slice with the keys of a source, given by its number, at any position along z. `beyond` is the
-    /// key of what a constant boundary has beyond the edge.
+    /// key of the constant beyond the edge.
     fn fill<S: Voxel, K: VoxelType>(
         &self,
         slab: &Slab<'_>,
@@ -496,8 +496,8 @@ impl PreparedMedian {
                 continue;
             };
             let first = slab.sources[source].offset((slice * ny + y) * nx);
-            // SAFETY: a boundary never leads further from a slab than the stage's reach, and nobody writes
-            // what a slab may read.
+            // SAFETY: the boundary maps to positions within the stage's reach, and no thread writes voxels
+            // that a slab may read.
             let voxels = unsafe { first.as_slice::<S>(nx) };
             let (left, rest) = to.split_at_mut(before_x);
             let (own, right) = rest.split_at_mut(nx);
@@ -509,7 +509,7 @@ impl PreparedMedian {
                 *left = edge(i as isize - before_x as isize);
             }
             for (i, right) in right.iter_mut().enumerate() {
-                // The rest of the last wire is never part of a window that counts.
+                // The rest of the last wire does not belong to any window that counts.
                 *right = if i < self.size[0] {
                     edge((nx + i) as isize)
                 } else {
@@ -519,7 +519,7 @@ impl PreparedMedian {
         }
     }
 
-    /// Writes a row of medians to its place in the result.
+    /// Writes a row of medians to the result.
     fn write<R: Ranked>(&self, slab: &Slab<'_>, first: usize, medians: &[R::Key]) {
         let target = slab.targets[0].offset(first);
         if self.keeps_digits {
@@ -531,7 +531,7 @@ impl PreparedMedian {
             return;
         }
         with_voxel_type!(target.datatype, T => {
-            // SAFETY: the row is this slab's alone.
+            // SAFETY: no other thread uses the row.
             let to = unsafe { target.as_mut_slice::<T>(medians.len()) };
             let own = T::DATATYPE == R::DATATYPE && self.scaling.is_none();
             for (to, &key) in to.iter_mut().zip(medians) {
@@ -559,7 +559,7 @@ impl Prepared for PreparedMedian {
         };
         let partitioned = match self.way {
             Way::Partition { .. } => 1.0,
-            // Windows at the edge of a mask.
+            // Windows at the edge of a mask are partitioned one by one.
             _ => self.outside.map_or(0.0, |_| 0.2),
         };
         let partitioned = partitioned * self.places.len() as f64 * S_PER_PARTITIONED;

@@ -1,8 +1,8 @@
-//! Filters: what can be done to a volume, and how one is applied.
+//! Filters: the operations on a volume, and how to apply them.
 //!
-//! A filter is one file with three parts: its options, the command line's arguments for them, and an
-//! implementation of [`Filter`]. [`Options`] lists all filters of the program. A program of its own may
-//! implement [`Filter`] for its own type and use it with [`apply`].
+//! A filter is one file with three parts: its options, their command-line arguments, and an implementation of
+//! [`Filter`]. [`Options`] lists all filters of the program. Other programs can implement [`Filter`] for
+//! their own types and use them with [`apply`].
 //!
 //! ```
 //! use niimpi::filter::gaussian::Gaussian;
@@ -74,7 +74,7 @@ mod slabs;
 pub(crate) mod smooth;
 mod window;
 
-/// What `slabs` synchronises with; a test replaces it by a model of all interleavings.
+/// The synchronisation of `slabs`. A test replaces it by a model that explores interleavings.
 mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 }
@@ -93,7 +93,7 @@ use std::sync::Arc;
 
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
-/// Why a filter cannot be applied. The texts are for users and say what to do.
+/// The reason why a filter cannot be applied. The messages are for users and contain a remedy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FilterError {
     /// A parameter is outside its range.
@@ -101,10 +101,10 @@ pub enum FilterError {
     Parameter {
         /// The parameter's name.
         name: &'static str,
-        /// What is wrong and what to do.
+        /// The problem and the remedy.
         cause: String,
     },
-    /// A FWHM in mm cannot be turned into voxels.
+    /// A FWHM in mm cannot be converted to voxels.
     #[error(
         "the header gives a voxel size of {size_mm} mm along {axis}, so a FWHM in mm cannot be converted to \
          voxels: \
@@ -113,7 +113,7 @@ pub enum FilterError {
     VoxelSize {
         /// x, y or z.
         axis: &'static str,
-        /// What the header says.
+        /// The voxel size in the header.
         size_mm: f64,
     },
     /// The kernel is too long to be computed.
@@ -143,22 +143,22 @@ pub enum FilterError {
     Work {
         /// Voxels × taps.
         products: f64,
-        /// Most that are done.
+        /// The largest allowed number.
         limit: f64,
     },
     /// There is not enough memory.
     #[error("{} MiB of memory are not available", bytes.div_ceil(1 << 20))]
     Memory {
-        /// What was asked for.
+        /// The requested bytes.
         bytes: u64,
     },
     /// The run was stopped before the image was finished.
     #[error("stopped before the image was finished")]
     Stopped,
-    /// A volume that contradicts itself: a fault of the program, not of the image.
+    /// A volume whose size does not match its shape. This is a bug in the program, not a fault of the image.
     #[error("a volume of {voxels} voxels of {datatype} came with {bytes} bytes")]
     Length {
-        /// Voxels by the shape.
+        /// Number of voxels from the shape.
         voxels: usize,
         /// Their type.
         datatype: Datatype,
@@ -167,8 +167,7 @@ pub enum FilterError {
     },
 }
 
-/// Memory that [`apply`] reuses from image to image: it grows to the largest image once and is then never
-/// allocated again.
+/// Memory that [`apply`] reuses from image to image. It grows to the size for the largest image.
 #[derive(Default)]
 pub struct Scratch {
     pub(crate) thread: ThreadScratch,
@@ -179,12 +178,11 @@ pub struct Scratch {
 /// Applies `filter` to `volume` in place and returns how many of its voxels were NaN or infinite. Afterwards
 /// `volume.datatype` is the output type, `volume.scaling` is `None` and `volume.voxels` holds the result.
 ///
-/// The spatial axes that the image has (up to three) are filtered; each volume of an image of more dimensions
-/// by itself. The result has the same bits on every processor, but for the sign of a NaN that infinities
-/// make.
+/// Filters the spatial axes (up to three) of each 3-D volume separately. The result has the same bits on
+/// every processor, except the sign of a NaN that results from infinities.
 ///
 /// # Errors
-/// [`FilterError`] for options that do not fit this image, and without memory.
+/// [`FilterError`] if the options do not fit this image, or without memory.
 pub fn apply(
     filter: &dyn Filter,
     shared: &SharedOptions,
@@ -225,7 +223,7 @@ fn apply_inside(
     let mut progress = Progress::new(run.parts());
     progress.has_read(usize::MAX);
     while let Some(task) = progress.next(run.parts()) {
-        // SAFETY: the volume stays as it is, and `progress` has started the part.
+        // SAFETY: the volume does not change, and `progress` has started the part.
         unsafe { run.compute(task, None, &mut scratch.thread)? };
         progress.finish(task);
     }
@@ -233,11 +231,11 @@ fn apply_inside(
     Ok(found)
 }
 
-/// Prepares a filter for a volume that was read: counts its non-finite voxels and replaces them where the
-/// options say so.
+/// Prepares a filter for a volume that was read. Counts its non-finite voxels, and replaces them if the
+/// options require it.
 ///
 /// # Errors
-/// [`FilterError`] for options that do not fit this image, and without memory.
+/// [`FilterError`] if the options do not fit this image, or without memory.
 pub(crate) fn prepare(
     filter: &dyn Filter,
     shared: &SharedOptions,
@@ -271,7 +269,7 @@ pub(crate) fn prepare(
     };
     let mut shared = *shared;
     if found > 0 && shared.nan == nonfinite::NonFinite::Zero {
-        // What is wrong with the options is found before the voxels are changed.
+        // Invalid options are found before the voxels are changed.
         let image = ImageInfo {
             mask_voxels,
             ..ImageInfo::of(volume)

@@ -5,7 +5,7 @@ use super::kernels::convert::{Voxel, with_voxel_type};
 use super::mask::Outside;
 
 impl Slab<'_> {
-    /// The plane that the stage reads from this source, by number.
+    /// The number of this source among the planes that the stage reads.
     fn number_of(&self, source: Source) -> Option<usize> {
         self.reads.iter().position(|&(read, _)| read == source)
     }
@@ -22,14 +22,14 @@ impl Slab<'_> {
         Some(unsafe { from.as_slice::<u8>(self.shape[0] * self.shape[1]) })
     }
 
-    /// Writes to the first target what stands outside of the mask, for `len` voxels from the `first` of the
-    /// 3-D volume on. The stage reads the mask, and the input where that is kept.
+    /// Writes the values outside the mask to the first target, for `len` voxels from index `first` of the 3-D
+    /// volume. The stage must read the mask, and the input if its voxels are kept.
     ///
     /// # Panics
-    /// When the stage does not read them.
+    /// If the stage does not read them.
     pub(super) fn put_outside(&mut self, outside: Outside, first: usize, len: usize) {
         let mask = self.number_of(Source::Mask).expect("the stage reads the mask");
-        // Where nothing is kept, the values do not matter.
+        // If nothing is kept, the values do not matter.
         let input = self.number_of(Source::Input).unwrap_or(mask);
         assert!(
             outside != Outside::Keep || input != mask,
@@ -38,8 +38,8 @@ impl Slab<'_> {
         let [mask, input] = [mask, input].map(|number| self.sources[number].offset(first));
         let target = self.targets[0].offset(first);
         with_voxel_type!(input.datatype, S => with_voxel_type!(target.datatype, T => {
-            // SAFETY: all areas hold the voxels, the target is apart from the others, and these voxels of it
-            // are this slab's alone.
+            // SAFETY: all areas contain the voxels, the target does not overlap the others, and no other
+            // thread uses these voxels of it.
             let (mask, input, to) = unsafe {
                 (mask.as_slice::<u8>(len), input.as_slice::<S>(len), target.as_mut_slice::<T>(len))
             };
@@ -51,11 +51,11 @@ impl Slab<'_> {
         }));
     }
 
-    /// Writes NaN to the first target where the input is NaN or infinite (0 to integers), for `len` voxels
-    /// from the `first` of the 3-D volume on. The stage reads the input.
+    /// Writes NaN (0 for integers) to the first target where the input is NaN or infinite, for `len` voxels
+    /// from index `first` of the 3-D volume. The stage must read the input.
     ///
     /// # Panics
-    /// When the stage does not read it.
+    /// If the stage does not read it.
     pub(super) fn put_nan(&mut self, first: usize, len: usize) {
         let input = self.number_of(Source::Input).expect("the stage reads the input");
         let (input, target) = (self.sources[input].offset(first), self.targets[0].offset(first));

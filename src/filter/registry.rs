@@ -13,8 +13,8 @@ use super::mask::Outside;
 use super::median::Median;
 use super::nlm::Nlm;
 
-/// Declares [`Options`] with a variant for each filter, named after the type of its options, and the words
-/// that begin its command line.
+/// Declares [`Options`] with a variant for each filter, named after its option type, and the command-line
+/// arguments that select it.
 macro_rules! filters {
     ($($(#[$attribute:meta])* $filter:ident: $command:expr),* $(,)?) => {
         /// The options of a filter: which one, and its parameters.
@@ -52,7 +52,7 @@ macro_rules! filters {
                 }
             }
 
-            /// The subcommand of this filter, and the options that choose it there.
+            /// The subcommand of this filter, and the options that select it there.
             pub(crate) fn command(&self) -> &'static [&'static str] {
                 match self {
                     $($(#[$attribute])* Options::$filter(_) => &$command,)*
@@ -88,7 +88,7 @@ impl Options {
         }
     }
 
-    /// All options as JSON. Two sets of options are equal exactly if these are.
+    /// All options as JSON. Two sets of options are equal if and only if their JSON is.
     pub(crate) fn as_json(&self) -> serde_json::Map<String, serde_json::Value> {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(options)) => options,

@@ -2,7 +2,7 @@
 //!
 //! The sum of a voxel adds the centres around it in ascending order: x fastest, then y, then z. Each slab
 //! computes its own centres only. Two neighbouring slabs share slices: the lower slab stores partial sums for
-//! them, and the upper slab stores each of its estimates. The next stage adds these in order.
+//! them, and the upper slab stores each of its estimates. The next stage adds them in order.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ pub(super) fn run(
     leave(frame, slab, sums, kept)
 }
 
-/// How many numbers a slab of so many slices needs of each kind, in the order of [`run`].
+/// Lengths of the buffers for a slab of `slices` slices, in the order of [`run`].
 fn lengths(frame: &Frame, slices: usize) -> [usize; 12] {
     let planes = (slices + 2 * frame.slices_around()) * frame.plane;
     let vectors = MAX_LANES * frame.candidates.len();
@@ -107,7 +107,7 @@ fn lengths(frame: &Frame, slices: usize) -> [usize; 12] {
     ]
 }
 
-/// Fills the frames of a slab's slices and those around them.
+/// Fills the frames for the slices of a slab and for those around it.
 fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room: &mut [f32]) {
     let [nx, ny, nz] = frame.shape;
     let own = frame.sampling.slices(&slab.slices());
@@ -115,7 +115,7 @@ fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room:
     let (moments, rest) = room.split_at_mut(2 * frame.pitch);
     let (plain, intensities) = rest.split_at_mut(nx * ny);
     let (means, variances) = moments.split_at_mut(frame.pitch);
-    // The slice of the image that stands first among the frames, which may lie below the image.
+    // The slice of the first frame, which can be below the image.
     let first = own.start as isize - around as isize;
     let mut statistics = Statistics::new(frame, first.max(0).unsigned_abs(), intensities);
     let count = own.len() + 2 * around;
@@ -137,7 +137,7 @@ fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room:
             );
         }
     }
-    // Of the slices that patches reach last, no energy is needed.
+    // The outermost slices that patches reach need no energy.
     for slice in frame.patch[2]..count - frame.patch[2] {
         if let Some(z) = slice.checked_add_signed(first).filter(|&z| z < nz) {
             energies_of(frame, frames, isa, slice, z);
@@ -145,7 +145,7 @@ fn fill(frame: &Frame, slab: &Slab<'_>, isa: Isa, frames: &mut Frames<'_>, room:
     }
 }
 
-/// Sums the estimates of a slab's centres; those that the slab below has to add first are kept.
+/// Sums the estimates of a slab's centres. Estimates that come after sums of the slab below are kept.
 fn sum(
     frame: &Frame,
     slab: &mut Slab<'_>,
@@ -225,7 +225,7 @@ fn targets(frame: &Frame, number: usize, sums: &mut [f32], kept: &mut [f32]) -> 
         .collect()
 }
 
-/// How many slices of patches are kept of the centre slices before `number`.
+/// Number of patch slices that are kept for the centre slices before `number`.
 fn kept_before(patch: usize, number: usize) -> usize {
     (0..number).map(|before| 2 * patch - before).sum()
 }
@@ -259,7 +259,7 @@ pub(super) fn complete(frame: &Frame, sums: &mut [f32], kept: &[f32], slice: usi
     let [width, height] = [2 * frame.patch[0] + 1, 2 * frame.patch[1] + 1];
     let planes_of_slice = height * width;
     let [nx, ny, _] = frame.shape;
-    // Centres in ascending order: a centre is as far below as its estimate is above.
+    // In ascending order of centres: an estimate that lies above its centre comes from a centre below.
     for number in 0..=slice.min(2 * patch - 1) {
         let dz = slice - number;
         let first = (kept_before(patch, number) + dz) * planes_of_slice;
@@ -280,11 +280,11 @@ pub(super) fn complete(frame: &Frame, sums: &mut [f32], kept: &[f32], slice: usi
 
 fn store_row(frame: &Frame, slab: &mut Slab<'_>, target: usize, [y, z]: [usize; 2], from: &[f32]) {
     let to = slab.targets[target].offset(frame.sampling.place(z) + y * frame.shape[0]);
-    // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+    // SAFETY: the volume has this row, and no other thread uses the slab's own voxels.
     unsafe { to.as_mut_slice::<f32>(from.len()) }.copy_from_slice(from);
 }
 
-/// Computes the energies of a slice: mean squares of the details over the patch, as far as it is inside.
+/// Computes the energies of a slice: mean squares of the details over the part of the patch inside the image.
 fn energies_of(frame: &Frame, frames: &mut Frames<'_>, isa: Isa, slice: usize, z: usize) {
     let [nx, ny, _] = frame.shape;
     let in_row: Vec<f32> = (0..nx.next_multiple_of(MAX_LANES))
@@ -312,9 +312,9 @@ struct Energies<'a> {
     energies: &'a mut [f32],
     /// The row's place in the frames.
     row: usize,
-    /// How many voxels of a row of the patch are inside the image, in whole vectors.
+    /// Number of voxels of a patch row inside the image, in whole vectors.
     in_row: &'a [f32],
-    /// How many rows of it are.
+    /// Number of patch rows inside the image.
     rows: f32,
 }
 

@@ -1,21 +1,21 @@
-//! Frame: lengths and places that are the same for all slabs of an image.
+//! Frame: lengths and positions that are the same for all slabs of an image.
 //!
-//! Slices are kept as frames: rows with margins of zeros, so that vectors may reach beyond the edges. The
-//! planes of a kind follow each other, and a place in another slice is a fixed distance away.
+//! Slices are stored as frames: rows with margins of zeros, so that vectors can reach beyond the edges. The
+//! planes of a kind follow each other, so the same position in the next slice is a fixed distance away.
 
 use super::super::kernels::singles::MAX_LANES;
 use super::sampling::Sampling;
 
-/// A place to search for a similar patch.
+/// A position of a possibly similar patch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
-    /// Distance from the middle of the search area along x, y and z.
+    /// Distance from the centre of the search area along x, y and z.
     pub(super) from_middle: [isize; 3],
-    /// The same in numbers of a frame.
+    /// The same distance in a frame.
     pub(super) offset: isize,
 }
 
-/// Lengths and places for one image.
+/// Lengths and positions for one image.
 pub(super) struct Frame {
     /// Which voxels of the image it is made of.
     pub(super) sampling: Sampling,
@@ -24,7 +24,7 @@ pub(super) struct Frame {
     pub(super) patch: [usize; 3],
     /// Radius of the search area.
     pub(super) search: [usize; 3],
-    /// Radius of the box that mean and variance are taken over.
+    /// Radius of the box for mean and variance.
     pub(super) statistics: [usize; 3],
     /// Margins on the left and right, and above and below.
     pub(super) margin: [usize; 2],
@@ -32,9 +32,9 @@ pub(super) struct Frame {
     pub(super) pitch: usize,
     /// Numbers of a slice with its margins.
     pub(super) plane: usize,
-    /// In the order of the sums: x fastest. Without the middle.
+    /// In summation order, x fastest, without the centre.
     pub(super) candidates: Vec<Candidate>,
-    /// The rows of a patch, as distances along y and z, in the order of the sums.
+    /// The rows of a patch as distances along y and z, in summation order.
     pub(super) patch_rows: Vec<[isize; 2]>,
 }
 
@@ -78,12 +78,12 @@ impl Frame {
         }
     }
 
-    /// The place of a row's first voxel in a slice.
+    /// The position of a row's first voxel in a slice.
     pub(super) fn row(&self, y: usize) -> usize {
         (y + self.margin[1]) * self.pitch + self.margin[0]
     }
 
-    /// How far along z the patches of a slice's candidates reach.
+    /// Reach along z of the patches of a slice's candidates.
     pub(super) fn slices_around(&self) -> usize {
         self.patch[2] + self.search[2]
     }
@@ -99,16 +99,16 @@ impl Frame {
         (at + radius).min(len - 1) - at.saturating_sub(radius) + 1
     }
 
-    /// Planes of estimates that a slab leaves for the slices that it shares with the one below.
+    /// Number of planes of estimates that a slab stores for the slices that it shares with the slab below.
     pub(super) fn seam_planes(&self) -> usize {
         let [_, _, radius] = self.patch;
         radius * (2 * radius + 1) * (2 * self.patch[1] + 1) * (2 * self.patch[0] + 1)
     }
 
-    /// Bytes for estimates from so many slices, with those left for neighbours.
+    /// Bytes for the estimates from this many slices, including those stored for neighbours.
     pub(super) fn scratch_bytes(&self, slices: u64) -> u64 {
         let around = slices.saturating_add(2 * self.slices_around() as u64);
-        // Five kinds of planes and the sums; three slices of intensities; what two slabs leave.
+        // Five kinds of planes, the sums, three slices of intensities, and the notes of two slabs.
         let planes = around
             .saturating_mul(6)
             .saturating_add(4 + 2 * self.seam_planes() as u64);
@@ -119,7 +119,7 @@ impl Frame {
             .saturating_add(lists as u64)
     }
 
-    /// Bytes that it holds.
+    /// Bytes in use.
     pub(super) fn held_bytes(&self) -> u64 {
         let candidates = self.candidates.capacity() * size_of::<Candidate>();
         (candidates + self.patch_rows.capacity() * size_of::<[isize; 2]>()) as u64

@@ -57,7 +57,7 @@ const S_PER_VOXEL: f64 = 4e-8;
 const S_PER_CANDIDATE: f64 = 1e-9;
 const S_PER_CANDIDATE_VOXEL: f64 = 1.2e-10;
 
-/// What the noise of an image is like.
+/// The noise model of an image.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NoiseModel {
@@ -71,10 +71,10 @@ pub enum NoiseModel {
 /// Adaptive non-local means (Manjón et al., J. Magn. Reson. Imaging 31 (2010) 192–203) with the bits of
 /// `ants.denoise_image` of ANTsPy 0.6.3 on one thread.
 ///
-/// Each patch becomes a mean of similar patches around it. How similar is decided by the smallest local
-/// variance in the search area, so the strength adapts to the noise. All is computed in single precision; the
-/// result is `float32` unless the output type says otherwise, whole numbers being rounded once. The spatial
-/// axes are filtered, each 3-D volume by itself. Beyond the edge of the image nothing counts. NaN, infinity
+/// Each patch becomes a weighted mean of similar patches around it. The smallest local variance in the search
+/// area determines how similar they must be, so the strength adapts to the noise. Everything is computed in
+/// single precision. The result is `float32` unless another output type is given; integers are rounded once.
+/// Each 3-D volume is filtered separately. Voxels beyond the edge of the image do not count. NaN, infinity
 /// and intensities beyond 10¹⁷ are refused.
 ///
 /// With a mask only patches around voxels inside become means, and only there the bias of Rician noise is
@@ -94,11 +94,11 @@ pub enum NoiseModel {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Anlm {
-    /// What the noise is like.
+    /// The noise model.
     pub noise_model: NoiseModel,
-    /// Voxels from the middle of a patch to its faces.
+    /// Voxels from the centre of a patch to its faces.
     pub patch_radius: PerAxis<usize>,
-    /// Voxels from the middle of the search area to its faces.
+    /// Voxels from the centre of the search area to its faces.
     pub search_radius: PerAxis<usize>,
     /// The noise is found in every so many-th voxel along each axis, and interpolated between them. Other
     /// than 1 it needs an image whose axes are parallel to those of space, and no mask.
@@ -119,7 +119,7 @@ impl Default for Anlm {
     }
 }
 
-/// What is wrong with a radius, and what to do.
+/// A message about an invalid radius, with a remedy.
 pub(super) fn radius_fault(radius: PerAxis<usize>, limit: usize) -> Option<String> {
     let fault = format!("give whole numbers from 1 to {limit}");
     (!radius.xyz().iter().all(|radius| (1..=limit).contains(radius))).then_some(fault)
@@ -283,7 +283,7 @@ fn stages(frame: &Frame, bias: Option<&Bias>, resampling: &Resampling, last: Dat
         stage(vec![(Source::Input, Reach::SLICE)], Vec::new()),
         stage(
             vec![
-                // A slab is thick enough not to share a slice's sums with more than one neighbour.
+                // Slabs are so thick that a slice's sums are shared by at most two slabs.
                 (Source::Input, reach(around.max(2 * patch))),
                 (survey, Reach::SLICE),
             ],

@@ -1,7 +1,7 @@
 //! Patches: the vectorised loop over a row of centres: candidates, distances, weights, weighted patches.
 //!
-//! Lanes are neighbouring centres, so no voxel's own sum is reordered. A candidate whose lanes are all
-//! rejected is left out; a rejected lane beside accepted ones has the weight 0, and adding 0 changes no sum.
+//! Lanes are neighbouring centres, so the sum of a voxel is not reordered. A candidate that all lanes reject
+//! is left out. If only some lanes reject it, their weight is 0, and adding 0 does not change a sum.
 
 #![expect(
     clippy::needless_range_loop,
@@ -13,23 +13,23 @@ use super::frame::Frame;
 use super::similar::{Tests, UNSURE};
 use super::statistics::Frames;
 
-/// Most rows of a patch that are summed at once.
+/// Largest number of patch rows that are summed at once.
 pub(super) const MAX_ROWS: usize = 3;
 
 /// Candidates whose distances are summed side by side, to hide the latency of an addition.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Weights end where a distance is beyond so many of the smallest energy.
+/// The weight is 0 if the distance exceeds this multiple of the smallest energy.
 const DISTANCES: f32 = 3.0;
 
-/// Up to this a number counts as 0: a tenth of single precision's epsilon, rounded down.
+/// Numbers up to this count as 0: a tenth of single precision's epsilon, rounded down.
 const TINY: f32 = f32::from_bits(0x324C_CCCC);
 
 /// Memory of a thread for one block of centres.
 pub(super) struct Lists<'a> {
-    /// A vector for each candidate: where it is accepted, then sums or distances, then weights.
+    /// A vector for each candidate: first its accepted lanes, then sums or distances, then weights.
     pub(super) vectors: &'a mut [f32],
-    /// Twice room for the lanes of all vectors and a vector more.
+    /// Room for twice the lanes of all vectors plus one vector.
     pub(super) dense: &'a mut [f32],
     /// Which candidates these are.
     pub(super) candidates: &'a mut [u32],
@@ -55,12 +55,12 @@ impl Lists<'_> {
     }
 }
 
-/// Where the estimates of a slice's patches go, for each distance along z.
+/// The target of a slice's estimates, for each distance along z.
 #[derive(Clone, Copy)]
 pub(super) enum Target {
     /// They are added to a frame of sums.
     Sums(*mut f32),
-    /// They are kept, the frames of a patch slice one after the other.
+    /// They are kept, in consecutive frames of a patch slice.
     Kept(*mut f32),
 }
 
@@ -74,7 +74,8 @@ pub(super) struct CentreRow<'a> {
     pub(super) largest: f32,
     /// One for each distance along z, lowest first.
     pub(super) targets: &'a [Target],
-    /// For each centre of the row the smallest energy, 0 without a candidate, −1 where it takes no part.
+    /// For each centre of the row, the smallest energy; 0 without a candidate, −1 if the centre takes no
+    /// part.
     pub(super) smallest: Option<&'a mut [f32]>,
     pub(super) lists: Lists<'a>,
 }
@@ -183,8 +184,7 @@ impl CentreRow<'_> {
         first >= reach && last + reach < self.frame.shape[axis]
     }
 
-    /// Lists the candidates that are accepted somewhere, with the lanes where they are, and finds the
-    /// smallest energy.
+    /// Lists the candidates that at least one lane accepts, with these lanes, and finds the smallest energy.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -257,7 +257,7 @@ impl CentreRow<'_> {
                 .add(self.frame.margin[0] + block.x)
                 .offset(-radius);
             let count = V::splat(self.frame.patch_voxels() as f32);
-            // A little more than the limit, so that rounding loses nobody.
+            // Slightly above the limit, so that no candidate is lost by rounding.
             let cap = V::splat(DISTANCES)
                 .mul(block.smallest)
                 .mul(count)
@@ -308,8 +308,8 @@ impl CentreRow<'_> {
         near
     }
 
-    /// Sets the sum of a candidate where it is accepted and at most `cap`, −1 elsewhere, and moves it to
-    /// another place of the list; returns 0 if it is nowhere, else 1.
+    /// Sets the sum of a candidate in lanes that accept it and where it is at most `cap`, −1 elsewhere, and
+    /// moves it to another position in the list. Returns 0 if no lane is left, else 1.
     ///
     /// # Safety
     /// The processor has `V`'s instructions, and the list has the candidate, which does not move up.
@@ -335,8 +335,8 @@ impl CentreRow<'_> {
         1
     }
 
-    /// The same with distances for a row at the border, where only what both patches have inside the image
-    /// counts.
+    /// The same with distances for a row at the border, where only voxels count that are inside the image in
+    /// both patches.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -447,8 +447,8 @@ impl CentreRow<'_> {
     /// Sums some rows of the weighted patches.
     ///
     /// # Safety
-    /// The processor has `V`'s instructions. Where there are fewer than `ROWS` rows from `first` on, there is
-    /// room for sums that nobody reads.
+    /// The processor has `V`'s instructions. If there are fewer than `ROWS` rows from `first` on, there is
+    /// room for the unused sums.
     #[inline(always)]
     unsafe fn sum_patches<V: Singles<LANES>, const LANES: usize, const WIDTH: usize, const ROWS: usize>(
         &mut self,
@@ -489,7 +489,7 @@ impl CentreRow<'_> {
         }
     }
 
-    /// Adds the centres' own patches and hands the estimates on.
+    /// Adds the centres' own patches and stores the estimates.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -512,7 +512,7 @@ impl CentreRow<'_> {
         }
     }
 
-    /// Uses the values themselves as estimates: no centre of the block takes part.
+    /// Uses the values themselves as estimates, because no centre of the block takes part.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -530,8 +530,8 @@ impl CentreRow<'_> {
         unsafe { self.hand_on::<V, LANES, WIDTH>(block, |_, value| value) }
     }
 
-    /// Hands estimates on, last voxel of a patch first: each voxel then gets those of its centres in their
-    /// order. `estimate` has the number of the patch's voxel and its own value.
+    /// Stores estimates, last voxel of a patch first. Each voxel then gets those of its centres in order.
+    /// `estimate` gets the number of the patch's voxel and its own value.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.

@@ -1,8 +1,8 @@
 //! Resample: the noise interpolated at all voxels of the image, and the image without it.
 //!
-//! The reference resamples the noise to the grid of the image even where it has that grid already. Points in
-//! space are rounded to single precision on the way, so unless voxel size and origin are round numbers each
-//! voxel takes a millionth part or so from its neighbours.
+//! The reference resamples the noise to the grid of the image although it already has that grid. Points in
+//! space are rounded to single precision in between. Unless voxel size and origin are round numbers, each
+//! voxel therefore gets about a millionth of its value from its neighbours.
 
 use super::super::FilterError;
 use super::super::interface::{Slab, ThreadScratch};
@@ -26,12 +26,12 @@ pub(super) struct Resampling {
     origin_of_samples: [f64; 3],
 }
 
-/// Where a value is interpolated along an axis.
+/// The position of an interpolated value along an axis.
 #[derive(Clone, Copy)]
 struct Between {
     low: usize,
     high: usize,
-    /// From the low one to the high one.
+    /// Distance from the lower to the upper voxel.
     part: f64,
 }
 
@@ -55,7 +55,7 @@ impl Resampling {
         }
     }
 
-    /// How many slices away a value may be taken from.
+    /// Largest distance in slices from which a value is taken.
     pub(super) fn reach(&self) -> usize {
         // Half a unit in the last place of single precision.
         const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
@@ -83,7 +83,7 @@ impl Resampling {
         let [nx, ny, _] = self.shape;
         let readable = slab.readable(0);
         let area = nx * ny;
-        // SAFETY: these slices may be read, and nobody writes them meanwhile.
+        // SAFETY: these slices may be read, and no thread writes them at the same time.
         let noise = unsafe {
             slab.sources[0]
                 .offset(readable.start * area)
@@ -104,7 +104,7 @@ impl Resampling {
                 }
                 let to = slab.targets[0].offset(z * area + y * nx);
                 with_voxel_type!(to.datatype, T => {
-                    // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+                    // SAFETY: the volume has this row, and no other thread uses the slab's own voxels.
                     let voxels = unsafe { to.as_mut_slice::<T>(nx) };
                     for (voxel, &value) in voxels.iter_mut().zip(&*row) {
                         *voxel = T::nearest(f64::from(value));
@@ -124,7 +124,7 @@ impl Resampling {
         let Some(to) = slab.targets.get(1) else {
             return;
         };
-        // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+        // SAFETY: the volume has this row, and no other thread uses the slab's own voxels.
         let to = unsafe { to.offset((z * ny + y) * nx).as_mut_slice::<f32>(nx) };
         to.copy_from_slice(row);
         if let Some(mask) = slab.inside(z).filter(|_| inside) {
@@ -168,7 +168,7 @@ impl Resampling {
         }
     }
 
-    /// Between which voxels an index lies; `None` outside of the image.
+    /// The voxels around an index; `None` outside the image.
     #[inline]
     fn between(&self, axis: usize, index: f32) -> Option<Between> {
         let len = self.sampling.shape[axis];

@@ -1,5 +1,5 @@
-//! Rician: sums become means, the bias of Rician noise is removed, and what is left of the image is the
-//! noise.
+//! Rician: computes means from sums, removes the bias of Rician noise, and subtracts the result from the
+//! image to get the noise.
 //!
 //! The bias of a voxel follows from the energies around it, smoothed by a discrete Gaussian (T. Lindeberg,
 //! IEEE Trans. Pattern Anal. Mach. Intell. 12 (1990) 234–254), and its signal-to-noise ratio (C. G. Koay and
@@ -22,19 +22,19 @@ use crate::volume::Grid;
 /// Variance of the smoothing of energies, in mm².
 const VARIANCE_MM2: f64 = 2.0;
 
-/// The part of the Gaussian that its kernel may leave out, and the kernel's largest width.
+/// The fraction of the Gaussian that the kernel may leave out, and the largest width of the kernel.
 const KERNEL_ERROR: f64 = 0.01;
 const KERNEL_WIDTH: usize = 32;
 
-/// From this squared signal-to-noise ratio on the reference's correction is NaN, which it takes for no bias.
+/// From this squared signal-to-noise ratio on, the reference's correction is NaN, which it treats as no bias.
 const NO_BIAS_FROM: f32 = 208.0;
 
 /// Room beyond a plane for the last vector.
 const BEYOND: usize = 16;
 
-/// How energies are smoothed.
+/// The smoothing of energies.
 pub(super) struct Bias {
-    /// Weights from one end to the other, along x, y and z; `[1]` along an axis that the image lacks.
+    /// Weights from one end to the other along x, y and z; `[1]` along missing axes.
     kernels: [Vec<f64>; 3],
 }
 
@@ -52,12 +52,12 @@ impl Bias {
         }
     }
 
-    /// How far the smoothing reaches along an axis.
+    /// Reach of the smoothing along an axis.
     pub(super) fn radius(&self, axis: usize) -> usize {
         self.kernels[axis].len() / 2
     }
 
-    /// Slices to hold for a slab that has so many with those around it.
+    /// Number of slices to keep for a slab with this many slices, including those around it.
     pub(super) fn planes(&self, slices: u64) -> u64 {
         slices.saturating_add(4)
     }
@@ -122,7 +122,7 @@ pub(super) fn run(
         for y in 0..ny {
             statistics.row(isa, y, z, means, variances);
             let at = frame.sampling.place(z) + y * nx;
-            // SAFETY: the volume has this row, and a slab's own voxels are nobody else's.
+            // SAFETY: the volume has this row, and no other thread uses the slab's own voxels.
             let noise = unsafe { slab.targets[0].offset(at).as_mut_slice::<f32>(nx) };
             let sums = &sums[frame.row(y)..][..nx];
             let rows = frame.inside(1, y) * frame.inside(2, z);
@@ -148,7 +148,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// What the slabs around have left for this one.
+/// The notes of neighbouring slabs for this one.
 struct Seams {
     /// Frames of sums for the first slices.
     partial: Arc<Vec<f32>>,
@@ -177,7 +177,7 @@ impl Seams {
             return;
         }
         let from = slab.sources[1].offset(frame.sampling.place(z));
-        // SAFETY: the volume has this slice, and nobody writes what a slab may read.
+        // SAFETY: the volume has this slice, and no thread writes voxels that a slab may read.
         let sums = unsafe { from.as_slice::<f32>(nx * ny) };
         for (y, sums) in sums.chunks_exact(nx).enumerate() {
             to[frame.row(y)..][..nx].copy_from_slice(sums);
@@ -189,8 +189,8 @@ impl Seams {
     }
 }
 
-/// The energy that is written last to each voxel of a slice, when every centre that takes part writes its
-/// smallest energy to its whole patch, in ascending order. 0 where none does.
+/// The energy that is written last to each voxel of a slice. In ascending order, every centre that takes part
+/// writes its smallest energy to its whole patch. 0 if no centre writes.
 fn last_energies(frame: &Frame, slab: &Slab<'_>, z: usize, room: &mut [f32], to: &mut [f32]) {
     let [nx, ny, nz] = frame.shape;
     to.fill(0.0);
@@ -198,7 +198,7 @@ fn last_energies(frame: &Frame, slab: &Slab<'_>, z: usize, room: &mut [f32], to:
     for slice in z.saturating_sub(patch)..(z + patch + 1).min(nz) {
         room.fill(-1.0);
         let from = slab.sources[2].offset(frame.sampling.place(slice));
-        // SAFETY: the volume has this slice, and nobody writes what a slab may read.
+        // SAFETY: the volume has this slice, and no thread writes voxels that a slab may read.
         let energies = unsafe { from.as_slice::<f32>(nx * ny) };
         for (y, energies) in energies.chunks_exact(nx).enumerate() {
             room[frame.row(y)..][..nx].copy_from_slice(energies);
@@ -290,7 +290,7 @@ impl Job for Weighted<'_> {
         let whole = self.len.next_multiple_of(LANES);
         assert!(self.rows.iter().all(|row| row.len() >= whole) && self.to.len() >= whole);
         for x in (0..self.len).step_by(LANES) {
-            // SAFETY: rows are whole vectors long, as was asserted.
+            // SAFETY: rows are whole vectors long, as asserted above.
             unsafe {
                 let mut sum = V::splat(0.0);
                 for (&weight, row) in self.kernel.iter().zip(&self.rows) {
@@ -302,7 +302,7 @@ impl Job for Weighted<'_> {
     }
 }
 
-/// The bias of the squared intensity; `smoothed` is the energy there, `raw` what it was before.
+/// The bias of the squared intensity. `smoothed` is the smoothed energy, `raw` the original energy.
 fn bias_of(mean: f32, smoothed: f32, raw: f32) -> f32 {
     if smoothed > 0.0 {
         let ratio = mean / smoothed.sqrt();

@@ -1,8 +1,8 @@
-//! Similar: which candidates resemble a centre by their means and variances.
+//! Similar: selects candidates whose mean and variance resemble those of a centre.
 
 use super::super::kernels::singles::Singles;
 
-/// Bounds of the ratio of two means, and of two inverted ones.
+/// Bounds of the ratio of two means, and of two inverted means.
 const MEAN_RATIO: f32 = 0.95;
 const MEAN_RATIO_INVERSE: f32 = 1.0 / MEAN_RATIO;
 
@@ -10,18 +10,18 @@ const MEAN_RATIO_INVERSE: f32 = 1.0 / MEAN_RATIO;
 const VARIANCE_RATIO: f32 = 0.5;
 const VARIANCE_RATIO_INVERSE: f32 = 1.0 / VARIANCE_RATIO;
 
-/// How far from its bounds a ratio may be judged without a division, as a part of the interval's half: many
-/// times what rounding can move it.
+/// Distance from the bounds beyond which a ratio is decided without a division, as a fraction of half the
+/// interval. It is many times the rounding error.
 pub(super) const UNSURE: f32 = 1.0 / 65536.0;
 
-/// What the tests of a block's candidates need: thresholds of the centres.
+/// The thresholds of the centres, for the tests of a block's candidates.
 pub(super) struct Tests<V> {
     mean: V,
     variance: V,
-    /// Largest intensity, and that less the mean.
+    /// The largest intensity, and its difference to the mean.
     largest: V,
     inverted: V,
-    /// Middles of the accepted intervals, and the inverses of their halves.
+    /// Centres of the accepted intervals, and the inverses of their half widths.
     mean_interval: (V, V),
     inverted_interval: (V, V),
     variance_interval: (V, V),
@@ -44,7 +44,7 @@ impl<V> Tests<V> {
                 let centre = middle.mul(V::splat((low + high) / 2.0));
                 (centre, one.div(middle.mul(V::splat((high - low) / 2.0))))
             };
-            // Without an inverted mean there is no ratio: an interval that no number is in.
+            // Without an inverted mean there is no ratio, so the interval contains no number.
             let (centre, half) = interval(inverted, MEAN_RATIO, MEAN_RATIO_INVERSE);
             let any = zero.lt(inverted);
             Tests {
@@ -62,7 +62,7 @@ impl<V> Tests<V> {
         }
     }
 
-    /// Which lanes accept a candidate with this mean and variance.
+    /// The lanes that accept a candidate with this mean and variance.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -78,7 +78,7 @@ impl<V> Tests<V> {
     {
         // SAFETY: the caller's.
         unsafe {
-            // Distance to an interval's middle, 1 at its ends.
+            // Distance to the centre of an interval, 1 at its ends.
             let distance = |value: V, (middle, half): (V, V)| value.sub(middle).mul(half).abs();
             let by_mean = distance(mean, self.mean_interval);
             let by_inverted = distance(self.largest.sub(mean), self.inverted_interval);
@@ -93,7 +93,7 @@ impl<V> Tests<V> {
         }
     }
 
-    /// The tests as the reference has them.
+    /// The tests as in the reference.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.

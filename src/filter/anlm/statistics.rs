@@ -1,47 +1,47 @@
-//! Statistics: mean and variance around each voxel, and what else the patches are compared by.
+//! Statistics: mean and variance around each voxel, and the other values by which patches are compared.
 
 use super::super::interface::Slab;
 use super::super::kernels::simd::{Isa, Job, Vector};
 use super::frame::Frame;
 
-/// What mean and variance have to exceed for a voxel to take part: 1e-5.
+/// A voxel takes part only if its mean and variance exceed this: 1e-5.
 const LEAST: f32 = 1e-5;
 
 /// Lanes of the widest vector of doubles.
 const MAX_DOUBLES: usize = 8;
 
-/// The frames of some slices that patches are compared by, one kind after the other. Margins are 0.
+/// The frames of some slices for the comparison of patches, one kind after the other. Margins are 0.
 pub(super) struct Frames<'a> {
-    /// What the weights apply to: intensities, or their squares for Rician noise.
+    /// The values to which the weights apply: intensities, or their squares for Rician noise.
     pub(super) values: &'a mut [f32],
-    /// Intensities less their means.
+    /// Intensities minus their means.
     pub(super) details: &'a mut [f32],
-    /// Means; 0 where a voxel takes no part.
+    /// Means; 0 if a voxel takes no part.
     pub(super) means: &'a mut [f32],
-    /// Variances; 0 where a voxel takes no part.
+    /// Variances; 0 if a voxel takes no part.
     pub(super) variances: &'a mut [f32],
     /// Mean squares of the details over a patch.
     pub(super) energies: &'a mut [f32],
 }
 
-/// Intensities of three slices with the edge repeated, and how they are reduced to means and variances.
+/// Intensities of three slices with the edge repeated, and their reduction to means and variances.
 pub(super) struct Statistics<'a> {
     frame: &'a Frame,
-    /// Numbers of a row.
+    /// Length of a row.
     pitch: usize,
-    /// Three slices in turn: that of slice z is the remainder of z by 3.
+    /// Three slices in turn: slice z is at position z mod 3.
     slices: &'a mut [f32],
-    /// The first slice that was not loaded.
+    /// The first slice that is not loaded.
     next: usize,
 }
 
 impl<'a> Statistics<'a> {
-    /// Numbers of a row of intensities.
+    /// Length of a row of intensities.
     fn pitch(frame: &Frame) -> usize {
         (frame.shape[0] + 2).saturating_add(MAX_DOUBLES)
     }
 
-    /// Numbers that it needs.
+    /// Length of its buffer.
     pub(super) fn len(frame: &Frame) -> usize {
         3 * Self::pitch(frame) * (frame.shape[1] + 2)
     }
@@ -60,8 +60,8 @@ impl<'a> Statistics<'a> {
         self.pitch * (self.frame.shape[1] + 2)
     }
 
-    /// Loads what slice `z` and those around it need; slices have to be asked for in ascending order.
-    /// `plain` has room for a slice.
+    /// Loads slice `z` and those around it. Slices must be requested in ascending order. `plain` has room for
+    /// a slice.
     pub(super) fn advance(&mut self, slab: &Slab<'_>, z: usize, plain: &mut [f32]) {
         let [nx, ny, nz] = self.frame.shape;
         let len = self.slice_len();
@@ -79,7 +79,7 @@ impl<'a> Statistics<'a> {
         }
     }
 
-    /// The intensities of a row of the slice that was asked for.
+    /// The intensities of a row of the requested slice.
     pub(super) fn intensities(&self, y: usize, z: usize) -> &[f32] {
         let start = z % 3 * self.slice_len() + (y + 1) * self.pitch + 1;
         &self.slices[start..][..self.frame.shape[0]]
@@ -112,7 +112,7 @@ impl<'a> Statistics<'a> {
 
 /// Means and variances of boxes along a row.
 struct Moments<'a> {
-    /// The rows of the boxes, each from the voxel before the first box's middle.
+    /// The rows of the boxes, each from the voxel before the centre of the first box.
     rows: &'a [*const f32],
     len: usize,
     means: &'a mut [f32],

@@ -1,4 +1,4 @@
-//! Tests of the adaptive non-local means: every instruction set and number of threads against a plain
+//! Tests of the adaptive non-local means: compares every instruction set and number of threads with a
 //! reference.
 
 mod masks_and_samples;
@@ -75,7 +75,7 @@ fn moments(image: &Plain, window: &[[isize; 3]]) -> (Vec<f32>, Vec<f32>) {
     (means, variances)
 }
 
-/// The mean square of the details of a patch, as far as it is inside.
+/// The mean square of the details in the part of a patch inside the image.
 fn energy(details: &Plain, middle: [isize; 3], patch: &[[isize; 3]]) -> f32 {
     let inside: Vec<f32> = patch
         .iter()
@@ -100,7 +100,7 @@ fn distance(details: &Plain, [other, own]: [[isize; 3]; 2], patch: &[[isize; 3]]
     sum / inside
 }
 
-/// The removed noise, as the filter's description says it, one voxel after the other.
+/// The removed noise, computed voxel by voxel as in the filter's description.
 fn noise(anlm: &Anlm, image: &Plain, axes: usize, spacing: [f64; 3], mask: Option<&[u8]>) -> Plain {
     let rician = anlm.noise_model == NoiseModel::Rician;
     let on_axes = |radii: [usize; 3]| std::array::from_fn(|axis| if axis < axes { radii[axis] } else { 0 });
@@ -329,7 +329,7 @@ fn shapes_and_radii() {
 
 #[test]
 fn slabs_share_their_borders() {
-    // Thick enough for several slabs of the least thickness.
+    // Thick enough for several slabs of the smallest thickness.
     let cases = [
         ([19, 6, 61], 1, 1, 4.0),
         ([18, 5, 50], 2, 1, 2.0),
