@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Give the numbers of another program, with --fwhm or --sigma-mm
     ///
     /// Kernel, radius, edges, precision, voxel size and the treatment of NaN are the program's. Options that
-    /// it fixes are refused. Results are float32 or float64, unless --output-type says otherwise. How close
+    /// it fixes are refused. Results are float32 or float64, or the type that --output-type names. How close
     /// each one comes: docs/compatibility.md.
     #[arg(long, value_enum, value_name = "PROGRAM")]
     like: Option<Tool>,

@@ -5,6 +5,7 @@
 //! so x is transposed first.
 
 use std::ops::{Add, AddAssign, Div, Mul, Range};
+use std::sync::OnceLock;
 
 use super::super::FilterError;
 use super::super::interface::{
@@ -42,9 +43,11 @@ pub(super) struct Axis<A> {
     len: usize,
     edge: Edge,
     half: Vec<A>,
-    /// The weight inside of the image at each voxel of a line, or what a sum is multiplied by for it; empty
-    /// where that is always 1.
-    inside: Vec<A>,
+    /// How sums are divided where the kernel is cut; `None` where it never is.
+    divide: Option<Divide>,
+    /// The weight inside of the image at each voxel of a line, or what a sum is multiplied by for it.
+    /// Computed by the first voxel that needs it, because memory is counted before it is allocated.
+    inside: OnceLock<Vec<A>>,
 }
 
 impl<A: Real> Axis<A> {
@@ -52,23 +55,31 @@ impl<A: Real> Axis<A> {
         let half: Vec<A> = half.iter().map(|&weight| A::cast(weight)).collect();
         let edge = preset.edges[axis];
         let divides = edge == Edge::Cut && preset.divide != Divide::AtTheEnd;
-        let radius = half.len() - 1;
-        let weight_at = |i: usize| {
-            let taps = i.saturating_sub(radius)..(i + radius + 1).min(len);
-            let mut sum = A::default();
-            taps.for_each(|tap| sum += half[tap.abs_diff(i)]);
-            match preset.divide {
-                Divide::Factor => A::cast(1.0) / sum,
-                _ => sum,
-            }
-        };
         Axis {
             axis,
             len,
             edge,
-            inside: (0..if divides { len } else { 0 }).map(weight_at).collect(),
+            divide: divides.then_some(preset.divide),
+            inside: OnceLock::new(),
             half,
         }
+    }
+
+    /// The weight inside of the image at a voxel of a line; `None` where sums are not divided.
+    fn inside(&self, i: usize) -> Option<A> {
+        let divide = self.divide?;
+        let radius = self.half.len() - 1;
+        let weight_at = |i: usize| {
+            let taps = i.saturating_sub(radius)..(i + radius + 1).min(self.len);
+            let mut sum = A::default();
+            taps.for_each(|tap| sum += self.half[tap.abs_diff(i)]);
+            match divide {
+                Divide::Factor => A::cast(1.0) / sum,
+                _ => sum,
+            }
+        };
+        let inside = self.inside.get_or_init(|| (0..self.len).map(weight_at).collect());
+        inside.get(i).copied()
     }
 
     /// The voxels of a line that the kernel meets around one of them, outside ones left out.
@@ -119,8 +130,8 @@ pub(super) struct Engine<A> {
     roles: Vec<Role>,
     stages: Vec<Stage>,
     /// The weight inside of the image for each voxel of a slice, but for z, where sums are divided in the
-    /// end.
-    weights: Vec<A>,
+    /// end. Computed by the first slice that needs it; `None` if memory did not suffice.
+    weights: OnceLock<Option<Vec<A>>>,
 }
 
 /// The type of the result; `of_stored` is that of the image between the axes.
@@ -180,7 +191,7 @@ impl<A: Real> Engine<A> {
                 in_place: reach == Reach::SLICE,
             }
         });
-        let mut engine = Engine {
+        Engine {
             preset,
             shape: image.spatial_shape(),
             scaling: image.scaling,
@@ -190,26 +201,42 @@ impl<A: Real> Engine<A> {
             stages: stages.collect(),
             roles,
             axes,
-            weights: Vec::new(),
-        };
-        if preset.divide == Divide::AtTheEnd {
-            engine.weights = engine.weights_of_slice();
+            weights: OnceLock::new(),
         }
-        engine
     }
 
     fn slice_len(&self) -> usize {
         self.shape[0] * self.shape[1]
     }
 
-    /// What a slice of ones becomes along x and y.
-    fn weights_of_slice(&self) -> Vec<A> {
-        let mut slice = vec![A::cast(1.0); self.slice_len()];
-        let mut other = slice.clone();
-        for axis in self.axes.iter().filter(|axis| axis.axis < 2) {
-            self.along_slice(axis, &mut slice, &mut other);
+    /// A slice of ones after x and y; empty where sums are not divided in the end.
+    fn weights(&self) -> Result<&[A], FilterError> {
+        if self.preset.divide != Divide::AtTheEnd {
+            return Ok(&[]);
         }
-        slice
+        let ones = || {
+            let mut ones = Vec::new();
+            ones.try_reserve_exact(self.slice_len()).ok()?;
+            ones.resize(self.slice_len(), A::cast(1.0));
+            Some(ones)
+        };
+        let weights = self.weights.get_or_init(|| {
+            let (mut slice, mut other) = (ones()?, ones()?);
+            for axis in self.axes.iter().filter(|axis| axis.axis < 2) {
+                self.along_slice(axis, &mut slice, &mut other);
+            }
+            Some(slice)
+        });
+        let bytes = self.weights_bytes();
+        weights.as_deref().ok_or(FilterError::Memory { bytes })
+    }
+
+    /// Bytes of the weights of a slice while they are computed.
+    fn weights_bytes(&self) -> u64 {
+        match self.preset.divide {
+            Divide::AtTheEnd => 2 * (self.slice_len() * size_of::<A>()) as u64,
+            _ => 0,
+        }
     }
 
     /// One axis of a slice, in `slice`; `other` is as long.
@@ -252,7 +279,7 @@ impl<A: Real> Engine<A> {
     }
 
     fn divide(&self, axis: &Axis<A>, i: usize, to: &mut [A]) {
-        let Some(&inside) = axis.inside.get(i) else {
+        let Some(inside) = axis.inside(i) else {
             return;
         };
         match self.preset.divide {
@@ -348,14 +375,18 @@ impl<A: Real> Engine<A> {
         let len = self.slice_len();
         scratch.plane.try_resize_for_overwrite(2 * len * size_of::<A>())?;
         let (values, other) = scratch.plane.as_mut_slice::<A>().split_at_mut(len);
+        let weights = match stage + 1 == self.stages.len() {
+            true => self.weights()?,
+            false => &[],
+        };
         for slice in slab.slices() {
             slab.check_stop()?;
             self.load(slab, slice..slice + 1, values);
             for axis in &self.axes[places.clone()] {
                 self.along_slice(axis, values, other);
             }
-            if stage + 1 == self.stages.len() && !self.weights.is_empty() {
-                quotient(values, &self.weights);
+            if !weights.is_empty() {
+                quotient(values, weights);
             }
             self.store(stage, slab, slice, values);
         }
@@ -378,14 +409,15 @@ impl<A: Real> Engine<A> {
             .as_mut_slice::<A>()
             .split_at_mut(readable.len() * len);
         let (to, weights) = rest.split_at_mut(len);
+        let of_slice = self.weights()?;
         self.load(slab, readable.clone(), from);
         let from = self.rows(from, readable.start, len);
         for slice in slab.slices() {
             slab.check_stop()?;
             self.along(axis, &from, slice..slice + 1, to);
-            if !self.weights.is_empty() {
+            if !of_slice.is_empty() {
                 // Each slice of weights is the same before z.
-                sum(self.preset.sums, axis, slice, |_| &self.weights, weights);
+                sum(self.preset.sums, axis, slice, |_| of_slice, weights);
                 quotient(to, weights);
             }
             self.store(stage, slab, slice, to);
@@ -528,9 +560,9 @@ impl<A: Real> Prepared for Engine<A> {
     }
 
     fn held_bytes(&self) -> u64 {
-        let numbers = self.axes.iter().map(|axis| axis.half.len() + axis.inside.len());
-        let numbers = numbers.sum::<usize>() + 2 * self.weights.len();
-        (numbers * size_of::<A>()) as u64
+        let inside = |axis: &Axis<A>| axis.divide.map_or(0, |_| axis.len);
+        let numbers = self.axes.iter().map(|axis| axis.half.len() + inside(axis));
+        (numbers.sum::<usize>() * size_of::<A>()) as u64 + self.weights_bytes()
     }
 
     fn sigma_vox(&self) -> Option<[f64; 3]> {

@@ -120,10 +120,11 @@ impl Like {
         }
     }
 
-    /// The widths along the axes of the image.
-    fn widths(&self, geometry: &Geometry, axes: usize) -> Result<[Width; 3], FilterError> {
+    /// The widths along the axes of the image; 0 along an axis of one voxel that the program leaves alone.
+    fn widths(&self, geometry: &Geometry, image: &ImageInfo) -> Result<[Width; 3], FilterError> {
         let preset = self.like.preset();
         let (given, is_fwhm) = self.given()?;
+        let (axes, shape) = (image.spatial_axes(), image.spatial_shape());
         let sizes = voxel_sizes(preset.voxel_size, geometry);
         let order = axes_in_order(preset.order, geometry);
         let mut widths = sizes.map(|voxel_mm| Width {
@@ -139,7 +140,8 @@ impl Like {
             };
             let value = given.xyz()[of];
             let size_mm = sizes[axis];
-            if value == 0.0 || axis >= axes {
+            let left_alone = preset.skip != Skip::Never && shape[axis] < 2;
+            if value == 0.0 || axis >= axes || left_alone {
                 continue;
             }
             if !(size_mm.is_finite() && size_mm > 0.0) {
@@ -323,7 +325,7 @@ impl Filter for Like {
         let preset = self.like.preset();
         let geometry = image.geometry.unwrap_or(Geometry::of_size(image.voxel_size_mm));
         let axes = image.spatial_axes();
-        let widths = self.widths(&geometry, axes)?;
+        let widths = self.widths(&geometry, image)?;
         let cosine = shear(&geometry.matrix);
         if self.like == Tool::Wb && cosine >= SHEARED {
             return Err(self.refused(format!(
