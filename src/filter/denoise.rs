@@ -80,8 +80,8 @@ struct Words {
 
     /// anlm: also write the noise that was removed, as float32, for example '{dir}/{stem}_noise'
     ///
-    /// A second result of the same image, in the folder of the first: both are written, or none. {stem},
-    /// {dir} and {index} are filled in as with --name. It is a .nii or .nii.gz file.
+    /// A second result of the same image, in the folder of the first: both are written, or none. {stem} and
+    /// {dir} are filled in as with --name. It is a .nii or .nii.gz file.
     #[arg(long, value_name = "TEMPLATE")]
     output_noise: Option<String>,
 }

@@ -73,7 +73,8 @@ impl Item {
     fn files(&self) -> BTreeSet<PathBuf> {
         let mut files: BTreeSet<PathBuf> = files_at(&self.path).into_iter().flatten().collect();
         if let Known::Written(recorded) = &self.known {
-            let recorded = recorded.iter().flatten();
+            // A second result of an earlier run may be another image's file by now.
+            let recorded = recorded.last().into_iter().flatten();
             files.extend(recorded.map(|file| at_its_place(&self.path, file).path));
         }
         files
@@ -164,6 +165,7 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
                 output.display()
             ));
         }
+        let recorded: BTreeSet<PathBuf> = past.records.keys().map(|below| output.join(below)).collect();
         for (below, history) in past.records {
             let is = match history.last {
                 Last::Started => Known::Begun,
@@ -175,9 +177,9 @@ fn list(request: &VerifyRequest) -> Result<Vec<Item>, String> {
             };
             let path = output.join(below);
             let item = Item { path, known: is };
-            for file in item.files() {
+            for file in item.files().difference(&recorded) {
                 // A second result is part of its image.
-                known.remove(&file);
+                known.remove(file);
             }
             known.insert(item.path, item.known);
         }
@@ -237,7 +239,16 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
                 found.extend(verifier.verify(&path).map_err(in_words)?);
             }
         }
-        let compared = recorded.iter().rev();
+        let names = |files: &[FileId]| -> BTreeSet<PathBuf> {
+            let files = files.iter().map(|file| at_its_place(&item.path, file).path);
+            files.collect()
+        };
+        // A record without the second result says nothing about it.
+        let of_last = recorded.last().map(|files| names(files));
+        let compared = recorded
+            .iter()
+            .rev()
+            .filter(|files| Some(names(files)) == of_last);
         let mut compared = compared.map(|files| compare(&item.path, files, &found));
         let last = compared.next().unwrap_or(Ok(()));
         if last.is_err() && !compared.any(|earlier| earlier.is_ok()) {

@@ -161,6 +161,7 @@ def test_what_is_refused(tmp_path, method):
         ("--block-radius=0", "block-radius"),
         ("--sigma-noise=0", "sigma-noise"),
         ("--sigma-noise=nan", "sigma-noise"),
+        ("--mask=nonzero", "leave --mask out"),
     ):
         typed = [f"--method={method}", extra]
         refused = smooth(tmp_path / "flat", tmp_path / "out", *typed, command="denoise", expect=2)

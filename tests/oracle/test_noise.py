@@ -134,6 +134,22 @@ def test_both_files_are_one_outcome(study):
         assert refused.code == 2 and "made with other options" in refused.stderr, refused
 
 
+def test_a_record_without_noise_says_nothing_about_noise(study, tmp_path):
+    out = tmp_path / "out"
+    smooth(study / "in", out, command="denoise")
+    smooth(study / "in", out, NOISE, "--overwrite", command="denoise")
+    noise = out / "s1" / "a_noise.nii"
+    noise.unlink()
+    checked = run(["verify", str(out), "--against", "journal"])
+    assert checked.code == 1 and "a_noise.nii is missing" in checked.stdout, checked
+    # Without noise in the last record, a file of that name is another image's.
+    smooth(study / "in", out, "--overwrite", command="denoise")
+    images.write(noise, np.zeros((5, 5, 5), "float32"))
+    (out / "s1" / "a.nii").unlink()
+    checked = run(["verify", str(out), "--against", "journal", "--remove"])
+    assert checked.code == 1 and noise.exists(), checked
+
+
 def refused(study, *words, said):
     output = study / "refused"
     existed = output.exists()
@@ -149,6 +165,7 @@ def test_names_that_would_lose_a_file_are_refused(study):
     refused(study, "--output-noise=../{dir}/{stem}_noise", said="the same folder")
     refused(study, "--output-noise={dir}/{stem}_noise.hdr", said="the same folder")
     refused(study, "--output-noise={name}", said="{stem}, {index} and {dir}")
+    refused(study, "--output-noise={dir}/noise_{index}", said="changes with the list")
     refused(study, "--output-noise={dir}/noise.nii.gz", said="two inputs for one output")
     images.write(study / "in" / "s1" / "a_noise.nii", np.zeros((5, 5, 5), "float32"))
     refused(study, NOISE, said="two inputs for one output")

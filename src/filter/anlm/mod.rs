@@ -170,6 +170,17 @@ impl Filter for Anlm {
                 cause: shrink_fault(),
             });
         }
+        // --resume would take another image's noise for its own.
+        if self
+            .output_noise
+            .as_deref()
+            .is_some_and(|template| template.contains("{index}"))
+        {
+            return Err(FilterError::Parameter {
+                name: "output-noise",
+                cause: "an image's {index} changes with the list: use {dir} and {stem}".to_owned(),
+            });
+        }
         Ok(())
     }
 

@@ -150,6 +150,14 @@ impl Filter for Nlm {
         }
     }
 
+    fn validate_masked(&self) -> Result<(), FilterError> {
+        Err(FilterError::Parameter {
+            name: "mask",
+            cause: "this method is computed without a mask: leave --mask out, or use --method anlm"
+                .to_owned(),
+        })
+    }
+
     fn refuses_nonfinite(&self) -> bool {
         true
     }
@@ -163,8 +171,7 @@ impl Filter for Nlm {
             return refused("nan", cause.to_owned());
         }
         if image.mask_voxels.is_some() {
-            let cause = "this method is computed without a mask: leave --mask out, or use --method anlm";
-            return refused("mask", cause.to_owned());
+            self.validate_masked()?;
         }
         let shape = image.spatial_shape();
         if shape.iter().any(|&len| len <= self.block_radius) {
