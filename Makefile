@@ -75,7 +75,7 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install ants
 	@.ci/install dipy
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@$(with) $(limit) 20m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
+	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
 
 test-cluster: ## run the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
