@@ -151,7 +151,7 @@ class Tally:
         counts["differ"] += differ
 
     def line(self):
-        counts = f"{self.images} images, {self.voxels} voxels compared with scipy and ANTs"
+        counts = f"{self.images} images, {self.voxels} voxels compared with other programs"
         return f"{counts}, {self.differ} differ"
 
 
