@@ -128,7 +128,10 @@ impl Layout {
             block: usize::try_from(block).unwrap_or(usize::MAX).clamp(1, volumes),
             threads: division.threads.max(1),
             scratch_bytes: 0,
-            held_bytes: prepared.held_bytes(),
+            held_bytes: match has_notes(stages) {
+                true => Notes::bytes(stages.len(), volumes, slabs).saturating_add(prepared.held_bytes()),
+                false => prepared.held_bytes(),
+            },
             mask_bytes: image.mask_voxels.unwrap_or(0),
         };
         layout.splits = (0..stages.len())
@@ -200,8 +203,7 @@ impl Layout {
 
     /// Storage for the notes of all slabs, if a stage needs it.
     pub(super) fn notes(&self, stages: &[Stage]) -> Notes {
-        let mut reads = stages.iter().flat_map(|stage| &stage.reads);
-        match reads.any(|(source, _)| matches!(source, Source::Reports { .. })) {
+        match has_notes(stages) {
             true => Notes::new(stages.len(), self.volumes, self.slabs),
             false => Notes::default(),
         }
@@ -476,6 +478,12 @@ impl Layout {
             .count();
         After::Parts { stage: at, count }
     }
+}
+
+/// Whether slabs store numbers for later stages.
+fn has_notes(stages: &[Stage]) -> bool {
+    let mut reads = stages.iter().flat_map(|stage| &stage.reads);
+    reads.any(|(source, _)| matches!(source, Source::Reports { .. }))
 }
 
 /// The longest reach of a stage; 0 if slices are independent.

@@ -19,7 +19,7 @@ pub(super) enum Neighbour {
 #[derive(Default)]
 struct Note {
     report: AtomicU64,
-    for_neighbours: [Mutex<Arc<Vec<f32>>>; 3],
+    for_neighbours: [Mutex<Option<Arc<Vec<f32>>>>; 3],
 }
 
 /// The notes of all slabs of an image.
@@ -30,6 +30,15 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// Bytes of empty notes.
+    pub(super) fn bytes(stages: usize, volumes: usize, slabs: usize) -> u64 {
+        [stages, volumes, slabs]
+            .iter()
+            .fold(size_of::<Note>() as u64, |all, &count| {
+                all.saturating_mul(count as u64)
+            })
+    }
+
     /// Empty notes for this many stages, volumes, and slabs per volume.
     pub(super) fn new(stages: usize, volumes: usize, slabs: usize) -> Self {
         let of_stage = || (0..volumes * slabs).map(|_| Note::default()).collect();
@@ -56,7 +65,7 @@ impl Notes {
     /// Stores sums of a slab for itself or a neighbour.
     pub(super) fn leave(&self, stage: usize, volume: usize, slab: usize, to: Neighbour, sums: Arc<Vec<f32>>) {
         let note = &self.stages[stage][volume * self.slabs + slab];
-        *lock(&note.for_neighbours[to as usize]) = sums;
+        *lock(&note.for_neighbours[to as usize]) = Some(sums);
     }
 
     /// Takes the sums that the slab itself or a neighbour has stored for it; none if there is no such
@@ -70,14 +79,14 @@ impl Notes {
         match slab.filter(|&slab| slab < self.slabs) {
             Some(slab) => {
                 let note = &self.stages[stage][volume * self.slabs + slab];
-                std::mem::take(&mut lock(&note.for_neighbours[to as usize]))
+                lock(&note.for_neighbours[to as usize]).take().unwrap_or_default()
             }
             None => Arc::default(),
         }
     }
 }
 
-fn lock(sums: &Mutex<Arc<Vec<f32>>>) -> MutexGuard<'_, Arc<Vec<f32>>> {
+fn lock<T>(sums: &Mutex<T>) -> MutexGuard<'_, T> {
     sums.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
