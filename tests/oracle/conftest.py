@@ -28,6 +28,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "ranks: needs a build with MPI and a launcher")
+    config.addinivalue_line("markers", "arithmetic: compares voxels, which do not depend on the MPI library")
     if not (program.NIIMPI and os.access(program.NIIMPI, os.X_OK)):
         raise pytest.UsageError("set NIIMPI_BIN to the program, for example target/release/niimpi")
     program.NIIMPI = os.path.realpath(program.NIIMPI)

@@ -17,7 +17,7 @@ from reference import differing, tally
 from test_mask import mask_of
 from test_ranks import sums
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.arithmetic]
 needs_ants = pytest.mark.skipif(ants_reference.MISSING is not None, reason=str(ants_reference.MISSING))
 ALL = os.environ.get("NIIMPI_DENOISE") == "all"
 

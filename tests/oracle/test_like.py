@@ -23,7 +23,7 @@ from program import HAS_RANKS, smooth
 from reference import HAS_AVX512, tally
 from test_ranks import sums
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.arithmetic]
 
 FWHM = 5.0
 NIIMATH = Path(sys.executable).with_name("niimath")

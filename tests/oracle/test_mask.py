@@ -18,7 +18,7 @@ from reference import BOUNDARIES, differing, outputs, rounded, stem, tally
 from test_ranks import sums
 from test_resume import lines, resume
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.arithmetic]
 
 SIGMA = (1.2, 0.0, 0.8)
 SHAPES = [(9, 10, 11), (70, 5, 3), (1, 7, 5), (1, 1, 1), (12, 9), (17,), (5, 6, 4, 3)]

@@ -9,7 +9,7 @@ import images
 from program import smooth
 from reference import BOUNDARIES, outputs, stem, tally
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.arithmetic]
 
 SHAPES = [(9, 10, 11), (70, 5, 3), (1, 7, 5), (1, 1, 1), (12, 9), (5, 6, 4, 3)]
 SIZES = [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (5, 5, 5), (6, 6, 6), (3, 1, 4), (12, 2, 13)]

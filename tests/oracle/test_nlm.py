@@ -15,7 +15,7 @@ from reference import differing, tally
 from test_denoise import phantom
 from test_ranks import sums
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.arithmetic]
 needs_dipy = pytest.mark.skipif(dipy_reference.MISSING is not None, reason=str(dipy_reference.MISSING))
 
 MODELS = ("rician", "gaussian")
