@@ -21,7 +21,7 @@ const SHARE_S: f64 = 2e-6;
 /// Seconds to write its row of the report.
 const REPORT_S: f64 = 3e-6;
 /// Upper bound of the bytes that rank 0 holds for an image, without the names of its files.
-const IMAGE_BYTES: f64 = 760.0;
+const IMAGE_BYTES: f64 = 800.0;
 /// Number of copies of each name: in the list and in the report.
 const NAMES_HELD: f64 = 2.0;
 
@@ -58,7 +58,7 @@ pub(crate) struct Listed {
     pub list_s: f64,
     /// Seconds that one thread took to read a header.
     pub probe_s: f64,
-    /// Bytes of an image's input and output names together.
+    /// Bytes of the names of an image, its results and its mask together.
     pub name_bytes: usize,
 }
 
@@ -73,7 +73,10 @@ pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>
     let listed = entries.len();
     let list_s = started.elapsed().as_secs_f64() / listed as f64;
     let whole = |path| std::path::absolute(path).unwrap_or_default().as_os_str().len();
-    let names = entries.iter().flat_map(|entry| [&entry.input, &entry.output]);
+    let names = entries.iter().flat_map(|entry| {
+        let more = [&entry.mask, &entry.second].into_iter().flatten();
+        [&entry.input, &entry.output].into_iter().chain(more)
+    });
     let name_bytes = names.map(whole).sum::<usize>().div_ceil(listed);
 
     let started = Instant::now();
