@@ -71,8 +71,8 @@ def test_up_play_crash_and_down(state):
     assert "machines: n2" in command(state, "up").stdout
     assert len(command(state, "run", "srun", "--nodes=3", "hostname").stdout.split()) == 3
 
-    other_shape = command(state, "up", "--nodes", "2", check=False)
-    assert other_shape.returncode != 0 and "another shape" in other_shape.stderr
+    other_size = command(state, "up", "--nodes", "2", check=False)
+    assert other_size.returncode != 0 and "another size" in other_size.stderr
 
     assert processes_of(state)
     command(state, "down")
