@@ -78,8 +78,8 @@ def check_interrupted(finished, out, whole, ranks, fewest=1):
     )
     closed = [line for line in lines(out) if line["event"] == "close"]
     assert [line["state"] for line in closed] == ["interrupted"] * (ranks or 1)
-    begun = sum(line["event"] == "begin" for line in lines(out))
-    assert begun == totals["done"], "every started image must be finished"
+    started = sum(line["event"] == "begin" for line in lines(out))
+    assert started == totals["done"], "every started image must be finished"
     return totals["done"]
 
 

@@ -158,10 +158,14 @@ impl<A: Real> Engine<A> {
     pub(super) fn new(
         preset: &'static Preset,
         image: &ImageInfo,
-        axes: Vec<Axis<A>>,
+        halves: &[(usize, Vec<f64>)],
         [stored, last]: [Datatype; 2],
         sigma_vox: [f64; 3],
     ) -> Self {
+        let shape = image.spatial_shape();
+        let axes = halves.iter();
+        let axes = axes.map(|(axis, half)| Axis::<A>::new(preset, *axis, shape[*axis], half));
+        let axes: Vec<_> = axes.collect();
         let mut roles = Vec::new();
         for (place, axis) in axes.iter().enumerate() {
             match roles.last_mut() {
@@ -193,7 +197,7 @@ impl<A: Real> Engine<A> {
         });
         Engine {
             preset,
-            shape: image.spatial_shape(),
+            shape,
             scaling: image.scaling,
             input: image.datatype,
             stored,

@@ -20,7 +20,7 @@ use super::output::{OutputType, Rounding};
 pub use super::presets::Tool;
 use super::presets::{AxisOrder, Fwhm, Kernel, Preset, RadiusOf, Skip, Stored, VoxelSize, Whole};
 use crate::volume::{Datatype, Geometry};
-use engine::{Axis, Engine};
+use engine::Engine;
 
 /// Names of the axes.
 const AXES: [&str; 3] = ["x", "y", "z"];
@@ -372,28 +372,10 @@ impl Filter for Like {
             OutputType::Same => engine::result_type(preset, image, float_for(stored)),
         };
         let sigma_vox = widths.map(|width| width.sigma_vox);
-        if preset.single {
-            let axes = active
-                .iter()
-                .map(|(axis, half)| Axis::<f32>::new(preset, *axis, shape[*axis], half));
-            Ok(Box::new(Engine::new(
-                preset,
-                image,
-                axes.collect(),
-                [stored, last],
-                sigma_vox,
-            )))
-        } else {
-            let axes = active
-                .iter()
-                .map(|(axis, half)| Axis::<f64>::new(preset, *axis, shape[*axis], half));
-            Ok(Box::new(Engine::new(
-                preset,
-                image,
-                axes.collect(),
-                [stored, last],
-                sigma_vox,
-            )))
-        }
+        let types = [stored, last];
+        Ok(match preset.single {
+            true => Box::new(Engine::<f32>::new(preset, image, &active, types, sigma_vox)),
+            false => Box::new(Engine::<f64>::new(preset, image, &active, types, sigma_vox)),
+        })
     }
 }

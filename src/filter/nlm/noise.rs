@@ -161,8 +161,8 @@ impl Squares<'_> {
         for y in 0..ny {
             let row = &mut self.read[(z % 3 * ny + y) * width..][..width];
             let voxel = (z * ny + y) * nx + start;
-            // SAFETY: all slabs of this stage have begun, so the whole volume is read; later stages, which
-            // may overwrite it, have not.
+            // SAFETY: all slabs of this stage have started, so the whole volume is read. Later stages, which
+            // may overwrite it, have not started.
             unsafe { self.slab.load_from(0, voxel, &mut row[shift..][..end - start]) };
             if shift == 1 {
                 row[0] = row[1];
