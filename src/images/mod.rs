@@ -1,6 +1,7 @@
 //! The list: inputs → an ordered list of images with their output names. Refuses inputs for which a result
 //! would be lost.
 
+pub mod bids;
 mod collisions;
 mod entry;
 mod error;

@@ -1,0 +1,5 @@
+//! BIDS: the names of images.
+
+mod name;
+
+pub use name::{BidsName, NotBids};
