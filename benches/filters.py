@@ -100,6 +100,7 @@ CASES = [
     ("scipy", ["median", "--size", "3"], LARGE, ["int16"], median_3, 3),
     ("ANTs", ["denoise"], SMALL, ["float32"], in_ants("Rician"), 2),
     ("ANTs", ["denoise", "--noise-model", "gaussian"], SMALL, ["float32"], in_ants("Gaussian"), 1),
+    ("ANTs", ["denoise"], LARGE, ["float32"], in_ants("Rician"), 1),
     ("dipy", ["denoise", "--method", "nlm"], SMALL, ["uint8"], in_dipy("classic"), 2),
     ("dipy", ["denoise", "--method", "nlm-blockwise"], SMALL, ["uint8"], in_dipy("blockwise"), 3),
 ]
