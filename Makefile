@@ -26,6 +26,8 @@ bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_O
 
 # With MPICH, tests of arithmetic on one rank are left out: they have the same code with every MPI.
 choice := $(if $(filter mpich,$(MPI)),-m 'ranks or not arithmetic')
+# Of the plans, those tests that depend on the MPI library.
+planned := $(if $(filter mpich,$(MPI)),-m mpi_library)
 
 # The files of tests/oracle that `make test` runs.
 core := scipy outputs ranks resume report setup_errors
@@ -98,7 +100,7 @@ cluster-down: ## stop that cluster and remove its files
 test-planning: ## scaling studies and plans from end to end
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/planning -q $(PYTEST_ARGS)
+	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/planning -q $(planned) $(PYTEST_ARGS)
 
 validate-plan: ## compare 20 plans with runs of 400 images (15 minutes on an idle machine)
 	@.ci/install test

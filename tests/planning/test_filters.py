@@ -28,6 +28,7 @@ def planned(*words, folder, **others):
     return document, configuration, finished
 
 
+@pytest.mark.mpi_library
 def test_a_pilot_predicts_a_run(data, tmp_path):
     """The factor of three allows for a busy machine. `make validate-plan` measures on an idle one, and
     test_plan.py tests pilots of smoothing."""

@@ -213,6 +213,7 @@ def in_memory(tmp_path):
         yield Path(folder)
 
 
+@pytest.mark.mpi_library
 @pytest.mark.parametrize("nan", ["propagate", "ignore"])
 def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan):
     """Memory does not depend on the machine; `make validate-plan` compares times."""
@@ -226,6 +227,7 @@ def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan)
         assert rss <= predicted["rss_per_rank_bytes"] <= rss * 1.15
 
 
+@pytest.mark.mpi_library
 def test_memory_of_a_long_list_is_planned(in_memory):
     """With many small images, the list takes most of rank 0's memory. MPI's buffers and, when resuming, the
     journals fit into the margin of the request."""
@@ -288,6 +290,7 @@ def test_a_damaged_image_of_a_rare_kind_does_not_prevent_the_plan(data, tmp_path
     assert json.loads((tmp_path / "p.json").read_text())["images"] == 40
 
 
+@pytest.mark.mpi_library
 @pytest.mark.ranks
 def test_without_mpirun_a_pilot_reports_that_it_ran_one_rank(data, tmp_path):
     finished = plan(data, *OPTIONS, "--pilot", "8", cwd=tmp_path, env={"PATH": "/nowhere"})

@@ -50,6 +50,7 @@ def study(data, tmp_path_factory):
     return folder, finished
 
 
+@pytest.mark.mpi_library
 def test_every_configuration_is_a_row(study):
     folder, finished = study
     serial = rows(folder / "serial.csv")
@@ -69,6 +70,7 @@ def test_every_configuration_is_a_row(study):
     assert re.search(r"about \S+ left", finished.stderr)
 
 
+@pytest.mark.mpi_library
 def test_the_figures_are_those_of_the_reports(study):
     folder, _ = study
     for row in rows(folder / "serial.csv"):
@@ -167,6 +169,7 @@ def test_a_failed_run_is_a_row_and_the_study_continues(tmp_path, data):
     assert found["2"]["time_s"] == "" and found["1"]["time_s"] != ""
 
 
+@pytest.mark.mpi_library
 @pytest.mark.ranks
 def test_a_run_that_takes_too_long_is_ended_with_all_its_ranks(data, tmp_path):
     """A launcher that never ends simulates a run that hangs."""
@@ -214,6 +217,7 @@ def test_a_stopped_study_can_be_continued(data, tmp_path):
     assert rows(study / "serial.csv")[0]["repeats"] == str(len(records))
 
 
+@pytest.mark.mpi_library
 @pytest.mark.ranks
 def test_the_run_of_a_killed_study_ends(data, tmp_path):
     """After SIGKILL the study cannot end its run, so the kernel sends the launcher a signal."""
