@@ -1,5 +1,6 @@
 //! The command line: arguments → a validated configuration → the command. One file per subcommand.
 
+mod bids;
 mod filter;
 mod inputs;
 mod job;

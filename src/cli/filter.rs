@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::bids::BidsArgs;
 use super::inputs::InputArgs;
 use super::job::{FilterOptions, JobArgs};
 use crate::comm;
@@ -173,6 +174,9 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[command(flatten)]
     inputs: InputArgs,
 
+    #[command(flatten)]
+    bids: BidsArgs,
+
     /// Folder of the results; created if it is missing
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -292,11 +296,13 @@ fn run<F: FilterOptions>(args: FilterArgs<F>) -> u8 {
 }
 
 fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
+    let filter = args.job.job().filter;
     Config {
         list: ListRequest {
             repeat: args.repeat,
             mask: args.job.mask_template(),
-            second: args.job.job().filter.second_result().map(str::to_owned),
+            second: filter.second_result().map(str::to_owned),
+            bids: args.bids.request(filter.bids_desc()),
             ..args.inputs.request(args.output, args.name)
         },
         limit: args.limit,

@@ -277,6 +277,10 @@ impl Filter for Gaussian {
         self.sigma.and_then(|_| self.radii_vox([1.0; 3]).ok())
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        self.fwhm?.bids_desc()
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         let sigma_vox = self.sigma_vox(image.voxel_size_mm)?;
         let shape = image.spatial_shape();

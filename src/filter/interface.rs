@@ -171,6 +171,12 @@ pub trait Filter: Send + Sync {
         None
     }
 
+    /// The `desc` label of results in a BIDS dataset, if the options have a short one: `sm6` for a FWHM of
+    /// 6 mm.
+    fn bids_desc(&self) -> Option<String> {
+        None
+    }
+
     /// Radius of the kernel in voxels along x, y and z, if it is the same for every image.
     fn radius_vox(&self) -> Option<[usize; 3]> {
         None

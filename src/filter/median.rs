@@ -138,6 +138,10 @@ impl Filter for Median {
         true
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        Some("median".to_owned())
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         self.validate()?;
         if shared.nan == NonFinite::Propagate && image.nonfinite_voxels.is_some_and(|found| found > 0) {
@@ -510,10 +514,9 @@ impl PreparedMedian {
             }
             for (i, right) in right.iter_mut().enumerate() {
                 // The rest of the last wire does not belong to any window that counts.
-                *right = if i < self.size[0] {
-                    edge((nx + i) as isize)
-                } else {
-                    beyond
+                *right = match i < self.size[0] {
+                    true => edge((nx + i) as isize),
+                    false => beyond,
                 };
             }
         }
@@ -585,12 +588,7 @@ impl Prepared for PreparedMedian {
         networks + (self.places.capacity() * size_of::<[usize; 3]>()) as u64
     }
 
-    fn run(
-        &self,
-        _stage: usize,
-        slab: &mut Slab<'_>,
-        scratch: &mut ThreadScratch,
-    ) -> Result<(), FilterError> {
+    fn run(&self, _: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
         let scaling = slab.scaling.filter(|_| self.on_intensities);
         with_voxel_type!(self.input, S => match scaling {
             None => self.run_as::<S, S>(slab, scratch, |voxel| voxel),

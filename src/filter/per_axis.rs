@@ -25,6 +25,15 @@ impl<T: Copy> PerAxis<T> {
     }
 }
 
+impl PerAxis {
+    /// The `desc` label of images that were smoothed with this FWHM in mm, if it is the same along all axes:
+    /// `sm6`, `sm4p5`. BIDS names use `p` for the decimal point.
+    pub(super) fn bids_desc(self) -> Option<String> {
+        let [x, y, z] = self.xyz();
+        (x == y && y == z).then(|| format!("sm{x}").replace('.', "p"))
+    }
+}
+
 impl<T: FromStr + Copy> PerAxis<T> {
     /// Reads one value, or three separated by commas; `kind` names what a value is, such as `a number`.
     ///

@@ -126,6 +126,10 @@ impl Filter for Options {
         self.filter().second_result()
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        self.filter().bids_desc()
+    }
+
     fn radius_vox(&self) -> Option<[usize; 3]> {
         self.filter().radius_vox()
     }

@@ -19,6 +19,7 @@ mod walk;
 
 use std::path::{Path, PathBuf};
 
+use bids::{BidsRequest, Dataset};
 pub use entry::ImageEntry;
 pub(crate) use found::natural_order;
 pub use mask_choice::{MaskChoice, MaskTemplate};
@@ -61,6 +62,8 @@ pub struct ListRequest {
     pub exclude: Vec<PathPattern>,
     /// Whether links to folders outside the input are followed.
     pub follow_links: bool,
+    /// The selection and the names of a BIDS dataset, if the input is one.
+    pub bids: Option<BidsRequest>,
     /// How often the whole list is processed, for measurements; 0 means once. Each repeat has its own folder.
     pub repeat: usize,
 }
@@ -90,11 +93,17 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, String> {
     let selection = Selection::new(&request.include, &request.exclude)?;
     let mut walk = Walk::new(&selection, request.follow_links);
     walk.output = Some(OutputFolder::new(&request.output));
+    if let Some(bids) = &request.bids {
+        walk.dataset = Some(Dataset::open(&request.inputs, &bids.labels)?);
+    }
     let mut found = find(request, &mut walk)?;
     let unreadable_folders = walk.notes.unreadable;
     walk.notes.log();
 
     if found.is_empty() {
+        if let Some(bids) = &request.bids {
+            bids.choose(&mut found)?;
+        }
         return Err(format!(
             "no image found in {}; looked for *.nii, *.nii.gz, *.hdr and *.img (hidden files are left out)",
             inputs_in_words(request)
@@ -106,10 +115,16 @@ pub(crate) fn collect(request: &ListRequest) -> Result<ImageList, String> {
     if found.is_empty() {
         return Err(format!("--include and --exclude leave none of {of} images"));
     }
-    let second = request.second.as_deref().map(|template| {
-        let parsed = template.parse::<Template>();
-        parsed.map_err(|error| format!("--output-noise {template}: {error}"))
-    });
+    if let Some(bids) = &request.bids {
+        bids.choose(&mut found)?;
+        if found.is_empty() {
+            return Err(format!("the options of --bids select none of {of} images"));
+        }
+    }
+    let second = request
+        .second
+        .as_deref()
+        .map(|text| SecondName::parse(text, request.bids.is_some()));
     let second = second.transpose()?;
     let entries = found
         .into_iter()
@@ -166,7 +181,10 @@ fn find(request: &ListRequest, walk: &mut Walk<'_>) -> Result<Vec<Found>, String
         let is_image = input.file_name().is_some_and(is_image_name);
         match std::fs::metadata(input) {
             Ok(metadata) if metadata.is_dir() => {
-                let place = place::of_folder(input, base.as_ref())?;
+                let place = match request.bids {
+                    Some(_) => PathBuf::new(),
+                    None => place::of_folder(input, base.as_ref())?,
+                };
                 walk.announce(input, &place);
                 folders.push((input, place));
             }
@@ -251,14 +269,15 @@ fn entry(
     image: Found,
     index: usize,
     request: &ListRequest,
-    second: Option<&Template>,
+    second: Option<&SecondName>,
 ) -> Result<ImageEntry, String> {
     let Found { input, place, .. } = image;
     let mask = request.mask.as_ref().map(|mask| mask.path(&place, index));
-    let second = second.map(|second| second.fill(&place, index));
-    let name = match &request.name {
-        None => place,
-        Some(template) => template.name(&place, index).map_err(|name| {
+    let second = second.map(|second| second.path(&place, index));
+    let name = match (&request.bids, &request.name) {
+        (Some(bids), _) => bids.result(&place)?,
+        (None, None) => place,
+        (None, Some(template)) => template.name(&place, index).map_err(|name| {
             format!(
                 "--name {template}: gives {name:?} for {}, which is not a file name below the output folder",
                 input.display()
@@ -288,6 +307,35 @@ fn entry(
         mask: mask.as_deref().map(Path::to_owned),
         second: second.as_deref().map(Path::to_owned),
     })
+}
+
+/// The name of the second result of an image.
+enum SecondName {
+    Template(Template),
+    /// The label of `desc`, for an image of a BIDS dataset.
+    Desc(String),
+}
+
+impl SecondName {
+    fn parse(text: &str, bids: bool) -> Result<Self, String> {
+        let parsed = match bids {
+            true => {
+                let label = text.strip_prefix("desc-").filter(|label| bids::is_label(label));
+                let label =
+                    label.ok_or("with --bids give the label of the file, such as desc-noise".to_owned());
+                label.map(|label| SecondName::Desc(label.to_owned()))
+            }
+            false => text.parse().map(SecondName::Template),
+        };
+        parsed.map_err(|error| format!("--output-noise {text}: {error}"))
+    }
+
+    fn path(&self, place: &Path, index: usize) -> PathBuf {
+        match self {
+            SecondName::Template(template) => template.fill(place, index),
+            SecondName::Desc(label) => bids::described(place, label),
+        }
+    }
 }
 
 /// Whether an image of this name is one file.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
+use super::bids::Dataset;
 use super::error::no_access;
 use super::found::{Found, push, sort_and_merge_pairs};
 use super::output_folder::OutputFolder;
@@ -22,6 +23,8 @@ pub(super) struct Walk<'a> {
     pub(super) follow_links: bool,
     /// The output folder, which must not be searched.
     pub(super) output: Option<OutputFolder>,
+    /// The BIDS dataset that is searched, if it is one.
+    pub(super) dataset: Option<Dataset<'a>>,
     /// The searched folders by real path, with the path prefix of their results.
     searched: HashMap<PathBuf, PathBuf>,
     pub(super) notes: Notes,
@@ -34,6 +37,8 @@ pub(super) struct Notes {
     pub(super) unreadable: usize,
     /// Links to folders outside, and the first of them.
     links_outside: (usize, PathBuf),
+    /// Links of a BIDS dataset to image files outside, and the first of them.
+    files_outside: (usize, PathBuf),
     /// Links to folders whose images are already listed, and the first of them.
     links_again: (usize, PathBuf),
     /// Files of formats that niimpi does not read, by their suffix.
@@ -46,6 +51,7 @@ impl<'a> Walk<'a> {
             selection,
             follow_links,
             output: None,
+            dataset: None,
             searched: HashMap::new(),
             notes: Notes::default(),
         }
@@ -116,7 +122,7 @@ impl<'a> Walk<'a> {
             let kind = Kind::of(&item);
             let is_folder = kind == Kind::Folder;
             let skipped = is_hidden(item.file_name())
-                || (is_folder && self.selection.excludes(&item_place))
+                || (is_folder && self.leaves_out(&item_place))
                 || (is_folder && linked.is_some_and(|real| self.was_searched(&real.join(below))));
             if is_folder && (skipped || is_image_name(item.file_name())) {
                 walk.skip_current_dir();
@@ -128,12 +134,22 @@ impl<'a> Walk<'a> {
                 self.refuse_output_in(&item, &item_place)?;
             }
             if is_image_name(item.file_name()) {
+                let is_link = item.path_is_symlink() && !self.follow_links;
+                if is_link
+                    && self
+                        .dataset
+                        .as_ref()
+                        .is_some_and(|dataset| dataset.is_left_by(item.path()))
+                {
+                    count(&mut self.notes.files_outside, item.into_path());
+                    continue;
+                }
                 let input = item.into_path();
                 let place = item_place;
                 let line = None;
                 push(found, Found { input, place, line })?;
             } else if kind == Kind::LinkToFolder {
-                if !self.selection.excludes(&item_place) {
+                if !self.leaves_out(&item_place) {
                     links_here.push((item.into_path(), item_place));
                 }
             } else if let Some(suffix) = other_format(item.file_name()) {
@@ -142,6 +158,15 @@ impl<'a> Walk<'a> {
         }
         links.extend(links_here);
         Ok(())
+    }
+
+    /// Whether a folder is not searched.
+    fn leaves_out(&self, place: &Path) -> bool {
+        self.selection.excludes(place)
+            || self
+                .dataset
+                .as_ref()
+                .is_some_and(|dataset| !dataset.enters(place))
     }
 
     /// Whether the images of a real folder are listed by a search of it or of a folder above it.
@@ -159,22 +184,32 @@ impl<'a> Walk<'a> {
         self.searched.contains_key(real)
     }
 
-    /// Refuses results inside a searched folder, unless an `--exclude` pattern excludes them from the next
-    /// run's inputs.
+    /// Refuses results inside a searched folder, unless the dataset or an `--exclude` pattern leaves them out
+    /// of the next run's inputs.
     fn refuse_output_in(&self, folder: &DirEntry, place: &Path) -> Result<(), String> {
         let Some(output) = &self.output else {
             return Ok(());
         };
         let below = folder.path().metadata().ok();
         let below = below.and_then(|metadata| output.below(&metadata));
-        match below {
-            Some(below) if !self.selection.excludes(&place.join(below)) => Err(format!(
+        let Some(below) = below.map(|below| place.join(below)) else {
+            return Ok(());
+        };
+        match &self.dataset {
+            Some(dataset) if dataset.allows_results_in(&below) => Ok(()),
+            Some(_) => Err(format!(
+                "the output folder {} lies inside the dataset {}; inside of it, results belong below \
+                 derivatives, such as derivatives/niimpi",
+                output.written.display(),
+                folder.path().display()
+            )),
+            None if !self.selection.excludes(&below) => Err(format!(
                 "the output folder {} lies inside the input folder {}, so the next run would take results \
                      for inputs; choose a folder outside of it, or leave the results out with --exclude",
                 output.written.display(),
                 folder.path().display()
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
@@ -244,6 +279,13 @@ impl Notes {
         if let (count @ 1.., first) = &self.links_outside {
             tracing::warn!(
                 "did not follow {} to folders outside the input, the first is {} (use --follow-links)",
+                counted(*count, "link"),
+                shown(first)
+            );
+        }
+        if let (count @ 1.., first) = &self.files_outside {
+            tracing::warn!(
+                "left out {} to image files outside the dataset, the first is {} (use --follow-links)",
                 counted(*count, "link"),
                 shown(first)
             );

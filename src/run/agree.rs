@@ -42,6 +42,10 @@ impl Config {
                 "--mask",
                 optional(self.job.mask.as_ref().map(|mask| mask.choice.to_string())),
             ),
+            (
+                "--bids",
+                optional(list.bids.as_ref().map(|bids| format!("{bids:?}"))),
+            ),
             ("--base", paths(list.base.as_slice())),
             ("--include", patterns(&list.include)),
             ("--exclude", patterns(&list.exclude)),

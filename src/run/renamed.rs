@@ -67,7 +67,7 @@ pub(super) fn refuse_renamed(
         entry.output.display(),
         match base_of(&absolute(&entry.input), earlier) {
             Some(base) => format!("add --base {}", base.display()),
-            None => "use --base and --name as before".to_owned(),
+            None => "use --base, --name and --desc-out as before".to_owned(),
         }
     ))
 }

@@ -217,6 +217,10 @@ impl Filter for Anlm {
         self.output_noise.as_deref()
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        Some("denoised".to_owned())
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         match image.mask_voxels {
             Some(_) => self.validate_masked()?,

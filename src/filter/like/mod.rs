@@ -320,6 +320,10 @@ impl Filter for Like {
         true
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        self.fwhm?.bids_desc()
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         self.check_shared(image, shared)?;
         let preset = self.like.preset();

@@ -162,6 +162,10 @@ impl Filter for Nlm {
         true
     }
 
+    fn bids_desc(&self) -> Option<String> {
+        Some("denoised".to_owned())
+    }
+
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         self.validate()?;
         let refused = |name, cause| Err(FilterError::Parameter { name, cause });

@@ -1,5 +1,19 @@
-//! BIDS: the names of images.
+//! BIDS: which images of a dataset are processed, and the names of their results.
 
+mod choice;
+mod dataset;
 mod name;
 
-pub use name::{BidsName, NotBids};
+pub(super) use choice::described;
+pub use choice::{Desc, Labels};
+pub(super) use dataset::Dataset;
+pub use name::{BidsName, NotBids, is_label};
+
+/// What `--bids` and its options ask for.
+#[derive(Clone, Debug)]
+pub struct BidsRequest {
+    /// The options that select images, each with its labels. An image must match all of them.
+    pub labels: Vec<Labels>,
+    /// The `desc` label of the results.
+    pub desc: Desc,
+}

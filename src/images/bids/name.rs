@@ -118,7 +118,7 @@ impl fmt::Display for BidsName<'_> {
 }
 
 /// Whether a text can be the label of an entity.
-fn is_label(text: &str) -> bool {
+pub fn is_label(text: &str) -> bool {
     !text.is_empty()
         && text
             .bytes()

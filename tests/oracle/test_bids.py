@@ -1,0 +1,260 @@
+"""BIDS datasets: which images are selected, where results land, and what is refused before anything is
+written."""
+
+import json
+import os
+
+import nibabel
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import images
+from program import HAS_RANKS, run
+
+pytestmark = pytest.mark.timeout(180)
+
+RANKS = 2 if HAS_RANKS else None
+
+
+def describe(folder, kind, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {"Name": "Made for a test", "BIDSVersion": "1.11.1", "DatasetType": kind, **more}
+    (folder / "dataset_description.json").write_text(json.dumps(text))
+
+
+def image(path, shape=(8, 9, 7), seed=0):
+    array = np.random.default_rng(seed).integers(0, 200, shape, dtype=np.int16)
+    return images.write(path, array, zooms=(2, 2, 2, 1.5)[: len(shape)], affine=images.diagonal(2, 2, 2))
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A raw dataset with sessions, and folders that belong to no image."""
+    root = tmp_path / "raw"
+    describe(root, "raw")
+    for subject in ("01", "02"):
+        for session in ("pre", "post"):
+            stem = f"sub-{subject}_ses-{session}"
+            folder = root / f"sub-{subject}" / f"ses-{session}"
+            image(folder / "anat" / f"{stem}_T1w.nii.gz", seed=1)
+            for n in (1, 2):
+                image(folder / "func" / f"{stem}_task-rest_run-0{n}_bold.nii.gz", (6, 5, 7, 3), seed=n)
+            image(folder / "dwi" / f"{stem}_dwi.nii.gz", (6, 5, 7, 3))
+    image(root / "sub-02" / "ses-pre" / "func" / "sub-02_ses-pre_task-nback_bold.nii.gz", (6, 5, 7, 3))
+    left_out = ("sourcedata", "code", ".git", "sub-01/ses-pre/anat/x.bids", "derivatives/old/sub-01/anat")
+    for folder in left_out:
+        image(root / folder / "sub-01_T1w.nii.gz")
+    return root
+
+
+@pytest.fixture
+def derivative(tmp_path):
+    """A derivative as fMRIPrep writes it."""
+    root = tmp_path / "study" / "derivatives" / "fmriprep"
+    describe(tmp_path / "study", "raw")
+    describe(root, "derivative", GeneratedBy=[{"Name": "fMRIPrep", "Version": "25.1.0"}])
+    func, anat = root / "sub-01" / "func", root / "sub-01" / "anat"
+    for task in ("rest", "nback"):
+        stem = f"sub-01_task-{task}"
+        for space in ("", "_space-MNI152NLin2009cAsym_res-2"):
+            image(func / f"{stem}{space}_desc-preproc_bold.nii.gz", (6, 5, 7, 3))
+            image(func / f"{stem}{space}_desc-brain_mask.nii.gz", (6, 5, 7))
+        image(func / f"{stem}_space-MNI152NLin2009cAsym_res-2_boldref.nii.gz", (6, 5, 7))
+        image(func / f"{stem}_space-fsLR_den-91k_bold.dtseries.nii", (6, 5, 7))
+    image(anat / "sub-01_desc-preproc_T1w.nii.gz")
+    image(anat / "sub-01_dseg.nii.gz")
+    image(anat / "sub-01_label-GM_probseg.nii.gz")
+    image(root / "sourcedata" / "freesurfer" / "sub-01" / "mri" / "T1.nii.gz")
+    return root
+
+
+def smooth(dataset, output, *options, expect=0, width=("--fwhm=4.7",), ranks=None):
+    words = ["smooth", dataset, "--bids", "--output", output, *width, "--threads=1", "--no-sync", *options]
+    finished = run([str(word) for word in words], ranks)
+    assert finished.code == expect, finished
+    return finished
+
+
+def landed(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("sub-*.nii*"))
+
+
+def test_results_of_a_raw_dataset_are_named_and_placed_by_the_specification(raw, tmp_path):
+    out = raw / "derivatives" / "niimpi"
+    for _ in range(2):  # results below derivatives are never inputs
+        finished = smooth(raw, out, "--fwhm=6", "--suffix", "bold", "--resume", width=(), ranks=RANKS)
+    stem = "sub-02/ses-pre/func/sub-02_ses-pre_task-nback_desc-sm6_bold.nii.gz"
+    expected = [
+        f"sub-{sub}/ses-{ses}/func/sub-{sub}_ses-{ses}_task-rest_run-0{n}_desc-sm6_bold.nii.gz"
+        for sub in ("01", "02")
+        for ses in ("pre", "post")
+        for n in (1, 2)
+    ]
+    assert landed(out) == sorted([*expected, stem])
+    assert "resume: 9 kept" in finished.stderr, finished
+    # All images: neither sourcedata, code, .git, *.bids nor derivatives.
+    smooth(raw, tmp_path / "all", width=["--fwhm=4.5"])
+    names = landed(tmp_path / "all")
+    assert len(names) == 17 and all("_desc-sm4p5_" in name for name in names)
+
+
+def test_the_voxels_are_those_of_the_image(raw, tmp_path):
+    one = ["--participant-label=sub-01", "--session=pre", "--suffix=T1w"]
+    smooth(raw, tmp_path / "out", *one, "--desc-out=x", width=["--sigma=1"])
+    source = nibabel.load(raw / "sub-01/ses-pre/anat/sub-01_ses-pre_T1w.nii.gz")
+    result = nibabel.load(tmp_path / "out/sub-01/ses-pre/anat/sub-01_ses-pre_desc-x_T1w.nii.gz")
+    expected = ndimage.gaussian_filter(np.asarray(source.dataobj), 1)
+    assert np.array_equal(np.asarray(result.dataobj), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ("--participant-label 01", 8),
+        ("--participant-label sub-01 02 --session ses-post", 8),
+        ("--participant-label 01,02 --datatype anat", 4),
+        ("--task rest", 8),
+        ("--task rest nback", 9),
+        ("--run 1 --suffix bold", 4),
+        ("--run 01 2", 8),
+        ("--suffix dwi T1w --exclude sub-02", 4),
+        ("--include *_run-02_*", 4),
+    ],
+)
+def test_options_select_together(raw, tmp_path, options, count):
+    finished = smooth(raw, tmp_path / "out", "--dry-run", *options.split())
+    assert finished.stdout.count("_desc-sm") == count, finished
+
+
+def test_a_derivative_keeps_its_entities_and_leaves_out_masks(derivative, tmp_path):
+    finished = smooth(derivative, tmp_path / "out", "--fwhm=6", width=())
+    names = {name.rsplit("/", 1)[1] for name in landed(tmp_path / "out")}
+    bold = {
+        f"sub-01_task-{task}{space}_desc-sm6_bold.nii.gz"
+        for task in ("rest", "nback")
+        for space in ("", "_space-MNI152NLin2009cAsym_res-2")
+    }
+    space = "space-MNI152NLin2009cAsym_res-2"
+    reference = {f"sub-01_task-{task}_{space}_desc-sm6_boldref.nii.gz" for task in ("rest", "nback")}
+    others = {"sub-01_desc-sm6_T1w.nii.gz", "sub-01_label-GM_desc-sm6_probseg.nii.gz"}
+    assert names == bold | reference | others
+    assert "left out 2 images without a BIDS name" in finished.stderr, finished
+    assert "left out 5 images of labels (mask, dseg, defacemask)" in finished.stderr, finished
+    one = ["--desc=preproc", "--task=rest", "--exclude=*_space-*", "--suffix=bold"]
+    native = smooth(derivative, tmp_path / "native", *one)
+    assert len(landed(tmp_path / "native")) == 1, native
+    smooth(derivative, tmp_path / "mni", "--space=MNI152NLin2009cAsym", "--suffix=bold")
+    assert len(landed(tmp_path / "mni")) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "label"),
+    [
+        (["smooth", "--fwhm=6.0"], "sm6"),
+        (["smooth", "--fwhm=6,6,6"], "sm6"),
+        (["smooth", "--fwhm=0.25"], "sm0p25"),
+        (["smooth", "--fwhm=6", "--like=nilearn"], "sm6"),
+        (["smooth", "--sigma=2", "--desc-out=smoothed"], "smoothed"),
+        (["median", "--size=3"], "median"),
+        (["denoise", "--method=nlm"], "denoised"),
+        (["denoise", "--desc-out=desc-x"], "x"),
+    ],
+)
+def test_results_are_described_by_their_filter(raw, tmp_path, command, label):
+    words = [*command, str(raw), "--bids", "--output", str(tmp_path / "out"), "--dry-run", "--suffix=T1w"]
+    finished = run(words)
+    assert finished.code == 0, finished
+    assert f"sub-01_ses-pre_desc-{label}_T1w.nii.gz" in finished.stdout, finished
+
+
+def test_removed_noise_has_a_label(raw, tmp_path):
+    words = ["denoise", str(raw), "--bids", "--output", str(tmp_path / "out"), "--suffix=T1w", "--no-sync"]
+    finished = run([*words, "--output-noise=desc-noise", "--participant-label=01", "--session=pre"])
+    assert finished.code == 0, finished
+    stem = "sub-01/ses-pre/anat/sub-01_ses-pre_desc"
+    assert landed(tmp_path / "out") == [f"{stem}-denoised_T1w.nii.gz", f"{stem}-noise_T1w.nii.gz"]
+    refused = run([*words, "--output-noise={dir}/{stem}_noise"])
+    assert refused.code == 2 and "such as desc-noise" in refused.stderr, refused
+
+
+def with_file(name):
+    return lambda root: image(root / "sub-01" / "ses-pre" / name)
+
+
+def without_description(root):
+    (root / "dataset_description.json").unlink()
+
+
+PLAIN = lambda root: None  # noqa: E731
+
+REFUSED = [
+    (PLAIN, ["--participant-label", "09"], "--participant-label 09: no image has this label"),
+    (PLAIN, ["--task", "rest", "resting"], "--task resting: no image has this label; there are nback, rest"),
+    (PLAIN, ["--task=nback", "--participant-label=01,02"], "--participant-label 01: the other options"),
+    (PLAIN, ["--suffix=T1w", "--desc=preproc"], "--desc preproc: no image has this label"),
+    (PLAIN, ["--fwhm=6,6,4"], "--desc-out"),
+    (PLAIN, ["--sigma=1"], "--desc-out"),
+    (PLAIN, ["--fwhm=6", "--base=."], "cannot be used with"),
+    (PLAIN, ["--fwhm=6", "--desc-out=a_b"], "a label has only letters, digits"),
+    (without_description, [], "is not the root of a BIDS dataset"),
+    (with_file("anat/sub-02_ses-pre_T1w.nii.gz"), [], "the name has sub-02, the folders have sub-01"),
+    (with_file("anat/sub-01_T1w.nii.gz"), [], "the name has no ses-"),
+    (with_file("anat/sub-01_ses-pre_run-1_run-2_T1w.nii"), [], "has both run-1 and run-2"),
+    (with_file("anat/sub-01_ses-pre_T1w.nii"), [], "two inputs for one output"),
+    (with_file("anat/sub-01_ses-pre_desc-preproc_T1w.nii"), [], "two inputs for one output"),
+    (with_file("func/sub-01_ses-pre_run-01_task-rest_bold.nii.gz"), [], "two inputs for one output"),
+    (with_file("anat/sub-01_ses-pre_desc-other_T1w.nii"), [], "already has desc-other"),
+]
+
+
+@pytest.mark.parametrize(("change", "options", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_is_not_clear_is_refused_before_anything_is_written(raw, tmp_path, change, options, message):
+    change(raw)
+    before = images.tree(raw)
+    width = () if any(option.startswith(("--fwhm", "--sigma")) for option in options) else ["--fwhm=6"]
+    finished = smooth(raw, tmp_path / "out", *options, expect=2, width=width, ranks=RANKS)
+    assert message in finished.stderr, finished
+    assert not (tmp_path / "out").exists() and images.tree(raw) == before
+
+
+def test_results_in_a_dataset_belong_below_derivatives(raw, derivative):
+    for output in (raw, raw / "sub-01" / "out", raw / "results"):
+        finished = smooth(raw, output, expect=2)
+        assert "such as derivatives/niimpi" in finished.stderr, finished
+    study = derivative.parents[1]
+    finished = smooth(derivative.parent, study / "out", expect=2)
+    assert "derivatives/fmriprep is one" in finished.stderr, finished
+    smooth(derivative, derivative.parent / "niimpi", "--suffix=T1w")
+    assert landed(derivative.parent / "niimpi") == ["sub-01/anat/sub-01_desc-sm4p7_T1w.nii.gz"]
+
+
+@pytest.fixture
+def datalad(tmp_path):
+    """A dataset as DataLad makes it: links into .git/annex, one of which was not fetched, and links that
+    leave the dataset."""
+    root = tmp_path / "datalad"
+    describe(root, "raw")
+    for subject in ("01", "02", "03"):
+        folder = root / f"sub-{subject}" / "anat"
+        folder.mkdir(parents=True)
+        key = root / ".git" / "annex" / "objects" / subject / "MD5E" / "MD5E.nii.gz"
+        if subject != "02":
+            image(key, seed=int(subject))
+        (folder / f"sub-{subject}_T1w.nii.gz").symlink_to(os.path.relpath(key, folder))
+    image(tmp_path / "elsewhere" / "sub-04" / "anat" / "sub-04_T1w.nii.gz")
+    (root / "sub-04").symlink_to(tmp_path / "elsewhere" / "sub-04")
+    outside = tmp_path / "elsewhere" / "sub-04" / "anat" / "sub-04_T1w.nii.gz"
+    (root / "sub-03" / "anat" / "sub-03_T2w.nii.gz").symlink_to(outside)
+    return root
+
+
+def test_annexed_content_is_read_and_links_out_of_the_dataset_are_not(datalad, tmp_path):
+    finished = smooth(datalad, tmp_path / "out", "--fwhm=6", width=(), expect=1, ranks=RANKS)
+    assert "sub-02_T1w.nii.gz" in finished.stderr and "datalad get" in finished.stderr, finished
+    assert "left out 1 link to image files outside the dataset" in finished.stderr, finished
+    assert "did not follow 1 link to folders outside the input" in finished.stderr, finished
+    names = [f"sub-{n}/anat/sub-{n}_desc-sm6_T1w.nii.gz" for n in ("01", "03")]
+    assert landed(tmp_path / "out") == names
+    followed = smooth(datalad, tmp_path / "all", "--follow-links", "--fwhm=6", width=(), expect=1)
+    assert len(landed(tmp_path / "all")) == 4, followed
