@@ -300,10 +300,8 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
     Config {
         list: ListRequest {
             repeat: args.repeat,
-            mask: args.job.mask_template(),
-            second: filter.second_result().map(str::to_owned),
             bids: args.bids.request(filter.bids_desc()),
-            ..args.inputs.request(args.output, args.name)
+            ..args.job.list(args.inputs.request(args.output, args.name))
         },
         limit: args.limit,
         shard: args.shard,

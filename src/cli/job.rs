@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use clap::Args;
 
 use crate::filter::nonfinite::NonFiniteArgs;
-use crate::filter::{Options, OutputSpec, Outside};
+use crate::filter::{Filter, Options, OutputSpec, Outside};
 use crate::image_io::CompressionLevel;
-use crate::images::{MaskChoice, MaskTemplate};
+use crate::images::{ListRequest, MaskChoice};
 use crate::job::{ImageJob, Masking};
 use crate::partition::Strategy;
 
@@ -83,9 +83,13 @@ impl<F: FilterOptions> JobArgs<F> {
         }
     }
 
-    /// The template of the masks, if each image has its own.
-    pub(super) fn mask_template(&self) -> Option<MaskTemplate> {
-        self.mask.as_ref().and_then(MaskChoice::template).cloned()
+    /// The request for the list, with the masks and the second results of these options.
+    pub(super) fn list(&self, request: ListRequest) -> ListRequest {
+        ListRequest {
+            mask: self.mask.as_ref().and_then(MaskChoice::template).cloned(),
+            second: self.job().filter.second_result().map(str::to_owned),
+            ..request
+        }
     }
 
     /// The subcommand and the arguments that mean the same in any working directory.

@@ -9,7 +9,7 @@ use super::filter::AnyFilterArgs;
 use super::inputs::InputArgs;
 use super::job::JobArgs;
 use super::scaling::{mpi_type, positive, say};
-use crate::images::{ListRequest, NameTemplate};
+use crate::images::NameTemplate;
 use crate::report::{self, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED};
 use crate::slurm::accounting::Accounting;
@@ -205,10 +205,9 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
         .cpus_per_node
         .or(of_partition.map(|limits| limits.cpus_per_node));
     let request = PlanRequest {
-        list: ListRequest {
-            mask: args.job.mask_template(),
-            ..args.inputs.request(args.output.clone(), args.name.clone())
-        },
+        list: args
+            .job
+            .list(args.inputs.request(args.output.clone(), args.name.clone())),
         images: args.images,
         job: args.job.job(),
         options: args.job.words(),

@@ -218,11 +218,11 @@ fn finish(folder: &StudyFolder, ended: bool, quiet: bool) -> Result<u8, String> 
 fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
     let inputs = args.data.iter().map(|path| absolute_input(path, false));
     let inputs: Vec<PathBuf> = inputs.collect::<Result<_, _>>()?;
-    let listed = images::collect(&ListRequest {
+    let listed = images::collect(&args.job.list(ListRequest {
         inputs: inputs.clone(),
         output: args.output.clone().unwrap_or_default().join("outputs"),
         ..ListRequest::default()
-    });
+    }));
     let images = listed?.entries.len();
     let most = args.sizes.iter().copied().max().unwrap_or(0);
     if most > images {

@@ -118,3 +118,30 @@ def test_a_study_of_a_filter_with_a_mask_for_each_image(data, masks, tmp_path):
     described = [json.loads(path.read_text())["filter"] for path in (study / "reports").glob("*.json")]
     assert len(described) == 2
     assert all(it["name"] == "median" and it["mask"].endswith("{stem}") for it in described)
+
+
+def test_a_plan_of_images_and_their_noise(tmp_path):
+    on_one_cpu("synth", tmp_path / "in", "--count", 6, "--shape", "20,18,16")
+    words = ["in", "--filter", "denoise --output-noise '{stem}_noise'", "--output", "out"]
+    script = tmp_path / "job.sbatch"
+    document, *_ = planned(*words, "--pilot", "6", "--write", script, folder=tmp_path)
+    assert document["images"] == 6 and "--output-noise={stem}_noise" in script.read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".niimpi")]
+    command = shlex.split(script.read_text().splitlines()[-1].partition("--kill-on-bad-exit=1 ")[2])
+    on_one_cpu(*command[1:], report_path=tmp_path / "job.report.json")
+    assert len(list((tmp_path / "out").glob("*_noise.nii.gz"))) == 6
+    # The name of the noise does not affect the time, its presence does.
+    report = ["--from", tmp_path / "job.report.json"]
+    other = ["in", "--filter", "denoise --output-noise '{dir}/noise_of_{stem}'"]
+    planned(*other, *report, folder=tmp_path)
+    refused = on_one_cpu("plan", "in", "--filter", "denoise", *report, "--no-sync", expect=2, cwd=tmp_path)
+    assert "measured with other options" in refused.stderr, refused
+
+
+@pytest.mark.parametrize("command", ["plan", "scaling"])
+def test_an_unusable_name_of_the_noise_is_refused_before_anything_runs(data, tmp_path, command):
+    words = [data, "--filter", "denoise --output-noise 'elsewhere/{stem}'", "--output", tmp_path / "new" / "out"]
+    more = ["--sizes", "1"] if command == "scaling" else []
+    refused = on_one_cpu(command, *words, *more, expect=2)
+    assert "--output-noise elsewhere/{stem}: gives " in refused.stderr, refused
+    assert not (tmp_path / "new").exists()

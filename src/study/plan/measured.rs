@@ -223,7 +223,7 @@ fn enough(measured: &Measurements, sources: &[Source]) -> Result<(), String> {
 /// Refuses a report that was measured with other options than the planned ones.
 fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
-    let mut differences = differences(&report.options, options);
+    let mut differences = differences(&costing(&report.options), &costing(options));
     if report.launch.sync.is_some_and(|sync| sync != job.sync) {
         let instead = if job.sync { "with" } else { "without" };
         differences.push(format!("{instead} --no-sync"));
@@ -239,6 +239,15 @@ fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String>
         measure again",
         differences.join(", ")
     ))
+}
+
+/// The options without names of files, which do not affect the cost of an image.
+fn costing(options: &Value) -> Value {
+    let mut options = options.clone();
+    if let Some(name @ Value::String(_)) = options.pointer_mut("/filter/output_noise") {
+        *name = "a file".into();
+    }
+    options
 }
 
 /// The options in which a report differs; none if it contains no options.

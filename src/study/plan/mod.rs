@@ -225,6 +225,7 @@ fn run_pilot(request: &PlanRequest, listed: &Listed) -> Result<Pilot, String> {
         images: request.pilot,
         options: &request.options,
         masks: request.list.mask.as_ref(),
+        second: request.list.second.as_deref(),
         beside: output.parent().unwrap_or(Path::new("/")),
         cpus: resources::available_cpus(),
         quiet: request.quiet,

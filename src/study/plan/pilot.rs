@@ -1,7 +1,7 @@
 //! The pilot: processes a few images of the list several times on this machine, with one and more workers.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::listed::{FoundImage, Listed};
 use super::measured::{FEWEST_IMAGES, Source, stages_s};
 use super::model::{add, held_s};
 use crate::console;
+use crate::image_io::file_name::split;
 use crate::images::{self, ListRequest, MaskTemplate};
 use crate::job::outcome::Stage;
 use crate::launch::child::{How, Limits};
@@ -43,6 +44,8 @@ pub(crate) struct PilotRequest<'a> {
     pub options: &'a [OsString],
     /// The template in the options by which each image has its own mask.
     pub masks: Option<&'a MaskTemplate>,
+    /// The template in the options that names second results.
+    pub second: Option<&'a str>,
     /// Folder for the results, which are removed at the end: on the file system to which the job will write.
     pub beside: &'a Path,
     /// CPUs of this machine.
@@ -111,10 +114,14 @@ pub(crate) fn run(
         &folder.path().join("list"),
         chosen.iter().map(|image| image.input.as_path()),
     )?;
-    let options = match request.masks {
-        Some(template) => with_masks(request.options, &linked_masks(folder.path(), template, &chosen)?),
-        None => request.options.to_vec(),
-    };
+    let mut options = request.options.to_vec();
+    if let Some(template) = request.masks {
+        let masks = linked_masks(folder.path(), template, &chosen)?;
+        replace(&mut options, "--mask=", &masks.to_string());
+    }
+    if let Some(template) = request.second {
+        replace(&mut options, "--output-noise=", &second_of_pilot(template));
+    }
     let run = |workers, repeats| one(request, &options, machine, folder.path(), workers, repeats);
     let cold = run((1, 1), 1)?;
     let once_s = match working_s(&cold.report) {
@@ -194,12 +201,17 @@ fn linked_masks(
     Ok(template)
 }
 
-/// The options with these masks.
-fn with_masks(options: &[OsString], masks: &MaskTemplate) -> Vec<OsString> {
-    let is_mask = |word: &&OsString| word.as_encoded_bytes().starts_with(b"--mask=");
-    let mut words: Vec<OsString> = options.iter().filter(|word| !is_mask(word)).cloned().collect();
-    words.push(format!("--mask={masks}").into());
-    words
+/// The names of the pilot's second results. Its results keep the whole paths of their images, so a name
+/// that fits the job's list may not fit here. The suffix stays, because compressing takes time.
+fn second_of_pilot(template: &str) -> String {
+    let suffix = split(OsStr::new(template)).map_or("", |(_, suffix)| suffix.as_str());
+    format!("{{dir}}/{{stem}}.niimpi-pilot{suffix}")
+}
+
+/// Gives an option another value. `option` ends with an equals sign.
+fn replace(words: &mut Vec<OsString>, option: &str, value: &str) {
+    words.retain(|word| !word.as_encoded_bytes().starts_with(option.as_bytes()));
+    words.push(format!("{option}{value}").into());
 }
 
 /// Seconds for which the images occupied the worker of a run.
