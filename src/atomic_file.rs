@@ -114,24 +114,29 @@ impl Folder {
         unless_unsupported(nix::unistd::fsync(&self.fd))
     }
 
-    /// Removes the file with this name if it is still the one that was seen. Returns whether it existed.
+    /// Checks that the file with this name is still the one that was seen. Returns whether it exists.
+    ///
+    /// # Errors
+    /// [`changed`], or the file system's.
+    pub(crate) fn check(&self, name: &OsStr, expected: Expected) -> io::Result<bool> {
+        match (self.stamp(name)?, expected) {
+            (now, Expected::Anything) => Ok(now.is_some()),
+            (None, Expected::Nothing) => Ok(false),
+            (Some(now), Expected::This(seen)) if now == seen => Ok(true),
+            _ => Err(changed()),
+        }
+    }
+
+    /// Removes the file with this name after [`Folder::check`]. Returns whether it existed.
     ///
     /// # Errors
     /// [`changed`], or the file system's.
     pub(crate) fn remove(&self, name: &OsStr, expected: Expected) -> io::Result<bool> {
-        let Some(now) = self.stamp(name)? else {
-            return match expected {
-                Expected::This(_) => Err(changed()),
-                Expected::Anything | Expected::Nothing => Ok(false),
-            };
-        };
-        match expected {
-            Expected::Anything => {}
-            Expected::This(seen) if seen == now => {}
-            _ => return Err(changed()),
+        let exists = self.check(name, expected)?;
+        if exists {
+            unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
         }
-        unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
-        Ok(true)
+        Ok(exists)
     }
 
     fn stamp(&self, name: &OsStr) -> io::Result<Option<Stamp>> {

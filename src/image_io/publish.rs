@@ -120,6 +120,11 @@ impl StagedFile {
         record(&files).map_err(|error| Cause::NotRecorded { error }.at(&last_path))?;
         let mut expected_last = existing.expected(&last_name);
         if parts.len() > 1 {
+            // Nothing is removed unless every file may be replaced.
+            for part in &parts {
+                let checked = folder.check(part.name(), existing.expected(part.name()));
+                checked.map_err(|error| failed("renaming the file", &part.id.path, error))?;
+            }
             // An old header must never be visible with new voxels, not even after a crash.
             let removed = folder.remove(&last_name, expected_last);
             let removed = removed.map_err(|error| failed("removing the old file", &last_path, error))?;
@@ -269,6 +274,18 @@ mod tests {
         let late = output(dir.path(), "late").publish_over(&before, |_| Ok(()));
         late.unwrap_err();
         assert_eq!(content(dir.path()), ["again a.img", "again a.hdr"]);
+    }
+
+    #[test]
+    fn an_old_result_stays_unless_every_file_of_the_new_one_may_be_published() {
+        let dir = tempfile::tempdir().unwrap();
+        output(dir.path(), "old").publish().unwrap();
+        let before = seen(dir.path());
+        std::fs::write(dir.path().join("a.img"), "somebody's").unwrap();
+        let late = output(dir.path(), "late").publish_over(&before, |_| Ok(()));
+        let text = late.unwrap_err().to_string();
+        assert!(text.contains("a.img") && text.contains("another run wrote it meanwhile"), "{text}");
+        assert_eq!(content(dir.path()), ["somebody's", "old a.hdr"]);
     }
 
     impl Part {
