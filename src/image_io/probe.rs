@@ -57,6 +57,8 @@ pub struct Probe {
     pub file_bytes: u64,
     /// Oddities of the header and, as far as file sizes show them, of the voxels.
     pub warnings: Vec<Warning>,
+    /// The header itself.
+    pub(crate) header: Header,
 }
 
 /// Reads only the header of the image at `path`. A file is refused if its size shows that it is too short for
@@ -97,5 +99,6 @@ pub fn probe(path: &Path) -> Result<Probe, ImageError> {
         raw_bytes,
         file_bytes,
         warnings: header.warnings().to_vec(),
+        header,
     })
 }

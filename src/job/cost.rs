@@ -30,7 +30,7 @@ pub(crate) fn filter_s(job: &ImageJob, image: &ImageInfo) -> f64 {
 
 /// What a job needs for an image with a known header.
 pub(crate) fn need(job: &ImageJob, probe: &Probe) -> Need {
-    let image = memory::probe_info(probe);
+    let image = memory::image_info(&probe.header);
     let prepared = job.filter.prepare(&job.masked(&image), &job.shared()).ok();
     let prepared = prepared.as_deref();
     Need {

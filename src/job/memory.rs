@@ -2,8 +2,8 @@
 
 use super::ImageJob;
 use crate::filter::{Division, Filter, ImageInfo, Layout};
-use crate::image_io::{Header, Probe};
-use crate::volume::{Datatype, Scaling};
+use crate::image_io::Header;
+use crate::volume::Datatype;
 
 /// Memory of a worker's thread without images: codec, file buffers, used part of its stack.
 pub(crate) const WORKER_BYTES: u64 = 12 << 20;
@@ -103,30 +103,13 @@ pub(crate) fn image_info(header: &Header) -> ImageInfo {
     }
 }
 
-/// The same for a probed header. The values of the intensity scale do not matter here.
-pub(crate) fn probe_info(probe: &Probe) -> ImageInfo {
-    const SOME: Scaling = Scaling {
-        slope: 1.0,
-        intercept: 1.0,
-    };
-    ImageInfo {
-        shape: probe.shape.clone(),
-        voxel_size_mm: probe.voxel_size_mm,
-        grid: None,
-        geometry: Some(probe.geometry),
-        datatype: probe.datatype,
-        scaling: probe.scaled.then_some(SOME),
-        nonfinite_voxels: None,
-        mask_voxels: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::filter::gaussian::{Gaussian, PerAxis};
+    use crate::filter::like::{Like, Tool};
     use crate::filter::nonfinite::NonFinite;
     use crate::filter::{Options, OutputSpec, OutputType, Outside, Rounding};
     use crate::image_io::CompressionLevel;
@@ -205,7 +188,7 @@ mod tests {
                 });
                 let probe = crate::image_io::probe(&path).unwrap();
                 for threads in [1, 3] {
-                    let promised = image_bytes(&job, &probe_info(&probe), threads);
+                    let promised = image_bytes(&job, &image_info(&probe.header), threads);
                     let held = super::super::steps::tests::held_bytes(&job, &path, threads);
                     assert!(
                         held <= promised,
@@ -216,6 +199,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_scaling_of_a_header_counts() {
+        // AFNI's result is double for whole numbers with a slope only, and single with an intercept.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.nii");
+        super::super::steps::tests::write_noise(&path, &[40, 30, 20], Datatype::Int16, true, false);
+        let like = Like::from_fwhm_mm(Tool::Afni, 4.0);
+        let job = job(like, NonFinite::default(), OutputSpec::default());
+        let probe = crate::image_io::probe(&path).unwrap();
+        let promised = super::super::cost::need(&job, &probe).memory_bytes;
+        let held = super::super::steps::tests::held_bytes(&job, &path, 1);
+        assert!(held <= promised, "{held} bytes are held, {promised} were promised");
     }
 
     #[test]
@@ -272,7 +269,7 @@ mod tests {
             let path = folder.path().join("a.nii");
             super::super::steps::tests::write_noise(&path, &shape, datatype, scaled, has_nan);
             let probe = crate::image_io::probe(&path).unwrap();
-            let promised = image_bytes(&job, &probe_info(&probe), threads);
+            let promised = image_bytes(&job, &image_info(&probe.header), threads);
             let held = super::super::steps::tests::held_bytes(&job, &path, threads);
             prop_assert!(held <= promised, "{held} bytes are used, {promised} were estimated");
         }
