@@ -404,6 +404,7 @@ fn report(
         };
         ImageRow {
             input: entry.input.display().to_string(),
+            output_noise: entry.second.as_ref().map(|noise| noise.display().to_string()),
             output: entry.output.display().to_string(),
             outcome: Outcome::skipped(entry.index, without_record),
         }

@@ -293,6 +293,7 @@ pub(crate) mod tests {
         ImageRow {
             input,
             output,
+            output_noise: None,
             outcome: Outcome::skipped(index, Reason::NotStarted),
         }
     }

@@ -33,7 +33,7 @@ pub(crate) const RANKS: [Column<RankRow>; 21] = [
 ];
 
 /// Columns of an image's row.
-pub(crate) const IMAGES: [Column<ImageRow>; 22] = [
+pub(crate) const IMAGES: [Column<ImageRow>; 23] = [
     Column::csv("index", |image| Cell::Count(image.index as u64)),
     Column::csv("input", |image| Cell::Text(image.input.clone())),
     Column::csv("output", |image| Cell::Text(image.output.clone())),
@@ -72,6 +72,9 @@ pub(crate) const IMAGES: [Column<ImageRow>; 22] = [
     }),
     Column::csv("sigma_vox", |image| {
         Cell::of(image.outcome.input.sigma_vox, three)
+    }),
+    Column::csv("output_noise", |image| {
+        Cell::of(image.output_noise.clone(), Cell::Text)
     }),
 ];
 

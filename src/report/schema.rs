@@ -194,6 +194,9 @@ pub struct ImageRow {
     pub input: String,
     /// Its result.
     pub output: String,
+    /// The noise that was removed, with `--output-noise`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_noise: Option<String>,
     #[serde(flatten)]
     pub outcome: Outcome,
 }

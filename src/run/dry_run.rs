@@ -20,8 +20,14 @@ struct ImageLine<'a> {
     is_kept: bool,
 }
 
-fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
-    [
+/// `has_noise`: whether results have a second file.
+fn image_columns<'a>(has_noise: bool) -> Vec<Column<ImageLine<'a>>> {
+    let noise = Column::shown("noise", |line: &ImageLine<'a>| {
+        Cell::of(line.entry.second.as_ref(), |noise| {
+            Cell::Text(noise.display().to_string())
+        })
+    });
+    let mut columns: Vec<Column<ImageLine<'a>>> = vec![
         Column::shown("image", |line| Cell::Count(line.entry.index as u64)),
         Column::shown("input", |line| Cell::Text(line.entry.input.display().to_string())),
         Column::shown("output", |line| {
@@ -45,7 +51,11 @@ fn image_columns<'a>() -> [Column<ImageLine<'a>>; 8] {
                 .to_owned(),
             )
         }),
-    ]
+    ];
+    if has_noise {
+        columns.insert(3, noise);
+    }
+    columns
 }
 
 /// The share of a rank.
@@ -120,7 +130,7 @@ pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config:
         })
         .collect();
     let ranks = rank_lines(setup, schedule, looks, config.strategy);
-    let mut text = Table::of(&image_columns(), &images).draw(Style::Terminal);
+    let mut text = Table::of(&image_columns(config.list.second.is_some()), &images).draw(Style::Terminal);
     text.push_str(&sizes(&images));
     text.push_str(&Table::of(&rank_columns(), &ranks).draw(Style::Terminal));
     let skipped = setup.decision.skipped.len();

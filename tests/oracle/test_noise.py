@@ -1,6 +1,7 @@
 """niimpi denoise --output-noise: the noise is a second file of the same outcome."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -191,5 +192,16 @@ def test_an_input_is_not_replaced_by_noise(study):
 
 def test_the_report_has_the_options(study):
     finished = smooth(study / "in", study / "out", NOISE, command="denoise")
-    options = json.loads(finished.report_path.read_text())["options"]
-    assert options["filter"]["output_noise"] == "{dir}/{stem}_noise"
+    report = json.loads(finished.report_path.read_text())
+    assert report["options"]["filter"]["output_noise"] == "{dir}/{stem}_noise"
+    for row in report["images"]:
+        assert row["output_noise"] == str(noise_beside(Path(row["output"])))
+    csv = run(["report", "show", str(finished.report_path), "--format=csv", "--rows=images"])
+    assert csv.stdout.splitlines()[0].endswith(",output_noise") and "/s1/a_noise.nii" in csv.stdout, csv
+
+
+def test_a_dry_run_names_the_noise(study):
+    planned = run(["denoise", str(study / "in"), "--output", str(study / "out"), NOISE, "--dry-run"])
+    assert planned.code == 0 and f"{study}/out/s1/a_noise.nii " in planned.stdout, planned
+    without = run(["denoise", str(study / "in"), "--output", str(study / "out"), "--dry-run"])
+    assert without.code == 0 and "noise" not in without.stdout, without

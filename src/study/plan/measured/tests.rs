@@ -115,6 +115,7 @@ impl Machine {
             ImageRow {
                 input: format!("in/{place}.nii.gz"),
                 output: format!("out/{place}.nii.gz"),
+                output_noise: None,
                 outcome: Outcome {
                     index: place + 1,
                     rank,
