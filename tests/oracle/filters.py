@@ -1,6 +1,6 @@
 """The list of filters, for tests that all filters must pass. A new filter needs an entry here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -17,6 +17,8 @@ class Filter:
     other: tuple
     # The exit code for images that are thinner than the search for patches.
     thin_code: int = 0
+    # Whether voxels that are NaN count as 0 in any case, and --nan is refused.
+    zeroes_nan: bool = False
 
     @property
     def words(self):
@@ -31,7 +33,7 @@ class Filter:
     @property
     def changed(self):
         """The same filter with the other options."""
-        return Filter(f"{self.name}-changed", self.command, self.other, self.options)
+        return replace(self, name=f"{self.name}-changed", options=self.other, other=self.options)
 
     def run(self, inputs, output, *options, **others):
         """Runs the filter. See `program.smooth`."""
@@ -39,11 +41,13 @@ class Filter:
 
 
 BLOCKWISE = "--method=nlm-blockwise"
+LIKE = "--like=nilearn"
 FILTERS = (
     Filter("smooth", "smooth", ("--sigma=1",), ("--sigma=2",)),
     Filter("median", "median", ("--size=3",), ("--size=5",)),
     Filter("denoise", "denoise", ("--noise-model=rician",), ("--noise-model=gaussian",)),
     Filter("nlm", "denoise", ("--method=nlm", "--block-radius=2"), ("--method=nlm", "--block-radius=3"), 1),
+    Filter("like", "smooth", (LIKE, "--fwhm=4"), (LIKE, "--fwhm=8"), zeroes_nan=True),
     Filter("blockwise", "denoise", (BLOCKWISE,), (BLOCKWISE, "--block-radius=1"), 1),
 )
 
