@@ -115,14 +115,15 @@ impl Cli {
 /// Adds the alternatives of `--sigma` to an error about a missing width, because clap names `--sigma` only.
 /// `takes_filter`: whether the command has `--filter`.
 fn name_all_widths(error: &mut clap::Error, takes_filter: bool) {
+    const IN_MM: &str = "--fwhm <MM[,Y,Z]>, with --like also --sigma-mm <MM[,Y,Z]>";
     let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else {
         return;
     };
     let named = missing.iter().map(|arg| match arg.starts_with("--sigma ") {
         true if takes_filter => {
-            format!("{arg} (in voxels), --fwhm <MM[,Y,Z]> or --filter <'COMMAND OPTIONS'>")
+            format!("{arg} (in voxels), {IN_MM} or --filter <'COMMAND OPTIONS'>")
         }
-        true => format!("{arg} (in voxels) or --fwhm <MM[,Y,Z]>"),
+        true => format!("{arg} (in voxels), {IN_MM}"),
         false => arg.clone(),
     });
     let named = ContextValue::Strings(named.collect());

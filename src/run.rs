@@ -46,7 +46,6 @@ use crate::atomic_file;
 use crate::columns::write_csv;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
-use crate::filter::OutputSpec;
 use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
@@ -404,8 +403,8 @@ fn report(
         };
         ImageRow {
             input: entry.input.display().to_string(),
-            output_noise: entry.second.as_ref().map(|noise| noise.display().to_string()),
             output: entry.output.display().to_string(),
+            output_noise: entry.second.as_ref().map(|noise| noise.display().to_string()),
             outcome: Outcome::skipped(entry.index, without_record),
         }
     });
@@ -417,15 +416,12 @@ fn report(
             text::counted(setup.unreadable_folders, "folder")
         );
     }
-    // Inside of a mask integers are rounded once, and presets write floating-point numbers.
-    let truncates = config.job.mask.is_none() && config.job.filter.like().is_none();
-    print_warnings(&report, truncates.then_some(&config.job.output));
+    print_warnings(&report, &config.job);
     write_report(&report, config)
 }
 
 /// Logs what the user should know about the images, one line per kind.
-/// With `output`, also what it does to integers.
-fn print_warnings(report: &Report, output: Option<&OutputSpec>) {
+fn print_warnings(report: &Report, job: &ImageJob) {
     let mut summary = WarningSummary::default();
     for row in &report.images {
         for warning in &row.outcome.warnings {
@@ -438,16 +434,26 @@ fn print_warnings(report: &Report, output: Option<&OutputSpec>) {
     let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
     let truncated = report.images.iter().filter(|row| {
         let input = &row.outcome.input;
-        let truncates = |datatype| output.is_some_and(|output| output.truncates(datatype, input.scaled));
+        let truncates = |datatype| job.truncates(datatype, input.scaled);
         row.outcome.status() == Status::Done
             && input.datatype.is_some_and(truncates)
             && input.sigma_vox.is_some_and(smoothed)
     });
     let truncated = truncated.count();
     if truncated > 0 {
+        let (program, advice) = match job.filter.like() {
+            None => (
+                "scipy",
+                "--round nearest or --output-type float32 avoids this",
+            ),
+            Some(tool) => (
+                tool.name(),
+                "to avoid this, convert the images to float32 first, or leave --like out",
+            ),
+        };
         tracing::warn!(
-            "{} cut to whole numbers after each axis, as scipy does, which lowers means by 1–2 grey levels; \
-             --round nearest or --output-type float32 avoids this",
+            "{} cut to whole numbers after each axis, as {program} does, which lowers means by 1–2 grey \
+             levels; {advice}",
             match truncated {
                 1 => "1 integer image was".to_owned(),
                 images => format!("{images} integer images were"),

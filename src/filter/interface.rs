@@ -252,6 +252,21 @@ pub enum FilterWarning {
         /// The largest sigma.
         sigma_vox: f64,
     },
+    /// A preset leaves an axis alone because it is not longer than the kernel's radius.
+    #[error(
+        "{like} does not smooth along {axis}, where the image has {length} voxels, because its kernel reaches \
+         {radius} to each side"
+    )]
+    ShortAxis {
+        /// The program.
+        like: &'static str,
+        /// x, y or z.
+        axis: char,
+        /// Its length.
+        length: usize,
+        /// Voxels from the centre of the kernel to its end.
+        radius: usize,
+    },
 }
 
 impl FilterWarning {
@@ -260,6 +275,7 @@ impl FilterWarning {
         match self {
             FilterWarning::BeyondAxis { .. } => "beyond_axis",
             FilterWarning::NoEffect { .. } => "no_effect",
+            FilterWarning::ShortAxis { .. } => "short_axis",
         }
     }
 }

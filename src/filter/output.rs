@@ -89,7 +89,7 @@ pub struct OutputSpec {
     /// smooth then truncates an integer image to whole numbers after each axis, which lowers its mean by one
     /// to two grey levels. To avoid that, write float32, or keep the integer type and round with --round
     /// nearest. An integer type other than the input's own is always rounded to nearest and limited to the
-    /// type's range.
+    /// type's range. With --like, same is float32, or float64 where the values of the program need it.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub output_type: OutputType,
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boundary::Boundary;
 use crate::units::FWHM_PER_SIGMA;
+use crate::volume::Datatype;
 
 /// A program whose numbers `--like` reproduces.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -483,6 +484,19 @@ impl Tool {
     /// The field of the header that it takes the voxel size from.
     pub fn voxel_size_field(self) -> String {
         self.preset().voxel_size.to_string()
+    }
+
+    /// The kernel ends at this many sigmas; `None` if the weights that are left out decide.
+    pub fn truncate(self) -> Option<f64> {
+        let preset = self.preset();
+        (!matches!(preset.kernel, Kernel::Bessel(_))).then_some(preset.radius.sigmas)
+    }
+
+    /// Whether sums are truncated to whole numbers after each axis for an image of this type. `scaled`: the
+    /// image has a slope or an intercept.
+    pub fn truncates(self, datatype: Datatype, scaled: bool) -> bool {
+        let own = matches!(self.preset().stored, Stored::Own | Stored::OwnOrSingle);
+        own && !scaled && !datatype.is_float()
     }
 
     /// What this preset has for an option that it fixes; `None` for options that it leaves free.

@@ -11,18 +11,19 @@ pub struct FilterDescription {
     pub sigma_vox: Vec<f64>,
     /// FWHM along x, y, z in mm; empty when sigma was given.
     pub fwhm_mm: Vec<f64>,
+    /// How the image continues beyond its edges; with a preset, in its words.
     pub boundary: String,
     /// The value beyond the edge with the boundary `constant`.
     pub cval: f64,
-    /// The kernel ends at this many sigmas.
+    /// The kernel ends at this many sigmas; 0 if something else decides.
     pub truncate: f64,
     /// Half widths of the kernels; empty when FWHM was given.
     pub radius_vox: Vec<usize>,
     /// `same` or the type of the results.
     pub output_type: String,
-    /// How results become integers.
+    /// How results become integers; with a preset, in its words.
     pub round: String,
-    /// How NaN and infinite voxels are treated.
+    /// How NaN and infinite voxels are treated; with a preset, in its words.
     #[serde(default = "propagate")]
     pub nan: String,
     /// Sigma along x, y, z in mm; absent unless it was given.

@@ -105,6 +105,16 @@ impl ImageJob {
         cost::filter_s(self, &usual) / usual.voxels() as f64
     }
 
+    /// Whether sums are truncated to whole numbers after each axis for an image of this type.
+    pub(crate) fn truncates(&self, datatype: Datatype, scaled: bool) -> bool {
+        match (self.filter.like(), &self.mask) {
+            (Some(tool), _) => tool.truncates(datatype, scaled),
+            // Inside of a mask integers are rounded once.
+            (None, Some(_)) => false,
+            (None, None) => self.output.truncates(datatype, scaled),
+        }
+    }
+
     /// Which of two voxel sizes of a header is used, as a sentence.
     fn voxel_size_used(&self) -> String {
         match self.filter.like() {
@@ -183,26 +193,33 @@ impl ImageJob {
             value => value.and_then(Value::as_f64).unwrap_or_default(),
         };
         let radii = self.filter.radius_vox();
+        let like = self.filter.like();
+        // A preset has its own values for these options.
+        let fixed = |name: &str| like.and_then(|tool| tool.fixed(name));
         FilterDescription {
             name: self.filter.name(),
             sigma_vox: numbers("sigma"),
             sigma_mm: numbers("sigma_mm"),
             fwhm_mm: numbers("fwhm"),
-            boundary: text("boundary").to_owned(),
+            boundary: fixed("boundary").unwrap_or_else(|| text("boundary").to_owned()),
             cval: number("cval"),
-            truncate: number("truncate"),
+            truncate: like
+                .and_then(Tool::truncate)
+                .unwrap_or_else(|| number("truncate")),
             radius_vox: radii.map_or(Vec::new(), |radii| radii.to_vec()),
             output_type: self.output.output_type.to_string(),
-            round: match self.output.round {
-                Rounding::Truncate => "truncate",
-                Rounding::Nearest => "nearest",
-            }
-            .to_owned(),
-            nan: self.nan.name().to_owned(),
+            round: fixed("round").unwrap_or_else(|| {
+                match self.output.round {
+                    Rounding::Truncate => "truncate",
+                    Rounding::Nearest => "nearest",
+                }
+                .to_owned()
+            }),
+            nan: fixed("nan").unwrap_or_else(|| self.nan.name().to_owned()),
             mask: self.mask.as_ref().map(|mask| mask.choice.to_string()),
             outside: self.outside().map(|outside| outside.name().to_owned()),
-            like: self.filter.like().map(|tool| tool.name().to_owned()),
-            reference: self.filter.like().map(Tool::reference),
+            like: like.map(|tool| tool.name().to_owned()),
+            reference: like.map(Tool::reference),
         }
     }
 }

@@ -19,7 +19,7 @@ import pytest
 import ants_reference
 import images
 import like_formulas
-from program import HAS_RANKS, smooth
+from program import HAS_RANKS, run, smooth
 from reference import HAS_AVX512, tally
 from test_ranks import sums
 
@@ -343,7 +343,38 @@ def test_the_report_names_the_preset(tmp_path):
     assert described["like"] == options["like"] == "spm" and options["fwhm"] == 6
     assert described["reference"] == "SPM12 spm_smooth (by formula, not checked against the program)"
     assert "not checked against the program" in finished.stdout
+    # The values are the preset's.
+    assert described["boundary"] == "zeros along x and y, kernel cut at the edge and renormalised along z"
+    assert described["nan"] == "zero for NaN and infinity" and described["truncate"] == 6
+    assert described["round"].startswith("rounding to the nearest value that the input's type")
     other = smooth(tmp_path / "in", tmp_path / "out", "--like=fsl", "--fwhm=6", "--resume", expect=2)
     assert "options" in other.stderr, other
     same = smooth(tmp_path / "in", tmp_path / "out", "--like=spm", "--fwhm=6", "--resume")
     assert [image["reason"] for image in same.report["images"]] == ["kept"] * 2
+
+
+@pytest.mark.parametrize(("slices", "warns"), [(1, False), (5, True), (6, False)])
+def test_an_axis_that_afni_leaves_alone_is_named(tmp_path, slices, warns):
+    array = np.random.default_rng(43).random((24, 20, slices)).astype(np.float32)
+    images.write(tmp_path / "in" / "a.nii", array, zooms=(2.0, 2.0, 2.0))
+    finished = smooth(tmp_path / "in", tmp_path / "out", "--like=afni", "--fwhm=8")
+    (record,) = finished.report["images"]
+    kinds = [warning["kind"] for warning in record.get("warnings", [])]
+    assert kinds == ["short_axis"] * warns, finished
+    assert ("afni does not smooth along z, where the image has 5 voxels" in finished.stderr) == warns
+    assert (record["sigma_vox"][2] == 0) == (slices < 6)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_integers_that_a_program_truncates(tmp_path, tool):
+    rng = np.random.default_rng(44)
+    images.write(tmp_path / "in" / "a.nii", images.random_array(rng, (12, 11, 10), "int16"))
+    images.write(tmp_path / "in" / "b.nii", images.random_array(rng, (12, 11, 10), "float32"))
+    finished = smooth(tmp_path / "in", tmp_path / "out", "--like", tool, "--fwhm=4")
+    line = f"1 integer image was cut to whole numbers after each axis, as {tool} does"
+    assert (line in finished.stderr) == (tool in ("itk", "nibabel")), finished
+
+
+def test_a_missing_width_is_named(tmp_path):
+    refused = run(["smooth", str(tmp_path), "--output", str(tmp_path / "out"), "--like=itk"])
+    assert refused.code == 2 and "--fwhm <MM[,Y,Z]>, with --like also --sigma-mm" in refused.stderr, refused

@@ -126,6 +126,7 @@ pub(super) struct Engine<A> {
     input: Datatype,
     stored: Datatype,
     sigma_vox: [f64; 3],
+    warnings: Vec<FilterWarning>,
     axes: Vec<Axis<A>>,
     roles: Vec<Role>,
     stages: Vec<Stage>,
@@ -161,6 +162,7 @@ impl<A: Real> Engine<A> {
         halves: &[(usize, Vec<f64>)],
         [stored, last]: [Datatype; 2],
         sigma_vox: [f64; 3],
+        warnings: Vec<FilterWarning>,
     ) -> Self {
         let shape = image.spatial_shape();
         let axes = halves.iter();
@@ -202,6 +204,7 @@ impl<A: Real> Engine<A> {
             input: image.datatype,
             stored,
             sigma_vox,
+            warnings,
             stages: stages.collect(),
             roles,
             axes,
@@ -578,7 +581,9 @@ impl<A: Real> Prepared for Engine<A> {
         for axis in &self.axes {
             half_lens[axis.axis] = axis.half.len();
         }
-        width_warnings(self.sigma_vox, half_lens, self.shape)
+        let mut warnings = self.warnings.clone();
+        warnings.extend(width_warnings(self.sigma_vox, half_lens, self.shape));
+        warnings
     }
 
     fn run(&self, stage: usize, slab: &mut Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {

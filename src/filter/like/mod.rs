@@ -14,7 +14,7 @@ use super::FilterError;
 use super::gaussian::{
     ALWAYS_COMPUTED_RADIUS_VOX, MAX_PRODUCTS, MAX_RADIUS_LINES, MAX_RADIUS_VOX, PerAxis, width_fault,
 };
-use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::interface::{Filter, FilterWarning, ImageInfo, Prepared, SharedOptions};
 use super::nonfinite::NonFinite;
 use super::output::{OutputType, Rounding};
 pub use super::presets::Tool;
@@ -329,7 +329,7 @@ impl Filter for Like {
         let preset = self.like.preset();
         let geometry = image.geometry.unwrap_or(Geometry::of_size(image.voxel_size_mm));
         let axes = image.spatial_axes();
-        let widths = self.widths(&geometry, image)?;
+        let mut widths = self.widths(&geometry, image)?;
         let cosine = shear(&geometry.matrix);
         if self.like == Tool::Wb && cosine >= SHEARED {
             return Err(self.refused(format!(
@@ -339,7 +339,7 @@ impl Filter for Like {
             )));
         }
         let shape = image.spatial_shape();
-        let mut active = Vec::new();
+        let (mut active, mut short) = (Vec::new(), Vec::new());
         let mut products = 0.0;
         for axis in axes_in_order(preset.order, &geometry) {
             let (width, len) = (&widths[axis], shape[axis]);
@@ -347,11 +347,14 @@ impl Filter for Like {
                 continue;
             }
             let radius = self.radius(axis, width, len)?;
-            if match preset.skip {
-                Skip::Never => false,
-                Skip::One => len < 2,
-                Skip::Short => len < (radius + 1).max(2),
-            } {
+            if preset.skip == Skip::Short && len <= radius {
+                short.push(FilterWarning::ShortAxis {
+                    like: self.like.name(),
+                    axis: ['x', 'y', 'z'][axis],
+                    length: len,
+                    radius,
+                });
+                widths[axis].sigma_vox = 0.0;
                 continue;
             }
             let half = weights::half(preset, width, radius)?;
@@ -378,8 +381,8 @@ impl Filter for Like {
         let sigma_vox = widths.map(|width| width.sigma_vox);
         let types = [stored, last];
         Ok(match preset.single {
-            true => Box::new(Engine::<f32>::new(preset, image, &active, types, sigma_vox)),
-            false => Box::new(Engine::<f64>::new(preset, image, &active, types, sigma_vox)),
+            true => Box::new(Engine::<f32>::new(preset, image, &active, types, sigma_vox, short)),
+            false => Box::new(Engine::<f64>::new(preset, image, &active, types, sigma_vox, short)),
         })
     }
 }
