@@ -34,8 +34,9 @@ pub(super) struct JobArgs<F: FilterOptions> {
     ///
     /// A voxel is inside where the mask is above 0. Only voxels inside count: a Gaussian becomes their
     /// weighted mean, a median is theirs. Denoising looks for similar patches only of voxels inside, but
-    /// finds them everywhere. {stem}, {dir} and {index} are filled in as with --name, and a
-    /// relative path begins in the working directory. nonzero takes the image's own voxels other than 0 and
+    /// finds them everywhere. {stem}, {dir} and {index} are filled in as with --name, entities of BIDS names
+    /// such as {sub}, {ses}, {task}, {run} and {space} from the image's name. A relative path begins in the
+    /// working directory. nonzero takes the image's own voxels other than 0 and
     /// NaN; a file of that name is ./nonzero. A mask is 3-D and has the shape and the affine of the image, to
     /// a thousandth of a voxel at every corner. An image whose mask is missing or does not fit fails.
     #[arg(long, value_name = "FILE|TEMPLATE|nonzero")]

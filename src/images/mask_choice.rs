@@ -18,7 +18,8 @@ pub enum MaskChoice {
 }
 
 /// The path of each image's mask: as [`NameTemplate`](super::NameTemplate), but relative to the working
-/// directory and not restricted to a folder. Several images can have the same mask.
+/// directory, not restricted to a folder, and with entities of the image's BIDS name such as `{sub}`. Several
+/// images can have the same mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskTemplate(Template);
 
@@ -29,7 +30,7 @@ impl FromStr for MaskChoice {
         match text {
             "" => Err("give a file, a template, or nonzero".to_owned()),
             "nonzero" => Ok(MaskChoice::Nonzero),
-            _ if text.contains(['{', '}']) => Ok(MaskChoice::Each(MaskTemplate(text.parse()?))),
+            _ if text.contains(['{', '}']) => Ok(MaskChoice::Each(MaskTemplate(Template::of_mask(text)?))),
             _ => Ok(MaskChoice::File(text.into())),
         }
     }
@@ -78,7 +79,10 @@ impl MaskChoice {
 
 impl MaskTemplate {
     /// The mask of the `index`-th image of the list, whose path below the base is `place`.
-    pub(super) fn path(&self, place: &Path, index: usize) -> PathBuf {
+    ///
+    /// # Errors
+    /// Why the name of the image has no value for a field.
+    pub(super) fn path(&self, place: &Path, index: usize) -> Result<PathBuf, String> {
         self.0.fill(place, index)
     }
 
@@ -89,7 +93,7 @@ impl MaskTemplate {
         let name = text.rsplit('/').next()?;
         let elsewhere = format!("{}/{{index}}/{name}", folder.display());
         let has_stem_only = !name.contains("{index}") && !name.contains("{dir}");
-        has_stem_only.then(|| elsewhere.parse().ok().map(Self))?
+        has_stem_only.then(|| Template::of_mask(&elsewhere).ok().map(Self))?
     }
 }
 
@@ -111,10 +115,25 @@ mod tests {
         assert!(choice("").is_err() && choice("{nme}.nii").is_err() && choice("{dir}/").is_err());
         let path = |text: &str| {
             let choice = choice(text).unwrap();
-            choice.template().unwrap().path(Path::new("sub-1/T1.nii.gz"), 7)
+            choice.template().unwrap().path(Path::new("sub-1/T1.nii.gz"), 7).unwrap()
         };
         assert_eq!(path("/m/{dir}/{stem}_mask"), Path::new("/m/sub-1/T1_mask.nii.gz"));
         assert_eq!(path("{dir}/mask.nii"), Path::new("sub-1/mask.nii"));
+        let of_bids = |text: &str, name: &str| {
+            let choice = choice(text).unwrap();
+            choice.template().unwrap().path(&Path::new("func").join(name), 7)
+        };
+        let brain = "{dir}/sub-{sub}_task-{task}_space-{space}_desc-brain_mask";
+        let name = "sub-01_task-rest_run-2_space-T1w_desc-preproc_bold.nii.gz";
+        assert_eq!(
+            of_bids(brain, name).unwrap(),
+            Path::new("func/sub-01_task-rest_space-T1w_desc-brain_mask.nii.gz")
+        );
+        // {dir} is the folder, although BIDS has an entity of that name.
+        assert_eq!(of_bids("{dir}/{run}.nii", name).unwrap(), Path::new("func/2.nii"));
+        assert_eq!(of_bids("{ses}.nii", name).unwrap_err(), "the name has no entity ses");
+        assert!(of_bids("{sub}.nii", "brain.nii").unwrap_err().contains("no entity such as"));
+        assert!(choice("{desk}.nii").unwrap_err().contains("such as {sub}"));
         assert_eq!(choice("../{dir}/m.nii").unwrap().to_string(), "../{dir}/m.nii");
         let moved = |text: &str| {
             let choice = choice(text).unwrap();
@@ -128,6 +147,10 @@ mod tests {
         assert_eq!(
             moved("{dir}/brain.nii").as_deref(),
             Some("/tmp/{index}/brain.nii")
+        );
+        assert_eq!(
+            moved("m/sub-{sub}/ses-{ses}/sub-{sub}_mask").as_deref(),
+            Some("/tmp/{index}/sub-{sub}_mask")
         );
         assert_eq!((moved("m/{index}.nii"), moved("m/{dir}_mask")), (None, None));
     }

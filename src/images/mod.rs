@@ -272,17 +272,21 @@ fn entry(
     second: Option<&SecondName>,
 ) -> Result<ImageEntry, String> {
     let Found { input, place, .. } = image;
-    let mask = request.mask.as_ref().map(|mask| mask.path(&place, index));
-    let second = second.map(|second| second.path(&place, index));
+    let of_image = |option: &str, template: &dyn std::fmt::Display, reason: String| {
+        format!("{option} {template}: {}: {reason}", input.display())
+    };
+    let mask = request.mask.as_ref().map(|mask| {
+        let path = mask.path(&place, index);
+        path.map_err(|reason| of_image("--mask", mask, reason))
+    });
+    let mask = mask.transpose()?;
+    let second = second.map(|second| second.path(&place, index)).transpose()?;
     let name = match (&request.bids, &request.name) {
         (Some(bids), _) => bids.result(&place)?,
         (None, None) => place,
-        (None, Some(template)) => template.name(&place, index).map_err(|name| {
-            format!(
-                "--name {template}: gives {name:?} for {}, which is not a file name below the output folder",
-                input.display()
-            )
-        })?,
+        (None, Some(template)) => template
+            .name(&place, index)
+            .map_err(|reason| of_image("--name", template, reason))?,
     };
     let output = request.output.join(name);
     let second = second.map(|name| request.output.join(name));
@@ -330,10 +334,10 @@ impl SecondName {
         parsed.map_err(|error| format!("--output-noise {text}: {error}"))
     }
 
-    fn path(&self, place: &Path, index: usize) -> PathBuf {
+    fn path(&self, place: &Path, index: usize) -> Result<PathBuf, String> {
         match self {
             SecondName::Template(template) => template.fill(place, index),
-            SecondName::Desc(label) => bids::described(place, label),
+            SecondName::Desc(label) => Ok(bids::described(place, label)),
         }
     }
 }

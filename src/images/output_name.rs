@@ -5,10 +5,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use super::bids::{BidsName, is_entity};
 use crate::image_io::file_name::{is_image_name, split};
 
 /// A path with `{stem}` (the input's name without its suffix), `{index}` (its place in the list, from 1) and
-/// `{dir}` (its folder below the base). If it does not end with an image suffix, the input's suffix is added.
+/// `{dir}` (its folder below the base); for masks also with entities of the input's BIDS name, such as `{sub}`.
+/// If it does not end with an image suffix, the input's suffix is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     text: String,
@@ -24,13 +26,28 @@ impl FromStr for Template {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::with_fields(text, "{stem}, {index} and {dir}", |_| false)
+    }
+}
+
+impl Template {
+    /// The template of a mask.
+    pub(super) fn of_mask(text: &str) -> Result<Self, String> {
+        let fields = "{stem}, {index} and {dir}, and entities of BIDS names such as {sub}";
+        Self::with_fields(text, fields, is_entity)
+    }
+
+    /// A template whose fields are the usual ones and those of `is_field`: `fields` in words.
+    fn with_fields(text: &str, fields: &str, is_field: impl Fn(&str) -> bool) -> Result<Self, String> {
+        let is_known = |field: &str| ["stem", "index", "dir"].contains(&field) || is_field(field);
         let mut rest = text;
         while let Some(open) = rest.find(['{', '}']) {
-            let known = ["{stem}", "{index}", "{dir}"];
-            let Some(field) = known.iter().find(|field| rest[open..].starts_with(**field)) else {
-                return Err("the fields are {stem}, {index} and {dir}".to_owned());
+            let found = next_field(&rest[open..]);
+            let Some((_, _, after)) = found.filter(|(before, field, _)| before.is_empty() && is_known(field))
+            else {
+                return Err(format!("the fields are {fields}"));
             };
-            rest = &rest[open + field.len()..];
+            rest = after;
         }
         if text.is_empty() || text.ends_with('/') {
             return Err("a file name is missing".to_owned());
@@ -39,44 +56,54 @@ impl FromStr for Template {
             text: text.to_owned(),
         })
     }
-}
 
-impl Template {
     /// The path for the `index`-th image of the list, whose path below the base is `place`.
-    pub(super) fn fill(&self, place: &Path, index: usize) -> PathBuf {
+    ///
+    /// # Errors
+    /// Why the name of the image has no value for a field.
+    pub(super) fn fill(&self, place: &Path, index: usize) -> Result<PathBuf, String> {
         let file_name = place.file_name().unwrap_or_default();
         let (stem, suffix) =
             split(file_name).map_or((file_name, ""), |(stem, suffix)| (stem, suffix.as_str()));
         let dir = place.parent().unwrap_or(Path::new(""));
         let mut filled = Vec::new();
         let mut rest = self.text.as_str();
-        while !rest.is_empty() {
-            if let Some(after) = rest.strip_prefix("{stem}") {
-                filled.extend_from_slice(stem.as_bytes());
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("{index}") {
-                filled.extend_from_slice(index.to_string().as_bytes());
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("{dir}") {
-                filled.extend_from_slice(dir.as_os_str().as_bytes());
-                rest = after;
-                if dir.as_os_str().is_empty() {
-                    rest = rest.strip_prefix('/').unwrap_or(rest);
+        while let Some((before, field, after)) = next_field(rest) {
+            filled.extend_from_slice(before.as_bytes());
+            rest = after;
+            match field {
+                "stem" => filled.extend_from_slice(stem.as_bytes()),
+                "index" => filled.extend_from_slice(index.to_string().as_bytes()),
+                "dir" => {
+                    filled.extend_from_slice(dir.as_os_str().as_bytes());
+                    if dir.as_os_str().is_empty() {
+                        rest = rest.strip_prefix('/').unwrap_or(rest);
+                    }
                 }
-            } else {
-                let end = rest.find('{').unwrap_or(rest.len());
-                filled.extend_from_slice(&rest.as_bytes()[..end]);
-                rest = &rest[end..];
+                key => {
+                    let name = BidsName::parse(stem.to_str().unwrap_or_default());
+                    let name = name.map_err(|error| error.to_string())?;
+                    let label = name.get(key).ok_or_else(|| format!("the name has no entity {key}"))?;
+                    filled.extend_from_slice(label.as_bytes());
+                }
             }
         }
+        filled.extend_from_slice(rest.as_bytes());
         let name = PathBuf::from(OsString::from_vec(filled));
         if name.file_name().is_some_and(is_image_name) {
-            return name;
+            return Ok(name);
         }
         let mut name = name.into_os_string();
         name.push(suffix);
-        PathBuf::from(name)
+        Ok(PathBuf::from(name))
     }
+}
+
+/// The text before the next field of a template, the field, and the text after it.
+fn next_field(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once('{')?;
+    let (field, after) = rest.split_once('}')?;
+    Some((before, field, after))
 }
 
 /// The results' names below the output folder. A suffix of an image decides the result's format.
@@ -106,15 +133,17 @@ impl NameTemplate {
     /// `place`.
     ///
     /// # Errors
-    /// A path that is not a file name below the output folder.
-    pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, PathBuf> {
-        let name = self.0.fill(place, index);
+    /// What it gives instead of a file name below the output folder.
+    pub(super) fn name(&self, place: &Path, index: usize) -> Result<PathBuf, String> {
+        let name = self.0.fill(place, index)?;
         let inside = name
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         match inside && name.file_name().is_some() {
             true => Ok(name),
-            false => Err(name),
+            false => Err(format!(
+                "gives {name:?}, which is not a file name below the output folder"
+            )),
         }
     }
 }

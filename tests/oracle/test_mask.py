@@ -375,6 +375,31 @@ def test_a_changed_mask_counts_as_a_changed_input(study):
         assert refused.code == 2 and "made with other options" in refused.stderr, refused
 
 
+def test_masks_named_by_the_entities_of_bids(tmp_path):
+    """The masks have other names than the images: without run, and with another desc."""
+    rng = np.random.default_rng(39)
+    for subject in ("01", "02"):
+        folder = tmp_path / "in" / f"sub-{subject}" / "func"
+        mask = (mask_of(rng, (9, 8, 7)) > 0).astype("uint8")
+        images.write(folder / f"sub-{subject}_task-rest_space-T1w_desc-brain_mask.nii.gz", mask)
+        for run_number in (1, 2):
+            array = images.random_array(rng, (9, 8, 7, 2), "float32")
+            name = f"sub-{subject}_task-rest_run-{run_number}_space-T1w_desc-preproc_bold"
+            path = images.write(folder / f"{name}.nii.gz", array)
+            copied = tmp_path / "masks" / path.relative_to(tmp_path / "in")
+            images.write(copied.with_name(f"{name}_mask.nii.gz"), mask)
+    words = ["--sigma=1", "--include=*_bold.nii.gz", "--mask"]
+    template = "{dir}/sub-{sub}_task-{task}_space-{space}_desc-brain_mask"
+    smooth("in", tmp_path / "out", *words, f"in/{template}", cwd=tmp_path)
+    smooth("in", tmp_path / "expected", *words, f"masks/{MASK}", cwd=tmp_path)
+    assert len(sums(tmp_path / "out")) == 4 and sums(tmp_path / "out") == sums(tmp_path / "expected")
+    refused = smooth("in", "no", *words, f"in/{template}_{{ses}}", cwd=tmp_path, expect=2)
+    assert "run-1_space-T1w_desc-preproc_bold.nii.gz: the name has no entity ses" in refused.stderr, refused
+    refused = smooth("in", "no", *words, "in/{dir}/{subject}.nii", cwd=tmp_path, expect=2)
+    assert "entities of BIDS names such as {sub}" in refused.stderr, refused
+    assert not (tmp_path / "no").exists()
+
+
 def test_memory_counts_mask_and_weights(tmp_path):
     images.write(tmp_path / "in" / "a.nii", np.zeros((128, 128, 64), "float32"))
     images.write(tmp_path / "mask.nii", np.ones((128, 128, 64), "float64"))

@@ -7,6 +7,7 @@ mod name;
 pub(super) use choice::described;
 pub use choice::{Desc, Labels};
 pub(super) use dataset::Dataset;
+pub(super) use name::is_entity;
 pub use name::{BidsName, NotBids, is_label};
 
 /// What `--bids` and its options ask for.

@@ -117,6 +117,11 @@ impl fmt::Display for BidsName<'_> {
     }
 }
 
+/// Whether BIDS has an entity with this key.
+pub(in crate::images) fn is_entity(key: &str) -> bool {
+    ORDER.contains(&key)
+}
+
 /// Whether a text can be the label of an entity.
 pub fn is_label(text: &str) -> bool {
     !text.is_empty()
