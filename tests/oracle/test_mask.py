@@ -1,8 +1,10 @@
 """--mask, --outside and --nan keep: compares with the same sums in scipy (bit for bit) and with medians
-sorted by numpy (by value). Also tests masks that are missing, do not fit or change."""
+sorted by numpy (by value), and with wb_command -roi. Also tests masks that are missing, do not fit or
+change."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -373,6 +375,29 @@ def test_a_changed_mask_counts_as_a_changed_input(study):
         command = ["smooth", study / "in", "--output", study / "out", "--sigma=1", *other, "--resume"]
         refused = run([str(word) for word in command])
         assert refused.code == 2 and "made with other options" in refused.stderr, refused
+
+
+@pytest.mark.skipif(shutil.which("wb_command") is None, reason="wb_command is not installed")
+def test_the_numbers_of_workbench_inside_a_region(tmp_path):
+    """wb_command -roi leaves out what is beyond the edge, as --boundary constant does with a mask. It
+    computes in single precision. Both kernels have the same radius for these sigmas."""
+    rng = np.random.default_rng(41)
+    bound = 1e-6
+    cases = [((24, 21, 18), 1.4), ((40, 7, 9), 0.8), ((12, 30, 11), 2.1)]
+    for number, (shape, sigma_vox) in enumerate(cases):
+        array = (rng.standard_normal(shape) * 100).astype("float32")
+        folder = tmp_path / str(number)
+        image = images.write(folder / "in" / "a.nii", array, affine=images.diagonal(2, 2, 2))
+        mask = (mask_of(rng, shape) > 0).astype("uint8")
+        mask = images.write(folder / "mask.nii", mask, affine=images.diagonal(2, 2, 2))
+        result = folder / "wb.nii"
+        words = ["wb_command", "-volume-smoothing", image, str(2 * sigma_vox), result, "-roi", mask]
+        subprocess.run(words, check=True, timeout=60)
+        words = [f"--sigma={sigma_vox}", "--truncate=3", "--boundary=constant", f"--mask={mask}"]
+        smooth(image, folder / "out", *words)
+        expected = loaded(result).reshape(shape)
+        off = np.abs(loaded(folder / "out" / "a.nii") - expected).max() / np.abs(expected).max()
+        assert expected.any() and off < bound, off
 
 
 def test_masks_named_by_the_entities_of_bids(tmp_path):
