@@ -42,7 +42,7 @@ pub(super) struct JobArgs<F: FilterOptions> {
     #[arg(long, value_name = "FILE|TEMPLATE|nonzero")]
     mask: Option<MaskChoice>,
 
-    /// What results have outside of the mask [default: zero; denoise: what ANTs leaves there]
+    /// What results have outside of the mask [default: zero; denoise --method anlm: what ANTs leaves there]
     ///
     /// Next to the mask ANTs leaves means of the patches of voxels inside, and further away the image.
     #[arg(long, value_enum, value_name = "WHAT", requires = "mask")]

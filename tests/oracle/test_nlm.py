@@ -37,16 +37,21 @@ def words(method, model="rician", patch=1, block=None, sigma=None):
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
-def compare(dipy, topic, folder, method, model="rician", patch=1, block=None, sigma=None, threads=1):
-    """Denoises the images of a folder as doubles and compares them with what dipy makes of them."""
+def compare(
+    dipy, topic, folder, method, model="rician", patch=1, block=None, sigma=None, threads=1, masks=None
+):
+    """Denoises the images of a folder as doubles and compares them with what dipy makes of them. `masks` is
+    the folder of their masks."""
     output = folder.with_name(f"{folder.name}_{method}_{model}_{patch}_{block}_{sigma}")
     typed = words(method, model, patch, block, sigma)
+    typed += [f"--mask={masks}/{{stem}}"] if masks else []
     smooth(folder, output, *typed, "--output-type=float64", command="denoise", threads=threads)
     bad = []
     paths = sorted(folder.glob("*.nii*"))
     for path in paths:
         result = np.asarray(nibabel.load(output / path.name).dataobj)
-        expected = dipy.denoise(path, METHODS[method], sigma, patch, block, model == "rician")
+        mask = masks and masks / path.name
+        expected = dipy.denoise(path, METHODS[method], sigma, patch, block, model == "rician", mask)
         assert result.dtype == np.float64 and result.shape == expected.shape, path
         count = differing(result, expected)
         tally.add(f"{method}: {topic}", result.size, count)
@@ -86,6 +91,44 @@ def test_odd_voxels(dipy, tmp_path, method):
     for sigma in (None, 3.7):
         for model in MODELS:
             compare(dipy, "odd voxels", tmp_path / "in", method, model, sigma=sigma, threads=2)
+
+
+@needs_dipy
+@pytest.mark.parametrize("method", METHODS)
+def test_masks(dipy, tmp_path, method):
+    """Masks of several densities, one without a voxel inside, and a series with one mask for all volumes."""
+    rng = np.random.default_rng(38)
+    cases = [(SHAPES[2], 0.3), (SHAPES[4], 0.9), ((14, 12, 10, 2), 0.6), (SHAPES[0], 0)]
+    for number, (shape, part) in enumerate(cases):
+        volumes = [phantom(rng, shape[:3]) for _ in range(shape[3] if len(shape) == 4 else 1)]
+        array = np.stack(volumes, axis=-1).reshape(shape)
+        images.write(tmp_path / "in" / f"{number}.nii.gz", array)
+        mask = (rng.random(shape[:3]) < part).astype(np.int16)
+        images.write(tmp_path / "masks" / f"{number}.nii.gz", mask)
+    for sigma in (None, 9.25):
+        for model in MODELS:
+            how = {"model": model, "sigma": sigma, "threads": 2, "masks": tmp_path / "masks"}
+            output = compare(dipy, "masks", tmp_path / "in", method, **how)
+    # The other values outside.
+    typed = [*words(method, model, sigma=sigma), f"--mask={tmp_path}/masks/{{stem}}", "--outside=keep"]
+    smooth(tmp_path / "in", tmp_path / "keep", *typed, "--output-type=float64", command="denoise")
+    for path in sorted((tmp_path / "in").iterdir()):
+        folders = (tmp_path / "in", tmp_path / "keep", output)
+        array, kept, zero = (np.asarray(nibabel.load(folder / path.name).dataobj) for folder in folders)
+        inside = np.asarray(nibabel.load(tmp_path / "masks" / path.name).dataobj) > 0
+        inside = inside.reshape(inside.shape + (1,) * (array.ndim - 3))
+        assert differing(kept, np.where(inside, zero, array)) == 0, path
+    typed[-1:] = ["--outside=nan", "--output-type=int16"]
+    refused = smooth(tmp_path / "in", tmp_path / "out", *typed, command="denoise", expect=2)
+    assert "int16 has no NaN" in refused.stderr, refused
+    holed = phantom(rng, SHAPES[2])
+    holed[3, 4, 5] = np.nan
+    mask = np.ones(holed.shape, np.int16)
+    mask[3, 4, 5] = 0
+    image = images.write(tmp_path / "holed" / "a.nii", holed)
+    mask = images.write(tmp_path / "holed_mask.nii", mask)
+    failed = smooth(image, tmp_path / "out", *words(method), f"--mask={mask}", command="denoise", expect=1)
+    assert "--nan zero" in failed.stderr, failed
 
 
 @needs_dipy
@@ -161,7 +204,6 @@ def test_what_is_refused(tmp_path, method):
         ("--block-radius=0", "block-radius"),
         ("--sigma-noise=0", "sigma-noise"),
         ("--sigma-noise=nan", "sigma-noise"),
-        ("--mask=nonzero", "leave --mask out"),
     ):
         typed = [f"--method={method}", extra]
         refused = smooth(tmp_path / "flat", tmp_path / "out", *typed, command="denoise", expect=2)

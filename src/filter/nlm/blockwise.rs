@@ -9,7 +9,7 @@ use super::super::interface::{Slab, ThreadScratch};
 use super::super::kernels::simd::{Isa, Job, MAX_DOUBLES, Vector};
 use super::moments::{Halves, Moments};
 use super::weights::Weights;
-use super::{bias, split_off};
+use super::{Buffers, bias};
 
 /// What a mean and a variance have to exceed for a patch to be compared with others.
 const LEAST: f64 = 1e-5;
@@ -20,6 +20,9 @@ const VARIANCE_RATIO: f64 = 0.5 + 1e-7;
 
 /// Candidates whose distances are summed side by side, to hide the latency of an addition.
 const SIDE_BY_SIDE: usize = 4;
+
+/// The variance of voxels outside of the mask.
+const OUTSIDE: f64 = -1.0;
 
 /// Blockwise non-local means of one image.
 pub(super) struct Blockwise {
@@ -78,6 +81,11 @@ impl Blockwise {
         self.patch + self.search + self.around()
     }
 
+    /// How far around a slab the mask is read.
+    pub(super) fn mask_around(&self) -> usize {
+        self.patch + self.search
+    }
+
     pub(super) fn candidates(&self) -> usize {
         self.candidates.len()
     }
@@ -123,11 +131,7 @@ impl Blockwise {
 
     /// Bytes for a slab of so many own slices.
     pub(super) fn scratch_bytes(&self, own: usize) -> u64 {
-        let doubles = self.lengths(own).into_iter().fold(0, usize::saturating_add);
-        let places = self.candidates.len() * size_of::<u32>();
-        (doubles as u64)
-            .saturating_mul(size_of::<f64>() as u64)
-            .saturating_add(places as u64)
+        Buffers::<u32, 9>::bytes(self.candidates.len(), self.lengths(own))
     }
 
     /// Computes a slab.
@@ -140,16 +144,11 @@ impl Blockwise {
         scratch: &mut ThreadScratch,
         sigma: f64,
     ) -> Result<(), FilterError> {
-        let ThreadScratch { isa, tile, plane } = scratch;
-        let isa = *isa;
         let own = slab.slices();
         let [nx, ny, nz] = self.shape;
         let halves = self.halves();
-        let lengths = self.lengths(own.len());
-        let doubles = lengths.into_iter().fold(0, usize::saturating_add);
-        tile.try_resize_for_overwrite(self.candidates.len() * size_of::<u32>())?;
-        plane.try_resize_for_overwrite(doubles.saturating_mul(size_of::<f64>()))?;
-        let mut rest = plane.as_mut_slice::<f64>();
+        let buffers = Buffers::of(scratch, self.candidates.len(), self.lengths(own.len()))?;
+        let (isa, places) = (buffers.isa, buffers.places);
         let [
             values,
             means,
@@ -160,14 +159,14 @@ impl Blockwise {
             estimates,
             inside,
             results,
-        ] = lengths.map(|len| split_off(&mut rest, len));
+        ] = buffers.doubles;
         let mut lists = Lists {
             values,
             means,
             variances,
             sums,
             counts,
-            places: tile.as_mut_slice::<u32>(),
+            places,
             weights,
             estimates,
             inside,
@@ -175,6 +174,7 @@ impl Blockwise {
         let (plain, results) = results.split_at_mut(nx * ny);
         self.fill(slab, &mut lists, plain);
         self.moments(slab, isa, &mut lists)?;
+        self.leave_out(slab, &mut lists);
         lists.sums.fill(0.0);
         lists.counts.fill(0.0);
         let centres =
@@ -273,6 +273,30 @@ impl Blockwise {
     }
 }
 
+impl Blockwise {
+    /// Marks the voxels outside of the mask: they are neither centres nor candidates.
+    fn leave_out(&self, slab: &Slab<'_>, lists: &mut Lists<'_>) {
+        let halves = self.halves();
+        let [nx, _, nz] = self.shape;
+        for (number, variances) in lists.variances.chunks_exact_mut(halves.plane).enumerate() {
+            let z = self.slice(slab, number);
+            let reach = self.mask_around() as isize;
+            let is_near = z >= slab.slices().start as isize - reach && z < slab.slices().end as isize + reach;
+            if !is_near || !(0..nz as isize).contains(&z) {
+                continue;
+            }
+            let Some(inside) = slab.inside(z.unsigned_abs()) else {
+                return;
+            };
+            for (y, row) in inside.chunks_exact(nx).enumerate() {
+                for (x, _) in row.iter().enumerate().filter(|&(_, &inside)| inside == 0) {
+                    variances[halves.at(x as isize, y as isize)] = OUTSIDE;
+                }
+            }
+        }
+    }
+}
+
 /// A place beyond the ends of a line, mirrored as the reference does: the last voxel is repeated, the first
 /// is not.
 fn reflected(at: isize, len: usize) -> usize {
@@ -349,7 +373,7 @@ impl Centres<'_, '_> {
     }
 
     /// Lists the candidates of a block of centres, and where they are accepted: those with similar mean and
-    /// variance, or for centres without a variance these themselves.
+    /// variance, or for centres without a variance these themselves. Voxels outside of the mask are neither.
     ///
     /// # Safety
     /// The processor has `V`'s instructions.
@@ -367,7 +391,7 @@ impl Centres<'_, '_> {
             let has_variance = one.only_where_le(least, mean).only_where_le(least, variance);
             for (number, &[x, y, z]) in self.blockwise.candidates.iter().enumerate() {
                 let is_accepted = if [x, y, z] == [0; 3] {
-                    one.sub(has_variance)
+                    one.sub(has_variance).only_where_le(zero, variance)
                 } else if self.has_row(y, z) {
                     let at = place.wrapping_add_signed(self.halves.along(x) + self.across(y, z));
                     let (other_mean, other_variance) = (V::load(means.add(at)), V::load(variances.add(at)));

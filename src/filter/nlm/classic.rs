@@ -13,7 +13,7 @@ use super::super::FilterError;
 use super::super::interface::{Slab, ThreadScratch};
 use super::super::kernels::simd::{Job, MAX_DOUBLES, Vector};
 use super::weights::Weights;
-use super::{bias, mirrored, split_off};
+use super::{Buffers, bias, mirrored};
 
 /// Rows that are computed together, because they share most of their patches' voxels.
 const ROWS: usize = 2;
@@ -100,12 +100,7 @@ impl Classic {
 
     /// Bytes for a slab of so many own slices.
     pub(super) fn scratch_bytes(&self, own: usize) -> u64 {
-        let doubles = self.lengths(MAX_DOUBLES, own);
-        let doubles = doubles.into_iter().fold(0, usize::saturating_add);
-        let distances = self.candidates() * size_of::<isize>();
-        (doubles as u64)
-            .saturating_mul(size_of::<f64>() as u64)
-            .saturating_add(distances as u64)
+        Buffers::<isize, 4>::bytes(self.candidates(), self.lengths(MAX_DOUBLES, own))
     }
 
     /// Computes a slab.
@@ -118,19 +113,15 @@ impl Classic {
         scratch: &mut ThreadScratch,
         sigma: f64,
     ) -> Result<(), FilterError> {
-        let ThreadScratch { isa, tile, plane } = scratch;
-        let isa = *isa;
         let own = slab.slices();
         let [nx, ny, nz] = self.shape;
-        let stripes = self.stripes(isa.lanes());
-        let lengths = self.lengths(isa.lanes(), own.len());
-        let doubles = lengths.into_iter().fold(0, usize::saturating_add);
-        tile.try_resize_for_overwrite(self.candidates() * size_of::<isize>())?;
-        plane.try_resize_for_overwrite(doubles.saturating_mul(size_of::<f64>()))?;
-        let distances = tile.as_mut_slice::<isize>();
+        let lanes = scratch.isa.lanes();
+        let stripes = self.stripes(lanes);
+        let lengths = self.lengths(lanes, own.len());
+        let buffers = Buffers::of(scratch, self.candidates(), lengths)?;
+        let (isa, distances) = (buffers.isa, buffers.places);
         self.distances(&stripes, distances);
-        let mut rest = plane.as_mut_slice::<f64>();
-        let [planes, weights, sums, results] = lengths.map(|len| split_off(&mut rest, len));
+        let [planes, weights, sums, results] = buffers.doubles;
         let (plain, results) = results.split_at_mut(nx * ny);
         for (number, plane) in planes.chunks_exact_mut(stripes.plane).enumerate() {
             let z = mirrored((own.start + number) as isize - self.block as isize, nz);

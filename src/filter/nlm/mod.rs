@@ -18,6 +18,7 @@ mod weights;
 
 use std::ops::RangeInclusive;
 
+use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
 use super::FilterError;
@@ -25,6 +26,8 @@ pub use super::anlm::NoiseModel;
 use super::interface::{
     Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
+use super::kernels::simd::Isa;
+use super::mask::Outside;
 use super::nonfinite::NonFinite;
 use super::output::OutputType;
 use crate::volume::Datatype;
@@ -70,7 +73,9 @@ pub enum Method {
 /// noise; for Rician noise the squares are averaged, and twice the noise's variance is taken off. Beyond the
 /// edge the image is mirrored. All is computed in double from the intensities as doubles; the result is
 /// `float32` unless the output type says otherwise, whole numbers being rounded once. Each 3-D volume is
-/// filtered by itself. Every axis has to be longer than the block's radius. NaN and infinity are refused.
+/// filtered by itself. Every axis has to be longer than the block's radius. NaN and infinity are refused,
+/// also outside of a mask. With a mask, the classic method gives voxels inside the same values as without;
+/// blockwise, patches around voxels inside are compared with each other only.
 ///
 /// ```
 /// use niimpi::filter::nlm::Nlm;
@@ -150,15 +155,11 @@ impl Filter for Nlm {
         }
     }
 
-    fn validate_masked(&self) -> Result<(), FilterError> {
-        Err(FilterError::Parameter {
-            name: "mask",
-            cause: "this method is computed without a mask: leave --mask out, or use --method anlm"
-                .to_owned(),
-        })
+    fn refuses_nonfinite(&self) -> bool {
+        true
     }
 
-    fn refuses_nonfinite(&self) -> bool {
+    fn reads_outside(&self) -> bool {
         true
     }
 
@@ -174,9 +175,6 @@ impl Filter for Nlm {
                 "the image has voxels that are NaN or infinite, which cannot be denoised: give --nan zero";
             return refused("nan", cause.to_owned());
         }
-        if image.mask_voxels.is_some() {
-            self.validate_masked()?;
-        }
         let shape = image.spatial_shape();
         if shape.iter().any(|&len| len <= self.block_radius) {
             let [nx, ny, nz] = shape;
@@ -191,6 +189,8 @@ impl Filter for Nlm {
             OutputType::Same => Datatype::Float32,
             OutputType::As(datatype) => datatype,
         };
+        shared.check_outside(image, last)?;
+        let outside = image.mask_voxels.map(|_| shared.outside.unwrap_or_default());
         let survey = match self.sigma_noise {
             Some(_) => None,
             None => Some(Survey::new(shape, image.volumes())),
@@ -212,8 +212,9 @@ impl Filter for Nlm {
             )),
         };
         Ok(Box::new(PreparedNlm {
-            stages: stages(survey.is_some(), core.slices_around(), last),
+            stages: stages(survey.is_some(), &core, outside.is_some(), last),
             shape,
+            outside,
             sigma: self.sigma_noise,
             survey,
             core,
@@ -232,6 +233,14 @@ impl Core {
         match self {
             Core::Classic(classic) => classic.slices_around(),
             Core::Blockwise(blockwise) => blockwise.slices_around(),
+        }
+    }
+
+    /// How far around a slab the mask is read.
+    fn mask_around(&self) -> usize {
+        match self {
+            Core::Classic(_) => 0,
+            Core::Blockwise(blockwise) => blockwise.mask_around(),
         }
     }
 
@@ -261,9 +270,10 @@ impl Core {
 }
 
 /// With an estimate of the noise, its stage and then that of the result; else only the latter.
-fn stages(has_survey: bool, around: usize, last: Datatype) -> Vec<Stage> {
+fn stages(has_survey: bool, core: &Core, is_masked: bool, last: Datatype) -> Vec<Stage> {
     let mut stages = Vec::new();
-    let mut reads = vec![(Source::Input, Reach::symmetric(around))];
+    let mut reads = vec![(Source::Input, Reach::symmetric(core.slices_around()))];
+    reads.extend(is_masked.then(|| (Source::Mask, Reach::symmetric(core.mask_around()))));
     if has_survey {
         stages.push(Stage {
             reads: vec![(Source::Input, Reach::SLICE)],
@@ -285,6 +295,8 @@ const SURVEY: usize = 0;
 struct PreparedNlm {
     stages: Vec<Stage>,
     shape: [usize; 3],
+    /// What the result has outside of the mask; `None` without one.
+    outside: Option<Outside>,
     sigma: Option<f64>,
     survey: Option<Survey>,
     core: Core,
@@ -337,7 +349,13 @@ impl Prepared for PreparedNlm {
         let sigma = self
             .sigma
             .unwrap_or_else(|| slab.reports(SURVEY).fold(0.0, f64::max));
-        self.core.run(slab, scratch, sigma)
+        self.core.run(slab, scratch, sigma)?;
+        if let Some(outside) = self.outside {
+            let slices = slab.slices();
+            let area = self.shape[0] * self.shape[1];
+            slab.put_outside(outside, slices.start * area, slices.len() * area);
+        }
+        Ok(())
     }
 }
 
@@ -354,8 +372,43 @@ fn mirrored(at: isize, len: usize) -> usize {
     }
 }
 
-fn split_off<'a>(rest: &mut &'a mut [f64], len: usize) -> &'a mut [f64] {
-    let (part, others) = std::mem::take(rest).split_at_mut(len);
-    *rest = others;
-    part
+/// The buffers of a thread: `places`, which are overwritten, and doubles of several kinds.
+struct Buffers<'a, P, const KINDS: usize> {
+    isa: Isa,
+    places: &'a mut [P],
+    doubles: [&'a mut [f64]; KINDS],
+}
+
+impl<'a, P: Pod, const KINDS: usize> Buffers<'a, P, KINDS> {
+    /// Their bytes.
+    fn bytes(places: usize, doubles: [usize; KINDS]) -> u64 {
+        let doubles = doubles.into_iter().fold(0, usize::saturating_add) as u64;
+        let places = places.saturating_mul(size_of::<P>()) as u64;
+        doubles
+            .saturating_mul(size_of::<f64>() as u64)
+            .saturating_add(places)
+    }
+
+    /// # Errors
+    /// [`FilterError::Memory`].
+    fn of(
+        scratch: &'a mut ThreadScratch,
+        places: usize,
+        lengths: [usize; KINDS],
+    ) -> Result<Self, FilterError> {
+        let ThreadScratch { isa, tile, plane } = scratch;
+        let doubles = lengths.into_iter().fold(0, usize::saturating_add);
+        tile.try_resize_for_overwrite(places.saturating_mul(size_of::<P>()))?;
+        plane.try_resize_for_overwrite(doubles.saturating_mul(size_of::<f64>()))?;
+        let mut rest = plane.as_mut_slice::<f64>();
+        Ok(Buffers {
+            isa: *isa,
+            places: tile.as_mut_slice(),
+            doubles: lengths.map(|len| {
+                let (part, others) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = others;
+                part
+            }),
+        })
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::FilterError;
 use super::super::interface::{Slab, ThreadScratch};
-use super::{SIGMAS, split_off};
+use super::{Buffers, SIGMAS};
 
 /// Columns along x that are read together: whole cache lines of voxels.
 const COLUMNS: usize = 8;
@@ -45,8 +45,7 @@ impl Survey {
 
     /// Bytes for a slab.
     pub(super) fn scratch_bytes(&self) -> u64 {
-        let [read, squares] = self.lengths();
-        (read.saturating_add(squares) as u64).saturating_mul(size_of::<f64>() as u64)
+        Buffers::<u8, 2>::bytes(0, self.lengths())
     }
 
     /// Counts the slices of a slab. The last slab of a volume reports the noise, all others report 0.
@@ -64,9 +63,7 @@ impl Survey {
             slab.report(0.0);
             return Ok(());
         }
-        let lengths = self.lengths();
-        let mut rest = scratch.doubles(lengths.into_iter().fold(0, usize::saturating_add))?;
-        let [read, squares] = lengths.map(|len| split_off(&mut rest, len));
+        let [read, squares] = Buffers::<u8, 2>::of(scratch, 0, self.lengths())?.doubles;
         let count = self.shape.iter().product();
         let mut columns = Squares {
             slab,
