@@ -442,10 +442,7 @@ fn print_warnings(report: &Report, job: &ImageJob) {
     let truncated = truncated.count();
     if truncated > 0 {
         let (program, advice) = match job.filter.like() {
-            None => (
-                "scipy",
-                "--round nearest or --output-type float32 avoids this",
-            ),
+            None => ("scipy", "--round nearest or --output-type float32 avoids this"),
             Some(tool) => (
                 tool.name(),
                 "to avoid this, convert the images to float32 first, or leave --like out",

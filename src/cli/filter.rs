@@ -413,7 +413,10 @@ mod tests {
         assert_eq!(options.command(), ["smooth"]);
         assert_eq!(options.as_json()["fwhm"], serde_json::json!([6.0, 6.0, 4.0]));
         for (text, said) in [
-            ("smooth", "--sigma <VOX[,Y,Z]> (in voxels), --fwhm <MM[,Y,Z]>, with --like also --sigma-mm"),
+            (
+                "smooth",
+                "--sigma <VOX[,Y,Z]> (in voxels), --fwhm <MM[,Y,Z]>, with --like also --sigma-mm",
+            ),
             ("smooth --fwhm 6 --output x", "--output"),
             ("sharpen", "sharpen"),
             ("smooth '", "quotes"),

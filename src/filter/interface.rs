@@ -254,7 +254,7 @@ pub enum FilterWarning {
     },
     /// A preset leaves an axis alone because it is not longer than the kernel's radius.
     #[error(
-        "{like} does not smooth along {axis}, where the image has {length} voxels, because its kernel reaches \
+        "{like} does not smooth along {axis}, where the image has {length} voxels, because its kernel has \
          {radius} to each side"
     )]
     ShortAxis {

@@ -284,7 +284,10 @@ mod tests {
         std::fs::write(dir.path().join("a.img"), "somebody's").unwrap();
         let late = output(dir.path(), "late").publish_over(&before, |_| Ok(()));
         let text = late.unwrap_err().to_string();
-        assert!(text.contains("a.img") && text.contains("another run wrote it meanwhile"), "{text}");
+        assert!(
+            text.contains("a.img") && text.contains("another run wrote it meanwhile"),
+            "{text}"
+        );
         assert_eq!(content(dir.path()), ["somebody's", "old a.hdr"]);
     }
 

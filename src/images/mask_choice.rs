@@ -115,7 +115,11 @@ mod tests {
         assert!(choice("").is_err() && choice("{nme}.nii").is_err() && choice("{dir}/").is_err());
         let path = |text: &str| {
             let choice = choice(text).unwrap();
-            choice.template().unwrap().path(Path::new("sub-1/T1.nii.gz"), 7).unwrap()
+            choice
+                .template()
+                .unwrap()
+                .path(Path::new("sub-1/T1.nii.gz"), 7)
+                .unwrap()
         };
         assert_eq!(path("/m/{dir}/{stem}_mask"), Path::new("/m/sub-1/T1_mask.nii.gz"));
         assert_eq!(path("{dir}/mask.nii"), Path::new("sub-1/mask.nii"));
@@ -131,8 +135,15 @@ mod tests {
         );
         // {dir} is the folder, although BIDS has an entity of that name.
         assert_eq!(of_bids("{dir}/{run}.nii", name).unwrap(), Path::new("func/2.nii"));
-        assert_eq!(of_bids("{ses}.nii", name).unwrap_err(), "the name has no entity ses");
-        assert!(of_bids("{sub}.nii", "brain.nii").unwrap_err().contains("no entity such as"));
+        assert_eq!(
+            of_bids("{ses}.nii", name).unwrap_err(),
+            "the name has no entity ses"
+        );
+        assert!(
+            of_bids("{sub}.nii", "brain.nii")
+                .unwrap_err()
+                .contains("no entity such as")
+        );
         assert!(choice("{desk}.nii").unwrap_err().contains("such as {sub}"));
         assert_eq!(choice("../{dir}/m.nii").unwrap().to_string(), "../{dir}/m.nii");
         let moved = |text: &str| {

@@ -9,8 +9,8 @@ use super::bids::{BidsName, is_entity};
 use crate::image_io::file_name::{is_image_name, split};
 
 /// A path with `{stem}` (the input's name without its suffix), `{index}` (its place in the list, from 1) and
-/// `{dir}` (its folder below the base); for masks also with entities of the input's BIDS name, such as `{sub}`.
-/// If it does not end with an image suffix, the input's suffix is added.
+/// `{dir}` (its folder below the base); for masks also with entities of the input's BIDS name, such as
+/// `{sub}`. If it does not end with an image suffix, the input's suffix is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     text: String,
@@ -83,7 +83,9 @@ impl Template {
                 key => {
                     let name = BidsName::parse(stem.to_str().unwrap_or_default());
                     let name = name.map_err(|error| error.to_string())?;
-                    let label = name.get(key).ok_or_else(|| format!("the name has no entity {key}"))?;
+                    let label = name
+                        .get(key)
+                        .ok_or_else(|| format!("the name has no entity {key}"))?;
                     filled.extend_from_slice(label.as_bytes());
                 }
             }

@@ -212,7 +212,10 @@ mod tests {
         let probe = crate::image_io::probe(&path).unwrap();
         let promised = super::super::cost::need(&job, &probe).memory_bytes;
         let held = super::super::steps::tests::held_bytes(&job, &path, 1);
-        assert!(held <= promised, "{held} bytes are held, {promised} were promised");
+        assert!(
+            held <= promised,
+            "{held} bytes are held, {promised} were promised"
+        );
     }
 
     #[test]

@@ -107,8 +107,8 @@ def test_axes_of_one_voxel(tmp_path, filter):
 
 @each_filter
 def test_not_a_number(tmp_path, filter):
-    """An image with NaN fails or has NaN in its result; with --nan zero, or a preset with this rule, they count
-    as zeros."""
+    """An image with NaN fails or has NaN in its result; with --nan zero, or a preset with this rule, they
+    count as zeros."""
     rng = np.random.default_rng(63)
     array = images.random_array(rng, (12, 11, 10), "float32")
     holes = rng.random(array.shape) < 0.02

@@ -140,7 +140,8 @@ def test_a_plan_of_images_and_their_noise(tmp_path):
 
 @pytest.mark.parametrize("command", ["plan", "scaling"])
 def test_an_unusable_name_of_the_noise_is_refused_before_anything_runs(data, tmp_path, command):
-    words = [data, "--filter", "denoise --output-noise 'elsewhere/{stem}'", "--output", tmp_path / "new" / "out"]
+    words = [data, "--filter", "denoise --output-noise 'elsewhere/{stem}'"]
+    words += ["--output", tmp_path / "new" / "out"]
     more = ["--sizes", "1"] if command == "scaling" else []
     refused = on_one_cpu(command, *words, *more, expect=2)
     assert "--output-noise elsewhere/{stem}: gives " in refused.stderr, refused

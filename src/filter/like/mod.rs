@@ -381,8 +381,12 @@ impl Filter for Like {
         let sigma_vox = widths.map(|width| width.sigma_vox);
         let types = [stored, last];
         Ok(match preset.single {
-            true => Box::new(Engine::<f32>::new(preset, image, &active, types, sigma_vox, short)),
-            false => Box::new(Engine::<f64>::new(preset, image, &active, types, sigma_vox, short)),
+            true => Box::new(Engine::<f32>::new(
+                preset, image, &active, types, sigma_vox, short,
+            )),
+            false => Box::new(Engine::<f64>::new(
+                preset, image, &active, types, sigma_vox, short,
+            )),
         })
     }
 }
