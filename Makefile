@@ -79,6 +79,7 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install test
 	@.ci/install ants
 	@.ci/install dipy
+	@.ci/install bids
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q $(choice) $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
@@ -169,4 +170,4 @@ ci: ## run what CI runs: every check on both MPIs
 	@.ci/run
 
 clean: ## remove build results and .venv; images stay
-	rm -rf target .venv .venv-bench .venv-ants .venv-dipy
+	rm -rf target .venv .venv-bench .venv-ants .venv-dipy .venv-bids

@@ -1,6 +1,7 @@
 //! The command line: arguments → a validated configuration → the command. One file per subcommand.
 
 mod bids;
+mod bids_app;
 mod filter;
 mod inputs;
 mod job;
@@ -29,7 +30,8 @@ use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 /// Start niimpi with srun or mpirun for many ranks, or alone for one. Exit codes, the same from every rank: 0
 /// every image is done; 1 some images failed, the others are done; 2 wrong usage or set-up, nothing was
 /// written; 70 MPI does not start; 75 interrupted, --resume continues. Any other code: a rank crashed,
-/// --resume continues.
+/// --resume continues. The call of a BIDS App, niimpi BIDS_DIR OUTPUT_DIR participant [OPTIONS], is the same
+/// as niimpi smooth BIDS_DIR --bids --output OUTPUT_DIR [OPTIONS].
 #[derive(Debug, Parser)]
 #[command(name = "niimpi", version, disable_version_flag = true, max_term_width = 100)]
 #[command(after_help = "Example: mpirun -n 2 niimpi smooth images --output smoothed --fwhm 6")]
@@ -77,7 +79,9 @@ impl Cli {
             let _ = console::print(version::details());
             return Err(ExitCode::SUCCESS);
         }
-        let parsed = Self::command().try_get_matches().and_then(|matches| {
+        let words = bids_app::as_filter(&Self::command(), std::env::args_os().collect());
+        let matches = words.and_then(|words| Self::command().try_get_matches_from(words));
+        let parsed = matches.and_then(|matches| {
             filter::refuse_fixed(&matches)?;
             Self::from_arg_matches(&matches)
         });

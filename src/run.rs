@@ -174,6 +174,9 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
     if setup.decision.earlier_run {
         remove_stale_parts(comm.rank(), &setup);
     }
+    if comm.rank() == ROOT {
+        describe_results(config);
+    }
     let work = coordinate::work(comm, config, &setup, schedule, &journal, stop, cpu);
     // Rank 0 uses most memory when it assembles the report.
     resources::release_freed_memory();
@@ -238,6 +241,20 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         return Ok(None);
     }
     Ok(Some((setup, schedule)))
+}
+
+/// Describes the dataset of the results, if they are one.
+fn describe_results(config: &Config) {
+    let output = &config.list.output;
+    let described = config
+        .metadata()
+        .map(|metadata| metadata.describe_results(output, &config.command));
+    if let Some(Err(error)) = described {
+        tracing::error!(
+            "--output {}: the dataset cannot be described: {error}",
+            output.display()
+        );
+    }
 }
 
 /// Removes unfinished files of killed ranks. The first rank of each host does this, because it can see which

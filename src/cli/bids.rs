@@ -12,7 +12,8 @@ pub(super) struct BidsArgs {
     /// niimpi processes the images in sub-*/[ses-*/]DATATYPE/ and leaves out all other folders (sourcedata,
     /// code, derivatives). Results keep their folder and get another desc label: desc-sm6 for --fwhm 6,
     /// desc-sm4p5 for --fwhm 4.5, desc-median, desc-denoised. Masks and segmentations are left out unless
-    /// --suffix selects them. Metadata (.json, .bval, .bvec, dataset_description.json) are not written.
+    /// --suffix selects them. Each result gets the metadata of its image (.json, .bval, .bvec), and the
+    /// output folder a dataset_description.json.
     #[arg(long, conflicts_with_all = ["list", "base", "name"], help_heading = "BIDS")]
     bids: bool,
 
@@ -20,7 +21,7 @@ pub(super) struct BidsArgs {
     ///
     /// As with all options that select, an image must match each option that is given, and a label that
     /// selects no image ends the run before it starts.
-    #[arg(long, value_name = "LABEL", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, alias = "participant_label", value_name = "LABEL", num_args = 1.., value_delimiter = ',')]
     #[arg(requires = "bids", help_heading = "BIDS")]
     participant_label: Vec<String>,
 

@@ -71,7 +71,7 @@ impl Part {
 /// A complete output without a final name. Dropping it removes its files.
 pub struct StagedFile {
     /// The files in the order of renaming, all of one folder. The voxels of a pair come first, so that they
-    /// are complete when the header appears, and a second result comes before them.
+    /// are complete when the header appears. A second result and sidecar files come before them.
     parts: Vec<Part>,
     sync: bool,
 }
@@ -81,7 +81,7 @@ impl StagedFile {
         StagedFile { parts, sync }
     }
 
-    /// The same output with the files of a second one, which get their names first.
+    /// The same output with the files of another one, which get their names first.
     pub(crate) fn with_second(mut self, second: StagedFile) -> Self {
         self.parts.splice(0..0, second.parts);
         self

@@ -1,10 +1,12 @@
 //! Checking written files: quickly by size and trailer, or completely by reading them.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crc32fast::Hasher;
+use nix::fcntl::OFlag;
 
 use super::error::{Cause, ImageError};
 use super::files::{ImageFiles, OpenFile, identify, suffix_of};
@@ -23,12 +25,19 @@ use super::read_header::{read_header, truncated};
 pub fn seems_intact(recorded: &FileId) -> bool {
     let look = || -> Option<bool> {
         let path = &recorded.path;
-        let file = OpenFile::open(path).ok()?.file;
-        let found = FileId::of(path, &file.metadata().ok()?);
+        let is_gzip = suffix_of(path).is_ok_and(|suffix| suffix.gzip);
+        let (file, found) = match suffix_of(path) {
+            Ok(_) => {
+                let file = OpenFile::open(path).ok()?.file;
+                let found = FileId::of(path, &file.metadata().ok()?);
+                (file, found)
+            }
+            Err(_) => open_sidecar(path).ok()?,
+        };
         if found.bytes != recorded.bytes {
             return Some(false);
         }
-        if suffix_of(path).ok()?.gzip {
+        if is_gzip {
             let (crc32, len) = gzip_trailer(&file)?;
             return Some(Some(crc32) == recorded.crc32 && len == recorded.raw_bytes as u32);
         }
@@ -69,6 +78,31 @@ pub fn input_crc32(path: &Path) -> Option<Crc32> {
     match suffix_of(path).ok()?.gzip {
         true => gzip_trailer(&file).map(|(crc32, _)| crc32),
         false => content_crc32(file),
+    }
+}
+
+/// Reads a file beside an image, such as its metadata, and returns its identity.
+///
+/// # Errors
+/// See [`Cause`].
+pub(crate) fn verify_sidecar(path: &Path) -> Result<FileId, ImageError> {
+    let (file, id) = open_sidecar(path).map_err(|error| Cause::reading(error).at(path))?;
+    Ok(FileId {
+        crc32: content_crc32(file),
+        raw_bytes: id.bytes,
+        ..id
+    })
+}
+
+/// Opens a file that is not an image. Its identity has no checksum.
+fn open_sidecar(path: &Path) -> io::Result<(File, FileId)> {
+    // Opening a pipe would wait for its writer.
+    let flags = OFlag::O_NONBLOCK.bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok((file, FileId::of(path, &metadata))),
+        false => Err(io::Error::other("it is not a file")),
     }
 }
 

@@ -152,6 +152,19 @@ impl ImageWriter {
     }
 }
 
+/// Writes a file that is not an image, to be published with one.
+///
+/// # Errors
+/// See [`Cause`].
+pub(crate) fn stage_sidecar(
+    path: &Path,
+    content: &[u8],
+    options: &WriteOptions,
+) -> Result<StagedFile, ImageError> {
+    let part = write_part(path, options.folders, None, &[content], 1)?;
+    Ok(StagedFile::new(vec![part], options.sync))
+}
+
 /// A `.nii.gz` file that is written chunk by chunk while its image is still being computed. Dropping it
 /// removes the file.
 pub(crate) struct ChunkedWriter {

@@ -92,6 +92,7 @@ mod tests {
                 output: output.into(),
                 mask: None,
                 second: None,
+                bids: false,
             })
             .collect();
         refuse_collisions(&entries, String::new)

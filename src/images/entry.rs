@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::bids::sidecars_of;
 use crate::image_io::file_name::files_at;
 use crate::image_io::path_text;
+
+/// The most files of an image's results.
+pub(crate) const MOST_FILES: usize = 6;
 
 /// One image to process. In messages between ranks, paths are bytes, because file names need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +28,19 @@ pub struct ImageEntry {
     /// The path of its second result, in the folder of the first.
     #[serde(with = "path_text::optional")]
     pub second: Option<PathBuf>,
+    /// Whether its result has the sidecar files of a BIDS dataset.
+    pub bids: bool,
 }
 
 impl ImageEntry {
-    /// The names of its results' files: the result itself, of a pair the other half, and the second result.
-    pub(crate) fn files(&self) -> [Option<PathBuf>; 3] {
+    /// The names that its results' files can have: the result itself, of a pair the other half, the second
+    /// result, and sidecar files.
+    pub(crate) fn files(&self) -> [Option<PathBuf>; MOST_FILES] {
         let [own, other_half] = files_at(&self.output);
-        [own, other_half, self.second.clone()]
+        let [json, bval, bvec] = match self.bids {
+            true => sidecars_of(&self.output),
+            false => [None, None, None],
+        };
+        [own, other_half, self.second.clone(), json, bval, bvec]
     }
 }

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use bids::{BidsRequest, Dataset};
 pub use entry::ImageEntry;
+pub(crate) use entry::MOST_FILES;
 pub(crate) use found::natural_order;
 pub use mask_choice::{MaskChoice, MaskTemplate};
 pub use output_name::NameTemplate;
@@ -158,6 +159,7 @@ fn repeated(mut entries: Vec<ImageEntry>, request: &ListRequest) -> Vec<ImageEnt
                 second: name.map(|name| output.with_file_name(name)),
                 output,
                 mask: first.mask.clone(),
+                bids: first.bids,
             });
         }
     }
@@ -310,6 +312,7 @@ fn entry(
         output: output.as_path().to_owned(),
         mask: mask.as_deref().map(Path::to_owned),
         second: second.as_deref().map(Path::to_owned),
+        bids: request.bids.is_some(),
     })
 }
 

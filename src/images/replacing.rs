@@ -166,6 +166,7 @@ mod tests {
                 output: dir.join(output),
                 mask: None,
                 second: None,
+                bids: false,
             })
             .collect();
         let files: Vec<FilesOfImage> = entries.iter().map(FilesOfImage::of).collect();
@@ -232,6 +233,7 @@ mod tests {
             output: dir.path().join("in/b.hdr"),
             mask: None,
             second: None,
+            bids: false,
         };
         std::fs::rename(dir.path().join("in/b.hdr"), dir.path().join("in/b.img")).unwrap();
         assert!(FilesOfImage::of(&entry).output_exists());

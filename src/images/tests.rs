@@ -257,6 +257,7 @@ fn names_that_are_not_utf8_survive_the_wire() {
         output: name.into(),
         mask: None,
         second: None,
+        bids: false,
     };
     let sent = crate::comm::encode(&entry);
     assert_eq!(crate::comm::decode::<ImageEntry>(&sent), entry);

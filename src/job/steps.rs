@@ -17,9 +17,10 @@ use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Mask, Planes};
 use crate::image_io::{
     Cause, ChunkedWriter, Existing, Folders, Header, Image, ImageError, ImageReader, ImageWriter,
-    OpenedInput, ReadSummary, StagedFile, WriteOptions,
+    OpenedInput, ReadSummary, StagedFile, WriteOptions, stage_sidecar,
 };
 use crate::images::MaskChoice;
+use crate::images::bids::Metadata;
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
 /// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
@@ -47,6 +48,8 @@ pub(crate) struct OutputFolder {
     pub(crate) path: PathBuf,
     /// Whether links to folders below it are followed.
     pub(crate) follow_links: bool,
+    /// The metadata of the images, if they are those of a BIDS dataset.
+    pub(crate) metadata: Option<Arc<Metadata>>,
 }
 
 /// Where results are written: in existing folders, or below an output folder, whose folders are created.
@@ -166,6 +169,7 @@ impl<'a> ImageWorker<'a> {
             output,
             mask: None,
             second: None,
+            bids: false,
         };
         let made = self.make(paths, None, outcome)?;
         publish(made, &Existing::Any, outcome, |_| Ok(()))
@@ -202,6 +206,7 @@ impl<'a> ImageWorker<'a> {
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
         let Paths { input, output, .. } = paths;
+        let sidecars = self.sidecars(paths)?;
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
         let mut survey = None;
@@ -246,8 +251,33 @@ impl<'a> ImageWorker<'a> {
             (Some(path), Some(number)) => Ok(made.with_second(self.stage_second(path, number)?)),
             _ => Ok(made),
         });
+        let made = made.and_then(|made| {
+            sidecars.iter().try_fold(made, |made, (path, content)| {
+                let options = self.destination.write_options(self.job, path);
+                Ok(made.with_second(stage_sidecar(path, content, &options)?))
+            })
+        });
         outcome.timings.write_s += started.elapsed().as_secs_f64();
         made.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// The sidecar files of a result, by path.
+    fn sidecars(&self, paths: Paths<'_>) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+        let metadata = self
+            .destination
+            .0
+            .as_ref()
+            .and_then(|output| output.metadata.as_ref());
+        let Some(metadata) = metadata.filter(|_| paths.bids) else {
+            return Ok(Vec::new());
+        };
+        metadata
+            .sidecars(paths.input, paths.output)
+            .map_err(|error| Failure {
+                stage: Stage::Read,
+                error: format!("{}: {error}", paths.input.display()),
+                kind: FailureKind::Own,
+            })
     }
 
     /// Writes the second result of an image whose first one is written. It is in the plane of this number.
@@ -448,6 +478,8 @@ pub(crate) struct Paths<'a> {
     pub(crate) mask: Option<&'a Path>,
     /// The second result, if there is one.
     pub(crate) second: Option<&'a Path>,
+    /// Whether the result has sidecar files.
+    pub(crate) bids: bool,
 }
 
 impl ImageJob {

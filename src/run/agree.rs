@@ -11,6 +11,7 @@ use super::resume::{self, Claims, Found};
 use super::{Config, rivals};
 use crate::comm::{self, Communicator, ROOT};
 use crate::fault::Fault;
+use crate::images::bids::Metadata;
 use crate::images::probe::{self, ImageFacts, NeedOf};
 use crate::images::{self, ImageEntry, PathPattern};
 use crate::job::cost;
@@ -61,6 +62,14 @@ impl Config {
         let mut request = values.map(|(name, value)| (name.to_owned(), value)).to_vec();
         push_leaves("", &self.job.options(), &mut request);
         request
+    }
+}
+
+impl Config {
+    /// The metadata of the dataset that is the input, if it is one.
+    pub(super) fn metadata(&self) -> Option<Metadata> {
+        let root = self.list.bids.as_ref().and(self.list.inputs.first())?;
+        Some(Metadata::new(root, self.job.options()))
     }
 }
 

@@ -2,6 +2,7 @@
 //! thread exchanges messages with other ranks.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::Scope;
 
@@ -57,10 +58,7 @@ pub(super) fn work(
         true => limits::behind_each_of(workers),
         false => Behind::default(),
     };
-    let output = OutputFolder {
-        path: config.list.output.clone(),
-        follow_links: config.list.follow_links,
-    };
+    let output = output_folder(config);
     let ahead = ReadAhead::new(&queue, &setup.entries, &costs_s, workers);
     let waiting_threads = workers * behind.publishers + ahead.threads(images);
     let abandon = AtomicBool::new(false);
@@ -115,6 +113,14 @@ pub(super) fn work(
             None
         }
     })
+}
+
+fn output_folder(config: &Config) -> OutputFolder {
+    OutputFolder {
+        path: config.list.output.clone(),
+        follow_links: config.list.follow_links,
+        metadata: config.metadata().map(Arc::new),
+    }
 }
 
 /// The memory that this rank can use. If the limit is on address space, its threads share the allocator's

@@ -232,6 +232,7 @@ mod tests {
             output: "out".into(),
             mask: None,
             second: None,
+            bids: false,
         };
         let facts = |bytes: u64| ImageFacts {
             file_bytes: bytes << 20,

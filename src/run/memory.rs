@@ -101,6 +101,7 @@ impl<'a> RankMemory<'a> {
             output: &entry.output,
             mask: entry.mask.as_deref(),
             second: entry.second.as_deref(),
+            bids: entry.bids,
         };
         let first = buffers.make(paths, fetched, outcome);
         drop((buffers, turn));

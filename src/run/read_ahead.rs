@@ -108,6 +108,7 @@ mod tests {
                     output: PathBuf::from("unused"),
                     mask: None,
                     second: None,
+                    bids: false,
                 }
             })
             .collect();

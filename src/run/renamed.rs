@@ -117,6 +117,7 @@ mod tests {
                 output: out.join(output),
                 mask: None,
                 second: None,
+                bids: false,
             };
             refuse_renamed(past, &[entry], out, &serde_json::json!({"sigma": sigma}))
         };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file::Stamp;
 use crate::image_io::file_name::files_at;
 use crate::image_io::{self, FileId, path_text};
-use crate::images::{self, ImageEntry};
+use crate::images::{self, ImageEntry, MOST_FILES};
 use crate::journal::past::{Last, Made, Past};
 use crate::report::ResumeCounts;
 
@@ -100,7 +100,7 @@ pub(super) struct Found {
 }
 
 /// An image's [files](ImageEntry::files) that exist.
-pub(super) type Stamps = [Option<Stamp>; 3];
+pub(super) type Stamps = [Option<Stamp>; MOST_FILES];
 
 impl Found {
     /// Whether any file exists.

@@ -218,6 +218,7 @@ mod tests {
                 output: output.into(),
                 mask: None,
                 second: None,
+                bids: false,
             }];
             digest(&entries, Path::new("/out"))
         };

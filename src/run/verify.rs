@@ -12,8 +12,8 @@ use super::resume::at_its_place;
 use super::{EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE};
 use crate::comm::{self, Communicator, ROOT};
 use crate::console;
-use crate::image_io::file_name::files_at;
-use crate::image_io::{FileId, ImageError, Verifier, path_text};
+use crate::image_io::file_name::{files_at, is_image_name};
+use crate::image_io::{FileId, ImageError, Verifier, path_text, verify_sidecar};
 use crate::images::{self, natural_order};
 use crate::journal::past::{Last, Past};
 use crate::parallel::par_map_with;
@@ -69,7 +69,7 @@ struct Item {
 }
 
 impl Item {
-    /// The files of a recorded result: its own, the other half of a pair, and a second result.
+    /// The files of a recorded result: its own, the other half of a pair, a second result and sidecar files.
     fn files(&self) -> BTreeSet<PathBuf> {
         let mut files: BTreeSet<PathBuf> = files_at(&self.path).into_iter().flatten().collect();
         if let Known::Written(recorded) = &self.known {
@@ -236,7 +236,10 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
     if let Known::Written(recorded) = &item.known {
         for path in item.files() {
             if path.exists() && !found.iter().any(|file| file.path == path) {
-                found.extend(verifier.verify(&path).map_err(in_words)?);
+                match path.file_name().is_some_and(is_image_name) {
+                    true => found.extend(verifier.verify(&path).map_err(in_words)?),
+                    false => found.push(verify_sidecar(&path).map_err(in_words)?),
+                }
             }
         }
         let names = |files: &[FileId]| -> BTreeSet<PathBuf> {

@@ -3,6 +3,8 @@ written."""
 
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -21,6 +23,10 @@ def describe(folder, kind, **more):
     folder.mkdir(parents=True, exist_ok=True)
     text = {"Name": "Made for a test", "BIDSVersion": "1.11.1", "DatasetType": kind, **more}
     (folder / "dataset_description.json").write_text(json.dumps(text))
+
+
+def write_json(path, **content):
+    path.write_text(json.dumps(content))
 
 
 def image(path, shape=(8, 9, 7), seed=0):
@@ -63,6 +69,9 @@ def derivative(tmp_path):
         image(func / f"{stem}_space-MNI152NLin2009cAsym_res-2_boldref.nii.gz", (6, 5, 7))
         image(func / f"{stem}_space-fsLR_den-91k_bold.dtseries.nii", (6, 5, 7))
     image(anat / "sub-01_desc-preproc_T1w.nii.gz")
+    for path in [*func.glob("*_bold*.nii.gz"), *anat.glob("*_T1w.nii.gz")]:
+        content = {"SkullStripped": False, "RepetitionTime": 1.5, "TaskName": "rest", "Resolution": "2 mm"}
+        write_json(path.with_name(path.name.replace(".nii.gz", ".json")), **content)
     image(anat / "sub-01_dseg.nii.gz")
     image(anat / "sub-01_label-GM_probseg.nii.gz")
     image(root / "sourcedata" / "freesurfer" / "sub-01" / "mri" / "T1.nii.gz")
@@ -258,3 +267,135 @@ def test_annexed_content_is_read_and_links_out_of_the_dataset_are_not(datalad, t
     assert landed(tmp_path / "out") == names
     followed = smooth(datalad, tmp_path / "all", "--follow-links", "--fwhm=6", width=(), expect=1)
     assert len(landed(tmp_path / "all")) == 4, followed
+
+
+@pytest.fixture
+def described(raw):
+    """The raw dataset with metadata at several levels."""
+    write_json(raw / "task-rest_bold.json", TaskName="rest", RepetitionTime=1.5, EchoTime=0.02)
+    write_json(raw / "task-nback_bold.json", TaskName="nback", RepetitionTime=1.5)
+    write_json(raw / "T1w.json", MagneticFieldStrength=3)
+    subject = raw / "sub-01"
+    write_json(subject / "sub-01_task-rest_bold.json", EchoTime=0.03, FlipAngle=70)
+    folder = subject / "ses-pre" / "func"
+    write_json(folder / "sub-01_ses-pre_task-rest_run-02_bold.json", FlipAngle=80)
+    (raw / "dwi.bval").write_text("0 1000 1000\n")
+    for bvec in raw.glob("sub-*/ses-*/dwi/*_dwi.nii.gz"):
+        bvec.with_name(bvec.name.replace(".nii.gz", ".bvec")).write_text("0 1 0\n0 0 1\n0 0 0\n")
+    return raw
+
+
+def json_of(path):
+    return json.loads(path.read_text())
+
+
+def test_results_have_inherited_metadata(described, tmp_path):
+    out = tmp_path / "out"
+    smooth(described, out, "--participant-label=01", "--session=pre", "--fwhm=6", width=(), ranks=RANKS)
+    stem = out / "sub-01" / "ses-pre" / "func" / "sub-01_ses-pre_task-rest_run-02_desc-sm6_bold"
+    found = json_of(stem.with_name(f"{stem.name}.json"))
+    options = found.pop("NiimpiOptions")
+    assert options["filter"]["fwhm"] == 6 and options["filter"]["name"] == "gaussian"
+    assert found.pop("NiimpiVersion")
+    image_path = "sub-01/ses-pre/func/sub-01_ses-pre_task-rest_run-02_bold.nii.gz"
+    assert found == {
+        "TaskName": "rest",
+        "RepetitionTime": 1.5,
+        "EchoTime": 0.03,
+        "FlipAngle": 80,
+        "SkullStripped": False,
+        "Sources": [f"bids:source:{image_path}"],
+    }
+    stem = out / "sub-01" / "ses-pre" / "dwi" / "sub-01_ses-pre_desc-sm6_dwi"
+    assert stem.with_name(f"{stem.name}.bval").read_text() == "0 1000 1000\n"
+    assert stem.with_name(f"{stem.name}.bvec").read_text().count("\n") == 3
+    description = json_of(out / "dataset_description.json")
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "niimpi"
+    assert description["SourceDatasets"] == [{"URL": f"file://{described}"}]
+    assert description["DatasetLinks"] == {"source": f"file://{described}"}
+
+
+def test_all_files_of_a_result_are_one_outcome(described, tmp_path):
+    out = tmp_path / "out"
+    chosen = ["--participant-label=01", "--session=pre", "--suffix", "dwi", "--resume"]
+    smooth(described, out, *chosen)
+    (out / "dataset_description.json").write_text("{}")
+    stem = "sub-01/ses-pre/dwi/sub-01_ses-pre_desc-sm4p7_dwi"
+    files = {suffix: out / f"{stem}{suffix}" for suffix in (".nii.gz", ".json", ".bval", ".bvec")}
+    before = {suffix: path.read_bytes() for suffix, path in files.items()}
+    assert "resume: 1 kept" in smooth(described, out, *chosen).stderr
+    assert run(["verify", str(out), "--against", "journal"]).code == 0
+    for suffix, path in files.items():
+        path.unlink()
+        assert run(["verify", str(out), "--against", "journal"]).code == 1, suffix
+        finished = smooth(described, out, *chosen)
+        assert "resume: 0 kept, 1 to do" in finished.stderr, finished
+        assert {suffix: path.read_bytes() for suffix, path in files.items()} == before
+    files[".json"].write_text("{}")
+    verified = run(["verify", str(out), "--against", "journal"])
+    assert verified.code == 1 and "recorded" in verified.stdout, verified
+    refused = smooth(described, out, *chosen, expect=2)
+    assert "changed since niimpi wrote them" in refused.stderr, refused
+    smooth(described, out, *chosen, "--overwrite")
+    assert files[".json"].read_bytes() == before[".json"]
+    assert (out / "dataset_description.json").read_text() == "{}", "never replaced"
+    # A file under the name of metadata is not replaced either.
+    other = tmp_path / "other"
+    (other / stem).parent.mkdir(parents=True)
+    (other / f"{stem}.json").write_text("{}")
+    finished = smooth(described, other, *chosen[:-1], expect=2)
+    assert "exist" in finished.stderr, finished
+
+
+def test_metadata_that_cannot_be_read_fail_the_image(described, tmp_path):
+    (described / "sub-01" / "sub-01_task-rest_bold.json").write_text("{]")
+    (described / "T1w.json").unlink()
+    (described / "T1w.json").symlink_to(".git/annex/objects/absent")
+    chosen = ["--participant-label=01", "--session=pre", "--suffix", "bold", "T1w", "dwi"]
+    finished = smooth(described, tmp_path / "out", *chosen, expect=1)
+    assert "sub-01_task-rest_bold.json: metadata that is not JSON" in finished.stderr, finished
+    assert "T1w.json: metadata that cannot be read" in finished.stderr, finished
+    assert landed(tmp_path / "out") == ["sub-01/ses-pre/dwi/sub-01_ses-pre_desc-sm4p7_dwi.nii.gz"]
+
+
+def test_the_call_of_a_bids_app(raw, tmp_path):
+    out = tmp_path / "out"
+    words = [str(raw), str(out), "participant", "--participant_label", "01", "--session", "pre"]
+    finished = run([*words, "--fwhm=6", "--suffix=T1w", "--no-sync"], RANKS)
+    assert finished.code == 0, finished
+    assert landed(out) == ["sub-01/ses-pre/anat/sub-01_ses-pre_desc-sm6_T1w.nii.gz"]
+    words = [str(raw), str(out), "participant", "--filter", "median", "--suffix=T1w", "--run=1"]
+    assert run(words).code == 2
+    refused = run([str(raw), str(out), "group", "--fwhm=6"])
+    assert refused.code == 2 and "no group level" in refused.stderr, refused
+
+
+VALIDATOR = Path(__file__).resolve().parents[2] / ".venv-bids" / "bin" / "bids-validator-deno"
+
+
+def errors_of_validator(folder):
+    """The errors and the number of files that the validator saw. It needs no network."""
+    finished = subprocess.run(
+        [VALIDATOR, "--json", folder], capture_output=True, text=True, timeout=120, check=False
+    )
+    found = json.loads(finished.stdout)
+    issues = found["issues"]["issues"]
+    return [issue for issue in issues if issue["severity"] == "error"], found["summary"]["totalFiles"]
+
+
+@pytest.mark.skipif(not VALIDATOR.exists(), reason=f"{VALIDATOR} is missing: .ci/install bids")
+def test_the_validator_accepts_the_results(described, derivative, datalad, tmp_path):
+    for dataset, code in [(described, 0), (derivative, 0), (datalad, 1)]:
+        out = tmp_path / f"results of {dataset.name}"
+        # fMRIPrep's boldref is not in the specification, so its validator does not know it.
+        smooth(dataset, out, "--fwhm=6", "--exclude=*_boldref.nii.gz", width=(), expect=code)
+        errors, files = errors_of_validator(out)
+        # Its schema has no rule for b-values and directions of images with a desc.
+        diffusion = [error for error in errors if error["location"].endswith(("_dwi.bval", "_dwi.bvec"))]
+        assert errors == diffusion and files > 4, errors
+        assert len(diffusion) == (8 if dataset == described else 0)
+    # It does find errors, for example in results without their metadata.
+    for path in out.rglob("*_T1w.json"):
+        path.unlink()
+    assert {error["code"] for error in errors_of_validator(out)[0]} == {"SIDECAR_KEY_REQUIRED"}

@@ -8,7 +8,7 @@ use super::choice::Labels;
 use crate::images::real_path::resolve;
 
 /// The file that every dataset has.
-const DESCRIPTION: &str = "dataset_description.json";
+pub(super) const DESCRIPTION: &str = "dataset_description.json";
 
 /// The folder of a dataset for results of programs.
 const DERIVATIVES: &str = "derivatives";
@@ -39,7 +39,7 @@ impl<'a> Dataset<'a> {
                 "--bids: {shown} is not a folder; give the folder of a BIDS dataset"
             ));
         }
-        if !folder.join(DESCRIPTION).exists() {
+        if !folder.join(DESCRIPTION).is_file() {
             let root = folder
                 .ancestors()
                 .skip(1)

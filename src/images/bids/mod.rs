@@ -2,11 +2,14 @@
 
 mod choice;
 mod dataset;
+mod metadata;
 mod name;
 
 pub(super) use choice::described;
 pub use choice::{Desc, Labels};
 pub(super) use dataset::Dataset;
+pub(crate) use metadata::Metadata;
+pub(super) use metadata::sidecars_of;
 pub(super) use name::is_entity;
 pub use name::{BidsName, NotBids, is_label};
 

@@ -101,6 +101,14 @@ impl<'a> BidsName<'a> {
         self
     }
 
+    /// The number of entities, if an image with the other name has all of them and the same suffix. Metadata
+    /// of this name then apply to it.
+    pub(super) fn applies_to(&self, image: &BidsName<'_>) -> Option<usize> {
+        let has = |(key, label): &(&str, &str)| image.get(key) == Some(*label);
+        let applies = self.suffix == image.suffix && self.entities.iter().all(has);
+        applies.then_some(self.entities.len())
+    }
+
     /// Whether two labels of an entity mean the same.
     pub fn same_label(key: &str, a: &str, b: &str) -> bool {
         let number = |text: &str| text.parse::<u64>().ok();

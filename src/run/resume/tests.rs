@@ -89,6 +89,7 @@ impl World {
             output: self.path(result),
             mask: None,
             second: None,
+            bids: false,
         };
         let entries = [entry];
         let claims = claims(&self.past, &entries, &self.path("out"), &options(2));
@@ -247,6 +248,7 @@ fn a_refusal_counts_each_kind_and_names_its_first_file() {
         output: format!("out/{index}.nii").into(),
         mask: None,
         second: None,
+        bids: false,
     };
     let entries = [1, 2, 3, 4].map(entry);
     let standings = [
