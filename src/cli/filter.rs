@@ -102,7 +102,7 @@ pub(super) struct AnyFilterArgs {
         long,
         value_name = "'COMMAND OPTIONS'",
         value_parser = parse_filter,
-        conflicts_with_all = ["sigma", "fwhm", "boundary", "cval", "truncate", "like", "sigma_mm"]
+        conflicts_with_all = ["sigma", "fwhm", "boundary", "cval", "truncate", "method", "like", "sigma_mm"]
     )]
     filter: Option<Options>,
 
@@ -147,7 +147,9 @@ fn parse_filter(text: &str) -> Result<Options, String> {
 /// # Errors
 /// A usage error that names what the program has instead.
 pub(super) fn refuse_fixed(matches: &ArgMatches) -> Result<(), clap::Error> {
-    const FIXED: [&str; 7] = ["sigma", "boundary", "cval", "truncate", "nan", "round", "mask"];
+    const FIXED: [&str; 8] = [
+        "sigma", "boundary", "cval", "truncate", "method", "nan", "round", "mask",
+    ];
     let Some((_, matches)) = matches.subcommand() else {
         return Ok(());
     };
@@ -354,6 +356,7 @@ mod tests {
             "smooth --sigma=1,2,0.5 --boundary=constant --cval=-3.5 --truncate=3",
             "smooth --fwhm=6 --output-type=float32 --compression=6 --no-sync",
             "smooth --sigma=2 --round=nearest --nan=ignore",
+            "smooth --fwhm=60 --method=fft",
             "smooth --fwhm=6,6,4 --like=nilearn --output-type=int16",
             "smooth --sigma-mm=2.5 --like=wb",
             "smooth --sigma=2 --nan=keep --mask=/masks/{dir}/{stem}_mask --outside=keep",
@@ -395,6 +398,7 @@ mod tests {
             ("--boundary reflect", "zeros along x and y"),
             ("--cval 0", "zeros along x and y"),
             ("--truncate 4", "6 sigmas, rounded to whole voxels"),
+            ("--method direct", "sums of products"),
             ("--nan propagate", "zero for NaN and infinity"),
             ("--round nearest", "the input's type and scale can hold"),
             ("--mask nonzero", "the whole image"),

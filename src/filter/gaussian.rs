@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::FilterError;
 use super::boundary::{Boundary, BoundaryArgs};
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::kernels::convolve::Spectrum;
 use super::kernels::weights::half_kernel;
 use super::nonfinite::NonFinite;
 pub use super::per_axis::PerAxis;
@@ -27,6 +28,23 @@ pub const ALWAYS_COMPUTED_RADIUS_VOX: usize = 1024;
 /// Largest number of multiplications for an image, voxels × taps of the three kernels: about ten minutes of
 /// one CPU core.
 pub const MAX_PRODUCTS: f64 = 4e12;
+
+/// How an axis is convolved.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Sums of products, bit for bit as scipy
+    #[default]
+    Direct,
+    /// Fourier transforms along each axis
+    Fft,
+}
+
+impl Method {
+    fn is_direct(&self) -> bool {
+        *self == Method::Direct
+    }
+}
 
 /// Options of the Gaussian filter. It smooths the spatial axes one after the other, as
 /// `scipy.ndimage.gaussian_filter` with order 0.
@@ -57,6 +75,12 @@ pub struct Gaussian {
     pub cval: f64,
     /// The kernel is cut off at this many standard deviations.
     pub truncate: f64,
+    /// How an axis is convolved. With [`Method::Fft`], the result differs from that of [`Method::Direct`] by
+    /// at most 1e-6 of the largest absolute intensity, [`Gaussian::cval`] included. Integers are computed in
+    /// double and rounded to nearest once, and images with non-finite voxels are refused unless they are
+    /// treated.
+    #[serde(default, skip_serializing_if = "Method::is_direct")]
+    pub method: Method,
 }
 
 /// The command-line options of the Gaussian filter.
@@ -93,6 +117,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIGMAS", default_value_t = 4.0, value_parser = parse_truncate)]
     #[arg(allow_negative_numbers = true)]
     truncate: f64,
+
+    /// How each axis is convolved with the kernel
+    ///
+    /// fft takes the same kernel and edges. Results differ from those of direct by at most 1e-6 of the
+    /// largest intensity. Integers are computed in double and rounded once, as with --round nearest. An image
+    /// with NaN or infinite voxels fails unless --nan zero, ignore or keep is given. fft is faster for very
+    /// wide kernels only: docs/performance.md has the widths.
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t)]
+    method: Method,
 }
 
 impl From<Args> for Gaussian {
@@ -103,6 +136,7 @@ impl From<Args> for Gaussian {
             boundary: args.edge.boundary,
             cval: args.edge.cval,
             truncate: args.truncate,
+            method: args.method,
         }
     }
 }
@@ -152,6 +186,7 @@ impl Gaussian {
             boundary: Boundary::default(),
             cval: 0.0,
             truncate: 4.0,
+            method: Method::Direct,
         }
     }
 
@@ -182,7 +217,23 @@ impl Gaussian {
         Gaussian { truncate, ..self }
     }
 
+    /// The same with another method.
+    #[must_use]
+    pub fn with_method(self, method: Method) -> Self {
+        Gaussian { method, ..self }
+    }
+
     fn check(&self) -> Result<(), FilterError> {
+        if self.method == Method::Fft && self.boundary == Boundary::Constant && !self.cval.is_finite() {
+            return Err(FilterError::Parameter {
+                name: "cval",
+                cause: format!(
+                    "{} with --method fft, which would spread it over whole lines: give a finite number, or \
+                     --method direct",
+                    self.cval
+                ),
+            });
+        }
         let (name, width) = match (self.sigma, self.fwhm) {
             (Some(sigma), None) => ("sigma", sigma),
             (None, Some(fwhm)) => ("fwhm", fwhm),
@@ -272,6 +323,10 @@ impl Filter for Gaussian {
         self.fwhm.is_some()
     }
 
+    fn refuses_nonfinite(&self) -> bool {
+        self.method == Method::Fft
+    }
+
     fn radius_vox(&self) -> Option<[usize; 3]> {
         // Sigma in voxels is the same for every image, so the voxel size does not matter.
         self.sigma.and_then(|_| self.radii_vox([1.0; 3]).ok())
@@ -284,7 +339,21 @@ impl Filter for Gaussian {
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
         let sigma_vox = self.sigma_vox(image.voxel_size_mm)?;
         let shape = image.spatial_shape();
+        let by_fft = self.method == Method::Fft;
+        if by_fft
+            && shared.nan == NonFinite::Propagate
+            && image.nonfinite_voxels.is_some_and(|found| found > 0)
+        {
+            return Err(FilterError::Parameter {
+                name: "nan",
+                cause:
+                    "the image has voxels that are NaN or infinite, which a Fourier transform spreads over \
+                        whole lines: give --nan ignore, keep or zero, or --method direct"
+                        .to_owned(),
+            });
+        }
         let mut half: [Vec<f64>; 3] = Default::default();
+        let mut spectra: [Option<Spectrum>; 3] = Default::default();
         for axis in 0..image.spatial_axes() {
             let sigma = sigma_vox[axis];
             if sigma > SKIPPED_SIGMA_VOX {
@@ -293,10 +362,14 @@ impl Filter for Gaussian {
                     .clamp(ALWAYS_COMPUTED_RADIUS_VOX, MAX_RADIUS_VOX);
                 let radius = radius_vox(AXES[axis], sigma, self.truncate, limit)?;
                 half[axis] = half_kernel(sigma, radius)?;
+                if by_fft && radius > 0 {
+                    spectra[axis] = Some(Spectrum::new(&half[axis], shape[axis])?);
+                }
             }
         }
         let kernels = Kernels {
             half,
+            spectra,
             boundary: self.boundary,
             cval: self.cval,
         };
@@ -308,6 +381,7 @@ impl Filter for Gaussian {
             });
         }
         let types = shared.types(image)?;
+        let types = if by_fft { types.rounded_once() } else { types };
         let leaves_out = shared.nan.leaves_out() && image.may_be_nonfinite();
         let masked = image.mask_voxels.is_some();
         let weighted = (masked || leaves_out).then_some(Weighted {

@@ -45,6 +45,8 @@
 pub mod anlm;
 pub mod boundary;
 pub(crate) mod denoise;
+#[cfg(test)]
+mod fft_tests;
 mod footprint;
 pub mod gaussian;
 mod image_run;

@@ -113,6 +113,20 @@ pub(super) struct Types {
     pub(super) conversion: Conversion,
 }
 
+impl Types {
+    /// The same with integers that are computed in double and rounded to nearest once.
+    pub(super) fn rounded_once(self) -> Self {
+        match self.last.is_float() {
+            true => self,
+            false => Types {
+                between: Datatype::Float64,
+                conversion: Conversion::Nearest,
+                ..self
+            },
+        }
+    }
+}
+
 impl OutputSpec {
     /// The output type for this volume.
     pub fn resolve(&self, volume: &Volume) -> Datatype {
@@ -138,18 +152,14 @@ impl OutputSpec {
     /// The types in which an image of this type is computed.
     pub(super) fn types(&self, datatype: Datatype, scaled: bool) -> Types {
         let last = self.resolve_for(datatype, scaled);
-        if last.is_float() || self.truncates(datatype, scaled) {
-            Types {
-                between: last,
-                last,
-                conversion: Conversion::Cast,
-            }
-        } else {
-            Types {
-                between: Datatype::Float64,
-                last,
-                conversion: Conversion::Nearest,
-            }
+        let types = Types {
+            between: last,
+            last,
+            conversion: Conversion::Cast,
+        };
+        match self.truncates(datatype, scaled) {
+            true => types,
+            false => types.rounded_once(),
         }
     }
 }

@@ -521,6 +521,7 @@ impl Tool {
                     format!("{sigmas} sigmas, {how}")
                 }
             },
+            "method" => "sums of products".to_owned(),
             "nan" => format!("{} for NaN and infinity", preset.odd),
             "round" => match (preset.grid, preset.stored) {
                 (Grid::Own, _) => {

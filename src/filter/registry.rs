@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FilterError;
 use super::anlm::Anlm;
-use super::gaussian::Gaussian;
+use super::gaussian::{Gaussian, Method};
 #[cfg(test)]
 use super::identity::Identity;
 use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
@@ -86,6 +86,11 @@ impl Options {
             Options::Like(like) => Some(like.like),
             _ => None,
         }
+    }
+
+    /// Whether integers are rounded once, whatever the type of the output is.
+    pub(crate) fn rounds_once(&self) -> bool {
+        matches!(self, Options::Gaussian(gaussian) if gaussian.method == Method::Fft)
     }
 
     /// All options as JSON. Two sets of options are equal if and only if their JSON is.

@@ -4,12 +4,15 @@
 //! finished. Voxels outside a mask and non-finite voxels can be left out of the sums: normalised convolution,
 //! Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
 
+use std::ops::Range;
+
 use super::FilterError;
 use super::boundary::Boundary;
 use super::interface::{
     FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch, width_warnings,
 };
 use super::kernels::convert::{Conversion, Voxel, with_voxel_type};
+use super::kernels::convolve::{Convolution, Spectrum};
 use super::kernels::correlate::{Lines, Pass, VoxelPointer};
 use super::mask::Outside;
 use super::output::Types;
@@ -23,6 +26,8 @@ const S_PER_TAP: f64 = 3e-11;
 pub(super) struct Kernels {
     /// Half kernels along x, y and z; empty for an axis that is not smoothed.
     pub(super) half: [Vec<f64>; 3],
+    /// Their transforms, for axes that are convolved by them.
+    pub(super) spectra: [Option<Spectrum>; 3],
     /// How a line continues beyond its ends.
     pub(super) boundary: Boundary,
     /// Intensity beyond the ends with [`Boundary::Constant`].
@@ -30,13 +35,16 @@ pub(super) struct Kernels {
 }
 
 impl Kernels {
-    /// Taps of the whole kernels along all axes together.
+    /// Taps of the whole kernels along all axes together, or as many as take as long as the transforms.
     pub(super) fn taps(&self) -> f64 {
         (0..3).map(|axis| self.taps_along(axis)).sum()
     }
 
     fn taps_along(&self, axis: usize) -> f64 {
-        (2.0 * self.half[axis].len() as f64 - 1.0).max(0.0)
+        match &self.spectra[axis] {
+            Some(spectrum) => spectrum.taps(),
+            None => (2.0 * self.half[axis].len() as f64 - 1.0).max(0.0),
+        }
     }
 
     fn is_active(&self, axis: usize) -> bool {
@@ -146,20 +154,59 @@ impl Separable {
         }
     }
 
-    /// The pass over a plane of doubles with `cval` beyond the edge.
-    fn double_pass<'a>(
-        &'a self,
+    /// Smooths `part` of lines along an axis.
+    ///
+    /// # Safety
+    /// That of [`Pass::run_part`]. `part` is the whole line where there is a spectrum.
+    unsafe fn smooth(
+        &self,
         axis: usize,
-        cval: f64,
-        slab: &Slab<'a>,
-        scratch: &ThreadScratch,
-    ) -> Pass<'a> {
-        Pass {
-            cval,
+        [source, target]: [VoxelPointer; 2],
+        (lines, part): (Lines, Range<usize>),
+        slab: &Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let pass = self.pass(axis, slab, scratch);
+        // SAFETY: the caller's.
+        unsafe {
+            match &self.kernels.spectra[axis] {
+                Some(spectrum) => {
+                    Convolution { pass, spectrum }.run(source, target, lines, &mut scratch.tile)
+                }
+                None => Ok(pass.run_part(source, target, lines, part, &mut scratch.tile)?),
+            }
+        }
+    }
+
+    /// Smooths lines of the intensities that count and of their weights along an axis, in place.
+    ///
+    /// # Safety
+    /// That of [`Pass::run`], for both planes.
+    unsafe fn smooth_weighted(
+        &self,
+        axis: usize,
+        weighted: Weighted,
+        planes: [VoxelPointer; 2],
+        lines: Lines,
+        slab: &Slab<'_>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let beyond = self.beyond_the_edge(weighted);
+        let pass = Pass {
             scaling: None,
             conversion: Conversion::Cast,
             ..self.pass(axis, slab, scratch)
+        };
+        if let Some(spectrum) = &self.kernels.spectra[axis] {
+            let convolution = Convolution { pass, spectrum };
+            // SAFETY: the caller's.
+            return unsafe { convolution.run_weighted(planes, beyond, lines, &mut scratch.tile) };
         }
+        for (of, cval) in planes.into_iter().zip(beyond) {
+            // SAFETY: the caller's.
+            unsafe { Pass { cval, ..pass }.run(of, of, lines, &mut scratch.tile)? };
+        }
+        Ok(())
     }
 
     /// The values beyond the edge, of the intensities that count and of their weights.
@@ -210,10 +257,10 @@ impl Separable {
             for axis in 0..2 {
                 if self.kernels.is_active(axis) {
                     let to = if axis == 0 && both { middle } else { target };
-                    let pass = self.pass(axis, slab, scratch);
+                    let lines = self.lines(axis);
                     // SAFETY: the areas contain the slice, they are equal or do not overlap, and no other
                     // thread uses the slice.
-                    unsafe { pass.run(from, to, self.lines(axis), &mut scratch.tile)? };
+                    unsafe { self.smooth(axis, [from, to], (lines, 0..lines.len), slab, scratch)? };
                     from = to;
                 }
             }
@@ -251,13 +298,11 @@ impl Separable {
                     *value = if counts { *value } else { 0.0 };
                 }
             }
-            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge(weighted)) {
-                for axis in 0..2 {
-                    if self.kernels.is_active(axis) {
-                        let pass = self.double_pass(axis, cval, slab, scratch);
-                        // SAFETY: as above.
-                        unsafe { pass.run(of, of, self.lines(axis), &mut scratch.tile)? };
-                    }
+            for axis in 0..2 {
+                if self.kernels.is_active(axis) {
+                    let (planes, lines) = ([values, weights], self.lines(axis));
+                    // SAFETY: as above.
+                    unsafe { self.smooth_weighted(axis, weighted, planes, lines, slab, scratch)? };
                 }
             }
         }
@@ -275,20 +320,11 @@ impl Separable {
     }
 
     fn along_z(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
-        let pass = self.pass(2, slab, scratch);
         let first = slab.columns().start;
-        let (source, target) = (slab.sources[0].offset(first), slab.targets[0].offset(first));
+        let planes = [slab.sources[0].offset(first), slab.targets[0].offset(first)];
         // SAFETY: both areas contain the volume. They are equal only if the slab has whole columns. No thread
         // writes voxels that the slab may read.
-        unsafe {
-            pass.run_part(
-                source,
-                target,
-                self.columns(slab),
-                slab.slices(),
-                &mut scratch.tile,
-            )?;
-        }
+        unsafe { self.smooth(2, planes, (self.columns(slab), slab.slices()), slab, scratch)? };
         slab.check_stop()
     }
 
@@ -302,12 +338,10 @@ impl Separable {
         let columns = slab.columns();
         let [values, weights] = [0, 1].map(|i| slab.sources[i].offset(columns.start));
         if self.kernels.is_active(2) {
-            for (of, cval) in [values, weights].into_iter().zip(self.beyond_the_edge(weighted)) {
-                let pass = self.double_pass(2, cval, slab, scratch);
-                // SAFETY: these are whole columns of this filter's own planes, which no other thread reads.
-                unsafe { pass.run(of, of, self.columns(slab), &mut scratch.tile)? };
-                slab.check_stop()?;
-            }
+            let (planes, lines) = ([values, weights], self.columns(slab));
+            // SAFETY: these are whole columns of this filter's own planes, which no other thread reads.
+            unsafe { self.smooth_weighted(2, weighted, planes, lines, slab, scratch)? };
+            slab.check_stop()?;
         }
         let target = slab.targets[0].offset(columns.start);
         with_voxel_type!(target.datatype, T => {
@@ -359,10 +393,13 @@ fn stage(role: Role, kernels: &Kernels, types: Types, in_plane: bool) -> Stage {
         },
         Role::AlongZ => {
             let radius = kernels.half[2].len() - 1;
-            let reach = Reach::Slices {
-                below: radius,
-                above: radius,
-                wrap: radius > 0 && kernels.boundary == Boundary::Wrap,
+            let reach = match kernels.spectra[2] {
+                Some(_) => Reach::WholeZ,
+                None => Reach::Slices {
+                    below: radius,
+                    above: radius,
+                    wrap: radius > 0 && kernels.boundary == Boundary::Wrap,
+                },
             };
             let source = if in_plane { plane(0) } else { Source::Input };
             Stage {
@@ -412,9 +449,13 @@ impl Prepared for Separable {
     }
 
     fn scratch_bytes(&self, stage: usize, _slab_voxels: u64) -> u64 {
-        let tile = |axis: usize, source: Datatype| {
-            let half = &self.kernels.half[axis];
-            Pass::tile_bytes(half, self.shape[axis], source)
+        let weighted = matches!(
+            self.roles[stage],
+            Role::InPlaneWeighted(_) | Role::AlongZWeighted(_)
+        );
+        let tile = |axis: usize, source: Datatype| match &self.kernels.spectra[axis] {
+            Some(spectrum) => spectrum.tile_bytes(weighted),
+            None => Pass::tile_bytes(&self.kernels.half[axis], self.shape[axis], source),
         };
         let first = self.input;
         // The narrowest voxels need the widest tile. Passes after the first read `between`.
@@ -437,7 +478,8 @@ impl Prepared for Separable {
     fn held_bytes(&self) -> u64 {
         // The whole kernel is in memory while it is computed.
         let weights: usize = self.kernels.half.iter().map(|half| 2 * half.len()).sum();
-        (weights * size_of::<f64>()) as u64
+        let spectra = self.kernels.spectra.iter().flatten();
+        (weights * size_of::<f64>()) as u64 + spectra.map(Spectrum::held_bytes).sum::<u64>()
     }
 
     fn sigma_vox(&self) -> Option<[f64; 3]> {

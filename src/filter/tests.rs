@@ -408,7 +408,8 @@ proptest! {
         seed in 0u64..1000,
         small in prop_oneof![Just(None), (1u64..2000).prop_map(Some)],
     ) {
-        let gaussian = Gaussian { sigma: Some(PerAxis::Each(sigma)), fwhm: None, boundary, cval, truncate };
+        let sigma = Some(PerAxis::Each(sigma));
+        let gaussian = Gaussian { sigma, boundary, cval, truncate, ..Gaussian::from_sigma_vox(0.0) };
         check(&gaussian, &OutputSpec::default(), &noise(&shape, datatype, seed, small));
     }
 }

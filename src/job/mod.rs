@@ -111,7 +111,7 @@ impl ImageJob {
             (Some(tool), _) => tool.truncates(datatype, scaled),
             // Inside of a mask integers are rounded once.
             (None, Some(_)) => false,
-            (None, None) => self.output.truncates(datatype, scaled),
+            (None, None) => !self.filter.rounds_once() && self.output.truncates(datatype, scaled),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::{check_folders, check_mask, refuse_links};
+use super::checks::{check_filter, check_folders, refuse_links};
 use super::renamed::refuse_renamed;
 use super::resume::{self, Claims, Found};
 use super::{Config, rivals};
@@ -164,7 +164,7 @@ fn list_on_root(config: &Config) -> Result<Listed, String> {
         return Err("rank 0 fails in set-up, as requested by NIIMPI_TEST_FAULT".to_owned());
     }
     check_folders(config)?;
-    check_mask(config)?;
+    check_filter(config)?;
     let images::ImageList {
         mut entries,
         unreadable_folders,

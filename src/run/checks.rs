@@ -74,13 +74,14 @@ pub(super) fn check_folders(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses a mask for all images that cannot be read, and a result that cannot hold what is to be outside.
-pub(super) fn check_mask(config: &Config) -> Result<(), String> {
+/// Refuses options that the filter does not take together, a mask for all images that cannot be read, and a
+/// result that cannot hold what is to be outside.
+pub(super) fn check_filter(config: &Config) -> Result<(), String> {
+    let filter = &config.job.filter;
     let Some(Masking { choice, outside }) = &config.job.mask else {
-        return Ok(());
+        return filter.validate().map_err(|error| format!("--{error}"));
     };
-    let masked = config.job.filter.validate_masked();
-    masked.map_err(|error| format!("--{error}"))?;
+    filter.validate_masked().map_err(|error| format!("--{error}"))?;
     if let MaskChoice::File(path) = choice {
         image_io::probe(path).map_err(|error| format!("--mask {error}"))?;
     }

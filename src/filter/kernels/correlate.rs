@@ -29,13 +29,13 @@ const ROW_BYTES: usize = 16;
 const CACHE_LINE_BYTES: usize = 64;
 
 /// Lanes of the widest vector.
-const MAX_LANES: usize = 8;
+pub(super) const MAX_LANES: usize = 8;
 
 /// A pointer to voxels of any type, which a pass reads or writes.
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct VoxelPointer {
     pub(in crate::filter) datatype: Datatype,
-    address: *mut u8,
+    pub(super) address: *mut u8,
 }
 
 // SAFETY: a pointer by itself does nothing; who follows it (`Pass::run`) demands that no two threads use the
@@ -249,17 +249,17 @@ impl Pass<'_> {
 }
 
 /// A tile and its lines.
-struct Work<'a> {
-    pass: Pass<'a>,
-    lines: Lines,
+pub(super) struct Work<'a> {
+    pub(super) pass: Pass<'a>,
+    pub(super) lines: Lines,
     /// The first position that is summed.
-    start: usize,
+    pub(super) start: usize,
     /// The number of positions that are summed.
-    len: usize,
+    pub(super) len: usize,
     /// Rows of a group.
-    rows: usize,
+    pub(super) rows: usize,
     /// Groups of columns, one group after the other. A group has as many columns as a vector has lanes.
-    tile: &'a mut [f64],
+    pub(super) tile: &'a mut [f64],
 }
 
 impl Work<'_> {
@@ -273,9 +273,9 @@ impl Work<'_> {
 }
 
 /// Fills a tile with the intensities of lines and their continuation beyond the ends.
-struct Load<'a, S> {
-    work: Work<'a>,
-    voxels: *const S,
+pub(super) struct Load<'a, S> {
+    pub(super) work: Work<'a>,
+    pub(super) voxels: *const S,
 }
 
 impl<S: Voxel> Job for Load<'_, S> {
@@ -487,9 +487,9 @@ unsafe fn part_of_vector<S: Voxel, V: Vector<LANES>, const LANES: usize>(
 }
 
 /// Correlates the columns of a tile and writes the sums as voxels.
-struct Correlate<'a, T> {
-    work: Work<'a>,
-    voxels: *mut T,
+pub(super) struct Correlate<'a, T> {
+    pub(super) work: Work<'a>,
+    pub(super) voxels: *mut T,
 }
 
 impl<T: Voxel> Job for Correlate<'_, T> {

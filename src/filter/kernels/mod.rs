@@ -3,6 +3,7 @@
 //! | file | role |
 //! |---|---|
 //! | `correlate` | one axis correlated, tile by tile |
+//! | `convolve`, `fft` | one axis convolved through Fourier transforms |
 //! | `convert` | voxels of every type to double and back |
 //! | `ranks` | the element of a rank of many windows, by networks |
 //! | `simd` | the widest vectors that the processor has |
@@ -15,10 +16,12 @@
 
 pub(super) mod bessel;
 pub(super) mod convert;
+pub(super) mod convolve;
 pub(super) mod correlate;
 pub(super) mod exp;
 pub(super) mod exp32;
 pub(super) mod exp64;
+mod fft;
 mod powers;
 pub(super) mod ranks;
 mod scalar;
