@@ -36,7 +36,8 @@ export MPI CLUSTER
 # cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
 .NOTPARALLEL:
 
-.PHONY: help demo build test test-all test-core test-rust test-no-mpi test-python test-planning test-cluster
+.PHONY: help demo build test test-all test-core test-rust test-no-mpi test-python test-browser
+.PHONY: test-planning test-cluster
 .PHONY: cluster cluster-down lint lint-format lint-rust lint-shell lint-rustdoc lint-shape lint-deny
 .PHONY: docs docs-check ci clean stress fuzz validate-plan scaling-study bench
 
@@ -58,6 +59,7 @@ build: ## install what is missing and build the release program
 test: test-rust test-core ## unit tests, results compared with SciPy, ranks, resume (6 minutes on 2 CPUs)
 	@echo 'The rest (faults, hostile files, scaling, plans, Slurm): make test-all'
 
+test-all: test-browser
 test-all: test-rust test-no-mpi test-python test-planning test-cluster ## every test (MPI=mpich: with MPICH)
 
 test-core: # the part of test-python that every change needs
@@ -83,6 +85,12 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q $(choice) $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
+
+test-browser: ## open the report's page in headless Chromium: sorting, contrast, narrow screens
+	@.ci/install test
+	@.ci/install browser
+	@$(with) $(limit) 20m cargo build --release --locked --quiet
+	@$(with) $(limit) 5m .venv/bin/python -m pytest tests/browser -q $(PYTEST_ARGS)
 
 test-cluster: ## run the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
 	@.ci/install test

@@ -20,6 +20,11 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     }
 }
 
+/// Columns of the terminal that standard output goes to; 80 if it goes elsewhere.
+pub(crate) fn width() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(80, |(columns, _)| usize::from(columns.0).max(80))
+}
+
 /// Prints `niimpi: error: MESSAGE` to standard error, control characters escaped.
 pub(crate) fn error(message: impl Display) {
     note(format_args!("error: {message}"));

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// Neighbours in the list stay together: rank 0 gets the first images, the last rank the last ones
+    /// Consecutive images per rank: rank 0 gets the first images of the list, the last rank the last
     Block,
-    /// Dealt like cards: of R ranks, rank 0 gets images 1, 1 + R, 1 + 2R, …
+    /// In turn: of R ranks, rank 0 gets images 1, 1 + R, 1 + 2R, …
     Cyclic,
-    /// Largest first, each to the rank with the least to do so far (estimated from header and file size)
+    /// Largest first, each to the rank with the least work so far (estimated from header and file size)
     #[default]
     Size,
-    /// No fixed shares: a rank whose workers are idle asks rank 0 for the next image, largest first
+    /// No fixed shares: a rank with an idle worker requests the next image from rank 0, largest first
     Dynamic,
 }
 

@@ -53,7 +53,7 @@ use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::Strategy;
 use crate::process::ProcessId;
-use crate::report::{ImageRow, Journals, Launch, Report, SCHEMA, Shards, State, Totals, csv, table};
+use crate::report::{ImageRow, Journals, Launch, Report, SCHEMA, Shards, State, Totals, csv, html, table};
 use crate::resources::CpuMeter;
 use crate::text::{self, printable};
 use crate::{comm, console, resources, slurm};
@@ -92,6 +92,8 @@ pub struct Config {
     pub report_table: bool,
     /// Whether the rows are also written to CSV files next to the report.
     pub report_csv: bool,
+    /// Where the report is written as a page.
+    pub report_html: Option<PathBuf>,
     /// Seconds between two samples of each rank's resources; `None` for no samples.
     pub sample_s: Option<f64>,
     /// Only print what would be done.
@@ -498,16 +500,16 @@ fn print(text: &str) -> bool {
 fn write_report(report: &Report, config: &Config) -> u8 {
     let text = table::render(report);
     let mut exit_code = exit_code_of(report.state);
+    let mut write = |path: PathBuf, result: std::io::Result<()>| {
+        if let Err(error) = result {
+            tracing::error!(
+                "{}: the report cannot be written: {error}",
+                printable(&path.display().to_string())
+            );
+            exit_code = exit_code.max(EXIT_SOME_FAILED);
+        }
+    };
     if let Some(path) = &config.report {
-        let mut write = |path: PathBuf, result: std::io::Result<()>| {
-            if let Err(error) = result {
-                tracing::error!(
-                    "{}: the report cannot be written: {error}",
-                    printable(&path.display().to_string())
-                );
-                exit_code = exit_code.max(EXIT_SOME_FAILED);
-            }
-        };
         write(path.clone(), report.write_json(path));
         if config.report_table {
             let path = path.with_extension("txt");
@@ -525,6 +527,12 @@ fn write_report(report: &Report, config: &Config) -> u8 {
             });
             write(path_of("images"), images);
         }
+    }
+    if let Some(path) = &config.report_html {
+        let page = html::render(report, None);
+        let result =
+            page.and_then(|page| crate::report::write_whole(path, |file| file.write_all(page.as_bytes())));
+        write(path.clone(), result);
     }
     // Print last, so that a slow or closed standard output does not prevent the files from being written.
     if !config.quiet {

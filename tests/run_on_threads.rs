@@ -79,6 +79,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
         sample_s: None,
         report_table: true,
         report_csv: true,
+        report_html: None,
         dry_run: false,
         quiet: true,
         progress: ProgressStyle::None,

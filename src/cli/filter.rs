@@ -245,6 +245,12 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(long, requires = "report", help_heading = "Messages")]
     report_csv: bool,
 
+    /// Write the report as a page for the browser: charts, ranks, failures, a paragraph for a methods section
+    ///
+    /// It is one file that needs no network. With many images, it shows sums and the slowest images.
+    #[arg(long, value_name = "FILE.html", help_heading = "Messages")]
+    report_html: Option<PathBuf>,
+
     /// Record CPU time, memory, images and bytes of each rank every SECONDS, in OUTPUT/.niimpi
     ///
     /// `niimpi report show FILE.json --series` prints them.
@@ -320,6 +326,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
         report: args.report,
         report_table: args.report_table,
         report_csv: args.report_csv,
+        report_html: args.report_html,
         sample_s: args.sample,
         dry_run: args.dry_run,
         quiet: args.log.quiet,

@@ -11,10 +11,10 @@ use crate::text::printable;
 
 /// Show the progress of a run, during the run or afterwards
 ///
-/// Reads the journals below the output folder. It needs no MPI and does not disturb the run, so it may run on
-/// a login node. Shows for each rank the images done, failed and in progress, the images per second, and
-/// whether it died or went quiet; for each run its shard of the list, its Slurm job and the time left; and
-/// the sum over all shards.
+/// Reads the journals in the output folder. It needs no MPI and does not disturb the run, so you can use it
+/// on a login node. It prints for each rank the images done, failed and in progress, the images per second,
+/// and whether the rank ended early or writes no more records. It prints for each run its shard of the list,
+/// its Slurm job and the time left, and the totals over all shards.
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
     /// The output folder of the run

@@ -1,30 +1,28 @@
-//! The rows of a report: ranks, images and Slurm's accounting as lists of columns, for tables and CSV.
+//! The rows of a report: ranks and images as CSV, Slurm's accounting as CSV and as a table.
 
 use super::{ImageRow, RankRow};
 use crate::columns::{Cell, Column};
 use crate::job::outcome::End;
 use crate::slurm::steps::Account;
 
-/// Columns of a rank's row.
+/// Columns of a rank in CSV.
 pub(crate) const RANKS: [Column<RankRow>; 21] = [
-    Column::both("rank", |rank| Cell::Count(rank.rank as u64)),
-    Column::both("host", |rank| Cell::Text(rank.host.clone())),
-    Column::both("images", |rank| Cell::Count(rank.images as u64)),
+    Column::csv("rank", |rank| Cell::Count(rank.rank as u64)),
+    Column::csv("host", |rank| Cell::Text(rank.host.clone())),
+    Column::csv("images", |rank| Cell::Count(rank.images as u64)),
     Column::csv("done", |rank| Cell::Count(rank.done as u64)),
-    Column::both("failed", |rank| Cell::Count(rank.failed as u64)),
+    Column::csv("failed", |rank| Cell::Count(rank.failed as u64)),
     Column::csv("skipped", |rank| Cell::Count(rank.skipped as u64)),
-    Column::new("read_s", "read s", |rank| Cell::seconds(rank.read_s)),
-    Column::new("filter_s", "filter s", |rank| Cell::seconds(rank.filter_s)),
-    Column::new("write_s", "write s", |rank| Cell::seconds(rank.write_s)),
-    Column::new("idle_s", "idle s", |rank| Cell::seconds(rank.idle_s)),
-    Column::new("other_s", "other s", |rank| Cell::seconds(rank.other_s)),
-    Column::new("elapsed_s", "elapsed s", |rank| Cell::seconds(rank.elapsed_s)),
-    Column::new("publish_s", "publish s", |rank| Cell::seconds(rank.publish_s)),
-    Column::csv("cpu_s", |rank| Cell::seconds(rank.cpu_s)),
-    Column::new("cpu_efficiency", "CPU %", |rank| Cell::Share(rank.cpu_efficiency)),
-    Column::new("max_rss_bytes", "peak MiB", |rank| {
-        Cell::Bytes(rank.max_rss_bytes)
-    }),
+    Column::csv("read_s", |rank| Cell::Seconds(rank.read_s)),
+    Column::csv("filter_s", |rank| Cell::Seconds(rank.filter_s)),
+    Column::csv("write_s", |rank| Cell::Seconds(rank.write_s)),
+    Column::csv("idle_s", |rank| Cell::Seconds(rank.idle_s)),
+    Column::csv("other_s", |rank| Cell::Seconds(rank.other_s)),
+    Column::csv("elapsed_s", |rank| Cell::Seconds(rank.elapsed_s)),
+    Column::csv("publish_s", |rank| Cell::Seconds(rank.publish_s)),
+    Column::csv("cpu_s", |rank| Cell::Seconds(rank.cpu_s)),
+    Column::csv("cpu_efficiency", |rank| Cell::Share(rank.cpu_efficiency)),
+    Column::csv("max_rss_bytes", |rank| Cell::Bytes(rank.max_rss_bytes)),
     Column::csv("bytes_in", |rank| Cell::Bytes(rank.bytes_in)),
     Column::csv("bytes_out", |rank| Cell::Bytes(rank.bytes_out)),
     Column::csv("threads", |rank| Cell::Count(rank.threads as u64)),
@@ -33,7 +31,7 @@ pub(crate) const RANKS: [Column<RankRow>; 21] = [
 ];
 
 /// Columns of an image's row.
-pub(crate) const IMAGES: [Column<ImageRow>; 23] = [
+pub(crate) const IMAGES: [Column<ImageRow>; 25] = [
     Column::csv("index", |image| Cell::Count(image.index as u64)),
     Column::csv("input", |image| Cell::Text(image.input.clone())),
     Column::csv("output", |image| Cell::Text(image.output.clone())),
@@ -50,10 +48,10 @@ pub(crate) const IMAGES: [Column<ImageRow>; 23] = [
     Column::csv("error", |image| {
         Cell::of(image.failure(), |failure| Cell::Text(failure.error.clone()))
     }),
-    Column::csv("start_s", |image| Cell::seconds(image.start_s)),
-    Column::csv("read_s", |image| Cell::seconds(image.timings.read_s)),
-    Column::csv("filter_s", |image| Cell::seconds(image.timings.filter_s)),
-    Column::csv("write_s", |image| Cell::seconds(image.timings.write_s)),
+    Column::csv("start_s", |image| Cell::Seconds(image.start_s)),
+    Column::csv("read_s", |image| Cell::Seconds(image.timings.read_s)),
+    Column::csv("filter_s", |image| Cell::Seconds(image.timings.filter_s)),
+    Column::csv("write_s", |image| Cell::Seconds(image.timings.write_s)),
     Column::csv("voxels", |image| Cell::Count(image.outcome.input.voxels)),
     Column::csv("datatype", |image| {
         Cell::of(image.outcome.input.datatype, |it| word(&it))
@@ -66,7 +64,7 @@ pub(crate) const IMAGES: [Column<ImageRow>; 23] = [
     Column::csv("nonfinite_voxels", |image| {
         Cell::Count(image.outcome.input.nonfinite_voxels)
     }),
-    Column::csv("publish_s", |image| Cell::seconds(image.timings.publish_s)),
+    Column::csv("publish_s", |image| Cell::Seconds(image.timings.publish_s)),
     Column::csv("voxel_size_mm", |image| {
         Cell::of(image.outcome.input.voxel_size_mm, three)
     }),
@@ -75,6 +73,15 @@ pub(crate) const IMAGES: [Column<ImageRow>; 23] = [
     }),
     Column::csv("output_noise", |image| {
         Cell::of(image.output_noise.clone(), Cell::Text)
+    }),
+    Column::csv("retries", |image| Cell::Count(u64::from(image.retries))),
+    Column::csv("warnings", |image| {
+        let texts: Vec<&str> = image
+            .warnings
+            .iter()
+            .map(|warning| warning.text.as_str())
+            .collect();
+        Cell::Text(texts.join("; "))
     }),
 ];
 

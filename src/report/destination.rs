@@ -9,6 +9,7 @@ pub(crate) const REPORT: &str = r#"{"schema":"niimpi-report/"#;
 pub(crate) const TABLE: &str = "rankhostimages";
 pub(crate) const RANKS_CSV: &str = "rank,host,images,";
 pub(crate) const IMAGES_CSV: &str = "index,input,output,";
+pub(crate) const HTML: &str = r#"<!doctype html><html lang="en" data-niimpi-report>"#;
 pub(crate) const PLAN: &str = r#"{"schema":"niimpi-plan/"#;
 pub(crate) const PLAN_CSV: &str = "recommended,nodes,ranks,";
 /// A batch script of a plan.
@@ -64,12 +65,14 @@ mod tests {
             std::fs::File::create(path("images")).unwrap(),
         )
         .unwrap();
+        std::fs::write(path("html"), crate::report::html::render(&report, None).unwrap()).unwrap();
         std::fs::write(path("list"), "in/a.nii\n").unwrap();
         let kinds = [
             ("json", REPORT),
             ("table", TABLE),
             ("ranks", RANKS_CSV),
             ("images", IMAGES_CSV),
+            ("html", HTML),
         ];
         for (name, mark) in kinds {
             assert_eq!(check("--report", &path(name), mark), Ok(()), "{name}");

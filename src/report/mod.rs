@@ -5,14 +5,19 @@
 //! | `schema` | the JSON form |
 //! | `assemble` | builds a report from the ranks' outcomes |
 //! | `table`, `csv` | the report as a table and for spreadsheets |
+//! | `html`, `trace` | the report as a page and as a timeline for Perfetto |
+//! | `spans` | when each worker did what, for timelines |
 //! | `merge` | merges the reports of several runs over one list |
 
 mod assemble;
 pub mod csv;
 pub(crate) mod destination;
+pub(crate) mod html;
 pub mod merge;
 mod schema;
+mod spans;
 pub mod table;
+pub(crate) mod trace;
 
 use std::fs::File;
 use std::io::{BufReader, Read};

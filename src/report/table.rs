@@ -2,33 +2,81 @@
 
 use std::fmt::Write;
 
-use super::csv::RANKS;
-use super::{Report, SCHEMA_1, Shards, State};
-use crate::columns::{Cell, Style, Table};
+use super::{RankRow, Report, SCHEMA_1, Shards, State};
+use crate::columns::{Cell, Column, Style, Table};
+use crate::console;
 use crate::job::outcome::{End, Reason};
 use crate::text::{counted, printable, ranges, runs};
 
 /// Maximum number of failures listed below the table; the report file contains all.
 const FAILURES_SHOWN: usize = 20;
 
-/// The whole table for a terminal, ending with a line break.
-pub(crate) fn render(report: &Report) -> String {
-    render_as(report, Style::Terminal)
+const CPU: &str = "CPU\n%";
+const DISK: &str = "disk\ns";
+const ELAPSED: &str = "elapsed\ns";
+
+/// Seconds per worker: read + filter + write + idle = elapsed. Time that no measurement covers counts as
+/// idle.
+const STAGES: [Column<RankRow>; 6] = [
+    Column::shown("read\ns", |rank| per_worker(rank, rank.read_s)),
+    Column::shown("filter\ns", |rank| per_worker(rank, rank.filter_s)),
+    Column::shown("write\ns", |rank| per_worker(rank, rank.write_s)),
+    Column::shown("idle\ns", |rank| per_worker(rank, rank.idle_s + rank.other_s)),
+    Column::shown(ELAPSED, |rank| Cell::Seconds(rank.elapsed_s)),
+    Column::shown(DISK, |rank| per_worker(rank, rank.publish_s)),
+];
+
+const BEFORE: [Column<RankRow>; 4] = [
+    Column::shown("rank", |rank| Cell::Count(rank.rank as u64)),
+    Column::shown("host", |rank| Cell::Text(rank.host.clone())),
+    Column::shown("images", |rank| Cell::Count(rank.images as u64)),
+    Column::shown("failed", |rank| Cell::Count(rank.failed as u64)),
+];
+
+const AFTER: [Column<RankRow>; 2] = [
+    Column::shown(CPU, |rank| Cell::Share(rank.cpu_efficiency)),
+    Column::shown("peak\nMiB", |rank| Cell::Bytes(rank.max_rss_bytes)),
+];
+
+/// The columns of the table, in order.
+pub(crate) fn columns<'a>() -> impl Iterator<Item = &'a Column<RankRow>> {
+    BEFORE.iter().chain(&STAGES).chain(&AFTER)
 }
 
-/// The same for any output. Seconds with two decimals, memory in MiB (2²⁰ bytes).
+fn per_worker(rank: &RankRow, seconds: f64) -> Cell {
+    match rank.threads {
+        0 => Cell::Unknown,
+        threads => Cell::Seconds(seconds / threads as f64),
+    }
+}
+
+/// The whole table, as wide as the terminal allows, ending with a line break.
+pub(crate) fn render(report: &Report) -> String {
+    render_as(report, Style::Fitted(console::width()))
+}
+
+/// The same for any output. Seconds per worker, memory in MiB (2²⁰ bytes).
 pub(crate) fn render_as(report: &Report, style: Style) -> String {
-    let mut table = Table::of(&RANKS, &report.ranks);
+    let of_version_1 = report.schema == SCHEMA_1;
+    let mut ranks = report.ranks.clone();
+    // Version 1 has the number of workers only for the whole run.
+    for rank in ranks.iter_mut().filter(|_| of_version_1) {
+        rank.threads = report.launch.threads_per_rank;
+    }
+    let mut table = Table::of(columns(), &ranks);
     table.add_summary();
-    table.set("total", "CPU %", Cell::Share(report.totals.cpu_efficiency));
-    if report.schema == SCHEMA_1 {
-        table.hide("other s");
-        table.hide("publish s");
+    table.set("total", CPU, Cell::Share(report.totals.cpu_efficiency));
+    // Ranks run at the same time, so a sum of their times is no time of the run.
+    for column in &STAGES {
+        table.clear("total", column.head);
+    }
+    if of_version_1 {
+        table.hide(DISK);
     }
     let mut text = table.draw(style);
     let summary = summary(report);
     match style {
-        Style::Terminal => text.push_str(&summary),
+        Style::Terminal | Style::Fitted(_) => text.push_str(&summary),
         Style::Markdown => {
             for line in summary.lines() {
                 let _ = writeln!(text, "\n{line}");
@@ -39,7 +87,7 @@ pub(crate) fn render_as(report: &Report, style: Style) -> String {
 }
 
 /// A summary of the run in a few lines.
-fn summary(report: &Report) -> String {
+pub(super) fn summary(report: &Report) -> String {
     let mut text = done_line(report);
     text.push_str(&incomplete_lines(report));
     if let Some(reference) = &report.filter.reference {
@@ -181,7 +229,47 @@ mod tests {
 
     #[test]
     fn the_table_has_ranks_sums_and_failures() {
-        insta::assert_snapshot!(render(&crate::report::sample::report()));
+        insta::assert_snapshot!(render_as(&crate::report::sample::report(), Style::Fitted(80)));
+        insta::assert_snapshot!(
+            "wide",
+            render_as(&crate::report::sample::report(), Style::Fitted(200))
+        );
+    }
+
+    #[test]
+    fn the_table_fits_80_columns_and_its_stages_add_up() {
+        let mut report = crate::report::sample::report();
+        let rank = &mut report.ranks[0];
+        *rank = RankRow {
+            rank: 1023,
+            host: "node0123.cluster.example".to_owned(),
+            images: 123_456,
+            threads: 128,
+            read_s: 128.0 * 12_345.6,
+            filter_s: 128.0 * 23_456.7,
+            write_s: 0.3,
+            idle_s: 128.0 * 64_197.7,
+            other_s: 128.0 * 0.002,
+            elapsed_s: 100_000.0,
+            max_rss_bytes: 99_999 << 20,
+            ..rank.clone()
+        };
+        let text = render_as(&report, Style::Fitted(80));
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with(['|', '+'])).collect();
+        assert!(rows.iter().all(|row| row.chars().count() <= 80), "{text}");
+        assert!(
+            rows.iter()
+                .any(|row| row.contains("1023 node") && row.contains("2 ms")),
+            "{text}"
+        );
+        for rank in &report.ranks {
+            let value = |column: &Column<RankRow>| match (column.value)(rank) {
+                Cell::Seconds(seconds) => seconds,
+                other => panic!("{other:?}"),
+            };
+            let sum: f64 = STAGES[..4].iter().map(value).sum();
+            assert!((sum - rank.elapsed_s).abs() < 0.01 * rank.elapsed_s, "{sum}");
+        }
     }
 
     #[test]

@@ -33,30 +33,6 @@ pub(super) fn check_folders(config: &Config) -> Result<(), String> {
         }
     }
     if let Some(report) = &config.report {
-        let folder = match report.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        if report.is_dir() {
-            return Err(format!(
-                "--report {}: is a folder; give a file name in it, such as {}",
-                report.display(),
-                report.join("report.json").display()
-            ));
-        }
-        if report.file_name().is_some_and(is_image_name) {
-            return Err(format!(
-                "--report {}: has the name of an image; give another, such as report.json",
-                report.display()
-            ));
-        }
-        if !folder.is_dir() {
-            return Err(format!(
-                "--report {}: there is no folder {}; make it first",
-                report.display(),
-                folder.display()
-            ));
-        }
         let mut destinations = vec![(report.clone(), destination::REPORT)];
         if config.report_table {
             destinations.push((report.with_extension("txt"), destination::TABLE));
@@ -65,13 +41,53 @@ pub(super) fn check_folders(config: &Config) -> Result<(), String> {
             destinations.push((report.with_extension("ranks.csv"), destination::RANKS_CSV));
             destinations.push((report.with_extension("images.csv"), destination::IMAGES_CSV));
         }
-        for (path, mark) in destinations {
-            destination::check("--report", &path, mark)?;
+        check_report("--report", report, "report.json", &destinations)?;
+    }
+    if let Some(page) = &config.report_html {
+        let destinations = [(page.clone(), destination::HTML)];
+        check_report("--report-html", page, "report.html", &destinations)?;
+        if config.report.as_ref() == Some(page) {
+            return Err("--report-html: is the same file as --report; give another name".to_owned());
         }
-        let place = if report::is_device(report) { report } else { folder };
-        writable(place, "--report")?;
     }
     Ok(())
+}
+
+/// Checks that the files of a report can be written, and that they replace only earlier ones. `example` is a
+/// name for messages.
+fn check_report(
+    option: &str,
+    report: &Path,
+    example: &str,
+    destinations: &[(PathBuf, &str)],
+) -> Result<(), String> {
+    let shown = report.display();
+    let folder = match report.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if report.is_dir() {
+        return Err(format!(
+            "{option} {shown}: is a folder; give a file name in it, such as {}",
+            report.join(example).display()
+        ));
+    }
+    if report.file_name().is_some_and(is_image_name) {
+        return Err(format!(
+            "{option} {shown}: has the name of an image; give another, such as {example}"
+        ));
+    }
+    if !folder.is_dir() {
+        return Err(format!(
+            "{option} {shown}: there is no folder {}; make it first",
+            folder.display()
+        ));
+    }
+    for (path, mark) in destinations {
+        destination::check(option, path, mark)?;
+    }
+    let place = if report::is_device(report) { report } else { folder };
+    writable(place, option)
 }
 
 /// Refuses options that the filter does not take together, a mask for all images that cannot be read, and a

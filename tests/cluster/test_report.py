@@ -30,7 +30,7 @@ def show(job):
 def test_the_table_is_the_jobs_own(job, show):
     table = show().stdout
     assert table in job.output()
-    assert "60 of 60 images done" in table and table.count("\n|") == 8
+    assert "60 of 60 images done" in table and table.count("\n|") == 9
 
 
 def test_json_is_the_report(job, show):
@@ -85,8 +85,12 @@ def test_the_series_grows_to_the_totals(job, show):
         assert 1 << 20 < last["rss_bytes"] <= row["max_rss_bytes"]
     table = show("--series").stdout
     assert len(table.split("\n\n")) == 2 and "CPUs" in table
-    rows = show("--series", "--format=csv").stdout.split("\n\n")[1].splitlines()
-    assert len(rows) == 1 + len(series)
+    rows = list(csv.DictReader(show("--series", "--format=csv").stdout.splitlines()))
+    assert [(int(row["rank"]), int(row["done"])) for row in rows] == [
+        (sample["rank"], sample["done"]) for sample in series
+    ]
+    accounts = list(csv.DictReader(show("--sacct", "--format=csv").stdout.splitlines()))
+    assert f"{job.number}.0" in [account["job_id"] for account in accounts]
 
 
 def test_without_samples_the_message_names_the_option(user, data):

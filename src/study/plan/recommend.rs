@@ -70,9 +70,9 @@ pub(crate) const COLUMNS: [Column<Prediction>; 16] = [
     Column::shown("time", |p| Cell::Text(duration(p.job_s()[0]))),
     Column::shown("90 % from", |p| Cell::Text(duration(p.job_s()[1]))),
     Column::shown("to", |p| Cell::Text(duration(p.job_s()[2]))),
-    Column::csv("time_s", |p| Cell::seconds(p.job_s()[0])),
-    Column::csv("time_low_s", |p| Cell::seconds(p.job_s()[1])),
-    Column::csv("time_high_s", |p| Cell::seconds(p.job_s()[2])),
+    Column::csv("time_s", |p| Cell::Seconds(p.job_s()[0])),
+    Column::csv("time_low_s", |p| Cell::Seconds(p.job_s()[1])),
+    Column::csv("time_high_s", |p| Cell::Seconds(p.job_s()[2])),
     Column::new("rank_bytes", "MiB per rank", |p| {
         Cell::Bytes(p.rss_per_rank_bytes)
     }),

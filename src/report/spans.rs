@@ -1,0 +1,96 @@
+//! Spans: when each worker read, filtered, wrote and published each image, for timelines.
+
+use std::collections::BTreeMap;
+
+use super::{ImageRow, Report, Status};
+
+/// The stages of an image, in order. The worker is free after the third.
+pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "disk"];
+
+/// An image on its worker.
+pub(crate) struct Span<'a> {
+    pub(crate) image: &'a ImageRow,
+    /// Seconds at which reading, filtering, writing and publishing begin, and at which publishing ends,
+    /// ascending. Reports contain the start of an image and the length of its stages, so publishing is
+    /// placed directly after writing, although it may begin later.
+    pub(crate) bounds_s: [f64; 5],
+}
+
+/// A worker's images, in order of time.
+pub(crate) struct Lane<'a> {
+    pub(crate) rank: usize,
+    pub(crate) worker: usize,
+    pub(crate) spans: Vec<Span<'a>>,
+}
+
+/// The workers that processed images, by rank and worker. If threads share an image, its stage times are sums
+/// over these threads; they are shortened to end before the worker's next image.
+pub(crate) fn lanes(report: &Report) -> Vec<Lane<'_>> {
+    let mut workers: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
+    for image in &report.images {
+        if image.status() != Status::Skipped {
+            workers.entry((image.rank, image.worker)).or_default().push(image);
+        }
+    }
+    let lanes = workers.into_iter().map(|((rank, worker), images)| Lane {
+        rank,
+        worker,
+        spans: spans(images),
+    });
+    lanes.collect()
+}
+
+fn spans(mut images: Vec<&ImageRow>) -> Vec<Span<'_>> {
+    images.sort_by(|one, other| one.start_s.total_cmp(&other.start_s));
+    let ends = images.iter().skip(1).map(|next| next.start_s);
+    let ends: Vec<f64> = ends.chain([f64::INFINITY]).collect();
+    let spans = images.into_iter().zip(ends).map(|(image, end_s)| Span {
+        image,
+        bounds_s: bounds_s(image, end_s),
+    });
+    spans.collect()
+}
+
+fn bounds_s(image: &ImageRow, end_s: f64) -> [f64; 5] {
+    let length = |seconds: f64| {
+        if seconds.is_finite() {
+            seconds.max(0.0)
+        } else {
+            0.0
+        }
+    };
+    let times = &image.timings;
+    let (start_s, used_s) = (length(image.start_s), length(times.worker_s()));
+    let part = match end_s - start_s {
+        free_s if free_s < used_s => free_s.max(0.0) / used_s,
+        _ => 1.0,
+    };
+    let read_end_s = start_s + part * length(times.read_s);
+    let filter_end_s = read_end_s + part * length(times.filter_s);
+    let write_end_s = filter_end_s + part * length(times.write_s);
+    let publish_end_s = write_end_s + length(times.publish_s);
+    [start_s, read_end_s, filter_end_s, write_end_s, publish_end_s]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn stages_follow_each_other_and_end_before_the_next_image() {
+        let mut report = sample::report();
+        report.images[1].outcome.start_s = 3.0;
+        report.images[1].outcome.timings.read_s = f64::NAN;
+        let lanes = lanes(&report);
+        let places: Vec<_> = lanes
+            .iter()
+            .map(|lane| (lane.rank, lane.worker, lane.spans.len()))
+            .collect();
+        assert_eq!(places, [(0, 0, 2), (1, 0, 1)]);
+        // Six seconds of work in three; publishing keeps its length.
+        assert_eq!(lanes[0].spans[0].bounds_s, [0.0, 0.5, 1.5, 3.0, 3.5]);
+        assert_eq!(lanes[0].spans[1].bounds_s, [3.0, 3.0, 5.0, 8.0, 8.5]);
+        assert_eq!(lanes[1].spans[0].bounds_s, [0.0, 1.0, 3.0, 6.0, 6.5]);
+    }
+}
