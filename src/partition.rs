@@ -21,6 +21,30 @@ pub enum Strategy {
     Dynamic,
 }
 
+/// Whether ranks share images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Split {
+    /// Images of 16 MiB and more, where fewer images than ranks are to be done and it saves a fifth of the
+    /// time
+    #[default]
+    Auto,
+    /// No rank starts an image of its own: all ranks share each image in turn; one that cannot be split fails
+    Always,
+    /// Each image is processed by one rank
+    Never,
+}
+
+impl Split {
+    /// The name, as `--split` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Auto => "auto",
+            Split::Always => "always",
+            Split::Never => "never",
+        }
+    }
+}
+
 impl Strategy {
     /// Whether shares depend on the images' costs, so that these have to be known.
     pub fn needs_costs(self) -> bool {

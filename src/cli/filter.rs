@@ -18,6 +18,7 @@ use crate::filter::smooth;
 use crate::filter::{Filter, Options};
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
+use crate::partition::Split;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
 /// Declares the command of each filter.
@@ -197,6 +198,21 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(help_heading = "Distribution")]
     threads: Option<u16>,
 
+    /// Whether several ranks share an image; the results are the same
+    ///
+    /// A series is divided into volumes, or a volume into slabs along z. Ranks read around their slabs what
+    /// the filter needs and compute it twice. Not split: pairs of files; floating-point images with --nan
+    /// zero or ignore or with a filter that refuses NaN; --mask nonzero; --output-noise; slabs with
+    /// --boundary wrap.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Distribution"
+    )]
+    split: Split,
+
     /// Process only shard K of N of the list, for job arrays; 'slurm' takes K and N from the array task
     #[arg(long, value_name = "K/N", help_heading = "Distribution")]
     shard: Option<Shard>,
@@ -315,6 +331,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
         },
         job: args.job.job(),
         strategy: args.job.strategy,
+        split: args.split,
         threads: args.threads.map(usize::from),
         stop_before_s: args.stop_before,
         report: args.report,

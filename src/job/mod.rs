@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `steps` | read, filter, write |
 //! | `team` | threads that share one image |
+//! | `shared` | ranks that share one image |
 //! | `mask` | reading the mask of an image |
 //! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
@@ -19,6 +20,7 @@ mod failure;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;
+pub(crate) mod shared;
 mod steps;
 mod survey;
 mod team;

@@ -51,10 +51,10 @@ pub(crate) struct OutputFolder {
 
 /// Where results are written: in existing folders, or below an output folder, whose folders are created.
 #[derive(Clone, Debug, Default)]
-struct Destination(Option<OutputFolder>);
+pub(super) struct Destination(pub(super) Option<OutputFolder>);
 
 impl Destination {
-    fn write_options(&self, job: &ImageJob, result: &Path) -> WriteOptions {
+    pub(super) fn write_options(&self, job: &ImageJob, result: &Path) -> WriteOptions {
         let folders = match &self.0 {
             None => Folders::Existing,
             Some(output) if output.follow_links => Folders::Made,
@@ -214,6 +214,7 @@ impl<'a> ImageWorker<'a> {
             file,
             error,
             spent,
+            ..
         }) = made
         else {
             return Err(filter_failure(input, &FilterError::Stopped));
@@ -415,28 +416,31 @@ impl<'a> ImageWorker<'a> {
             self.read_error_may_pass = may_pass(&error.cause);
         }
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
-        let header = &self.image.header;
-        let facts = &mut outcome.input;
-        facts.bytes = read.bytes_in;
-        facts.files = read.files;
-        facts.voxels = self.image.volume.len() as u64;
-        facts.datatype = Some(header.datatype());
-        facts.scaled = header.scaling().is_some();
-        facts.voxel_size_mm = Some(header.voxel_size_mm());
-        let image = ImageInfo {
-            nonfinite_voxels: Some(0),
-            ..memory::image_info(header)
-        };
-        let image = self.job.masked(&image);
-        let prepared = self.job.filter.prepare(&image, &self.job.shared()).ok();
-        facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
-        let in_mm = self.job.filter.uses_voxel_size();
-        let used = self.job.voxel_size_used();
-        outcome.warnings = warning::of_header(header, in_mm.then_some(used.as_str()), facts.sigma_vox);
-        let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
-        outcome.warnings.extend(of_filter.iter().map(Warning::from));
+        record_facts(self.job, &self.image.header, read.files, outcome);
         Ok(())
     }
+}
+
+/// Records the facts about an image with this header, read from these files.
+pub(super) fn record_facts(job: &ImageJob, header: &Header, files: Vec<FileId>, outcome: &mut Outcome) {
+    let image = ImageInfo {
+        nonfinite_voxels: Some(0),
+        ..memory::image_info(header)
+    };
+    let facts = &mut outcome.input;
+    facts.bytes = files.iter().map(|file| file.bytes).sum();
+    facts.files = files;
+    facts.voxels = image.voxels();
+    facts.datatype = Some(header.datatype());
+    facts.scaled = header.scaling().is_some();
+    facts.voxel_size_mm = Some(header.voxel_size_mm());
+    let prepared = job.filter.prepare(&job.masked(&image), &job.shared()).ok();
+    facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
+    let in_mm = job.filter.uses_voxel_size();
+    let used = job.voxel_size_used();
+    outcome.warnings = warning::of_header(header, in_mm.then_some(used.as_str()), facts.sigma_vox);
+    let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
+    outcome.warnings.extend(of_filter.iter().map(Warning::from));
 }
 
 /// The paths of an image, its result and its mask.
@@ -452,7 +456,7 @@ pub(crate) struct Paths<'a> {
 
 impl ImageJob {
     /// Whether the mask of an image consists of its own voxels, so that the image has to be read first.
-    fn has_own_mask(&self) -> bool {
+    pub(super) fn has_own_mask(&self) -> bool {
         self.mask
             .as_ref()
             .is_some_and(|mask| mask.choice == MaskChoice::Nonzero)

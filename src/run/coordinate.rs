@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::Scope;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::limits::{self, Behind};
 use super::memory::RankMemory;
@@ -17,7 +17,7 @@ use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::{Grace, Pace};
 use super::worker::{self, Event, IdleTime, WorkerContext};
-use super::{Config, Setup, non_root_loop};
+use super::{Config, Setup, non_root_loop, split};
 use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
 use crate::job::OutputFolder;
 use crate::journal::Journal;
@@ -37,7 +37,12 @@ pub(super) fn work(
 ) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
-    let Schedule { costs_s, mut shares } = schedule;
+    let led = schedule.led_by(rank);
+    let Schedule {
+        costs_s,
+        mut shares,
+        groups,
+    } = schedule;
     let dynamic = config.strategy == Strategy::Dynamic;
     let (pending, images) = if dynamic {
         let pending = VecDeque::from(shares.swap_remove(ROOT));
@@ -50,6 +55,7 @@ pub(super) fn work(
         queue.close();
         (VecDeque::new(), images)
     };
+    let images = images + led;
     let threads = threads_of_workers(setup.ranks.threads[rank], images);
     let workers = threads.len();
     let limit = memory_limit(setup, rank, &threads);
@@ -65,7 +71,7 @@ pub(super) fn work(
     let waiting_threads = workers * behind.publishers + ahead.threads(images);
     let abandon = AtomicBool::new(false);
     let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit, &abandon);
-    let context = WorkerContext {
+    let mut context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,
         costs_s: &costs_s,
@@ -84,9 +90,25 @@ pub(super) fn work(
         replaced: &setup.decision.replaced,
         threads: &threads,
         idle: IdleTime::default(),
+        shared_s: 0.0,
     };
+    let channel = crossbeam_channel::unbounded();
+    let (alone, shared_s) = split::run(
+        comm,
+        &context,
+        config,
+        setup,
+        &groups,
+        stop,
+        (&abandon, &channel.0),
+    );
+    // Nobody else may have to process them.
+    let returns = dynamic && rank != ROOT && alone.is_empty();
+    queue.add(alone);
+    context.shared_s = shared_s;
+    let context = context;
     std::thread::scope(|scope| {
-        let events = start_workers(scope, &context, comm);
+        let events = start_workers(scope, &context, comm, channel);
         start_readers(scope, &ahead, images);
         let mut own = RankLoop {
             comm,
@@ -105,7 +127,7 @@ pub(super) fn work(
             progress: ProgressUpdate::default(),
             late: 0,
             working: true,
-            hand_back: (dynamic && rank != ROOT).then(HandBack::default),
+            hand_back: returns.then(HandBack::default),
             unopened: 0,
         };
         if rank == ROOT {
@@ -134,8 +156,8 @@ fn start_workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     context: &'scope WorkerContext<'_>,
     comm: &impl Communicator,
+    (sender, events): (Sender<Event>, Receiver<Event>),
 ) -> Receiver<Event> {
-    let (sender, events) = crossbeam_channel::unbounded();
     let span = tracing::Span::current();
     let workers = context.threads.len();
     for worker in 0..workers {

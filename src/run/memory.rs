@@ -71,6 +71,11 @@ impl<'a> RankMemory<'a> {
         }
     }
 
+    /// The bytes for all images at a time.
+    pub(super) fn limit_bytes(&self) -> Option<u64> {
+        self.limit.as_ref().map(|limit| limit.bytes)
+    }
+
     fn buffers(&self, worker: usize) -> MutexGuard<'_, ImageWorker<'a>> {
         // A panic ends the run, so a poisoned state is never used.
         self.buffers[worker]

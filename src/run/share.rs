@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::agree::{Look, Ranks};
 use super::resume::{self, Stamps};
+use super::split::{self, Group};
 use super::{Clock, Config, request};
 use crate::images::{self, ImageEntry};
-use crate::job::cost;
+use crate::job::{cost, shared};
 use crate::journal::past;
-use crate::partition::{self, Strategy};
+use crate::partition::{self, Split, Strategy};
 use crate::report::ResumeCounts;
 use crate::text::printable;
 use crate::{journal, resources, slurm};
@@ -87,6 +88,15 @@ pub(super) struct Schedule {
     /// One share per rank: indices in processing order. With `dynamic`, one list of all images, held by the
     /// root.
     pub(super) shares: Vec<Vec<usize>>,
+    /// Images that ranks share. They are in no rank's share.
+    pub(super) groups: Vec<Group>,
+}
+
+impl Schedule {
+    /// Number of shared images that a rank records.
+    pub(super) fn led_by(&self, rank: usize) -> usize {
+        self.groups.iter().filter(|group| group.first == rank).count()
+    }
 }
 
 /// Assigns images to ranks. Local to the root.
@@ -128,12 +138,28 @@ pub(super) fn decide(
         .map(|&place| (place, looks[place].found.seen))
         .collect();
     let in_memory = todo.iter().filter_map(|&place| {
-        let bytes = looks[place].facts.memory_bytes?;
+        // No rank holds an image that all share.
+        let bytes = looks[place]
+            .facts
+            .memory_bytes
+            .filter(|_| config.split != Split::Always)?;
         Some((entries[place].input.as_path(), bytes))
     });
     let threads = ranks.threads[0].min(todo.len());
     request::check(in_memory, ranks.on_host_of(0), threads)?;
-    let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
+    let groups = match config.dry_run {
+        true => Vec::new(),
+        false => {
+            let is_large = |place: usize| shared::may_be_large(&looks[place].facts);
+            split::groups(config.split, &todo, ranks.hosts.len(), is_large)
+        }
+    };
+    let in_group = |place: &usize| groups.iter().any(|group| group.place == *place);
+    let single: Vec<usize> = match groups.is_empty() {
+        true => todo,
+        false => todo.into_iter().filter(|place| !in_group(place)).collect(),
+    };
+    let shares = share_out(config.strategy, &single, &costs_s, ranks.hosts.len());
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
@@ -157,7 +183,14 @@ pub(super) fn decide(
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, clock),
         sent_s: clock.now_s(),
     };
-    Ok((decision, Schedule { costs_s, shares }))
+    Ok((
+        decision,
+        Schedule {
+            costs_s,
+            shares,
+            groups,
+        },
+    ))
 }
 
 /// Refuses a run in which no image has a mask that can be used.

@@ -76,6 +76,8 @@ pub(super) struct WorkerContext<'a> {
     /// Threads of each worker.
     pub(super) threads: &'a [usize],
     pub(super) idle: IdleTime,
+    /// Seconds of work on shared images before the workers start.
+    pub(super) shared_s: f64,
 }
 
 impl WorkerContext<'_> {
@@ -99,7 +101,8 @@ impl WorkerContext<'_> {
 pub(super) struct IdleTime(Mutex<Vec<Waited>>);
 
 /// What one worker measured.
-struct Waited {
+#[derive(Default)]
+pub(super) struct Waited {
     threads: usize,
     /// Seconds from the run's start until its end.
     idle_s: f64,
@@ -160,7 +163,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
             drop(made);
             let mut waited = Waited {
                 threads: context.threads[worker],
-                idle_s: context.clock.now_s(),
+                idle_s: (context.clock.now_s() - context.shared_s).max(0.0),
                 ended_s: 0.0,
             };
             let next = || context.queue.next(|| drop(events.send(Event::Idle)));
@@ -209,7 +212,7 @@ fn waiting<T>(idle_s: &mut f64, wait: impl FnOnce() -> T) -> T {
 }
 
 /// Who publishes a result.
-enum Publishing<'a> {
+pub(super) enum Publishing<'a> {
     /// The worker itself; this counts as writing.
     Here(&'a mut Waited),
     /// A publisher, while the worker processes the next images.
@@ -217,18 +220,23 @@ enum Publishing<'a> {
 }
 
 /// An image that failed, or whose result is complete except for the rename.
-struct MadeImage<'a> {
-    place: usize,
-    entry: &'a ImageEntry,
-    begin: BeginLine,
-    cost_s: f64,
-    outcome: Outcome,
-    made: Result<StagedFile, Failure>,
+pub(super) struct MadeImage<'a> {
+    pub(super) place: usize,
+    pub(super) entry: &'a ImageEntry,
+    pub(super) begin: BeginLine,
+    pub(super) cost_s: f64,
+    pub(super) outcome: Outcome,
+    pub(super) made: Result<StagedFile, Failure>,
 }
 
 impl MadeImage<'_> {
     /// Renames the result and passes the outcome to the journal and the main thread.
-    fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>, publishing: Publishing<'_>) {
+    pub(super) fn publish(
+        self,
+        context: &WorkerContext<'_>,
+        events: &Sender<Event>,
+        publishing: Publishing<'_>,
+    ) {
         let MadeImage {
             place,
             entry,
@@ -333,6 +341,21 @@ fn make_with_files(
     unreachable!("the last try returns")
 }
 
+/// The journal's line for the start of an image.
+pub(super) fn begin_line(context: &WorkerContext<'_>, entry: &ImageEntry, worker: usize) -> BeginLine {
+    BeginLine {
+        unix_s: context.journal.unix_s(),
+        index: entry.index,
+        worker,
+        input: images::absolute(&entry.input),
+        output: entry
+            .output
+            .strip_prefix(context.output)
+            .unwrap_or(&entry.output)
+            .to_owned(),
+    }
+}
+
 fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
@@ -357,17 +380,7 @@ fn carry<'a>(
     {
         panic!("a panic requested by NIIMPI_TEST_FAULT");
     }
-    let begin = BeginLine {
-        unix_s: context.journal.unix_s(),
-        index: entry.index,
-        worker,
-        input: images::absolute(&entry.input),
-        output: entry
-            .output
-            .strip_prefix(context.output)
-            .unwrap_or(&entry.output)
-            .to_owned(),
-    };
+    let begin = begin_line(context, entry, worker);
     context.journal.write(&Line::Begin(begin.clone()));
     let mut outcome = Outcome {
         index: entry.index,
