@@ -107,36 +107,77 @@ pub(super) fn work(
     queue.add(alone);
     context.shared_s = shared_s;
     let context = context;
-    std::thread::scope(|scope| {
-        let events = start_workers(scope, &context, comm, channel);
-        start_readers(scope, &ahead, images);
-        let mut own = RankLoop {
-            comm,
-            setup,
-            queue: &queue,
-            journal,
-            sampler: Sampler::new(journal, cpu, config.sample_s),
-            cpu,
-            events,
-            stop,
-            abandon: &abandon,
-            grace: Grace::until(context.finish_by_s),
-            images: Vec::with_capacity(images),
-            workers,
-            idle: &context.idle,
-            progress: ProgressUpdate::default(),
-            late: 0,
-            working: true,
-            hand_back: returns.then(HandBack::default),
-            unopened: 0,
-        };
-        if rank == ROOT {
-            Some(root_loop::run(&mut own, config, pending, &costs_s, dynamic))
-        } else {
-            non_root_loop::run(&mut own, dynamic, &costs_s);
-            None
-        }
-    })
+    let own = Own {
+        comm,
+        config,
+        setup,
+        context: &context,
+        cpu,
+        stop,
+        abandon: &abandon,
+        images,
+        returns,
+    };
+    own.process(channel, pending)
+}
+
+/// What the loop of a rank needs.
+struct Own<'a, 'c, C: Communicator> {
+    comm: &'a C,
+    config: &'a Config,
+    setup: &'a Setup,
+    context: &'a WorkerContext<'c>,
+    cpu: CpuMeter,
+    stop: &'a AtomicBool,
+    abandon: &'a AtomicBool,
+    /// About the number of images of this rank.
+    images: usize,
+    /// Whether images that cannot be opened are returned to the root.
+    returns: bool,
+}
+
+impl<C: Communicator> Own<'_, '_, C> {
+    /// Runs the workers and the loop of this rank.
+    fn process(self, channel: (Sender<Event>, Receiver<Event>), pending: VecDeque<usize>) -> Option<Work> {
+        let Own { comm, context, .. } = self;
+        let dynamic = self.config.strategy == Strategy::Dynamic;
+        std::thread::scope(|scope| {
+            let events = start_workers(scope, context, comm, channel);
+            start_readers(scope, context.ahead, self.images);
+            let mut own = RankLoop {
+                comm,
+                setup: self.setup,
+                queue: context.queue,
+                journal: context.journal,
+                sampler: Sampler::new(context.journal, self.cpu, self.config.sample_s),
+                cpu: self.cpu,
+                events,
+                stop: self.stop,
+                abandon: self.abandon,
+                grace: Grace::until(context.finish_by_s),
+                images: Vec::with_capacity(self.images),
+                workers: context.threads.len(),
+                idle: &context.idle,
+                progress: ProgressUpdate::default(),
+                late: 0,
+                working: true,
+                hand_back: self.returns.then(HandBack::default),
+                unopened: 0,
+            };
+            if context.rank == ROOT {
+                Some(root_loop::run(
+                    &mut own,
+                    self.config,
+                    pending,
+                    context.costs_s,
+                    dynamic,
+                ))
+            } else {
+                non_root_loop::run(&mut own, dynamic, context.costs_s);
+                None
+            }
+        })
+    }
 }
 
 /// The memory that this rank can use. If the limit is on address space, its threads share the allocator's

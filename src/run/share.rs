@@ -1,6 +1,6 @@
 //! Partitioning: the root assigns images to ranks, using what all ranks probed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -137,29 +137,16 @@ pub(super) fn decide(
         .filter(|&&place| looks[place].found.exists())
         .map(|&place| (place, looks[place].found.seen))
         .collect();
-    let in_memory = todo.iter().filter_map(|&place| {
-        // No rank holds an image that all share.
-        let bytes = looks[place]
-            .facts
-            .memory_bytes
-            .filter(|_| config.split != Split::Always)?;
+    // No rank holds an image that all share.
+    let whole = todo.iter().filter(|_| config.split != Split::Always);
+    let in_memory = whole.filter_map(|&place| {
+        let bytes = looks[place].facts.memory_bytes?;
         Some((entries[place].input.as_path(), bytes))
     });
     let threads = ranks.threads[0].min(todo.len());
     request::check(in_memory, ranks.on_host_of(0), threads)?;
-    let groups = match config.dry_run {
-        true => Vec::new(),
-        false => {
-            let is_large = |place: usize| shared::may_be_large(&looks[place].facts);
-            split::groups(config.split, &todo, ranks.hosts.len(), is_large)
-        }
-    };
-    let in_group = |place: &usize| groups.iter().any(|group| group.place == *place);
-    let single: Vec<usize> = match groups.is_empty() {
-        true => todo,
-        false => todo.into_iter().filter(|place| !in_group(place)).collect(),
-    };
-    let shares = share_out(config.strategy, &single, &costs_s, ranks.hosts.len());
+    let is_large = |place: usize| shared::may_be_large(&looks[place].facts);
+    let schedule = share_out(config, todo, costs_s, ranks.hosts.len(), is_large);
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
@@ -183,14 +170,7 @@ pub(super) fn decide(
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, clock),
         sent_s: clock.now_s(),
     };
-    Ok((
-        decision,
-        Schedule {
-            costs_s,
-            shares,
-            groups,
-        },
-    ))
+    Ok((decision, schedule))
 }
 
 /// Refuses a run in which no image has a mask that can be used.
@@ -238,16 +218,33 @@ fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
     }
 }
 
-/// The ranks' shares of the images with these indices.
-fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) -> Vec<Vec<usize>> {
+/// Assigns the images with these indices to ranks, alone or together.
+fn share_out(
+    config: &Config,
+    mut todo: Vec<usize>,
+    costs_s: Vec<f64>,
+    ranks: usize,
+    is_large: impl Fn(usize) -> bool,
+) -> Schedule {
+    let groups = match config.dry_run {
+        true => Vec::new(),
+        false => split::groups(config.split, &todo, ranks, is_large),
+    };
+    let in_groups: HashSet<usize> = groups.iter().map(|group| group.place).collect();
+    todo.retain(|place| !in_groups.contains(place));
     let todo_costs_s: Vec<f64> = todo.iter().map(|&place| costs_s[place]).collect();
     let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect();
-    match strategy {
+    let shares = match config.strategy {
         Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs_s))],
         fixed => partition::partition(fixed, &todo_costs_s, ranks)
             .into_iter()
             .map(places)
             .collect(),
+    };
+    Schedule {
+        costs_s,
+        shares,
+        groups,
     }
 }
 

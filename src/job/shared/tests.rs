@@ -52,6 +52,7 @@ fn in_sections(
         return None;
     };
     let mut worker = SectionWorker::new(job, threads, None, None, &stop);
+    worker.record_mask(paths, &mut outcome).unwrap();
     let mut file = worker.begin_file(paths).unwrap();
     for slices in &sections {
         let section = worker.make(paths, ranks, slices.clone()).unwrap();
