@@ -210,8 +210,8 @@ impl ImageJob {
             output_type: self.output.output_type.to_string(),
             round: fixed("round").unwrap_or_else(|| {
                 match self.output.round {
-                    Rounding::Truncate => "truncate",
-                    Rounding::Nearest => "nearest",
+                    Rounding::Truncate if !self.filter.rounds_once() => "truncate",
+                    _ => "nearest",
                 }
                 .to_owned()
             }),

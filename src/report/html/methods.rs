@@ -57,7 +57,9 @@ pub(super) fn text(report: &Report) -> String {
         other => format!("filtered ({other})"),
     };
     let mut text = format!("Images were {work} using niimpi {version}");
+    // Sums from Fourier transforms have other last bits.
     let as_scipy = filter.mask.is_none()
+        && option("method").is_none_or(|method| method == "direct")
         && matches!(filter.nan.as_str(), "propagate" | "refuse")
         && filter.round == "truncate"
         && matches!(filter.output_type.as_str(), "same" | "float32" | "float64");
@@ -131,6 +133,9 @@ mod tests {
                  truncated at 4 standard deviations; values beyond the edge followed the mode “reflect”."
             )
         );
+        let mut fft = report.clone();
+        fft.options = serde_json::json!({"filter": {"method": "fft"}});
+        assert!(!text(&fft).contains("bit for bit"), "{}", text(&fft));
         report.filter.sigma_vox.clear();
         report.filter.fwhm_mm = vec![6.0, 6.0, 4.0];
         report.filter.mask = Some("m.nii".to_owned());
