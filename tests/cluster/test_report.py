@@ -66,7 +66,8 @@ def test_accounts_are_those_of_sacct(job, show):
     assert step["elapsed_s"] == int(own["ElapsedRaw"]) and step["cpu_s"] > 0
     assert 5 << 20 < step["max_rss_bytes"] < 1 << 30
     table = show("--sacct").stdout.splitlines()
-    (row,) = [line.strip("|").split() for line in table if line.split()[1:2] == [f"{job.number}.0"]]
+    rows = [line.strip("|").split() for line in table]
+    (row,) = [words for words in rows if words[:1] == [f"{job.number}.0"]]
     assert row[1:4] == ["niimpi", "COMPLETED", "0:0"] and row[-1] == "n[1-2]"
 
 
