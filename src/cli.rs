@@ -32,6 +32,8 @@ use crate::run::{self, EXIT_NO_MPI, EXIT_USAGE};
 /// written; 70 MPI does not start; 75 interrupted, --resume continues. Any other code: a rank crashed,
 /// --resume continues. The call of a BIDS App, niimpi BIDS_DIR OUTPUT_DIR participant [OPTIONS], is the same
 /// as niimpi smooth BIDS_DIR --bids --output OUTPUT_DIR [OPTIONS].
+// The help prints this text as it is: [OPTIONS] is no link.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Debug, Parser)]
 #[command(name = "niimpi", version, disable_version_flag = true, max_term_width = 100)]
 #[command(after_help = "Example: mpirun -n 2 niimpi smooth images --output smoothed --fwhm 6")]

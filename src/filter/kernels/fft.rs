@@ -48,8 +48,8 @@ impl Fft {
         self.len
     }
 
-    /// Transforms `from`: X[k] = Σ x[j]·exp(−2πi·jk/len). Returns where the result stands, one of `from` and
-    /// `other`, and the other one. Twice in a row, the result is where the numbers were.
+    /// Transforms `from`: `X[k] = Σ x[j]·exp(−2πi·jk/len)`. Returns where the result stands, one of `from`
+    /// and `other`, and the other one. Twice in a row, the result is where the numbers were.
     ///
     /// With real and imaginary part exchanged it is the inverse transform, times the length. Stockham's
     /// algorithm: Van Loan, "Computational Frameworks for the Fast Fourier Transform", SIAM 1992, section
