@@ -172,6 +172,7 @@ bench: ## compare niimpi with other programs; writes docs/benchmarks/<date> (hal
 	@$(with) $(limit) 40m .venv-bench/bin/python benches/growth.py $(BENCH)
 	@$(with) $(limit) 20m .venv-bench/bin/python benches/filters.py $(BENCH) | tee $(BENCH)/filters.md
 	@$(with) $(limit) 20m .venv-bench/bin/python benches/fft.py $(BENCH) | tee $(BENCH)/fft.md
+	@$(with) $(limit) 20m .venv-bench/bin/python benches/parallelism.py $(BENCH) | tee $(BENCH)/parallelism.md
 	@.venv-bench/bin/python benches/page.py $(BENCH)
 	@echo 'Figures, tables and plot are in $(BENCH).'
 
