@@ -38,7 +38,9 @@ pub(crate) fn par_map_with<T: Sync, S, R: Send>(
         }
         work();
     });
-    results.into_iter().flatten().collect()
+    // Without reallocation, because a list can have a million images.
+    let filled = |result: Option<R>| result.expect("every batch was taken");
+    results.into_iter().map(filled).collect()
 }
 
 #[cfg(test)]

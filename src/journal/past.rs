@@ -273,9 +273,11 @@ impl Chapter {
         if last == Last::Done {
             history.made.retain(|made| !made.files_out.is_empty());
         }
-        history
-            .made
-            .extend(made.filter(|made| history.made.last() != Some(made)));
+        if let Some(made) = made.filter(|made| history.made.last() != Some(made)) {
+            // Most results are made once, and a list can have a million images.
+            history.made.reserve_exact(1);
+            history.made.push(made);
+        }
     }
 }
 

@@ -186,10 +186,12 @@ fn list_on_root(config: &Config) -> Result<Listed, String> {
     let (output, options) = (&config.list.output, config.job.options());
     refuse_renamed(&past, &entries, output, &options)?;
     let claims = match config.existing.resumes() {
-        true => resume::claims(&past, &entries, output, &options),
-        false => Vec::new(),
+        true => resume::claims(past, &entries, output, &options),
+        false => {
+            drop(past);
+            Vec::new()
+        }
     };
-    drop(past);
     // Free the memory of sorting names and reading journals; otherwise it stays allocated for the whole run.
     resources::release_freed_memory();
     Ok(Listed {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file::Stamp;
 use crate::image_io::file_name::files_at;
 use crate::image_io::{self, FileId, path_text};
-use crate::images::{self, ImageEntry, MOST_FILES};
+use crate::images::{self, ImageEntry};
 use crate::journal::past::{Last, Made, Past};
 use crate::report::ResumeCounts;
 
@@ -99,38 +99,39 @@ pub(super) struct Found {
     pub(super) seen: Stamps,
 }
 
-/// An image's [files](ImageEntry::files) that exist.
-pub(super) type Stamps = [Option<Stamp>; MOST_FILES];
+/// Which of an image's [files](ImageEntry::files) exist, in their order. Empty if none exists.
+pub(super) type Stamps = Vec<Option<Stamp>>;
 
 impl Found {
     /// Whether any file exists.
     pub(super) fn exists(&self) -> bool {
-        self.seen != Stamps::default()
+        !self.seen.is_empty()
     }
 }
 
-/// The claims of all images, in the list's order.
+/// The claims of all images, in the list's order. Takes them out of the records, so that no record of a long
+/// list is in memory twice.
 pub(super) fn claims(
-    past: &Past,
+    mut past: Past,
     entries: &[ImageEntry],
     output: &Path,
     options: &serde_json::Value,
 ) -> Vec<Claims> {
     let claims = |entry: &ImageEntry| {
         let below = entry.output.strip_prefix(output).unwrap_or(&entry.output);
-        let Some(history) = past.records.get(below) else {
+        let Some(history) = past.records.remove(below) else {
             return Claims::default();
         };
         let input = images::absolute(&entry.input);
-        let claim = |made: &Made| Claim {
+        let claim = |made: Made| Claim {
             same_options: *made.options == *options,
-            from: (made.input != input).then(|| Name(made.input.clone())),
-            files_in: made.files_in.clone(),
-            files_out: made.files_out.clone(),
+            from: (made.input != input).then_some(Name(made.input)),
+            files_in: made.files_in,
+            files_out: made.files_out,
         };
         Claims {
             last: Some(history.last),
-            made: history.made.iter().map(claim).collect(),
+            made: history.made.into_iter().map(claim).collect(),
         }
     };
     entries.iter().map(claims).collect()
@@ -140,11 +141,12 @@ pub(super) fn claims(
 /// sizes, times and the last eight bytes (checksum and length).
 pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
     let names = entry.files();
-    let mut found = Found {
-        // Before anything is compared: a later change makes it another file.
-        seen: names.clone().map(|name| Stamp::of_path(&name?)),
-        ..Found::default()
-    };
+    // Before anything is compared: a later change makes it another file.
+    let stamps = names.clone().map(|name| Stamp::of_path(&name?));
+    let mut found = Found::default();
+    if stamps.iter().any(Option::is_some) {
+        found.seen = stamps.to_vec();
+    }
     let Some(claims) = claims else {
         return found;
     };

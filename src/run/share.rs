@@ -125,7 +125,7 @@ pub(super) fn decide(
     let replaced = todo
         .iter()
         .filter(|&&place| looks[place].found.exists())
-        .map(|&place| (place, looks[place].found.seen))
+        .map(|&place| (place, looks[place].found.seen.clone()))
         .collect();
     let in_memory = todo.iter().filter_map(|&place| {
         let bytes = looks[place].facts.memory_bytes?;
