@@ -24,8 +24,9 @@ limit := timeout --kill-after=20
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 \
   CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-# With MPICH, tests of arithmetic on one rank are left out: they have the same code with every MPI.
-choice := $(if $(filter mpich,$(MPI)),-m 'ranks or not arithmetic')
+# Tests of arithmetic on one rank. They measure no time, so they run in parallel. With MPICH they are left
+# out: they have the same code with every MPI.
+arithmetic := arithmetic and not ranks
 # Of the plans, those tests that depend on the MPI library.
 planned := $(if $(filter mpich,$(MPI)),-m mpi_library)
 
@@ -83,7 +84,9 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install dipy
 	@.ci/install bids
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q $(choice) $(PYTEST_ARGS)
+	@$(if $(filter openmpi,$(MPI)),$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q \
+	  -m '$(arithmetic)' --numprocesses $(RANKS) --dist loadfile $(PYTEST_ARGS))
+	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q -m 'not ($(arithmetic))' $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
 
 test-browser: ## open the report's page in headless Chromium: sorting, contrast, narrow screens

@@ -41,6 +41,18 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="this build has no MPI"))
 
 
+def pytest_sessionfinish(session):
+    """With `-n`, each worker sends its counts to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tally"] = vars(reference.tally)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if counts := getattr(node, "workeroutput", {}).get("tally"):
+        reference.tally.merge(counts)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     tally = reference.tally
     if tally.images:

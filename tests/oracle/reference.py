@@ -150,6 +150,16 @@ class Tally:
         counts["voxels"] += voxels
         counts["differ"] += differ
 
+    def merge(self, counts):
+        """Adds the counts of another process."""
+        for topic, other in counts["topics"].items():
+            own = self.topics.setdefault(topic, dict.fromkeys(other, 0))
+            for key, count in other.items():
+                own[key] += count
+        for key in ("images", "voxels", "differ"):
+            setattr(self, key, getattr(self, key) + counts[key])
+        self.lines += counts["lines"]
+
     def line(self):
         counts = f"{self.images} images, {self.voxels} voxels compared with other programs"
         return f"{counts}, {self.differ} differ"
