@@ -83,6 +83,7 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install ants
 	@.ci/install dipy
 	@.ci/install bids
+	@.ci/install opencl
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(if $(filter openmpi,$(MPI)),$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q \
 	  -m '$(arithmetic)' --numprocesses $(RANKS) --dist loadfile $(PYTEST_ARGS))

@@ -2,6 +2,7 @@
 
 mod bids;
 mod bids_app;
+mod devices;
 mod filter;
 mod inputs;
 mod job;
@@ -62,6 +63,8 @@ enum Command {
     Report(report::ReportArgs),
     #[command(after_help = "Example: niimpi status smoothed")]
     Status(status::StatusArgs),
+    #[command(after_help = "Example: niimpi devices")]
+    Devices(devices::DevicesArgs),
     #[command(after_help = "Example: mpirun -n 4 niimpi verify smoothed --against journal")]
     Verify(verify::VerifyArgs),
 }
@@ -109,6 +112,7 @@ impl Cli {
             Command::Synth(args) => synth::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Devices(args) => devices::run(&args),
             Command::Verify(args) => Ok(verify::run(args)),
         };
         ExitCode::from(exit_code.unwrap_or_else(|message| {

@@ -151,6 +151,9 @@ pub struct RunLine {
     /// The shard of the list that the run processes, as `K/N`; absent for the whole list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<String>,
+    /// The device that the rank uses; absent for the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// All options that affect the results' bytes.
     pub options: serde_json::Value,
 }

@@ -27,6 +27,7 @@ mod verify;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
@@ -46,6 +47,8 @@ use crate::atomic_file;
 use crate::columns::write_csv;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
+use crate::filter::Filter;
+use crate::filter::device::{self, Device, DeviceChoice};
 use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
@@ -77,6 +80,8 @@ pub struct Config {
     pub limit: Option<usize>,
     /// Only this shard of them.
     pub shard: Option<Shard>,
+    /// Where the sums of the filter are computed.
+    pub device: DeviceChoice,
     /// How existing results are treated.
     pub existing: Existing,
     /// The job for each image.
@@ -139,6 +144,8 @@ struct Setup {
     ranks: Ranks,
     decision: Decision,
     clock: Clock,
+    /// The device that this rank uses; `None` for the CPU.
+    device: Option<Arc<Device>>,
 }
 
 /// Smooths the images of `config` on all ranks of `comm` and returns the exit code, the same on every rank.
@@ -201,6 +208,7 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
 fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, String> {
     let clock = Clock::start_at(0.0);
     let ranks = agree::meet(comm, config);
+    let device = open_device(comm, config, &ranks)?;
     let listed = agree::list(comm, config)?;
     let listed_s = clock.now_s();
     let looks = agree::look_at_images(comm, config, &listed);
@@ -225,6 +233,7 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         list_digest: listed.digest,
         ranks,
         decision,
+        device,
     };
     let Some(looks) = looks else {
         return Ok((!config.dry_run).then_some((setup, schedule)));
@@ -243,6 +252,35 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         return Ok(None);
     }
     Ok(Some((setup, schedule)))
+}
+
+/// Opens this rank's device, unless nothing is to be computed. Collective.
+///
+/// # Errors
+/// The same error on every rank if the filter is not computed on devices, or if one of the ranks has no such
+/// device or cannot use it.
+fn open_device(
+    comm: &impl Communicator,
+    config: &Config,
+    ranks: &Ranks,
+) -> Result<Option<Arc<Device>>, String> {
+    if config.device != DeviceChoice::Cpu {
+        let checked = config.job.filter.validate_on_device();
+        checked.map_err(|error| format!("--{error}"))?;
+    }
+    if config.dry_run {
+        return Ok(None);
+    }
+    let rank = comm.rank();
+    let host = &ranks.hosts[rank];
+    let before = ranks.hosts[..rank].iter().filter(|other| *other == host).count();
+    let (on_host, threads) = (ranks.on_host_of(rank), ranks.threads[rank]);
+    let opened = device::open(config.device, before, on_host, threads)
+        .map_err(|error| format!("--device {}: rank {rank} on {host}: {error}", config.device));
+    if let Ok(Some(device)) = &opened {
+        tracing::debug!("this rank computes on {}", device.name());
+    }
+    comm::agree(comm, opened)
 }
 
 /// Describes the dataset of the results, if they are one.
@@ -366,6 +404,7 @@ fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) ->
         process: ProcessId::current(),
         list_digest: Some(setup.list_digest.clone()),
         shard: config.shard.map(|shard| shard.to_string()),
+        device: setup.device.as_ref().map(|device| device.name().to_owned()),
         options: config.job.options(),
     }
 }

@@ -74,6 +74,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
             sync: false,
         },
         strategy,
+        device: Default::default(),
         threads: Some(threads),
         stop_before_s: None,
         sample_s: None,

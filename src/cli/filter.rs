@@ -321,6 +321,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
         },
         job: args.job.job(),
         strategy: args.job.strategy,
+        device: args.job.device,
         threads: args.threads.map(usize::from),
         stop_before_s: args.stop_before,
         report: args.report,

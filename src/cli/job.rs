@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 
 use crate::filter::nonfinite::NonFiniteArgs;
-use crate::filter::{Filter, Options, OutputSpec, Outside};
+use crate::filter::{DeviceChoice, Filter, Options, OutputSpec, Outside};
 use crate::image_io::CompressionLevel;
 use crate::images::{ListRequest, MaskChoice};
 use crate::job::{ImageJob, Masking};
@@ -58,6 +58,14 @@ pub(super) struct JobArgs<F: FilterOptions> {
     )]
     pub(super) strategy: Strategy,
 
+    /// What computes the filter: cpu, opencl (the GPUs of a node, one for each rank in turn), or opencl:N
+    ///
+    /// N is a number of `niimpi devices`. Results have the same bits as on the CPU. Only the direct method of
+    /// smooth runs on devices, without --like; other filters are refused. docs/devices.md says when a device
+    /// pays. A dry run looks for no device.
+    #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Distribution")]
+    pub(super) device: DeviceChoice,
+
     /// How strongly .gz outputs are compressed: 0 stores, 1 is the fastest, 2 and 3 are a little smaller, 4
     /// to 9 smaller by a few percent and ten times slower or more
     #[arg(long, value_name = "LEVEL", default_value_t)]
@@ -97,6 +105,9 @@ impl<F: FilterOptions> JobArgs<F> {
     pub(super) fn words(&self) -> Vec<OsString> {
         let mut words = self.job().to_cli_args();
         words.push(format!("--strategy={}", self.strategy.name()));
+        if self.device != DeviceChoice::Cpu {
+            words.push(format!("--device={}", self.device));
+        }
         words.into_iter().map(OsString::from).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::devices;
 use crate::comm;
 
 /// The commit that the program was built from, as `git describe` names it.
@@ -29,7 +30,7 @@ pub(super) fn details() -> String {
         ("commit", COMMIT.to_owned()),
         ("MPI", comm::library().unwrap_or_else(|| "none".to_owned())),
         ("gzip codec", if isal { "ISA-L" } else { "flate2" }.to_owned()),
-        ("devices", "CPU".to_owned()),
+        ("devices", devices::in_a_line()),
         ("CPU features", cpu_features().join(" ")),
         (
             "target",

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FilterError;
 use super::boundary::{Boundary, BoundaryArgs};
-use super::interface::{Filter, ImageInfo, Prepared, SharedOptions};
+use super::interface::{Filter, ImageInfo, Prepared, SharedOptions, only_on_cpu};
 use super::kernels::convolve::Spectrum;
 use super::kernels::weights::half_kernel;
 use super::nonfinite::NonFinite;
@@ -317,6 +317,13 @@ fn radius_vox(axis: &'static str, sigma_vox: f64, truncate: f64, limit: usize) -
 impl Filter for Gaussian {
     fn validate(&self) -> Result<(), FilterError> {
         self.check()
+    }
+
+    fn validate_on_device(&self) -> Result<(), FilterError> {
+        match self.method {
+            Method::Direct => Ok(()),
+            Method::Fft => Err(only_on_cpu("--method fft")),
+        }
     }
 
     fn uses_voxel_size(&self) -> bool {

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::FilterError;
 use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
 use super::kernels::correlate::VoxelPointer;
-use super::kernels::simd::Isa;
 use super::mask::Outside;
 use super::nonfinite::NonFinite;
 use super::notes::{Neighbour, Notes};
 use super::output::{OutputSpec, Types};
-use crate::volume::{Datatype, Geometry, Grid, NoMemory, Scaling, Volume, VoxelBuffer};
+pub use super::scratch::ThreadScratch;
+use crate::volume::{Datatype, Geometry, Grid, NoMemory, Scaling, Volume};
 
 /// The facts about an image that a filter gets before the voxels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -143,6 +143,14 @@ pub trait Filter: Send + Sync {
         self.validate()
     }
 
+    /// Checks that the filter can be computed on a device other than the CPU.
+    ///
+    /// # Errors
+    /// [`FilterError::Parameter`] with the reason where it cannot.
+    fn validate_on_device(&self) -> Result<(), FilterError> {
+        Err(only_on_cpu("this filter"))
+    }
+
     /// Whether the result depends on the voxel size.
     fn uses_voxel_size(&self) -> bool {
         false
@@ -189,6 +197,14 @@ pub trait Filter: Send + Sync {
     /// # Errors
     /// [`FilterError`] if the options do not fit the image.
     fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError>;
+}
+
+/// The error of a filter, or of one of its options, that is not computed on devices.
+pub(super) fn only_on_cpu(what: &str) -> FilterError {
+    FilterError::Parameter {
+        name: "device",
+        cause: format!("{what} is computed on the CPU only: give --device cpu"),
+    }
 }
 
 /// A filter prepared for one image.
@@ -531,42 +547,6 @@ impl Slab<'_> {
     /// The position in the 3-D volume of the slab's first column in a slice.
     pub(super) fn first(&self, slice: usize) -> usize {
         slice * self.shape[0] * self.shape[1] + self.columns.start
-    }
-}
-
-/// The memory of a thread. It grows to the largest slab and is reused from image to image.
-#[derive(Default)]
-pub struct ThreadScratch {
-    pub(super) isa: Isa,
-    pub(super) tile: VoxelBuffer,
-    pub(super) plane: VoxelBuffer,
-}
-
-impl ThreadScratch {
-    /// Bytes in use.
-    #[cfg(test)]
-    pub(crate) fn held_bytes(&self) -> u64 {
-        (self.tile.as_bytes().len() + self.plane.as_bytes().len()) as u64
-    }
-
-    /// A buffer of `len` single-precision numbers with unspecified values.
-    ///
-    /// # Errors
-    /// [`FilterError::Memory`].
-    pub(super) fn singles(&mut self, len: usize) -> Result<&mut [f32], FilterError> {
-        self.plane
-            .try_resize_for_overwrite(len.saturating_mul(size_of::<f32>()))?;
-        Ok(self.plane.as_mut_slice())
-    }
-
-    /// A buffer of `len` doubles with unspecified values.
-    ///
-    /// # Errors
-    /// [`FilterError::Memory`].
-    pub fn doubles(&mut self, len: usize) -> Result<&mut [f64], FilterError> {
-        let bytes = len.saturating_mul(size_of::<f64>());
-        self.plane.try_resize_for_overwrite(bytes)?;
-        Ok(self.plane.as_mut_slice())
     }
 }
 

@@ -319,6 +319,7 @@ impl PreparedMedian {
             isa,
             tile,
             plane: rings,
+            ..
         } = scratch;
         let key_bytes = size_of::<R::Key>();
         let ring_bytes = plane.saturating_mul(self.size[2]).saturating_mul(key_bytes);

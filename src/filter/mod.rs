@@ -40,11 +40,14 @@
 //! | `notes` | what slabs leave for later stages besides planes |
 //! | `slabs` | which part may be computed next, by how many threads |
 //! | `image_run` | a volume on its way through the stages |
+//! | `scratch` | the memory of a thread |
+//! | `device` | OpenCL devices that compute in place of the CPU |
 //! | `kernels` | the hot loops: one axis correlated, conversions, vectors |
 
 pub mod anlm;
 pub mod boundary;
 pub(crate) mod denoise;
+pub(crate) mod device;
 #[cfg(test)]
 mod fft_tests;
 mod footprint;
@@ -71,6 +74,7 @@ mod presets;
 #[cfg(test)]
 mod reference;
 mod registry;
+mod scratch;
 mod separable;
 mod slabs;
 pub(crate) mod smooth;
@@ -81,6 +85,7 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 }
 
+pub use device::DeviceChoice;
 pub(crate) use image_run::{ImageRun, Planes};
 pub use interface::{
     Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
@@ -153,6 +158,31 @@ pub enum FilterError {
     Memory {
         /// The requested bytes.
         bytes: u64,
+    },
+    /// A device or its driver failed.
+    #[error("the device {device} failed: {cause}; resume the run, with --device cpu if it fails again")]
+    Device {
+        /// Its name.
+        device: String,
+        /// What the driver says.
+        cause: String,
+    },
+    /// A device has too little memory.
+    #[error(
+        "one {piece} takes {} MiB, and each thread has buffers of {} MiB on the device {device}: use fewer \
+         threads or --device cpu",
+        bytes.div_ceil(1 << 20),
+        has_bytes >> 20
+    )]
+    DeviceMemory {
+        /// Its name.
+        device: String,
+        /// The smallest piece of an image that is computed at once.
+        piece: &'static str,
+        /// Its bytes.
+        bytes: u64,
+        /// Bytes of a thread's buffer.
+        has_bytes: u64,
     },
     /// The run was stopped before the image was finished.
     #[error("stopped before the image was finished")]

@@ -111,6 +111,10 @@ impl Filter for Options {
         self.filter().validate_masked()
     }
 
+    fn validate_on_device(&self) -> Result<(), FilterError> {
+        self.filter().validate_on_device()
+    }
+
     fn uses_voxel_size(&self) -> bool {
         self.filter().uses_voxel_size()
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::FilterError;
 use super::boundary::Boundary;
+use super::device::{Area, DevicePass};
 use super::interface::{
     FilterWarning, ImageInfo, Prepared, Reach, Slab, Source, Stage, ThreadScratch, width_warnings,
 };
@@ -241,6 +242,12 @@ impl Separable {
         let [nx, ny, _] = self.shape;
         let both = self.kernels.is_active(0) && self.kernels.is_active(1);
         let target_type = slab.targets[0].datatype;
+        let passes = self.in_plane_passes(slab, scratch);
+        if let Some(lane) = scratch.lane()? {
+            // SAFETY: the planes contain the slices, they are equal or do not overlap, and no other thread
+            // uses the slices.
+            return unsafe { lane.in_plane(&area(slab), [slab.sources[0], slab.targets[0]], &passes) };
+        }
         let between = (both && self.types.between != target_type).then_some(self.types.between);
         if let Some(between) = between {
             let bytes = nx * ny * between.size_bytes();
@@ -266,6 +273,22 @@ impl Separable {
             }
         }
         Ok(())
+    }
+
+    /// The passes along x and y for a device.
+    fn in_plane_passes<'a>(&'a self, slab: &Slab<'a>, scratch: &ThreadScratch) -> Vec<DevicePass<'a>> {
+        let axes = (0..2).filter(|&axis| self.kernels.is_active(axis));
+        let mut passes: Vec<_> = axes
+            .map(|axis| DevicePass {
+                axis,
+                pass: self.pass(axis, slab, scratch),
+                writes: self.types.between,
+            })
+            .collect();
+        if let Some(last) = passes.last_mut() {
+            last.writes = slab.targets[0].datatype;
+        }
+        passes
     }
 
     fn in_plane_weighted(
@@ -299,10 +322,50 @@ impl Separable {
                 }
             }
             for axis in 0..2 {
-                if self.kernels.is_active(axis) {
+                if self.kernels.is_active(axis) && !scratch.has_device() {
                     let (planes, lines) = ([values, weights], self.lines(axis));
                     // SAFETY: as above.
                     unsafe { self.smooth_weighted(axis, weighted, planes, lines, slab, scratch)? };
+                }
+            }
+        }
+        if scratch.has_device() && (self.kernels.is_active(0) || self.kernels.is_active(1)) {
+            let passes = self.in_plane_passes(slab, scratch);
+            self.weighted_on_device(
+                weighted,
+                [slab.targets[0], slab.targets[1]],
+                slab,
+                passes,
+                scratch,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Smooths the slab's voxels of the intensities that count and of their weights on a device, in place.
+    fn weighted_on_device(
+        &self,
+        weighted: Weighted,
+        planes: [VoxelPointer; 2],
+        slab: &Slab<'_>,
+        mut passes: Vec<DevicePass<'_>>,
+        scratch: &mut ThreadScratch,
+    ) -> Result<(), FilterError> {
+        let Some(lane) = scratch.lane()? else {
+            return Ok(());
+        };
+        for (of, cval) in planes.into_iter().zip(self.beyond_the_edge(weighted)) {
+            for DevicePass { pass, writes, .. } in &mut passes {
+                (pass.cval, pass.scaling, pass.conversion) = (cval, None, Conversion::Cast);
+                *writes = Datatype::Float64;
+            }
+            // SAFETY: these are the slab's own voxels, which no other thread uses.
+            unsafe {
+                match passes.as_slice() {
+                    [pass] if pass.axis == 2 => {
+                        lane.along_z(&area(slab), [of; 2], 0..self.shape[2], pass)?;
+                    }
+                    passes => lane.in_plane(&area(slab), [of; 2], passes)?,
                 }
             }
         }
@@ -319,7 +382,23 @@ impl Separable {
         }
     }
 
+    /// The pass along z for a device.
+    fn along_z_pass<'a>(&'a self, slab: &Slab<'a>, scratch: &ThreadScratch) -> DevicePass<'a> {
+        DevicePass {
+            axis: 2,
+            pass: self.pass(2, slab, scratch),
+            writes: slab.targets[0].datatype,
+        }
+    }
+
     fn along_z(&self, slab: &Slab<'_>, scratch: &mut ThreadScratch) -> Result<(), FilterError> {
+        let pass = self.along_z_pass(slab, scratch);
+        if let Some(lane) = scratch.lane()? {
+            let planes = [slab.sources[0], slab.targets[0]];
+            // SAFETY: both areas contain the volume. They are equal only if the slab has whole columns. No
+            // thread writes voxels that the slab may read.
+            return unsafe { lane.along_z(&area(slab), planes, slab.readable(0), &pass) };
+        }
         let first = slab.columns().start;
         let planes = [slab.sources[0].offset(first), slab.targets[0].offset(first)];
         // SAFETY: both areas contain the volume. They are equal only if the slab has whole columns. No thread
@@ -337,7 +416,11 @@ impl Separable {
         let [nx, ny, nz] = self.shape;
         let columns = slab.columns();
         let [values, weights] = [0, 1].map(|i| slab.sources[i].offset(columns.start));
-        if self.kernels.is_active(2) {
+        if self.kernels.is_active(2) && scratch.has_device() {
+            let pass = self.along_z_pass(slab, scratch);
+            let planes = [slab.sources[0], slab.sources[1]];
+            self.weighted_on_device(weighted, planes, slab, vec![pass], scratch)?;
+        } else if self.kernels.is_active(2) {
             let (planes, lines) = ([values, weights], self.columns(slab));
             // SAFETY: these are whole columns of this filter's own planes, which no other thread reads.
             unsafe { self.smooth_weighted(2, weighted, planes, lines, slab, scratch)? };
@@ -370,6 +453,15 @@ impl Separable {
             }
         }
         Ok(())
+    }
+}
+
+/// The voxels of a slab, for a device.
+fn area(slab: &Slab<'_>) -> Area {
+    Area {
+        shape: slab.shape(),
+        slices: slab.slices(),
+        columns: slab.columns(),
     }
 }
 

@@ -13,6 +13,7 @@ use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::survey::Survey;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use super::warning::{self, Warning};
+use crate::filter::device::Device;
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Mask, Planes};
 use crate::image_io::{
@@ -133,6 +134,13 @@ impl<'a> ImageWorker<'a> {
         self.reader.set_memory_limit(limit_bytes);
     }
 
+    /// Computes on a device. The results do not depend on it.
+    pub(crate) fn set_device(&mut self, device: Option<&Arc<Device>>) {
+        for member in &mut self.members {
+            member.scratch = filter::ThreadScratch::on(device.cloned());
+        }
+    }
+
     /// Creates missing folders of results below this one.
     pub(crate) fn set_output(&mut self, output: OutputFolder) {
         self.destination = Destination(Some(output));
@@ -149,7 +157,7 @@ impl<'a> ImageWorker<'a> {
         self.buffers = Buffers::default();
         self.masks.release_memory();
         for member in &mut self.members {
-            member.scratch = filter::ThreadScratch::default();
+            member.scratch.release();
         }
     }
 

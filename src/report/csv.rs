@@ -6,7 +6,7 @@ use crate::job::outcome::End;
 use crate::slurm::steps::Account;
 
 /// Columns of a rank in CSV.
-pub(crate) const RANKS: [Column<RankRow>; 21] = [
+pub(crate) const RANKS: [Column<RankRow>; 22] = [
     Column::csv("rank", |rank| Cell::Count(rank.rank as u64)),
     Column::csv("host", |rank| Cell::Text(rank.host.clone())),
     Column::csv("images", |rank| Cell::Count(rank.images as u64)),
@@ -28,6 +28,7 @@ pub(crate) const RANKS: [Column<RankRow>; 21] = [
     Column::csv("threads", |rank| Cell::Count(rank.threads as u64)),
     Column::csv("cpus", |rank| Cell::Count(rank.cpus as u64)),
     Column::csv("cpu_model", |rank| Cell::Text(rank.cpu_model.clone())),
+    Column::csv("device", |rank| Cell::Text(rank.device.clone())),
 ];
 
 /// Columns of an image's row.

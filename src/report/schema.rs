@@ -184,6 +184,9 @@ pub struct RankRow {
     /// The model of its host's CPUs; empty in a report of an earlier version or if unknown.
     #[serde(default)]
     pub cpu_model: String,
+    /// The device that it uses; empty for the CPU.
+    #[serde(default)]
+    pub device: String,
 }
 
 /// An image's outcome with the names of its files. In a name that is not UTF-8, invalid bytes are replaced by

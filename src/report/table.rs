@@ -1,5 +1,6 @@
 //! The report as a readable table: one row per rank, totals below, then failures by name.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{RankRow, Report, SCHEMA_1, Shards, State};
@@ -93,6 +94,7 @@ pub(super) fn summary(report: &Report) -> String {
     if let Some(reference) = &report.filter.reference {
         let _ = writeln!(text, "smoothed like {reference}");
     }
+    text.push_str(&device_lines(report));
     if let Some(line) = nonfinite_line(report) {
         let _ = writeln!(text, "{line}");
     }
@@ -173,6 +175,23 @@ pub(crate) fn missing_text(shards: &Shards) -> String {
         [(first, last)] if first == last => format!("shard {named} of {count} has no report"),
         _ => format!("shards {named} of {count} have no report"),
     }
+}
+
+/// A line for each device, with its ranks.
+fn device_lines(report: &Report) -> String {
+    let mut ranks_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for rank in report.ranks.iter().filter(|rank| !rank.device.is_empty()) {
+        ranks_of.entry(&rank.device).or_default().push(rank.rank);
+    }
+    let lines = ranks_of.into_iter().map(|(device, ranks)| {
+        let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+        format!(
+            "{noun} {} used the device {}\n",
+            ranges(&runs(&ranks)),
+            printable(device)
+        )
+    });
+    lines.collect()
 }
 
 fn nonfinite_line(report: &Report) -> Option<String> {

@@ -63,6 +63,7 @@ pub(super) fn work(
     let waiting_threads = workers * behind.publishers + ahead.threads(images);
     let abandon = AtomicBool::new(false);
     let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit, &abandon);
+    let memory = memory.on_device(setup.device.as_ref());
     let context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,

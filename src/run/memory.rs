@@ -1,9 +1,10 @@
 //! Memory: which images fit into the memory of this rank, several at a time or one at a time.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use crate::filter::device::Device;
 use crate::image_io::{OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
@@ -69,6 +70,15 @@ impl<'a> RankMemory<'a> {
             limit,
             turn: RwLock::new(()),
         }
+    }
+
+    /// The same with workers that compute on the device if there is one.
+    pub(super) fn on_device(mut self, device: Option<&Arc<Device>>) -> Self {
+        for buffers in &mut self.buffers {
+            let buffers = buffers.get_mut().unwrap_or_else(PoisonError::into_inner);
+            buffers.set_device(device);
+        }
+        self
     }
 
     fn buffers(&self, worker: usize) -> MutexGuard<'_, ImageWorker<'a>> {

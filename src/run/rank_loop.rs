@@ -242,6 +242,11 @@ impl<C: Communicator> RankLoop<'_, C> {
             max_rss_bytes: resources::peak_rss_bytes(),
             idle_s: self.idle.until(elapsed_s),
             cpu_model: resources::cpu_model(),
+            device: self
+                .setup
+                .device
+                .as_ref()
+                .map_or(String::new(), |device| device.name().to_owned()),
             ..RankRow::default()
         };
         RankRecord {

@@ -31,6 +31,7 @@ pub(super) fn run(
         isa,
         tile: candidates,
         plane: numbers,
+        ..
     } = scratch;
     let isa = *isa;
     candidates.try_resize_for_overwrite(frame.candidates.len() * size_of::<u32>())?;

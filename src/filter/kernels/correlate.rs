@@ -35,7 +35,7 @@ pub(super) const MAX_LANES: usize = 8;
 #[derive(Clone, Copy)]
 pub(in crate::filter) struct VoxelPointer {
     pub(in crate::filter) datatype: Datatype,
-    pub(super) address: *mut u8,
+    pub(in crate::filter) address: *mut u8,
 }
 
 // SAFETY: a pointer by itself does nothing; who follows it (`Pass::run`) demands that no two threads use the

@@ -14,7 +14,7 @@ use super::FilterError;
 use super::gaussian::{
     ALWAYS_COMPUTED_RADIUS_VOX, MAX_PRODUCTS, MAX_RADIUS_LINES, MAX_RADIUS_VOX, PerAxis, width_fault,
 };
-use super::interface::{Filter, FilterWarning, ImageInfo, Prepared, SharedOptions};
+use super::interface::{Filter, FilterWarning, ImageInfo, Prepared, SharedOptions, only_on_cpu};
 use super::nonfinite::NonFinite;
 use super::output::{OutputType, Rounding};
 pub use super::presets::Tool;
@@ -314,6 +314,10 @@ fn float_for(datatype: Datatype) -> Datatype {
 impl Filter for Like {
     fn validate(&self) -> Result<(), FilterError> {
         self.given().map(drop)
+    }
+
+    fn validate_on_device(&self) -> Result<(), FilterError> {
+        Err(only_on_cpu(&format!("--like {}", self.like)))
     }
 
     fn uses_voxel_size(&self) -> bool {

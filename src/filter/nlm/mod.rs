@@ -396,7 +396,7 @@ impl<'a, P: Pod, const KINDS: usize> Buffers<'a, P, KINDS> {
         places: usize,
         lengths: [usize; KINDS],
     ) -> Result<Self, FilterError> {
-        let ThreadScratch { isa, tile, plane } = scratch;
+        let ThreadScratch { isa, tile, plane, .. } = scratch;
         let doubles = lengths.into_iter().fold(0, usize::saturating_add);
         tile.try_resize_for_overwrite(places.saturating_mul(size_of::<P>()))?;
         plane.try_resize_for_overwrite(doubles.saturating_mul(size_of::<f64>()))?;

@@ -1,0 +1,24 @@
+//! Device: OpenCL devices that compute the sums of a filter in place of the CPU, with the same bits.
+//!
+//! OpenCL's library is loaded when a run or `niimpi devices` needs it, so the program starts without it.
+//!
+//! | file | role |
+//! |---|---|
+//! | `choice` | the device that the user asks for |
+//! | `found` | the devices of this machine, and which one a rank uses |
+//! | `compiled` | a device with the compiled kernels |
+//! | `lane` | one thread's queue and buffers on a device, and the passes that it runs |
+//! | `open` | from the choice to a device that works |
+//! | `gaussian.cl` | the kernel: one axis correlated |
+
+mod choice;
+mod compiled;
+mod found;
+mod lane;
+mod open;
+
+pub use choice::DeviceChoice;
+pub(crate) use compiled::Device;
+pub(crate) use found::{FoundDevice, devices};
+pub(super) use lane::{Area, DevicePass, Lane};
+pub(crate) use open::open;

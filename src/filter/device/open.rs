@@ -1,0 +1,123 @@
+//! Open: from the user's choice to a device that works.
+
+use std::sync::Arc;
+
+use nix::libc;
+
+use super::choice::DeviceChoice;
+use super::compiled::{Device, Handle};
+use super::found::{FoundDevice, list, select};
+use super::lane::Lane;
+
+/// Opens the device of a rank, `rank` of `ranks` on its host, for `threads` threads; `None` for the CPU.
+///
+/// # Errors
+/// A message for the user if there is no such device or it does not work.
+pub(crate) fn open(
+    choice: DeviceChoice,
+    rank: usize,
+    ranks: usize,
+    threads: usize,
+) -> Result<Option<Arc<Device>>, String> {
+    let DeviceChoice::OpenCl(number) = choice else {
+        return Ok(None);
+    };
+    keeping_signal_handlers(|| {
+        let listed = list()?;
+        let all: Vec<FoundDevice> = listed.iter().map(|device| device.found.clone()).collect();
+        let (place, sharing) = select(&all, number, rank, ranks)?;
+        let found = all[place].clone();
+        let failed = |error: String| format!("device {place}, {}, {error}", all[place].name);
+        let threads = sharing.saturating_mul(threads);
+        let device = Device::compile(found, Handle(listed[place].id), threads).map_err(failed)?;
+        let device = Arc::new(device);
+        // Some drivers compile for the processor at hand when the first work comes.
+        let tried = Lane::new(Arc::clone(&device)).and_then(|mut lane| lane.try_out());
+        tried.map_err(|error| error.to_string())?;
+        Ok(Some(device))
+    })
+}
+
+/// Restores the signal handlers of this process after `work`. Drivers that contain LLVM install their own,
+/// also for SIGINT and SIGUSR1.
+fn keeping_signal_handlers<T>(work: impl FnOnce() -> T) -> T {
+    const LAST_STANDARD_SIGNAL: i32 = 31;
+    let mut actions = Vec::new();
+    for signal in 1..=LAST_STANDARD_SIGNAL {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: without a new action the call only writes the current one to `action`.
+        if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0 {
+            // SAFETY: the call has succeeded.
+            actions.push((signal, unsafe { action.assume_init() }));
+        }
+    }
+    let done = work();
+    for (signal, action) in &actions {
+        // SAFETY: installs what was installed before. SIGKILL and SIGSTOP are refused, which changes nothing.
+        unsafe { libc::sigaction(*signal, action, std::ptr::null_mut()) };
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console;
+    use crate::filter::gaussian::Gaussian;
+    use crate::filter::{FilterError, Scratch, SharedOptions, ThreadScratch, apply};
+    use crate::volume::{Datatype, Volume};
+
+    /// Smooths an image of 9 × 10 × 11 doubles, with buffers of so many bytes on a device.
+    fn smoothed(device: Option<(&Arc<Device>, u64)>) -> Result<Vec<u8>, FilterError> {
+        let device = device.map(|(device, bytes)| {
+            let Device { found, id, .. } = device.as_ref();
+            let mut small = Device::compile(found.clone(), *id, 1).unwrap();
+            small.buffer_bytes = bytes;
+            Arc::new(small)
+        });
+        let mut volume = Volume::zeros(&[9, 10, 11], Datatype::Float64);
+        for (at, voxel) in volume.voxels.as_mut_slice::<f64>().iter_mut().enumerate() {
+            *voxel = ((at * 7919) % 1013) as f64;
+        }
+        let mut scratch = Scratch {
+            thread: ThreadScratch::on(device),
+            ..Scratch::default()
+        };
+        let gaussian = Gaussian::from_sigma_vox(1.3);
+        apply(&gaussian, &SharedOptions::default(), &mut volume, &mut scratch)?;
+        Ok(volume.voxels.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_image_larger_than_the_buffers_is_divided() {
+        let device = match open(DeviceChoice::OpenCl(None), 0, 1, 1) {
+            Ok(device) => device.unwrap(),
+            Err(error) => {
+                // The Python tests require a device in CI.
+                console::note(format!("skipped: {error}"));
+                return;
+            }
+        };
+        let wanted = smoothed(None).unwrap();
+        let (slice, column) = (9 * 10 * 8, 11 * 8);
+        for bytes in [slice, 2 * slice + 1, 3 * column.max(slice), 1 << 20] {
+            assert!(smoothed(Some((&device, bytes))).unwrap() == wanted, "{bytes}");
+        }
+        let error = smoothed(Some((&device, slice - 1))).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FilterError::DeviceMemory {
+                    piece: "slice",
+                    bytes: 720,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("use fewer threads or --device cpu"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! Scratch: the memory of a thread, and its access to a device.
+
+use std::sync::Arc;
+
+use super::FilterError;
+use super::device::{Device, Lane};
+use super::kernels::simd::Isa;
+use crate::volume::VoxelBuffer;
+
+/// The memory of a thread. It grows to the largest slab and is reused from image to image.
+#[derive(Default)]
+pub struct ThreadScratch {
+    pub(super) isa: Isa,
+    pub(super) tile: VoxelBuffer,
+    pub(super) plane: VoxelBuffer,
+    /// The device that computes in place of the CPU.
+    device: Option<Arc<Device>>,
+    lane: Option<Lane>,
+}
+
+impl ThreadScratch {
+    /// The memory of a thread that computes on a device; `None` for the CPU.
+    pub(crate) fn on(device: Option<Arc<Device>>) -> Self {
+        ThreadScratch {
+            device,
+            ..ThreadScratch::default()
+        }
+    }
+
+    /// Frees the memory, also that on the device.
+    pub(crate) fn release(&mut self) {
+        *self = ThreadScratch::on(self.device.take());
+    }
+
+    /// Whether this thread computes on a device.
+    pub(super) fn has_device(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// This thread's access to its device; `None` for the CPU.
+    ///
+    /// # Errors
+    /// [`FilterError::Device`].
+    pub(super) fn lane(&mut self) -> Result<Option<&mut Lane>, FilterError> {
+        if let (Some(device), None) = (&self.device, &self.lane) {
+            self.lane = Some(Lane::new(Arc::clone(device))?);
+        }
+        Ok(self.lane.as_mut())
+    }
+
+    /// Bytes in use.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> u64 {
+        (self.tile.as_bytes().len() + self.plane.as_bytes().len()) as u64
+    }
+
+    /// A buffer of `len` single-precision numbers with unspecified values.
+    ///
+    /// # Errors
+    /// [`FilterError::Memory`].
+    pub(super) fn singles(&mut self, len: usize) -> Result<&mut [f32], FilterError> {
+        self.plane
+            .try_resize_for_overwrite(len.saturating_mul(size_of::<f32>()))?;
+        Ok(self.plane.as_mut_slice())
+    }
+
+    /// A buffer of `len` doubles with unspecified values.
+    ///
+    /// # Errors
+    /// [`FilterError::Memory`].
+    pub fn doubles(&mut self, len: usize) -> Result<&mut [f64], FilterError> {
+        let bytes = len.saturating_mul(size_of::<f64>());
+        self.plane.try_resize_for_overwrite(bytes)?;
+        Ok(self.plane.as_mut_slice())
+    }
+}
