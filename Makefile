@@ -99,6 +99,7 @@ test-browser: ## open the report's page in headless Chromium: sorting, contrast,
 test-cluster: ## run the batch scripts of slurm/ on a Slurm cluster of three nodes on this machine
 	@.ci/install test
 	@.ci/install cluster
+	@.ci/install opencl
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 15m .ci/test-cluster $(PYTEST_ARGS)
 

@@ -132,9 +132,9 @@ class SlurmCluster:
         (self.state / "conf" / "hosts").write_text("\n".join(hosts) + "\n")
         # One line per node with its address, so that no name service is needed.
         size = f"CPUs={shape.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={shape.cpus} ThreadsPerCore=1"
+        size += f" RealMemory={shape.memory_mb} Gres=gpu:2"
         lines = [
-            f"NodeName={node.name} NodeAddr={node.address} {size} RealMemory={shape.memory_mb} State=UNKNOWN"
-            for node in self.nodes()
+            f"NodeName={node.name} NodeAddr={node.address} {size} State=UNKNOWN" for node in self.nodes()
         ]
         words = {
             "state": self.state,

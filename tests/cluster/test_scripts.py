@@ -1,6 +1,7 @@
 """Submits every script of slurm/ unchanged: it completes, uses what it requested, and its results equal those
 of one process."""
 
+import json
 import os
 import re
 import shutil
@@ -86,7 +87,21 @@ def test_hybrid(user, data, expected):
     assert report["strategy"] == "dynamic"
 
 
-@pytest.mark.parametrize("script", ["mpi.sbatch", "hybrid.sbatch", "requeue.sbatch"])
+def test_gpus(user, data, expected):
+    """A rank for each GPU. Slurm hands out files in place of GPUs, and pocl computes."""
+    listed = user.run("srun", "niimpi", "devices", "--json", check=False)
+    if listed.returncode != 0 or not json.loads(listed.stdout):
+        reason = f"no OpenCL device: .ci/install opencl\n{listed.stdout}{listed.stderr}"
+        pytest.fail(reason) if os.environ.get("CLUSTER") == "required" else pytest.skip(reason)
+    job = user.submit("gpu.sbatch", "--cpus-per-task=2", "--ntasks-per-node=2", DATA=data)
+    report = check(job, user, expected, ranks=4, threads=min(2, CPUS_HERE), hosts=2)
+    names = {device["name"] for device in json.loads(listed.stdout)}
+    assert {rank["device"] for rank in report["ranks"]} <= names
+    (record,) = job.records()
+    assert record["TresPerTask"].endswith("gpu:1"), record
+
+
+@pytest.mark.parametrize("script", ["mpi.sbatch", "hybrid.sbatch", "gpu.sbatch", "requeue.sbatch"])
 @pytest.mark.parametrize("chosen, found", [({}, "ring"), ({"SLURM_PMIX_FENCE": "tree"}, "tree")])
 def test_scripts_for_several_nodes_set_the_ring_fence(user, data, script, chosen, found):
     """docs/slurm.md explains why. A user's own choice is kept."""
