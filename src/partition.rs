@@ -21,6 +21,30 @@ pub enum Strategy {
     Dynamic,
 }
 
+/// Whether ranks share images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Split {
+    /// Images of 16 MiB and more if there are fewer images than ranks and it saves a fifth of the time, and
+    /// images that exceed the memory of a rank
+    #[default]
+    Auto,
+    /// All ranks share each image in turn; an image that cannot be split fails
+    Always,
+    /// Each image is processed by one rank
+    Never,
+}
+
+impl Split {
+    /// The name, as `--split` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Auto => "auto",
+            Split::Always => "always",
+            Split::Never => "never",
+        }
+    }
+}
+
 impl Strategy {
     /// Whether shares depend on the images' costs, so that these have to be known.
     pub fn needs_costs(self) -> bool {

@@ -22,6 +22,7 @@ mod root_loop;
 mod sampler;
 mod shard;
 mod share;
+mod split;
 mod stop;
 mod verify;
 mod worker;
@@ -54,7 +55,7 @@ use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
 use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
-use crate::partition::Strategy;
+use crate::partition::{Split, Strategy};
 use crate::process::ProcessId;
 use crate::report::{ImageRow, Journals, Launch, Report, SCHEMA, Shards, State, Totals, csv, html, table};
 use crate::resources::CpuMeter;
@@ -87,6 +88,8 @@ pub struct Config {
     /// The job for each image.
     pub job: ImageJob,
     pub strategy: Strategy,
+    /// Whether ranks share images.
+    pub split: Split,
     /// Threads of each rank; `None`: one per CPU that it was allocated.
     pub threads: Option<usize>,
     /// No image is started that would finish later than this, in seconds since the run's start; `None`: the
@@ -396,7 +399,7 @@ fn run_line(rank: usize, config: &Config, setup: &Setup, schedule: &Schedule) ->
         workers: ranks.threads[rank],
         images: setup.entries.len() - decision.skipped.len(),
         kept: decision.skipped.len(),
-        share: fixed.then(|| schedule.shares[rank].len()),
+        share: fixed.then(|| schedule.shares[rank].len() + split::led_by(&schedule.groups, rank)),
         strategy: config.strategy,
         slurm_restarts: restarts.and_then(|count| count.parse().ok()),
         slurm_step: job.as_ref().and_then(|job| job.step_id.clone()),

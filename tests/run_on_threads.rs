@@ -12,7 +12,7 @@ use niimpi::filter::gaussian::Gaussian;
 use niimpi::image_io::{CompressionLevel, Header, Image, ImageWriter, Version};
 use niimpi::images::ListRequest;
 use niimpi::job::ImageJob;
-use niimpi::partition::Strategy;
+use niimpi::partition::{Split, Strategy};
 use niimpi::phantom::Phantom;
 use niimpi::report::{Report, State};
 use niimpi::run::{self, Config, Existing, ProgressStyle};
@@ -75,6 +75,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
         },
         strategy,
         device: Default::default(),
+        split: Split::Auto,
         threads: Some(threads),
         stop_before_s: None,
         sample_s: None,

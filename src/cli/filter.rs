@@ -18,6 +18,7 @@ use crate::filter::smooth;
 use crate::filter::{Filter, Options};
 use crate::images::{ListRequest, NameTemplate};
 use crate::logging::LogArgs;
+use crate::partition::Split;
 use crate::run::{self, Config, Existing, ProgressStyle, Shard};
 
 /// Declares the command of each filter.
@@ -199,6 +200,23 @@ pub(super) struct FilterArgs<F: FilterOptions> {
     #[arg(help_heading = "Distribution")]
     threads: Option<u16>,
 
+    /// Whether several ranks share an image; the results are the same
+    ///
+    /// A series is divided into volumes, or a volume into slabs along z. Each rank also reads and filters the
+    /// slices around its slab that the filter needs. Not split: pairs of files; floating-point images with
+    /// --nan zero, ignore or keep, or with a filter that refuses NaN and a mask; --mask nonzero;
+    /// --output-noise. Not divided into slabs: volumes of smooth with --boundary wrap or --method fft, and
+    /// volumes that are thin for the filter. Whether an image exceeds the memory of a rank is known with
+    /// --strategy size and dynamic, and in a Slurm job that requests memory.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Distribution"
+    )]
+    split: Split,
+
     /// Process only shard K of N of the list, for job arrays; 'slurm' takes K and N from the array task
     #[arg(long, value_name = "K/N", help_heading = "Distribution")]
     shard: Option<Shard>,
@@ -322,6 +340,7 @@ fn config<F: FilterOptions>(args: FilterArgs<F>) -> Config {
         job: args.job.job(),
         strategy: args.job.strategy,
         device: args.job.device,
+        split: args.split,
         threads: args.threads.map(usize::from),
         stop_before_s: args.stop_before,
         report: args.report,

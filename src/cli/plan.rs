@@ -27,8 +27,9 @@ use crate::{console, launch, resources};
 ///
 /// Reads the headers of all images. Then runs a pilot on this machine, which filters a few of the images, or
 /// reads the reports of earlier runs (--from). Prints the expected time with a 90 % interval, the memory and
-/// the core hours for each number of nodes, ranks and threads, and recommends one layout. After the job,
-/// --check compares the plan with the resources that the job used.
+/// the core hours for each number of nodes, ranks and threads, and recommends one layout. It assumes that
+/// one rank processes each image (--split never). After the job, --check compares the plan with the resources
+/// that the job used.
 ///
 /// Exit codes: 0 planned, 1 --check found that the run exceeded its request, 2 no plan is possible.
 #[derive(Args, Debug)]

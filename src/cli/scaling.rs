@@ -20,8 +20,8 @@ use crate::{comm, console, resources};
 /// Measure how time and memory grow with images, ranks and threads
 ///
 /// Filters the first 1, 10, … images with every combination of ranks and threads, on this machine or as Slurm
-/// jobs, and writes tables (CSV, Markdown) and plots (SVG) into the study's folder. Run it again to do what
-/// is missing.
+/// jobs, and writes tables (CSV, Markdown) and plots (SVG) into the study's folder. One rank processes each
+/// image (--split never). Run it again to do what is missing.
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("collect")))]
 pub(super) struct ScalingArgs {

@@ -49,6 +49,8 @@ pub enum Tag {
     Order,
     /// A rank returns images that it cannot open.
     HandBack,
+    /// About a section of an image that ranks share, or its bytes.
+    Section,
     /// The final message between two ranks.
     Farewell,
 }

@@ -138,6 +138,7 @@ fn tag_number(tag: Tag) -> mpi::Tag {
         Tag::Order => 7,
         Tag::HandBack => 8,
         Tag::Farewell => 9,
+        Tag::Section => 10,
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use super::FilterError;
 use super::interface::{Prepared, Slab, Source, ThreadScratch};
 use super::kernels::correlate::VoxelPointer;
-use super::layout::{Layout, Place};
+use super::layout::{Layout, Needed, Place};
 use super::mask::Mask;
 use super::notes::Notes;
-use super::slabs::{Parts, Task};
+use super::slabs::{Parts, Progress, Task};
 use crate::volume::{Datatype, Scaling, Volume, VoxelBuffer};
 
 /// A volume that is being filtered. Several threads may compute parts in any order that [`Parts`] allows,
@@ -62,15 +62,26 @@ impl ImageRun {
         let mask_bytes = mask.as_ref().map_or(0, |mask| mask.voxels().len() as u64);
         assert_eq!(mask_bytes, layout.mask_bytes, "a filter is prepared for its mask");
         if let Err(error) = make_room(&layout, volume, extra) {
-            if layout.lead > 0 {
+            if layout.lead > 0 && layout.needed.is_none() {
                 let len = volume.len() * volume.datatype.size_bytes();
                 volume.voxels.try_resize_for_overwrite(len)?;
             }
             return Err(error);
         }
+        // A buffer that holds only some slices is addressed as if it held all.
+        let plane = layout.shape[0] * layout.shape[1];
+        let Needed {
+            input: held,
+            result: held_result,
+            extra: held_extra,
+            ..
+        } = layout.needed.clone().unwrap_or_default();
+        let before = |slices: Option<&Range<usize>>| slices.map_or(0, |slices| slices.start * plane);
         let front = VoxelPointer::new(layout.input, volume.voxels.as_bytes_mut());
+        let front = front.offset((held.start * plane).wrapping_neg());
         let spare = VoxelPointer::new(layout.result, volume.spare.as_bytes_mut());
-        let input = front.offset(layout.lead * layout.shape[0] * layout.shape[1]);
+        let spare = spare.offset((held_result.start * plane).wrapping_neg());
+        let input = front.offset(layout.lead * plane);
         let result = match layout.result_place {
             Place::Spare => spare,
             _ => front.retyped(layout.result),
@@ -84,6 +95,7 @@ impl ImageRun {
                 Place::Spare => spare.retyped(datatype),
                 Place::Extra(number) | Place::Second(number) => {
                     VoxelPointer::new(datatype, extra.0[number].as_bytes_mut())
+                        .offset(before(held_extra.get(number)).wrapping_neg())
                 }
             });
             planes.push(pointers.collect());
@@ -115,9 +127,26 @@ impl ImageRun {
         self.layout.slices()
     }
 
-    /// Bytes of the result.
+    /// Bytes of the result of all slices.
     pub(crate) fn result_bytes(&self) -> usize {
-        self.layout.result_bytes() as usize
+        self.slices() * self.result_slice_bytes()
+    }
+
+    /// The slices to read, counted through all volumes.
+    pub(crate) fn read(&self) -> Range<usize> {
+        self.layout.read()
+    }
+
+    /// The progress before anything is read. Parts that are not needed are finished.
+    pub(crate) fn progress(&self) -> Progress {
+        let mut progress = Progress::new(&self.parts);
+        for (stage, parts) in self.parts.stages.iter().enumerate() {
+            let tasks = (0..parts.len()).map(|part| Task { stage, part });
+            tasks
+                .filter(|&task| !self.layout.is_needed(task))
+                .for_each(|task| progress.finish(task));
+        }
+        progress
     }
 
     /// Bytes of a slice of the result.
@@ -224,7 +253,7 @@ impl ImageRun {
         unsafe { self.result.as_bytes(bytes) }
     }
 
-    /// Stores the result in the volume.
+    /// Stores the result in the volume. It must hold all slices.
     pub(crate) fn finish(self, volume: &mut Volume) {
         match self.layout.result_place {
             Place::Spare => std::mem::swap(&mut volume.voxels, &mut volume.spare),
@@ -253,7 +282,7 @@ impl Planes {
 
 /// Resizes the buffers as the layout requires.
 fn make_room(layout: &Layout, volume: &mut Volume, extra: &mut Planes) -> Result<(), FilterError> {
-    if layout.lead > 0 {
+    if layout.lead > 0 || layout.needed.is_some() {
         resize(&mut volume.voxels, layout.voxel_bytes())?;
     }
     if layout.result_place == Place::Spare {

@@ -43,6 +43,9 @@ pub(crate) struct Division {
     pub(crate) streamed: bool,
     /// Smallest size of a slab in bytes.
     pub(super) slab_bytes: u64,
+    /// Ranks that share the image, each for some slices of the result. They need about as many slabs, and
+    /// bands of columns only where a stage reads whole columns.
+    pub(super) ranks: usize,
 }
 
 impl Division {
@@ -55,6 +58,15 @@ impl Division {
             threads,
             streamed,
             slab_bytes: SLAB_BYTES,
+            ranks: 1,
+        }
+    }
+
+    /// `ranks` ranks of `threads` threads share the image.
+    pub(crate) const fn among_ranks(ranks: usize, threads: usize) -> Self {
+        Division {
+            ranks,
+            ..Division::among(threads, true)
         }
     }
 }
@@ -66,6 +78,22 @@ enum Split {
     Slices,
     /// Into bands of whole columns along z.
     Columns,
+}
+
+/// What some slices of the result need. All slices are counted through all volumes, except those of buffers
+/// between stages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Needed {
+    /// Whether each part of each stage is needed.
+    pub(super) parts: Vec<Vec<bool>>,
+    /// The slices of the buffer of the volume's voxels: those to read, and others that stages write there.
+    pub(super) input: Range<usize>,
+    /// The slices to read.
+    pub(super) read: Range<usize>,
+    /// The slices of the volume's spare buffer.
+    pub(super) result: Range<usize>,
+    /// The slices of each additional buffer.
+    pub(super) extra: Vec<Range<usize>>,
 }
 
 /// The positions of the planes of one image, and the memory that they need.
@@ -92,6 +120,8 @@ pub(crate) struct Layout {
     scratch_bytes: u64,
     held_bytes: u64,
     pub(super) mask_bytes: u64,
+    /// The part of the image that is held; `None` for all of it.
+    pub(super) needed: Option<Needed>,
 }
 
 impl Layout {
@@ -109,6 +139,16 @@ impl Layout {
             .min((SLAB_S / slice_s).ceil() as usize)
             .max(2 * reach);
         let volumes = usize::try_from(image.volumes()).unwrap_or(usize::MAX).max(1);
+        let thick = match division.ranks {
+            1 => thick,
+            ranks => {
+                let pieces = ranks.saturating_mul(division.threads).max(1);
+                // Stages with notes pass sums to the adjacent slab only.
+                let least = if has_notes(stages) { 2 * reach } else { 1 };
+                let slices = shape[2].saturating_mul(volumes);
+                thick.min(slices.div_ceil(pieces).max(least))
+            }
+        };
         let slabs = shape[2].div_ceil(thick.clamp(1, shape[2].max(1))).max(1);
         let block = match slabs {
             1 => division.slab_bytes / product(shape).saturating_mul(8).max(1),
@@ -125,7 +165,9 @@ impl Layout {
             extra_bytes: Vec::new(),
             splits: Vec::new(),
             slabs,
-            block: usize::try_from(block).unwrap_or(usize::MAX).clamp(1, volumes),
+            block: usize::try_from(block)
+                .unwrap_or(usize::MAX)
+                .clamp(1, volumes.div_ceil(division.ranks)),
             threads: division.threads.max(1),
             scratch_bytes: 0,
             held_bytes: match has_notes(stages) {
@@ -133,6 +175,7 @@ impl Layout {
                 false => prepared.held_bytes(),
             },
             mask_bytes: image.mask_voxels.unwrap_or(0),
+            needed: None,
         };
         layout.splits = (0..stages.len())
             .map(|stage| layout.split(stages, stage, division))
@@ -182,17 +225,25 @@ impl Layout {
 
     /// Bytes of the buffer for the input.
     pub(super) fn voxel_bytes(&self) -> u64 {
-        let slices = (self.slices() as u64).saturating_add(self.lead as u64);
+        let held = self
+            .needed
+            .as_ref()
+            .map_or(self.slices(), |needed| needed.input.len());
+        let slices = (held as u64).saturating_add(self.lead as u64);
         let slice = product([self.shape[0], self.shape[1], self.input.size_bytes()]);
         slices.saturating_mul(slice)
     }
 
-    /// Bytes of the result.
+    /// Bytes of the buffer for the result.
     pub(super) fn result_bytes(&self) -> u64 {
-        (self.slices() as u64).saturating_mul(self.result_slice_bytes())
+        let held = self
+            .needed
+            .as_ref()
+            .map_or(self.slices(), |needed| needed.result.len());
+        (held as u64).saturating_mul(self.result_slice_bytes())
     }
 
-    pub(super) fn result_slice_bytes(&self) -> u64 {
+    pub(crate) fn result_slice_bytes(&self) -> u64 {
         product([self.shape[0], self.shape[1], self.result.size_bytes()])
     }
 
@@ -227,7 +278,8 @@ impl Layout {
         let source_fits = source_types(stages, stage, self.input)
             .all(|datatype| datatype.size_bytes() == self.input.size_bytes());
         let result_fits = stage.writes[0].size_bytes() == self.input.size_bytes();
-        match division.streamed && !wraps(stage) && (source_fits || result_fits) {
+        let fits = source_fits || result_fits || division.ranks > 1;
+        match division.streamed && !wraps(stage) && fits {
             true => Split::Slices,
             false => Split::Columns,
         }
@@ -421,14 +473,14 @@ impl Layout {
     }
 
     /// The slices of a part, counted through all volumes.
-    fn slices_of(&self, part: &Part) -> Range<usize> {
+    pub(super) fn slices_of(&self, part: &Part) -> Range<usize> {
         let nz = self.shape[2];
         let last = (part.volumes.end - 1) * nz;
         part.volumes.start * nz + part.slices.start..last + part.slices.end
     }
 
     /// The slices that a part reads with this reach, counted through all volumes.
-    fn read_by(&self, part: &Part, reach: Reach) -> Range<usize> {
+    pub(super) fn read_by(&self, part: &Part, reach: Reach) -> Range<usize> {
         let nz = self.shape[2];
         let around = reach.around(&part.slices, nz);
         let last = (part.volumes.end - 1) * nz;

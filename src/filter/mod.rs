@@ -38,6 +38,7 @@
 //! | `output` | the output's number type and rounding |
 //! | `layout` | where planes lie in memory, and into which parts stages are divided |
 //! | `notes` | what slabs leave for later stages besides planes |
+//! | `needed` | which parts and slices some slices of the result need |
 //! | `slabs` | which part may be computed next, by how many threads |
 //! | `image_run` | a volume on its way through the stages |
 //! | `scratch` | the memory of a thread |
@@ -64,6 +65,7 @@ mod mask_tests;
 pub mod median;
 #[cfg(test)]
 mod median_tests;
+mod needed;
 pub mod nlm;
 pub mod nonfinite;
 mod notes;

@@ -104,7 +104,15 @@ impl Progress {
     /// left.
     pub(crate) fn next(&mut self, parts: &Parts) -> Option<Task> {
         for stage in (0..self.stages.len()).rev() {
-            let part = self.stages[stage].started;
+            let StageProgress {
+                started, finished, ..
+            } = &mut self.stages[stage];
+            // Parts that nobody needs are finished from the beginning.
+            *started += finished[*started..]
+                .iter()
+                .take_while(|finished| **finished)
+                .count();
+            let part = *started;
             let Some(waiting) = parts.stages[stage].get(part) else {
                 continue;
             };

@@ -105,6 +105,17 @@ impl<'a> InputStream<'a> {
         Ok(())
     }
 
+    /// Skips to `position` without reading what is before, where the file is not compressed. Its checksum is
+    /// then unknown.
+    pub fn seek_to(&mut self, position: u64) -> Result<(), Cause> {
+        let Source::Plain { file, crc } = &mut self.source else {
+            return self.skip_to(position);
+        };
+        *crc = None;
+        self.position = file.seek(SeekFrom::Start(position)).map_err(Cause::reading)?;
+        Ok(())
+    }
+
     /// Reads `bytes`, or as many as there are, without keeping them. Returns how many there were.
     fn read_away(&mut self, bytes: u64) -> Result<u64, Cause> {
         let mut piece = [0; 4096];

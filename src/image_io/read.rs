@@ -11,6 +11,7 @@ use super::identity::FileId;
 use super::image::Image;
 use super::input_stream::InputStream;
 use super::read_header::{check_size, read_extensions, read_header, truncated, warn_of_surplus};
+use super::read_slices::SliceReader;
 use crate::volume::Volume;
 
 /// Bytes of a compressed file read at a time.
@@ -125,6 +126,14 @@ impl ImageReader {
     /// See [`Cause`]. The content of `image` is then unspecified; it can be read into again.
     pub fn read(&mut self, path: &Path, image: &mut Image) -> Result<ReadSummary, ImageError> {
         self.read_opened(path, None, image)
+    }
+
+    /// Opens the image at `path`, to read some of its slices; `None` if it is a pair of files.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub(crate) fn open_slices(&mut self, path: &Path) -> Result<Option<SliceReader<'_>>, ImageError> {
+        SliceReader::open(path, &mut self.decoder)
     }
 
     /// [`ImageReader::read`] from files that [`OpenedInput::open_ahead`] has opened for the same path.

@@ -165,8 +165,8 @@ pub(crate) fn stage_sidecar(
     Ok(StagedFile::new(vec![part], options.sync))
 }
 
-/// A `.nii.gz` file that is written chunk by chunk while its image is still being computed. Dropping it
-/// removes the file.
+/// A single file that is written chunk by chunk while its image is still being computed. Dropping it removes
+/// the file.
 pub(crate) struct ChunkedWriter {
     path: PathBuf,
     file: PartFile,
@@ -190,18 +190,37 @@ impl ChunkedWriter {
         options: &WriteOptions,
     ) -> Result<Option<Self>, ImageError> {
         let suffix = suffix_of(path)?;
-        if !suffix.gzip || suffix.is_pair() {
-            return Ok(None);
+        match suffix.gzip && !suffix.is_pair() {
+            true => Self::begin_any(path, header, volume, level, options),
+            false => Ok(None),
         }
+    }
+
+    /// The same for a single file that is compressed or not. Its chunks are from [`ChunkedWriter::encoder`].
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn begin_any(
+        path: &Path,
+        header: &Header,
+        volume: &Volume,
+        level: CompressionLevel,
+        options: &WriteOptions,
+    ) -> Result<Option<Self>, ImageError> {
+        let Some(mut encoder) = Self::encoder(path, level)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
         header
             .serialise(volume, Layout::SingleFile, &mut bytes)
             .map_err(|cause| cause.at(path))?;
         let mut chunk = Chunk::default();
-        let mut encoder = ChunkEncoder::new(level);
         let not_written = |error| failed("writing", path, error);
         let mut file = create_part(path, options.folders)?;
-        let mut member = GzipMember::start(file.file()).map_err(not_written)?;
+        let mut member = match suffix_of(path)?.gzip {
+            true => GzipMember::start(file.file()).map_err(not_written)?,
+            false => GzipMember::plain(),
+        };
         let voxel_bytes = volume.datatype.size_bytes();
         member
             .append_content(file.file(), &bytes, voxel_bytes, &mut encoder, &mut chunk)
@@ -212,6 +231,19 @@ impl ChunkedWriter {
             member,
             sync: options.sync,
         }))
+    }
+
+    /// The encoder of the chunks of the file at `path`; `None` if that is one of a pair.
+    ///
+    /// # Errors
+    /// If the name has no known suffix.
+    pub fn encoder(path: &Path, level: CompressionLevel) -> Result<Option<ChunkEncoder>, ImageError> {
+        let suffix = suffix_of(path)?;
+        Ok(match (suffix.is_pair(), suffix.gzip) {
+            (true, _) => None,
+            (_, true) => Some(ChunkEncoder::new(level)),
+            (_, false) => Some(ChunkEncoder::plain()),
+        })
     }
 
     /// Writes the next chunk of voxels.

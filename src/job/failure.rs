@@ -20,6 +20,15 @@ pub(super) fn filter_failure(input: &Path, error: &FilterError) -> Failure {
     }
 }
 
+/// The failure of an image whose mask cannot be read.
+pub(super) fn mask_failure(input: &Path, error: &ImageError) -> Failure {
+    let failure = failure(Stage::Read, error);
+    Failure {
+        error: format!("{}: its mask {}", input.display(), failure.error),
+        ..failure
+    }
+}
+
 /// Whether this process or the system has reached its limit on open files.
 fn is_out_of_files(error: &std::io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE};

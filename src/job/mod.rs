@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `steps` | read, filter, write |
 //! | `team` | threads that share one image |
+//! | `destination` | where results and their sidecar files are written |
+//! | `shared` | ranks that share one image |
 //! | `mask` | reading the mask of an image |
 //! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
@@ -15,10 +17,12 @@
 
 pub(crate) mod cost;
 pub mod description;
+mod destination;
 mod failure;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;
+pub(crate) mod shared;
 mod steps;
 mod survey;
 mod team;
@@ -34,9 +38,10 @@ use crate::images::MaskChoice;
 use crate::volume::Datatype;
 use description::FilterDescription;
 
+pub(crate) use destination::{OutputFolder, Paths};
 pub use mask::Masking;
 pub use steps::ImageWorker;
-pub(crate) use steps::{OutputFolder, Paths, publish};
+pub(crate) use steps::publish;
 
 /// Changes whenever the same options give different bits than before.
 const NUMERICS: u32 = 1;

@@ -30,10 +30,22 @@ pub struct Outcome {
     pub retries: u32,
     /// Warnings about the image or its result.
     pub warnings: Vec<Warning>,
+    /// The ranks that shared it, this one included; empty if there is only one.
+    pub shared: Vec<Sharer>,
     /// Bytes of all files that were written.
     pub bytes_out: u64,
     /// How it ended.
     pub end: End,
+}
+
+/// The stage times of one of several ranks that share an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sharer {
+    pub rank: usize,
+    pub read_s: f64,
+    pub filter_s: f64,
+    /// Compressing.
+    pub write_s: f64,
 }
 
 /// Seconds of each stage.
@@ -52,6 +64,14 @@ impl Timings {
     /// Seconds that the worker spent on the image.
     pub fn worker_s(&self) -> f64 {
         self.read_s + self.filter_s + self.write_s
+    }
+
+    /// Adds the seconds of other work.
+    pub(crate) fn add(&mut self, other: Timings) {
+        self.read_s += other.read_s;
+        self.filter_s += other.filter_s;
+        self.write_s += other.write_s;
+        self.publish_s += other.publish_s;
     }
 
     /// The same times rounded to microseconds, to keep records short.
@@ -203,6 +223,24 @@ impl Outcome {
         }
     }
 
+    /// Adds what a rank spent on a section of the image.
+    pub(crate) fn add_sharer(&mut self, rank: usize, spent: Timings) {
+        self.timings.add(spent);
+        let place = self.shared.iter().position(|sharer| sharer.rank == rank);
+        let place = place.unwrap_or_else(|| {
+            self.shared.push(Sharer {
+                rank,
+                ..Sharer::default()
+            });
+            self.shared.len() - 1
+        });
+        let sharer = &mut self.shared[place];
+        let rounded = |sum: f64, more: f64| ((sum + more) * 1e6).round() / 1e6;
+        sharer.read_s = rounded(sharer.read_s, spent.read_s);
+        sharer.filter_s = rounded(sharer.filter_s, spent.filter_s);
+        sharer.write_s = rounded(sharer.write_s, spent.write_s);
+    }
+
     /// Drops the files' identities, which only journals record. They would double the memory of a long list's
     /// report.
     pub(crate) fn forget_files(&mut self) {
@@ -254,6 +292,8 @@ struct Row {
     retries: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Warning>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<Sharer>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     files_in: Vec<FileId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -311,6 +351,7 @@ impl From<&Outcome> for Row {
             bytes_out: outcome.bytes_out,
             retries: outcome.retries,
             warnings: outcome.warnings.clone(),
+            shared: outcome.shared.clone(),
             files_in: input.files.clone(),
             files_out,
             input_mtime_ns: None,
@@ -362,6 +403,7 @@ impl From<Row> for Outcome {
                 sigma_vox: row.sigma_vox,
             },
             warnings: row.warnings,
+            shared: row.shared,
             bytes_out: row.bytes_out,
             retries: row.retries,
             end: match row.status {
@@ -389,6 +431,7 @@ struct Message {
     input: InputFacts,
     retries: u32,
     warnings: Vec<Warning>,
+    shared: Vec<Sharer>,
     bytes_out: u64,
     end: End,
 }
@@ -444,6 +487,7 @@ pub(crate) mod tests {
                 sigma_vox: Some([2.0, 2.0, 1.0]),
             },
             warnings: Vec::new(),
+            shared: Vec::new(),
             bytes_out: 20,
             retries: 0,
             end: End::Done(vec![FileId {
@@ -486,6 +530,14 @@ pub(crate) mod tests {
             failed(),
             Outcome {
                 warnings: vec![Warning::new("bitpix", "is odd".to_owned())],
+                ..done()
+            },
+            Outcome {
+                shared: vec![Sharer {
+                    rank: 1,
+                    read_s: 0.5,
+                    ..Sharer::default()
+                }],
                 ..done()
             },
             Outcome::skipped(1, Reason::Kept),

@@ -1,12 +1,13 @@
 //! Steps: one image from input to a complete result without a final name, on one or several threads.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::ImageJob;
-use super::failure::{failure, filter_failure, may_pass};
+use super::destination::{Destination, OutputFolder, Paths};
+use super::failure::{failure, filter_failure, mask_failure, may_pass};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
@@ -17,11 +18,10 @@ use crate::filter::device::Device;
 use crate::filter::nonfinite::{self, NonFinite};
 use crate::filter::{self, Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Mask, Planes};
 use crate::image_io::{
-    Cause, ChunkedWriter, Existing, Folders, Header, Image, ImageError, ImageReader, ImageWriter,
-    OpenedInput, ReadSummary, StagedFile, WriteOptions, stage_sidecar,
+    Cause, ChunkedWriter, Existing, Header, Image, ImageError, ImageReader, ImageWriter, OpenedInput,
+    ReadSummary, StagedFile, WriteOptions,
 };
 use crate::images::MaskChoice;
-use crate::images::bids::Metadata;
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
 /// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
@@ -41,38 +41,6 @@ pub(crate) fn publish(
     let files = published.map_err(|error| failure(Stage::Write, &error))?;
     outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
     Ok(files)
-}
-
-/// The output folder of a run.
-#[derive(Clone, Debug)]
-pub(crate) struct OutputFolder {
-    pub(crate) path: PathBuf,
-    /// Whether links to folders below it are followed.
-    pub(crate) follow_links: bool,
-    /// The metadata of the images, if they are those of a BIDS dataset.
-    pub(crate) metadata: Option<Arc<Metadata>>,
-}
-
-/// Where results are written: in existing folders, or below an output folder, whose folders are created.
-#[derive(Clone, Debug, Default)]
-struct Destination(Option<OutputFolder>);
-
-impl Destination {
-    fn write_options(&self, job: &ImageJob, result: &Path) -> WriteOptions {
-        let folders = match &self.0 {
-            None => Folders::Existing,
-            Some(output) if output.follow_links => Folders::Made,
-            Some(output) => {
-                let folder = result.parent();
-                let below = folder.and_then(|folder| folder.strip_prefix(&output.path).ok());
-                Folders::Own(below.map_or(0, |below| below.components().count()))
-            }
-        };
-        WriteOptions {
-            sync: job.sync,
-            folders,
-        }
-    }
 }
 
 /// A worker's own buffers, reused from image to image.
@@ -214,7 +182,7 @@ impl<'a> ImageWorker<'a> {
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
         let Paths { input, output, .. } = paths;
-        let sidecars = self.sidecars(paths)?;
+        let sidecars = self.destination.sidecars(paths)?;
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
         let mut survey = None;
@@ -227,6 +195,7 @@ impl<'a> ImageWorker<'a> {
             file,
             error,
             spent,
+            ..
         }) = made
         else {
             return Err(filter_failure(input, &FilterError::Stopped));
@@ -259,33 +228,9 @@ impl<'a> ImageWorker<'a> {
             (Some(path), Some(number)) => Ok(made.with_second(self.stage_second(path, number)?)),
             _ => Ok(made),
         });
-        let made = made.and_then(|made| {
-            sidecars.iter().try_fold(made, |made, (path, content)| {
-                let options = self.destination.write_options(self.job, path);
-                Ok(made.with_second(stage_sidecar(path, content, &options)?))
-            })
-        });
+        let made = made.and_then(|made| self.destination.stage_sidecars(self.job, made, &sidecars));
         outcome.timings.write_s += started.elapsed().as_secs_f64();
         made.map_err(|error| failure(Stage::Write, &error))
-    }
-
-    /// The sidecar files of a result, by path.
-    fn sidecars(&self, paths: Paths<'_>) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
-        let metadata = self
-            .destination
-            .0
-            .as_ref()
-            .and_then(|output| output.metadata.as_ref());
-        let Some(metadata) = metadata.filter(|_| paths.bids) else {
-            return Ok(Vec::new());
-        };
-        metadata
-            .sidecars(paths.input, paths.output)
-            .map_err(|error| Failure {
-                stage: Stage::Read,
-                error: format!("{}: {error}", paths.input.display()),
-                kind: FailureKind::Own,
-            })
     }
 
     /// Writes the second result of an image whose first one is written. It is in the plane of this number.
@@ -380,11 +325,7 @@ impl<'a> ImageWorker<'a> {
             .map(Some)
             .map_err(|error| {
                 self.read_error_may_pass = may_pass(&error.cause);
-                let failure = failure(Stage::Read, &error);
-                Failure {
-                    error: format!("{}: its mask {}", paths.input.display(), failure.error),
-                    ..failure
-                }
+                mask_failure(paths.input, &error)
             })
     }
 
@@ -453,46 +394,36 @@ impl<'a> ImageWorker<'a> {
             self.read_error_may_pass = may_pass(&error.cause);
         }
         let read = read.map_err(|error| failure(Stage::Read, &error))?;
-        let header = &self.image.header;
-        let facts = &mut outcome.input;
-        facts.bytes = read.bytes_in;
-        facts.files = read.files;
-        facts.voxels = self.image.volume.len() as u64;
-        facts.datatype = Some(header.datatype());
-        facts.scaled = header.scaling().is_some();
-        facts.voxel_size_mm = Some(header.voxel_size_mm());
-        let image = ImageInfo {
-            nonfinite_voxels: Some(0),
-            ..memory::image_info(header)
-        };
-        let image = self.job.masked(&image);
-        let prepared = self.job.filter.prepare(&image, &self.job.shared()).ok();
-        facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
-        let in_mm = self.job.filter.uses_voxel_size();
-        let used = self.job.voxel_size_used();
-        outcome.warnings = warning::of_header(header, in_mm.then_some(used.as_str()), facts.sigma_vox);
-        let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
-        outcome.warnings.extend(of_filter.iter().map(Warning::from));
+        record_facts(self.job, &self.image.header, read.files, outcome);
         Ok(())
     }
 }
 
-/// The paths of an image, its result and its mask.
-#[derive(Clone, Copy)]
-pub(crate) struct Paths<'a> {
-    pub(crate) input: &'a Path,
-    pub(crate) output: &'a Path,
-    /// The mask, if each image has its own.
-    pub(crate) mask: Option<&'a Path>,
-    /// The second result, if there is one.
-    pub(crate) second: Option<&'a Path>,
-    /// Whether the result has sidecar files.
-    pub(crate) bids: bool,
+/// Records the facts about an image with this header, read from these files.
+pub(super) fn record_facts(job: &ImageJob, header: &Header, files: Vec<FileId>, outcome: &mut Outcome) {
+    let image = ImageInfo {
+        nonfinite_voxels: Some(0),
+        ..memory::image_info(header)
+    };
+    let facts = &mut outcome.input;
+    facts.bytes = files.iter().map(|file| file.bytes).sum();
+    facts.files = files;
+    facts.voxels = image.voxels();
+    facts.datatype = Some(header.datatype());
+    facts.scaled = header.scaling().is_some();
+    facts.voxel_size_mm = Some(header.voxel_size_mm());
+    let prepared = job.filter.prepare(&job.masked(&image), &job.shared()).ok();
+    facts.sigma_vox = prepared.as_ref().and_then(|prepared| prepared.sigma_vox());
+    let in_mm = job.filter.uses_voxel_size();
+    let used = job.voxel_size_used();
+    outcome.warnings = warning::of_header(header, in_mm.then_some(used.as_str()), facts.sigma_vox);
+    let of_filter = prepared.map_or(Vec::new(), |prepared| prepared.warnings());
+    outcome.warnings.extend(of_filter.iter().map(Warning::from));
 }
 
 impl ImageJob {
     /// Whether the mask of an image consists of its own voxels, so that the image has to be read first.
-    fn has_own_mask(&self) -> bool {
+    pub(super) fn has_own_mask(&self) -> bool {
         self.mask
             .as_ref()
             .is_some_and(|mask| mask.choice == MaskChoice::Nonzero)

@@ -6,6 +6,7 @@
 //! so the file is the same as from one thread.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, Scope};
@@ -23,10 +24,12 @@ pub(super) struct Member {
 impl Member {
     /// A member with an empty buffer.
     pub(super) fn new(level: CompressionLevel) -> Self {
-        Member {
-            scratch: ThreadScratch::default(),
-            encoder: ChunkEncoder::new(level),
-        }
+        Member::with(ChunkEncoder::new(level), ThreadScratch::default())
+    }
+
+    /// The same for files of any kind, and with a device.
+    pub(super) fn with(encoder: ChunkEncoder, scratch: ThreadScratch) -> Self {
+        Member { scratch, encoder }
     }
 }
 
@@ -42,8 +45,10 @@ struct Image {
     result_bytes: usize,
     /// Bytes of a voxel of the result.
     voxel_bytes: usize,
-    /// Chunks of the file; `None` if it is written later as a whole.
+    /// Compress the chunks before this one; none if the file is written later as a whole.
     chunks: usize,
+    /// Whether compressed chunks are kept instead of written.
+    kept: bool,
     /// This many chunks can be compressed ahead of the one that is written next.
     ahead: usize,
 }
@@ -86,6 +91,8 @@ pub(super) struct Made {
     pub(super) run: ImageRun,
     /// The complete file, if the team has written it.
     pub(super) file: Option<ChunkedWriter>,
+    /// The compressed chunks of a part, in their order.
+    pub(super) chunks: Vec<Chunk>,
     pub(super) error: Option<TeamError>,
     pub(super) spent: Spent,
 }
@@ -113,19 +120,30 @@ impl<'a> Team<'a> {
     /// # Panics
     /// If this team already has an image.
     pub(super) fn begin(&self, run: ImageRun, file: Option<ChunkedWriter>, members: usize) {
-        let result_bytes = run.result_bytes();
-        let chunks = result_bytes.div_ceil(ChunkEncoder::CHUNK_BYTES);
-        let filter = Progress::new(run.parts());
+        let chunks = run.result_bytes().div_ceil(ChunkEncoder::CHUNK_BYTES);
+        let chunks = 0..if file.is_some() { chunks } else { 0 };
+        self.begin_chunks(run, file, chunks, 2 * members + 2);
+    }
+
+    /// Starts the work on a part of an image. These chunks of the result are compressed and kept.
+    pub(super) fn begin_part(&self, run: ImageRun, chunks: Range<usize>) {
+        self.begin_chunks(run, None, chunks, usize::MAX);
+    }
+
+    fn begin_chunks(&self, run: ImageRun, file: Option<ChunkedWriter>, chunks: Range<usize>, ahead: usize) {
+        let filter = run.progress();
         let image = Image {
             voxel_bytes: run.result_type().size_bytes(),
-            chunks: if file.is_some() { chunks } else { 0 },
-            result_bytes,
-            ahead: 2 * members + 2,
+            chunks: chunks.end,
+            kept: file.is_none(),
+            result_bytes: run.result_bytes(),
+            ahead,
             run,
         };
         self.board.update(|work| {
             work.filter = filter;
             work.file = file;
+            (work.chunks_taken, work.chunks_written) = (chunks.start, chunks.start);
             assert!(self.image.set(image).is_ok(), "a team is for one image");
         });
     }
@@ -172,7 +190,10 @@ impl<'a> Team<'a> {
             let end = image.result_bytes.min((chunk + 1) * ChunkEncoder::CHUNK_BYTES);
             end <= slices * image.run.result_slice_bytes()
         };
-        if chunk < image.chunks && chunk < work.chunks_written + image.ahead && is_complete(chunk) {
+        if chunk < image.chunks
+            && chunk < work.chunks_written.saturating_add(image.ahead)
+            && is_complete(chunk)
+        {
             work.chunks_taken += 1;
             let memory = work.spare_chunks.pop().unwrap_or_default();
             return Next::Do(Step::Compress(chunk, memory));
@@ -209,7 +230,10 @@ impl<'a> Team<'a> {
                 // SAFETY: the slices that contain these bytes are complete, as checked by `next`.
                 let content = unsafe { image.run.result(bytes) };
                 member.encoder.encode(content, image.voxel_bytes, &mut chunk);
-                self.write(started, index, chunk);
+                match image.kept {
+                    true => self.keep(started, index, chunk),
+                    false => self.write(started, index, chunk),
+                }
             }
         }
     }
@@ -240,6 +264,14 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.spent.write_s += spent);
     }
 
+    fn keep(&self, started: Instant, index: usize, chunk: Chunk) {
+        self.board.update(|work| {
+            work.waiting.insert(index, chunk);
+            work.chunks_written += 1;
+            work.spent.write_s += started.elapsed().as_secs_f64();
+        });
+    }
+
     /// The result, after every member has returned from [`Team::work`]; `None` if no work had started.
     pub(super) fn into_made(self) -> Option<Made> {
         let work = self.board.into_inner();
@@ -247,6 +279,7 @@ impl<'a> Team<'a> {
         Some(Made {
             run: image.run,
             file: work.file,
+            chunks: work.waiting.into_values().collect(),
             error: work.error,
             spent: work.spent,
         })

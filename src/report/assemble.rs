@@ -7,7 +7,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use super::schema::{ImageRow, RankRow, Report, State, Totals};
-use crate::job::outcome::{End, Outcome, Reason, Status};
+use crate::job::outcome::{End, Outcome, Reason, Status, Timings};
 use crate::partition::imbalance;
 
 /// One rank's contribution to the report.
@@ -70,15 +70,17 @@ impl Report {
 }
 
 impl RankRow {
-    /// The row with what follows from the rank's images.
+    /// The row with what follows from the rank's images and from its work on images that ranks share.
     #[must_use]
-    pub fn with_images(self, images: &[Outcome]) -> Self {
+    pub fn with_images(self, images: &[Outcome], shared: Timings) -> Self {
         let count = |status| images.iter().filter(|image| image.status() == status).count();
-        let sum = |seconds: fn(&Outcome) -> f64| images.iter().map(seconds).fold(0.0, f64::add);
+        // The times of a shared image are sums over its ranks.
+        let own = || images.iter().filter(|image| image.shared.is_empty());
+        let sum = |seconds: fn(&Outcome) -> f64| own().map(seconds).fold(0.0, f64::add);
         let (read_s, filter_s, write_s) = (
-            sum(|image| image.timings.read_s),
-            sum(|image| image.timings.filter_s),
-            sum(|image| image.timings.write_s),
+            shared.read_s + sum(|image| image.timings.read_s),
+            shared.filter_s + sum(|image| image.timings.filter_s),
+            shared.write_s + sum(|image| image.timings.write_s),
         );
         let all_s = self.elapsed_s * self.threads as f64;
         RankRow {
@@ -193,7 +195,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 pub(crate) mod tests {
     use super::*;
     use crate::job::description::FilterDescription;
-    use crate::job::outcome::{Failure, FailureKind, InputFacts, Stage, Timings};
+    use crate::job::outcome::{Failure, FailureKind, InputFacts, Stage};
     use crate::partition::Strategy;
     use crate::report::{Launch, ResumeCounts, SCHEMA};
     use crate::volume::Datatype;
@@ -241,7 +243,7 @@ pub(crate) mod tests {
             ..RankRow::default()
         };
         RankRecord {
-            row: row.with_images(&images),
+            row: row.with_images(&images, Timings::default()),
             images,
         }
     }

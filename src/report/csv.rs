@@ -32,7 +32,7 @@ pub(crate) const RANKS: [Column<RankRow>; 22] = [
 ];
 
 /// Columns of an image's row.
-pub(crate) const IMAGES: [Column<ImageRow>; 25] = [
+pub(crate) const IMAGES: [Column<ImageRow>; 26] = [
     Column::csv("index", |image| Cell::Count(image.index as u64)),
     Column::csv("input", |image| Cell::Text(image.input.clone())),
     Column::csv("output", |image| Cell::Text(image.output.clone())),
@@ -83,6 +83,14 @@ pub(crate) const IMAGES: [Column<ImageRow>; 25] = [
             .map(|warning| warning.text.as_str())
             .collect();
         Cell::Text(texts.join("; "))
+    }),
+    Column::csv("shared", |image| {
+        let ranks: Vec<String> = image
+            .shared
+            .iter()
+            .map(|sharer| sharer.rank.to_string())
+            .collect();
+        Cell::Text(ranks.join(" "))
     }),
 ];
 

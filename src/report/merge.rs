@@ -95,6 +95,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, String> {
         images.paths.push(path);
         for mut row in report.images {
             row.rank += first_rank;
+            row.shared.iter_mut().for_each(|sharer| sharer.rank += first_rank);
             row.start_s += offset_s;
             images.add(row, report.state != State::Interrupted)?;
         }

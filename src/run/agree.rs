@@ -58,6 +58,7 @@ impl Config {
                 format!("{:?}", self.existing),
             ),
             ("--strategy", self.strategy.name().to_owned()),
+            ("--split", self.split.name().to_owned()),
         ];
         let mut request = values.map(|(name, value)| (name.to_owned(), value)).to_vec();
         push_leaves("", &self.job.options(), &mut request);

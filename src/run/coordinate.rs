@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread::Scope;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::limits::{self, Behind};
 use super::memory::RankMemory;
@@ -17,10 +17,11 @@ use super::root_loop::{self, Work};
 use super::sampler::Sampler;
 use super::share::Schedule;
 use super::stop::{Grace, Pace};
-use super::worker::{self, Event, IdleTime, WorkerContext};
-use super::{Config, Setup, non_root_loop};
+use super::worker::{self, Event, IdleTime, SharedWork, WorkerContext};
+use super::{Config, Setup, non_root_loop, split};
 use crate::comm::{Communicator, EXIT_PANIC, ROOT, WORKER_THREAD};
 use crate::job::OutputFolder;
+use crate::job::shared::SectionWorker;
 use crate::journal::Journal;
 use crate::partition::Strategy;
 use crate::resources::{self, CpuMeter, MemoryLimit};
@@ -38,7 +39,11 @@ pub(super) fn work(
 ) -> Option<Work> {
     let rank = comm.rank();
     let queue = TaskQueue::default();
-    let Schedule { costs_s, mut shares } = schedule;
+    let Schedule {
+        costs_s,
+        mut shares,
+        groups,
+    } = schedule;
     let dynamic = config.strategy == Strategy::Dynamic;
     let (pending, images) = if dynamic {
         let pending = VecDeque::from(shares.swap_remove(ROOT));
@@ -51,6 +56,7 @@ pub(super) fn work(
         queue.close();
         (VecDeque::new(), images)
     };
+    let images = images + split::led_by(&groups, rank);
     let threads = threads_of_workers(setup.ranks.threads[rank], images);
     let workers = threads.len();
     let limit = memory_limit(setup, rank, &threads);
@@ -64,7 +70,7 @@ pub(super) fn work(
     let abandon = AtomicBool::new(false);
     let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit, &abandon);
     let memory = memory.on_device(setup.device.as_ref());
-    let context = WorkerContext {
+    let mut context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,
         costs_s: &costs_s,
@@ -83,37 +89,102 @@ pub(super) fn work(
         replaced: &setup.decision.replaced,
         threads: &threads,
         idle: IdleTime::default(),
+        shared: SharedWork::default(),
     };
-    std::thread::scope(|scope| {
-        let events = start_workers(scope, &context, comm);
-        start_readers(scope, &ahead, images);
-        let mut own = RankLoop {
-            comm,
-            setup,
-            queue: &queue,
-            journal,
-            sampler: Sampler::new(journal, cpu, config.sample_s),
-            cpu,
-            events,
-            stop,
-            abandon: &abandon,
-            grace: Grace::until(context.finish_by_s),
-            images: Vec::with_capacity(images),
-            workers,
-            idle: &context.idle,
-            progress: ProgressUpdate::default(),
-            late: 0,
-            working: true,
-            hand_back: (dynamic && rank != ROOT).then(HandBack::default),
-            unopened: 0,
-        };
-        if rank == ROOT {
-            Some(root_loop::run(&mut own, config, pending, &costs_s, dynamic))
-        } else {
-            non_root_loop::run(&mut own, dynamic, &costs_s);
-            None
-        }
-    })
+    let channel = crossbeam_channel::unbounded();
+    let sections = section_worker(config, &context, setup, output, &abandon);
+    let groups = (config.split, groups.as_slice());
+    let signals = (&abandon, &channel.0);
+    let (alone, shared) = split::run(comm, &context, setup, groups, sections, stop, signals);
+    // Nobody else may have to process them.
+    let returns = dynamic && rank != ROOT && alone.is_empty();
+    queue.add(alone);
+    context.shared = shared;
+    let own = Own {
+        comm,
+        config,
+        setup,
+        context: &context,
+        cpu,
+        stop,
+        abandon: &abandon,
+        images,
+        returns,
+    };
+    own.process(channel, pending)
+}
+
+/// What the loop of a rank needs.
+struct Own<'a, 'c, C: Communicator> {
+    comm: &'a C,
+    config: &'a Config,
+    setup: &'a Setup,
+    context: &'a WorkerContext<'c>,
+    cpu: CpuMeter,
+    stop: &'a AtomicBool,
+    abandon: &'a AtomicBool,
+    /// About the number of images of this rank.
+    images: usize,
+    /// Whether images that cannot be opened are returned to the root.
+    returns: bool,
+}
+
+impl<C: Communicator> Own<'_, '_, C> {
+    /// Runs the workers and the loop of this rank.
+    fn process(self, channel: (Sender<Event>, Receiver<Event>), pending: VecDeque<usize>) -> Option<Work> {
+        let Own { comm, context, .. } = self;
+        let dynamic = self.config.strategy == Strategy::Dynamic;
+        std::thread::scope(|scope| {
+            let events = start_workers(scope, context, comm, channel);
+            start_readers(scope, context.ahead, self.images);
+            let mut own = RankLoop {
+                comm,
+                setup: self.setup,
+                queue: context.queue,
+                journal: context.journal,
+                sampler: Sampler::new(context.journal, self.cpu, self.config.sample_s),
+                cpu: self.cpu,
+                events,
+                stop: self.stop,
+                abandon: self.abandon,
+                grace: Grace::until(context.finish_by_s),
+                images: Vec::with_capacity(self.images),
+                workers: context.threads.len(),
+                idle: &context.idle,
+                shared: context.shared.timings,
+                progress: ProgressUpdate::default(),
+                late: 0,
+                working: true,
+                hand_back: self.returns.then(HandBack::default),
+                unopened: 0,
+            };
+            if context.rank == ROOT {
+                Some(root_loop::run(
+                    &mut own,
+                    self.config,
+                    pending,
+                    context.costs_s,
+                    dynamic,
+                ))
+            } else {
+                non_root_loop::run(&mut own, dynamic, context.costs_s);
+                None
+            }
+        })
+    }
+}
+
+/// The buffers and the device for sections of images that ranks share.
+fn section_worker<'a>(
+    config: &'a Config,
+    context: &WorkerContext<'_>,
+    setup: &Setup,
+    output: OutputFolder,
+    abandon: &'a AtomicBool,
+) -> SectionWorker<'a> {
+    let (threads, limit_bytes) = (setup.ranks.threads[context.rank], context.memory.limit_bytes());
+    SectionWorker::new(&config.job, threads, Some(output), limit_bytes, abandon)
+        .on_device(setup.device.as_ref())
 }
 
 fn output_folder(config: &Config) -> OutputFolder {
@@ -141,8 +212,8 @@ fn start_workers<'scope>(
     scope: &'scope Scope<'scope, '_>,
     context: &'scope WorkerContext<'_>,
     comm: &impl Communicator,
+    (sender, events): (Sender<Event>, Receiver<Event>),
 ) -> Receiver<Event> {
-    let (sender, events) = crossbeam_channel::unbounded();
     let span = tracing::Span::current();
     let workers = context.threads.len();
     for worker in 0..workers {

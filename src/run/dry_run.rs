@@ -2,15 +2,19 @@
 //! headers only.
 
 use std::fmt::Write;
+use std::sync::atomic::AtomicBool;
 
 use super::agree::Look;
 use super::share::Schedule;
+use super::split::{Group, not_split, paths};
 use super::{Config, Setup};
 use crate::columns::{Cell, Column, Style, Table};
 use crate::images::ImageEntry;
 use crate::images::probe::ImageFacts;
 use crate::job::memory;
-use crate::partition::{self, Strategy};
+use crate::job::outcome::Outcome;
+use crate::job::shared::{Plan, SectionWorker};
+use crate::partition::{self, Split, Strategy};
 use crate::text::{bytes, counted, printable};
 
 /// An image of the list.
@@ -18,6 +22,10 @@ struct ImageLine<'a> {
     entry: &'a ImageEntry,
     facts: &'a ImageFacts,
     is_kept: bool,
+    /// Number of ranks that share it.
+    ranks: usize,
+    /// Why it will fail.
+    error: Option<String>,
 }
 
 /// `has_noise`: whether results have a second file.
@@ -42,14 +50,12 @@ fn image_columns<'a>(has_noise: bool) -> Vec<Column<ImageLine<'a>>> {
         }),
         Column::shown("memory MiB", |line| Cell::of(line.facts.memory_bytes, mib)),
         Column::shown("note", |line| {
-            Cell::Text(
-                match (&line.facts.error, line.is_kept) {
-                    (Some(_), _) => "will fail",
-                    (None, true) => "is kept",
-                    (None, false) => "",
-                }
-                .to_owned(),
-            )
+            Cell::Text(match (&line.error, line.is_kept) {
+                (Some(_), _) => "will fail".to_owned(),
+                (None, true) => "is kept".to_owned(),
+                (None, false) if line.ranks > 1 => format!("{} ranks share it", line.ranks),
+                (None, false) => String::new(),
+            })
         }),
     ];
     if has_noise {
@@ -122,22 +128,29 @@ pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config:
     for &place in &setup.decision.skipped {
         is_kept[place] = true;
     }
-    let images: Vec<ImageLine<'_>> = (setup.entries.iter().zip(looks).zip(is_kept))
+    let mut images: Vec<ImageLine<'_>> = (setup.entries.iter().zip(looks).zip(is_kept))
         .map(|((entry, look), is_kept)| ImageLine {
             entry,
             facts: &look.facts,
             is_kept,
+            ranks: 1,
+            error: look.facts.error.clone(),
         })
         .collect();
-    let ranks = rank_lines(setup, schedule, looks, config.strategy);
+    let shared = share_images(setup, schedule, config, &mut images);
+    let ranks = rank_lines(setup, schedule, looks, config.strategy, &shared);
     let mut text = Table::of(&image_columns(config.list.second.is_some()), &images).draw(Style::Terminal);
     text.push_str(&sizes(&images));
     text.push_str(&Table::of(&rank_columns(), &ranks).draw(Style::Terminal));
     let skipped = setup.decision.skipped.len();
     let _ = writeln!(
         text,
-        "dry run, nothing is written: {} to do, {skipped} kept, strategy {}{}, expected imbalance {:.2}",
+        "dry run, nothing is written: {} to do{}, {skipped} kept, strategy {}{}, expected imbalance {:.2}",
         counted(images.len() - skipped, "image"),
+        match images.iter().filter(|image| image.ranks > 1).count() {
+            0 => String::new(),
+            count => format!(", {count} of them shared by ranks"),
+        },
         config.strategy.name(),
         match config.strategy {
             Strategy::Dynamic => " (shares are an estimate)",
@@ -149,7 +162,7 @@ pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config:
         let _ = writeln!(text, "{}", counts.sentence());
     }
     for image in &images {
-        if let Some(error) = &image.facts.error {
+        if let Some(error) = &image.error {
             let index = image.entry.index;
             let _ = writeln!(text, "image {index} will fail: {}", printable(error));
         }
@@ -157,11 +170,38 @@ pub(super) fn render(setup: &Setup, schedule: &Schedule, looks: &[Look], config:
     text
 }
 
+/// Decides as the ranks would which images they share. Returns all groups, and whether each shares its image;
+/// otherwise its first rank processes the image.
+fn share_images(
+    setup: &Setup,
+    schedule: &Schedule,
+    config: &Config,
+    images: &mut [ImageLine<'_>],
+) -> Vec<(Group, bool)> {
+    let never = AtomicBool::new(false);
+    let mut worker = SectionWorker::new(&config.job, setup.ranks.threads[0], None, None, &never);
+    let decide = |group: &Group| {
+        let image = &mut images[group.place];
+        let mut facts = Outcome::default();
+        match worker.plan(paths(image.entry), group.count, group.always, &mut facts) {
+            Ok(Plan::Sections { .. }) => image.ranks = group.count,
+            Ok(Plan::Whole(reason)) if config.split == Split::Always => {
+                let reason = not_split(image.entry, &reason);
+                image.error.get_or_insert(reason);
+            }
+            _ => {}
+        }
+        (*group, image.ranks > 1)
+    };
+    schedule.groups.iter().map(decide).collect()
+}
+
 fn rank_lines<'a>(
     setup: &'a Setup,
     schedule: &Schedule,
     looks: &'a [Look],
     strategy: Strategy,
+    groups: &[(Group, bool)],
 ) -> Vec<RankLine<'a>> {
     let costs_s = &schedule.costs_s;
     // With `dynamic` there are no fixed shares. The largest-first partition is a good approximation.
@@ -172,17 +212,29 @@ fn rank_lines<'a>(
         let in_list = |share: Vec<usize>| share.into_iter().map(|item| order[item]).collect();
         shares.into_iter().map(in_list).collect::<Vec<Vec<usize>>>()
     });
-    let shares = estimated.as_ref().unwrap_or(&schedule.shares);
-    let sum = |share: &[usize]| share.iter().map(|&place| costs_s[place]).sum::<f64>();
-    let whole: f64 = shares.iter().map(|share| sum(share)).sum();
-    let line = |(rank, share): (usize, &Vec<usize>)| RankLine {
+    let mut shares = estimated.unwrap_or_else(|| schedule.shares.clone());
+    let mut of_shared_s = vec![0.0; shares.len()];
+    for (group, is_shared) in groups {
+        match is_shared {
+            true => group
+                .ranks()
+                .for_each(|rank| of_shared_s[rank] += costs_s[group.place] / group.count as f64),
+            false => shares[group.first].push(group.place),
+        }
+    }
+    let sum = |rank: usize| {
+        let alone = shares[rank].iter().map(|&place| costs_s[place]);
+        alone.sum::<f64>() + of_shared_s[rank]
+    };
+    let whole: f64 = (0..shares.len()).map(sum).sum();
+    let line = |rank: usize| RankLine {
         rank,
         host: &setup.ranks.hosts[rank],
         workers: setup.ranks.threads[rank],
-        share: share.iter().map(|&place| &looks[place].facts).collect(),
-        cost: if whole > 0.0 { sum(share) / whole } else { 0.0 },
+        share: shares[rank].iter().map(|&place| &looks[place].facts).collect(),
+        cost: if whole > 0.0 { sum(rank) / whole } else { 0.0 },
     };
-    shares.iter().enumerate().map(line).collect()
+    (0..shares.len()).map(line).collect()
 }
 
 /// Total, median and largest size of the files and of the memory.
@@ -245,6 +297,8 @@ mod tests {
                 entry,
                 facts,
                 is_kept: false,
+                ranks: 1,
+                error: None,
             })
             .collect();
         assert_eq!(

@@ -23,6 +23,18 @@ pub(super) struct RankMemory<'a> {
     turn: RwLock<()>,
 }
 
+/// The bytes that this process can use for images if `threads` process images and `waiting_threads` wait for
+/// files and the disk.
+pub(super) fn bytes_for_images(limit: &MemoryLimit, threads: usize, waiting_threads: usize) -> u64 {
+    let used = if limit.address_space {
+        resources::address_space_bytes()
+    } else {
+        resources::rss_bytes()
+    };
+    let own = memory::threads_bytes(threads, waiting_threads, limit.address_space);
+    limit.bytes.saturating_sub(used).saturating_sub(own)
+}
+
 struct Limit {
     /// For all images at a time.
     bytes: u64,
@@ -41,18 +53,9 @@ impl<'a> RankMemory<'a> {
         abandon: &'a AtomicBool,
     ) -> Self {
         let workers = threads.len();
-        let limit = limit.map(|limit| {
-            let used = if limit.address_space {
-                resources::address_space_bytes()
-            } else {
-                resources::rss_bytes()
-            };
-            let all = threads.iter().sum();
-            let own = memory::threads_bytes(all, waiting_threads, limit.address_space);
-            Limit {
-                bytes: limit.bytes.saturating_sub(used).saturating_sub(own),
-                source: limit.source,
-            }
+        let limit = limit.map(|limit| Limit {
+            bytes: bytes_for_images(&limit, threads.iter().sum(), waiting_threads),
+            source: limit.source,
         });
         let fair = limit.as_ref().map(|limit| limit.bytes / workers as u64);
         let buffers = threads
@@ -79,6 +82,11 @@ impl<'a> RankMemory<'a> {
             buffers.set_device(device);
         }
         self
+    }
+
+    /// The bytes for all images at a time.
+    pub(super) fn limit_bytes(&self) -> Option<u64> {
+        self.limit.as_ref().map(|limit| limit.bytes)
     }
 
     fn buffers(&self, worker: usize) -> MutexGuard<'_, ImageWorker<'a>> {

@@ -13,7 +13,7 @@ use super::sampler::Sampler;
 use super::stop::Grace;
 use super::worker::{Event, IdleTime};
 use crate::comm::{Communicator, EXIT_PANIC};
-use crate::job::outcome::{FailureKind, Outcome};
+use crate::job::outcome::{FailureKind, Outcome, Timings};
 use crate::journal::Journal;
 use crate::report::{RankRecord, RankRow};
 use crate::resources::{self, CpuMeter};
@@ -73,6 +73,8 @@ pub(super) struct RankLoop<'a, C: Communicator> {
     pub(super) images: Vec<Outcome>,
     pub(super) workers: usize,
     pub(super) idle: &'a IdleTime,
+    /// Seconds on images that it shared with other ranks.
+    pub(super) shared: Timings,
     pub(super) progress: ProgressUpdate,
     pub(super) late: usize,
     pub(super) working: bool,
@@ -250,7 +252,7 @@ impl<C: Communicator> RankLoop<'_, C> {
             ..RankRow::default()
         };
         RankRecord {
-            row: row.with_images(&images),
+            row: row.with_images(&images, self.shared),
             images,
         }
     }

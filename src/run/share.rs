@@ -1,18 +1,23 @@
 //! Partitioning: the root assigns images to ranks, using what all ranks probed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::agree::{Look, Ranks};
+use super::memory::bytes_for_images;
 use super::resume::{self, Stamps};
+use super::split::{self, Group};
 use super::{Clock, Config, request};
 use crate::images::{self, ImageEntry};
-use crate::job::cost;
+use crate::job::outcome::Outcome;
+use crate::job::shared::{Plan, SectionWorker};
+use crate::job::{cost, shared};
 use crate::journal::past;
-use crate::partition::{self, Strategy};
+use crate::partition::{self, Split, Strategy};
 use crate::report::ResumeCounts;
 use crate::text::printable;
 use crate::{journal, resources, slurm};
@@ -87,6 +92,8 @@ pub(super) struct Schedule {
     /// One share per rank: indices in processing order. With `dynamic`, one list of all images, held by the
     /// root.
     pub(super) shares: Vec<Vec<usize>>,
+    /// Images that ranks share. They are in no rank's share.
+    pub(super) groups: Vec<Group>,
 }
 
 /// Assigns images to ranks. Local to the root.
@@ -127,13 +134,17 @@ pub(super) fn decide(
         .filter(|&&place| looks[place].found.exists())
         .map(|&place| (place, looks[place].found.seen.clone()))
         .collect();
-    let in_memory = todo.iter().filter_map(|&place| {
+    let exceeding = exceeding_a_rank(config, &entries, &looks, &todo, ranks);
+    // No rank holds an image that all share.
+    let held = |place: &&usize| config.split != Split::Always && !exceeding.contains(*place);
+    let in_memory = todo.iter().filter(held).filter_map(|&place| {
         let bytes = looks[place].facts.memory_bytes?;
         Some((entries[place].input.as_path(), bytes))
     });
     let threads = ranks.threads[0].min(todo.len());
     request::check(in_memory, ranks.on_host_of(0), threads)?;
-    let shares = share_out(config.strategy, &todo, &costs_s, ranks.hosts.len());
+    let is_large = |place: usize| shared::may_be_large(&looks[place].facts);
+    let schedule = share_out(config, todo, costs_s, ranks.hosts.len(), is_large, &exceeding);
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
@@ -157,7 +168,42 @@ pub(super) fn decide(
         finish_by_s: finish_by_s(config.stop_before_s, slurm::job_end_unix_s(), now, clock),
         sent_s: clock.now_s(),
     };
-    Ok((decision, Schedule { costs_s, shares }))
+    Ok((decision, schedule))
+}
+
+/// The images that need more memory than rank 0 can use, but not if all ranks share them.
+fn exceeding_a_rank(
+    config: &Config,
+    entries: &[&ImageEntry],
+    looks: &[&Look],
+    todo: &[usize],
+    ranks: &Ranks,
+) -> HashSet<usize> {
+    let count = ranks.hosts.len();
+    if config.split != Split::Auto || count < 2 {
+        return HashSet::new();
+    }
+    let Some(limit) = resources::memory_limit(ranks.on_host_of(0)) else {
+        return HashSet::new();
+    };
+    let bytes = bytes_for_images(&limit, ranks.threads[0], 0);
+    let exceeds = |place: &&usize| looks[**place].facts.memory_bytes.is_some_and(|need| need > bytes);
+    let never = AtomicBool::new(false);
+    let mut worker = SectionWorker::new(&config.job, ranks.threads[0], None, Some(bytes), &never);
+    let mut fits_in_sections = |place: &&usize| {
+        let planned = worker.plan(
+            split::paths(entries[**place]),
+            count,
+            true,
+            &mut Outcome::default(),
+        );
+        matches!(planned, Ok(Plan::Sections { bytes: need, .. }) if need <= bytes)
+    };
+    let exceeding = todo.iter().filter(exceeds);
+    exceeding
+        .filter(|place| fits_in_sections(place))
+        .copied()
+        .collect()
 }
 
 /// Refuses a run in which no image has a mask that can be used.
@@ -205,16 +251,33 @@ fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
     }
 }
 
-/// The ranks' shares of the images with these indices.
-fn share_out(strategy: Strategy, todo: &[usize], costs_s: &[f64], ranks: usize) -> Vec<Vec<usize>> {
+/// Assigns the images with these indices to ranks, alone or together.
+fn share_out(
+    config: &Config,
+    mut todo: Vec<usize>,
+    costs_s: Vec<f64>,
+    ranks: usize,
+    is_large: impl Fn(usize) -> bool,
+    exceeding: &HashSet<usize>,
+) -> Schedule {
+    let groups = split::groups(config.split, &todo, ranks, is_large, |place| {
+        exceeding.contains(&place)
+    });
+    let in_groups: HashSet<usize> = groups.iter().map(|group| group.place).collect();
+    todo.retain(|place| !in_groups.contains(place));
     let todo_costs_s: Vec<f64> = todo.iter().map(|&place| costs_s[place]).collect();
     let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect();
-    match strategy {
+    let shares = match config.strategy {
         Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs_s))],
         fixed => partition::partition(fixed, &todo_costs_s, ranks)
             .into_iter()
             .map(places)
             .collect(),
+    };
+    Schedule {
+        costs_s,
+        shares,
+        groups,
     }
 }
 

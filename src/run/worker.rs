@@ -27,7 +27,7 @@ use crate::image_io::file_name::pair_partner;
 use crate::image_io::{Existing, OpenedInput, StagedFile};
 use crate::images::{self, ImageEntry};
 use crate::job;
-use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome};
+use crate::job::outcome::{End, Failure, FailureKind, FileId, Outcome, Timings};
 use crate::journal::{BeginLine, EndLine, Journal, Line, StagedLine};
 
 /// What a worker reports to its rank's main thread.
@@ -76,6 +76,25 @@ pub(super) struct WorkerContext<'a> {
     /// Threads of each worker.
     pub(super) threads: &'a [usize],
     pub(super) idle: IdleTime,
+    /// The work on shared images before the workers start.
+    pub(super) shared: SharedWork,
+}
+
+/// The work of a rank on shared images.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SharedWork {
+    /// Seconds without waiting for other ranks.
+    pub(super) busy_s: f64,
+    /// Seconds of each stage; sums over its threads.
+    pub(super) timings: Timings,
+}
+
+impl SharedWork {
+    pub(super) fn add_writing(&mut self, started: Instant) {
+        let spent_s = started.elapsed().as_secs_f64();
+        self.busy_s += spent_s;
+        self.timings.write_s += spent_s;
+    }
 }
 
 impl WorkerContext<'_> {
@@ -99,7 +118,8 @@ impl WorkerContext<'_> {
 pub(super) struct IdleTime(Mutex<Vec<Waited>>);
 
 /// What one worker measured.
-struct Waited {
+#[derive(Default)]
+pub(super) struct Waited {
     threads: usize,
     /// Seconds from the run's start until its end.
     idle_s: f64,
@@ -160,7 +180,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
             drop(made);
             let mut waited = Waited {
                 threads: context.threads[worker],
-                idle_s: context.clock.now_s(),
+                idle_s: (context.clock.now_s() - context.shared.busy_s).max(0.0),
                 ended_s: 0.0,
             };
             let next = || context.queue.next(|| drop(events.send(Event::Idle)));
@@ -209,7 +229,7 @@ fn waiting<T>(idle_s: &mut f64, wait: impl FnOnce() -> T) -> T {
 }
 
 /// Who publishes a result.
-enum Publishing<'a> {
+pub(super) enum Publishing<'a> {
     /// The worker itself; this counts as writing.
     Here(&'a mut Waited),
     /// A publisher, while the worker processes the next images.
@@ -217,18 +237,23 @@ enum Publishing<'a> {
 }
 
 /// An image that failed, or whose result is complete except for the rename.
-struct MadeImage<'a> {
-    place: usize,
-    entry: &'a ImageEntry,
-    begin: BeginLine,
-    cost_s: f64,
-    outcome: Outcome,
-    made: Result<StagedFile, Failure>,
+pub(super) struct MadeImage<'a> {
+    pub(super) place: usize,
+    pub(super) entry: &'a ImageEntry,
+    pub(super) begin: BeginLine,
+    pub(super) cost_s: f64,
+    pub(super) outcome: Outcome,
+    pub(super) made: Result<StagedFile, Failure>,
 }
 
 impl MadeImage<'_> {
     /// Renames the result and passes the outcome to the journal and the main thread.
-    fn publish(self, context: &WorkerContext<'_>, events: &Sender<Event>, publishing: Publishing<'_>) {
+    pub(super) fn publish(
+        self,
+        context: &WorkerContext<'_>,
+        events: &Sender<Event>,
+        publishing: Publishing<'_>,
+    ) {
         let MadeImage {
             place,
             entry,
@@ -333,6 +358,21 @@ fn make_with_files(
     unreachable!("the last try returns")
 }
 
+/// The journal's line for the start of an image.
+pub(super) fn begin_line(context: &WorkerContext<'_>, entry: &ImageEntry, worker: usize) -> BeginLine {
+    BeginLine {
+        unix_s: context.journal.unix_s(),
+        index: entry.index,
+        worker,
+        input: images::absolute(&entry.input),
+        output: entry
+            .output
+            .strip_prefix(context.output)
+            .unwrap_or(&entry.output)
+            .to_owned(),
+    }
+}
+
 fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
@@ -357,17 +397,7 @@ fn carry<'a>(
     {
         panic!("a panic requested by NIIMPI_TEST_FAULT");
     }
-    let begin = BeginLine {
-        unix_s: context.journal.unix_s(),
-        index: entry.index,
-        worker,
-        input: images::absolute(&entry.input),
-        output: entry
-            .output
-            .strip_prefix(context.output)
-            .unwrap_or(&entry.output)
-            .to_owned(),
-    };
+    let begin = begin_line(context, entry, worker);
     context.journal.write(&Line::Begin(begin.clone()));
     let mut outcome = Outcome {
         index: entry.index,

@@ -57,12 +57,14 @@ def test_a_script_that_forgot_srun_is_warned(user, data):
 
 @pytest.mark.parametrize("asked", ["#SBATCH --mem-per-cpu=64M", "#SBATCH --mem=128M"])
 def test_a_request_that_cannot_hold_the_largest_image(user, asked):
-    """There is one image of 100 MiB among small ones. The proposed line makes room for it."""
+    """There is one image of 100 MiB among small ones, and ranks may not share it. The proposed line makes
+    room for it."""
     folder = synth(user.folder / "in", 2, "--shape", "20,20,20")
     synth(user.folder / "in" / "large", 1, "--shape", "300,300,300", "--datatype", "float32")
     words = ["--nodes=1", "--ntasks=2"]
+    chosen = "smooth --sigma 2 --split never"
     user.edit("mpi.sbatch", "#SBATCH --mem-per-cpu=1G", asked)
-    job = user.submit("mpi.sbatch", *words, DATA=folder).ends("FAILED", "2:0")
+    job = user.submit("mpi.sbatch", *words, DATA=folder, FILTER=chosen).ends("FAILED", "2:0")
     # 103 MiB of voxels, plus the memory of a thread to filter them.
     assert re.search(r"large/sample_1.nii.gz: the largest image needs 10[3-5] MiB of memory", job.output())
     assert job.output().count("the largest image needs") == 1, "only rank 0 may print the message"
@@ -70,7 +72,7 @@ def test_a_request_that_cannot_hold_the_largest_image(user, asked):
     (advised,) = re.findall(r"Request more: (.*)", job.output())
     assert advised.startswith(asked.rpartition("=")[0] + "=")
     user.edit("mpi.sbatch", asked, advised)
-    user.submit("mpi.sbatch", *words, DATA=folder).ends("COMPLETED")
+    user.submit("mpi.sbatch", *words, DATA=folder, FILTER=chosen).ends("COMPLETED")
     assert len(sums(user.folder / "out")) == 3
 
 

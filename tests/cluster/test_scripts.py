@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from jobs import MPI, SCRIPTS, filter_here, sums
+from jobs import MPI, SCRIPTS, filter_here, sums, synth
 
 pytestmark = pytest.mark.timeout(180)
 CPUS_HERE = len(os.sched_getaffinity(0))
@@ -45,6 +45,19 @@ def test_mpi_over_three_nodes(user, data, expected):
         between = {way for here, way, there in ways if here != there}
         within = {way for here, way, there in ways if here == there} - {"self"}
         assert (between, within) == ({"tcp"}, {"vader"})
+
+
+@pytest.mark.mpich
+def test_ranks_on_three_nodes_share_an_image(user):
+    """Fewer images than ranks: the ranks read and filter slabs, and rank 0 writes one file."""
+    folder = synth(user.folder / "in", 1, "--shape", "160,160,180", "--datatype", "float32")
+    job = user.submit("mpi.sbatch", DATA=folder).ends("COMPLETED")
+    report = job.report()
+    assert report["launch"]["nodes"] == ["n1", "n2", "n3"]
+    (image,) = report["images"]
+    assert [sharer["rank"] for sharer in image["shared"]] == list(range(6))
+    whole = filter_here(folder, user.folder / "expected", "smooth", "--sigma", "2")
+    assert sums(user.folder / "out") == whole
 
 
 @pytest.mark.mpich

@@ -314,6 +314,12 @@ def test_results_have_inherited_metadata(described, tmp_path):
     assert description["GeneratedBy"][0]["Name"] == "niimpi"
     assert description["SourceDatasets"] == [{"URL": f"file://{described}"}]
     assert description["DatasetLinks"] == {"source": f"file://{described}"}
+    shared = tmp_path / "shared"
+    chosen = ["--participant-label=01", "--session=pre", "--fwhm=6", "--split=always"]
+    smooth(described, shared, *chosen, width=(), ranks=RANKS)
+    files = [path.relative_to(out) for path in (out / "sub-01").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert all((shared / name).read_bytes() == (out / name).read_bytes() for name in files)
 
 
 def test_all_files_of_a_result_are_one_outcome(described, tmp_path):

@@ -67,12 +67,11 @@ impl VoxelPointer {
         VoxelPointer { datatype, ..self }
     }
 
-    /// The pointer advanced by `count` voxels.
+    /// The pointer advanced by `count` voxels; moved back, by the negative of `count` modulo 2⁶⁴.
     pub(in crate::filter) fn offset(self, count: usize) -> Self {
-        VoxelPointer {
-            address: self.address.wrapping_add(count * self.datatype.size_bytes()),
-            ..self
-        }
+        let bytes = count.wrapping_mul(self.datatype.size_bytes());
+        let address = self.address.wrapping_add(bytes);
+        VoxelPointer { address, ..self }
     }
 }
 

@@ -12,6 +12,8 @@ use super::level::CompressionLevel;
 use super::portable;
 
 enum Deflater {
+    /// The content itself, for a file that is not compressed.
+    None,
     Stored,
     #[cfg(any(feature = "isal", feature = "isal-bundled"))]
     Isal(isal::Deflater),
@@ -34,6 +36,7 @@ impl Deflater {
     /// bytes.
     fn deflate_chunk(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         match self {
+            Deflater::None => out.extend_from_slice(chunk),
             Deflater::Stored => {
                 for block in chunk.chunks(usize::from(u16::MAX)) {
                     let len = block.len() as u16;
@@ -58,6 +61,22 @@ pub(crate) struct Chunk {
     raw_bytes: u64,
 }
 
+impl Chunk {
+    /// The compressed bytes, and checksum and length of the content.
+    pub(crate) fn as_parts(&self) -> (&[u8], u32, u64) {
+        (&self.compressed, self.crc.clone().finalize(), self.raw_bytes)
+    }
+
+    /// The chunk of these parts.
+    pub(crate) fn from_parts(compressed: Vec<u8>, crc32: u32, raw_bytes: u64) -> Self {
+        Chunk {
+            compressed,
+            crc: Hasher::new_with_initial_len(crc32, raw_bytes),
+            raw_bytes,
+        }
+    }
+}
+
 /// One thread's codec for the chunks of a file.
 pub(crate) struct ChunkEncoder {
     level: CompressionLevel,
@@ -78,6 +97,15 @@ impl ChunkEncoder {
         }
     }
 
+    /// For a file that is not compressed.
+    pub(crate) fn plain() -> Self {
+        ChunkEncoder {
+            level: CompressionLevel::FAST,
+            usual: Deflater::None,
+            for_bytes: None,
+        }
+    }
+
     /// Compresses `content` of a file with voxels of `voxel_bytes` into `chunk`. The same content gives the
     /// same bytes.
     pub(crate) fn encode(&mut self, content: &[u8], voxel_bytes: usize, chunk: &mut Chunk) {
@@ -93,7 +121,8 @@ impl ChunkEncoder {
     /// four percent smaller in the same time.
     fn deflater_for(&mut self, voxel_bytes: usize) -> &mut Deflater {
         let isal = cfg!(any(feature = "isal", feature = "isal-bundled"));
-        if isal && self.level == CompressionLevel::FAST && voxel_bytes == 1 {
+        let compresses = !matches!(self.usual, Deflater::None);
+        if isal && compresses && self.level == CompressionLevel::FAST && voxel_bytes == 1 {
             self.for_bytes
                 .get_or_insert_with(|| Deflater::new(CompressionLevel::SMALLER))
         } else {
@@ -111,8 +140,10 @@ pub(crate) struct Written {
     pub crc32: u32,
 }
 
-/// A gzip file of one member, assembled from chunks. Its header has neither a name nor a time.
+/// A gzip file of one member, assembled from chunks. Its header has neither a name nor a time. Or a file that
+/// is not compressed, from chunks of [`ChunkEncoder::plain`].
 pub(crate) struct GzipMember {
+    plain: bool,
     crc: Hasher,
     raw_bytes: u64,
 }
@@ -122,9 +153,18 @@ impl GzipMember {
     pub fn start(sink: &mut impl Write) -> io::Result<Self> {
         sink.write_all(&HEADER)?;
         Ok(GzipMember {
+            plain: false,
+            ..GzipMember::plain()
+        })
+    }
+
+    /// Starts a file that is not compressed.
+    pub fn plain() -> Self {
+        GzipMember {
+            plain: true,
             crc: Hasher::new(),
             raw_bytes: 0,
-        })
+        }
     }
 
     /// Compresses and writes `content`, whole chunks of it; voxels have `voxel_bytes`.
@@ -154,7 +194,9 @@ impl GzipMember {
     /// Writes the end of the file.
     pub fn finish(self, sink: &mut impl Write) -> io::Result<Written> {
         let crc32 = self.crc.finalize();
-        sink.write_all(&ending(crc32, self.raw_bytes))?;
+        if !self.plain {
+            sink.write_all(&ending(crc32, self.raw_bytes))?;
+        }
         Ok(Written {
             raw_bytes: self.raw_bytes,
             crc32,

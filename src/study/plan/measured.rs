@@ -223,6 +223,12 @@ fn enough(measured: &Measurements, sources: &[Source]) -> Result<(), String> {
 /// Refuses a report that was measured with other options than the planned ones.
 fn agree(source: &Source, job: &ImageJob, options: &Value) -> Result<(), String> {
     let (name, report) = (&source.name, &source.report);
+    if report.images.iter().any(|image| !image.shared.is_empty()) {
+        return Err(format!(
+            "{name}: ranks shared images in this run, and a plan is for images that one rank processes; \
+            measure with --split never"
+        ));
+    }
     let mut differences = differences(&costing(&report.options), &costing(options));
     if report.launch.sync.is_some_and(|sync| sync != job.sync) {
         let instead = if job.sync { "with" } else { "without" };

@@ -259,6 +259,8 @@ fn one(
         "/".into(),
     ]);
     words.extend(["--repeat".into(), repeats.to_string().into()]);
+    // A plan is for images that one rank processes.
+    words.push("--split=never".into());
     words.extend(["--output".into(), output.clone().into()]);
     let run = LocalRun {
         words,

@@ -168,6 +168,8 @@ impl StudyFolder {
         words.extend(spec.options.iter().map(OsString::from));
         words.extend(spec.inputs.iter().map(OsString::from));
         words.extend(["--limit".into(), configuration.images.to_string().into()]);
+        // The tables are for images that one rank processes.
+        words.push("--split=never".into());
         // Results of an earlier attempt may be replaced.
         words.extend(["--overwrite".into(), "--output".into()]);
         words.push(self.output(configuration).into());

@@ -1,0 +1,75 @@
+//! The file of a result that ranks share. It is written section by section.
+
+use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, ImageError, StagedFile};
+use crate::job::destination::Sidecars;
+use crate::job::failure::failure;
+use crate::job::outcome::{Failure, Stage};
+
+/// The file of a result that is written section by section.
+pub(crate) struct SharedFile {
+    file: ChunkedWriter,
+    encoder: ChunkEncoder,
+    chunk: Chunk,
+    /// The begin of the next chunk.
+    pending: Vec<u8>,
+    voxel_bytes: usize,
+    /// Written with it.
+    sidecars: Sidecars,
+}
+
+impl SharedFile {
+    pub(super) fn new(
+        file: ChunkedWriter,
+        encoder: ChunkEncoder,
+        voxel_bytes: usize,
+        sidecars: Sidecars,
+    ) -> Self {
+        SharedFile {
+            file,
+            encoder,
+            chunk: Chunk::default(),
+            pending: Vec::new(),
+            voxel_bytes,
+            sidecars,
+        }
+    }
+
+    /// Completes the file, and its sidecar files with `stage`.
+    pub(super) fn finish(
+        mut self,
+        stage: impl FnOnce(StagedFile, &Sidecars) -> Result<StagedFile, ImageError>,
+    ) -> Result<StagedFile, ImageError> {
+        if !self.pending.is_empty() {
+            self.flush()?;
+        }
+        stage(self.file.finish()?, &self.sidecars)
+    }
+
+    /// Appends bytes of the result.
+    pub(crate) fn append_bytes(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let room = ChunkEncoder::CHUNK_BYTES - self.pending.len();
+            let (next, rest) = bytes.split_at(room.min(bytes.len()));
+            self.pending.extend_from_slice(next);
+            bytes = rest;
+            if self.pending.len() == ChunkEncoder::CHUNK_BYTES {
+                self.flush().map_err(|error| failure(Stage::Write, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a chunk. All bytes before it were appended.
+    pub(crate) fn append_chunk(&mut self, chunk: &Chunk) -> Result<(), Failure> {
+        assert!(self.pending.is_empty(), "a chunk follows whole chunks");
+        let appended = self.file.append(chunk);
+        appended.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    fn flush(&mut self) -> Result<(), ImageError> {
+        self.encoder
+            .encode(&self.pending, self.voxel_bytes, &mut self.chunk);
+        self.pending.clear();
+        self.file.append(&self.chunk)
+    }
+}

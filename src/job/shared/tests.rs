@@ -1,0 +1,197 @@
+//! Tests of images in sections, without ranks: the file is that of one thread.
+
+use std::sync::atomic::AtomicBool;
+
+use super::super::ImageWorker;
+use super::super::steps::tests::write_noise;
+use super::*;
+use crate::filter::anlm::Anlm;
+use crate::filter::boundary::Boundary;
+use crate::filter::gaussian::Gaussian;
+use crate::filter::median::Median;
+use crate::filter::nlm::Nlm;
+use crate::filter::{Options, OutputSpec, OutputType};
+use crate::image_io::CompressionLevel;
+use crate::volume::Datatype;
+
+fn job(filter: Options, output_type: OutputType) -> ImageJob {
+    ImageJob {
+        filter,
+        output: OutputSpec {
+            output_type,
+            ..OutputSpec::default()
+        },
+        nan: NonFinite::default(),
+        mask: None,
+        compression: CompressionLevel::default(),
+        sync: false,
+    }
+}
+
+/// The files of an image in the folder, from one thread.
+fn expected(job: &ImageJob, input: &Path, output: &Path) -> (Vec<u8>, Outcome) {
+    let mut outcome = Outcome::default();
+    ImageWorker::new(job)
+        .process(input, output, &mut outcome)
+        .unwrap();
+    (std::fs::read(output).unwrap(), outcome)
+}
+
+/// The file of an image from so many ranks, one after the other, and the number of sections; `None` if it is
+/// not split.
+fn in_sections(
+    job: &ImageJob,
+    paths: Paths<'_>,
+    (ranks, threads): (usize, usize),
+    limit_bytes: Option<u64>,
+) -> Option<(Vec<u8>, usize, Outcome)> {
+    let stop = AtomicBool::new(false);
+    let mut worker = SectionWorker::new(job, threads, None, limit_bytes, &stop);
+    let mut outcome = Outcome::default();
+    let Plan::Sections { sections, .. } = worker.plan(paths, ranks, true, &mut outcome).unwrap() else {
+        return None;
+    };
+    let mut worker = SectionWorker::new(job, threads, None, None, &stop);
+    worker.record_mask(paths, &mut outcome).unwrap();
+    let mut file = worker.begin_file(paths).unwrap();
+    for slices in &sections {
+        let section = worker.make(paths, ranks, slices.clone()).unwrap();
+        assert!(is_of(&section.facts.file, &outcome.input));
+        outcome.input.nonfinite_voxels += section.facts.nonfinite_voxels;
+        file.append_bytes(&section.head).unwrap();
+        for chunk in &section.chunks {
+            file.append_chunk(chunk).unwrap();
+        }
+        file.append_bytes(&section.tail).unwrap();
+    }
+    worker.finish_file(file).unwrap().publish().unwrap();
+    let bytes = std::fs::read(paths.output).unwrap();
+    Some((bytes, sections.len(), outcome))
+}
+
+/// Compares the files of all numbers of ranks, and returns the largest number of sections.
+fn check(job: &ImageJob, input: &Path, suffix: &str) -> usize {
+    let output = input.with_file_name(format!("r{suffix}"));
+    let paths = Paths {
+        input,
+        output: &output,
+        mask: None,
+        second: None,
+        bids: false,
+    };
+    let (whole, mut facts) = expected(job, input, &output);
+    if input.extension().is_some_and(|suffix| suffix == "nii") {
+        // No rank reads all of it.
+        facts.input.files[0].crc32 = None;
+    }
+    let mut most = 0;
+    for ranks in [1, 2, 3, 4, 8] {
+        for threads in [1, 2] {
+            for limit_bytes in [None, Some(0)] {
+                let Some((bytes, sections, outcome)) = in_sections(job, paths, (ranks, threads), limit_bytes)
+                else {
+                    continue;
+                };
+                let what = format!("{ranks} ranks, {threads} threads, {sections} sections of {input:?}");
+                assert!(bytes == whole, "{what}, {:?}", job.filter);
+                assert_eq!(outcome.input, facts.input, "{what}");
+                most = most.max(sections);
+            }
+        }
+    }
+    most
+}
+
+const BOUNDARIES: [Boundary; 5] = [
+    Boundary::Reflect,
+    Boundary::Nearest,
+    Boundary::Mirror,
+    Boundary::Wrap,
+    Boundary::Constant,
+];
+
+#[test]
+fn gaussians_of_all_boundaries_and_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    for boundary in BOUNDARIES {
+        for (sigma, shape) in [
+            (1.0, vec![13, 11, 17]),
+            (3.0, vec![9, 8, 5]),
+            (1.0, vec![40, 30, 3]),
+            (0.7, vec![7, 5, 6, 9]),
+            (2.0, vec![16, 15, 12, 2]),
+            (1.0, vec![150, 140, 61]),
+        ] {
+            let input = folder.path().join("a.nii.gz");
+            write_noise(&input, &shape, Datatype::Int16, false, false);
+            let gaussian = Gaussian {
+                boundary,
+                ..Gaussian::from_sigma_vox(sigma)
+            };
+            let job = job(gaussian.into(), OutputType::Same);
+            let most = check(&job, &input, ".nii.gz");
+            let volumes = shape.get(3).copied().unwrap_or(1);
+            match boundary == Boundary::Wrap {
+                true => assert!(most <= volumes.max(1), "{shape:?}"),
+                false => assert!(most >= 3.min(shape[2]), "{shape:?}: {most}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_type_in_and_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for (place, &datatype) in Datatype::ALL.iter().enumerate() {
+        for output_type in [
+            OutputType::Same,
+            OutputType::As(Datatype::Float32),
+            OutputType::As(Datatype::Uint8),
+        ] {
+            let input = folder.path().join("a.nii");
+            let shape = [[30, 20, 19, 1], [30, 20, 7, 3]][place % 2];
+            write_noise(&input, &shape, datatype, place % 3 == 0, place % 2 == 0);
+            let job = job(Gaussian::from_sigma_vox(1.5).into(), output_type);
+            for suffix in [".nii", ".nii.gz"] {
+                assert!(check(&job, &input, suffix) >= 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn medians_and_means_of_patches() {
+    let folder = tempfile::tempdir().unwrap();
+    let filters: [Options; 4] = [
+        Median::default().into(),
+        Median {
+            boundary: Boundary::Wrap,
+            ..Median::default()
+        }
+        .into(),
+        Anlm::default().into(),
+        Nlm::default().into(),
+    ];
+    for filter in filters {
+        for shape in [vec![14, 13, 40], vec![9, 8, 11, 5]] {
+            let input = folder.path().join("a.nii");
+            write_noise(&input, &shape, Datatype::Int16, false, false);
+            let most = check(&job(filter.clone(), OutputType::Same), &input, ".nii");
+            assert!(shape.len() == 3 || most >= 5, "{filter:?}: {most}");
+        }
+    }
+}
+
+#[test]
+fn inside_of_a_mask() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, mask) = (folder.path().join("a.nii"), folder.path().join("mask.nii"));
+    write_noise(&input, &[20, 17, 16, 3], Datatype::Float32, false, true);
+    write_noise(&mask, &[20, 17, 16], Datatype::Uint8, false, false);
+    let mut job = job(Gaussian::from_sigma_vox(1.0).into(), OutputType::Same);
+    job.mask = Some(super::super::Masking {
+        choice: crate::images::MaskChoice::File(mask),
+        outside: None,
+    });
+    assert!(check(&job, &input, ".nii.gz") >= 3);
+}
