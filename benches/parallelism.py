@@ -34,10 +34,13 @@ ROWS = [
     ("1 small image", "2 ranks", [([*RANKS, "2"], "small/sample_1.nii.gz", ONE)]),
     ("1 large image, .nii.gz", "serial", [([], "large", ONE)]),
     ("1 large image, .nii.gz", "2 threads", [([], "large", TWO)]),
+    ("1 large image, .nii.gz", "2 ranks", [([*RANKS, "2"], "large", ONE)]),
     ("1 large image, .nii", "serial", [([], "plain", ONE)]),
     ("1 large image, .nii", "2 threads", [([], "plain", TWO)]),
+    ("1 large image, .nii", "2 ranks", [([*RANKS, "2"], "plain", ONE)]),
     ("1 large image, denoise", "serial", [([], "large", ONE)]),
     ("1 large image, denoise", "2 threads", [([], "large", TWO)]),
+    ("1 large image, denoise", "2 ranks", [([*RANKS, "2"], "large", ONE)]),
 ]
 
 

@@ -12,7 +12,7 @@ use crate::parallel::par_map;
 use crate::phantom::Phantom;
 use crate::resources;
 use crate::run::EXIT_DONE;
-use crate::text::mib;
+use crate::text::{counted, mib};
 use crate::volume::Datatype;
 
 /// The longest axis that a NIfTI-1 header can state.
@@ -79,7 +79,8 @@ pub(super) fn run(args: &SynthArgs) -> Result<u8, String> {
         .into_iter()
         .collect::<Result<(), String>>()?;
     // The images are there, whoever reads this.
-    let _ = console::print(format!("{} images in {}\n", args.count, args.dir.display()));
+    let images = counted(args.count as usize, "image");
+    let _ = console::print(format!("{images} in {}\n", args.dir.display()));
     Ok(EXIT_DONE)
 }
 

@@ -73,7 +73,7 @@ impl Accounting {
 }
 
 /// `ReqMem` in bytes of the whole job. Older versions append `c` (per CPU) or `n` (per node); newer ones
-/// print the total.
+/// print the total. Until the accounting knows the request, Slurm prints 2⁷⁴ bytes: `None`.
 fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
     let (text, times) = if let Some(text) = text.strip_suffix('c') {
         (text, cpus)
@@ -83,8 +83,8 @@ fn requested_bytes(text: &str, cpus: usize, nodes: usize) -> Option<u64> {
         (text, 1)
     };
     parse_bytes(text, 1)
-        .filter(|&bytes| bytes > 0)
-        .map(|bytes| bytes * times as u64)
+        .filter(|bytes| (1..u64::MAX).contains(bytes))
+        .and_then(|bytes| bytes.checked_mul(times as u64))
 }
 
 #[cfg(test)]
@@ -158,5 +158,11 @@ mod tests {
     fn memory_for_each_cpu_or_node_is_that_of_the_job() {
         assert_eq!(requested_bytes("100Mc", 4, 2), Some(400 << 20));
         assert_eq!(requested_bytes("1Gn", 4, 2), Some(2 << 30));
+    }
+
+    #[test]
+    fn memory_that_slurm_does_not_know_yet_is_none() {
+        assert_eq!(requested_bytes("18889465931478580854784.00K", 2, 1), None);
+        assert_eq!(requested_bytes("18889465931478580854784.00Kc", 2, 1), None);
     }
 }
