@@ -27,6 +27,20 @@ impl ThreadScratch {
         }
     }
 
+    /// Takes [`ThreadScratch::lane`] out, until [`ThreadScratch::give_back`].
+    ///
+    /// # Errors
+    /// [`FilterError::Device`].
+    pub(super) fn take_lane(&mut self) -> Result<Option<Lane>, FilterError> {
+        self.lane()?;
+        Ok(self.lane.take())
+    }
+
+    /// Keeps a lane for the next slab.
+    pub(super) fn give_back(&mut self, lane: Option<Lane>) {
+        self.lane = lane;
+    }
+
     /// Frees the memory, also that on the device.
     pub(crate) fn release(&mut self) {
         *self = ThreadScratch::on(self.device.take());

@@ -63,12 +63,13 @@ def source(tmp_path_factory, devices):
     return folder
 
 
-def check(source, out, *options, threads=1, ranks=None):
-    """Smooths on the CPU and on the device, and compares the files."""
+def check(source, out, *options, threads=1, ranks=None, command="smooth"):
+    """Filters on the CPU and on the device, and compares the files."""
     out.mkdir(exist_ok=True)
-    cpu = smooth(source, out / "cpu", *options).report
+    cpu = smooth(source, out / "cpu", *options, command=command).report
     words = [*options, f"--device={DEVICE}"]
-    report = smooth(source, out / "device", *words, threads=threads, ranks=ranks).report
+    sharing = {"threads": threads, "ranks": ranks}
+    report = smooth(source, out / "device", *words, command=command, **sharing).report
     assert cpu["options"] == report["options"]
     assert all(rank["device"] for rank in report["ranks"]), report["ranks"]
     assert report["totals"]["done"] == report["totals"]["images"] > 0
@@ -123,6 +124,53 @@ def test_masks(source, tmp_path, outside):
     mask = [f"--mask={source}/masks/{{stem}}.nii.gz", f"--outside={outside}"]
     check(source / "in", tmp_path / "in", "--sigma=1.1,0.9,1.4", *mask)
     check(source / "nan", tmp_path / "nan", "--sigma=1.1", "--nan=ignore", *mask, threads=2)
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory, devices):
+    """Images of every kind that are large enough for a block, and masks."""
+    folder = tmp_path_factory.mktemp("noisy")
+    rng = np.random.default_rng(43)
+    for number, datatype in enumerate(images.DATATYPES):
+        shape = [(9, 8, 7), (12, 7, 6), (7, 11, 6, 2)][number % 3]
+        array = np.clip(rng.normal(90, 12, shape), 0, 127).astype(datatype)
+        images.write(folder / "in" / f"{datatype}.nii.gz", array)
+        images.write(folder / "masks" / f"{datatype}.nii.gz", (rng.random(shape[:3]) < 0.6).astype("uint8"))
+    array = np.clip(rng.normal(90, 12, (9, 8, 7)), 0, 127).astype("int16")
+    images.write(folder / "in" / "scaled.nii.gz", array, slope=-0.37, inter=5)
+    images.write(folder / "masks" / "scaled.nii.gz", (rng.random(array.shape) < 0.6).astype("uint8"))
+    # Where a voxel is 0, very small weights decide.
+    array = rng.normal(90, 12, (9, 8, 7)) * (rng.random((9, 8, 7)) < 0.7)
+    images.write(folder / "in" / "sparse.nii.gz", array)
+    images.write(folder / "masks" / "sparse.nii.gz", (rng.random(array.shape) < 0.6).astype("uint8"))
+    return folder
+
+
+@pytest.mark.arithmetic
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--noise-model=gaussian --patch-radius=2 --block-radius=4",
+        # Weights that are subnormal, and weights that are 0.
+        "--noise-model=gaussian --sigma-noise=0.6 --block-radius=3 --output-type=float64",
+        "--noise-model=gaussian --sigma-noise=2.2 --block-radius=3 --output-type=float64",
+        "--sigma-noise=0.01 --block-radius=2",
+        "--sigma-noise=estimate --block-radius=3 --output-type=float64",
+        "--mask={masks}/{{stem}}.nii.gz --outside=keep --block-radius=3",
+    ],
+)
+def test_nonlocal_means(noisy, tmp_path, options):
+    words = ["--method=nlm", *options.format(masks=noisy / "masks").split()]
+    check(noisy / "in", tmp_path, *words, command="denoise", threads=2)
+
+
+@pytest.mark.ranks
+def test_nonlocal_means_on_ranks_and_threads(noisy, tmp_path):
+    words = ["--method=nlm", "--block-radius=3"]
+    check(noisy / "in", tmp_path / "ranks", *words, command="denoise", ranks=2)
+    image = noisy / "in" / "float32.nii.gz"
+    check(image, tmp_path / "shared", *words, command="denoise", threads=3)
 
 
 @pytest.mark.parametrize("name", ["int16_6", "float32_0", "uint64_0", "scaled_int16"])
@@ -196,10 +244,18 @@ def test_what_is_not_computed_on_devices(source, tmp_path, options, said):
     assert said in refused(source / "in", tmp_path, *options, "--device=opencl")
 
 
-@pytest.mark.parametrize("command", ["median", "denoise"])
-def test_other_filters(source, tmp_path, command):
-    failed = smooth(source / "in", tmp_path / "out", "--device=opencl", command=command, expect=2)
-    assert "this filter is computed on the CPU only" in failed.stderr, failed
+@pytest.mark.parametrize(
+    "command, what",
+    [
+        ("median", "this filter"),
+        ("denoise", "this filter"),
+        ("denoise --method=nlm-blockwise", "--method nlm-blockwise"),
+    ],
+)
+def test_other_filters(source, tmp_path, command, what):
+    command, *options = command.split()
+    failed = smooth(source / "in", tmp_path / "out", "--device=opencl", *options, command=command, expect=2)
+    assert f"--device: {what}" in failed.stderr and "is computed on the CPU only" in failed.stderr, failed
 
 
 def test_a_dry_run_looks_for_no_device(source, tmp_path):
@@ -226,3 +282,13 @@ def test_signals_stop_a_run_on_a_device(source, tmp_path, ranks):
     assert finished.code == 75, finished
     assert finished.report["totals"]["failed"] == 0
     assert 2 <= finished.report["totals"]["done"] < finished.report["totals"]["images"]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("boundary", ["reflect", "constant"])
+def test_ranks_that_share_an_image(source, noisy, tmp_path, boundary):
+    for name in ("int16_0", "float32_6", "scaled_int16"):
+        words = ["--sigma=1.3", f"--boundary={boundary}", "--split=always"]
+        check(source / "in" / f"{name}.nii.gz", tmp_path / name, *words, threads=2, ranks=2)
+    words = ["--method=nlm", "--block-radius=2", "--split=always"]
+    check(noisy / "in" / "int16.nii.gz", tmp_path / "nlm", *words, command="denoise", ranks=2)

@@ -40,7 +40,8 @@ impl Device {
     pub(super) fn compile(found: FoundDevice, id: Handle, threads: usize) -> Result<Self, String> {
         let context = Context::from_device(&device::Device::new(id.0))
             .map_err(|error| format!("cannot be opened: {error}"))?;
-        let source = include_str!("gaussian.cl");
+        // One text: cl3 0.13 passes the wrong pointers of several.
+        let source = concat!(include_str!("gaussian.cl"), include_str!("nlm.cl"));
         let program = Program::create_and_build_from_source(&context, source, "")
             .map_err(|error| format!("cannot compile the kernels: {error}"))?;
         // Half of the memory is left to the driver and to other programs.

@@ -21,22 +21,22 @@ use super::compiled::Device;
 use crate::volume::{Datatype, Scaling};
 
 /// Work items of a group, which every device has at least.
-const GROUP: usize = 64;
+pub(super) const GROUP: usize = 64;
 
 /// A thread's access to a device.
 pub(in crate::filter) struct Lane {
-    device: Arc<Device>,
-    queue: CommandQueue,
+    pub(super) device: Arc<Device>,
+    pub(super) queue: CommandQueue,
     kernel: Kernel,
     /// A pass reads one and writes the other.
-    buffers: [Memory; 2],
-    weights: Memory,
+    pub(super) buffers: [Memory; 2],
+    pub(super) weights: Memory,
 }
 
 /// A buffer that grows.
 #[derive(Default)]
-struct Memory {
-    buffer: Option<Buffer<u8>>,
+pub(super) struct Memory {
+    pub(super) buffer: Option<Buffer<u8>>,
     bytes: usize,
 }
 
@@ -390,7 +390,7 @@ impl Lane {
 }
 
 impl Memory {
-    fn grow(&mut self, device: &Device, bytes: usize) -> Result<(), FilterError> {
+    pub(super) fn grow(&mut self, device: &Device, bytes: usize) -> Result<(), FilterError> {
         if self.buffer.is_none() || self.bytes < bytes {
             self.buffer = None;
             // SAFETY: no memory of the process is passed.
@@ -427,7 +427,7 @@ impl Rect {
 }
 
 /// The error for what a device or its driver says.
-fn failure_of<E: ToString>(device: &Device) -> impl Fn(E) -> FilterError + use<E> {
+pub(super) fn failure_of<E: ToString>(device: &Device) -> impl Fn(E) -> FilterError + use<E> {
     let device = device.name().to_owned();
     move |error| FilterError::Device {
         device: device.clone(),

@@ -8,17 +8,20 @@
 //! | `found` | the devices of this machine, and which one a rank uses |
 //! | `compiled` | a device with the compiled kernels |
 //! | `lane` | one thread's queue and buffers on a device, and the passes that it runs |
+//! | `means` | classic non-local means on a device |
 //! | `open` | from the choice to a device that works |
-//! | `gaussian.cl` | the kernel: one axis correlated |
+//! | `gaussian.cl`, `nlm.cl` | the kernels: one axis correlated, non-local means |
 
 mod choice;
 mod compiled;
 mod found;
 mod lane;
+mod means;
 mod open;
 
 pub use choice::DeviceChoice;
 pub(crate) use compiled::Device;
 pub(crate) use found::{FoundDevice, devices};
 pub(super) use lane::{Area, DevicePass, Lane};
+pub(super) use means::Means;
 pub(crate) use open::open;

@@ -22,7 +22,7 @@ pub(super) mod exp;
 pub(super) mod exp32;
 pub(super) mod exp64;
 mod fft;
-mod powers;
+pub(super) mod powers;
 pub(super) mod ranks;
 mod scalar;
 pub(super) mod simd;

@@ -3,6 +3,15 @@
 /// Steps from one power of two to the next.
 pub(super) const STEPS: u64 = 128;
 
+/// [`POWERS`] and then [`ERRORS`], for devices.
+pub(in crate::filter) static TABLE: [u64; 2 * STEPS as usize] = {
+    let mut table = [0; 2 * STEPS as usize];
+    let (powers, errors) = table.split_at_mut(STEPS as usize);
+    powers.copy_from_slice(&POWERS);
+    errors.copy_from_slice(&ERRORS);
+    table
+};
+
 /// The bits of the double T nearest to 2^(i/128), less i at the place that the whole number is added at.
 pub(super) static POWERS: [u64; STEPS as usize] = [
     0x3FF0_0000_0000_0000,

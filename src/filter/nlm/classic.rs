@@ -10,6 +10,7 @@
 )]
 
 use super::super::FilterError;
+use super::super::device::Means;
 use super::super::interface::{Slab, ThreadScratch};
 use super::super::kernels::simd::{Job, MAX_DOUBLES, Vector};
 use super::weights::Weights;
@@ -115,7 +116,9 @@ impl Classic {
     ) -> Result<(), FilterError> {
         let own = slab.slices();
         let [nx, ny, nz] = self.shape;
-        let lanes = scratch.isa.lanes();
+        let mut lane = scratch.take_lane()?;
+        // A device takes plain rows.
+        let lanes = if lane.is_some() { 1 } else { scratch.isa.lanes() };
         let stripes = self.stripes(lanes);
         let lengths = self.lengths(lanes, own.len());
         let buffers = Buffers::of(scratch, self.candidates(), lengths)?;
@@ -132,8 +135,12 @@ impl Classic {
         // As the reference has it: the mean of as many equal numbers, which rounding may change.
         let mean = (0..patch).fold(0.0, |sum, _| sum + sigma) / patch as f64;
         let law = Weights::new(patch, std::f64::consts::SQRT_2 * (mean * mean));
+        if let Some(lane) = &mut lane {
+            lane.nonlocal_means(&self.on_device(&stripes, law, slab), planes, results)?;
+        }
+        let rows = if lane.is_some() { 0 } else { stripes.rows };
         for (number, squares) in results.chunks_exact_mut(nx * ny).enumerate() {
-            for row in (0..stripes.rows).step_by(ROWS) {
+            for row in (0..rows).step_by(ROWS) {
                 slab.check_stop()?;
                 isa.run(Rows {
                     classic: self,
@@ -155,7 +162,21 @@ impl Classic {
             }
         }
         slab.store(0, results);
+        scratch.give_back(lane);
         Ok(())
+    }
+
+    /// The work on a slab for a device.
+    fn on_device<'a>(&self, stripes: &Stripes, law: Weights, slab: &Slab<'a>) -> Means<'a> {
+        Means {
+            area: [self.shape[0], self.shape[1]],
+            pitch: stripes.pitch,
+            plane: stripes.plane,
+            margin: self.block,
+            patch: self.patch,
+            law: law.numbers(),
+            stop: slab.stop,
+        }
     }
 
     /// Puts the intensities of a slice into stripes, mirrored beyond the edges.

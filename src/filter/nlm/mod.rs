@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::FilterError;
 pub use super::anlm::NoiseModel;
 use super::interface::{
-    Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
+    Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch, only_on_cpu,
 };
 use super::kernels::simd::Isa;
 use super::mask::Outside;
@@ -152,6 +152,13 @@ impl Filter for Nlm {
                 ),
             ),
             _ => Ok(()),
+        }
+    }
+
+    fn validate_on_device(&self) -> Result<(), FilterError> {
+        match self.method {
+            Method::Nlm => Ok(()),
+            Method::NlmBlockwise => Err(only_on_cpu("--method nlm-blockwise")),
         }
     }
 

@@ -22,6 +22,11 @@ impl Weights {
         }
     }
 
+    /// Voxels of a patch, the spread, and the largest sum that counts.
+    pub(super) fn numbers(&self) -> [f64; 3] {
+        [self.count, self.spread, FURTHEST * self.count * self.spread]
+    }
+
     /// The weights of a vector of sums, and whether one is so small that a quotient of it may be subnormal.
     ///
     /// # Safety
