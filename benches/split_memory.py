@@ -44,7 +44,8 @@ def main():
     args = parser.parse_args()
     image, output = args.folder / "in" / "large.nii", args.folder / "out"
     image.parent.mkdir(parents=True, exist_ok=True)
-    write(image, args.length)
+    if not image.exists():
+        write(image, args.length)
     command = [os.environ.get("NIIMPI_BIN", "niimpi"), "smooth", image.parent, "--output", output]
     command += [f"--sigma={SIGMA}", "--threads=1", "--no-sync", "--report", args.folder / "run.json"]
     launcher = [os.environ.get("NIIMPI_MPIRUN", "mpirun"), "-n", str(args.ranks), "--oversubscribe"]

@@ -136,17 +136,19 @@ impl Layout {
             .fold(0.0, f64::add);
         let thick = usize::try_from(division.slab_bytes.div_ceil(slice_bytes))
             .unwrap_or(usize::MAX)
-            .min((SLAB_S / slice_s).ceil() as usize)
-            .max(2 * reach);
+            .min((SLAB_S / slice_s).ceil() as usize);
         let volumes = usize::try_from(image.volumes()).unwrap_or(usize::MAX).max(1);
         let thick = match division.ranks {
-            1 => thick,
+            1 => thick.max(2 * reach),
             ranks => {
                 let pieces = ranks.saturating_mul(division.threads).max(1);
-                // Stages with notes pass sums to the adjacent slab only.
-                let least = if has_notes(stages) { 2 * reach } else { 1 };
-                let slices = shape[2].saturating_mul(volumes);
-                thick.min(slices.div_ceil(pieces).max(least))
+                let slices = shape[2].saturating_mul(volumes).div_ceil(pieces);
+                // Stages with notes pass sums to the adjacent slab only. Without them, thin slabs keep the
+                // slices around a section few.
+                match has_notes(stages) {
+                    true => thick.min(slices).max(2 * reach),
+                    false => thick.max(reach).min(slices.max(1)),
+                }
             }
         };
         let slabs = shape[2].div_ceil(thick.clamp(1, shape[2].max(1))).max(1);

@@ -29,6 +29,8 @@ use crate::partition::Split;
 
 /// How often a rank that computes or waits for a message looks for signals.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long a rank waits at first.
+const FIRST_PAUSE: Duration = Duration::from_micros(10);
 
 /// The facts about a section, or its failure and whether that is an interruption, which messages leave out.
 type Reported = Result<SectionFacts, (Failure, bool)>;
@@ -156,13 +158,16 @@ pub(super) fn paths(entry: &ImageEntry) -> Paths<'_> {
 }
 
 impl<C: Communicator> Sharing<'_, '_, C> {
+    /// Waits for a message. The next of several messages comes soon, so the first pauses are short.
     fn receive(&mut self, from: usize) -> Vec<u8> {
+        let mut pause = FIRST_PAUSE;
         loop {
             if let Some(message) = self.comm.try_receive_from(from, Tag::Section) {
                 return message;
             }
             look_for_signals(self.context, self.stop, self.abandon, &mut self.grace);
-            std::thread::sleep(LOOK);
+            std::thread::sleep(pause);
+            pause = LOOK.min(pause * 2);
         }
     }
 
