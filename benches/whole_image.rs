@@ -53,6 +53,7 @@ fn whole_image(criterion: &mut Criterion) {
         output: OutputSpec::default(),
         compression: CompressionLevel::default(),
         sync: false,
+        qc: false,
     };
     let mut group = criterion.benchmark_group("whole image");
     group.sample_size(20);

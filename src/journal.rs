@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `writer` | a rank appends to its own file |
 //! | `past` | what the journals of earlier runs record about every result |
+//! | `qualities` | the figures of kept results |
 //! | `living` | whether the run of a journal is still alive |
 //! | `status`, `status_text` | the progress of runs |
 //! | `series` | resource samples of the ranks over time |
@@ -44,11 +45,13 @@
 
 pub(crate) mod living;
 pub mod past;
+mod qualities;
 pub mod series;
 pub mod status;
 mod status_text;
 mod writer;
 
+pub use qualities::qualities;
 pub use writer::Journal;
 
 use std::path::{Path, PathBuf};
@@ -62,8 +65,7 @@ use crate::partition::Strategy;
 use crate::process::ProcessId;
 use crate::report::State;
 
-/// The folder of the journals, below the output folder. Hidden, so that it is never searched for images.
-pub const FOLDER: &str = ".niimpi";
+pub use crate::images::RECORDS as FOLDER;
 /// Name and version of the format.
 pub const FORMAT: &str = "niimpi-journal/2";
 /// The format of niimpi 0.1, which can still be read.

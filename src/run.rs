@@ -27,6 +27,7 @@ mod stop;
 mod verify;
 mod worker;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -53,6 +54,7 @@ use crate::filter::device::{self, Device, DeviceChoice};
 use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
+use crate::job::quality::Quality;
 use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::{Split, Strategy};
@@ -420,6 +422,7 @@ fn report(
     work: root_loop::Work,
     started: SystemTime,
 ) -> u8 {
+    let mut qualities = qualities_of_kept(config, &setup.decision);
     let report = Report {
         schema: SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -462,11 +465,16 @@ fn report(
             Some(_) => Reason::Kept,
             None => Reason::NotStarted,
         };
+        let below = entry.output.strip_prefix(&config.list.output);
+        let quality = below.ok().and_then(|below| qualities.remove(below));
         ImageRow {
             input: entry.input.display().to_string(),
             output: entry.output.display().to_string(),
             output_noise: entry.second.as_ref().map(|noise| noise.display().to_string()),
-            outcome: Outcome::skipped(entry.index, without_record),
+            outcome: Outcome {
+                quality: quality.filter(|_| without_record == Reason::Kept),
+                ..Outcome::skipped(entry.index, without_record)
+            },
         }
     });
     let mut report = report.with_records(images, work.records);
@@ -479,6 +487,17 @@ fn report(
     }
     print_warnings(&report, &config.job);
     write_report(&report, config)
+}
+
+/// The figures that earlier runs measured, if results of them are kept.
+fn qualities_of_kept(config: &Config, decision: &Decision) -> HashMap<PathBuf, Box<Quality>> {
+    if !config.job.qc || decision.skipped.is_empty() {
+        return HashMap::new();
+    }
+    journal::qualities(&config.list.output).unwrap_or_else(|error| {
+        tracing::error!("kept results have no figures in the report: {error}");
+        HashMap::new()
+    })
 }
 
 /// Logs what the user should know about the images, one line per kind.
@@ -565,7 +584,7 @@ fn write_report(report: &Report, config: &Config) -> u8 {
             });
             write(path_of("ranks"), ranks);
             let images = crate::report::write_whole(&path_of("images"), |file| {
-                write_csv(&csv::IMAGES, &report.images, file).map_err(std::io::Error::other)
+                csv::write_images(&report.images, file).map_err(std::io::Error::other)
             });
             write(path_of("images"), images);
         }

@@ -72,6 +72,7 @@ fn config(data: &Path, output: PathBuf, strategy: Strategy, threads: usize) -> C
             mask: None,
             compression: CompressionLevel::default(),
             sync: false,
+            qc: false,
         },
         strategy,
         device: Default::default(),

@@ -19,6 +19,7 @@ fn job(sigma_vox: f64, output: OutputSpec) -> ImageJob {
         output,
         compression: CompressionLevel::default(),
         sync: false,
+        qc: false,
     }
 }
 

@@ -74,6 +74,15 @@ pub(super) struct JobArgs<F: FilterOptions> {
     /// Do not wait until each result is on the disk: faster, but a power failure may leave one incomplete
     #[arg(long)]
     no_sync: bool,
+
+    /// Measure each image before and after: range, mean, noise, smoothness, NaN, saturated and zero voxels;
+    /// and draw three slices of it
+    ///
+    /// The figures go into the report, its CSV and the journal, the pictures into OUTPUT/.niimpi/pictures.
+    /// The page of --report-html begins with the images that differ from the others. docs/report.md defines
+    /// each figure.
+    #[arg(long, help_heading = "Messages")]
+    qc: bool,
 }
 
 impl<F: FilterOptions> JobArgs<F> {
@@ -89,6 +98,7 @@ impl<F: FilterOptions> JobArgs<F> {
             }),
             compression: self.compression,
             sync: !self.no_sync,
+            qc: self.qc,
         }
     }
 

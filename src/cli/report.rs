@@ -240,7 +240,7 @@ fn write_rows(
 ) -> Result<(), ::csv::Error> {
     match rows {
         Rows::Ranks => write_csv(&csv::RANKS, &report.ranks, text),
-        Rows::Images => write_csv(&csv::IMAGES, &report.images, text),
+        Rows::Images => csv::write_images(&report.images, text),
         Rows::Samples => write_csv(&series::COLUMNS, samples.unwrap_or_default(), text),
         Rows::Accounts => write_csv(&csv::ACCOUNTS, accounts.unwrap_or_default(), text),
     }
@@ -417,6 +417,7 @@ mod tests {
             text: String::new(),
         };
         report.images[0].outcome.warnings.push(warning);
+        report.images[0].outcome.quality = Some(Box::default());
         report.launch.slurm = Some(crate::slurm::Job::default());
         report
     }
@@ -429,6 +430,7 @@ mod tests {
         assert!(names.len() > 100, "{names:?}");
         names.extend(csv::RANKS.iter().map(|column| column.name.to_owned()));
         names.extend(csv::IMAGES.iter().map(|column| column.name.to_owned()));
+        names.extend(csv::QUALITY.iter().map(|column| column.name.to_owned()));
         names.extend(series::COLUMNS.iter().map(|column| column.name.to_owned()));
         names.extend(csv::ACCOUNTS.iter().map(|column| column.name.to_owned()));
         let heads = table::columns().map(|column| column.head.trim_end_matches("\ns").replace('\n', " "));

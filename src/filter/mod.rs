@@ -92,6 +92,7 @@ pub(crate) use image_run::{ImageRun, Planes};
 pub use interface::{
     Filter, FilterWarning, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
 };
+pub(crate) use kernels::sums::{Counts, Moments, Smoothness, StoredSlice, Sums};
 pub(crate) use layout::{Division, Layout};
 pub use mask::{Mask, Outside};
 pub use output::{OutputSpec, OutputType, Rounding};

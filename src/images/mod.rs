@@ -33,6 +33,7 @@ use crate::image_io::file_name::{is_image_name, pair_partner, split};
 use collisions::refuse_collisions;
 use found::{Found, push, sort_and_merge_pairs};
 use output_folder::OutputFolder;
+pub use output_folder::RECORDS;
 use output_name::Template;
 use place::Base;
 use real_path::refuse_climbing;

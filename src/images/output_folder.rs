@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::real_path::resolve;
 
+/// The folder of the journals and pictures, below the output folder. Hidden, so that it is never searched for
+/// images.
+pub const RECORDS: &str = ".niimpi";
+
 /// The folder of the results and the folders above it, as far as they exist.
 pub(super) struct OutputFolder {
     pub(super) written: PathBuf,

@@ -1,12 +1,34 @@
-//! Destination: the paths of an image and its result, the folders of results, and their sidecar files.
+//! Destination: where results, their sidecar files and pictures are written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::ImageJob;
-use super::outcome::{Failure, FailureKind, Stage};
-use crate::image_io::{Folders, ImageError, StagedFile, WriteOptions, stage_sidecar};
+use super::failure::failure;
+use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use super::picture::{self, Views};
+use crate::image_io::{Existing, Folders, ImageError, StagedFile, WriteOptions, stage_sidecar};
 use crate::images::bids::Metadata;
+
+/// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
+/// `outcome`. `record` is called with the files before they are renamed.
+///
+/// # Errors
+/// [`Failure`] with the cause; nothing that looks like a result is left behind.
+pub(crate) fn publish(
+    made: StagedFile,
+    existing: &Existing,
+    outcome: &mut Outcome,
+    record: impl FnOnce(&[FileId]) -> std::io::Result<()>,
+) -> Result<Vec<FileId>, Failure> {
+    let started = Instant::now();
+    let published = made.publish_over(existing, record);
+    outcome.timings.publish_s = started.elapsed().as_secs_f64();
+    let files = published.map_err(|error| failure(Stage::Write, &error))?;
+    outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
+    Ok(files)
+}
 
 /// The paths of an image, its result and its mask.
 #[derive(Clone, Copy)]
@@ -87,5 +109,22 @@ impl Destination {
             let options = self.write_options(job, path);
             Ok(made.with_second(stage_sidecar(path, content, &options)?))
         })
+    }
+
+    /// Writes the picture of a result and returns its name; `None` without an output folder.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn picture(
+        &self,
+        result: &Path,
+        before: &Views,
+        after: &Views,
+    ) -> std::io::Result<Option<String>> {
+        let output = self.0.as_ref().map(|output| output.path.as_path());
+        let below = output.and_then(|output| Some((output, result.strip_prefix(output).ok()?)));
+        below
+            .map(|(output, below)| picture::write(output, below, before, after))
+            .transpose()
     }
 }

@@ -34,6 +34,10 @@ pub(crate) fn least_image_bytes(job: &ImageJob, image: &ImageInfo, threads: usiz
 }
 
 fn layout_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
+    filter_bytes(job, image, division).saturating_add(job.gauge_bytes(image))
+}
+
+fn filter_bytes(job: &ImageJob, image: &ImageInfo, division: Division) -> u64 {
     let image = &job.masked(image);
     let voxels = image.voxels();
     let stored = voxels.saturating_mul(image.datatype.size_bytes() as u64);
@@ -124,6 +128,7 @@ mod tests {
             mask: None,
             compression: CompressionLevel::default(),
             sync: false,
+            qc: false,
         }
     }
 
@@ -262,12 +267,13 @@ mod tests {
             ],
             round in prop::sample::select(&[Rounding::Truncate, Rounding::Nearest][..]),
             threads in 1usize..4,
+            qc in any::<bool>(),
         ) {
             let gaussian = Gaussian {
                 sigma: Some(PerAxis::Each(sigma)),
                 ..Gaussian::from_sigma_vox(0.0)
             };
-            let job = job(gaussian, nan, OutputSpec { output_type, round });
+            let job = ImageJob { qc, ..job(gaussian, nan, OutputSpec { output_type, round }) };
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.nii");
             super::super::steps::tests::write_noise(&path, &shape, datatype, scaled, has_nan);

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `steps` | read, filter, write |
 //! | `team` | threads that share one image |
-//! | `destination` | where results and their sidecar files are written |
 //! | `shared` | ranks that share one image |
 //! | `mask` | reading the mask of an image |
+//! | `destination` | where results, sidecar files and pictures are written |
 //! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
 //! | `failure` | what an error means for its image and for others |
@@ -14,14 +14,19 @@
 //! | `cost` | how long an image takes |
 //! | `warning` | what a user should know about an image |
 //! | `survey` | signs that an image is a mask or a label map |
+//! | `quality`, `gauge` | figures of an image before and after, and how they are measured |
+//! | `picture` | its central slices before and after |
 
 pub(crate) mod cost;
 pub mod description;
 mod destination;
 mod failure;
+mod gauge;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;
+mod picture;
+pub(crate) mod quality;
 pub(crate) mod shared;
 mod steps;
 mod survey;
@@ -38,10 +43,9 @@ use crate::images::MaskChoice;
 use crate::volume::Datatype;
 use description::FilterDescription;
 
-pub(crate) use destination::{OutputFolder, Paths};
+pub(crate) use destination::{OutputFolder, Paths, publish};
 pub use mask::Masking;
 pub use steps::ImageWorker;
-pub(crate) use steps::publish;
 
 /// Changes whenever the same options give different bits than before.
 const NUMERICS: u32 = 1;
@@ -68,6 +72,8 @@ pub struct ImageJob {
     pub compression: CompressionLevel,
     /// Sync a result to disk before it is renamed.
     pub sync: bool,
+    /// Measure each image before and after, and draw it.
+    pub qc: bool,
 }
 
 impl ImageJob {
@@ -180,6 +186,9 @@ impl ImageJob {
         let mut arguments: Vec<String> = command.chain(given).collect();
         if !self.sync {
             arguments.push("--no-sync".to_owned());
+        }
+        if self.qc {
+            arguments.push("--qc".to_owned());
         }
         arguments
     }

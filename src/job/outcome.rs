@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::quality::Quality;
 use super::warning::Warning;
 pub use crate::image_io::{Crc32, FileId};
 use crate::volume::Datatype;
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub warnings: Vec<Warning>,
     /// The ranks that shared it, this one included; empty if there is only one.
     pub shared: Vec<Sharer>,
+    /// What was measured before and after, with `--qc`.
+    pub quality: Option<Box<Quality>>,
     /// Bytes of all files that were written.
     pub bytes_out: u64,
     /// How it ended.
@@ -292,6 +295,8 @@ struct Row {
     retries: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Warning>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quality: Option<Box<Quality>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     shared: Vec<Sharer>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -352,6 +357,7 @@ impl From<&Outcome> for Row {
             retries: outcome.retries,
             warnings: outcome.warnings.clone(),
             shared: outcome.shared.clone(),
+            quality: outcome.quality.clone(),
             files_in: input.files.clone(),
             files_out,
             input_mtime_ns: None,
@@ -404,6 +410,7 @@ impl From<Row> for Outcome {
             },
             warnings: row.warnings,
             shared: row.shared,
+            quality: row.quality,
             bytes_out: row.bytes_out,
             retries: row.retries,
             end: match row.status {
@@ -432,6 +439,7 @@ struct Message {
     retries: u32,
     warnings: Vec<Warning>,
     shared: Vec<Sharer>,
+    quality: Option<Box<Quality>>,
     bytes_out: u64,
     end: End,
 }
@@ -488,6 +496,7 @@ pub(crate) mod tests {
             },
             warnings: Vec::new(),
             shared: Vec::new(),
+            quality: None,
             bytes_out: 20,
             retries: 0,
             end: End::Done(vec![FileId {
@@ -538,6 +547,10 @@ pub(crate) mod tests {
                     read_s: 0.5,
                     ..Sharer::default()
                 }],
+                quality: Some(Box::new(Quality {
+                    picture: Some("a/b.nii.png".to_owned()),
+                    ..Quality::default()
+                })),
                 ..done()
             },
             Outcome::skipped(1, Reason::Kept),

@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::ImageJob;
-use super::destination::{Destination, OutputFolder, Paths};
+use super::destination::{Destination, OutputFolder, Paths, publish};
 use super::failure::{failure, filter_failure, mask_failure, may_pass};
+use super::gauge::{self, Gauge};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use super::quality::Quality;
 use super::survey::Survey;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use super::warning::{self, Warning};
@@ -23,25 +25,6 @@ use crate::image_io::{
 };
 use crate::images::MaskChoice;
 use crate::volume::{Datatype, Volume, VoxelBuffer};
-
-/// Syncs a result if the job requires it, and renames it. Stores the duration and the bytes written in
-/// `outcome`. `record` is called with the files before they are renamed.
-///
-/// # Errors
-/// [`Failure`] with the cause; nothing that looks like a result is left behind.
-pub(crate) fn publish(
-    made: StagedFile,
-    existing: &Existing,
-    outcome: &mut Outcome,
-    record: impl FnOnce(&[FileId]) -> std::io::Result<()>,
-) -> Result<Vec<FileId>, Failure> {
-    let started = Instant::now();
-    let published = made.publish_over(existing, record);
-    outcome.timings.publish_s = started.elapsed().as_secs_f64();
-    let files = published.map_err(|error| failure(Stage::Write, &error))?;
-    outcome.bytes_out = files.iter().map(|file| file.bytes).sum();
-    Ok(files)
-}
 
 /// A worker's own buffers, reused from image to image.
 pub struct ImageWorker<'a> {
@@ -65,6 +48,8 @@ pub struct ImageWorker<'a> {
 struct Buffers {
     planes: Planes,
     intensities: VoxelBuffer,
+    /// The gauge's.
+    slice: VoxelBuffer,
 }
 
 impl<'a> ImageWorker<'a> {
@@ -185,8 +170,8 @@ impl<'a> ImageWorker<'a> {
         let sidecars = self.destination.sidecars(paths)?;
         let mut members = std::mem::take(&mut self.members);
         let team = Team::new(self.stop);
-        let mut survey = None;
-        let filtered = self.read_and_filter(&team, &mut members, (paths, fetched), &mut survey, outcome);
+        let mut seen = Seen::default();
+        let filtered = self.read_and_filter(&team, &mut members, (paths, fetched), &mut seen, outcome);
         self.members = members;
         let made = team.into_made();
         filtered?;
@@ -209,12 +194,15 @@ impl<'a> ImageWorker<'a> {
             Some(TeamError::Write(error)) => return Err(failure(Stage::Write, &error)),
         }
         let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
-        if let Some(survey) = survey
+        if let Some(survey) = seen.survey
             && outcome.input.sigma_vox.is_some_and(smoothed)
         {
             let Volume { voxels, datatype, .. } = &self.image.volume;
             let warning = survey.warning(voxels.as_bytes(), *datatype);
             outcome.warnings.extend(warning.filter(|_| !datatype.is_float()));
+        }
+        if let Some(before) = seen.gauge {
+            self.measure_result(before, paths, outcome)?;
         }
         let started = Instant::now();
         let made = match file {
@@ -251,7 +239,7 @@ impl<'a> ImageWorker<'a> {
         team: &Team<'_>,
         members: &mut [Member],
         (paths, opened): (Paths<'_>, Option<OpenedInput>),
-        survey: &mut Option<Survey>,
+        seen: &mut Seen,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let Paths { input, output, .. } = paths;
@@ -283,20 +271,19 @@ impl<'a> ImageWorker<'a> {
                 options: destination.write_options(job, output),
             };
             let read = reader.read_with(input, opened, image, &mut |header, volume, next| {
-                *survey = job.survey(volume);
+                seen.survey = job.survey(volume);
                 let fits = mask.is_none_or(|mask| mask.fault(header).is_none());
                 match fits.then(|| streaming.begin(header, volume, buffers)).flatten() {
                     None => {
                         let found = next(volume.voxels.as_bytes_mut())?;
-                        if let Some(survey) = survey {
-                            survey.add(volume.voxels.as_bytes());
-                        }
+                        seen.add(volume.voxels.as_bytes());
                         Ok(found)
                     }
                     Some((run, file)) => {
+                        seen.gauge = job.gauge(volume, &mut buffers.slice).ok().flatten();
                         team.begin(run, Some(file), count);
                         let nonfinite_voxels = &mut outcome.input.nonfinite_voxels;
-                        read_slabs(team, volume, next, nonfinite_voxels, survey)
+                        read_slabs(team, volume, next, nonfinite_voxels, seen)
                     }
                 }
             });
@@ -306,6 +293,8 @@ impl<'a> ImageWorker<'a> {
                 self.mask_was_read(input, mask, outcome)?;
             }
             if team.run().is_none() {
+                seen.gauge = self.measure().map_err(|error| filter_failure(input, &error))?;
+                outcome.timings.read_s = started.elapsed().as_secs_f64();
                 let mask = mask.map(|mask| Arc::clone(&mask.mask));
                 self.begin_whole(team, count, (input, output), mask, outcome)?;
             }
@@ -343,6 +332,48 @@ impl<'a> ImageWorker<'a> {
         Ok(())
     }
 
+    /// Measures an image that was read and is not filtered yet, with `--qc`.
+    fn measure(&mut self) -> Result<Option<Gauge>, FilterError> {
+        let volume = &self.image.volume;
+        let mut gauge = self.job.gauge(volume, &mut self.buffers.slice)?;
+        if let Some(gauge) = &mut gauge {
+            gauge.add(volume.voxels.as_bytes());
+        }
+        Ok(gauge)
+    }
+
+    /// Measures the result, and draws it and the image before.
+    fn measure_result(
+        &mut self,
+        before: Gauge,
+        paths: Paths<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let (before, views_before, slice) = before.finish();
+        self.buffers.slice = slice;
+        let after = self.measure();
+        let after = after.map_err(|error| filter_failure(paths.input, &error))?;
+        let Some((after, views_after, slice)) = after.map(Gauge::finish) else {
+            return Ok(());
+        };
+        self.buffers.slice = slice;
+        let picture = self
+            .destination
+            .picture(paths.output, &views_before, &views_after)
+            .unwrap_or_else(|error| {
+                outcome.warnings.push(warning::of_picture(&error));
+                None
+            });
+        outcome.quality = Some(Box::new(Quality {
+            before,
+            after,
+            picture,
+        }));
+        outcome.timings.filter_s += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
     /// Starts the work on an image that was read.
     fn begin_whole(
         &mut self,
@@ -353,7 +384,9 @@ impl<'a> ImageWorker<'a> {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let started = Instant::now();
-        let Buffers { planes, intensities } = &mut self.buffers;
+        let Buffers {
+            planes, intensities, ..
+        } = &mut self.buffers;
         let volume = &mut self.image.volume;
         let division = Division::among(threads, false);
         let shared = self.job.shared();
@@ -436,6 +469,25 @@ impl ImageJob {
     }
 }
 
+/// What is learned from the voxels of an image before they are filtered.
+#[derive(Default)]
+struct Seen {
+    survey: Option<Survey>,
+    gauge: Option<Gauge>,
+}
+
+impl Seen {
+    /// Takes note of the next voxels.
+    fn add(&mut self, stored: &[u8]) {
+        if let Some(survey) = &mut self.survey {
+            survey.add(stored);
+        }
+        if let Some(gauge) = &mut self.gauge {
+            gauge.add(stored);
+        }
+    }
+}
+
 /// How an image is filtered while it is read.
 struct Streaming<'a> {
     job: &'a ImageJob,
@@ -466,8 +518,13 @@ impl Streaming<'_> {
         let prepared = job.filter.prepare(&image, &job.shared()).ok()?;
         let division = Division::among(self.threads, true);
         let layout = Layout::of(prepared.as_ref(), &image, division);
-        if self.limit_bytes.is_some_and(|limit| layout.bytes() > limit) {
+        let bytes = layout.bytes().saturating_add(job.gauge_bytes(&image));
+        if self.limit_bytes.is_some_and(|limit| bytes > limit) {
             return None;
+        }
+        if job.qc {
+            // The gauge then finds its memory.
+            gauge::reserve(volume, &mut buffers.slice).ok()?;
         }
         let run = ImageRun::begin(prepared, layout, volume, &mut buffers.planes, self.mask.cloned()).ok()?;
         let file = begin_file(job, header, volume, &run, self.output, &self.options);
@@ -488,7 +545,7 @@ fn read_slabs(
     volume: &Volume,
     next: &mut dyn FnMut(&mut [u8]) -> Result<usize, Cause>,
     nonfinite_voxels: &mut u64,
-    survey: &mut Option<Survey>,
+    seen: &mut Seen,
 ) -> Result<usize, Cause> {
     let Some(run) = team.run() else {
         return Ok(0);
@@ -502,9 +559,7 @@ fn read_slabs(
         if len < bytes.len() {
             break;
         }
-        if let Some(survey) = survey {
-            survey.add(bytes);
-        }
+        seen.add(bytes);
         *nonfinite_voxels += nonfinite::count_stored(volume.datatype, volume.scaling, bytes);
         team.has_read(slab.end);
     }

@@ -42,6 +42,11 @@ impl From<&FilterWarning> for Warning {
     }
 }
 
+/// The picture of an image could not be written.
+pub(super) fn of_picture(error: &std::io::Error) -> Warning {
+    Warning::new("picture", format!("its picture cannot be written: {error}"))
+}
+
 /// Warnings from the header of an image. If the filter's width is in mm, the voxel size matters: `used` then
 /// says which of two the filter uses.
 pub(super) fn of_header(header: &Header, used: Option<&str>, sigma_vox: Option<[f64; 3]>) -> Vec<Warning> {

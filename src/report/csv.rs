@@ -1,8 +1,11 @@
 //! The rows of a report: ranks and images as CSV, Slurm's accounting as CSV and as a table.
 
+use std::io::Write;
+
 use super::{ImageRow, RankRow};
-use crate::columns::{Cell, Column};
+use crate::columns::{Cell, Column, write_csv};
 use crate::job::outcome::End;
+use crate::job::quality::Figures;
 use crate::slurm::steps::Account;
 
 /// Columns of a rank in CSV.
@@ -94,6 +97,55 @@ pub(crate) const IMAGES: [Column<ImageRow>; 26] = [
     }),
 ];
 
+/// The columns of a figure before and after filtering.
+macro_rules! quality_columns {
+    ($($before:literal, $after:literal, $figure:expr;)*) => {
+        [
+            $(
+                Column::csv($before, |image| {
+                    let figure: fn(&Figures) -> Cell = $figure;
+                    Cell::of(image.quality.as_deref(), |quality| figure(&quality.before))
+                }),
+                Column::csv($after, |image| {
+                    let figure: fn(&Figures) -> Cell = $figure;
+                    Cell::of(image.quality.as_deref(), |quality| figure(&quality.after))
+                }),
+            )*
+            Column::csv("picture", |image| {
+                let picture = image.quality.as_ref().and_then(|quality| quality.picture.clone());
+                Cell::of(picture, Cell::Text)
+            }),
+        ]
+    };
+}
+
+/// More columns of an image's row, if images were measured.
+pub(crate) const QUALITY: [Column<ImageRow>; 19] = quality_columns! {
+    "before_min", "after_min", |it| number(it.min);
+    "before_max", "after_max", |it| number(it.max);
+    "before_mean", "after_mean", |it| number(it.mean);
+    "before_sd", "after_sd", |it| number(it.sd);
+    "before_noise", "after_noise", |it| number(it.noise);
+    "before_fwhm_mm", "after_fwhm_mm", |it| {
+        let axes = it.fwhm_mm.map(|axis| axis.map_or("nan".to_owned(), |mm| mm.to_string()));
+        Cell::Text(axes.join(" "))
+    };
+    "before_nonfinite_voxels", "after_nonfinite_voxels", |it| Cell::Count(it.nonfinite_voxels);
+    "before_saturated_voxels", "after_saturated_voxels", |it| Cell::Count(it.saturated_voxels);
+    "before_zero_voxels", "after_zero_voxels", |it| Cell::Count(it.zero_voxels);
+};
+
+fn number(figure: Option<f64>) -> Cell {
+    Cell::of(figure, |figure| Cell::Number(figure, 3))
+}
+
+/// Writes the rows of the images as CSV, with their figures if there are any.
+pub(crate) fn write_images(images: &[ImageRow], writer: impl Write) -> Result<(), csv::Error> {
+    let measured = images.iter().any(|image| image.quality.is_some());
+    let more = if measured { &QUALITY[..] } else { &[] };
+    write_csv(IMAGES.iter().chain(more), images, writer)
+}
+
 /// Columns of a job, its script or a step.
 pub(crate) const ACCOUNTS: [Column<Account>; 11] = [
     Column::new("job_id", "job", |account| Cell::Text(account.job_id.clone())),
@@ -133,8 +185,6 @@ fn three([x, y, z]: [f64; 3]) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::columns::write_csv;
-
     #[test]
     fn rows_and_heads_are_the_schema() {
         let report = crate::report::sample::report();
@@ -142,7 +192,27 @@ mod tests {
         write_csv(&RANKS, &report.ranks, &mut ranks).unwrap();
         insta::assert_snapshot!("ranks", String::from_utf8(ranks).unwrap());
         let mut images = Vec::new();
-        write_csv(&IMAGES, &report.images, &mut images).unwrap();
+        write_images(&report.images, &mut images).unwrap();
         insta::assert_snapshot!("images", String::from_utf8(images).unwrap());
+    }
+
+    #[test]
+    fn measured_images_have_more_columns() {
+        let mut report = crate::report::sample::report();
+        let mut quality = crate::job::quality::Quality::default();
+        quality.before.mean = Some(1.5);
+        quality.after.fwhm_mm = [Some(2.0), None, Some(3.0)];
+        report.images[1].quality = Some(Box::new(quality));
+        let mut images = Vec::new();
+        write_images(&report.images, &mut images).unwrap();
+        let text = String::from_utf8(images).unwrap();
+        let rows: Vec<&str> = text.lines().collect();
+        assert!(rows[0].ends_with("before_zero_voxels,after_zero_voxels,picture"));
+        assert!(rows[1].ends_with(",,,,"), "{}", rows[1]);
+        assert!(
+            rows[2].contains(",1.5,") && rows[2].contains(",2 nan 3,"),
+            "{}",
+            rows[2]
+        );
     }
 }

@@ -59,12 +59,7 @@ mod tests {
             std::fs::File::create(path("ranks")).unwrap(),
         )
         .unwrap();
-        write_csv(
-            &csv::IMAGES,
-            &report.images,
-            std::fs::File::create(path("images")).unwrap(),
-        )
-        .unwrap();
+        csv::write_images(&report.images, std::fs::File::create(path("images")).unwrap()).unwrap();
         std::fs::write(path("html"), crate::report::html::render(&report, None).unwrap()).unwrap();
         std::fs::write(path("list"), "in/a.nii\n").unwrap();
         let kinds = [

@@ -4,8 +4,21 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (760, 480);
+const SIZE: (u32, u32) = (980, 480);
+/// Width of the chart itself; the legend is next to it.
+const CHART_WIDTH: u32 = 740;
 const FONT: &str = "sans-serif";
+/// Colours that people with any colour vision can distinguish, without the yellow, which is faint on paper
+/// (Okabe and Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
@@ -13,8 +26,9 @@ type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// Points joined by a line.
+    /// Points joined by a line, each series with a marker of its own.
     Points,
+    /// A dashed line.
     Line,
     /// A thin grey line: an ideal or a bound to compare with.
     Reference,
@@ -25,6 +39,8 @@ pub(crate) enum Mark {
 pub(crate) struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
+    /// Half the width of the interval around each point along y; empty or 0 for none.
+    pub half_widths: Vec<f64>,
     pub mark: Mark,
 }
 
@@ -37,6 +53,8 @@ pub(crate) struct Chart {
     pub y_label: String,
     /// Whether both axes are logarithmic. Points that are not positive are then left out.
     pub logarithmic: bool,
+    /// What the names of the series are.
+    pub legend: String,
     pub series: Vec<Series>,
 }
 
@@ -71,10 +89,52 @@ fn frame<'a, 'b>(area: &'a Area<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBac
     frame
 }
 
+fn colour(place: usize) -> RGBColor {
+    COLOURS[place % COLOURS.len()]
+}
+
+/// The marker of a series.
+fn marker<'b, C: Clone + 'static>(place: usize, point: C) -> DynElement<'static, SVGBackend<'b>, C> {
+    let filled = colour(place).filled();
+    match place % 4 {
+        0 => Circle::new(point, 4, filled).into_dyn(),
+        1 => TriangleMarker::new(point, 6, filled).into_dyn(),
+        2 => Circle::new(point, 5, colour(place).stroke_width(2)).into_dyn(),
+        _ => Cross::new(point, 4, colour(place).stroke_width(2)).into_dyn(),
+    }
+}
+
+/// Draws the legend next to the chart, where no point can be: a title, and for each entry a sample and a
+/// name.
+fn draw_legend<'a>(
+    area: &Area<'a>,
+    title: &str,
+    names: &[&str],
+    sample: impl Fn(usize, (i32, i32)) -> Vec<DynElement<'static, SVGBackend<'a>, (i32, i32)>>,
+) -> Drawn {
+    let font = (FONT, 13).into_font();
+    area.draw(&Text::new(title.to_owned(), (4, 48), font.clone()))?;
+    for (place, name) in names.iter().enumerate() {
+        let y = 76 + 20 * place as i32;
+        for element in sample(place, (4, y)) {
+            area.draw(&element)?;
+        }
+        area.draw(&Text::new((*name).to_owned(), (34, y - 7), font.clone()))?;
+    }
+    Ok(())
+}
+
 impl Chart {
     /// The chart as an SVG document.
     pub(crate) fn to_svg(&self) -> Result<String, String> {
-        let all: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
+        let ends = |series| {
+            self.intervals(series)
+                .into_iter()
+                .flat_map(|(low, high)| [low, high])
+        };
+        let all = self.series.iter();
+        let all = all.flat_map(|series| self.shown(series).into_iter().chain(ends(series)));
+        let all: Vec<(f64, f64)> = all.collect();
         let Some(&first) = all.first() else {
             return Err(format!("{}: there is nothing to draw", self.title));
         };
@@ -112,7 +172,8 @@ impl Chart {
         X::CoordDescType: ValueFormatter<f64>,
         Y::CoordDescType: ValueFormatter<f64>,
     {
-        let mut chart = frame(area, &self.title).build_cartesian_2d(x, y)?;
+        let (left, right) = area.split_horizontally(CHART_WIDTH);
+        let mut chart = frame(&left, &self.title).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .x_desc(&self.x_label)
@@ -120,32 +181,63 @@ impl Chart {
             .light_line_style(WHITE)
             .draw()?;
         for (place, series) in self.series.iter().enumerate() {
-            let colour = Palette99::pick(place).to_rgba();
-            let style = match series.mark {
-                Mark::Reference => BLACK.mix(0.35).stroke_width(1),
-                _ => colour.stroke_width(2),
-            };
+            let style = series.style(place);
             let points = self.shown(series);
-            if series.mark == Mark::Points {
-                let circle = |&point| Circle::new(point, 4, colour.filled());
-                chart.draw_series(points.iter().map(circle))?;
+            match series.mark {
+                Mark::Line => {
+                    chart.draw_series(DashedLineSeries::new(points, 6, 4, style))?;
+                }
+                Mark::Reference => {
+                    chart.draw_series(LineSeries::new(points, style))?;
+                }
+                Mark::Points => {
+                    for (low, high) in self.intervals(series) {
+                        let cap = |end| EmptyElement::at(end) + PathElement::new([(-4, 0), (4, 0)], style);
+                        chart.draw_series([PathElement::new([low, high], style)])?;
+                        chart.draw_series([cap(low), cap(high)])?;
+                    }
+                    chart.draw_series(points.iter().map(|&point| marker(place, point)))?;
+                    chart.draw_series(LineSeries::new(points, style))?;
+                }
             }
-            chart
-                .draw_series(LineSeries::new(points, style))?
-                .label(&series.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
-        let mut legend = chart.configure_series_labels();
-        legend
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .draw()
+        let names: Vec<&str> = self.series.iter().map(|series| series.name.as_str()).collect();
+        draw_legend(&right, &self.legend, &names, |place, (x, y)| {
+            let series = &self.series[place];
+            let dashes = match series.mark {
+                Mark::Line => vec![[(x, y), (x + 9, y)], [(x + 15, y), (x + 24, y)]],
+                _ => vec![[(x, y), (x + 24, y)]],
+            };
+            let line = |ends: [(i32, i32); 2]| PathElement::new(ends, series.style(place)).into_dyn();
+            let dot = (series.mark == Mark::Points).then(|| marker(place, (x + 12, y)));
+            dashes.into_iter().map(line).chain(dot).collect()
+        })
+    }
+
+    /// The ends of the intervals that can be drawn.
+    fn intervals(&self, series: &Series) -> Vec<((f64, f64), (f64, f64))> {
+        let points = series.points.iter().zip(&series.half_widths);
+        let ends = points.map(|(&(x, y), half)| ((x, y - half), (x, y + half)));
+        let can_be_drawn = |&(low, high): &((f64, f64), (f64, f64))| {
+            high.1.is_finite() && high.1 > low.1 && (!self.logarithmic || (low.0 > 0.0 && low.1 > 0.0))
+        };
+        ends.filter(can_be_drawn).collect()
+    }
+}
+
+impl Series {
+    fn style(&self, place: usize) -> ShapeStyle {
+        match self.mark {
+            Mark::Reference => BLACK.mix(0.5).stroke_width(1),
+            _ => colour(place).stroke_width(2),
+        }
     }
 }
 
 /// Draws stacked bars as an SVG document. The legend contains the names of the parts.
 pub(crate) fn stacked_bars_svg(
     title: &str,
+    x_label: &str,
     y_label: &str,
     part_names: &[&str],
     bars: &[Bar],
@@ -163,33 +255,37 @@ pub(crate) fn stacked_bars_svg(
         bar.flatten().map_or(String::new(), |bar| bar.name.clone())
     };
     svg(title, |area| {
-        let (x, y) = (-0.5..bars.len() as f64 - 0.5, 0.0..highest * 1.25);
-        let mut chart = frame(area, title).build_cartesian_2d(x, y)?;
+        let (left, right) = area.split_horizontally(CHART_WIDTH);
+        let (x, y) = (-0.5..bars.len() as f64 - 0.5, 0.0..highest * 1.1);
+        let mut chart = frame(&left, title).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .x_labels(bars.len() * 2 + 1)
             .x_label_formatter(&name_of)
+            .x_desc(x_label)
             .y_desc(y_label)
             .light_line_style(WHITE)
             .draw()?;
-        for (part, name) in part_names.iter().enumerate() {
-            let colour = Palette99::pick(part).to_rgba();
-            let rectangles = bars.iter().enumerate().map(|(place, bar)| {
+        for part in 0..part_names.len() {
+            let rectangles = bars.iter().enumerate().flat_map(|(place, bar)| {
                 let below: f64 = bar.parts[..part].iter().sum();
                 let (left, right) = (place as f64 - 0.35, place as f64 + 0.35);
-                Rectangle::new([(left, below), (right, below + bar.parts[part])], colour.filled())
+                let corners = [(left, below), (right, below + bar.parts[part])];
+                [
+                    Rectangle::new(corners, colour(part).filled()),
+                    Rectangle::new(corners, BLACK.stroke_width(1)),
+                ]
             });
-            chart
-                .draw_series(rectangles)?
-                .label(*name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
+            chart.draw_series(rectangles)?;
         }
-        let mut legend = chart.configure_series_labels();
-        legend
-            .background_style(WHITE.mix(0.8))
-            .position(SeriesLabelPosition::UpperRight)
-            .draw()
+        draw_legend(&right, "", part_names, |part, (x, y)| {
+            let corners = [(x, y - 6), (x + 24, y + 6)];
+            vec![
+                Rectangle::new(corners, colour(part).filled()).into_dyn(),
+                Rectangle::new(corners, BLACK.stroke_width(1)).into_dyn(),
+            ]
+        })
     })
 }
 
@@ -202,6 +298,7 @@ mod tests {
         let series = Series {
             name: "1 rank".to_owned(),
             points: vec![(1.0, 0.5), (10.0, 3.0), (0.0, f64::NAN)],
+            half_widths: vec![0.0, 2.0, 0.0],
             mark: Mark::Points,
         };
         for logarithmic in [false, true] {
@@ -210,16 +307,19 @@ mod tests {
                 x_label: "images".to_owned(),
                 y_label: "s".to_owned(),
                 logarithmic,
+                legend: "ranks".to_owned(),
                 series: vec![series.clone()],
             };
             let svg = chart.to_svg().unwrap();
             for word in ["Time", "images", "1 rank"] {
                 assert!(svg.contains(word), "{word}");
             }
-            assert!(svg.matches("<circle").count() == 2 && !svg.contains("NaN"));
+            // Two points, and one in the legend, which is right of the chart.
+            assert!(svg.matches("<circle").count() == 3 && !svg.contains("NaN"));
+            assert!(svg.contains(&format!("cx=\"{}\"", CHART_WIDTH + 16)), "{svg}");
             chart.series[0].points.clear();
             assert!(chart.to_svg().unwrap_err().contains("nothing to draw"));
         }
-        assert!(stacked_bars_svg("shares", "s", &["read"], &[]).is_err());
+        assert!(stacked_bars_svg("shares", "ranks", "s", &["read"], &[]).is_err());
     }
 }

@@ -18,7 +18,7 @@ from webdriver import Browser
 
 AXE = Path(__file__).parents[2] / ".axe-core" / "package" / "axe.min.js"
 TAB, ENTER, SPACE = "\ue004", "\ue007", " "
-KINDS = ["400", "40000", "failed", "merged"]
+KINDS = ["400", "40000", "failed", "merged", "quality"]
 
 
 def missing(what):
@@ -65,6 +65,7 @@ def pages(tmp_path_factory):
     for name in ("40000", "merged"):
         page = niimpi("report", "show", folder / f"{name}.json", "--format", "html")
         (folder / f"{name}.html").write_text(page)
+    smooth("quality", "--qc", "--limit", 60)
     (images / '"><img src=x onerror=alert(1)>.nii').write_bytes(b"no image")
     (images / "empty.nii").write_bytes(b"")
     smooth("failed", codes=(1,))
@@ -104,10 +105,13 @@ def test_it_loads_at_once_without_requests_and_errors(page, browser):
     seconds = browser.open(page)
     size = page.stat().st_size
     print(f"{page.name}: {size / 1e3:.0f} kB, loaded in {seconds:.2f} s")
-    assert size < 400_000
-    assert browser.requests() == [page.as_uri()] or browser.requests() == []
+    pictures = browser.run("return document.images.length")
+    assert (pictures > 20) == (page.stem == "quality")
+    assert browser.run("return [...document.images].every(it => it.complete && it.naturalWidth > 100)")
+    assert size < 400_000 + pictures * 60_000
+    requests = [it for it in browser.requests() if not it.startswith("data:")]
+    assert requests in ([page.as_uri()], [])
     assert browser.console() == []
-    assert browser.run("return document.images.length") == 0
     assert browser.run("return document.scripts.length") == 1
 
 
@@ -147,6 +151,8 @@ def test_nothing_is_wider_than_the_screen(page, browser, width):
     browser.open(page)
     browser.resize(width)
     assert browser.run("return document.documentElement.scrollWidth") <= width
+    wide = "return [...document.images].every(it => it.getBoundingClientRect().right <= innerWidth)"
+    assert browser.run(wide)
     if folder := os.environ.get("NIIMPI_SCREENSHOTS"):
         browser.screenshot(Path(folder) / f"{page.stem}-{width}.png")
 

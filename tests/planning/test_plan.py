@@ -228,19 +228,21 @@ def test_memory_of_a_mixture_of_sizes_and_types_is_planned(mixed, tmp_path, nan)
 
 
 @pytest.mark.mpi_library
-def test_memory_of_a_long_list_is_planned(in_memory):
+@pytest.mark.parametrize("qc", [[], ["--qc"]], ids=["", "qc"])
+def test_memory_of_a_long_list_is_planned(in_memory, qc):
     """With many small images, the list takes most of rank 0's memory. MPI's buffers and, when resuming, the
     journals fit into the margin of the request."""
     count = 20_000
     images = synth(in_memory / "images", count, "6,6,6")
-    plan(images, *OPTIONS, "--pilot", "20", "--ranks", RANKS, "--json", in_memory / "p.json", cwd=in_memory)
+    options = [*OPTIONS, *qc, "--pilot", "20", "--ranks", RANKS, "--json", in_memory / "p.json"]
+    plan(images, *options, cwd=in_memory)
     document = json.loads((in_memory / "p.json").read_text())
     for predicted in document["configurations"]:
         ranks, rss = predicted["ranks"], predicted["rss_per_rank_bytes"]
         out = in_memory / f"out_{ranks}"
         options = {"ranks": ranks if HAS_RANKS else None, "timeout": 120}
-        first = smooth(images, out, "--sigma=1", **options).report["totals"]
-        again = smooth(images, out, "--sigma=1", "--resume", **options).report["totals"]
+        first = smooth(images, out, "--sigma=1", *qc, **options).report["totals"]
+        again = smooth(images, out, "--sigma=1", "--resume", *qc, **options).report["totals"]
         assert (first["done"], again["skipped"]) == (count, count)
         if ranks == 1:
             assert first["max_rss_bytes"] <= rss <= first["max_rss_bytes"] * 1.2

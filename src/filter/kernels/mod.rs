@@ -9,6 +9,7 @@
 //! | `simd` | the widest vectors that the processor has |
 //! | `singles` | vectors of single-precision numbers |
 //! | `scalar` | conversions of one number, as x86-64 does them |
+//! | `sums` | sums over slices, for the figures of `--qc` |
 //! | `weights` | the sampled Gaussian, bit for bit scipy's |
 //! | `exp`, `exp32` | the exponential in double and in single precision, the same bits everywhere |
 //! | `exp64`, `powers` | another exponential in double, for vectors, and its tables |
@@ -27,4 +28,5 @@ pub(super) mod ranks;
 mod scalar;
 pub(super) mod simd;
 pub(super) mod singles;
+pub(super) mod sums;
 pub(super) mod weights;

@@ -48,6 +48,7 @@ fn job(filter: impl Into<Options>) -> ImageJob {
         mask: None,
         compression: CompressionLevel::default(),
         sync: false,
+        qc: false,
     }
 }
 
@@ -58,7 +59,10 @@ pub(in crate::job) fn held_bytes(job: &ImageJob, input: &Path, threads: usize) -
     worker.process(input, &result, &mut Outcome::default()).unwrap();
     let scratch = worker.members.iter().map(|member| member.scratch.held_bytes());
     let volume = &worker.image.volume;
-    let buffers = [&volume.voxels, &volume.spare, &worker.buffers.intensities];
+    let Buffers {
+        intensities, slice, ..
+    } = &worker.buffers;
+    let buffers = [&volume.voxels, &volume.spare, intensities, slice];
     let buffers = buffers.map(|buffer| buffer.as_bytes().len() as u64);
     let masks = worker.masks.held_bytes();
     buffers.iter().sum::<u64>() + worker.buffers.planes.held_bytes() + scratch.sum::<u64>() + masks

@@ -3,10 +3,12 @@
 //! | file | role |
 //! |---|---|
 //! | `timeline` | when each worker did what, as an SVG |
+//! | `quality` | outliers, figures and pictures of `--qc` |
 //! | `methods` | a paragraph for a methods section, and citations |
 //! | `page.html`, `style.css`, `sort.js` | the template (askama) and what it includes |
 
 mod methods;
+mod quality;
 mod timeline;
 
 use askama::Template;
@@ -33,6 +35,7 @@ struct Page<'a> {
     state: &'static str,
     summary: String,
     facts: Vec<(&'static str, String)>,
+    quality: Option<quality::Section>,
     timeline: Option<Timeline>,
     shares: Vec<Share>,
     ranks: Vec<Vec<Value>>,
@@ -108,6 +111,7 @@ pub(crate) fn render(report: &Report, accounts: Option<&[Account]>) -> std::io::
         },
         summary: table::summary(report),
         facts: facts(report),
+        quality: quality::of(report),
         timeline: timeline::of(report),
         shares: shares(report),
         ranks,
@@ -346,6 +350,10 @@ mod tests {
         for image in &mut report.images {
             image.input = HOSTILE.to_owned();
             image.output = HOSTILE.to_owned();
+            image.outcome.quality = Some(Box::new(crate::job::quality::Quality {
+                picture: Some(HOSTILE.to_owned()),
+                ..Default::default()
+            }));
             if let crate::job::outcome::End::Failed(failure) = &mut image.outcome.end {
                 failure.error = HOSTILE.to_owned();
             }

@@ -22,6 +22,8 @@ const SHARE_S: f64 = 2e-6;
 const REPORT_S: f64 = 3e-6;
 /// Upper bound of the bytes that rank 0 holds for an image, without the names of its files.
 const IMAGE_BYTES: f64 = 820.0;
+/// The same for the figures of an image that is measured.
+const QUALITY_BYTES: f64 = 360.0;
 /// Number of copies of each name: in the list and in the report.
 const NAMES_HELD: f64 = 2.0;
 
@@ -60,6 +62,8 @@ pub(crate) struct Listed {
     pub probe_s: f64,
     /// Bytes of the names of an image, its results and its mask together.
     pub name_bytes: usize,
+    /// Whether the images are measured.
+    pub measured: bool,
 }
 
 /// Lists the images and reads their headers.
@@ -129,6 +133,7 @@ pub(crate) fn probe(request: &ListRequest, job: &ImageJob, wanted: Option<usize>
         list_s,
         probe_s,
         name_bytes,
+        measured: job.qc,
     })
 }
 
@@ -157,7 +162,12 @@ impl Listed {
 
     /// Bytes that rank 0 holds for a listed image.
     pub fn bytes_per_image(&self) -> f64 {
-        IMAGE_BYTES + NAMES_HELD * self.name_bytes as f64
+        // The name of the picture is a part of that of the result, which is one of two or more.
+        let (quality, names_held) = match self.measured {
+            true => (QUALITY_BYTES, NAMES_HELD + 0.5),
+            false => (0.0, NAMES_HELD),
+        };
+        IMAGE_BYTES + quality + names_held * self.name_bytes as f64
     }
 
     /// Images whose headers cannot be read or whose masks do not fit.

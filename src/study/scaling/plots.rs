@@ -7,7 +7,12 @@ use super::folder::{StudySpec, write_text};
 use super::record::{Figures, Run};
 use super::tables::{Row, rows};
 use crate::study::chart::{Bar, Chart, Mark, Series, stacked_bars_svg};
-use crate::study::statistics::{amdahl_serial_part, amdahl_speed_up};
+use crate::study::statistics::{Summary, amdahl_serial_part, amdahl_speed_up, student_factor};
+
+/// What `2 × 4` means.
+const LAYOUT: &str = "ranks × threads of each rank";
+/// Coverage of the intervals of means.
+const COVERAGE: f64 = 0.9;
 
 /// Writes `time.svg`, `memory.svg`, `speed-up.svg`, `efficiency.svg` and `shares.svg`. Leaves out plots
 /// without data.
@@ -48,7 +53,8 @@ pub(crate) fn write(folder: &Path, spec: &StudySpec, runs: &[Run]) -> Result<(),
         }
     };
     let shares = stacked_bars_svg(
-        &format!("An image's time by stage, {largest} images (ranks × threads)"),
+        &format!("An image's time by stage, {largest} images"),
+        LAYOUT,
         "milliseconds",
         &["read", "filter", "write"],
         &Vec::from_iter(at_largest.iter().map(bar)),
@@ -74,14 +80,24 @@ fn of_images(
             .iter()
             .map(|row| (row.run.images as f64, row.summary(value).mean))
             .collect(),
+        half_widths: group.iter().map(|row| half_width(row.summary(value))).collect(),
         mark: Mark::Points,
     };
     Chart {
-        title: title.to_owned(),
+        title: format!("{title}, mean and its 90 % interval"),
         x_label: "images".to_owned(),
         y_label: y_label.to_owned(),
         logarithmic,
+        legend: LAYOUT.to_owned(),
         series: rows.chunk_by(|a, b| layout(a) == layout(b)).map(curve).collect(),
+    }
+}
+
+/// Half the width of the interval of a mean; 0 if it was measured once.
+fn half_width(summary: Summary) -> f64 {
+    match summary.count {
+        0 | 1 => 0.0,
+        count => student_factor(COVERAGE, count - 1) * summary.sd / (count as f64).sqrt(),
     }
 }
 
@@ -124,6 +140,7 @@ fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
                 .iter()
                 .map(|&(workers, up)| (workers, value(workers, up)))
                 .collect(),
+            half_widths: Vec::new(),
             mark,
         };
         let mut series = vec![curve("ideal", &[(1.0, 1.0), (most, most)], Mark::Reference)];
@@ -137,6 +154,7 @@ fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
             x_label: "workers".to_owned(),
             y_label: y_label.to_owned(),
             logarithmic: false,
+            legend: "more workers as".to_owned(),
             series,
         }
     };
@@ -152,6 +170,7 @@ fn of_workers(at_largest: &[&Row], images: usize, cpus: usize) -> [Chart; 2] {
             points: steps
                 .map(|workers| (workers, amdahl_speed_up(serial_part, workers)))
                 .collect(),
+            half_widths: Vec::new(),
             mark: Mark::Line,
         });
     }

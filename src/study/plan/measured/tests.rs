@@ -47,6 +47,7 @@ pub(crate) fn job() -> ImageJob {
         mask: None,
         compression: CompressionLevel::default(),
         sync: true,
+        qc: false,
     }
 }
 
