@@ -27,7 +27,6 @@ mod stop;
 mod verify;
 mod worker;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -54,7 +53,6 @@ use crate::filter::device::{self, Device, DeviceChoice};
 use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
-use crate::job::quality::Quality;
 use crate::job::warning::WarningSummary;
 use crate::journal::{self, Journal, RunLine};
 use crate::partition::{Split, Strategy};
@@ -422,7 +420,7 @@ fn report(
     work: root_loop::Work,
     started: SystemTime,
 ) -> u8 {
-    let mut qualities = qualities_of_kept(config, &setup.decision);
+    let mut qualities = resume::qualities_of_kept(config, setup.decision.skipped.len());
     let report = Report {
         schema: SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -487,17 +485,6 @@ fn report(
     }
     print_warnings(&report, &config.job);
     write_report(&report, config)
-}
-
-/// The figures that earlier runs measured, if results of them are kept.
-fn qualities_of_kept(config: &Config, decision: &Decision) -> HashMap<PathBuf, Box<Quality>> {
-    if !config.job.qc || decision.skipped.is_empty() {
-        return HashMap::new();
-    }
-    journal::qualities(&config.list.output).unwrap_or_else(|error| {
-        tracing::error!("kept results have no figures in the report: {error}");
-        HashMap::new()
-    })
 }
 
 /// Logs what the user should know about the images, one line per kind.

@@ -4,14 +4,18 @@
 //! A run can replace a file if any record with the same input and options describes it. Any other file with a
 //! result's name stops the run before it writes anything, unless `--overwrite` is given.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Config;
 use crate::atomic_file::Stamp;
 use crate::image_io::file_name::files_at;
 use crate::image_io::{self, FileId, path_text};
 use crate::images::{self, ImageEntry};
+use crate::job::quality::Quality;
+use crate::journal;
 use crate::journal::past::{Last, Made, Past};
 use crate::report::ResumeCounts;
 
@@ -397,6 +401,17 @@ pub(super) fn refusal<'a>(results: impl IntoIterator<Item = (&'a ImageEntry, Sta
             if all == 1 { "it" } else { "them" },
             lines.concat()
         )
+    })
+}
+
+/// The figures that earlier runs measured, if results of them are kept.
+pub(super) fn qualities_of_kept(config: &Config, kept: usize) -> HashMap<PathBuf, Box<Quality>> {
+    if !config.job.qc || kept == 0 {
+        return HashMap::new();
+    }
+    journal::qualities(&config.list.output).unwrap_or_else(|error| {
+        tracing::error!("kept results have no figures in the report: {error}");
+        HashMap::new()
     })
 }
 

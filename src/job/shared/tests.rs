@@ -25,6 +25,7 @@ fn job(filter: Options, output_type: OutputType) -> ImageJob {
         mask: None,
         compression: CompressionLevel::default(),
         sync: false,
+        qc: false,
     }
 }
 
