@@ -161,16 +161,44 @@ pub(crate) fn submit(script: &Path) -> Result<Submission, String> {
     }
 }
 
-/// Whether the job is still in the queue according to `squeue`; `None` if `squeue` fails.
-pub fn is_queued(job_id: &str) -> Option<bool> {
-    let text = squeue(&["--format=%T", "--jobs", job_id])?;
-    let mut states = text.lines().filter(|state| !state.trim().is_empty());
-    Some(states.any(|state| !JobState::parse(state).is_final()))
+/// A job in the queue.
+#[derive(Debug, Default, PartialEq)]
+pub struct Queued {
+    /// Why it waits, in Slurm's words, if that is more than its turn.
+    pub waits_for: Option<String>,
+}
+
+/// The job's place in the queue according to `squeue`, `None` if it has left it. The outer `None` means that
+/// `squeue` failed.
+pub fn in_queue(job_id: &str) -> Option<Option<Queued>> {
+    squeue(&["--format=%T %r", "--jobs", job_id]).map(|text| queued(&text))
+}
+
+/// The job of these lines: state and reason. Jobs that wait for their turn have the reasons below.
+fn queued(text: &str) -> Option<Queued> {
+    const TURN: [&str; 4] = ["None", "Priority", "Resources", "Prolog"];
+    let mut jobs = text.lines().filter_map(|line| line.trim().split_once(' '));
+    let (state, reason) = jobs.find(|(state, _)| !JobState::parse(state).is_final())?;
+    let waits = state == "PENDING" && !TURN.contains(&reason);
+    Some(Queued {
+        waits_for: waits.then(|| reason.to_owned()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_waits_for_more_than_its_turn_has_a_reason() {
+        let waits_for = |text| queued(text).map(|job| job.waits_for);
+        assert_eq!(waits_for(""), None);
+        assert_eq!(waits_for("COMPLETED None\n"), None);
+        assert_eq!(waits_for("RUNNING None\n"), Some(None));
+        assert_eq!(waits_for("PENDING Resources\n"), Some(None));
+        let reason = Some("PartitionConfig".to_owned());
+        assert_eq!(waits_for("PENDING PartitionConfig\n"), Some(reason));
+    }
 
     #[test]
     fn a_script_asks_for_what_it_says_and_ends_with_its_step() {

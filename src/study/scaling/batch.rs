@@ -1,6 +1,7 @@
 //! Runs a study on a cluster: submits a Slurm job for each configuration and reads its accounting from
 //! `sacct`.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::folder::{StudyFolder, StudySpec, write_text};
@@ -118,6 +119,8 @@ pub(crate) fn wait(
 ) -> Result<bool, String> {
     let mut reported = usize::MAX;
     let mut gone_since: Option<Instant> = None;
+    // Jobs whose reason for waiting was printed.
+    let mut warned = HashSet::new();
     loop {
         let left = collect(folder, spec, keep)?;
         if left == 0 {
@@ -130,12 +133,21 @@ pub(crate) fn wait(
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Ok(false);
         }
+        let jobs = open(folder, spec)?.into_iter().filter_map(|record| record.job_id);
+        let queue: Vec<_> = jobs.map(|job_id| (batch::in_queue(&job_id), job_id)).collect();
+        for (queued, job_id) in &queue {
+            let waits_for = queued
+                .as_ref()
+                .and_then(|queued| queued.as_ref()?.waits_for.as_ref());
+            if let Some(reason) = waits_for.filter(|_| warned.insert(job_id.clone())) {
+                console::note(format!(
+                    "job {job_id} is pending ({reason}); if Slurm cannot start it, end the wait with \
+                     scancel {job_id}"
+                ));
+            }
+        }
         // Without this limit, the loop would never end on a cluster whose accounting misses the end of a job.
-        let is_queued = |job_id: &String| batch::is_queued(job_id) != Some(false);
-        if open(folder, spec)?
-            .iter()
-            .any(|record| record.job_id.as_ref().is_some_and(is_queued))
-        {
+        if queue.iter().any(|(queued, _)| *queued != Some(None)) {
             gone_since = None;
         } else if gone_since.get_or_insert_with(Instant::now).elapsed() > ACCOUNTING_LAG {
             give_up(folder, spec)?;
