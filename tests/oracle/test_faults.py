@@ -476,11 +476,17 @@ def test_an_image_beyond_the_memory_of_a_control_group_is_refused(tmp_path):
             tmp_path / "r.json",
         ]
         words = ["bash", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "-"]
-        finished = run(args, ranks=RANKS, report_path=tmp_path / "r.json", prefix=words, timeout=120)
+        run_in_group = {"ranks": RANKS, "report_path": tmp_path / "r.json", "prefix": words, "timeout": 120}
+        finished = run([*args, "--split=never"], **run_in_group)
         assert finished.code == 1 and list(failed(finished)) == ["huge.nii.gz"], finished
         error = failed(finished)["huge.nii.gz"]["error"]
         assert "needs 1309 MiB of memory" in error and "the memory limit of the control group" in error, error
         assert finished.report["totals"]["done"] == 4
+        if RANKS:
+            shared = run([*args, "--resume"], **run_in_group)
+            assert shared.code == 0, shared
+            (huge,) = [image for image in shared.report["images"] if image["status"] == "done"]
+            assert len(huge["shared"]) == RANKS
     finally:
         for _ in range(50):
             try:
