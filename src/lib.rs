@@ -59,6 +59,7 @@ pub(crate) mod launch;
 pub(crate) mod logging;
 pub(crate) mod parallel;
 pub(crate) mod process;
+pub(crate) mod signals;
 pub(crate) mod slurm;
 pub(crate) mod study;
 pub(crate) mod text;

@@ -9,9 +9,11 @@ use mpi::environment::Universe;
 use mpi::point_to_point::{Message, Status};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator as _, Destination as _, MatchedReceiveVec as _, Root as _, Source as _};
+use nix::libc;
 
 use super::flavour::MpiFlavour;
 use super::{Communicator, ROOT, Tag};
+use crate::signals::keeping_handlers;
 
 /// How long a rank waits for the final messages of other ranks and for `MPI_Finalize`.
 const FINALISE_LIMIT: Duration = Duration::from_secs(5);
@@ -54,7 +56,10 @@ impl MpiWorld {
     pub fn start() -> Option<Self> {
         exit_code_of_failed_start();
         STARTING.store(true, Ordering::Relaxed);
-        let started = mpi::initialize_with_threading(Threading::Funneled);
+        // MPICH loads hwloc, which loads the drivers of all OpenCL devices, and LLVM in that of pocl takes
+        // SIGINT and SIGUSR1.
+        let own = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
+        let started = keeping_handlers(own, || mpi::initialize_with_threading(Threading::Funneled));
         STARTING.store(false, Ordering::Relaxed);
         let (universe, _provided) = started?;
         Some(Self {

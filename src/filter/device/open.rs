@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use nix::libc;
-
 use super::choice::DeviceChoice;
 use super::compiled::{Device, Handle};
 use super::found::{FoundDevice, list, select};
 use super::lane::Lane;
+use crate::signals::{LAST_STANDARD_SIGNAL, keeping_handlers};
 
 /// Opens the device of a rank, `rank` of `ranks` on its host, for `threads` threads; `None` for the CPU.
 ///
@@ -22,7 +21,8 @@ pub(crate) fn open(
     let DeviceChoice::OpenCl(number) = choice else {
         return Ok(None);
     };
-    keeping_signal_handlers(|| {
+    // Drivers with LLVM in them install their own, also for SIGINT and SIGUSR1.
+    keeping_handlers(1..=LAST_STANDARD_SIGNAL, || {
         let listed = list()?;
         let all: Vec<FoundDevice> = listed.iter().map(|device| device.found.clone()).collect();
         let (place, sharing) = select(&all, number, rank, ranks)?;
@@ -36,27 +36,6 @@ pub(crate) fn open(
         tried.map_err(|error| error.to_string())?;
         Ok(Some(device))
     })
-}
-
-/// Restores the signal handlers of this process after `work`. Drivers that contain LLVM install their own,
-/// also for SIGINT and SIGUSR1.
-fn keeping_signal_handlers<T>(work: impl FnOnce() -> T) -> T {
-    const LAST_STANDARD_SIGNAL: i32 = 31;
-    let mut actions = Vec::new();
-    for signal in 1..=LAST_STANDARD_SIGNAL {
-        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: without a new action the call only writes the current one to `action`.
-        if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0 {
-            // SAFETY: the call has succeeded.
-            actions.push((signal, unsafe { action.assume_init() }));
-        }
-    }
-    let done = work();
-    for (signal, action) in &actions {
-        // SAFETY: installs what was installed before. SIGKILL and SIGSTOP are refused, which changes nothing.
-        unsafe { libc::sigaction(*signal, action, std::ptr::null_mut()) };
-    }
-    done
 }
 
 #[cfg(test)]
