@@ -249,7 +249,8 @@ def test_memory_of_a_long_list_is_planned(in_memory, qc):
         # The script of a plan requests at least this.
         requested = max(rss * 1.2, rss + (12 << 20))
         assert max(first["max_rss_bytes"], again["max_rss_bytes"]) <= requested, predicted
-        assert 0.2 * rss < predicted["list_bytes"] < 0.6 * rss
+        # MPICH itself takes 60 MiB more than Open MPI.
+        assert 0.15 * rss < predicted["list_bytes"] < 0.6 * rss
 
 
 def test_a_pilot_repeats_small_images(data, tmp_path):
