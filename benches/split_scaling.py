@@ -7,13 +7,14 @@ Needs two CPUs, one for each rank. Files are in memory if there is room; TMPDIR 
 The model: the ranks divide the work on sections (reading, filtering, compressing). Inflating a compressed
 image is not divided, because a rank inflates it up to the end of its own sections: one rank inflates all of
 it. The first rank also receives the sections of the others and writes the file, while it computes none of its
-own. So an image takes
+own. A rank also computes the slices around its section, on one side with two ranks and on both with more. So
+an image takes
 
-    seconds(n) = inflate + work / n + receive · (n - 1) / n + write
+    seconds(n) = inflate + work / n + margin · sides / 2 + receive · (n - 1) / n + write
 
-`work`, `inflate` and `write` are measured on one rank, `receive` is what a run on two ranks takes longer than
-the other terms. Launching MPI is not included. On several nodes, messages go over the network; here they go
-through memory.
+where `sides` is 0 for one rank, 1 for two and 2 for more. `work` and `inflate` are measured on one rank,
+`margin` and `write` on two. `receive` is what a run on two ranks takes longer than the other terms. Launching
+MPI is not included. On several nodes, messages go over the network; here they go through memory.
 """
 
 import argparse
@@ -52,12 +53,17 @@ class Model:
 
     inflate: float
     work: float
+    margin: float
     receive: float
     write: float
 
     def seconds(self, ranks):
-        others = (ranks - 1) / ranks
-        return self.inflate + self.work / ranks + self.receive * others + self.write
+        others, sides = (ranks - 1) / ranks, min(ranks - 1, 2)
+        divided = self.work / ranks + self.margin * sides / 2
+        return self.inflate + divided + self.receive * others + self.write
+
+    def limit(self):
+        return self.inflate + self.margin + self.receive + self.write
 
 
 def write_image(path, shape):
@@ -104,8 +110,10 @@ def measured(scratch, file, shape, command):
     inflate = read if file.endswith(".gz") else 0.0
     work = read - inflate + filtered + max(compressed, 0.0)
     seconds = median(one, "elapsed_s"), median(two, "elapsed_s")
-    receive = 2 * (seconds[1] - (inflate + work / 2 + write))
-    return Model(inflate, work, max(receive, 0.0), write), seconds
+    # All ranks together compute the slices on both sides of the only cut.
+    margin = max(median(two, "filter_s") - filtered, 0.0)
+    receive = 2 * (seconds[1] - (inflate + work / 2 + margin / 2 + write))
+    return Model(inflate, work, margin, max(receive, 0.0), write), seconds
 
 
 def draw(models, path):
@@ -141,9 +149,9 @@ def main():
         for name, file, shape, command in CASES:
             model, seconds = measured(scratch, file, shape, command)
             models[name] = model
-            limit = model.inflate + model.receive + model.write
             expected = [model.seconds(ranks) for ranks in RANKS[2:]]
-            print(f"| {name} |", *(f"{value:.2f} |" for value in (*seconds, *expected, limit)), flush=True)
+            figures = (*seconds, *expected, model.limit())
+            print(f"| {name} |", *(f"{value:.2f} |" for value in figures), flush=True)
             rows += [
                 {"image": name, "ranks": ranks, "seconds": model.seconds(ranks), **vars(model)}
                 for ranks in RANKS
