@@ -124,9 +124,9 @@ def draw(models, path):
     for (name, model), (color, marker, line) in zip(models.items(), styles):
         speed_ups = [model.seconds(1) / model.seconds(ranks) for ranks in RANKS]
         axes.plot(RANKS, speed_ups, color=color, marker=marker, linestyle=line, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="ranks", ylabel="speed-up over one rank", ylim=(0.8, 70))
+    axes.set(xscale="log", yscale="log", xlabel="ranks", ylabel="speed-up over one rank", ylim=(0.4, 70))
     axes.set_xticks(RANKS, RANKS)
-    axes.set_yticks(RANKS, RANKS)
+    axes.set_yticks((0.5, *RANKS), (0.5, *RANKS))
     axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.set_layout_engine("constrained")
