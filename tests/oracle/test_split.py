@@ -186,7 +186,7 @@ def test_a_rank_killed_in_the_middle_then_resume(tmp_path, large):
     args = ["smooth", f"{large}/./a.nii", "--output", str(output), "--sigma=1", "--threads=1", "--no-sync"]
     with start(args, ranks=2, env={"NIIMPI_TEST_FAULT": "slow@1:60000"}) as running:
         deadline = time.monotonic() + 60
-        # The first rank has begun the file and waits for the second one's section.
+        # Rank 0 has created the file and waits for the section of rank 1.
         while not list(output.rglob("*.part")) and not list(output.rglob(".*a.nii*")):
             assert time.monotonic() < deadline, list(output.rglob("*"))
             time.sleep(0.05)

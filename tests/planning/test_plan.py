@@ -14,7 +14,7 @@ import pytest
 
 from conftest import synth
 from faulty import faulty  # noqa: F401
-from program import HAS_RANKS, run, smooth
+from program import HAS_RANKS, MPI, run, smooth
 
 OPTIONS = ["--sigma", "1", "--no-sync"]
 RANKS = "1,2" if HAS_RANKS else "1"
@@ -250,7 +250,8 @@ def test_memory_of_a_long_list_is_planned(in_memory, qc):
         requested = max(rss * 1.2, rss + (12 << 20))
         assert max(first["max_rss_bytes"], again["max_rss_bytes"]) <= requested, predicted
         # MPICH itself takes 60 MiB more than Open MPI.
-        assert 0.15 * rss < predicted["list_bytes"] < 0.6 * rss
+        own = rss - (60 << 20 if MPI == "mpich" else 0)
+        assert 0.2 * own < predicted["list_bytes"] < 0.6 * rss
 
 
 def test_a_pilot_repeats_small_images(data, tmp_path):
