@@ -24,9 +24,10 @@ limit := timeout --kill-after=20
 bare := CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/no-mpi CARGO_PROFILE_DEV_OPT_LEVEL=1 \
   CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-# Tests of arithmetic on one rank. They measure no time, so they run in parallel. With MPICH they are left
-# out: they have the same code with every MPI.
-arithmetic := arithmetic and not ranks
+# Tests of oracle/ measure no time, so they run in parallel, file by file. With MPICH, tests of arithmetic on
+# one rank are left out: they have the same code with every MPI.
+compared := --numprocesses $(RANKS) --dist loadfile \
+  $(if $(filter mpich,$(MPI)),-m 'not arithmetic or ranks')
 # Of the plans, those tests that depend on the MPI library.
 planned := $(if $(filter mpich,$(MPI)),-m mpi_library)
 
@@ -34,7 +35,7 @@ planned := $(if $(filter mpich,$(MPI)),-m mpi_library)
 core := scipy outputs ranks resume report setup_errors
 
 export MPI CLUSTER
-# cargo uses all CPUs by itself, and ranks of two tests at once would disturb each other's timing.
+# cargo and pytest use all CPUs by themselves, and tests of plans measure times.
 .NOTPARALLEL:
 
 .PHONY: help demo build test test-all test-core test-rust test-no-mpi test-python test-browser
@@ -67,7 +68,7 @@ test-core: # the part of test-python that every change needs
 	@.ci/install test
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
 	@$(with) $(limit) 10m .venv/bin/python -m pytest $(addprefix tests/oracle/test_,$(addsuffix .py,$(core))) \
-	  -q $(PYTEST_ARGS)
+	  -q --numprocesses $(RANKS) --dist loadfile $(PYTEST_ARGS)
 
 test-rust: ## Rust tests in release mode
 	@.ci/install test
@@ -85,9 +86,7 @@ test-python: ## compare the program with SciPy, nibabel, niimath, ANTs and dipy
 	@.ci/install bids
 	@.ci/install opencl
 	@$(with) $(limit) 20m cargo build --release --locked --quiet
-	@$(if $(filter openmpi,$(MPI)),$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q \
-	  -m '$(arithmetic)' --numprocesses $(RANKS) --dist loadfile $(PYTEST_ARGS))
-	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q -m 'not ($(arithmetic))' $(PYTEST_ARGS)
+	@$(with) $(limit) 30m .venv/bin/python -m pytest tests/oracle -q $(compared) $(PYTEST_ARGS)
 	@$(with) $(limit) 10m .venv/bin/python -m pytest tests/stress -q $(PYTEST_ARGS)
 
 test-browser: ## open the report's page in headless Chromium: sorting, contrast, narrow screens
