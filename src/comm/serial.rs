@@ -31,6 +31,6 @@ impl Communicator for Serial {
     }
 
     fn description(&self) -> String {
-        "none (one process)".to_owned()
+        "one process, no MPI".to_owned()
     }
 }

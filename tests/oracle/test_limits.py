@@ -109,4 +109,4 @@ def test_without_a_launcher_the_program_does_not_start_mpi(tmp_path):
     report = tmp_path / "report.json"
     finished = run(arguments(tmp_path, "--sigma=1", "--report", report), report_path=report)
     assert finished.code == 0, finished
-    assert finished.report["launch"]["mpi"] == "none (one process)"
+    assert finished.report["launch"]["mpi"] == "one process, no MPI"
