@@ -61,8 +61,8 @@ pub(super) struct JobArgs<F: FilterOptions> {
     /// What computes the filter: cpu, opencl (the GPUs of a node, one for each rank in turn), or opencl:N
     ///
     /// N is a number of `niimpi devices`. Results have the same bits as on the CPU. Devices compute smooth
-    /// without --method fft and --like, and denoise --method nlm; other filters are refused. docs/devices.md
-    /// says when a device pays. A dry run looks for no device.
+    /// without --method fft and --like, median, and denoise --method nlm; other filters are refused.
+    /// docs/devices.md says when a device pays. A dry run looks for no device.
     #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Distribution")]
     pub(super) device: DeviceChoice,
 

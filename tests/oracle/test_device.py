@@ -126,6 +126,50 @@ def test_masks(source, tmp_path, outside):
     check(source / "nan", tmp_path / "nan", "--sigma=1.1", "--nan=ignore", *mask, threads=2)
 
 
+@pytest.mark.arithmetic
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_medians(source, tmp_path, boundary):
+    words = [f"--boundary={boundary}", f"--cval={-7.5 if boundary == 'constant' else 0}"]
+    check(source / "in", tmp_path / "usual", *words, command="median")
+    # Even lengths, and longer than most of the images.
+    check(source / "in", tmp_path / "long", "--size=2,9,4", *words, command="median", threads=3)
+
+
+@pytest.mark.arithmetic
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--size=1",
+        "--size=1 --output-type=float64",
+        "--size=5 --footprint=cross --output-type=int16",
+        "--footprint=sphere:2.3 --round=nearest --output-type=float32",
+        "--size=7,1,1 --round=nearest",
+        # More voxels than a sorting network has.
+        "--size=13 --boundary=constant --cval=1e300",
+        "--size=3 --boundary=constant --cval=inf --output-type=float64",
+    ],
+)
+def test_windows_of_medians(source, tmp_path, options):
+    check(source / "in", tmp_path, *options.split(), command="median", threads=2)
+
+
+@pytest.mark.arithmetic
+@pytest.mark.parametrize("nan", ["zero", "ignore", "keep"])
+def test_medians_of_what_is_finite(source, tmp_path, nan):
+    words = [f"--nan={nan}", "--boundary=constant", "--cval=3"]
+    check(source / "nan", tmp_path / "usual", *words, command="median")
+    check(source / "nan", tmp_path / "even", "--size=1,2,1", *words, command="median", threads=3)
+
+
+@pytest.mark.arithmetic
+@pytest.mark.parametrize("outside", ["zero", "keep"])
+def test_medians_inside_masks(source, tmp_path, outside):
+    mask = [f"--mask={source}/masks/{{stem}}.nii.gz", f"--outside={outside}"]
+    check(source / "in", tmp_path / "in", "--size=3,4,2", *mask, command="median")
+    words = ["--nan=ignore", "--footprint=cross", *mask]
+    check(source / "nan", tmp_path / "nan", *words, command="median", threads=2)
+
+
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory, devices):
     """Images of every kind that are large enough for a block, and masks."""
@@ -247,7 +291,6 @@ def test_what_is_not_computed_on_devices(source, tmp_path, options, said):
 @pytest.mark.parametrize(
     "command, what",
     [
-        ("median", "this filter"),
         ("denoise", "this filter"),
         ("denoise --method=nlm-blockwise", "--method nlm-blockwise"),
     ],
@@ -290,5 +333,8 @@ def test_ranks_that_share_an_image(source, noisy, tmp_path, boundary):
     for name in ("int16_0", "float32_6", "scaled_int16"):
         words = ["--sigma=1.3", f"--boundary={boundary}", "--split=always"]
         check(source / "in" / f"{name}.nii.gz", tmp_path / name, *words, threads=2, ranks=2)
+        words = ["--size=3,2,4", f"--boundary={boundary}", "--split=always"]
+        sharing = {"threads": 2, "ranks": 2, "command": "median"}
+        check(source / "in" / f"{name}.nii.gz", tmp_path / f"median_{name}", *words, **sharing)
     words = ["--method=nlm", "--block-radius=2", "--split=always"]
     check(noisy / "in" / "int16.nii.gz", tmp_path / "nlm", *words, command="denoise", ranks=2)

@@ -41,7 +41,18 @@ impl Device {
         let context = Context::from_device(&device::Device::new(id.0))
             .map_err(|error| format!("cannot be opened: {error}"))?;
         // One text: cl3 0.13 passes the wrong pointers of several.
-        let source = concat!(include_str!("gaussian.cl"), include_str!("nlm.cl"));
+        let source = concat!(
+            include_str!("gaussian.cl"),
+            include_str!("nlm.cl"),
+            "#define KEY uchar\n#define MEDIANS medians_1\n",
+            include_str!("median.cl"),
+            "#define KEY ushort\n#define MEDIANS medians_2\n",
+            include_str!("median.cl"),
+            "#define KEY uint\n#define MEDIANS medians_4\n",
+            include_str!("median.cl"),
+            "#define KEY ulong\n#define MEDIANS medians_8\n",
+            include_str!("median.cl"),
+        );
         let program = Program::create_and_build_from_source(&context, source, "")
             .map_err(|error| format!("cannot compile the kernels: {error}"))?;
         // Half of the memory is left to the driver and to other programs.

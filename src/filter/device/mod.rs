@@ -9,14 +9,16 @@
 //! | `compiled` | a device with the compiled kernels |
 //! | `lane` | one thread's queue and buffers on a device, and the passes that it runs |
 //! | `means` | classic non-local means on a device |
+//! | `medians` | medians of windows on a device |
 //! | `open` | from the choice to a device that works |
-//! | `gaussian.cl`, `nlm.cl` | the kernels: one axis correlated, non-local means |
+//! | `gaussian.cl`, `nlm.cl`, `median.cl` | the kernels: one axis correlated, non-local means, medians |
 
 mod choice;
 mod compiled;
 mod found;
 mod lane;
 mod means;
+mod medians;
 mod open;
 
 pub use choice::DeviceChoice;
@@ -24,4 +26,5 @@ pub(crate) use compiled::Device;
 pub(crate) use found::{FoundDevice, devices};
 pub(super) use lane::{Area, DevicePass, Lane};
 pub(super) use means::Means;
+pub(super) use medians::Windows;
 pub(crate) use open::open;

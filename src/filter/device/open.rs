@@ -43,11 +43,12 @@ mod tests {
     use super::*;
     use crate::console;
     use crate::filter::gaussian::Gaussian;
-    use crate::filter::{FilterError, Scratch, SharedOptions, ThreadScratch, apply};
+    use crate::filter::median::{Median, PerAxis};
+    use crate::filter::{Filter, FilterError, Scratch, SharedOptions, ThreadScratch, apply};
     use crate::volume::{Datatype, Volume};
 
-    /// Smooths an image of 9 × 10 × 11 doubles, with buffers of so many bytes on a device.
-    fn smoothed(device: Option<(&Arc<Device>, u64)>) -> Result<Vec<u8>, FilterError> {
+    /// Filters an image of 9 × 10 × 11 doubles, with buffers of so many bytes on a device.
+    fn filtered(filter: &dyn Filter, device: Option<(&Arc<Device>, u64)>) -> Result<Vec<u8>, FilterError> {
         let device = device.map(|(device, bytes)| {
             let Device { found, id, .. } = device.as_ref();
             let mut small = Device::compile(found.clone(), *id, 1).unwrap();
@@ -62,13 +63,13 @@ mod tests {
             thread: ThreadScratch::on(device),
             ..Scratch::default()
         };
-        let gaussian = Gaussian::from_sigma_vox(1.3);
-        apply(&gaussian, &SharedOptions::default(), &mut volume, &mut scratch)?;
+        apply(filter, &SharedOptions::default(), &mut volume, &mut scratch)?;
         Ok(volume.voxels.as_bytes().to_vec())
     }
 
-    #[test]
-    fn an_image_larger_than_the_buffers_is_divided() {
+    /// Compares a filter on buffers of so many bytes with the CPU, and refuses buffers of a byte less than the
+    /// first ones, because one piece takes so many.
+    fn check_divided(filter: &dyn Filter, buffers: &[u64], piece: &str) {
         let device = match open(DeviceChoice::OpenCl(None), 0, 1, 1) {
             Ok(device) => device.unwrap(),
             Err(error) => {
@@ -77,26 +78,36 @@ mod tests {
                 return;
             }
         };
-        let wanted = smoothed(None).unwrap();
-        let (slice, column) = (9 * 10 * 8, 11 * 8);
-        for bytes in [slice, 2 * slice + 1, 3 * column.max(slice), 1 << 20] {
-            assert!(smoothed(Some((&device, bytes))).unwrap() == wanted, "{bytes}");
+        let wanted = filtered(filter, None).unwrap();
+        for &bytes in buffers {
+            assert!(filtered(filter, Some((&device, bytes))).unwrap() == wanted, "{bytes}");
         }
-        let error = smoothed(Some((&device, slice - 1))).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                FilterError::DeviceMemory {
-                    piece: "slice",
-                    bytes: 720,
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        assert!(
-            error.to_string().contains("use fewer threads or --device cpu"),
-            "{error}"
-        );
+        let error = filtered(filter, Some((&device, buffers[0] - 1))).unwrap_err();
+        match &error {
+            FilterError::DeviceMemory {
+                piece: found, bytes, ..
+            } => assert_eq!((*found, *bytes), (piece, buffers[0])),
+            other => panic!("{other}"),
+        }
+        let said = error.to_string();
+        assert!(said.contains("use fewer threads or --device cpu"), "{said}");
+    }
+
+    #[test]
+    fn an_image_larger_than_the_buffers_is_divided() {
+        let (slice, column) = (9 * 10 * 8, 11 * 8);
+        let buffers = [slice, 2 * slice + 1, 3 * column.max(slice), 1 << 20];
+        check_divided(&Gaussian::from_sigma_vox(1.3), &buffers, "slice");
+    }
+
+    #[test]
+    fn windows_of_an_image_larger_than_the_buffers_are_divided() {
+        let median = Median {
+            size: PerAxis::Each([5, 2, 4]),
+            ..Median::default()
+        };
+        let slice = (9 + 4) * (10 + 1) * 8;
+        let buffers = [4 * slice, 5 * slice + 1, 9 * slice, 1 << 20];
+        check_divided(&median, &buffers, "slice with those around it");
     }
 }

@@ -15,6 +15,8 @@ pub(in crate::filter) const WIRE_BYTES: usize = 64;
 pub(in crate::filter) trait Ranked: Voxel {
     /// The key's type.
     type Key: Key;
+    /// The least and the largest finite number.
+    const FINITE: [Self; 2];
     /// The voxel's key. −0 comes before 0, and NaN comes beyond the infinities.
     fn key(self) -> Self::Key;
     /// The voxel of a key.
@@ -38,6 +40,7 @@ macro_rules! ranked {
         |$value:ident| $finite:expr;)*) => {
         $(impl Ranked for $voxel {
             type Key = $key;
+            const FINITE: [Self; 2] = [<$voxel>::MIN, <$voxel>::MAX];
             #[inline(always)]
             fn key(self) -> $key {
                 let $from = self;

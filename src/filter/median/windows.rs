@@ -1,217 +1,22 @@
-//! Median: its options, their command-line arguments, and the computation.
+//! Windows: the medians of the windows of a slab, row by row.
 
-use serde::{Deserialize, Serialize};
-
-use super::FilterError;
-use super::boundary::{Boundary, BoundaryArgs};
-pub use super::footprint::Footprint;
-use super::interface::{
-    Filter, ImageInfo, Prepared, Reach, SharedOptions, Slab, Source, Stage, ThreadScratch,
-};
-use super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
-use super::kernels::ranks::{Key, Network, Ranked, Select, WIRE_BYTES};
-use super::kernels::simd::Isa;
-use super::mask::Outside;
-use super::nonfinite::NonFinite;
-use super::output::Types;
-pub use super::per_axis::PerAxis;
-pub use super::window::MAX_WINDOW_VOXELS;
-use super::window::{keeps_digits, parse_size, size_fault, window};
+use super::super::FilterError;
+use super::super::boundary::Boundary;
+use super::super::interface::{Prepared, Slab, Stage, ThreadScratch};
+use super::super::kernels::convert::{Conversion, Voxel, recast_one, with_voxel_type};
+use super::super::kernels::ranks::{Key, Network, Ranked, Select, WIRE_BYTES};
+use super::super::kernels::simd::Isa;
+use super::super::mask::Outside;
+use super::super::output::Types;
 use crate::volume::{Datatype, Scaling, VoxelType};
-
-/// Larger windows are partitioned one by one.
-const MAX_NETWORK_VOXELS: usize = 2048;
 
 /// Seconds of a CPU core per voxel, per byte of a key and comparator, and per voxel of a partitioned window.
 const S_PER_VOXEL: f64 = 3e-9;
 const S_PER_COMPARATOR_BYTE: f64 = 2e-11;
 const S_PER_PARTITIONED: f64 = 8e-9;
 
-/// The median of a window around each voxel: bit for bit the value of `scipy.ndimage.median_filter`.
-///
-/// Of n voxels in ascending order it is the one with n//2 before it: the upper one of two in the middle. A
-/// window of `size` voxels along an axis begins size//2 voxels before its own. The spatial axes are
-/// filtered, each 3-D volume by itself. As in scipy, 64-bit integers are rounded to doubles, unless the
-/// window is a single voxel or the image has one axis, and zeros of both signs are equal. NaN and infinity
-/// are refused, unless [`NonFinite::Ignore`] takes the median of the finite voxels (NaN without any, 0 in
-/// integers) or [`NonFinite::Zero`] replaces them. With a mask only voxels inside count; those beyond the
-/// edge with [`Boundary::Constant`] are outside.
-///
-/// ```
-/// use niimpi::filter::median::{Median, PerAxis};
-/// use niimpi::filter::{Scratch, SharedOptions, apply};
-/// use niimpi::volume::{Datatype, Volume};
-///
-/// let mut volume = Volume::zeros(&[5, 1, 1], Datatype::Uint8);
-/// volume.voxels.as_mut_slice::<u8>().copy_from_slice(&[1, 9, 2, 3, 4]);
-/// let median = Median { size: PerAxis::Each([3, 1, 1]), ..Median::default() };
-/// apply(&median, &SharedOptions::default(), &mut volume, &mut Scratch::default())?;
-/// assert_eq!(volume.voxels.as_slice::<u8>(), [1, 2, 3, 3, 4]);
-/// # Ok::<(), niimpi::filter::FilterError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Median {
-    /// Lengths of the window in voxels.
-    pub size: PerAxis<usize>,
-    /// Which voxels of the window count.
-    pub footprint: Footprint,
-    /// How the image continues beyond its edge.
-    pub boundary: Boundary,
-    /// Intensity beyond the edge with [`Boundary::Constant`]. As in scipy, it is first converted to the type
-    /// of an image without intensity scaling, as by a C cast on x86-64: −1 becomes 255 in a `uint8` image.
-    #[serde(with = "super::lossless")]
-    pub cval: f64,
-}
-
-/// The command-line options of the median.
-#[derive(clap::Args, Clone, Debug, PartialEq)]
-pub(crate) struct Args {
-    /// Length of the window in VOXELS: one value, or one each for x, y and z
-    ///
-    /// The same as size of scipy.ndimage.median_filter. A window of even length reaches one voxel further
-    /// towards lower indices, and its median is the larger of the two middle values.
-    #[arg(
-        long,
-        value_name = "VOX[,Y,Z]",
-        default_value = "3",
-        value_parser = parse_size,
-        allow_negative_numbers = true
-    )]
-    size: PerAxis<usize>,
-
-    /// Which voxels of the window count: box, cross, or sphere:MM
-    ///
-    /// cross: only voxels on the lines along x, y and z through the middle of the window. sphere:MM: all
-    /// voxels whose centres are within MM millimetres; --size is then ignored.
-    #[arg(long, value_name = "SHAPE", default_value = "box")]
-    footprint: Footprint,
-
-    #[command(flatten)]
-    edge: BoundaryArgs,
-}
-
-impl From<Args> for Median {
-    fn from(args: Args) -> Self {
-        Median {
-            size: args.size,
-            footprint: args.footprint,
-            boundary: args.edge.boundary,
-            cval: args.edge.cval,
-        }
-    }
-}
-
-impl Default for Median {
-    fn default() -> Self {
-        Median {
-            size: PerAxis::All(3),
-            footprint: Footprint::Box,
-            boundary: Boundary::default(),
-            cval: 0.0,
-        }
-    }
-}
-
-impl Filter for Median {
-    fn validate(&self) -> Result<(), FilterError> {
-        if let Some(cause) = size_fault(self.size) {
-            return Err(FilterError::Parameter { name: "size", cause });
-        }
-        if self.cval.is_nan() {
-            let cause = "NaN has no place in an order: give a number".to_owned();
-            return Err(FilterError::Parameter { name: "cval", cause });
-        }
-        match self.footprint {
-            Footprint::Sphere(mm) if !(mm.is_finite() && mm >= 0.0) => Err(FilterError::Parameter {
-                name: "footprint",
-                cause: format!("{mm} mm is not a radius: give a finite number that is not negative"),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn uses_voxel_size(&self) -> bool {
-        matches!(self.footprint, Footprint::Sphere(_))
-    }
-
-    fn refuses_nonfinite(&self) -> bool {
-        true
-    }
-
-    fn bids_desc(&self) -> Option<String> {
-        Some("median".to_owned())
-    }
-
-    fn prepare(&self, image: &ImageInfo, shared: &SharedOptions) -> Result<Box<dyn Prepared>, FilterError> {
-        self.validate()?;
-        if shared.nan == NonFinite::Propagate && image.nonfinite_voxels.is_some_and(|found| found > 0) {
-            return Err(FilterError::Parameter {
-                name: "nan",
-                cause: "the image has voxels that are NaN or infinite, which have no median: give --nan \
-                        ignore or keep for the median of the others, or --nan zero"
-                    .to_owned(),
-            });
-        }
-        let (places, size) = window(self.size, self.footprint, image)?;
-        let ignore = shared.nan.leaves_out() && image.may_be_nonfinite();
-        let outside = image.mask_voxels.map(|_| shared.outside.unwrap_or_default());
-        let constant = self.boundary == Boundary::Constant;
-        // Intensities have the order of the stored numbers, or the reverse order.
-        let on_intensities = image.scaling.is_some() && (constant || ignore);
-        let descending = !on_intensities && image.scaling.is_some_and(|scaling| scaling.slope < 0.0);
-        let voxels = places.len();
-        let rank = rank(voxels, descending);
-        let way = if ignore || voxels > MAX_NETWORK_VOXELS {
-            Way::Partition { ignore }
-        } else if voxels == size.iter().product::<usize>() {
-            let column = size[1] * size[2];
-            Way::Columns {
-                column: Network::new(column, 1, 0..column),
-                window: Network::new(size[0], column, rank..rank + 1),
-            }
-        } else {
-            Way::Window(Network::new(voxels, 1, rank..rank + 1))
-        };
-        let types = shared.types(image)?;
-        let before = size[2] / 2;
-        // With mirroring, a window needs as many slices on one side as it reaches on the other.
-        let reach = Reach::Slices {
-            below: before,
-            above: before,
-            wrap: before > 0 && self.boundary == Boundary::Wrap,
-        };
-        let mut reads = vec![(Source::Input, reach)];
-        reads.extend(outside.map(|_| (Source::Mask, reach)));
-        let stage = Stage {
-            reads,
-            writes: vec![types.last],
-            in_place: false,
-        };
-        // scipy copies the image in this case, which keeps 64-bit integers that a double cannot hold.
-        let same = image.scaling.is_none() && types.last == image.datatype;
-        let copies = voxels == 1 && same && outside.is_none();
-        Ok(Box::new(PreparedMedian {
-            shape: image.spatial_shape(),
-            input: image.datatype,
-            scaling: image.scaling.filter(|_| !on_intensities),
-            on_intensities,
-            descending,
-            size,
-            places,
-            boundary: self.boundary,
-            cval: self.cval,
-            way,
-            outside,
-            keeps_digits: same && outside.is_none() && keeps_digits(image, size[0]),
-            keeps_nan: ignore && shared.nan == NonFinite::Keep,
-            types,
-            stages: if copies { Vec::new() } else { vec![stage] },
-        }))
-    }
-}
-
 /// The position of the median among `voxels` values in ascending order, or in `descending` order.
-fn rank(voxels: usize, descending: bool) -> usize {
+pub(super) fn rank(voxels: usize, descending: bool) -> usize {
     if descending {
         voxels - 1 - voxels / 2
     } else {
@@ -220,7 +25,7 @@ fn rank(voxels: usize, descending: bool) -> usize {
 }
 
 /// How windows are searched.
-enum Way {
+pub(super) enum Way {
     /// Boxes: the voxels at one x are sorted once for all windows that contain them.
     Columns { column: Network, window: Network },
     /// All voxels of a window at once.
@@ -229,26 +34,26 @@ enum Way {
     Partition { ignore: bool },
 }
 
-struct PreparedMedian {
-    shape: [usize; 3],
-    input: Datatype,
+pub(super) struct PreparedMedian {
+    pub(super) shape: [usize; 3],
+    pub(super) input: Datatype,
     /// The scaling from the compared numbers to intensities.
-    scaling: Option<Scaling>,
+    pub(super) scaling: Option<Scaling>,
     /// Whether intensities in double are compared, not the stored numbers.
-    on_intensities: bool,
-    descending: bool,
-    size: [usize; 3],
-    places: Vec<[usize; 3]>,
-    boundary: Boundary,
-    cval: f64,
-    way: Way,
+    pub(super) on_intensities: bool,
+    pub(super) descending: bool,
+    pub(super) size: [usize; 3],
+    pub(super) places: Vec<[usize; 3]>,
+    pub(super) boundary: Boundary,
+    pub(super) cval: f64,
+    pub(super) way: Way,
     /// The result outside the mask, if there is one.
-    outside: Option<Outside>,
-    keeps_digits: bool,
+    pub(super) outside: Option<Outside>,
+    pub(super) keeps_digits: bool,
     /// Whether the result is NaN where the image is not finite.
-    keeps_nan: bool,
-    types: Types,
-    stages: Vec<Stage>,
+    pub(super) keeps_nan: bool,
+    pub(super) types: Types,
+    pub(super) stages: Vec<Stage>,
 }
 
 /// A row of windows.
@@ -279,12 +84,12 @@ impl PreparedMedian {
     }
 
     /// Number of keys of a row with its continuation beyond the ends, in whole wires of `lanes`.
-    fn pitch(&self, lanes: usize) -> usize {
+    pub(super) fn pitch(&self, lanes: usize) -> usize {
         (self.shape[0].next_multiple_of(lanes) + self.size[0] - 1).next_multiple_of(lanes)
     }
 
     /// Number of keys of a slice with its continuation beyond the edges.
-    fn plane(&self, lanes: usize) -> usize {
+    pub(super) fn plane(&self, lanes: usize) -> usize {
         self.pitch(lanes).saturating_mul(self.shape[1] + self.size[1] - 1)
     }
 
@@ -301,7 +106,7 @@ impl PreparedMedian {
     }
 
     /// Bytes of the mask's slices, with the same layout as the keys.
-    fn mask_bytes(&self, lanes: usize) -> usize {
+    pub(super) fn mask_bytes(&self, lanes: usize) -> usize {
         self.outside
             .map_or(0, |_| self.plane(lanes).saturating_mul(self.size[2]))
     }
@@ -312,6 +117,14 @@ impl PreparedMedian {
         scratch: &mut ThreadScratch,
         read: impl Fn(S) -> R,
     ) -> Result<(), FilterError> {
+        // scipy converts it to the type of the array first, unless it keeps all digits.
+        let digits = self.keeps_digits.then(|| R::nearest(self.cval.trunc()));
+        let beyond = digits.unwrap_or_else(|| R::cast(self.cval)).key();
+        if let Some(mut lane) = scratch.take_lane()? {
+            let done = self.run_on_device(slab, &mut lane, scratch, beyond, read);
+            scratch.give_back(Some(lane));
+            return done;
+        }
         let lanes = WIRE_BYTES / size_of::<R::Key>();
         let (pitch, plane) = (self.pitch(lanes), self.plane(lanes));
         let (columns, wires) = self.work(lanes);
@@ -331,9 +144,6 @@ impl PreparedMedian {
         let (columns, wires) = rest.split_at_mut(columns);
         let [nx, ny, _] = self.shape;
         let before = self.size[2] / 2;
-        // scipy converts it to the type of the array first, unless it keeps all digits.
-        let digits = self.keeps_digits.then(|| R::nearest(self.cval.trunc()));
-        let beyond = digits.unwrap_or_else(|| R::cast(self.cval)).key();
         let mut filled = slab.slices().start as isize - before as isize;
         for slice in slab.slices() {
             let first = slice as isize - before as isize;
@@ -359,14 +169,7 @@ impl PreparedMedian {
                     pitch,
                 };
                 self.select::<R>(row, ring, inside, columns, wires, results);
-                let first = slice * nx * ny + y * nx;
-                self.write::<R>(slab, first, &results[..nx]);
-                if self.keeps_nan {
-                    slab.put_nan(first, nx);
-                }
-                if let Some(outside) = self.outside {
-                    slab.put_outside(outside, first, nx);
-                }
+                self.finish_row::<R>(slab, slice * nx * ny + y * nx, &results[..nx]);
             }
         }
         Ok(())
@@ -482,7 +285,7 @@ impl PreparedMedian {
 
     /// Fills a slice with the keys of a source, given by its number, at any position along z. `beyond` is the
     /// key of the constant beyond the edge.
-    fn fill<S: Voxel, K: VoxelType>(
+    pub(super) fn fill<S: Voxel, K: VoxelType>(
         &self,
         slab: &Slab<'_>,
         (source, position): (usize, isize),
@@ -520,6 +323,17 @@ impl PreparedMedian {
                     false => beyond,
                 };
             }
+        }
+    }
+
+    /// Writes a row of medians, and what the result has elsewhere.
+    pub(super) fn finish_row<R: Ranked>(&self, slab: &mut Slab<'_>, first: usize, medians: &[R::Key]) {
+        self.write::<R>(slab, first, medians);
+        if self.keeps_nan {
+            slab.put_nan(first, medians.len());
+        }
+        if let Some(outside) = self.outside {
+            slab.put_outside(outside, first, medians.len());
         }
     }
 
