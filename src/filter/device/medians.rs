@@ -14,7 +14,7 @@ use crate::volume::Datatype;
 /// Voxels of windows that are searched before the run may stop.
 const VOXELS_OF_A_LAUNCH: usize = if cfg!(test) { 1 << 12 } else { 1 << 28 };
 
-/// The windows of slices, and what counts in them. A slice of keys has margins, and so has a slice of the mask.
+/// The windows of slices, and what counts in them. A slice of keys has margins, and so has one of the mask.
 pub(in crate::filter) struct Windows<'a, K> {
     /// Lengths of the image along x and y.
     pub(in crate::filter) area: [usize; 2],

@@ -67,8 +67,8 @@ mod tests {
         Ok(volume.voxels.as_bytes().to_vec())
     }
 
-    /// Compares a filter on buffers of so many bytes with the CPU, and refuses buffers of a byte less than the
-    /// first ones, because one piece takes so many.
+    /// Compares a filter on buffers of so many bytes with the CPU. One piece takes those of the first, so a
+    /// byte less is refused.
     fn check_divided(filter: &dyn Filter, buffers: &[u64], piece: &str) {
         let device = match open(DeviceChoice::OpenCl(None), 0, 1, 1) {
             Ok(device) => device.unwrap(),
@@ -80,7 +80,10 @@ mod tests {
         };
         let wanted = filtered(filter, None).unwrap();
         for &bytes in buffers {
-            assert!(filtered(filter, Some((&device, bytes))).unwrap() == wanted, "{bytes}");
+            assert!(
+                filtered(filter, Some((&device, bytes))).unwrap() == wanted,
+                "{bytes}"
+            );
         }
         let error = filtered(filter, Some((&device, buffers[0] - 1))).unwrap_err();
         match &error {

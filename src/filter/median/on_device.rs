@@ -1,4 +1,4 @@
-//! On device: the medians of the slices of a slab on a device. The CPU makes the keys and converts the results.
+//! On device: the medians of a slab on a device. The CPU makes the keys and converts the results.
 
 use super::super::FilterError;
 use super::super::device::{Lane, Windows};
