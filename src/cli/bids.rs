@@ -1,5 +1,7 @@
 //! The options of a BIDS dataset: which images, and how their results are named.
 
+use std::ffi::OsString;
+
 use clap::Args;
 
 use crate::images::bids::{BidsRequest, Desc, Labels, is_label};
@@ -14,7 +16,7 @@ pub(super) struct BidsArgs {
     /// desc-sm4p5 for --fwhm 4.5, desc-median, desc-denoised. Masks and segmentations are left out unless
     /// --suffix selects them. Each result gets the metadata of its image (.json, .bval, .bvec), and the
     /// output folder a dataset_description.json.
-    #[arg(long, conflicts_with_all = ["list", "base", "name"], help_heading = "BIDS")]
+    #[arg(long, help_heading = "BIDS")]
     bids: bool,
 
     /// Take only these participants, such as 01 02; sub- may be left out
@@ -77,23 +79,43 @@ fn parse_label(text: &str) -> Result<String, String> {
 }
 
 impl BidsArgs {
-    /// The request; `None` without `--bids`. `desc` is the filter's own label.
-    pub(super) fn request(self, desc: Option<String>) -> Option<BidsRequest> {
-        let given = [
-            ("participant-label", "sub", self.participant_label),
-            ("session", "ses", self.session),
-            ("task", "task", self.task),
-            ("run", "run", self.run),
-            ("space", "space", self.space),
-            ("desc", "desc", self.desc),
-            ("suffix", "suffix", self.suffix),
-            ("datatype", "datatype", self.datatype),
+    /// The options that select, each with the key of its labels.
+    fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &Vec<String>)> {
+        let all = [
+            ("participant-label", "sub", &self.participant_label),
+            ("session", "ses", &self.session),
+            ("task", "task", &self.task),
+            ("run", "run", &self.run),
+            ("space", "space", &self.space),
+            ("desc", "desc", &self.desc),
+            ("suffix", "suffix", &self.suffix),
+            ("datatype", "datatype", &self.datatype),
         ];
-        let given = given.into_iter().filter(|(_, _, labels)| !labels.is_empty());
-        let labels = given.map(|(option, key, labels)| Labels::new(option, key, &labels));
+        all.into_iter().filter(|(_, _, labels)| !labels.is_empty())
+    }
+
+    /// The request; `None` without `--bids`. `desc` is the filter's own label.
+    pub(super) fn request(&self, desc: Option<String>) -> Option<BidsRequest> {
+        let labels = self
+            .given()
+            .map(|(option, key, labels)| Labels::new(option, key, labels));
         self.bids.then(|| BidsRequest {
             labels: labels.collect(),
-            desc: self.desc_out.map_or(Desc::OfFilter(desc), Desc::Given),
+            desc: self.desc_out.clone().map_or(Desc::OfFilter(desc), Desc::Given),
         })
+    }
+
+    /// These options as words of a command line.
+    pub(super) fn words(&self) -> Vec<OsString> {
+        let bids = self.bids.then(|| "--bids".to_owned());
+        let labels = self
+            .given()
+            .map(|(option, _, labels)| format!("--{option}={}", labels.join(",")));
+        let desc = self.desc_out.iter().map(|label| format!("--desc-out={label}"));
+        bids.into_iter()
+            .chain(labels)
+            .chain(desc)
+            .map(OsString::from)
+            .collect()
     }
 }

@@ -173,6 +173,7 @@ pub(super) fn refuse_fixed(matches: &ArgMatches) -> Result<(), clap::Error> {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_arg("bids", |arg| arg.conflicts_with_all(["list", "base", "name"])))]
 pub(super) struct FilterArgs<F: FilterOptions> {
     #[command(flatten)]
     inputs: InputArgs,

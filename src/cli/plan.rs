@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::bids::BidsArgs;
 use super::filter::AnyFilterArgs;
 use super::inputs::InputArgs;
 use super::job::JobArgs;
 use super::scaling::{mpi_type, positive, say};
-use crate::images::NameTemplate;
+use crate::filter::Filter as _;
+use crate::images::{ListRequest, NameTemplate};
 use crate::report::{self, destination};
 use crate::run::{EXIT_DONE, EXIT_SOME_FAILED};
 use crate::slurm::accounting::Accounting;
@@ -35,9 +37,13 @@ use crate::{console, launch, resources};
 #[derive(Args, Debug)]
 #[command(mut_arg("sigma", |arg| arg.required_unless_present("check")))]
 #[command(mut_arg("inputs", |arg| arg.required_unless_present("check")))]
+#[command(mut_arg("bids", |arg| arg.conflicts_with_all(["list", "base", "name"])))]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     inputs: InputArgs,
+
+    #[command(flatten)]
+    bids: BidsArgs,
 
     /// Folder of the job's results; the pilot writes next to it, on the same file system [default: smoothed]
     #[arg(
@@ -205,12 +211,15 @@ fn make_plan(args: &PlanArgs) -> Result<(), String> {
     let cpus_per_node = args
         .cpus_per_node
         .or(of_partition.map(|limits| limits.cpus_per_node));
+    let job = args.job.job();
+    let list = args.inputs.request(args.output.clone(), args.name.clone());
     let request = PlanRequest {
-        list: args
-            .job
-            .list(args.inputs.request(args.output.clone(), args.name.clone())),
+        list: ListRequest {
+            bids: args.bids.request(job.filter.bids_desc()),
+            ..args.job.list(list)
+        },
         images: args.images,
-        job: args.job.job(),
+        job,
         options: args.job.words(),
         strategy: args.job.strategy,
         from: args.from.clone(),
@@ -277,6 +286,7 @@ fn write_script(
     let document = &mut made.document;
     let mut words = options.to_vec();
     words.extend(args.inputs.words()?);
+    words.extend(args.bids.words());
     if let Some(name) = &args.name {
         words.extend(["--name".into(), name.to_string().into()]);
     }

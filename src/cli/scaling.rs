@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::bids::BidsArgs;
 use super::filter::AnyFilterArgs;
 use super::inputs::absolute_input;
 use super::job::JobArgs;
+use crate::filter::Filter as _;
 use crate::images::{self, ListRequest};
 use crate::launch::LocalMachine;
 use crate::run::{self, EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED};
@@ -28,6 +30,9 @@ pub(super) struct ScalingArgs {
     /// Image files, or folders that are searched recursively
     #[arg(value_name = "DATA", required_unless_present = "collect")]
     data: Vec<PathBuf>,
+
+    #[command(flatten)]
+    bids: BidsArgs,
 
     /// Folder of the study; created if it is missing, continued if it exists
     #[arg(short, long, value_name = "STUDY", required_unless_present = "collect")]
@@ -221,6 +226,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
     let listed = images::collect(&args.job.list(ListRequest {
         inputs: inputs.clone(),
         output: args.output.clone().unwrap_or_default().join("outputs"),
+        bids: args.bids.request(args.job.job().filter.bids_desc()),
         ..ListRequest::default()
     }));
     let images = listed?.entries.len();
@@ -231,7 +237,7 @@ fn spec(args: &ScalingArgs) -> Result<StudySpec, String> {
             smaller --sizes"
         ));
     }
-    let options = args.job.words();
+    let options = [args.job.words(), args.bids.words()].concat();
     let varied = |numbers: &[usize]| numbers.iter().copied().collect();
     Ok(StudySpec {
         schema: SCHEMA.to_owned(),
