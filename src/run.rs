@@ -186,13 +186,12 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
     if setup.decision.earlier_run {
         remove_stale_parts(comm.rank(), &setup);
     }
-    if comm.rank() == ROOT {
-        describe_results(config);
-    }
+    let is_described = comm.rank() != ROOT || describe_results(config);
     let work = coordinate::work(comm, config, &setup, schedule, &journal, stop, cpu);
     // Rank 0 uses most memory when it assembles the report.
     resources::release_freed_memory();
-    let exit_code = work.map(|work| report(comm, config, setup, work, started));
+    let least = if is_described { EXIT_DONE } else { EXIT_SOME_FAILED };
+    let exit_code = work.map(|work| report(comm, config, setup, work, started).max(least));
     let exit_code = comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE));
     let state = match exit_code {
         EXIT_DONE => State::Completed,
@@ -286,18 +285,21 @@ fn open_device(
     comm::agree(comm, opened)
 }
 
-/// Describes the dataset of the results, if they are one.
-fn describe_results(config: &Config) {
+/// Describes the dataset of the results, if they are one. Returns false if that failed.
+fn describe_results(config: &Config) -> bool {
     let output = &config.list.output;
     let described = config
         .metadata()
         .map(|metadata| metadata.describe_results(output, &config.command));
     if let Some(Err(error)) = described {
         tracing::error!(
-            "--output {}: the dataset cannot be described: {error}",
-            output.display()
+            "--output {}: dataset_description.json cannot be written or read: {error}; correct this, then \
+             --resume writes it",
+            printable(&output.display().to_string())
         );
+        return false;
     }
+    true
 }
 
 /// Removes unfinished files of killed ranks. The first rank of each host does this, because it can see which

@@ -9,7 +9,7 @@ use crate::image_io::file_name::files_at;
 use crate::image_io::path_text;
 
 /// The most files of an image's results.
-pub(crate) const MOST_FILES: usize = 6;
+pub(crate) const MOST_FILES: usize = 9;
 
 /// One image to process. In messages between ranks, paths are bytes, because file names need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,13 +34,25 @@ pub struct ImageEntry {
 
 impl ImageEntry {
     /// The names that its results' files can have: the result itself, of a pair the other half, the second
-    /// result, and sidecar files.
+    /// result, and the sidecar files of both.
     pub(crate) fn files(&self) -> [Option<PathBuf>; MOST_FILES] {
         let [own, other_half] = files_at(&self.output);
+        let second = self.second.as_deref().filter(|_| self.bids);
         let [json, bval, bvec] = match self.bids {
             true => sidecars_of(&self.output),
             false => [None, None, None],
         };
-        [own, other_half, self.second.clone(), json, bval, bvec]
+        let [second_json, second_bval, second_bvec] = second.map_or([None, None, None], sidecars_of);
+        [
+            own,
+            other_half,
+            self.second.clone(),
+            json,
+            bval,
+            bvec,
+            second_json,
+            second_bval,
+            second_bvec,
+        ]
     }
 }

@@ -39,6 +39,10 @@ pub(super) struct Notes {
     links_outside: (usize, PathBuf),
     /// Links of a BIDS dataset to image files outside, and the first of them.
     files_outside: (usize, PathBuf),
+    /// Images and folders that `.bidsignore` names, and the first of them.
+    ignored: (usize, PathBuf),
+    /// Folders of templates in a BIDS dataset, and the first of them.
+    templates: (usize, PathBuf),
     /// Links to folders whose images are already listed, and the first of them.
     links_again: (usize, PathBuf),
     /// Files of formats that niimpi does not read, by their suffix.
@@ -124,10 +128,15 @@ impl<'a> Walk<'a> {
             let skipped = is_hidden(item.file_name())
                 || (is_folder && self.leaves_out(&item_place))
                 || (is_folder && linked.is_some_and(|real| self.was_searched(&real.join(below))));
-            if is_folder && (skipped || is_image_name(item.file_name())) {
+            let ignored = !skipped && self.is_ignored(&item, &item_place, kind);
+            if is_folder && (skipped || ignored || is_image_name(item.file_name())) {
                 walk.skip_current_dir();
             }
-            if skipped {
+            if is_folder && skipped && self.dataset.is_some() && Dataset::is_template(&item_place) {
+                count(&mut self.notes.templates, item.into_path());
+                continue;
+            }
+            if skipped || ignored {
                 continue;
             }
             if is_folder {
@@ -167,6 +176,19 @@ impl<'a> Walk<'a> {
                 .dataset
                 .as_ref()
                 .is_some_and(|dataset| !dataset.enters(place))
+    }
+
+    /// Whether `.bidsignore` of the dataset names this entry. Counts images and folders.
+    fn is_ignored(&mut self, item: &DirEntry, place: &Path, kind: Kind) -> bool {
+        let is_folder = kind != Kind::File;
+        let ignored = self
+            .dataset
+            .as_ref()
+            .is_some_and(|dataset| dataset.ignores(place, is_folder));
+        if ignored && (is_folder || is_image_name(item.file_name())) {
+            count(&mut self.notes.ignored, item.path().to_owned());
+        }
+        ignored
     }
 
     /// Whether the images of a real folder are listed by a search of it or of a folder above it.
@@ -287,6 +309,24 @@ impl Notes {
             tracing::warn!(
                 "left out {} to image files outside the dataset, the first is {} (use --follow-links)",
                 counted(*count, "link"),
+                shown(first)
+            );
+        }
+        if let (count @ 1.., first) = &self.ignored {
+            tracing::info!(
+                "left out {} that .bidsignore names, the first is {}",
+                match count {
+                    1 => "1 image or folder".to_owned(),
+                    count => format!("{count} images or folders"),
+                },
+                shown(first)
+            );
+        }
+        if let (count @ 1.., first) = &self.templates {
+            tracing::info!(
+                "left out {} of templates, which belong to no participant, the first is {} (give that \
+                 folder without --bids to process its images)",
+                counted(*count, "folder"),
                 shown(first)
             );
         }

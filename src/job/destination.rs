@@ -8,6 +8,7 @@ use super::ImageJob;
 use super::failure::failure;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::picture::{self, Views};
+use super::problem::Problem;
 use crate::image_io::{Existing, Folders, ImageError, StagedFile, WriteOptions, stage_sidecar};
 use crate::images::bids::Metadata;
 
@@ -87,10 +88,11 @@ impl Destination {
             return Ok(Vec::new());
         };
         metadata
-            .sidecars(paths.input, paths.output)
+            .sidecars(paths.input, paths.output, paths.second)
             .map_err(|error| Failure {
                 stage: Stage::Read,
                 error: format!("{}: {error}", paths.input.display()),
+                problem: Some(Problem::Metadata),
                 kind: FailureKind::Own,
             })
     }

@@ -9,7 +9,8 @@
 //! | `destination` | where results, sidecar files and pictures are written |
 //! | `description` | the filter as reports have it |
 //! | `outcome` | what happened to an image |
-//! | `failure` | what an error means for its image and for others |
+//! | `failure` | where and why an image failed, and what its error means for others |
+//! | `problem` | the kind of its cause, and what to do about it |
 //! | `memory` | how much memory an image, a worker and a rank need |
 //! | `cost` | how long an image takes |
 //! | `warning` | what a user should know about an image |
@@ -26,6 +27,7 @@ pub(crate) mod mask;
 pub(crate) mod memory;
 pub mod outcome;
 mod picture;
+pub(crate) mod problem;
 pub(crate) mod quality;
 pub(crate) mod shared;
 mod steps;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use super::failure::{Failure, FailureKind, Stage};
+use super::problem::Problem;
 use super::quality::Quality;
 use super::warning::Warning;
 pub use crate::image_io::{Crc32, FileId};
@@ -136,61 +138,6 @@ pub enum Reason {
     NotStarted,
 }
 
-/// Where and why an image failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    pub stage: Stage,
-    /// The cause with the path, in one sentence.
-    pub error: String,
-    /// What the cause means for other images; known only on the rank that processed the image.
-    #[serde(skip)]
-    pub kind: FailureKind,
-}
-
-/// What a failure means for other images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FailureKind {
-    /// It affects only this image.
-    #[default]
-    Own,
-    /// Its file cannot be opened, perhaps only on this node.
-    CannotOpen,
-    /// This process has too many open files, which is temporary.
-    NoFreeFile,
-    /// The run was stopped before the image was finished.
-    Stopped,
-    /// The disk or quota is full; this affects other images, too.
-    NoSpace,
-    /// The journal cannot be written, and without it no result can be renamed.
-    NoJournal,
-    /// It needs this many bytes, more than it can use while other images are in progress.
-    NeedsMemory {
-        /// All that it needs.
-        needed_bytes: u64,
-    },
-}
-
-/// A stage of the work on an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Reading and inflating the file.
-    Read,
-    Filter,
-    /// Compressing and writing the result.
-    Write,
-}
-
-impl Stage {
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Read => "read",
-            Stage::Filter => "filter",
-            Stage::Write => "write",
-        }
-    }
-}
-
 /// The status of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -269,6 +216,8 @@ struct Row {
     stage: Option<Stage>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
     #[serde(default)]
     start_s: f64,
     read_s: f64,
@@ -341,6 +290,7 @@ impl From<&Outcome> for Row {
             reason,
             stage: failure.map(|failure| failure.stage),
             error: failure.map(|failure| failure.error.clone()),
+            problem: failure.and_then(|failure| failure.problem),
             start_s: outcome.start_s,
             read_s,
             filter_s,
@@ -418,6 +368,7 @@ impl From<Row> for Outcome {
                 Status::Failed => End::Failed(Failure {
                     stage: row.stage.unwrap_or(Stage::Read),
                     error: row.error.unwrap_or_default(),
+                    problem: row.problem,
                     kind: FailureKind::Own,
                 }),
                 Status::Skipped => End::Skipped(row.reason.unwrap_or(Reason::NotStarted)),
@@ -514,6 +465,7 @@ pub(crate) mod tests {
             end: End::Failed(Failure {
                 stage: Stage::Write,
                 error: "full".to_owned(),
+                problem: Some(Problem::DiskFull),
                 kind: FailureKind::Own,
             }),
             ..done()

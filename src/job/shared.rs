@@ -19,6 +19,7 @@ use super::failure::{failure, filter_failure, mask_failure};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, InputFacts, Outcome, Stage, Timings};
+use super::problem::Problem;
 use super::steps::record_facts;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use crate::filter::device::Device;
@@ -354,6 +355,7 @@ impl<'a> SectionWorker<'a> {
             return Err(Failure {
                 stage: Stage::Read,
                 error: format!("{}: {fault}", paths.input.display()),
+                problem: Some(Problem::Mask),
                 kind: FailureKind::Own,
             });
         }
@@ -495,6 +497,7 @@ pub(crate) fn changed(input: &Path) -> Failure {
     Failure {
         stage: Stage::Read,
         error: format!("{}: was changed while it was read", input.display()),
+        problem: Some(Problem::ChangedWhileRead),
         kind: FailureKind::Own,
     }
 }

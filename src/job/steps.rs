@@ -12,6 +12,7 @@ use super::gauge::{self, Gauge};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
+use super::problem::Problem;
 use super::quality::Quality;
 use super::survey::Survey;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
@@ -324,6 +325,7 @@ impl<'a> ImageWorker<'a> {
             return Err(Failure {
                 stage: Stage::Read,
                 error: format!("{}: {fault}", input.display()),
+                problem: Some(Problem::Mask),
                 kind: FailureKind::Own,
             });
         }

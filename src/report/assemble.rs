@@ -196,6 +196,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::job::description::FilterDescription;
     use crate::job::outcome::{Failure, FailureKind, InputFacts, Stage};
+    use crate::job::problem::Problem;
     use crate::partition::Strategy;
     use crate::report::{Launch, ResumeCounts, SCHEMA};
     use crate::volume::Datatype;
@@ -222,6 +223,7 @@ pub(crate) mod tests {
                 Status::Failed => End::Failed(Failure {
                     stage: Stage::Read,
                     error: "the file is empty".to_owned(),
+                    problem: Some(Problem::Damaged),
                     kind: FailureKind::Own,
                 }),
                 Status::Skipped => End::Skipped(Reason::NotStarted),

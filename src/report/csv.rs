@@ -9,7 +9,7 @@ use crate::job::quality::Figures;
 use crate::slurm::steps::Account;
 
 /// Columns of a rank in CSV.
-pub(crate) const RANKS: [Column<RankRow>; 22] = [
+pub(crate) const RANKS: [Column<RankRow>; 23] = [
     Column::csv("rank", |rank| Cell::Count(rank.rank as u64)),
     Column::csv("host", |rank| Cell::Text(rank.host.clone())),
     Column::csv("images", |rank| Cell::Count(rank.images as u64)),
@@ -32,10 +32,11 @@ pub(crate) const RANKS: [Column<RankRow>; 22] = [
     Column::csv("cpus", |rank| Cell::Count(rank.cpus as u64)),
     Column::csv("cpu_model", |rank| Cell::Text(rank.cpu_model.clone())),
     Column::csv("device", |rank| Cell::Text(rank.device.clone())),
+    Column::csv("start_s", |rank| Cell::Seconds(rank.start_s)),
 ];
 
 /// Columns of an image's row.
-pub(crate) const IMAGES: [Column<ImageRow>; 26] = [
+pub(crate) const IMAGES: [Column<ImageRow>; 27] = [
     Column::csv("index", |image| Cell::Count(image.index as u64)),
     Column::csv("input", |image| Cell::Text(image.input.clone())),
     Column::csv("output", |image| Cell::Text(image.output.clone())),
@@ -94,6 +95,11 @@ pub(crate) const IMAGES: [Column<ImageRow>; 26] = [
             .map(|sharer| sharer.rank.to_string())
             .collect();
         Cell::Text(ranks.join(" "))
+    }),
+    Column::csv("problem", |image| {
+        Cell::of(image.failure().and_then(|failure| failure.problem), |it| {
+            word(&it)
+        })
     }),
 ];
 

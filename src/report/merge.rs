@@ -29,7 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<Source, String> {
 /// Joins reports into one.
 ///
 /// - Ranks are numbered consecutively, in the order of shards, then of start times. Their values do not
-///   change.
+///   change, except `start_s`, which becomes that of their run.
 /// - The merged run starts with the first and ends with the last of the runs; `start_s` of images counts from
 ///   that start.
 /// - An image that occurs in several runs (one interrupted, another resumed) counts once: done before failed
@@ -89,6 +89,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, String> {
         let (first_rank, offset_s) = (merged.ranks.len(), after_start_s(&report));
         let ranks = report.ranks.into_iter().map(|rank| RankRow {
             rank: first_rank + rank.rank,
+            start_s: rank.start_s + offset_s,
             ..rank
         });
         merged.ranks.extend(ranks);

@@ -156,7 +156,10 @@ pub struct RankRow {
     pub write_s: f64,
     /// Thread seconds without work, as measured where workers wait.
     pub idle_s: f64,
-    /// From the run's start until its last image was done.
+    /// When its run began, seconds since the first of the runs in a merged report; 0 otherwise.
+    #[serde(default)]
+    pub start_s: f64,
+    /// From its run's start until its last image was done.
     pub elapsed_s: f64,
     /// CPU seconds of all its threads since the run's start.
     pub cpu_s: f64,

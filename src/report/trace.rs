@@ -19,6 +19,10 @@ pub(crate) fn to_json(report: &Report) -> Value {
             0,
             json!({"sort_index": rank.rank}),
         ));
+        if rank.start_s > 0.0 {
+            let label = format!("its run began at {:.1} s", rank.start_s);
+            events.push(named("process_labels", rank.rank, 0, json!({"labels": label})));
+        }
     }
     for lane in &lanes(report) {
         add_lane(&mut events, lane);
@@ -99,6 +103,7 @@ mod tests {
         let mut report = sample::report();
         report.images[0].input = "<a>\n.nii".to_owned();
         report.images[1].outcome.start_s = 6.5;
+        report.ranks[1].start_s = 7.25;
         let trace = to_json(&report);
         let events = trace["traceEvents"].as_array().unwrap();
         let of = |phase: &'static str| events.iter().filter(move |event| event["ph"] == phase);
@@ -118,6 +123,11 @@ mod tests {
         assert_eq!(first["args"]["input"], "<a>\\n.nii");
         let names: Vec<_> = of("M").filter(|event| event["name"] == "process_name").collect();
         assert_eq!(names[1]["args"]["name"], "rank 1 on n2");
+        let labels: Vec<_> = of("M")
+            .filter(|event| event["name"] == "process_labels")
+            .collect();
+        assert_eq!((labels.len(), &labels[0]["pid"]), (1, &json!(1)));
+        assert_eq!(labels[0]["args"]["labels"], "its run began at 7.2 s");
         let failed = events
             .iter()
             .find(|event| event["args"]["status"] == "failed")

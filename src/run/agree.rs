@@ -254,6 +254,7 @@ pub(super) fn look_at_images(
     let needs_headers = config.strategy.needs_costs() || config.dry_run || slurm::memory_bytes().is_some();
     let need_of: NeedOf<'_> = &|probe| cost::need(&config.job, probe);
     let threads = resources::available_cpus().min(PROBE_THREADS);
+    let metadata = config.metadata();
     let looks = par_map(&mine, threads, |&(entry, claim)| {
         let mut facts = probe::probe(entry, needs_headers.then_some(need_of));
         if !config.dry_run {
@@ -267,7 +268,7 @@ pub(super) fn look_at_images(
         }
         Look {
             facts,
-            found: resume::look(entry, mask, claim),
+            found: resume::look(entry, mask, metadata.as_ref(), claim),
             mask_fault,
         }
     });

@@ -8,6 +8,7 @@ use crate::filter::device::Device;
 use crate::image_io::{OpenedInput, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
+use crate::job::problem::Problem;
 use crate::job::{ImageJob, ImageWorker, OutputFolder, Paths, memory};
 use crate::resources::{self, MemoryLimit};
 
@@ -132,6 +133,7 @@ impl<'a> RankMemory<'a> {
         if needed_bytes > limit.bytes {
             let refused = Err(Failure {
                 stage: Stage::Read,
+                problem: Some(Problem::Memory),
                 kind: failure.kind,
                 error: format!(
                     "{}: needs {} MiB of memory, and this rank has {} MiB for images ({}); give the job \

@@ -13,6 +13,7 @@ use super::Config;
 use crate::atomic_file::Stamp;
 use crate::image_io::file_name::files_at;
 use crate::image_io::{self, FileId, path_text};
+use crate::images::bids::Metadata;
 use crate::images::{self, ImageEntry};
 use crate::job::quality::Quality;
 use crate::journal;
@@ -143,7 +144,12 @@ pub(super) fn claims(
 
 /// Checks the files under a result's name and compares them with the claims, if any. Usually reads only
 /// sizes, times and the last eight bytes (checksum and length).
-pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Claims>) -> Found {
+pub(super) fn look(
+    entry: &ImageEntry,
+    mask: Option<&Path>,
+    metadata: Option<&Metadata>,
+    claims: Option<&Claims>,
+) -> Found {
     let names = entry.files();
     // Before anything is compared: a later change makes it another file.
     let stamps = names.clone().map(|name| Stamp::of_path(&name?));
@@ -163,7 +169,15 @@ pub(super) fn look(entry: &ImageEntry, mask: Option<&Path>, claims: Option<&Clai
         image: &entry.input,
         mask,
     };
-    (found.standing, found.moved_from) = standing(&entry.output, inputs, claims, &existing);
+    let has_same_metadata = |claim: &Claim| {
+        metadata.is_none_or(|metadata| {
+            let files = claim.files_out.iter();
+            let written: Vec<PathBuf> = files.map(|file| at_its_place(&entry.output, file).path).collect();
+            metadata.are_unchanged(&entry.input, &entry.output, entry.second.as_deref(), &written)
+        })
+    };
+    (found.standing, found.moved_from) =
+        standing(&entry.output, inputs, claims, &existing, has_same_metadata);
     found
 }
 
@@ -180,6 +194,7 @@ fn standing(
     inputs: Inputs<'_>,
     claims: &Claims,
     existing: &[&Path],
+    has_same_metadata: impl Fn(&Claim) -> bool,
 ) -> (Standing, Option<Name>) {
     let undone = match claims.last {
         Some(Last::Started | Last::Staged) => Standing::Unfinished,
@@ -205,6 +220,7 @@ fn standing(
             // A later attempt at the image was not finished.
             (Some(Last::Started | Last::Failed), _) => undone,
             (_, Origin::Changed) => Standing::InputChanged,
+            _ if !has_same_metadata(claim) => Standing::InputChanged,
             (_, Origin::Moved) => Standing::Moved,
             (_, Origin::Same | Origin::Other) => Standing::Kept,
         };

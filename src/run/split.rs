@@ -21,6 +21,7 @@ use crate::image_io::{Chunk, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::Paths;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
+use crate::job::problem::Problem;
 use crate::job::shared::{
     BATCH_BYTES, Plan, Section, SectionFacts, SectionWorker, Sections, SharedFile, changed, is_of,
 };
@@ -211,6 +212,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
                 Err(Failure {
                     stage: Stage::Filter,
                     error: not_split(entry, &reason),
+                    problem: Some(Problem::Options),
                     kind: FailureKind::Own,
                 })
             }

@@ -183,8 +183,24 @@ def test_removed_noise_has_a_label(raw, tmp_path):
     assert finished.code == 0, finished
     stem = "sub-01/ses-pre/anat/sub-01_ses-pre_desc"
     assert landed(tmp_path / "out") == [f"{stem}-denoised_T1w.nii.gz", f"{stem}-noise_T1w.nii.gz"]
+    own, noise = (json_of(tmp_path / "out" / f"{stem}-{label}_T1w.json") for label in ("denoised", "noise"))
+    assert "noise that was removed" in noise.pop("Description") and own == noise
+    verified = run(["verify", str(tmp_path / "out"), "--against", "journal"])
+    assert verified.code == 0 and "1" in verified.stdout, verified
     refused = run([*words, "--output-noise={dir}/{stem}_noise"])
     assert refused.code == 2 and "such as desc-noise" in refused.stderr, refused
+
+
+def test_what_bidsignore_names_is_left_out(raw, tmp_path):
+    (raw / ".bidsignore").write_text("# not ready\nses-post/\n*_run-02_*\n!*task-nback*\nsub-02/**/*_dwi.*\n")
+    image(raw / "tpl-own" / "anat" / "tpl-own_T1w.nii.gz")
+    finished = smooth(raw, tmp_path / "out", "--dry-run")
+    assert finished.stdout.count("_desc-sm") == 6, finished
+    assert "left out 5 images or folders that .bidsignore names" in finished.stderr, finished
+    assert "left out 1 folder of templates, which belong to no participant" in finished.stderr, finished
+    assert "tpl-own" not in finished.stdout, finished
+    (raw / ".bidsignore").unlink()
+    assert smooth(raw, tmp_path / "out", "--dry-run").stdout.count("_desc-sm") == 17
 
 
 def with_file(name):
@@ -363,6 +379,44 @@ def test_metadata_that_cannot_be_read_fail_the_image(described, tmp_path):
     assert "sub-01_task-rest_bold.json: metadata that is not JSON" in finished.stderr, finished
     assert "T1w.json: metadata that cannot be read" in finished.stderr, finished
     assert landed(tmp_path / "out") == ["sub-01/ses-pre/dwi/sub-01_ses-pre_desc-sm4p7_dwi.nii.gz"]
+
+
+def test_resuming_notices_changed_metadata(described, tmp_path):
+    out = tmp_path / "out"
+    chosen = ["--participant-label=01", "--session=pre", "--suffix", "bold", "dwi", "--resume"]
+    smooth(described, out, *chosen, ranks=RANKS)
+    result = out / "sub-01/ses-pre/func/sub-01_ses-pre_task-rest_run-01_desc-sm4p7_bold.json"
+
+    def resumed(counts):
+        finished = smooth(described, out, *chosen, ranks=RANKS)
+        assert f"resume: {counts}" in finished.stderr, finished
+
+    resumed("3 kept, 0 to do")
+    # Run 2 has a flip angle of its own, and b-values are not inherited from this file.
+    metadata = described / "sub-01/sub-01_task-rest_bold.json"
+    write_json(metadata, EchoTime=0.03, FlipAngle=75)
+    resumed("2 kept, 1 to do: 1 with a changed input")
+    assert json_of(result)["FlipAngle"] == 75
+    resumed("3 kept, 0 to do")
+    (described / "dwi.bval").write_text("0 2000 2000\n")
+    resumed("2 kept, 1 to do: 1 with a changed input")
+    assert (out / "sub-01/ses-pre/dwi/sub-01_ses-pre_desc-sm4p7_dwi.bval").read_text() == "0 2000 2000\n"
+    # Another layout of the same values is no change, and unreadable metadata are no reason to lose results.
+    metadata.write_text('{"FlipAngle": 75,\n  "EchoTime": 0.03}')
+    resumed("3 kept, 0 to do")
+    metadata.write_text("{]")
+    resumed("3 kept, 0 to do")
+
+
+def test_a_dataset_that_cannot_be_described_is_not_a_success(raw, tmp_path):
+    out = tmp_path / "out"
+    (out / "dataset_description.json").mkdir(parents=True)
+    finished = smooth(raw, out, "--suffix=T1w", expect=1, ranks=RANKS)
+    assert "dataset_description.json cannot be written" in finished.stderr, finished
+    assert len(landed(out)) == 4
+    (out / "dataset_description.json").rmdir()
+    smooth(raw, out, "--suffix=T1w", "--resume", ranks=RANKS)
+    assert json_of(out / "dataset_description.json")["DatasetType"] == "derivative"
 
 
 def test_the_call_of_a_bids_app(raw, tmp_path):

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::choice::Labels;
+use super::ignore::Ignored;
 use crate::images::real_path::resolve;
 
 /// The file that every dataset has.
@@ -19,6 +20,7 @@ pub(in crate::images) struct Dataset<'a> {
     /// Without links.
     root: PathBuf,
     labels: &'a [Labels],
+    ignored: Ignored,
 }
 
 impl<'a> Dataset<'a> {
@@ -57,7 +59,12 @@ impl<'a> Dataset<'a> {
             ));
         }
         let root = resolve(folder);
-        Ok(Self { root, labels })
+        let ignored = Ignored::of_dataset(&root)?;
+        Ok(Self {
+            root,
+            labels,
+            ignored,
+        })
     }
 
     /// Whether the images of a folder are listed. `place` is its path below the root.
@@ -79,6 +86,16 @@ impl<'a> Dataset<'a> {
             [_, session, datatype] => is_session(session) && is_datatype(datatype),
             _ => false,
         }
+    }
+
+    /// Whether `.bidsignore` names a file or folder, or a folder above it.
+    pub(in crate::images) fn ignores(&self, place: &Path, is_folder: bool) -> bool {
+        self.ignored.covers(place, is_folder)
+    }
+
+    /// Whether a folder has the images of a template, which belong to no participant.
+    pub(in crate::images) fn is_template(place: &Path) -> bool {
+        place.as_os_str().as_bytes().starts_with(b"tpl-") && place.iter().count() == 1
     }
 
     /// Whether results in this folder, given by its path below the root, are never inputs of the dataset.

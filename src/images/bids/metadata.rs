@@ -46,6 +46,12 @@ const STANDARD_SPACES: [&str; 22] = [
     "fsaverageSym",
 ];
 
+/// The key of the version of niimpi.
+const VERSION: &str = "NiimpiVersion";
+
+/// What a second result is.
+const NOISE: &str = "The noise that was removed from the image: the image minus the denoised image.";
+
 /// The suffixes of a result's sidecar files: metadata, and of diffusion images b-values and directions.
 const SIDECARS: [&str; 3] = [".json", ".bval", ".bvec"];
 
@@ -85,28 +91,63 @@ impl Metadata {
         }
     }
 
-    /// The contents of the sidecar files of an image's result, by path. Metadata of the image is inherited:
-    /// files in deeper folders, and those with more entities, override others. b-values and directions are
-    /// copied.
+    /// The contents of the sidecar files of an image's result and of its second result, by path. Metadata of
+    /// the image is inherited: files in deeper folders, and those with more entities, override others.
+    /// b-values and directions are copied.
     ///
     /// # Errors
     /// A message about a file that cannot be read or is not JSON.
-    pub(crate) fn sidecars(&self, input: &Path, result: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
-        let mut files = Vec::new();
-        for (suffix, path) in SIDECARS.iter().zip(sidecars_of(result)) {
+    pub(crate) fn sidecars(
+        &self,
+        input: &Path,
+        result: &Path,
+        second: Option<&Path>,
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+        let [mut of_result, mut of_second] = [Vec::new(), Vec::new()];
+        let paths = second.map_or([None, None, None], sidecars_of);
+        for ((suffix, path), second) in SIDECARS.iter().zip(sidecars_of(result)).zip(paths) {
             let Some(path) = path else { continue };
             let sources = self.applicable(input, suffix)?;
             if *suffix == SIDECARS[0] {
-                files.push((path, self.json(input, &sources)?));
+                let mut metadata = self.json(input, &sources)?;
+                of_result.push((path, text(&Value::from(metadata.clone()))));
+                metadata.insert("Description".to_owned(), NOISE.into());
+                of_second.extend(second.map(|second| (second, text(&metadata.into()))));
             } else if let Some(source) = sources.last() {
-                files.push((path, read(source)?));
+                let content = read(source)?;
+                of_second.extend(second.map(|second| (second, content.clone())));
+                of_result.push((path, content));
             }
         }
-        Ok(files)
+        of_result.extend(of_second);
+        Ok(of_result)
+    }
+
+    /// Whether the sidecar files of a result are those that would be written now, by any version of niimpi.
+    /// `written` are the files that were written with it. Metadata that cannot be read now are no difference.
+    pub(crate) fn are_unchanged(
+        &self,
+        input: &Path,
+        result: &Path,
+        second: Option<&Path>,
+        written: &[PathBuf],
+    ) -> bool {
+        let Ok(now) = self.sidecars(input, result, second) else {
+            return true;
+        };
+        let is_sidecar = |path: &Path| {
+            let name = path.as_os_str().as_bytes();
+            SIDECARS.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+        };
+        let then = written.iter().filter(|path| is_sidecar(path)).count();
+        let is_same = |path: &Path, now: &[u8]| {
+            std::fs::read(path).is_ok_and(|then| then == now || same_metadata(&then, now))
+        };
+        now.len() == then && now.iter().all(|(path, content)| is_same(path, content))
     }
 
     /// The metadata of a result, from those of its image.
-    fn json(&self, input: &Path, sources: &[PathBuf]) -> Result<Vec<u8>, String> {
+    fn json(&self, input: &Path, sources: &[PathBuf]) -> Result<Map<String, Value>, String> {
         let mut metadata = Map::new();
         for source in sources {
             let found: Map<String, Value> = serde_json::from_slice(&read(source)?).map_err(|error| {
@@ -134,9 +175,9 @@ impl Metadata {
             metadata.entry("SkullStripped").or_insert(false.into());
         }
         metadata.insert("Sources".to_owned(), json!([uri]));
-        metadata.insert("NiimpiVersion".to_owned(), env!("CARGO_PKG_VERSION").into());
+        metadata.insert(VERSION.to_owned(), env!("CARGO_PKG_VERSION").into());
         metadata.insert("NiimpiOptions".to_owned(), self.options.clone());
-        Ok(text(&metadata.into()))
+        Ok(metadata)
     }
 
     /// The files of an image with this suffix that the inheritance principle gives it, the closest last.
@@ -242,6 +283,17 @@ impl Metadata {
     }
 }
 
+/// Whether two JSON texts have the same values, apart from the version of niimpi.
+fn same_metadata(one: &[u8], other: &[u8]) -> bool {
+    let values = |text: &[u8]| {
+        let mut values: Map<String, Value> = serde_json::from_slice(text).ok()?;
+        values.remove(VERSION);
+        Some(values)
+    };
+    let one = values(one);
+    one.is_some() && one == values(other)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     // Opening a pipe would wait for its writer.
     let content = match std::fs::metadata(path) {
@@ -295,7 +347,11 @@ mod tests {
 
     fn json_of(root: &Path, image: &str) -> Value {
         let metadata = Metadata::new(root, json!({ "fwhm": 6 }));
-        let files = metadata.sidecars(&root.join(image), Path::new("out/sub-1_desc-sm6_bold.nii.gz"));
+        let files = metadata.sidecars(
+            &root.join(image),
+            Path::new("out/sub-1_desc-sm6_bold.nii.gz"),
+            None,
+        );
         let files = files.unwrap();
         assert_eq!(files[0].0, Path::new("out/sub-1_desc-sm6_bold.json"));
         serde_json::from_slice(&files[0].1).unwrap()
@@ -376,15 +432,17 @@ mod tests {
         let metadata = Metadata::new(root, Value::Null);
         let of = |n: u32| {
             let input = root.join(format!("sub-{n}/dwi/sub-{n}_dwi.nii.gz"));
-            metadata.sidecars(&input, Path::new("o/sub-1_desc-x_dwi.nii.gz"))
+            let second = Some(Path::new("o/sub-1_desc-noise_dwi.nii.gz"));
+            metadata.sidecars(&input, Path::new("o/sub-1_desc-x_dwi.nii.gz"), second)
         };
         let files = of(1).unwrap();
         let names: Vec<&str> = files.iter().filter_map(|(path, _)| path.to_str()).collect();
-        let stem = "o/sub-1_desc-x_dwi";
-        assert_eq!(
-            names,
-            [".json", ".bval", ".bvec"].map(|suffix| format!("{stem}{suffix}"))
-        );
+        let stems = ["o/sub-1_desc-x_dwi", "o/sub-1_desc-noise_dwi"];
+        let all = stems.map(|stem| [".json", ".bval", ".bvec"].map(|suffix| format!("{stem}{suffix}")));
+        assert_eq!(names, all.concat());
+        let [own, noise] = [0, 3].map(|at| serde_json::from_slice::<Value>(&files[at].1).unwrap());
+        assert!(own["Description"].is_null() && noise["Description"] == NOISE);
+        assert_eq!(own["Sources"], noise["Sources"]);
         assert_eq!(
             (&files[1].1[..], &files[2].1[..]),
             (&b"0 1000"[..], &b"0 1\n0 0\n0 0"[..])

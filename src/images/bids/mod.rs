@@ -2,6 +2,7 @@
 
 mod choice;
 mod dataset;
+mod ignore;
 mod metadata;
 mod name;
 

@@ -18,7 +18,7 @@ use self::timeline::Timeline;
 use super::csv::ACCOUNTS;
 use super::{ImageRow, RankRow, Report, SCHEMA_1, State, Status, table};
 use crate::columns::{Table, short_seconds};
-use crate::job::outcome::Stage;
+use crate::job::outcome::{Failure, Stage};
 use crate::slurm::steps::Account;
 use crate::text::{bytes, counted, duration, printable};
 
@@ -227,16 +227,19 @@ fn failures(report: &Report) -> (Vec<Failed>, usize) {
             rank: image.rank,
             stage: failure.stage.name(),
             error: printable(&failure.error),
-            cure: cure(failure.stage),
+            cure: cure(failure),
         })
     });
     let shown = failed.by_ref().take(MOST_FAILURES).collect();
     (shown, failed.count())
 }
 
-/// What to do about a failure of a stage. The error itself names the cause.
-fn cure(stage: Stage) -> &'static str {
-    match stage {
+/// What to do about a failure. A report of an earlier version names only the stage.
+fn cure(failure: &Failure) -> &'static str {
+    if let Some(problem) = failure.problem {
+        return problem.cure();
+    }
+    match failure.stage {
         Stage::Read => "Replace or repair the input (or its mask), then run the same command with --resume.",
         Stage::Filter => {
             "Correct the option or the image that the cause names, then run again with --resume."

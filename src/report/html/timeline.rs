@@ -1,9 +1,10 @@
 //! The timeline of the page: a lane per worker, or per rank if there are many images, as paths of an SVG.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::report::Report;
 use crate::report::spans::{Lane, STAGES, lanes};
+use crate::report::{RankRow, Report};
 
 /// Up to this many images and lanes, each image is drawn.
 const MOST_IMAGES: usize = 2000;
@@ -19,6 +20,8 @@ const STRIP: f64 = 4.0;
 pub(super) struct Row {
     pub(super) label: String,
     pub(super) y: f64,
+    /// Where the run of the rank begins, and its length.
+    pub(super) run: [f64; 2],
     /// Path data of reading, filtering, writing and the disk, with x from 0 to [`Timeline::width`].
     pub(super) paths: Vec<(&'static str, String)>,
 }
@@ -50,6 +53,7 @@ pub(super) fn of(report: &Report) -> Option<Timeline> {
         return None;
     }
     let aggregated = count > MOST_IMAGES || lanes.len() > MOST_LANES;
+    let runs = runs(report);
     let all = if aggregated {
         by_rank(&lanes)
     } else {
@@ -67,6 +71,10 @@ pub(super) fn of(report: &Report) -> Option<Timeline> {
                     false => format!("rank {rank}, worker {worker}"),
                 },
                 y: place as f64 * (LANE + STRIP + 4.0),
+                run: runs.get(&rank).map_or([0.0, WIDTH], |[begin_s, run_s]| {
+                    let begin = (begin_s / end_s * WIDTH).clamp(0.0, WIDTH);
+                    [begin, (run_s / end_s * WIDTH).clamp(0.0, WIDTH - begin)]
+                }),
                 paths: match aggregated {
                     true => binned(lanes, end_s),
                     false => exact(lanes[0], end_s),
@@ -83,6 +91,17 @@ pub(super) fn of(report: &Report) -> Option<Timeline> {
         left_out: all.iter().skip(MOST_LANES).map(Vec::len).sum(),
         rows,
     })
+}
+
+/// When the run of each rank began, and the seconds until the last of its ranks was done.
+fn runs(report: &Report) -> HashMap<usize, [f64; 2]> {
+    let mut lengths_s: HashMap<u64, f64> = HashMap::new();
+    for rank in &report.ranks {
+        let length_s = lengths_s.entry(rank.start_s.to_bits()).or_default();
+        *length_s = length_s.max(rank.elapsed_s);
+    }
+    let run = |rank: &RankRow| (rank.rank, [rank.start_s, lengths_s[&rank.start_s.to_bits()]]);
+    report.ranks.iter().map(run).collect()
 }
 
 fn by_rank<'a, 'b>(lanes: &'b [Lane<'a>]) -> Vec<Vec<&'b Lane<'a>>> {
@@ -190,6 +209,31 @@ mod tests {
         assert_eq!(*path, expected);
         let (at, text) = &timeline.ticks[1];
         assert!((at - 5.0 * second).abs() < 1e-9 && text == "5 s", "{at} {text}");
+    }
+
+    #[test]
+    fn a_rank_is_idle_only_while_its_run_lasts() {
+        let mut report = sample::report();
+        let second = (sample::report().ranks, sample::report().images);
+        for mut rank in second.0 {
+            rank.rank += 2;
+            rank.start_s = 20.0;
+            report.ranks.push(rank);
+        }
+        for mut image in second.1 {
+            image.outcome.rank += 2;
+            image.outcome.start_s += 20.0;
+            report.images.push(image);
+        }
+        let elapsed_s = report.ranks.iter().map(|rank| rank.elapsed_s).fold(0.0, f64::max);
+        let timeline = of(&report).unwrap();
+        let begins: Vec<f64> = timeline.rows.iter().map(|row| row.run[0]).collect();
+        let second = 20.0 * WIDTH / 26.5;
+        assert_eq!(begins.len(), 4);
+        for (begin, expected) in begins.iter().zip([0.0, 0.0, second, second]) {
+            assert!((begin - expected).abs() < 1e-9, "{begins:?}");
+        }
+        assert!((timeline.rows[0].run[1] - elapsed_s * WIDTH / 26.5).abs() < 1e-9);
     }
 
     #[test]

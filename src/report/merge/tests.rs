@@ -32,6 +32,7 @@ fn shares_become_one_run() {
     assert_eq!(indices, [1, 2, 3, 4]);
     // Shard 2 started a minute later, and its ranks follow those of shard 1.
     assert_eq!((merged.images[1].start_s, merged.images[1].rank), (60.0, 2));
+    assert_eq!((merged.ranks[0].start_s, merged.ranks[2].start_s), (0.0, 60.0));
     assert_eq!(merged.images[2].rank, 1);
     let totals = &merged.totals;
     assert_eq!((totals.images, totals.done, totals.failed), (4, 2, 1));

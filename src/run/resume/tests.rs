@@ -97,7 +97,7 @@ impl World {
             ..Past::default()
         };
         let claims = claims(past, &entries, &self.path("out"), &options(2));
-        look(&entries[0], None, Some(&claims[0]))
+        look(&entries[0], None, None, Some(&claims[0]))
     }
 
     fn standing(&self, input: &str, result: &str) -> Standing {

@@ -223,6 +223,7 @@ fn failed_images_are_named_and_left_out() {
         image.outcome.end = End::Failed(Failure {
             stage: Stage::Read,
             error: format!("in/{place}.nii.gz: cut short"),
+            problem: None,
             kind: FailureKind::Own,
         });
     }
