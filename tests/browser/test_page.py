@@ -68,6 +68,8 @@ def pages(tmp_path_factory):
     smooth("quality", "--qc", "--limit", 60)
     (images / '"><img src=x onerror=alert(1)>.nii').write_bytes(b"no image")
     (images / "empty.nii").write_bytes(b"")
+    (images / "annexed.nii").symlink_to(".git/annex/objects/absent")
+    (images / "cut.nii.gz").write_bytes((images / "sample_1.nii.gz").read_bytes()[:-20])
     smooth("failed", codes=(1,))
     return {name: folder / f"{name}.html" for name in KINDS}
 
@@ -146,15 +148,16 @@ def test_accessibility_and_contrast(page, browser, dark):
     assert problems == []
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_wider_than_the_screen(page, browser, width):
+def test_nothing_is_wider_than_the_screen(page, browser, width, dark):
     browser.open(page)
-    browser.resize(width)
+    browser.resize(width, dark)
     assert browser.run("return document.documentElement.scrollWidth") <= width
     wide = "return [...document.images].every(it => it.getBoundingClientRect().right <= innerWidth)"
     assert browser.run(wide)
     if folder := os.environ.get("NIIMPI_SCREENSHOTS"):
-        browser.screenshot(Path(folder) / f"{page.stem}-{width}.png")
+        browser.screenshot(Path(folder) / f"{page.stem}-{width}{'-dark' * dark}.png")
 
 
 def test_it_is_readable_without_javascript_and_on_paper(pages, browser):
@@ -173,3 +176,21 @@ def test_the_failed_run_names_cause_and_cure(pages):
     source = pages["failed"].read_text()
     assert "&#60;img src=x" in source and "<img" not in source
     assert "is empty (0 bytes)" in source and "--resume" in source
+    rows = [row for row in source.split("<tr>") if 'class="path"' in row]
+    for name, cure in [
+        ("empty.nii", "Replace the file by an intact copy"),
+        ("cut.nii.gz", "Replace the file by an intact copy"),
+        ("annexed.nii", "Fetch the content"),
+        ("&#60;img src=x", "Leave the file out with --exclude"),
+    ]:
+        (row,) = [row for row in rows if name in row and "<td>read</td>" in row]
+        assert cure in row, row
+
+
+def test_a_rank_of_a_merged_run_begins_with_its_run(pages, browser):
+    browser.open(pages["merged"])
+    idle = "[...document.querySelectorAll('#timeline ~ .wide g rect.idle')]"
+    begins = browser.run(f"return {idle}.map(it => it.x.baseVal.value)")
+    ends = browser.run(f"return {idle}.map(it => it.x.baseVal.value + it.width.baseVal.value)")
+    assert len(begins) == 4 and begins[0] == begins[1] == 0
+    assert begins[2] == begins[3] >= ends[0] > 0 and max(ends) <= 860
