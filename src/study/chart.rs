@@ -147,7 +147,9 @@ impl Chart {
         svg(&self.title, |area| {
             if self.logarithmic {
                 let (x, y) = (low.0 * 0.9..high.0 * 1.15, low.1 * 0.8..high.1 * 1.3);
-                self.draw(area, x.log_scale(), y.log_scale())
+                let [x_ticks, y_ticks] = [&x, &y].map(|range| log_ticks(range.start, range.end));
+                let (x, y) = (x.log_scale(), y.log_scale());
+                self.draw(area, x.with_key_points(x_ticks), y.with_key_points(y_ticks))
             } else {
                 let most = |high: f64| (high * 1.1).max(f64::MIN_POSITIVE);
                 self.draw(area, low.0.min(0.0)..most(high.0), low.1.min(0.0)..most(high.1))
@@ -178,6 +180,8 @@ impl Chart {
             .configure_mesh()
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
+            .x_label_formatter(&tick)
+            .y_label_formatter(&tick)
             .light_line_style(WHITE)
             .draw()?;
         for (place, series) in self.series.iter().enumerate() {
@@ -232,6 +236,37 @@ impl Series {
             _ => colour(place).stroke_width(2),
         }
     }
+}
+
+/// Places of about three labels or more on a logarithmic axis: powers of ten, or more if the range is short.
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    const ENOUGH: usize = 3;
+    let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    for factors in [
+        &[1.0][..],
+        &[1.0, 2.0, 5.0],
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+    ] {
+        let all = decades
+            .clone()
+            .flat_map(|decade| factors.iter().map(move |factor| factor * 10.0_f64.powi(decade)));
+        let ticks: Vec<f64> = all.filter(|tick| (low..=high).contains(tick)).collect();
+        if ticks.len() >= ENOUGH {
+            return ticks;
+        }
+    }
+    let step = 10.0_f64.powf(((high - low) / 2.0).log10().floor());
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|count| count as f64 * step).collect()
+}
+
+/// The text of a label.
+fn tick(value: &f64) -> String {
+    let digits = 6 - value.abs().log10().floor().clamp(-9.0, 6.0) as i32;
+    let scale = 10.0_f64.powi(digits.max(0));
+    let rounded = (value * scale).round() / scale;
+    // Without the sign of -0.
+    format!("{}", rounded + 0.0)
 }
 
 /// Draws stacked bars as an SVG document. The legend contains the names of the parts.
@@ -292,6 +327,31 @@ pub(crate) fn stacked_bars_svg(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_logarithmic_axis_has_labels() {
+        for (low, high, ticks) in [
+            (0.9, 460.0, "1 10 100"),
+            (0.3, 3.5, "0.5 1 2"),
+            (1.8, 4.6, "2 3 4"),
+            (0.0009, 0.11, "0.001 0.01 0.1"),
+            (18.0, 46.0, "20 30 40"),
+            (
+                95.0,
+                112.0,
+                "95 96 97 98 99 100 101 102 103 104 105 106 107 108 109 110 111 112",
+            ),
+            (90.0, 115.0, "90 100 110"),
+            (0.9, 1.15, "0.9 1 1.1"),
+        ] {
+            let found: Vec<String> = log_ticks(low, high).iter().map(tick).collect();
+            assert_eq!(found.join(" "), ticks, "{low} to {high}");
+        }
+        assert_eq!(
+            [0.0, -0.0, 1234.5678, 0.1 + 0.2, 2e7].map(|it| tick(&it)),
+            ["0", "0", "1234.568", "0.3", "20000000"]
+        );
+    }
 
     #[test]
     fn a_chart_names_its_axes_and_curves_and_refuses_to_draw_nothing() {
