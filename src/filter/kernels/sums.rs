@@ -332,6 +332,12 @@ impl Job for Singles<'_> {
             }
             let (blocks, rest) = stored.as_chunks::<WIDE>();
             for numbers in blocks {
+                // The loop above waits for memory, and this one computes: fetch the next block meanwhile.
+                let next = numbers.as_ptr().wrapping_add(BLOCK);
+                for line in [next, next.wrapping_add(WIDE / 2)] {
+                    // SAFETY: the caller's; a hint may have any address.
+                    unsafe { V::prefetch(line.cast()) };
+                }
                 for lane in 0..WIDE {
                     let number = f64::from(numbers[lane]);
                     sum[lane] += number;
