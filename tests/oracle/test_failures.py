@@ -100,6 +100,8 @@ TEN_WAYS = {
     folder: "folder|directory",
     no_permission: "permission",
 }
+# By this kind of the cause, the report's page says what to do. All others are damaged files.
+PROBLEMS = {folder: "unsupported", no_permission: "no-permission"}
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
         path = place / "in" / f"sample_{(number + 1) * count // 11}.nii.gz"
         path.unlink()
         way(path)
-        broken[str(path)] = cause
+        broken[str(path)] = cause, PROBLEMS.get(way, "damaged")
     finished = smooth_as(
         ordinary,
         place / "in",
@@ -180,8 +182,9 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
     assert sum(rank["failed"] for rank in report["ranks"]) == 10
     failed = {record["input"]: record for record in report["images"] if record["status"] == "failed"}
     assert sorted(failed) == sorted(broken), "the report must list the ten broken images"
-    for path, cause in broken.items():
+    for path, (cause, problem) in broken.items():
         record = failed[path]
+        assert record["problem"] == problem, record
         assert re.search(cause, record["error"], re.IGNORECASE), (
             f"{path}: {record['error']!r} does not say {cause!r}"
         )
@@ -193,6 +196,24 @@ def test_many_images_of_which_ten_are_broken(ordinary, filter, count, strategy):
     assert len(written) == count - 10 and all(name.startswith("sample_") for name in written)
     for name in written:
         np.asarray(nibabel.load(place / "out" / name).dataobj)
+
+
+def test_other_causes_have_their_kinds(tmp_path):
+    source = tmp_path / "in"
+    images.write(source / "good.nii", np.ones((9, 9, 9), np.float32))
+    images.write(source / "nan.nii", np.full((9, 9, 9), np.nan, np.float32))
+    images.write(source / "complex.nii", np.ones((9, 9, 9), np.complex64))
+    (source / "absent.nii").symlink_to("nowhere.nii")
+    (source / "annexed.nii").symlink_to(".git/annex/objects/absent")
+    finished = smooth(source, tmp_path / "out", command="median", expect=1)
+    problems = {Path(row["input"]).stem: row.get("problem") for row in finished.report["images"]}
+    assert problems == {
+        "good": None,
+        "nan": "non-finite",
+        "complex": "unsupported",
+        "absent": "not-found",
+        "annexed": "not-fetched",
+    }
 
 
 def test_images_of_other_kinds_are_refused_by_name(tmp_path):

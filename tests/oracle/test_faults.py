@@ -65,6 +65,7 @@ def test_one_image_meets_a_full_disk(tmp_path, faulty, filter):
     finished = filter.run(source, out, ranks=filter.ranks, env=env, expect=1)
     assert list(failed(finished)) == ["large.nii"]
     record = failed(finished)["large.nii"]
+    assert record["problem"] == "disk-full", record
     assert record["stage"] == "write" and "the disk is full or the quota is used up" in record["error"], (
         record
     )
