@@ -193,4 +193,5 @@ def test_a_rank_of_a_merged_run_begins_with_its_run(pages, browser):
     begins = browser.run(f"return {idle}.map(it => it.x.baseVal.value)")
     ends = browser.run(f"return {idle}.map(it => it.x.baseVal.value + it.width.baseVal.value)")
     assert len(begins) == 4 and begins[0] == begins[1] == 0
-    assert begins[2] == begins[3] >= ends[0] > 0 and max(ends) <= 860
+    # The browser has single precision.
+    assert begins[2] == begins[3] >= ends[0] > 0 and max(ends) < 860.001
