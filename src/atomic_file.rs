@@ -242,7 +242,6 @@ impl PartFile {
     }
 
     /// Its temporary path.
-    #[cfg(test)]
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path.join(&self.name)
     }

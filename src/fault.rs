@@ -2,7 +2,8 @@
 //!
 //! `NIIMPI_TEST_FAULT=panic@1:2` makes rank 1 panic when it starts its second image. `fail@0:0` makes rank 0
 //! fail in set-up, after MPI has started. `slow@0:500` makes every image of rank 0 and higher ranks take 500
-//! ms longer. Without the variable, nothing is injected.
+//! ms longer. `apart@1:0` makes rank 1 find no unfinished file of another rank. Without the variable, nothing
+//! is injected.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub enum Fault {
     FailSetup { rank: usize },
     /// This rank and higher ranks wait before each image.
     Slow { rank: usize, wait_ms: u64 },
+    /// The rank does not find the unfinished files of other ranks, as if its output folder were its own.
+    Apart { rank: usize },
 }
 
 impl Fault {
@@ -33,6 +36,7 @@ impl Fault {
                 image: number as usize,
             }),
             "fail" => Some(Fault::FailSetup { rank }),
+            "apart" => Some(Fault::Apart { rank }),
             "slow" => Some(Fault::Slow {
                 rank,
                 wait_ms: number.into(),
@@ -67,6 +71,7 @@ mod tests {
                 wait_ms: 500
             })
         );
+        assert_eq!(Fault::parse("apart@3:0"), Some(Fault::Apart { rank: 3 }));
         assert_eq!(Fault::parse("sleep@0:0"), None);
     }
 }

@@ -14,6 +14,7 @@
 //! | `input_stream` | the content of a file, compressed or not |
 //! | `read_header`, `read`, `probe` | reading a header, an image, or only the header's information |
 //! | `write` | writing an image |
+//! | `in_place` | several processes write to one file |
 //! | `publish` | syncing and renaming complete files |
 //! | `verify` | checking that written files are intact |
 //! | `error`, `warning` | messages for all failures and oddities |
@@ -50,6 +51,7 @@ mod header;
 mod header_layout;
 mod identity;
 mod image;
+mod in_place;
 mod input_stream;
 mod itk_grid;
 mod not_fetched;
@@ -69,12 +71,13 @@ pub use error::{Cause, ImageError};
 pub(crate) use files::OpenedInput;
 pub use files::identify;
 pub use gzip::CompressionLevel;
-pub(crate) use gzip::{Chunk, ChunkEncoder};
+pub(crate) use gzip::{Chunk, ChunkEncoder, Written};
 pub use header::Header;
 pub use header_layout::Version;
 pub(crate) use identity::path_text;
 pub use identity::{Crc32, FileId};
 pub use image::Image;
+pub(crate) use in_place::{InPlace, Place};
 pub use probe::{Probe, probe};
 pub(crate) use publish::Existing;
 pub use publish::StagedFile;

@@ -1,7 +1,8 @@
 //! Writing: from an image in memory to complete files, which are renamed when they are published.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
@@ -14,6 +15,7 @@ use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::FileId;
 use super::image::Image;
+use super::in_place::{InPlace, Place};
 use super::publish::{Part, StagedFile, create_part, failed};
 use crate::atomic_file::{Folders, PartFile};
 use crate::volume::Volume;
@@ -253,6 +255,41 @@ impl ChunkedWriter {
     pub fn append(&mut self, chunk: &Chunk) -> Result<(), ImageError> {
         let written = self.member.append(self.file.file(), chunk);
         written.map_err(|error| failed("writing", &self.path, error))
+    }
+
+    /// The file before its first voxels are written, for processes that write in place; `None` if it is
+    /// compressed.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn in_place(&mut self) -> Result<Option<(Place, InPlace)>, ImageError> {
+        if !self.member.is_plain() {
+            return Ok(None);
+        }
+        let file = self.file.file();
+        let opened = file.metadata().and_then(|now| Ok((now.ino(), file.try_clone()?)));
+        let (inode, file) = opened.map_err(|error| failed("writing", &self.path, error))?;
+        let place = Place {
+            path: self.file.path(),
+            inode,
+            voxel_offset: self.member.raw_bytes(),
+            sync: self.sync,
+        };
+        let own = InPlace::new(file, &self.path, &place);
+        Ok(Some((place, own)))
+    }
+
+    /// Leaves out the next voxels, which were written in place.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn skip(&mut self, written: &Written) -> Result<(), ImageError> {
+        self.member.skip(written);
+        let end = SeekFrom::Start(self.member.raw_bytes());
+        let moved = self.file.file().seek(end);
+        moved
+            .map(drop)
+            .map_err(|error| failed("writing", &self.path, error))
     }
 
     /// Completes the file.

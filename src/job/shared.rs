@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::ImageJob;
 use super::destination::{Destination, OutputFolder, Paths};
 use super::failure::{failure, filter_failure, mask_failure};
@@ -28,12 +26,13 @@ use crate::filter::{
     Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes, Prepared, ThreadScratch,
 };
 use crate::image_io::{
-    Chunk, ChunkEncoder, ChunkedWriter, Header, ImageError, ImageReader, SliceReader, StagedFile,
+    ChunkEncoder, ChunkedWriter, Header, ImageError, ImageReader, InPlace, SliceReader, StagedFile, Written,
 };
 use crate::images::probe::ImageFacts;
 use crate::volume::Volume;
 
-pub(crate) use file::SharedFile;
+pub(crate) use file::{SharedFile, finish_in_place};
+pub(crate) use section::{Section, SectionFacts};
 
 /// Images with fewer bytes of voxels are not split automatically: messages would take longer than they save.
 const LEAST_BYTES: u64 = 16 << 20;
@@ -81,26 +80,6 @@ pub(crate) enum Plan {
     },
     /// It is not split, for this reason.
     Whole(String),
-}
-
-/// What a rank reports about a section before its bytes.
-#[derive(Default, Serialize, Deserialize)]
-pub(crate) struct SectionFacts {
-    pub(crate) timings: Timings,
-    pub(crate) nonfinite_voxels: u64,
-    /// The input's file.
-    pub(crate) file: FileId,
-}
-
-/// A section of a result.
-pub(crate) struct Section {
-    pub(crate) facts: SectionFacts,
-    /// The bytes before the first whole chunk.
-    pub(crate) head: Vec<u8>,
-    /// The whole chunks, compressed.
-    pub(crate) chunks: Vec<Chunk>,
-    /// The bytes after them.
-    pub(crate) tail: Vec<u8>,
 }
 
 /// What a rank needs for its sections of images. The buffers grow with the first section.
@@ -332,7 +311,8 @@ impl<'a> SectionWorker<'a> {
         made.map_err(|error| failure(Stage::Write, &error))
     }
 
-    /// Reads, filters and compresses a section of an image that `ranks` ranks share.
+    /// Reads, filters and compresses a section of an image that `ranks` ranks share. With a file, writes all
+    /// but its ends there.
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause.
@@ -341,6 +321,7 @@ impl<'a> SectionWorker<'a> {
         paths: Paths<'_>,
         ranks: usize,
         slices: Range<usize>,
+        in_place: Option<&InPlace>,
     ) -> Result<Section, Failure> {
         let started = Instant::now();
         let mask = self.read_mask(paths)?;
@@ -376,7 +357,7 @@ impl<'a> SectionWorker<'a> {
         let Some(run) = run else {
             return Err(changed(paths.input));
         };
-        let made = self.compute(paths, run, &mut image, slices, started)?;
+        let made = self.compute(paths, run, &mut image, (slices, in_place), started)?;
         let file = image.finish().map_err(at)?;
         self.reader = reader;
         let facts = SectionFacts { file, ..made.facts };
@@ -388,10 +369,9 @@ impl<'a> SectionWorker<'a> {
         paths: Paths<'_>,
         run: ImageRun,
         image: &mut SliceReader<'_>,
-        slices: Range<usize>,
+        (slices, in_place): (Range<usize>, Option<&InPlace>),
         started: Instant,
     ) -> Result<Section, Failure> {
-        const CHUNK: usize = ChunkEncoder::CHUNK_BYTES;
         let encoder = || {
             ChunkedWriter::encoder(paths.output, self.job.compression)
                 .ok()
@@ -403,10 +383,12 @@ impl<'a> SectionWorker<'a> {
         let mut members: Vec<Member> = members.flatten().collect();
         let slice_bytes = run.result_slice_bytes();
         let bytes = slices.start * slice_bytes..slices.end * slice_bytes;
-        let first = bytes.start.div_ceil(CHUNK);
-        let chunks = first..first.max(bytes.end / CHUNK);
+        let area = match in_place {
+            Some(file) => file.range(bytes.clone()),
+            None => whole_chunks(&bytes),
+        };
         let team = Team::new(Some(self.stop));
-        team.begin_part(run, chunks.clone());
+        team.begin_part(run, area.clone(), in_place);
         let mut read_s = 0.0;
         let mut nonfinite_voxels = 0;
         let read = std::thread::scope(|scope| {
@@ -442,10 +424,9 @@ impl<'a> SectionWorker<'a> {
             Some(TeamError::Filter(error)) => return Err(filter_failure(paths.input, &error)),
             Some(TeamError::Write(error)) => return Err(failure(Stage::Write, &error)),
         }
-        let head = bytes.start..bytes.end.min(chunks.start * CHUNK);
-        let tail = head.end.max(chunks.end * CHUNK).min(bytes.end)..bytes.end;
+        let ends = [bytes.start..area.start, area.end..bytes.end];
         // SAFETY: the buffers are unchanged, and all slices of the section are complete.
-        let [head, tail] = [head, tail].map(|bytes| unsafe { run.result(bytes) }.to_vec());
+        let [head, tail] = ends.map(|bytes| unsafe { run.result(bytes) }.to_vec());
         let timings = Timings {
             read_s,
             filter_s: spent.filter_s,
@@ -459,7 +440,8 @@ impl<'a> SectionWorker<'a> {
                 ..SectionFacts::default()
             },
             head,
-            chunks: compressed,
+            written: in_place.map_or_else(Written::default, |_| Written::of(&compressed)),
+            chunks: in_place.map_or(compressed, |_| Vec::new()),
             tail,
         })
     }
@@ -484,6 +466,17 @@ impl<'a> SectionWorker<'a> {
             outcome.warnings.extend(mask.warnings.iter().cloned());
         }
         Ok(())
+    }
+}
+
+/// The bytes of whole chunks among these bytes of the result.
+fn whole_chunks(bytes: &Range<usize>) -> Range<usize> {
+    const CHUNK: usize = ChunkEncoder::CHUNK_BYTES;
+    let start = bytes.start.next_multiple_of(CHUNK);
+    let end = bytes.end - bytes.end % CHUNK;
+    match start < end {
+        true => start..end,
+        false => bytes.end..bytes.end,
     }
 }
 
@@ -555,5 +548,6 @@ fn read_slices(
 }
 
 mod file;
+mod section;
 #[cfg(test)]
 mod tests;

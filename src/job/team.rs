@@ -13,7 +13,7 @@ use std::thread::{Builder, Scope};
 use std::time::Instant;
 
 use crate::filter::{Board, FilterError, ImageRun, Next, Progress, Task, ThreadScratch};
-use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, CompressionLevel, ImageError};
+use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, CompressionLevel, ImageError, InPlace};
 
 /// The buffers of one thread; kept from image to image.
 pub(super) struct Member {
@@ -40,17 +40,36 @@ pub(super) enum TeamError {
 }
 
 /// What the members work on.
-struct Image {
+struct Image<'a> {
     run: ImageRun,
-    result_bytes: usize,
     /// Bytes of a voxel of the result.
     voxel_bytes: usize,
-    /// Compress the chunks before this one; none if the file is written later as a whole.
+    /// The bytes of the result that are compressed; none if the file is written later as a whole.
+    area: Range<usize>,
+    /// The number of their chunks.
     chunks: usize,
-    /// Whether compressed chunks are kept instead of written.
-    kept: bool,
+    output: Output<'a>,
     /// This many chunks can be compressed ahead of the one that is written next.
     ahead: usize,
+}
+
+/// What becomes of the chunks of a result.
+#[derive(Clone, Copy)]
+enum Output<'a> {
+    /// They are written to the team's file.
+    File,
+    /// They are kept.
+    Memory,
+    /// They are written to this file, not compressed.
+    InPlace(&'a InPlace),
+}
+
+impl Image<'_> {
+    /// The bytes of a chunk.
+    fn chunk(&self, chunk: usize) -> Range<usize> {
+        let start = self.area.start + chunk * ChunkEncoder::CHUNK_BYTES;
+        start..self.area.end.min(start + ChunkEncoder::CHUNK_BYTES)
+    }
 }
 
 /// The progress of the work.
@@ -99,7 +118,7 @@ pub(super) struct Made {
 
 /// One image's work, shared by the members.
 pub(super) struct Team<'a> {
-    image: OnceLock<Image>,
+    image: OnceLock<Image<'a>>,
     board: Board<Work>,
     stop: Option<&'a AtomicBool>,
 }
@@ -120,30 +139,36 @@ impl<'a> Team<'a> {
     /// # Panics
     /// If this team already has an image.
     pub(super) fn begin(&self, run: ImageRun, file: Option<ChunkedWriter>, members: usize) {
-        let chunks = run.result_bytes().div_ceil(ChunkEncoder::CHUNK_BYTES);
-        let chunks = 0..if file.is_some() { chunks } else { 0 };
-        self.begin_chunks(run, file, chunks, 2 * members + 2);
+        let area = 0..file.as_ref().map_or(0, |_| run.result_bytes());
+        self.begin_area(run, (file, Output::File), area, 2 * members + 2);
     }
 
-    /// Starts the work on a part of an image. These chunks of the result are compressed and kept.
-    pub(super) fn begin_part(&self, run: ImageRun, chunks: Range<usize>) {
-        self.begin_chunks(run, None, chunks, usize::MAX);
+    /// Starts the work on a part of an image. These bytes of the result are written in place if there is a
+    /// file for that; otherwise they are compressed and kept.
+    pub(super) fn begin_part(&self, run: ImageRun, area: Range<usize>, in_place: Option<&'a InPlace>) {
+        let output = in_place.map_or(Output::Memory, Output::InPlace);
+        self.begin_area(run, (None, output), area, usize::MAX);
     }
 
-    fn begin_chunks(&self, run: ImageRun, file: Option<ChunkedWriter>, chunks: Range<usize>, ahead: usize) {
+    fn begin_area(
+        &self,
+        run: ImageRun,
+        (file, output): (Option<ChunkedWriter>, Output<'a>),
+        area: Range<usize>,
+        ahead: usize,
+    ) {
         let filter = run.progress();
         let image = Image {
             voxel_bytes: run.result_type().size_bytes(),
-            chunks: chunks.end,
-            kept: file.is_none(),
-            result_bytes: run.result_bytes(),
+            chunks: area.len().div_ceil(ChunkEncoder::CHUNK_BYTES),
+            area,
+            output,
             ahead,
             run,
         };
         self.board.update(|work| {
             work.filter = filter;
             work.file = file;
-            (work.chunks_taken, work.chunks_written) = (chunks.start, chunks.start);
             assert!(self.image.set(image).is_ok(), "a team is for one image");
         });
     }
@@ -186,10 +211,7 @@ impl<'a> Team<'a> {
         };
         let slices = work.filter.complete(image.run.parts());
         let chunk = work.chunks_taken;
-        let is_complete = |chunk: usize| {
-            let end = image.result_bytes.min((chunk + 1) * ChunkEncoder::CHUNK_BYTES);
-            end <= slices * image.run.result_slice_bytes()
-        };
+        let is_complete = |chunk| image.chunk(chunk).end <= slices * image.run.result_slice_bytes();
         if chunk < image.chunks
             && chunk < work.chunks_written.saturating_add(image.ahead)
             && is_complete(chunk)
@@ -225,14 +247,19 @@ impl<'a> Team<'a> {
                 });
             }
             Step::Compress(index, mut chunk) => {
-                let start = index * ChunkEncoder::CHUNK_BYTES;
-                let bytes = start..image.result_bytes.min(start + ChunkEncoder::CHUNK_BYTES);
+                let bytes = image.chunk(index);
+                let first = bytes.start;
                 // SAFETY: the slices that contain these bytes are complete, as checked by `next`.
                 let content = unsafe { image.run.result(bytes) };
+                if let Output::InPlace(file) = image.output {
+                    chunk.describe(content);
+                    let written = file.write(first, content);
+                    return self.keep(started, index, chunk, written);
+                }
                 member.encoder.encode(content, image.voxel_bytes, &mut chunk);
-                match image.kept {
-                    true => self.keep(started, index, chunk),
-                    false => self.write(started, index, chunk),
+                match image.output {
+                    Output::File => self.write(started, index, chunk),
+                    _ => self.keep(started, index, chunk, Ok(())),
                 }
             }
         }
@@ -264,11 +291,14 @@ impl<'a> Team<'a> {
         self.board.update(|work| work.spent.write_s += spent);
     }
 
-    fn keep(&self, started: Instant, index: usize, chunk: Chunk) {
+    fn keep(&self, started: Instant, index: usize, chunk: Chunk, written: Result<(), ImageError>) {
         self.board.update(|work| {
             work.waiting.insert(index, chunk);
             work.chunks_written += 1;
             work.spent.write_s += started.elapsed().as_secs_f64();
+            if let Err(error) = written {
+                work.error = Some(TeamError::Write(error));
+            }
         });
     }
 

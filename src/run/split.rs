@@ -1,95 +1,40 @@
 //! Split: the images that several ranks share, before all other images. The first rank of a group, its
 //! leader, plans the sections of an image, writes its file and records it.
 //!
-//! All messages are between the leader and one other rank. The leader asks for each section when it can write
-//! it, so a rank holds one compressed section, and the leader one message.
+//! All messages are between the leader and one other rank. If all ranks find the leader's file, each writes
+//! its sections there, and the leader the bytes at their ends. Otherwise, and for a compressed file, the
+//! leader asks for each section when it can write it. A rank then holds one compressed section, and the
+//! leader one of its own and one message.
 
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use self::link::{LOOK, Link};
+use self::messages::{Order, Reported, report, reported};
 use super::Setup;
 use super::stop::Grace;
 use super::worker::{Event, MadeImage, Publishing, SharedWork, Waited, WorkerContext, begin_line};
-use crate::comm::{self, Communicator, EXIT_PANIC, Tag, WORKER_THREAD};
+use crate::comm::{Communicator, EXIT_PANIC, WORKER_THREAD};
 use crate::fault::Fault;
-use crate::image_io::{Chunk, StagedFile};
+use crate::image_io::{InPlace, Place, StagedFile};
 use crate::images::ImageEntry;
 use crate::job::Paths;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::problem::Problem;
-use crate::job::shared::{
-    BATCH_BYTES, Plan, Section, SectionFacts, SectionWorker, Sections, SharedFile, changed, is_of,
-};
+use crate::job::shared::{self, Plan, Section, SectionWorker, Sections, SharedFile};
 use crate::journal::Line;
 use crate::partition::Split;
 
-/// How often a rank that computes or waits for a message looks for signals.
-const LOOK: Duration = Duration::from_millis(2);
-/// How long a rank waits at first.
-const FIRST_PAUSE: Duration = Duration::from_micros(10);
+pub(super) use self::groups::{Group, groups, led_by};
 
-/// The facts about a section, or its failure and whether that is an interruption, which messages leave out.
-type Reported = Result<SectionFacts, (Failure, bool)>;
-
-/// Consecutive ranks that share an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Group {
-    /// The image's index in the run.
-    pub(super) place: usize,
-    /// The leader.
-    pub(super) first: usize,
-    pub(super) count: usize,
-    /// Whether one rank cannot process it: it has to be split even if that is not faster.
-    pub(super) always: bool,
-}
-
-impl Group {
-    /// The ranks.
-    pub(super) fn ranks(&self) -> Range<usize> {
-        self.first..self.first + self.count
-    }
-}
-
-/// Number of shared images that a rank records.
-pub(super) fn led_by(groups: &[Group], rank: usize) -> usize {
-    groups.iter().filter(|group| group.first == rank).count()
-}
-
-/// The groups of a run. With `always`, and for an image that does not fit into one rank, all ranks are a
-/// group. If there are fewer other images than ranks, each large one has its own ranks.
-pub(super) fn groups(
-    split: Split,
-    todo: &[usize],
-    ranks: usize,
-    is_large: impl Fn(usize) -> bool,
-    exceeds_a_rank: impl Fn(usize) -> bool,
-) -> Vec<Group> {
-    if ranks < 2 || split == Split::Never {
-        return Vec::new();
-    }
-    let of_all = |place: &usize| split == Split::Always || exceeds_a_rank(*place);
-    let (of_all, others): (Vec<usize>, Vec<usize>) = todo.iter().partition(|place| of_all(place));
-    let images = others.len();
-    let own_ranks = others.into_iter().enumerate().map(|(nth, place)| Group {
-        place,
-        first: ranks * nth / images,
-        count: ranks * (nth + 1) / images - ranks * nth / images,
-        always: false,
-    });
-    let own_ranks = own_ranks.filter(|group| group.count > 1 && is_large(group.place));
-    let of_all = of_all.into_iter().map(|place| Group {
-        place,
-        first: 0,
-        count: ranks,
-        always: true,
-    });
-    of_all.chain(own_ranks).collect()
-}
+mod groups;
+mod link;
+mod messages;
 
 /// Does this rank's part of all groups. Returns the images that are not split, which their leader is to
 /// process alone, and this rank's own work.
@@ -103,16 +48,18 @@ pub(super) fn run<C: Communicator>(
     (abandon, events): (&AtomicBool, &Sender<Event>),
 ) -> (Vec<usize>, SharedWork) {
     let mut sharing = Sharing {
-        comm,
-        context,
-        setup,
+        link: Link {
+            comm,
+            context,
+            setup,
+            stop,
+            abandon,
+            grace: Grace::until(context.finish_by_s),
+            own: SharedWork::default(),
+        },
         split,
         worker,
-        stop,
-        abandon,
-        grace: Grace::until(context.finish_by_s),
         events,
-        own: SharedWork::default(),
     };
     let mut alone = Vec::new();
     for group in groups {
@@ -122,21 +69,15 @@ pub(super) fn run<C: Communicator>(
             sharing.follow(*group);
         }
     }
-    (alone, sharing.own)
+    (alone, sharing.link.own)
 }
 
 /// A rank's work on shared images.
 struct Sharing<'a, 'c, C: Communicator> {
-    comm: &'a C,
-    context: &'a WorkerContext<'c>,
-    setup: &'a Setup,
+    link: Link<'a, 'c, C>,
     split: Split,
     worker: SectionWorker<'a>,
-    stop: &'a AtomicBool,
-    abandon: &'a AtomicBool,
-    grace: Grace,
     events: &'a Sender<Event>,
-    own: SharedWork,
 }
 
 /// Why an image fails with `--split always`.
@@ -159,55 +100,33 @@ pub(super) fn paths(entry: &ImageEntry) -> Paths<'_> {
 }
 
 impl<C: Communicator> Sharing<'_, '_, C> {
-    /// Waits for a message. The next of several messages comes soon, so the first pauses are short.
-    fn receive(&mut self, from: usize) -> Vec<u8> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            if let Some(message) = self.comm.try_receive_from(from, Tag::Section) {
-                return message;
-            }
-            look_for_signals(self.context, self.stop, self.abandon, &mut self.grace);
-            std::thread::sleep(pause);
-            pause = LOOK.min(pause * 2);
-        }
-    }
-
-    fn send<T: Serialize>(&self, to: usize, value: &T) {
-        self.comm.send(to, Tag::Section, &comm::encode(value));
-    }
-
     /// Whether the image was finished, failed or must not be started, so that nobody has to process it.
     fn lead(&mut self, group: Group) -> bool {
-        let (context, Group { place, count, .. }) = (self.context, group);
+        let (context, Group { place, count, .. }) = (self.link.context, group);
         let entry = &context.entries[place];
-        let others = group.first + 1..group.first + count;
-        let all_others = |own: &Self, sections: Sections| {
-            others.clone().for_each(|to| own.send(to, &sections));
-        };
         let cost_s = context.costs_s[place];
         let late = context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s;
-        if self.stop.load(Ordering::Relaxed) || late {
-            all_others(self, Sections::new());
+        if self.link.stop.load(Ordering::Relaxed) || late {
+            self.tell(group, &Order::default());
             let _ = self.events.send(Event::Late(entry.index));
             return true;
         }
         let mut outcome = Outcome {
             index: entry.index,
-            rank: self.comm.rank(),
+            rank: self.link.comm.rank(),
             start_s: context.clock.now_s(),
             ..Outcome::default()
         };
         let started = Instant::now();
         let plan = self.worker.plan(paths(entry), count, group.always, &mut outcome);
-        self.own.busy_s += started.elapsed().as_secs_f64();
+        self.link.own.busy_s += started.elapsed().as_secs_f64();
         let made = match plan {
             Ok(Plan::Sections { sections, .. }) => {
-                all_others(self, sections.clone());
                 context.journal.write(&Line::Begin(begin_line(context, entry, 0)));
-                self.collect(group, &sections, &mut outcome)
+                self.share(group, sections, &mut outcome)
             }
             Ok(Plan::Whole(reason)) if self.split == Split::Always => {
-                all_others(self, Sections::new());
+                self.tell(group, &Order::default());
                 context.journal.write(&Line::Begin(begin_line(context, entry, 0)));
                 Err(Failure {
                     stage: Stage::Filter,
@@ -218,12 +137,12 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             }
             Ok(Plan::Whole(reason)) => {
                 tracing::debug!("image {} is not split over ranks: {reason}", entry.index);
-                all_others(self, Sections::new());
+                self.tell(group, &Order::default());
                 return false;
             }
             // Whoever processes it reports the reason.
             Err(_) => {
-                all_others(self, Sections::new());
+                self.tell(group, &Order::default());
                 return false;
             }
         };
@@ -242,282 +161,250 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         let mut waited = Waited::default();
         let started = Instant::now();
         image.publish(context, self.events, Publishing::Here(&mut waited));
-        self.own.add_writing(started);
+        self.link.own.add_writing(started);
         true
     }
 
-    /// Writes all sections of an image in their order.
+    /// Sends all other ranks of a group a message.
+    fn tell<T: Serialize>(&self, group: Group, message: &T) {
+        group.others().for_each(|to| self.link.send(to, message));
+    }
+
+    /// Makes an image together with the other ranks of the group.
+    fn share(
+        &mut self,
+        group: Group,
+        sections: Sections,
+        outcome: &mut Outcome,
+    ) -> Result<StagedFile, Failure> {
+        let paths = paths(&self.link.context.entries[group.place]);
+        let begun = self.worker.begin_file(paths);
+        let begun = begun.and_then(|mut file| Ok((file.in_place()?, file)));
+        let (in_place, mut file) = begun.inspect_err(|_| self.tell(group, &Order::default()))?;
+        let (place, own) = in_place.unzip();
+        let order = Order { sections, place };
+        self.tell(group, &order);
+        let own = own.filter(|_| self.all_find_it(group));
+        let begun = self.worker.record_mask(paths, outcome);
+        if own.is_some() {
+            tracing::debug!("the sections of image {} are written in place", outcome.index);
+        }
+        match own {
+            Some(own) => self.lead_in_place(group, &order.sections, begun, (&mut file, &own), outcome),
+            None => self.collect(group, &order.sections, begun, &mut file, outcome),
+        }?;
+        self.worker.finish_file(file)
+    }
+
+    /// Whether all ranks of a group find the leader's file. Tells them.
+    fn all_find_it(&mut self, group: Group) -> bool {
+        let found: Vec<bool> = group.others().map(|from| self.link.receive(from)).collect();
+        let all = found.into_iter().all(|found| found);
+        self.tell(group, &all);
+        all
+    }
+
+    /// Makes this rank's sections of an image in place. When all sections are written, writes the bytes at
+    /// their ends.
+    fn lead_in_place(
+        &mut self,
+        group: Group,
+        sections: &[Range<usize>],
+        begun: Result<(), Failure>,
+        (file, own): (&mut SharedFile, &InPlace),
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let mut working: Vec<usize> = group.others().collect();
+        let mut ends = VecDeque::new();
+        let mut made = begun;
+        for slices in group.sections_of(group.first, sections) {
+            made = made.and_then(|()| self.failed_meanwhile(&mut working));
+            let Ok(()) = &made else { break };
+            match self.make(group, slices, Some(own), |_| ()) {
+                Ok(section) => ends.push_back(section),
+                Err(failure) => made = Err(self.link.named(failure, group.first)),
+            }
+        }
+        let goes_on = made.is_ok();
+        if !goes_on {
+            self.tell(group, &false);
+        }
+        for rank in working {
+            let report: Reported<()> = self.link.receive(rank);
+            made = made.and_then(|()| reported(report).map_err(|failure| self.link.named(failure, rank)));
+        }
+        if goes_on {
+            self.tell(group, &made.is_ok());
+        }
+        made?;
+        let mut written = Ok(());
+        for number in 0..sections.len() {
+            let rank = group.rank_of(number);
+            let section = match rank == group.first {
+                true => ends.pop_front(),
+                false => Some(self.link.receive(rank)),
+            };
+            if let Some(section) = section {
+                written = written.and_then(|()| self.link.append(rank, &section, file, outcome));
+            }
+        }
+        written
+    }
+
+    /// The failure of a rank that still works, if there is one.
+    fn failed_meanwhile(&self, working: &mut Vec<usize>) -> Result<(), Failure> {
+        let mut failed = Ok(());
+        working.retain(|&rank| {
+            let Some(report) = self.link.try_receive::<Reported<()>>(rank) else {
+                return true;
+            };
+            let report = reported(report).map_err(|failure| self.link.named(failure, rank));
+            failed = std::mem::replace(&mut failed, Ok(())).and(report);
+            false
+        });
+        failed
+    }
+
+    /// Writes all sections of an image in their order. While this rank computes a section, it writes those
+    /// that others have made before.
     fn collect(
         &mut self,
         group: Group,
         sections: &[Range<usize>],
-        outcome: &mut Outcome,
-    ) -> Result<StagedFile, Failure> {
-        let entry = &self.context.entries[group.place];
-        let mut ended = vec![false; group.count];
-        let mut file = self
-            .worker
-            .begin_file(paths(entry))
-            .and_then(|file| self.worker.record_mask(paths(entry), outcome).map(|()| file));
-        for (section, slices) in sections.iter().enumerate() {
-            let member = section % group.count;
-            let rank = group.first + member;
-            if ended[member] {
-                continue;
-            }
-            if member > 0 {
-                self.send(rank, &file.is_ok());
-            }
-            ended[member] = file.is_err();
-            let Ok(open) = &mut file else {
-                continue;
-            };
-            let written = match member {
-                0 => self
-                    .make(entry, group.count, slices.clone())
-                    .and_then(|section| self.append_own(open, section, outcome)),
-                _ => self.receive_section(rank, open, outcome, &mut ended[member]),
-            };
-            if let Err(failure) = written {
-                file = Err(self.named(failure, rank));
-            }
-        }
-        file.and_then(|file| self.worker.finish_file(file))
-    }
-
-    /// Writes this rank's section.
-    fn append_own(
-        &mut self,
+        begun: Result<(), Failure>,
         file: &mut SharedFile,
-        section: Section,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        self.record(self.comm.rank(), &section.facts, outcome)?;
+        let mut ended = vec![false; group.count];
+        let mut made = begun;
+        let mut before = 0;
+        for round in sections.chunks(group.count) {
+            let goes_on = made.is_ok();
+            let before = std::mem::replace(&mut before, round.len());
+            let mut others = |link: &mut Link<'_, '_, C>| {
+                link.receive_round((group, before), &mut ended, &mut made, file, outcome);
+            };
+            if !goes_on {
+                others(&mut self.link);
+                continue;
+            }
+            let section = self.make(group, &round[0], None, others);
+            made = made.and_then(|()| {
+                let appended =
+                    section.and_then(|section| self.link.append(group.first, &section, file, outcome));
+                appended.map_err(|failure| self.link.named(failure, group.first))
+            });
+        }
+        self.link
+            .receive_round((group, before), &mut ended, &mut made, file, outcome);
+        made
+    }
+
+    /// Computes a section while this thread does something else and looks for signals.
+    fn make(
+        &mut self,
+        group: Group,
+        slices: &Range<usize>,
+        in_place: Option<&InPlace>,
+        meanwhile: impl FnOnce(&mut Link<'_, '_, C>),
+    ) -> Result<Section, Failure> {
         let started = Instant::now();
-        let mut written = file.append_bytes(&section.head);
-        for chunk in &section.chunks {
-            written = written.and_then(|()| file.append_chunk(chunk));
-        }
-        written = written.and_then(|()| file.append_bytes(&section.tail));
-        self.was_written(started, outcome);
-        written
-    }
-
-    /// Records a section that a rank has made.
-    fn record(&self, rank: usize, facts: &SectionFacts, outcome: &mut Outcome) -> Result<(), Failure> {
-        if !is_of(&facts.file, &outcome.input) {
-            let entries = &self.context.entries;
-            let place = entries.binary_search_by_key(&outcome.index, |entry| entry.index);
-            return Err(changed(
-                place.map_or(Path::new(""), |place| &entries[place].input),
-            ));
-        }
-        outcome.add_sharer(rank, facts.timings);
-        outcome.input.nonfinite_voxels += facts.nonfinite_voxels;
-        Ok(())
-    }
-
-    fn was_written(&mut self, started: Instant, outcome: &mut Outcome) {
-        outcome.timings.write_s += started.elapsed().as_secs_f64();
-        self.own.add_writing(started);
-    }
-
-    fn named(&self, failure: Failure, rank: usize) -> Failure {
-        let host = &self.setup.ranks.hosts[rank];
-        Failure {
-            error: format!(
-                "{} (on rank {rank} on {host}, one of those that share it)",
-                failure.error
-            ),
-            ..failure
-        }
-    }
-
-    /// Computes a section while this thread looks for signals.
-    fn make(&mut self, entry: &ImageEntry, ranks: usize, slices: Range<usize>) -> Result<Section, Failure> {
-        let started = Instant::now();
-        if let Some(Fault::Slow { rank, wait_ms }) = self.context.fault
-            && self.comm.rank() >= rank
+        let Sharing { link, worker, .. } = self;
+        let busy_s = link.own.busy_s;
+        let (comm, entry) = (link.comm, &link.context.entries[group.place]);
+        if let Some(Fault::Slow { rank, wait_ms }) = link.context.fault
+            && comm.rank() >= rank
         {
             std::thread::sleep(Duration::from_millis(wait_ms));
         }
-        let comm = self.comm;
-        let Sharing {
-            worker,
-            context,
-            stop,
-            abandon,
-            grace,
-            ..
-        } = self;
         let made = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}section"));
-            let spawned = thread.spawn_scoped(scope, move || worker.make(paths(entry), ranks, slices));
-            let computing = spawned.unwrap_or_else(|error| {
+            let compute = move || {
+                let made = worker.make(paths(entry), group.count, slices.clone(), in_place);
+                (made, started.elapsed())
+            };
+            let computing = thread.spawn_scoped(scope, compute).unwrap_or_else(|error| {
                 tracing::error!("a thread cannot be started: {error}; use fewer --threads");
                 comm.abort(EXIT_PANIC)
             });
+            meanwhile(link);
             while !computing.is_finished() {
-                look_for_signals(context, stop, abandon, grace);
+                link.look();
                 std::thread::sleep(LOOK);
             }
             computing.join()
         });
-        self.own.busy_s += started.elapsed().as_secs_f64();
-        let made = made.unwrap_or_else(|_| {
+        let (made, spent) = made.unwrap_or_else(|_| {
             tracing::error!("{}: a bug in niimpi ended the run", entry.input.display());
-            self.comm.abort(EXIT_PANIC)
+            comm.abort(EXIT_PANIC)
         });
+        // What was written meanwhile is counted already.
+        link.own.busy_s = link.own.busy_s.max(busy_s + spent.as_secs_f64());
         if let Ok(section) = &made {
-            self.own.timings.add(section.facts.timings);
+            link.own.timings.add(section.facts.timings);
         }
         made
     }
 
-    /// Computes this rank's sections of an image and sends each when the leader asks for it.
+    /// Computes this rank's sections of an image. Writes them in place, or sends each when the leader asks
+    /// for it.
     fn follow(&mut self, group: Group) {
-        let sections: Sections = comm::decode(&self.receive(group.first));
-        let entry = &self.context.entries[group.place];
-        let own = self.comm.rank() - group.first;
-        for slices in sections.iter().skip(own).step_by(group.count) {
-            let made = self.make(entry, group.count, slices.clone());
-            let wanted: bool = comm::decode(&self.receive(group.first));
+        let order: Order = self.link.receive(group.first);
+        let sections = &order.sections;
+        if let Some(in_place) = order.place.and_then(|place| self.find(group, &place)) {
+            return self.follow_in_place(group, sections, in_place);
+        }
+        for slices in group.sections_of(self.link.comm.rank(), sections) {
+            let made = self.make(group, slices, None, |_| ());
+            let wanted: bool = self.link.receive(group.first);
             if !wanted {
                 return;
             }
-            match made {
-                Ok(section) => self.send_section(group.first, section),
-                Err(failure) => {
-                    let stopped = failure.kind == FailureKind::Stopped;
-                    self.send::<Reported>(group.first, &Err((failure, stopped)));
-                    return;
-                }
+            let failed = made.is_err();
+            self.link.send_section(group.first, made);
+            if failed {
+                return;
             }
         }
     }
 
-    /// Sends a section: its facts, the bytes before the first chunk, chunks in batches, an empty batch, and
-    /// the bytes after the last chunk.
-    fn send_section(&self, to: usize, section: Section) {
-        self.send::<Reported>(to, &Ok(section.facts));
-        self.comm.send(to, Tag::Section, &section.head);
-        let mut batch = Vec::new();
-        for chunk in section.chunks {
-            push_chunk(&mut batch, &chunk);
-            if batch.len() > BATCH_BYTES {
-                self.comm.send(to, Tag::Section, &batch);
-                batch.clear();
-            }
-        }
-        if !batch.is_empty() {
-            self.comm.send(to, Tag::Section, &batch);
-        }
-        self.comm.send(to, Tag::Section, &[]);
-        self.comm.send(to, Tag::Section, &section.tail);
+    /// Opens the leader's file; `None` if a rank of the group does not find it.
+    fn find(&mut self, group: Group, place: &Place) -> Option<InPlace> {
+        let link = &mut self.link;
+        let output = &link.context.entries[group.place].output;
+        let is_apart = link.context.fault
+            == Some(Fault::Apart {
+                rank: link.comm.rank(),
+            });
+        let found = InPlace::open(output, place).filter(|_| !is_apart);
+        link.send(group.first, &found.is_some());
+        let all: bool = link.receive(group.first);
+        found.filter(|_| all)
     }
 
-    /// Receives the section that [`Sharing::send_section`] sends, and writes it. Sets `ended` if the rank
-    /// sends no more sections.
-    fn receive_section(
-        &mut self,
-        from: usize,
-        file: &mut SharedFile,
-        outcome: &mut Outcome,
-        ended: &mut bool,
-    ) -> Result<(), Failure> {
-        let facts: Reported = comm::decode(&self.receive(from));
-        let facts = facts.map_err(|(failure, stopped)| {
-            *ended = true;
-            Failure {
-                kind: match stopped {
-                    true => FailureKind::Stopped,
-                    false => FailureKind::Own,
-                },
-                ..failure
-            }
-        })?;
-        // All its messages have to be received, also after an error.
-        let mut written = self.record(from, &facts, outcome);
-        let head = self.receive(from);
-        let started = Instant::now();
-        written = written.and_then(|()| file.append_bytes(&head));
-        self.was_written(started, outcome);
-        loop {
-            let batch = self.receive(from);
-            if batch.is_empty() {
+    fn follow_in_place(&mut self, group: Group, sections: &[Range<usize>], in_place: InPlace) {
+        let mut wanted: Option<bool> = None;
+        let mut made = Ok(Vec::new());
+        for slices in group.sections_of(self.link.comm.rank(), sections) {
+            // Before it knows that all are written, the leader sends this only if the image has failed.
+            wanted = self.link.try_receive(group.first);
+            let (None, Ok(ends)) = (wanted, &mut made) else {
                 break;
+            };
+            match self.make(group, slices, Some(&in_place), |_| ()) {
+                Ok(section) => ends.push(section),
+                Err(failure) => made = Err(failure),
             }
-            let started = Instant::now();
-            for chunk in chunks_of(&batch) {
-                written = written.and_then(|()| file.append_chunk(&chunk));
-            }
-            self.was_written(started, outcome);
         }
-        let tail = self.receive(from);
-        written.and_then(|()| file.append_bytes(&tail))
-    }
-}
-
-/// Appends a chunk to a message: the length of its compressed bytes, its checksum, the length of its content,
-/// and the compressed bytes.
-fn push_chunk(batch: &mut Vec<u8>, chunk: &Chunk) {
-    let (compressed, crc32, raw_bytes) = chunk.as_parts();
-    for number in [compressed.len() as u64, u64::from(crc32), raw_bytes] {
-        batch.extend_from_slice(&number.to_le_bytes());
-    }
-    batch.extend_from_slice(compressed);
-}
-
-/// The chunks of a message.
-fn chunks_of(mut batch: &[u8]) -> impl Iterator<Item = Chunk> {
-    std::iter::from_fn(move || {
-        let (numbers, rest) = batch.split_first_chunk::<24>()?;
-        let number = |at: usize| {
-            let bytes = numbers[at..at + 8].try_into().unwrap_or_default();
-            u64::from_le_bytes(bytes)
-        };
-        let (compressed, rest) = rest.split_at(number(0) as usize);
-        batch = rest;
-        Some(Chunk::from_parts(
-            compressed.to_vec(),
-            number(8) as u32,
-            number(16),
-        ))
-    })
-}
-
-/// Shows that this rank is alive, and abandons its sections once the run must end.
-fn look_for_signals(context: &WorkerContext<'_>, stop: &AtomicBool, abandon: &AtomicBool, grace: &mut Grace) {
-    context.journal.say_alive();
-    if grace.is_over(stop.load(Ordering::Relaxed), context.clock.now_s()) {
-        abandon.store(true, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranks_are_divided_evenly_among_fewer_images() {
-        let of = |split, todo: &[usize], ranks| {
-            let groups = groups(split, todo, ranks, |place| place > 3, |place| place > 8).into_iter();
-            groups
-                .map(|group| (group.place, group.first, group.count))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(of(Split::Auto, &[4, 7], 5), [(4, 0, 2), (7, 2, 3)]);
-        assert_eq!(of(Split::Auto, &[4, 7], 2), []);
-        assert_eq!(of(Split::Auto, &[2, 7], 5), [(7, 2, 3)]);
-        assert_eq!(of(Split::Auto, &[4, 7], 3), [(7, 1, 2)]);
-        assert_eq!(of(Split::Always, &[4, 7], 2), [(4, 0, 2), (7, 0, 2)]);
-        assert_eq!(of(Split::Always, &[4], 1), []);
-        assert_eq!(of(Split::Never, &[4], 3), []);
-        assert_eq!(of(Split::Auto, &[], 3), []);
-        // Place 9 does not fit into one rank.
-        assert_eq!(of(Split::Auto, &[4, 5, 9], 2), [(9, 0, 2)]);
-        assert_eq!(of(Split::Auto, &[4, 9], 2), [(9, 0, 2), (4, 0, 2)]);
-        assert_eq!(of(Split::Auto, &[9], 1), []);
-        assert_eq!(of(Split::Never, &[9], 2), []);
+        let finished = shared::finish_in_place(in_place);
+        let made = made.and_then(|ends| finished.map(|()| ends));
+        self.link.send(
+            group.first,
+            &report(made.as_ref().map(|_| ()).map_err(Failure::clone)),
+        );
+        let wanted = wanted.unwrap_or_else(|| self.link.receive(group.first));
+        for section in made.into_iter().flatten().filter(|_| wanted) {
+            self.link.send(group.first, &section);
+        }
     }
 }

@@ -11,6 +11,7 @@ import pytest
 import images
 from filters import FILTERS, Filter
 from program import MPI, ranks_alive, run, smooth, start
+from test_agreement import arguments, ranks_of
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 
@@ -179,6 +180,58 @@ def test_damage_in_one_ranks_part_names_the_rank_and_leaves_nothing(tmp_path):
     error = finished.report["images"][0]["error"]
     assert "on rank 1 on " in error, error
     assert [path.name for path in images.results(tmp_path / "out") if path.is_file()] == ["b.nii.gz"]
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """Uncompressed images of many blocks of 64 KiB, and their results from one rank."""
+    folder = tmp_path_factory.mktemp("blocks")
+    rng = np.random.default_rng(9)
+    for name, datatype, shape, order, extensions in (
+        ("a.nii", "float32", (91, 83, 61), "<", b""),
+        ("b.nii", "int16", (61, 53, 22, 7), ">", b""),
+        ("c.nii", "float64", (64, 63, 40), "<", images.extension(6, b"x" * 1001)),
+    ):
+        array = images.random_array(rng, shape, datatype)
+        images.write(folder / "in" / name, array, images.header_for(array, order), extensions)
+    smooth(folder / "in", folder / "one", "--sigma=1")
+    return folder
+
+
+def same_as_one_rank(blocks, output):
+    assert not list(output.rglob("*.part"))
+    found = {path.name: digest(path) for path in images.results(output) if path.is_file()}
+    return found == {path.name: digest(path) for path in images.results(blocks / "one") if path.is_file()}
+
+
+@pytest.mark.parametrize("ranks, threads", [(2, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("fault", ["none@0:0", "apart@1:0"])
+@pytest.mark.parametrize("sync", [False, True])
+def test_ranks_write_one_file(tmp_path, blocks, ranks, threads, fault, sync):
+    """Each rank writes its own part, or sends it if a rank does not find the file."""
+    output = tmp_path / "out"
+    options = ["--sigma=1", "--split=always", "-v"]
+    env = {"NIIMPI_TEST_FAULT": fault}
+    finished = smooth(blocks / "in", output, *options, ranks=ranks, threads=threads, env=env, sync=sync)
+    assert shared_by(finished.report) == [list(range(ranks))] * 3
+    assert same_as_one_rank(blocks, output)
+    everywhere = "are written in place" in finished.stderr
+    assert everywhere == (fault == "none@0:0"), finished.stderr
+    assert run(["verify", str(output)]).code == 0
+
+
+def test_a_write_that_fails_on_another_rank_fails_the_image(tmp_path, blocks):
+    """Rank 1 may not write beyond 400,000 bytes of a file."""
+    words = arguments(tmp_path, "--sigma=1", "--split=always", "--report", tmp_path / "report.json")
+    words[1] = f"{blocks / 'in'}/./a.nii"
+    command = ranks_of(words, (("prlimit", "--fsize=400000"), words))
+    finished = run(command, ranks=1, report_path=tmp_path / "report.json")
+    assert finished.code == 1, finished
+    error = finished.report["images"][0]["error"]
+    assert "a.nii: " in error and "(os error 27)" in error and "(on rank 1 on " in error, error
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".nii", ".part")]
+    resumed = smooth(blocks / "in", tmp_path / "out", "--sigma=1", "--resume", ranks=2).report
+    assert resumed["totals"]["done"] == 3 and same_as_one_rank(blocks, tmp_path / "out")
 
 
 def test_a_rank_killed_in_the_middle_then_resume(tmp_path, large):

@@ -19,5 +19,5 @@ mod writer;
 pub(super) use codec::{MAGIC, MAX_RATIO};
 pub use level::CompressionLevel;
 pub(super) use reader::{Decoder, GzipReader};
-pub(crate) use writer::{Chunk, ChunkEncoder};
-pub(super) use writer::{GzipMember, Written};
+pub(super) use writer::GzipMember;
+pub(crate) use writer::{Chunk, ChunkEncoder, Written};

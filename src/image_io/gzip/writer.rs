@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use crc32fast::Hasher;
+use serde::{Deserialize, Serialize};
 
 use super::codec::MAGIC;
 #[cfg(any(feature = "isal", feature = "isal-bundled"))]
@@ -67,6 +68,14 @@ impl Chunk {
         (&self.compressed, self.crc.clone().finalize(), self.raw_bytes)
     }
 
+    /// Describes content that is written elsewhere.
+    pub(crate) fn describe(&mut self, content: &[u8]) {
+        self.compressed.clear();
+        self.crc.reset();
+        self.crc.update(content);
+        self.raw_bytes = content.len() as u64;
+    }
+
     /// The chunk of these parts.
     pub(crate) fn from_parts(compressed: Vec<u8>, crc32: u32, raw_bytes: u64) -> Self {
         Chunk {
@@ -109,10 +118,7 @@ impl ChunkEncoder {
     /// Compresses `content` of a file with voxels of `voxel_bytes` into `chunk`. The same content gives the
     /// same bytes.
     pub(crate) fn encode(&mut self, content: &[u8], voxel_bytes: usize, chunk: &mut Chunk) {
-        chunk.compressed.clear();
-        chunk.crc.reset();
-        chunk.crc.update(content);
-        chunk.raw_bytes = content.len() as u64;
+        chunk.describe(content);
         self.deflater_for(voxel_bytes)
             .deflate_chunk(content, &mut chunk.compressed);
     }
@@ -132,12 +138,27 @@ impl ChunkEncoder {
 }
 
 /// Size and checksum of the written content.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     /// Bytes of the content.
     pub raw_bytes: u64,
     /// CRC-32 of the content.
     pub crc32: u32,
+}
+
+impl Written {
+    /// That of these chunks together.
+    pub(crate) fn of<'a>(chunks: impl IntoIterator<Item = &'a Chunk>) -> Self {
+        let (mut crc, mut raw_bytes) = (Hasher::new(), 0);
+        for chunk in chunks {
+            crc.combine(&chunk.crc);
+            raw_bytes += chunk.raw_bytes;
+        }
+        Written {
+            raw_bytes,
+            crc32: crc.finalize(),
+        }
+    }
 }
 
 /// A gzip file of one member, assembled from chunks. Its header has neither a name nor a time. Or a file that
@@ -189,6 +210,23 @@ impl GzipMember {
         self.crc.combine(&chunk.crc);
         self.raw_bytes += chunk.raw_bytes;
         Ok(())
+    }
+
+    /// Counts content that was written elsewhere.
+    pub fn skip(&mut self, written: &Written) {
+        let Written { raw_bytes, crc32 } = *written;
+        self.crc.combine(&Hasher::new_with_initial_len(crc32, raw_bytes));
+        self.raw_bytes += raw_bytes;
+    }
+
+    /// Whether the file is not compressed, so that its bytes are the content.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Bytes of the content so far.
+    pub fn raw_bytes(&self) -> u64 {
+        self.raw_bytes
     }
 
     /// Writes the end of the file.

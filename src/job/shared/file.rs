@@ -1,9 +1,15 @@
 //! The file of a result that ranks share. It is written section by section.
 
-use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, ImageError, StagedFile};
+use super::section::Section;
+use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, ImageError, InPlace, Place, StagedFile};
 use crate::job::destination::Sidecars;
 use crate::job::failure::failure;
 use crate::job::outcome::{Failure, Stage};
+
+/// Completes what a rank has written in place.
+pub(crate) fn finish_in_place(file: InPlace) -> Result<(), Failure> {
+    file.finish().map_err(|error| failure(Stage::Write, &error))
+}
 
 /// The file of a result that is written section by section.
 pub(crate) struct SharedFile {
@@ -39,10 +45,28 @@ impl SharedFile {
         mut self,
         stage: impl FnOnce(StagedFile, &Sidecars) -> Result<StagedFile, ImageError>,
     ) -> Result<StagedFile, ImageError> {
-        if !self.pending.is_empty() {
-            self.flush()?;
-        }
+        self.flush()?;
         stage(self.file.finish()?, &self.sidecars)
+    }
+
+    /// The file before its first section, for ranks that write in place; `None` if it is compressed.
+    pub(crate) fn in_place(&mut self) -> Result<Option<(Place, InPlace)>, Failure> {
+        let opened = self.file.in_place();
+        opened.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// Appends a section.
+    pub(crate) fn append(&mut self, section: &Section) -> Result<(), Failure> {
+        self.append_bytes(&section.head)?;
+        if section.written.raw_bytes > 0 {
+            let skipped = self.flush().and_then(|()| self.file.skip(&section.written));
+            skipped.map_err(|error| failure(Stage::Write, &error))?;
+        }
+        section
+            .chunks
+            .iter()
+            .try_for_each(|chunk| self.append_chunk(chunk))?;
+        self.append_bytes(&section.tail)
     }
 
     /// Appends bytes of the result.
@@ -67,6 +91,9 @@ impl SharedFile {
     }
 
     fn flush(&mut self) -> Result<(), ImageError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         self.encoder
             .encode(&self.pending, self.voxel_bytes, &mut self.chunk);
         self.pending.clear();

@@ -39,12 +39,13 @@ fn expected(job: &ImageJob, input: &Path, output: &Path) -> (Vec<u8>, Outcome) {
 }
 
 /// The file of an image from so many ranks, one after the other, and the number of sections; `None` if it is
-/// not split.
+/// not split. In place, the last section is written first.
 fn in_sections(
     job: &ImageJob,
     paths: Paths<'_>,
     (ranks, threads): (usize, usize),
     limit_bytes: Option<u64>,
+    in_place: bool,
 ) -> Option<(Vec<u8>, usize, Outcome)> {
     let stop = AtomicBool::new(false);
     let mut worker = SectionWorker::new(job, threads, None, limit_bytes, &stop);
@@ -55,15 +56,16 @@ fn in_sections(
     let mut worker = SectionWorker::new(job, threads, None, None, &stop);
     worker.record_mask(paths, &mut outcome).unwrap();
     let mut file = worker.begin_file(paths).unwrap();
-    for slices in &sections {
-        let section = worker.make(paths, ranks, slices.clone()).unwrap();
+    let place = file.in_place().unwrap().filter(|_| in_place);
+    let other = place.map(|(place, _)| InPlace::open(paths.output, &place).expect("it is there"));
+    let make = |slices: &Range<usize>| worker.make(paths, ranks, slices.clone(), other.as_ref());
+    let mut made: Vec<Section> = sections.iter().rev().map(make).map(Result::unwrap).collect();
+    made.reverse();
+    other.map_or(Ok(()), finish_in_place).unwrap();
+    for section in &made {
         assert!(is_of(&section.facts.file, &outcome.input));
         outcome.input.nonfinite_voxels += section.facts.nonfinite_voxels;
-        file.append_bytes(&section.head).unwrap();
-        for chunk in &section.chunks {
-            file.append_chunk(chunk).unwrap();
-        }
-        file.append_bytes(&section.tail).unwrap();
+        file.append(section).unwrap();
     }
     worker.finish_file(file).unwrap().publish().unwrap();
     let bytes = std::fs::read(paths.output).unwrap();
@@ -89,14 +91,17 @@ fn check(job: &ImageJob, input: &Path, suffix: &str) -> usize {
     for ranks in [1, 2, 3, 4, 8] {
         for threads in [1, 2] {
             for limit_bytes in [None, Some(0)] {
-                let Some((bytes, sections, outcome)) = in_sections(job, paths, (ranks, threads), limit_bytes)
-                else {
-                    continue;
-                };
-                let what = format!("{ranks} ranks, {threads} threads, {sections} sections of {input:?}");
-                assert!(bytes == whole, "{what}, {:?}", job.filter);
-                assert_eq!(outcome.input, facts.input, "{what}");
-                most = most.max(sections);
+                for in_place in [false, true] {
+                    let ranks = (ranks, threads);
+                    let made = in_sections(job, paths, ranks, limit_bytes, in_place);
+                    let Some((bytes, sections, outcome)) = made else {
+                        continue;
+                    };
+                    let what = format!("{ranks:?} ranks, {sections} sections of {input:?}, {in_place}");
+                    assert!(bytes == whole, "{what}, {:?}", job.filter);
+                    assert_eq!(outcome.input, facts.input, "{what}");
+                    most = most.max(sections);
+                }
             }
         }
     }
@@ -158,6 +163,67 @@ fn every_type_in_and_out() {
             }
         }
     }
+}
+
+#[test]
+fn files_of_many_blocks_written_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("a.nii");
+    for (shape, datatype, scaled) in [
+        (vec![91, 83, 41], Datatype::Float32, true),
+        (vec![61, 53, 12, 5], Datatype::Int16, false),
+        // 352 bytes and the voxels end with a block; so do the first two slices.
+        (vec![128, 256, 11], Datatype::Int16, false),
+        // All of it is less than a block.
+        (vec![30, 20, 19], Datatype::Uint8, false),
+    ] {
+        write_noise(&input, &shape, datatype, scaled, false);
+        assert!(
+            check(
+                &job(Gaussian::from_sigma_vox(1.0).into(), OutputType::Same),
+                &input,
+                ".nii"
+            ) >= 5
+        );
+    }
+}
+
+#[test]
+fn only_the_leaders_file_is_written_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("a.nii"), folder.path().join("b.nii"));
+    write_noise(&input, &[9, 8, 7], Datatype::Int16, false, false);
+    let job = job(Gaussian::from_sigma_vox(1.0).into(), OutputType::Same);
+    let stop = AtomicBool::new(false);
+    let mut worker = SectionWorker::new(&job, 1, None, None, &stop);
+    let paths = Paths {
+        input: &input,
+        output: &output,
+        mask: None,
+        second: None,
+        bids: false,
+    };
+    let mut file = worker.begin_file(paths).unwrap();
+    let (place, _) = file.in_place().unwrap().expect("a plain file");
+    assert!(InPlace::open(&output, &place).is_some());
+    let part = folder
+        .path()
+        .read_dir()
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let part = part
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(".part"))
+        .unwrap();
+    let moved = folder.path().join("moved");
+    std::fs::rename(&part, &moved).unwrap();
+    assert!(InPlace::open(&output, &place).is_none(), "no file");
+    std::os::unix::fs::symlink(&moved, &part).unwrap();
+    assert!(InPlace::open(&output, &place).is_none(), "a link");
+    std::fs::remove_file(&part).unwrap();
+    std::fs::copy(&moved, &part).unwrap();
+    assert!(InPlace::open(&output, &place).is_none(), "another file");
 }
 
 #[test]

@@ -1,0 +1,188 @@
+//! The link between the ranks that share an image: its messages, and what the leader writes of them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::groups::Group;
+use super::messages::{Reported, chunks_of, push_chunk, report, reported};
+use crate::comm::{self, Communicator, Tag};
+use crate::job::outcome::{Failure, Outcome};
+use crate::job::shared::{BATCH_BYTES, Section, SectionFacts, SharedFile, changed, is_of};
+use crate::run::Setup;
+use crate::run::stop::Grace;
+use crate::run::worker::{SharedWork, WorkerContext};
+
+/// How often a rank that computes or waits for a message looks for signals.
+pub(super) const LOOK: Duration = Duration::from_millis(2);
+/// How long a rank waits at first.
+const FIRST_PAUSE: Duration = Duration::from_micros(10);
+
+/// A rank's end of the link.
+pub(super) struct Link<'a, 'c, C: Communicator> {
+    pub(super) comm: &'a C,
+    pub(super) context: &'a WorkerContext<'c>,
+    pub(super) setup: &'a Setup,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) abandon: &'a AtomicBool,
+    pub(super) grace: Grace,
+    /// This rank's own work.
+    pub(super) own: SharedWork,
+}
+
+impl<C: Communicator> Link<'_, '_, C> {
+    pub(super) fn send<T: Serialize>(&self, to: usize, value: &T) {
+        self.comm.send(to, Tag::Section, &comm::encode(value));
+    }
+
+    pub(super) fn receive<T: DeserializeOwned>(&mut self, from: usize) -> T {
+        comm::decode(&self.receive_bytes(from))
+    }
+
+    /// Receives a message if there is one.
+    pub(super) fn try_receive<T: DeserializeOwned>(&self, from: usize) -> Option<T> {
+        let message = self.comm.try_receive_from(from, Tag::Section);
+        message.map(|message| comm::decode(&message))
+    }
+
+    /// Waits for a message. The next of several messages comes soon, so the first pauses are short.
+    fn receive_bytes(&mut self, from: usize) -> Vec<u8> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(message) = self.comm.try_receive_from(from, Tag::Section) {
+                return message;
+            }
+            self.look();
+            std::thread::sleep(pause);
+            pause = LOOK.min(pause * 2);
+        }
+    }
+
+    /// Shows that this rank is alive, and abandons its sections once the run must end.
+    pub(super) fn look(&mut self) {
+        self.context.journal.say_alive();
+        let (stop, now_s) = (self.stop.load(Ordering::Relaxed), self.context.clock.now_s());
+        if self.grace.is_over(stop, now_s) {
+            self.abandon.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A failure on a rank.
+    pub(super) fn named(&self, failure: Failure, rank: usize) -> Failure {
+        let host = &self.setup.ranks.hosts[rank];
+        Failure {
+            error: format!(
+                "{} (on rank {rank} on {host}, one of those that share it)",
+                failure.error
+            ),
+            ..failure
+        }
+    }
+
+    /// Records a section that a rank has made, and writes what is left of it.
+    pub(super) fn append(
+        &mut self,
+        rank: usize,
+        section: &Section,
+        file: &mut SharedFile,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        self.record(rank, &section.facts, outcome)?;
+        let started = Instant::now();
+        let written = file.append(section);
+        self.was_written(started, outcome);
+        written
+    }
+
+    fn record(&self, rank: usize, facts: &SectionFacts, outcome: &mut Outcome) -> Result<(), Failure> {
+        if !is_of(&facts.file, &outcome.input) {
+            let entries = &self.context.entries;
+            let place = entries.binary_search_by_key(&outcome.index, |entry| entry.index);
+            return Err(changed(
+                place.map_or(Path::new(""), |place| &entries[place].input),
+            ));
+        }
+        outcome.add_sharer(rank, facts.timings);
+        outcome.input.nonfinite_voxels += facts.nonfinite_voxels;
+        Ok(())
+    }
+
+    fn was_written(&mut self, started: Instant, outcome: &mut Outcome) {
+        outcome.timings.write_s += started.elapsed().as_secs_f64();
+        self.own.add_writing(started);
+    }
+
+    /// Sends a section or the failure: all but its chunks, the chunks in batches, and an empty batch.
+    pub(super) fn send_section(&self, to: usize, made: Result<Section, Failure>) {
+        let made = report(made);
+        self.send(to, &made);
+        let Ok(section) = made else {
+            return;
+        };
+        let mut batch = Vec::new();
+        for chunk in &section.chunks {
+            push_chunk(&mut batch, chunk);
+            if batch.len() > BATCH_BYTES {
+                self.comm.send(to, Tag::Section, &batch);
+                batch.clear();
+            }
+        }
+        if !batch.is_empty() {
+            self.comm.send(to, Tag::Section, &batch);
+        }
+        self.comm.send(to, Tag::Section, &[]);
+    }
+
+    /// Receives and writes a round of sections, except the leader's, unless the image has failed.
+    pub(super) fn receive_round(
+        &mut self,
+        (group, sections): (Group, usize),
+        ended: &mut [bool],
+        made: &mut Result<(), Failure>,
+        file: &mut SharedFile,
+        outcome: &mut Outcome,
+    ) {
+        for (rank, ended) in group.ranks().zip(ended).take(sections).skip(1) {
+            if *ended {
+                continue;
+            }
+            self.send(rank, &made.is_ok());
+            *ended = made.is_err();
+            if made.is_ok() {
+                let received = self.receive_section(rank, file, outcome, ended);
+                *made = received.map_err(|failure| self.named(failure, rank));
+            }
+        }
+    }
+
+    /// Receives the section that [`Link::send_section`] sends, and writes it. Sets `ended` if the rank sends
+    /// no more sections.
+    pub(super) fn receive_section(
+        &mut self,
+        from: usize,
+        file: &mut SharedFile,
+        outcome: &mut Outcome,
+        ended: &mut bool,
+    ) -> Result<(), Failure> {
+        let made: Reported<Section> = self.receive(from);
+        let section = reported(made).inspect_err(|_| *ended = true)?;
+        // All its messages have to be received, also after an error.
+        let mut written = self.record(from, &section.facts, outcome);
+        written = written.and_then(|()| file.append_bytes(&section.head));
+        loop {
+            let batch = self.receive_bytes(from);
+            if batch.is_empty() {
+                break;
+            }
+            let started = Instant::now();
+            for chunk in chunks_of(&batch) {
+                written = written.and_then(|()| file.append_chunk(&chunk));
+            }
+            self.was_written(started, outcome);
+        }
+        written.and_then(|()| file.append_bytes(&section.tail))
+    }
+}

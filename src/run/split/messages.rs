@@ -1,0 +1,66 @@
+//! Messages about the sections of an image that ranks share.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image_io::{Chunk, Place};
+use crate::job::outcome::{Failure, FailureKind};
+use crate::job::shared::Sections;
+
+/// What the leader announces about an image.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// None if the image is not shared.
+    pub(super) sections: Sections,
+    /// The file, if its bytes can be written in place.
+    pub(super) place: Option<Place>,
+}
+
+/// What a rank has made, or its failure and whether that is an interruption, which messages leave out.
+pub(super) type Reported<T> = Result<T, (Failure, bool)>;
+
+/// A result as its message.
+pub(super) fn report<T>(made: Result<T, Failure>) -> Reported<T> {
+    made.map_err(|failure| {
+        let stopped = failure.kind == FailureKind::Stopped;
+        (failure, stopped)
+    })
+}
+
+/// The result of a message.
+pub(super) fn reported<T>(made: Reported<T>) -> Result<T, Failure> {
+    made.map_err(|(failure, stopped)| Failure {
+        kind: match stopped {
+            true => FailureKind::Stopped,
+            false => FailureKind::Own,
+        },
+        ..failure
+    })
+}
+
+/// Appends a chunk to a message: the length of its compressed bytes, its checksum, the length of its content,
+/// and the compressed bytes.
+pub(super) fn push_chunk(batch: &mut Vec<u8>, chunk: &Chunk) {
+    let (compressed, crc32, raw_bytes) = chunk.as_parts();
+    for number in [compressed.len() as u64, u64::from(crc32), raw_bytes] {
+        batch.extend_from_slice(&number.to_le_bytes());
+    }
+    batch.extend_from_slice(compressed);
+}
+
+/// The chunks of a message.
+pub(super) fn chunks_of(mut batch: &[u8]) -> impl Iterator<Item = Chunk> {
+    std::iter::from_fn(move || {
+        let (numbers, rest) = batch.split_first_chunk::<24>()?;
+        let number = |at: usize| {
+            let bytes = numbers[at..at + 8].try_into().unwrap_or_default();
+            u64::from_le_bytes(bytes)
+        };
+        let (compressed, rest) = rest.split_at(number(0) as usize);
+        batch = rest;
+        Some(Chunk::from_parts(
+            compressed.to_vec(),
+            number(8) as u32,
+            number(16),
+        ))
+    })
+}
