@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ImageRow, Report, Status};
+use crate::job::outcome::Timings;
 
 /// The stages of an image, in order. The worker is free after the third.
 pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "disk"];
@@ -23,14 +24,37 @@ pub(crate) struct Lane<'a> {
     pub(crate) spans: Vec<Span<'a>>,
 }
 
+/// The work of one worker on an image.
+struct Work<'a> {
+    image: &'a ImageRow,
+    timings: Timings,
+}
+
 /// The workers that processed images, by rank and worker. If threads share an image, its stage times are sums
-/// over these threads; they are shortened to end before the worker's next image.
+/// over these threads; they are shortened to end before the worker's next image. An image that ranks share
+/// has a span on each of them, from its start on.
 pub(crate) fn lanes(report: &Report) -> Vec<Lane<'_>> {
-    let mut workers: BTreeMap<(usize, usize), Vec<&ImageRow>> = BTreeMap::new();
+    let mut workers: BTreeMap<(usize, usize), Vec<Work<'_>>> = BTreeMap::new();
     for image in &report.images {
-        if image.status() != Status::Skipped {
-            workers.entry((image.rank, image.worker)).or_default().push(image);
+        if image.status() == Status::Skipped {
+            continue;
         }
+        let mut timings = image.timings;
+        for sharer in image.shared.iter().filter(|sharer| sharer.rank != image.rank) {
+            let own = Timings {
+                read_s: sharer.read_s,
+                filter_s: sharer.filter_s,
+                write_s: sharer.write_s,
+                publish_s: 0.0,
+            };
+            timings.read_s -= own.read_s;
+            timings.filter_s -= own.filter_s;
+            timings.write_s -= own.write_s;
+            let lane = workers.entry((sharer.rank, 0)).or_default();
+            lane.push(Work { image, timings: own });
+        }
+        let lane = workers.entry((image.rank, image.worker)).or_default();
+        lane.push(Work { image, timings });
     }
     let lanes = workers.into_iter().map(|((rank, worker), images)| Lane {
         rank,
@@ -40,18 +64,18 @@ pub(crate) fn lanes(report: &Report) -> Vec<Lane<'_>> {
     lanes.collect()
 }
 
-fn spans(mut images: Vec<&ImageRow>) -> Vec<Span<'_>> {
-    images.sort_by(|one, other| one.start_s.total_cmp(&other.start_s));
-    let ends = images.iter().skip(1).map(|next| next.start_s);
+fn spans(mut images: Vec<Work<'_>>) -> Vec<Span<'_>> {
+    images.sort_by(|one, other| one.image.start_s.total_cmp(&other.image.start_s));
+    let ends = images.iter().skip(1).map(|next| next.image.start_s);
     let ends: Vec<f64> = ends.chain([f64::INFINITY]).collect();
-    let spans = images.into_iter().zip(ends).map(|(image, end_s)| Span {
-        image,
-        bounds_s: bounds_s(image, end_s),
+    let spans = images.into_iter().zip(ends).map(|(work, end_s)| Span {
+        image: work.image,
+        bounds_s: bounds_s(work.image.start_s, work.timings, end_s),
     });
     spans.collect()
 }
 
-fn bounds_s(image: &ImageRow, end_s: f64) -> [f64; 5] {
+fn bounds_s(start_s: f64, times: Timings, end_s: f64) -> [f64; 5] {
     let length = |seconds: f64| {
         if seconds.is_finite() {
             seconds.max(0.0)
@@ -59,8 +83,7 @@ fn bounds_s(image: &ImageRow, end_s: f64) -> [f64; 5] {
             0.0
         }
     };
-    let times = &image.timings;
-    let (start_s, used_s) = (length(image.start_s), length(times.worker_s()));
+    let (start_s, used_s) = (length(start_s), length(times.worker_s()));
     let part = match end_s - start_s {
         free_s if free_s < used_s => free_s.max(0.0) / used_s,
         _ => 1.0,
@@ -75,6 +98,7 @@ fn bounds_s(image: &ImageRow, end_s: f64) -> [f64; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::outcome::Sharer;
     use crate::report::sample;
 
     #[test]
@@ -92,5 +116,30 @@ mod tests {
         assert_eq!(lanes[0].spans[0].bounds_s, [0.0, 0.5, 1.5, 3.0, 3.5]);
         assert_eq!(lanes[0].spans[1].bounds_s, [3.0, 3.0, 5.0, 8.0, 8.5]);
         assert_eq!(lanes[1].spans[0].bounds_s, [0.0, 1.0, 3.0, 6.0, 6.5]);
+    }
+
+    #[test]
+    fn each_rank_that_shares_an_image_has_its_own_stages() {
+        let mut report = sample::report();
+        report.images.truncate(1);
+        let image = &mut report.images[0].outcome;
+        let sharer = |rank, read_s| Sharer {
+            rank,
+            read_s,
+            ..Sharer::default()
+        };
+        image.shared = vec![sharer(0, 0.25), sharer(5, 0.75)];
+        let lanes = lanes(&report);
+        let spans: Vec<_> = lanes
+            .iter()
+            .map(|lane| (lane.rank, lane.worker, lane.spans[0].bounds_s))
+            .collect();
+        assert_eq!(
+            spans,
+            [
+                (0, 0, [0.0, 0.25, 2.25, 5.25, 5.75]),
+                (5, 0, [0.0, 0.75, 0.75, 0.75, 0.75])
+            ]
+        );
     }
 }
