@@ -27,6 +27,7 @@
 //! {"event":"end","unix_s":1795423478.161,"input":"/data/a.nii.gz","output":"a.nii.gz","index":17,"rank":0,
 //!  "worker":0,"status":"done","stage":null,"error":null,"start_s":0.03,"read_s":0.0061,"filter_s":0.0122,
 //!  "write_s":0.0119,"publish_s":0.004,"voxels":882000,"datatype":"int16","bytes_in":812345,…}
+//! {"event":"sharing","unix_s":1795423478.170,"index":18,"output":"b.nii","ends":false}
 //! {"event":"alive","unix_s":1795423508.2}
 //! {"event":"sample","unix_s":1795423510.0,"cpu_s":27.31,"rss_bytes":41943040,"done":301,"failed":1,
 //!  "bytes_in":245012345,"bytes_out":240112345}
@@ -87,6 +88,8 @@ pub enum Line {
     Staged(Box<StagedLine>),
     /// The outcome of an image.
     End(Box<EndLine>),
+    /// The rank computes sections of an image that another rank records.
+    Sharing(SharingLine),
     /// Heartbeat: the rank is alive and wrote no other line for a while.
     Alive {
         /// When, seconds since 1970.
@@ -111,6 +114,20 @@ impl Line {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         (!bytes.is_empty()).then(|| serde_json::from_slice(bytes))
     }
+}
+
+/// An image that this rank shares and does not record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SharingLine {
+    /// When, seconds since 1970.
+    pub unix_s: f64,
+    /// The image's index in the whole list, from 1.
+    pub index: usize,
+    /// Where its result goes, below the output folder.
+    #[serde(with = "path_text")]
+    pub output: PathBuf,
+    /// Whether it has computed the last one.
+    pub ends: bool,
 }
 
 /// The run and the rank that writes this journal.

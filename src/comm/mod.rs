@@ -51,6 +51,8 @@ pub enum Tag {
     HandBack,
     /// About a section of an image that ranks share, or its bytes.
     Section,
+    /// Voxels of an image that one rank inflates for others, or a request for them.
+    Voxels,
     /// The final message between two ranks.
     Farewell,
 }

@@ -144,6 +144,7 @@ fn tag_number(tag: Tag) -> mpi::Tag {
         Tag::HandBack => 8,
         Tag::Farewell => 9,
         Tag::Section => 10,
+        Tag::Voxels => 11,
     }
 }
 

@@ -120,6 +120,13 @@ impl Layout {
             .as_ref()
             .map_or(0..self.slices(), |needed| needed.read.clone())
     }
+
+    /// The same in bytes of all voxels.
+    pub(crate) fn read_bytes(&self) -> Range<u64> {
+        let slice = (self.shape[0] * self.shape[1] * self.input.size_bytes()) as u64;
+        let slices = self.read();
+        slices.start as u64 * slice..slices.end as u64 * slice
+    }
 }
 
 /// Extends a range so that it contains another one.

@@ -74,6 +74,11 @@ impl<'a> SliceReader<'a> {
         Ok(())
     }
 
+    /// The error of a file that was changed meanwhile.
+    pub(crate) fn changed(&self) -> ImageError {
+        Cause::ChangedWhileRead.at(&self.watch.id.path)
+    }
+
     /// Checks that the file was not changed meanwhile. Returns it.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub struct Failure {
 }
 
 /// What a failure means for other images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// It affects only this image.
     #[default]
@@ -32,6 +32,8 @@ pub enum FailureKind {
     CannotOpen,
     /// This process has too many open files, which is temporary.
     NoFreeFile,
+    /// Reading again may succeed.
+    Temporary,
     /// The run was stopped before the image was finished.
     Stopped,
     /// The disk or quota is full; this affects other images, too.

@@ -20,8 +20,9 @@ use super::outcome::{Failure, FailureKind, FileId, InputFacts, Outcome, Stage, T
 use super::problem::Problem;
 use super::steps::record_facts;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
+use super::warning::Warning;
 use crate::filter::device::Device;
-use crate::filter::nonfinite::{self, NonFinite};
+use crate::filter::nonfinite::NonFinite;
 use crate::filter::{
     Division, Filter, FilterError, ImageInfo, ImageRun, Layout, Planes, Prepared, ThreadScratch,
 };
@@ -32,7 +33,10 @@ use crate::images::probe::ImageFacts;
 use crate::volume::Volume;
 
 pub(crate) use file::{SharedFile, finish_in_place};
+pub(crate) use read::{Feed, Inflated, Inflater, Needs, PIECE_BYTES, PIECES_AHEAD, pieces_of};
 pub(crate) use section::{Section, SectionFacts};
+
+use read::{Seen, Source, can_be_fed, read_slices, reading_failure};
 
 /// Images with fewer bytes of voxels are not split automatically: messages would take longer than they save.
 const LEAST_BYTES: u64 = 16 << 20;
@@ -75,6 +79,8 @@ pub(crate) enum Plan {
     Sections {
         /// Slices counted through all volumes.
         sections: Sections,
+        /// What each needs if one rank inflates the image for all; otherwise empty.
+        needs: Needs,
         /// Bytes in memory of the largest section.
         bytes: u64,
     },
@@ -157,10 +163,17 @@ impl<'a> SectionWorker<'a> {
         if !always && header.voxel_bytes().is_none_or(|bytes| bytes < LEAST_BYTES) {
             return whole("it is small");
         }
+        if !always && self.job.qc {
+            return whole("--qc measures whole images, and one rank can hold it");
+        }
         let (prepared, layout) = self
             .prepare(&image, ranks)
             .map_err(|error| filter_failure(paths.input, &error))?;
         record_facts(self.job, &header, files, outcome);
+        if self.job.qc {
+            let text = "has no figures and no picture of --qc, because ranks share it";
+            outcome.warnings.push(Warning::new("unmeasured", text.to_owned()));
+        }
         Ok(self.divide(prepared.as_ref(), &layout, ranks, always, compressed))
     }
 
@@ -229,6 +242,7 @@ impl<'a> SectionWorker<'a> {
         if cuts.len() < 2 {
             return Plan::Whole("its volumes cannot be divided into slabs with this filter".to_owned());
         }
+        let messages = MESSAGE_BYTES + if compressed { 8 * PIECE_BYTES } else { 0 };
         let whole_s = layout.cost_s(prepared);
         let mut best = None;
         let mut count = ranks.min(cuts.len());
@@ -240,6 +254,7 @@ impl<'a> SectionWorker<'a> {
             let ends: Vec<usize> = ends.collect();
             let sections: Sections = ends.windows(2).map(|ends| ends[0]..ends[1]).collect();
             let (mut of_rank_s, mut bytes, mut largest) = (vec![0.0; ranks], 0, 0);
+            let mut needs = Needs::new();
             for (section, slices) in sections.iter().enumerate() {
                 let mut held = layout.clone();
                 held.restrict(stages, slices.clone());
@@ -247,25 +262,35 @@ impl<'a> SectionWorker<'a> {
                 let result = slices.len() as u64 * held.result_slice_bytes();
                 // The compressed chunks are held until they are written.
                 let with_chunks = held.bytes().saturating_add(result);
-                bytes = bytes.max(with_chunks.saturating_add(MESSAGE_BYTES));
+                bytes = bytes.max(with_chunks.saturating_add(messages));
                 largest = largest.max(result);
+                needs.push(held.read_bytes());
             }
+            if !compressed || !can_be_fed(&needs, ranks) {
+                needs.clear();
+            }
+            let inflated_each_time = compressed && needs.is_empty();
             let longest_s = of_rank_s.into_iter().fold(0.0, f64::max);
             let fits = self.limit_bytes.is_none_or(|limit| bytes <= limit);
-            let &mut (least_s, ..) = best.get_or_insert_with(|| (longest_s, sections.clone(), bytes));
+            let first = || (longest_s, sections.clone(), needs.clone(), bytes);
+            let &mut (least_s, ..) = best.get_or_insert_with(first);
             let cheap = longest_s <= least_s * MOST_MARGINS;
             if !fits || cheap {
-                best = Some((least_s.min(longest_s), sections, bytes));
+                best = Some((least_s.min(longest_s), sections, needs, bytes));
             }
-            let small = compressed || largest <= SECTION_BYTES || !cheap;
+            let small = inflated_each_time || largest <= SECTION_BYTES || !cheap;
             if (fits && small) || count == cuts.len() || count >= MOST_SECTIONS * ranks {
                 break;
             }
             count = (2 * count).min(cuts.len());
         }
         match best {
-            Some((longest_s, sections, bytes)) if always || longest_s <= MOST_TIME * whole_s => {
-                Plan::Sections { sections, bytes }
+            Some((longest_s, sections, needs, bytes)) if always || longest_s <= MOST_TIME * whole_s => {
+                Plan::Sections {
+                    sections,
+                    needs,
+                    bytes,
+                }
             }
             _ => Plan::Whole("its ranks would compute most of it twice".to_owned()),
         }
@@ -298,21 +323,23 @@ impl<'a> SectionWorker<'a> {
         let (Some(file), Some(encoder)) = (file.map_err(at)?, encoder) else {
             return Err(changed(paths.input));
         };
-        let voxel_bytes = self.volume.datatype.size_bytes();
-        Ok(SharedFile::new(file, encoder, voxel_bytes, sidecars))
+        Ok(SharedFile::new(file, encoder, self.volume.datatype, sidecars))
     }
 
     /// Completes the file.
     ///
     /// # Errors
     /// The reason why it cannot be written.
-    pub(crate) fn finish_file(&self, file: SharedFile) -> Result<StagedFile, Failure> {
+    pub(crate) fn finish_file(&self, file: SharedFile, outcome: &mut Outcome) -> Result<StagedFile, Failure> {
+        if let Some(found) = file.found {
+            outcome.add_survey(found, file.datatype);
+        }
         let made = file.finish(|made, sidecars| self.destination.stage_sidecars(self.job, made, sidecars));
         made.map_err(|error| failure(Stage::Write, &error))
     }
 
     /// Reads, filters and compresses a section of an image that `ranks` ranks share. With a file, writes all
-    /// but its ends there.
+    /// but its ends there. Its voxels come from the feed if there is one.
     ///
     /// # Errors
     /// [`Failure`] with the stage and the cause.
@@ -321,12 +348,12 @@ impl<'a> SectionWorker<'a> {
         paths: Paths<'_>,
         ranks: usize,
         slices: Range<usize>,
-        in_place: Option<&InPlace>,
+        (feed, in_place): (Option<Feed>, Option<&InPlace>),
     ) -> Result<Section, Failure> {
         let started = Instant::now();
         let mask = self.read_mask(paths)?;
         let mut reader = std::mem::take(&mut self.reader);
-        let at = |error: ImageError| failure(Stage::Read, &error);
+        let at = |error: ImageError| reading_failure(&error);
         let Some(mut image) = reader.open_slices(paths.input).map_err(at)? else {
             return Err(changed(paths.input));
         };
@@ -357,18 +384,21 @@ impl<'a> SectionWorker<'a> {
         let Some(run) = run else {
             return Err(changed(paths.input));
         };
-        let made = self.compute(paths, run, &mut image, (slices, in_place), started)?;
-        let file = image.finish().map_err(at)?;
+        let mut source = feed.map_or(Source::File, Source::Feed);
+        let known = image.header.warnings().len();
+        let mut made = self.compute(paths, run, (&mut image, &mut source), (slices, in_place), started)?;
+        let found = image.header.warnings()[known..].iter();
+        made.facts.warnings = found.map(Warning::from).collect();
+        made.facts.file = image.finish().map_err(at)?;
         self.reader = reader;
-        let facts = SectionFacts { file, ..made.facts };
-        Ok(Section { facts, ..made })
+        Ok(made)
     }
 
     fn compute(
         &mut self,
         paths: Paths<'_>,
         run: ImageRun,
-        image: &mut SliceReader<'_>,
+        (image, source): (&mut SliceReader<'_>, &mut Source),
         (slices, in_place): (Range<usize>, Option<&InPlace>),
         started: Instant,
     ) -> Result<Section, Failure> {
@@ -389,24 +419,27 @@ impl<'a> SectionWorker<'a> {
         };
         let team = Team::new(Some(self.stop));
         team.begin_part(run, area.clone(), in_place);
-        let mut read_s = 0.0;
-        let mut nonfinite_voxels = 0;
+        let mut seen = Seen {
+            refused: self.refuses(),
+            nonfinite_voxels: 0,
+            survey: self.job.survey(&self.volume),
+            read_s: 0.0,
+        };
         let read = std::thread::scope(|scope| {
             let _end = EndOnDrop(&team);
             let Some((own, others)) = members.split_first_mut() else {
                 return Ok(true);
             };
             team::start(scope, &team, others);
-            let counts = (self.refuses(), &mut nonfinite_voxels);
-            let accepted = read_slices(&team, &self.volume, image, &slices, counts)?;
-            read_s = started.elapsed().as_secs_f64();
+            let accepted = read_slices(&team, &self.volume, (image, source), &slices, &mut seen)?;
+            seen.read_s = (started.elapsed() - source.waited()).as_secs_f64();
             if accepted {
                 team.work(own);
             }
             Ok(accepted)
         });
         let made = team.into_made();
-        if !read.map_err(|error| failure(Stage::Read, &error))? {
+        if !read.map_err(|error| reading_failure(&error))? {
             return Err(self.refusal(paths.input, &image.header));
         }
         let Some(Made {
@@ -427,8 +460,12 @@ impl<'a> SectionWorker<'a> {
         let ends = [bytes.start..area.start, area.end..bytes.end];
         // SAFETY: the buffers are unchanged, and all slices of the section are complete.
         let [head, tail] = ends.map(|bytes| unsafe { run.result(bytes) }.to_vec());
+        // SAFETY: as above.
+        let found = seen
+            .survey
+            .map(|survey| survey.found(unsafe { run.result(bytes) }));
         let timings = Timings {
-            read_s,
+            read_s: seen.read_s,
             filter_s: spent.filter_s,
             write_s: spent.write_s,
             publish_s: 0.0,
@@ -436,13 +473,15 @@ impl<'a> SectionWorker<'a> {
         Ok(Section {
             facts: SectionFacts {
                 timings,
-                nonfinite_voxels,
+                nonfinite_voxels: seen.nonfinite_voxels,
+                found,
                 ..SectionFacts::default()
             },
             head,
             written: in_place.map_or_else(Written::default, |_| Written::of(&compressed)),
             chunks: in_place.map_or(compressed, |_| Vec::new()),
             tail,
+            waited_s: source.waited().as_secs_f64(),
         })
     }
 
@@ -506,48 +545,8 @@ fn describe(header: &Header, volume: &mut Volume) {
     volume.scaling = header.scaling();
 }
 
-/// Reads the slices that a section needs, slab by slab, and counts the non-finite voxels of its own slices.
-/// Returns `false` at the first of them if they are refused.
-fn read_slices(
-    team: &Team<'_>,
-    volume: &Volume,
-    image: &mut SliceReader<'_>,
-    own: &Range<usize>,
-    (refused, nonfinite_voxels): (bool, &mut u64),
-) -> Result<bool, ImageError> {
-    let Some(run) = team.run() else {
-        return Ok(true);
-    };
-    let count = |bytes: &[u8]| nonfinite::count_stored(volume.datatype, volume.scaling, bytes);
-    let needed = run.read();
-    let voxel_bytes = volume.datatype.size_bytes();
-    let slice_bytes = volume.shape.iter().take(2).product::<usize>() * voxel_bytes;
-    for slab in &run.parts().to_read {
-        let slices = slab.start.max(needed.start)..slab.end.min(needed.end);
-        if slices.is_empty() {
-            continue;
-        }
-        // SAFETY: no thread uses a slab before `has_read` announces it, and these slices are held.
-        let bytes = unsafe { run.unread(slices.clone()) };
-        image.read(slices.start as u64 * slice_bytes as u64, bytes)?;
-        if image.header.is_big_endian() {
-            bytes.chunks_exact_mut(voxel_bytes).for_each(<[u8]>::reverse);
-        }
-        if refused && count(bytes) > 0 {
-            return Ok(false);
-        }
-        let counted = slices.start.max(own.start)..slices.end.min(own.end);
-        if !counted.is_empty() {
-            let from = (counted.start - slices.start) * slice_bytes;
-            let counted = &bytes[from..from + counted.len() * slice_bytes];
-            *nonfinite_voxels += count(counted);
-        }
-        team.has_read(slices.end);
-    }
-    Ok(true)
-}
-
 mod file;
+mod read;
 mod section;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use super::memory;
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::problem::Problem;
 use super::quality::Quality;
-use super::survey::Survey;
+use super::survey::{Found, Survey};
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
 use super::warning::{self, Warning};
 use crate::filter::device::Device;
@@ -194,13 +194,9 @@ impl<'a> ImageWorker<'a> {
             Some(TeamError::Filter(error)) => return Err(filter_failure(input, &error)),
             Some(TeamError::Write(error)) => return Err(failure(Stage::Write, &error)),
         }
-        let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
-        if let Some(survey) = seen.survey
-            && outcome.input.sigma_vox.is_some_and(smoothed)
-        {
+        if let Some(survey) = seen.survey {
             let Volume { voxels, datatype, .. } = &self.image.volume;
-            let warning = survey.warning(voxels.as_bytes(), *datatype);
-            outcome.warnings.extend(warning.filter(|_| !datatype.is_float()));
+            outcome.add_survey(survey.found(voxels.as_bytes()), *datatype);
         }
         if let Some(before) = seen.gauge {
             self.measure_result(before, paths, outcome)?;
@@ -456,6 +452,16 @@ pub(super) fn record_facts(job: &ImageJob, header: &Header, files: Vec<FileId>, 
     outcome.warnings.extend(of_filter.iter().map(Warning::from));
 }
 
+impl Outcome {
+    /// Adds the warning about an image and its result of this type, if it was smoothed.
+    pub(super) fn add_survey(&mut self, found: Found, datatype: Datatype) {
+        let smoothed = |sigma: [f64; 3]| sigma.iter().any(|&sigma| sigma > 0.0);
+        if self.input.sigma_vox.is_some_and(smoothed) {
+            self.warnings.extend(found.warning(datatype));
+        }
+    }
+}
+
 impl ImageJob {
     /// Whether the mask of an image consists of its own voxels, so that the image has to be read first.
     pub(super) fn has_own_mask(&self) -> bool {
@@ -465,7 +471,7 @@ impl ImageJob {
     }
 
     /// A survey of an image with integer input and integer result.
-    fn survey(&self, volume: &Volume) -> Option<Survey> {
+    pub(super) fn survey(&self, volume: &Volume) -> Option<Survey> {
         let integers = !self.output.resolve(volume).is_float() && !volume.datatype.is_float();
         integers.then(|| Survey::new(volume.datatype, volume.len()))
     }

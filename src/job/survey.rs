@@ -2,6 +2,8 @@
 //!
 //! It samples pairs of neighbouring voxels, so it costs almost no time.
 
+use serde::{Deserialize, Serialize};
+
 use super::warning::Warning;
 use crate::volume::Datatype;
 
@@ -67,6 +69,38 @@ impl Survey {
         }
     }
 
+    /// What was found, with these bytes of the result.
+    pub(super) fn found(&self, result: &[u8]) -> Found {
+        Found {
+            nonzero: self.nonzero,
+            zero_result: is_zero(result),
+            pairs: self.pairs,
+            equal: self.equal,
+        }
+    }
+}
+
+/// What a survey has found about an image, or about a section of it.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Found {
+    nonzero: bool,
+    /// Whether the result is 0 everywhere.
+    zero_result: bool,
+    pairs: usize,
+    equal: usize,
+}
+
+impl Found {
+    /// Adds what was found about another section.
+    pub(super) fn with(self, other: Found) -> Self {
+        Found {
+            nonzero: self.nonzero || other.nonzero,
+            zero_result: self.zero_result && other.zero_result,
+            pairs: self.pairs + other.pairs,
+            equal: self.equal + other.equal,
+        }
+    }
+
     /// Whether most neighbours are equal, unlike measured intensities.
     fn is_labels(&self) -> bool {
         const LEAST: usize = 8;
@@ -74,8 +108,11 @@ impl Survey {
     }
 
     /// Warnings for the user about a result of this type.
-    pub(super) fn warning(&self, result: &[u8], datatype: Datatype) -> Option<Warning> {
-        if self.nonzero && is_zero(result) {
+    pub(super) fn warning(&self, datatype: Datatype) -> Option<Warning> {
+        if datatype.is_float() {
+            return None;
+        }
+        if self.nonzero && self.zero_result {
             return Some(Warning::new(
                 "empty_result",
                 format!(
@@ -112,8 +149,10 @@ mod tests {
         for slab in voxels.chunks(100) {
             survey.add(bytemuck::cast_slice(slab));
         }
-        let warning = survey.warning(bytemuck::cast_slice(result), Datatype::Int16);
-        warning.map(|warning| warning.kind.into_owned())
+        let found = survey.found(bytemuck::cast_slice(result));
+        found
+            .warning(Datatype::Int16)
+            .map(|warning| warning.kind.into_owned())
     }
 
     #[test]

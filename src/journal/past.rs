@@ -259,7 +259,12 @@ impl Chapter {
                 };
                 self.add(output, last, unix_s, made);
             }
-            Line::Run(_) | Line::Alive { .. } | Line::Sample(_) | Line::Close { .. } | Line::Unknown => {}
+            Line::Run(_)
+            | Line::Sharing(_)
+            | Line::Alive { .. }
+            | Line::Sample(_)
+            | Line::Close { .. }
+            | Line::Unknown => {}
         }
     }
 

@@ -62,6 +62,15 @@ impl Progress {
                 begin.unix_s
             }
             Line::Staged(staged) => staged.unix_s,
+            Line::Sharing(sharing) => {
+                match sharing.ends {
+                    true => self.running.remove(&sharing.index),
+                    false => self
+                        .running
+                        .insert(sharing.index, (sharing.output.clone(), sharing.unix_s)),
+                };
+                sharing.unix_s
+            }
             Line::End(end) => {
                 self.running.remove(&end.outcome.index);
                 match end.outcome.status() {
@@ -318,6 +327,23 @@ mod tests {
         let lines = begin("a", 100.0) + "{\"event\":\"alive\",\"unix_s\":190.0}\n";
         let status = status(&[journal(0, &lines)], 250.0, |_| None);
         assert_eq!(status.runs[0][0].state, RankState::Running);
+    }
+
+    #[test]
+    fn a_rank_that_shares_an_image_has_it_in_progress() {
+        let sharing = |index: usize, ends: bool| {
+            let image = format!(r#""index":{index},"output":"{index}.nii","ends":{ends}"#);
+            format!("{{\"event\":\"sharing\",\"unix_s\":120.0,{image}}}\n")
+        };
+        let journals = vec![
+            journal(0, &begin("1.nii", 120.0)),
+            journal(1, &(sharing(2, false) + &sharing(2, true) + &sharing(1, false))),
+        ];
+        let status = status(&journals, 130.0, |_| None);
+        for rank in &status.runs[0] {
+            assert_eq!(rank.running, [(PathBuf::from("1.nii"), 120.0)]);
+        }
+        assert_eq!((status.done, status.failed, status.unfinished), (0, 0, 1));
     }
 
     #[test]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use serde::Serialize;
 
-use self::link::{LOOK, Link};
+use self::link::{FIRST_PAUSE, Link, no_thread};
 use self::messages::{Order, Reported, report, reported};
+use self::stream::Stream;
 use super::Setup;
 use super::stop::Grace;
 use super::worker::{Event, MadeImage, Publishing, SharedWork, Waited, WorkerContext, begin_line};
@@ -26,8 +27,8 @@ use crate::images::ImageEntry;
 use crate::job::Paths;
 use crate::job::outcome::{Failure, FailureKind, Outcome, Stage};
 use crate::job::problem::Problem;
-use crate::job::shared::{self, Plan, Section, SectionWorker, Sections, SharedFile};
-use crate::journal::Line;
+use crate::job::shared::{self, Needs, Plan, Section, SectionWorker, Sections, SharedFile, changed};
+use crate::journal::{Line, SharingLine};
 use crate::partition::Split;
 
 pub(super) use self::groups::{Group, groups, led_by};
@@ -35,6 +36,7 @@ pub(super) use self::groups::{Group, groups, led_by};
 mod groups;
 mod link;
 mod messages;
+mod stream;
 
 /// Does this rank's part of all groups. Returns the images that are not split, which their leader is to
 /// process alone, and this rank's own work.
@@ -56,6 +58,7 @@ pub(super) fn run<C: Communicator>(
             abandon,
             grace: Grace::until(context.finish_by_s),
             own: SharedWork::default(),
+            stream: None,
         },
         split,
         worker,
@@ -121,9 +124,16 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         let plan = self.worker.plan(paths(entry), count, group.always, &mut outcome);
         self.link.own.busy_s += started.elapsed().as_secs_f64();
         let made = match plan {
-            Ok(Plan::Sections { sections, .. }) => {
+            Ok(Plan::Sections { sections, needs, .. }) => {
                 context.journal.write(&Line::Begin(begin_line(context, entry, 0)));
-                self.share(group, sections, &mut outcome)
+                let known = outcome.clone();
+                match self.share(group, (&sections, needs), &mut outcome) {
+                    Err(failure) if failure.kind == FailureKind::Temporary => {
+                        outcome = Outcome { retries: 1, ..known };
+                        self.make_alone(group, &sections, &mut outcome)
+                    }
+                    made => made,
+                }
             }
             Ok(Plan::Whole(reason)) if self.split == Split::Always => {
                 self.tell(group, &Order::default());
@@ -174,7 +184,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
     fn share(
         &mut self,
         group: Group,
-        sections: Sections,
+        (sections, needs): (&Sections, Needs),
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
         let paths = paths(&self.link.context.entries[group.place]);
@@ -182,18 +192,45 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         let begun = begun.and_then(|mut file| Ok((file.in_place()?, file)));
         let (in_place, mut file) = begun.inspect_err(|_| self.tell(group, &Order::default()))?;
         let (place, own) = in_place.unzip();
-        let order = Order { sections, place };
+        let order = Order {
+            sections: sections.clone(),
+            needs,
+            place,
+        };
         self.tell(group, &order);
+        self.link.begin_stream(group, &order.needs);
         let own = own.filter(|_| self.all_find_it(group));
         let begun = self.worker.record_mask(paths, outcome);
         if own.is_some() {
             tracing::debug!("the sections of image {} are written in place", outcome.index);
         }
-        match own {
-            Some(own) => self.lead_in_place(group, &order.sections, begun, (&mut file, &own), outcome),
-            None => self.collect(group, &order.sections, begun, &mut file, outcome),
-        }?;
-        self.worker.finish_file(file)
+        if begun.is_err() {
+            self.link.leave_stream();
+        }
+        let made = match own {
+            Some(own) => self.lead_in_place(group, sections, begun, (&mut file, &own), outcome),
+            None => self.collect(group, sections, begun, &mut file, outcome),
+        };
+        self.link.verified(group, made, outcome)?;
+        self.worker.finish_file(file, outcome)
+    }
+
+    /// Makes all sections of an image on this rank, after reading has failed for a reason that may be
+    /// temporary.
+    fn make_alone(
+        &mut self,
+        group: Group,
+        sections: &Sections,
+        outcome: &mut Outcome,
+    ) -> Result<StagedFile, Failure> {
+        let paths = paths(&self.link.context.entries[group.place]);
+        let mut file = self.worker.begin_file(paths)?;
+        self.worker.record_mask(paths, outcome)?;
+        for slices in sections {
+            let section = self.make(group, slices, None, |_| ())?;
+            self.link.append(group.first, &section, &mut file, outcome)?;
+        }
+        self.worker.finish_file(file, outcome)
     }
 
     /// Whether all ranks of a group find the leader's file. Tells them.
@@ -227,6 +264,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         }
         let goes_on = made.is_ok();
         if !goes_on {
+            self.link.leave_stream();
             self.tell(group, &false);
         }
         for rank in working {
@@ -285,6 +323,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
                 link.receive_round((group, before), &mut ended, &mut made, file, outcome);
             };
             if !goes_on {
+                self.link.leave_stream();
                 others(&mut self.link);
                 continue;
             }
@@ -317,20 +356,20 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         {
             std::thread::sleep(Duration::from_millis(wait_ms));
         }
+        let feed = link.stream.as_mut().map(Stream::feed);
         let made = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name(format!("{WORKER_THREAD}section"));
+            let sources = (feed, in_place);
             let compute = move || {
-                let made = worker.make(paths(entry), group.count, slices.clone(), in_place);
+                let made = worker.make(paths(entry), group.count, slices.clone(), sources);
                 (made, started.elapsed())
             };
-            let computing = thread.spawn_scoped(scope, compute).unwrap_or_else(|error| {
-                tracing::error!("a thread cannot be started: {error}; use fewer --threads");
-                comm.abort(EXIT_PANIC)
-            });
+            let computing = thread.spawn_scoped(scope, compute);
+            let computing = computing.unwrap_or_else(|error| no_thread(comm, &error));
             meanwhile(link);
+            let mut pause = FIRST_PAUSE;
             while !computing.is_finished() {
-                link.look();
-                std::thread::sleep(LOOK);
+                link.look(&mut pause);
             }
             computing.join()
         });
@@ -338,10 +377,16 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             tracing::error!("{}: a bug in niimpi ended the run", entry.input.display());
             comm.abort(EXIT_PANIC)
         });
+        let made = match &link.stream {
+            Some(stream) if made.is_ok() && stream.has_feed() => Err(changed(&entry.input)),
+            _ => made,
+        };
+        let waited_s = made.as_ref().map_or(0.0, |section| section.waited_s);
         // What was written meanwhile is counted already.
-        link.own.busy_s = link.own.busy_s.max(busy_s + spent.as_secs_f64());
-        if let Ok(section) = &made {
-            link.own.timings.add(section.facts.timings);
+        link.own.busy_s = link.own.busy_s.max(busy_s + spent.as_secs_f64() - waited_s);
+        match &made {
+            Ok(section) => link.own.timings.add(section.facts.timings),
+            Err(_) => link.leave_stream(),
         }
         made
     }
@@ -351,21 +396,48 @@ impl<C: Communicator> Sharing<'_, '_, C> {
     fn follow(&mut self, group: Group) {
         let order: Order = self.link.receive(group.first);
         let sections = &order.sections;
-        if let Some(in_place) = order.place.and_then(|place| self.find(group, &place)) {
-            return self.follow_in_place(group, sections, in_place);
+        if sections.is_empty() {
+            return;
         }
+        self.record_sharing(group, false);
+        self.link.begin_stream(group, &order.needs);
+        let all_sent = match order.place.and_then(|place| self.find(group, &place)) {
+            Some(in_place) => self.follow_in_place(group, sections, in_place),
+            None => self.send_sections(group, sections),
+        };
+        if let Some(found) = self.link.end_stream(!all_sent) {
+            self.link.send(group.first, &report(found));
+        }
+        self.record_sharing(group, true);
+    }
+
+    /// Writes into the journal that this rank begins or ends its part of an image, for `niimpi status`.
+    fn record_sharing(&self, group: Group, ends: bool) {
+        let context = self.link.context;
+        let begin = begin_line(context, &context.entries[group.place], 0);
+        context.journal.write(&Line::Sharing(SharingLine {
+            unix_s: begin.unix_s,
+            index: begin.index,
+            output: begin.output,
+            ends,
+        }));
+    }
+
+    /// Returns whether all were wanted and made.
+    fn send_sections(&mut self, group: Group, sections: &Sections) -> bool {
         for slices in group.sections_of(self.link.comm.rank(), sections) {
             let made = self.make(group, slices, None, |_| ());
             let wanted: bool = self.link.receive(group.first);
             if !wanted {
-                return;
+                return false;
             }
             let failed = made.is_err();
             self.link.send_section(group.first, made);
             if failed {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Opens the leader's file; `None` if a rank of the group does not find it.
@@ -382,7 +454,8 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         found.filter(|_| all)
     }
 
-    fn follow_in_place(&mut self, group: Group, sections: &[Range<usize>], in_place: InPlace) {
+    /// Returns whether all were wanted and made.
+    fn follow_in_place(&mut self, group: Group, sections: &[Range<usize>], in_place: InPlace) -> bool {
         let mut wanted: Option<bool> = None;
         let mut made = Ok(Vec::new());
         for slices in group.sections_of(self.link.comm.rank(), sections) {
@@ -403,8 +476,10 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             &report(made.as_ref().map(|_| ()).map_err(Failure::clone)),
         );
         let wanted = wanted.unwrap_or_else(|| self.link.receive(group.first));
+        let all_made = made.is_ok();
         for section in made.into_iter().flatten().filter(|_| wanted) {
             self.link.send(group.first, &section);
         }
+        wanted && all_made
     }
 }

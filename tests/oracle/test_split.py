@@ -1,6 +1,8 @@
 """One image on several ranks: the bytes are those of one rank, and a fault leaves nothing half-written."""
 
+import errno
 import hashlib
+import json
 import os
 import signal
 import time
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import images
+from faulty import faulty  # noqa: F401
 from filters import FILTERS, Filter
 from program import MPI, ranks_alive, run, smooth, start
 from test_agreement import arguments, ranks_of
@@ -173,9 +176,7 @@ def test_damage_in_one_ranks_part_names_the_rank_and_leaves_nothing(tmp_path):
     array = images.random_array(rng, (128, 128, 120), "int16")
     for name in ("a.nii.gz", "b.nii.gz"):
         images.write(folder / name, array)
-    damaged = bytearray((folder / "a.nii.gz").read_bytes())
-    damaged[-6] ^= 1
-    (folder / "a.nii.gz").write_bytes(damaged)
+    (folder / "a.nii.gz").write_bytes((folder / "b.nii.gz").read_bytes()[:-1000])
     finished = smooth(folder, tmp_path / "out", "--sigma=1", "--split=always", ranks=2, expect=1)
     error = finished.report["images"][0]["error"]
     assert "on rank 1 on " in error, error
@@ -232,6 +233,77 @@ def test_a_write_that_fails_on_another_rank_fails_the_image(tmp_path, blocks):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".nii", ".part")]
     resumed = smooth(blocks / "in", tmp_path / "out", "--sigma=1", "--resume", ranks=2).report
     assert resumed["totals"]["done"] == 3 and same_as_one_rank(blocks, tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["checksum", "cut", "garbage"])
+def test_a_damaged_file_fails_as_on_one_rank(tmp_path, damage):
+    """The file is inflated once, and its end is verified before the result has a name."""
+    rng = np.random.default_rng(6)
+    path = tmp_path / "in/a.nii.gz"
+    images.write(path, images.random_array(rng, (128, 128, 120), "int16"))
+    whole = path.read_bytes()
+    wrong = whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]
+    path.write_bytes({"checksum": wrong, "cut": whole[: len(whole) // 2], "garbage": whole + b"abc"}[damage])
+    alone = smooth(path, tmp_path / "one", "--sigma=1", "--split=never", expect=1).report["images"][0]
+    for ranks in (2, 3):
+        out = tmp_path / f"out{ranks}"
+        shared = smooth(path, out, "--sigma=1", "--split=always", ranks=ranks, expect=1).report["images"][0]
+        # A sum that does not match may be the fault of a disk, so one rank reads the file once more.
+        again = damage == "checksum"
+        assert shared["retries"] == alone["retries"] == int(again)
+        suffix = "" if again else f" (on rank {ranks - 1} on "
+        assert shared["error"].startswith(alone["error"] + suffix), (shared, alone)
+        assert not [path for path in images.results(out) if path.is_file()]
+
+
+def test_a_read_error_that_passes_is_no_failure(tmp_path, faulty):
+    """Each process meets it once, after the header, in its section."""
+    path = tmp_path / "in/a.nii"
+    images.write(path, images.random_array(np.random.default_rng(8), (128, 128, 160), "int16"))
+    env = faulty(f"read:{errno.EIO}x1:1100000:a.nii")
+    out = tmp_path / "out"
+    finished = smooth(path, out, "--sigma=1", "--split=always", ranks=2, env=env)
+    row = finished.report["images"][0]
+    assert (row["status"], row["retries"]) == ("done", 1), row
+    assert "1 read again after an error" in finished.stdout
+    smooth(path, tmp_path / "one", "--sigma=1")
+    assert digest(out / "a.nii") == digest(tmp_path / "one/a.nii")
+
+
+def test_masks_and_label_maps_have_the_warnings_of_whole_images(tmp_path):
+    labels = np.repeat(np.arange(600, dtype="int16"), 20).reshape(40, 30, 10, order="F")
+    point = np.zeros((9, 8, 20), "int16")
+    point[4, 4, 17] = 1
+    rng = np.random.default_rng(4)
+    images.write(tmp_path / "in/labels.nii.gz", labels)
+    images.write(tmp_path / "in/noise.nii", images.random_array(rng, (20, 20, 20), "int16"))
+    images.write(tmp_path / "in/point.nii", point)
+    kinds = []
+    for split, ranks in (("never", 1), ("always", 3)):
+        words = ["--sigma=1", f"--split={split}"]
+        report = smooth(tmp_path / "in", tmp_path / split, *words, ranks=ranks).report
+        kinds.append([[warning["kind"] for warning in row.get("warnings", [])] for row in report["images"]])
+    assert kinds[0] == [["labels"], [], ["empty_result"]] and kinds[1] == kinds[0], kinds
+
+
+def test_an_image_that_is_measured_stays_whole_unless_ranks_have_to_share_it(tmp_path, large):
+    words = ["--sigma=1", "--qc", "-v"]
+    finished = smooth(large / "a.nii", tmp_path / "auto", *words, ranks=2)
+    row = finished.report["images"][0]
+    assert not row.get("shared") and row["quality"]["after"]["sd"] > 0
+    assert "is not split over ranks: --qc measures whole images" in finished.stderr
+    row = smooth(large / "a.nii", tmp_path / "always", *words, "--split=always", ranks=2).report["images"][0]
+    assert row["shared"] and "quality" not in row
+    assert [warning["kind"] for warning in row["warnings"]] == ["unmeasured"]
+
+
+def test_timelines_have_all_ranks_that_shared_an_image(tmp_path, large):
+    smooth(large / "b.nii.gz", tmp_path / "out", "--sigma=1", ranks=3)
+    shown = run(["report", "show", f"{tmp_path}/out.report.json", "--format", "chrome-trace"])
+    events = json.loads(shown.stdout)["traceEvents"]
+    assert {event["pid"] for event in events if event["ph"] == "X"} == {0, 1, 2}
+    page = run(["report", "show", f"{tmp_path}/out.report.json", "--format", "html"]).stdout
+    assert all(f"rank {rank}, worker 0" in page for rank in range(3))
 
 
 def test_a_rank_killed_in_the_middle_then_resume(tmp_path, large):

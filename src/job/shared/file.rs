@@ -5,6 +5,8 @@ use crate::image_io::{Chunk, ChunkEncoder, ChunkedWriter, ImageError, InPlace, P
 use crate::job::destination::Sidecars;
 use crate::job::failure::failure;
 use crate::job::outcome::{Failure, Stage};
+use crate::job::survey::Found;
+use crate::volume::Datatype;
 
 /// Completes what a rank has written in place.
 pub(crate) fn finish_in_place(file: InPlace) -> Result<(), Failure> {
@@ -18,7 +20,9 @@ pub(crate) struct SharedFile {
     chunk: Chunk,
     /// The begin of the next chunk.
     pending: Vec<u8>,
-    voxel_bytes: usize,
+    pub(super) datatype: Datatype,
+    /// What surveys have found about its sections.
+    pub(super) found: Option<Found>,
     /// Written with it.
     sidecars: Sidecars,
 }
@@ -27,7 +31,7 @@ impl SharedFile {
     pub(super) fn new(
         file: ChunkedWriter,
         encoder: ChunkEncoder,
-        voxel_bytes: usize,
+        datatype: Datatype,
         sidecars: Sidecars,
     ) -> Self {
         SharedFile {
@@ -35,7 +39,8 @@ impl SharedFile {
             encoder,
             chunk: Chunk::default(),
             pending: Vec::new(),
-            voxel_bytes,
+            datatype,
+            found: None,
             sidecars,
         }
     }
@@ -53,6 +58,14 @@ impl SharedFile {
     pub(crate) fn in_place(&mut self) -> Result<Option<(Place, InPlace)>, Failure> {
         let opened = self.file.in_place();
         opened.map_err(|error| failure(Stage::Write, &error))
+    }
+
+    /// Adds what a survey has found about a section.
+    pub(crate) fn add_found(&mut self, found: Option<Found>) {
+        self.found = match (self.found, found) {
+            (Some(one), Some(other)) => Some(one.with(other)),
+            (one, other) => one.or(other),
+        };
     }
 
     /// Appends a section.
@@ -95,7 +108,7 @@ impl SharedFile {
             return Ok(());
         }
         self.encoder
-            .encode(&self.pending, self.voxel_bytes, &mut self.chunk);
+            .encode(&self.pending, self.datatype.size_bytes(), &mut self.chunk);
         self.pending.clear();
         self.file.append(&self.chunk)
     }

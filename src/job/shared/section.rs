@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::image_io::{Chunk, FileId, Written};
 use crate::job::outcome::Timings;
+use crate::job::survey::Found;
+use crate::job::warning::Warning;
 
 /// What a rank reports about a section before its bytes.
 #[derive(Default, Serialize, Deserialize)]
@@ -12,6 +14,10 @@ pub(crate) struct SectionFacts {
     pub(crate) nonfinite_voxels: u64,
     /// The input's file.
     pub(crate) file: FileId,
+    /// Warnings about what follows its voxels.
+    pub(crate) warnings: Vec<Warning>,
+    /// What a survey has found, for an integer image with an integer result.
+    pub(crate) found: Option<Found>,
 }
 
 /// A section of a result: its bytes that are not written yet, and a summary of those that are.
@@ -27,4 +33,7 @@ pub(crate) struct Section {
     pub(crate) chunks: Vec<Chunk>,
     /// The bytes after them.
     pub(crate) tail: Vec<u8>,
+    /// Seconds of waiting for voxels that another rank inflates.
+    #[serde(skip)]
+    pub(crate) waited_s: f64,
 }

@@ -58,7 +58,7 @@ fn in_sections(
     let mut file = worker.begin_file(paths).unwrap();
     let place = file.in_place().unwrap().filter(|_| in_place);
     let other = place.map(|(place, _)| InPlace::open(paths.output, &place).expect("it is there"));
-    let make = |slices: &Range<usize>| worker.make(paths, ranks, slices.clone(), other.as_ref());
+    let make = |slices: &Range<usize>| worker.make(paths, ranks, slices.clone(), (None, other.as_ref()));
     let mut made: Vec<Section> = sections.iter().rev().map(make).map(Result::unwrap).collect();
     made.reverse();
     other.map_or(Ok(()), finish_in_place).unwrap();
@@ -67,7 +67,7 @@ fn in_sections(
         outcome.input.nonfinite_voxels += section.facts.nonfinite_voxels;
         file.append(section).unwrap();
     }
-    worker.finish_file(file).unwrap().publish().unwrap();
+    worker.finish_file(file, &mut outcome).unwrap().publish().unwrap();
     let bytes = std::fs::read(paths.output).unwrap();
     Some((bytes, sections.len(), outcome))
 }

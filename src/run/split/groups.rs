@@ -29,6 +29,11 @@ impl Group {
         self.first + 1..self.first + self.count
     }
 
+    /// The rank that makes the last section of each round. It inflates a compressed image for all.
+    pub(in crate::run) fn last(&self) -> usize {
+        self.first + self.count - 1
+    }
+
     /// The rank that makes the section with this number.
     pub(in crate::run) fn rank_of(&self, section: usize) -> usize {
         self.first + section % self.count

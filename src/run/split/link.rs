@@ -9,9 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::groups::Group;
 use super::messages::{Reported, chunks_of, push_chunk, report, reported};
-use crate::comm::{self, Communicator, Tag};
-use crate::job::outcome::{Failure, Outcome};
-use crate::job::shared::{BATCH_BYTES, Section, SectionFacts, SharedFile, changed, is_of};
+use super::stream::Stream;
+use crate::comm::{self, Communicator, EXIT_PANIC, Tag};
+use crate::job::outcome::{Failure, FailureKind, Outcome};
+use crate::job::shared::{BATCH_BYTES, Inflater, Needs, Section, SectionFacts, SharedFile, changed, is_of};
 use crate::run::Setup;
 use crate::run::stop::Grace;
 use crate::run::worker::{SharedWork, WorkerContext};
@@ -19,7 +20,7 @@ use crate::run::worker::{SharedWork, WorkerContext};
 /// How often a rank that computes or waits for a message looks for signals.
 pub(super) const LOOK: Duration = Duration::from_millis(2);
 /// How long a rank waits at first.
-const FIRST_PAUSE: Duration = Duration::from_micros(10);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_micros(10);
 
 /// A rank's end of the link.
 pub(super) struct Link<'a, 'c, C: Communicator> {
@@ -31,6 +32,8 @@ pub(super) struct Link<'a, 'c, C: Communicator> {
     pub(super) grace: Grace,
     /// This rank's own work.
     pub(super) own: SharedWork,
+    /// The voxels of the image at hand, if one rank inflates it for all.
+    pub(super) stream: Option<Stream>,
 }
 
 impl<C: Communicator> Link<'_, '_, C> {
@@ -55,18 +58,96 @@ impl<C: Communicator> Link<'_, '_, C> {
             if let Some(message) = self.comm.try_receive_from(from, Tag::Section) {
                 return message;
             }
-            self.look();
-            std::thread::sleep(pause);
-            pause = LOOK.min(pause * 2);
+            self.look(&mut pause);
         }
     }
 
-    /// Shows that this rank is alive, and abandons its sections once the run must end.
-    pub(super) fn look(&mut self) {
+    /// Shows that this rank is alive, abandons its sections once the run must end, and passes voxels on.
+    /// Pauses if there are none.
+    pub(super) fn look(&mut self, pause: &mut Duration) {
         self.context.journal.say_alive();
         let (stop, now_s) = (self.stop.load(Ordering::Relaxed), self.context.clock.now_s());
         if self.grace.is_over(stop, now_s) {
             self.abandon.store(true, Ordering::Relaxed);
+        }
+        let comm = self.comm;
+        if self.stream.as_mut().is_some_and(|stream| stream.advance(comm)) {
+            *pause = FIRST_PAUSE;
+        } else {
+            std::thread::sleep(*pause);
+            *pause = LOOK.min(*pause * 2);
+        }
+    }
+
+    /// Begins this rank's part in the stream of an image, if there is one.
+    pub(super) fn begin_stream(&mut self, group: Group, needs: &Needs) {
+        if needs.is_empty() {
+            return;
+        }
+        let (comm, rank) = (self.comm, self.comm.rank());
+        let inflater = (rank == group.last()).then(|| {
+            let input = self.context.entries[group.place].input.clone();
+            Inflater::start(input).unwrap_or_else(|error| no_thread(comm, &error))
+        });
+        self.stream = Some(Stream::new(group, needs.clone(), rank, inflater));
+    }
+
+    /// This rank needs no more voxels.
+    pub(super) fn leave_stream(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.leave(self.comm);
+        }
+    }
+
+    /// No rank needs more voxels, because the image has failed.
+    pub(super) fn give_up_stream(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.give_up(self.comm);
+        }
+    }
+
+    /// Ends this rank's part in the stream of an image. Returns what was found about the file, on the
+    /// rank that inflates it.
+    pub(super) fn end_stream(&mut self, failed: bool) -> Option<Result<SectionFacts, Failure>> {
+        let mut pause = FIRST_PAUSE;
+        match failed {
+            true => self.give_up_stream(),
+            // A rank without a section has not told its end.
+            false => self.leave_stream(),
+        }
+        while self.stream.as_ref().is_some_and(|stream| !stream.is_over()) {
+            self.look(&mut pause);
+        }
+        let found = self.stream.take()?.into_found()?;
+        let found = found.unwrap_or_else(|| {
+            tracing::error!("a bug in niimpi ended the run while an image was inflated");
+            self.comm.abort(EXIT_PANIC)
+        });
+        if let Ok(facts) = &found {
+            self.own.busy_s += facts.timings.read_s;
+            self.own.timings.add(facts.timings);
+        }
+        Some(found)
+    }
+
+    /// Waits for what the rank that inflates the image has found about its file. If that is damaged, this is
+    /// the reason why sections have failed.
+    pub(super) fn verified(
+        &mut self,
+        group: Group,
+        made: Result<(), Failure>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        if self.stream.is_none() {
+            return made;
+        }
+        self.end_stream(made.is_err());
+        let rank = group.last();
+        let found = reported(self.receive::<Reported<SectionFacts>>(rank));
+        match (found, made) {
+            (_, Err(failure)) if failure.kind == FailureKind::Stopped => Err(failure),
+            (Err(found), _) => Err(self.named(found, rank)),
+            (Ok(facts), made) => made.and_then(|()| self.record(rank, &facts, outcome)),
         }
     }
 
@@ -92,6 +173,7 @@ impl<C: Communicator> Link<'_, '_, C> {
     ) -> Result<(), Failure> {
         self.record(rank, &section.facts, outcome)?;
         let started = Instant::now();
+        file.add_found(section.facts.found);
         let written = file.append(section);
         self.was_written(started, outcome);
         written
@@ -107,6 +189,7 @@ impl<C: Communicator> Link<'_, '_, C> {
         }
         outcome.add_sharer(rank, facts.timings);
         outcome.input.nonfinite_voxels += facts.nonfinite_voxels;
+        outcome.warnings.extend(facts.warnings.iter().cloned());
         Ok(())
     }
 
@@ -171,6 +254,7 @@ impl<C: Communicator> Link<'_, '_, C> {
         let section = reported(made).inspect_err(|_| *ended = true)?;
         // All its messages have to be received, also after an error.
         let mut written = self.record(from, &section.facts, outcome);
+        file.add_found(section.facts.found);
         written = written.and_then(|()| file.append_bytes(&section.head));
         loop {
             let batch = self.receive_bytes(from);
@@ -185,4 +269,10 @@ impl<C: Communicator> Link<'_, '_, C> {
         }
         written.and_then(|()| file.append_bytes(&section.tail))
     }
+}
+
+/// Ends the run, because this rank cannot start a thread.
+pub(super) fn no_thread(comm: &impl Communicator, error: &std::io::Error) -> ! {
+    tracing::error!("a thread cannot be started: {error}; use fewer --threads");
+    comm.abort(EXIT_PANIC)
 }

@@ -4,34 +4,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::image_io::{Chunk, Place};
 use crate::job::outcome::{Failure, FailureKind};
-use crate::job::shared::Sections;
+use crate::job::shared::{Needs, Sections};
 
 /// What the leader announces about an image.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Order {
     /// None if the image is not shared.
     pub(super) sections: Sections,
+    /// The bytes of the input that each needs, if one rank inflates it for all.
+    pub(super) needs: Needs,
     /// The file, if its bytes can be written in place.
     pub(super) place: Option<Place>,
 }
 
-/// What a rank has made, or its failure and whether that is an interruption, which messages leave out.
-pub(super) type Reported<T> = Result<T, (Failure, bool)>;
+/// What a rank has made, or its failure and the kind of it, which messages leave out.
+pub(super) type Reported<T> = Result<T, (Failure, FailureKind)>;
 
 /// A result as its message.
 pub(super) fn report<T>(made: Result<T, Failure>) -> Reported<T> {
     made.map_err(|failure| {
-        let stopped = failure.kind == FailureKind::Stopped;
-        (failure, stopped)
+        let kind = failure.kind;
+        (failure, kind)
     })
 }
 
 /// The result of a message.
 pub(super) fn reported<T>(made: Reported<T>) -> Result<T, Failure> {
-    made.map_err(|(failure, stopped)| Failure {
-        kind: match stopped {
-            true => FailureKind::Stopped,
-            false => FailureKind::Own,
+    made.map_err(|(failure, kind)| Failure {
+        kind: match kind {
+            FailureKind::Stopped | FailureKind::Temporary => kind,
+            // Other kinds are about the rank, not about this one.
+            _ => FailureKind::Own,
         },
         ..failure
     })
