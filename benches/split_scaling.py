@@ -4,17 +4,18 @@ usage: split_scaling.py OUTPUT_FOLDER    writes split_scaling.csv and split_scal
 
 Needs two CPUs, one for each rank. Files are in memory if there is room; TMPDIR sets another folder.
 
-The model: the ranks divide the work on sections (reading, filtering, compressing). Inflating a compressed
-image is not divided, because a rank inflates it up to the end of its own sections: one rank inflates all of
-it. The first rank also receives the sections of the others and writes the file, while it computes none of its
-own. A rank also computes the slices around its section, on one side with two ranks and on both with more. So
-an image takes
+The model: the ranks divide the work on sections (reading, filtering, compressing, and writing an uncompressed
+result). Inflating a compressed image is not divided, because one rank inflates all of it. The first rank also
+receives the sections of a compressed result and writes them. Of an uncompressed one, it writes only the bytes
+at the ends of sections. A rank also computes the slices around its section, on one side with two ranks and on
+both with more. So an image takes
 
     seconds(n) = inflate + work / n + margin · sides / 2 + receive · (n - 1) / n + write
 
 where `sides` is 0 for one rank, 1 for two and 2 for more. `work` and `inflate` are measured on one rank,
-`margin` and `write` on two. `receive` is what a run on two ranks takes longer than the other terms. Launching
-MPI is not included. On several nodes, messages go over the network; here they go through memory.
+`margin` and `write` on two. `receive` is what a run on two ranks takes longer than the other terms: messages,
+waiting, and writes to one file that exclude each other. Launching MPI is not included. On several nodes,
+messages go over the network; here they go through memory.
 """
 
 import argparse
