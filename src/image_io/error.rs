@@ -206,6 +206,19 @@ impl Cause {
         }
     }
 
+    /// Whether the file could not be read, so that its content is unknown.
+    pub(crate) fn is_of_access(&self) -> bool {
+        matches!(
+            self,
+            Cause::Read(_)
+                | Cause::PermissionDenied
+                | Cause::NotFetched { .. }
+                | Cause::ChangedWhileRead
+                | Cause::OutOfMemory { .. }
+                | Cause::OverMemoryLimit { .. }
+        )
+    }
+
     /// The cause of a failed open or read.
     pub(super) fn reading(error: io::Error) -> Self {
         match error.kind() {

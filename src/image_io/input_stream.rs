@@ -140,6 +140,12 @@ impl<'a> InputStream<'a> {
         }
     }
 
+    /// Reads the rest. Whether the file is a gzip file of one member.
+    pub fn has_one_member(&mut self) -> Result<bool, Cause> {
+        self.finish()?;
+        Ok(matches!(&self.source, Source::Gzip(reader) if reader.members() == 1))
+    }
+
     /// The checksum of the file, after the image was read. A gzip file has it in its trailer. Of other files
     /// the rest is read unless it is long.
     pub fn crc32(&mut self) -> Result<Option<Crc32>, Cause> {

@@ -9,12 +9,14 @@ use crc32fast::Hasher;
 use nix::fcntl::OFlag;
 
 use super::error::{Cause, ImageError};
+use super::file_name::Role;
 use super::files::{ImageFiles, OpenFile, identify, suffix_of};
 use super::gzip::Decoder;
 use super::header::Header;
 use super::header_layout::Layout;
 use super::identity::{Crc32, FileId, gzip_trailer};
 use super::input_stream::InputStream;
+use super::probe::probe;
 use super::read_header::{read_header, truncated};
 
 /// Whether a file still matches its record, with as little reading as possible. It compares the size and, for
@@ -44,7 +46,7 @@ pub fn seems_intact(recorded: &FileId) -> bool {
         if found.mtime_ns == recorded.mtime_ns {
             return Some(true);
         }
-        Some(recorded.crc32.is_some() && content_crc32(file) == recorded.crc32)
+        Some(recorded.crc32.is_some() && content_crc32(file).ok() == recorded.crc32)
     };
     look().unwrap_or(false)
 }
@@ -73,12 +75,19 @@ pub fn pair_seems_intact(path: &Path, recorded: &FileId) -> bool {
 }
 
 /// The current checksum of an input: for a gzip file the one in its trailer, otherwise that of all bytes.
+/// `None` if the gzip file has several members, because the trailer then describes only the last one.
 pub fn input_crc32(path: &Path) -> Option<Crc32> {
-    let file = OpenFile::open(path).ok()?.file;
-    match suffix_of(path).ok()?.gzip {
-        true => gzip_trailer(&file).map(|(crc32, _)| crc32),
-        false => content_crc32(file),
+    let opened = OpenFile::open(path).ok()?;
+    if !opened.gzip {
+        return content_crc32(opened.file).ok();
     }
+    let (crc32, len) = gzip_trailer(&opened.file)?;
+    // Usually the last member is as long as the whole image, so nothing needs to be inflated.
+    let has_image = suffix_of(path).is_ok_and(|suffix| suffix.role != Role::Header)
+        && probe(path).is_ok_and(|probe| probe.raw_bytes == u64::from(len));
+    let mut decoder = Decoder::new(1 << 20);
+    let is_single = has_image || InputStream::new(opened, &mut decoder).has_one_member().ok()?;
+    is_single.then_some(crc32)
 }
 
 /// Reads a file beside an image, such as its metadata, and returns its identity.
@@ -88,7 +97,7 @@ pub fn input_crc32(path: &Path) -> Option<Crc32> {
 pub(crate) fn verify_sidecar(path: &Path) -> Result<FileId, ImageError> {
     let (file, id) = open_sidecar(path).map_err(|error| Cause::reading(error).at(path))?;
     Ok(FileId {
-        crc32: content_crc32(file),
+        crc32: Some(content_crc32(file).map_err(|error| Cause::reading(error).at(path))?),
         raw_bytes: id.bytes,
         ..id
     })
@@ -106,15 +115,15 @@ fn open_sidecar(path: &Path) -> io::Result<(File, FileId)> {
     }
 }
 
-fn content_crc32(mut file: File) -> Option<Crc32> {
+fn content_crc32(mut file: File) -> io::Result<Crc32> {
     let mut crc = Hasher::new();
     let mut piece = vec![0; 256 << 10];
     loop {
         match file.read(&mut piece) {
-            Ok(0) => return Some(Crc32(crc.finalize())),
+            Ok(0) => return Ok(Crc32(crc.finalize())),
             Ok(found) => crc.update(&piece[..found]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -81,8 +81,40 @@ impl Item {
     }
 }
 
-/// A finding: the item's index and a description.
-type Wrong = (usize, String);
+/// What is wrong with an item.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Fault {
+    /// Its files are not what niimpi wrote.
+    Content(String),
+    /// It is unknown what its files are, because they could not be read.
+    Unreadable(String),
+}
+
+impl Fault {
+    fn of(error: &ImageError, item: &Item) -> Self {
+        let text = match error.path == item.path {
+            true => error.cause.to_string(),
+            false => error.to_string(),
+        };
+        // The rest of the message is advice for an input.
+        let what = text.split("; ").next().unwrap_or_default().to_owned();
+        if error.cause.is_of_access() {
+            return Fault::Unreadable(what);
+        }
+        Fault::Content(match item.known {
+            Known::Written(_) => format!("{what}; --remove removes it, then --resume makes it again"),
+            _ => what,
+        })
+    }
+
+    fn text(&self) -> &str {
+        let (Fault::Content(text) | Fault::Unreadable(text)) = self;
+        text
+    }
+}
+
+/// A finding: the item's index and what is wrong.
+type Wrong = (usize, Fault);
 
 /// Reads the results again, divided among all ranks, and prints a table of what is wrong. Collective. Returns
 /// the exit code, the same on every rank: 0 if nothing is wrong, 1 if something is, 2 if nothing could be
@@ -127,12 +159,17 @@ pub fn verify(comm: &impl Communicator, request: &VerifyRequest) -> u8 {
     comm::from_root(comm, || exit_code.unwrap_or(EXIT_DONE))
 }
 
-/// Removes results that differ from what niimpi wrote, so that `--resume` makes them again.
+/// Removes results that differ from what niimpi wrote, so that `--resume` makes them again. Another rank may
+/// see other files, so this one reads them again before.
 fn remove(items: &[Item], wrong: &[Wrong]) {
-    let mut removed = 0;
-    for (place, _) in wrong {
-        let item = &items[*place];
-        if !matches!(item.known, Known::Written(_)) {
+    let (mut removed, mut kept) = (0, 0);
+    let mut verifier = Verifier::default();
+    let recorded = wrong.iter().map(|(place, _)| &items[*place]);
+    for item in recorded.filter(|item| matches!(item.known, Known::Written(_))) {
+        let is_wrong = matches!(check_one(&mut verifier, item), Err(Fault::Content(_)));
+        // A missing file is one that is known not to exist.
+        if !is_wrong || item.files().iter().any(|path| path.try_exists().is_err()) {
+            kept += 1;
             continue;
         }
         for path in item.files() {
@@ -148,6 +185,14 @@ fn remove(items: &[Item], wrong: &[Wrong]) {
     }
     if removed > 0 {
         tracing::info!("removed {}; --resume makes them again", counted(removed, "file"));
+    }
+    if kept > 0 {
+        tracing::warn!(
+            "{} {} kept, because rank 0 found nothing wrong or could not read all files; check that all \
+             nodes can read the folder, then verify again",
+            counted(kept, "result"),
+            if kept == 1 { "is" } else { "are" }
+        );
     }
 }
 
@@ -210,28 +255,16 @@ fn check_all(items: &[Item], mine: &[usize], threads: usize) -> (u64, Vec<Wrong>
     (bytes, wrong)
 }
 
-fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
-    match &item.known {
-        Known::Failed => return Err("failed in the last run; --resume tries it again".to_owned()),
-        Known::Begun => {
-            return Err("was in progress when a run ended; --resume makes it again".to_owned());
-        }
-        Known::File | Known::Written(..) => {}
-    }
-    let in_words = |error: ImageError| {
-        let text = match error.path == item.path {
-            true => error.cause.to_string(),
-            false => error.to_string(),
-        };
-        // The rest of the message is advice for an input.
-        let what = text.split("; ").next().unwrap_or_default();
-        match item.known {
-            Known::Written(_) => {
-                format!("{what}; --remove removes it, then --resume makes it again")
-            }
-            _ => what.to_owned(),
-        }
+fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, Fault> {
+    let unfinished = match &item.known {
+        Known::Failed => Some("failed in the last run; --resume tries it again"),
+        Known::Begun => Some("was in progress when a run ended; --resume makes it again"),
+        Known::File | Known::Written(..) => None,
     };
+    if let Some(what) = unfinished {
+        return Err(Fault::Content(what.to_owned()));
+    }
+    let in_words = |error: ImageError| Fault::of(&error, item);
     let mut found = verifier.verify(&item.path).map_err(in_words)?;
     if let Known::Written(recorded) = &item.known {
         for path in item.files() {
@@ -255,7 +288,7 @@ fn check_one(verifier: &mut Verifier, item: &Item) -> Result<u64, String> {
         let mut compared = compared.map(|files| compare(&item.path, files, &found));
         let last = compared.next().unwrap_or(Ok(()));
         if last.is_err() && !compared.any(|earlier| earlier.is_ok()) {
-            return last.map(|()| 0);
+            return last.map(|()| 0).map_err(Fault::Content);
         }
     }
     Ok(found.iter().map(|file| file.bytes).sum())
@@ -320,7 +353,7 @@ fn print_result(
         table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
         table.set_header(["image", "what is wrong"]);
         for (place, what) in wrong {
-            table.add_row([below(&items[*place].path), printable(what)]);
+            table.add_row([below(&items[*place].path), printable(what.text())]);
         }
         let _ = writeln!(text, "{table}");
     }

@@ -1,5 +1,6 @@
 """Resuming: results that match their journal records are kept, all others are processed again."""
 
+import gzip
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 import images
 from faulty import faulty  # noqa: F401
 from filters import each_filter
-from program import HAS_RANKS, run, smooth, start
+from program import HAS_RANKS, NIIMPI, run, smooth, start
 from test_ranks import sums
 
 pytestmark = pytest.mark.timeout(180)
@@ -471,6 +472,64 @@ def test_status_and_verify(tmp_path):
     assert removed.code == 1 and "--resume makes them again" in removed.stderr + removed.stdout, removed
     assert resume(source, out, "--sigma=1", ranks=RANKS) == {"kept": 3, "missing": 5}
     assert run(["verify", out, "--against", "journal"], ranks=RANKS).code == 0
+
+
+def test_verify_removes_only_what_it_knows_to_be_wrong(tmp_path, faulty):  # noqa: F811
+    """A result that cannot be read can be intact."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 4)
+    smooth(source, out, "--sigma=1")
+    shutil.copy(out / "sample_4.nii.gz", out / "sample_1.nii.gz")
+    env = faulty("read:5:0:sample_2", "open:24:0:sample_3")
+    removing = ["verify", out, "--against", "journal", "--remove"]
+    removed = run(removing, env=env)
+    assert removed.code == 1 and "1 of 4 images are intact" in removed.stdout, removed
+    found = {path.name for path in out.glob("*.nii.gz")}
+    assert found == {"sample_2.nii.gz", "sample_3.nii.gz", "sample_4.nii.gz"}, removed
+    assert resume(source, out, "--sigma=1") == {"kept": 3, "missing": 1}
+
+
+@pytest.mark.skipif(not HAS_RANKS, reason="a build without MPI")
+def test_verify_keeps_what_only_another_rank_finds_wrong(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    images.series(source, 6)
+    smooth(source, out, "--sigma=1")
+    shutil.copy(out / "sample_1.nii.gz", out / "sample_3.nii.gz")
+    script = tmp_path / "elsewhere"
+    rank = "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"
+    script.write_text(f'#!/bin/sh\n[ "{rank}" = 1 ] && cd /\nexec "{NIIMPI}" "$@"\n')
+    script.chmod(0o755)
+    removing = ["verify", "out", "--against", "journal", "--remove"]
+    removed = run(removing, ranks=2, cwd=tmp_path, program=script)
+    assert removed.code == 1 and "2 of 6 images are intact" in removed.stdout, removed
+    assert "3 results are kept" in removed.stderr + removed.stdout, removed
+    assert len(images.results(out)) == 5 and not (out / "sample_3.nii.gz").exists(), removed
+
+
+def test_a_change_in_any_gzip_member_is_found(tmp_path):
+    """The checksum at the end of a gzip file is that of its last member."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    rng = np.random.default_rng(3)
+    for name in ("changed", "single", "padded"):
+        images.write(source / f"{name}.nii.gz", images.random_array(rng, (8, 9, 7), "int16"))
+    changed = source / "changed.nii.gz"
+    content = bytearray(gzip.decompress(changed.read_bytes()))
+
+    def write():
+        changed.write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]))
+
+    write()
+    # Bytes behind the voxels are no second member.
+    padded = source / "padded.nii.gz"
+    padded.write_bytes(gzip.compress(gzip.decompress(padded.read_bytes()) + b"more"))
+    smooth(source, out, "--sigma=1")
+    content[400] ^= 1
+    write()
+    for path in source.iterdir():
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    assert resume(source, out, "--sigma=1") == {"kept": 2, "input_changed": 1}
+    smooth(source, tmp_path / "fresh", "--sigma=1")
+    assert sums(out) == sums(tmp_path / "fresh")
 
 
 def nibabel_readable(folder):

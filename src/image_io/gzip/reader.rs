@@ -61,6 +61,7 @@ pub(crate) struct GzipReader<'a, R> {
     end: usize,
     crc: Hasher,
     member_len: u64,
+    members: u64,
     inflated: u64,
 }
 
@@ -75,6 +76,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
             end: LOOKAHEAD,
             crc: Hasher::new(),
             member_len: 0,
+            members: 0,
             inflated: 0,
         }
     }
@@ -82,6 +84,11 @@ impl<'a, R: Read> GzipReader<'a, R> {
     /// What is read from.
     pub fn source(&self) -> &R {
         &self.source
+    }
+
+    /// The members that were read or are being read.
+    pub fn members(&self) -> u64 {
+        self.members
     }
 
     /// Fills `out` with content and returns the number of bytes. It is less than requested only at the end of
@@ -290,6 +297,7 @@ impl<'a, R: Read> GzipReader<'a, R> {
         self.decoder.inflater.reset();
         self.crc = Hasher::new();
         self.member_len = 0;
+        self.members += 1;
         Ok(true)
     }
 
