@@ -6,6 +6,7 @@
 mod agree;
 mod checks;
 mod coordinate;
+mod device;
 mod dry_run;
 mod limits;
 mod memory;
@@ -48,8 +49,7 @@ use crate::atomic_file;
 use crate::columns::write_csv;
 use crate::comm::{Communicator, ROOT};
 use crate::fault::Fault;
-use crate::filter::Filter;
-use crate::filter::device::{self, Device, DeviceChoice};
+use crate::filter::device::{Device, DeviceChoice};
 use crate::images::{self, ImageEntry, ListRequest};
 use crate::job::ImageJob;
 use crate::job::outcome::{Outcome, Reason, Status};
@@ -210,8 +210,9 @@ fn run(comm: &impl Communicator, config: &Config, stop: &AtomicBool) -> Result<u
 fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Schedule)>, String> {
     let clock = Clock::start_at(0.0);
     let ranks = agree::meet(comm, config);
-    let device = open_device(comm, config, &ranks)?;
+    let opened = device::open(comm, config, &ranks)?;
     let listed = agree::list(comm, config)?;
+    let device = device::choose(comm, config, &ranks, opened, listed.entries.first());
     let listed_s = clock.now_s();
     let looks = agree::look_at_images(comm, config, &listed);
     let looked_s = clock.now_s();
@@ -254,35 +255,6 @@ fn set_up(comm: &impl Communicator, config: &Config) -> Result<Option<(Setup, Sc
         return Ok(None);
     }
     Ok(Some((setup, schedule)))
-}
-
-/// Opens this rank's device, unless nothing is to be computed. Collective.
-///
-/// # Errors
-/// The same error on every rank if the filter is not computed on devices, or if one of the ranks has no such
-/// device or cannot use it.
-fn open_device(
-    comm: &impl Communicator,
-    config: &Config,
-    ranks: &Ranks,
-) -> Result<Option<Arc<Device>>, String> {
-    if config.device != DeviceChoice::Cpu {
-        let checked = config.job.filter.validate_on_device();
-        checked.map_err(|error| format!("--{error}"))?;
-    }
-    if config.dry_run {
-        return Ok(None);
-    }
-    let rank = comm.rank();
-    let host = &ranks.hosts[rank];
-    let before = ranks.hosts[..rank].iter().filter(|other| *other == host).count();
-    let (on_host, threads) = (ranks.on_host_of(rank), ranks.threads[rank]);
-    let opened = device::open(config.device, before, on_host, threads)
-        .map_err(|error| format!("--device {}: rank {rank} on {host}: {error}", config.device));
-    if let Ok(Some(device)) = &opened {
-        tracing::debug!("this rank computes on {}", device.name());
-    }
-    comm::agree(comm, opened)
 }
 
 /// Describes the dataset of the results, if they are one. Returns false if that failed.

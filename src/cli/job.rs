@@ -58,11 +58,13 @@ pub(super) struct JobArgs<F: FilterOptions> {
     )]
     pub(super) strategy: Strategy,
 
-    /// What computes the filter: cpu, opencl (the GPUs of a node, one for each rank in turn), or opencl:N
+    /// What computes: cpu, opencl (the GPUs of a node, one for each rank in turn), opencl:N, or auto
     ///
     /// N is a number of `niimpi devices`. Results have the same bits as on the CPU. Devices compute smooth
-    /// without --method fft and --like, median, and denoise --method nlm; other filters are refused.
-    /// docs/devices.md says when a device pays. A dry run looks for no device.
+    /// without --method fft and --like, median, and denoise --method nlm; other filters are refused. auto
+    /// measures the filter on a small volume at the start of a run. Each rank then takes what is faster, and
+    /// the CPU if there is no device or the filter is not computed on devices. docs/devices.md says when a
+    /// device pays. A dry run looks for no device.
     #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Distribution")]
     pub(super) device: DeviceChoice,
 

@@ -223,7 +223,7 @@ impl ImageRun {
                 number: [task.stage, number, task.part % self.layout.slabs()],
                 notes: &self.notes,
             };
-            self.prepared.run(task.stage, &mut slab, scratch)?;
+            scratch.compute(|scratch| self.prepared.run(task.stage, &mut slab, scratch))?;
         }
         Ok(())
     }

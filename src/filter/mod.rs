@@ -37,6 +37,7 @@
 //! | `nonfinite` | NaN and infinity: counted, and kept from spreading |
 //! | `output` | the output's number type and rounding |
 //! | `layout` | where planes lie in memory, and into which parts stages are divided |
+//! | `trial` | how long a filter takes on a device and on the CPU |
 //! | `notes` | what slabs leave for later stages besides planes |
 //! | `needed` | which parts and slices some slices of the result need |
 //! | `slabs` | which part may be computed next, by how many threads |
@@ -80,6 +81,7 @@ mod scratch;
 mod separable;
 mod slabs;
 pub(crate) mod smooth;
+mod trial;
 mod window;
 
 /// The synchronisation of `slabs`. A test replaces it by a model that explores interleavings.
@@ -98,8 +100,10 @@ pub use mask::{Mask, Outside};
 pub use output::{OutputSpec, OutputType, Rounding};
 pub use registry::Options;
 pub(crate) use slabs::{Board, Next, Progress, Task};
+pub(crate) use trial::Costs;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::volume::{Datatype, Volume, VoxelBuffer};
 
@@ -250,6 +254,18 @@ fn apply_inside(
     mask: Option<&Arc<Mask>>,
     scratch: &mut Scratch,
 ) -> Result<u64, FilterError> {
+    apply_until(filter, shared, volume, mask, scratch, None)
+}
+
+/// The same. Fails with [`FilterError::Stopped`] once `stop` is set.
+fn apply_until(
+    filter: &dyn Filter,
+    shared: &SharedOptions,
+    volume: &mut Volume,
+    mask: Option<&Arc<Mask>>,
+    scratch: &mut Scratch,
+    stop: Option<&AtomicBool>,
+) -> Result<u64, FilterError> {
     let Scratch { intensities, .. } = scratch;
     let whole = Division::WHOLE;
     let (found, prepared, layout) =
@@ -259,7 +275,7 @@ fn apply_inside(
     progress.has_read(usize::MAX);
     while let Some(task) = progress.next(run.parts()) {
         // SAFETY: the volume does not change, and `progress` has started the part.
-        unsafe { run.compute(task, None, &mut scratch.thread)? };
+        unsafe { run.compute(task, stop, &mut scratch.thread)? };
         progress.finish(task);
     }
     run.finish(volume);

@@ -1,6 +1,6 @@
 //! Scratch: the memory of a thread, and its access to a device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use super::FilterError;
 use super::device::{Device, Lane};
@@ -49,6 +49,30 @@ impl ThreadScratch {
     /// Whether this thread computes on a device.
     pub(super) fn has_device(&self) -> bool {
         self.device.is_some()
+    }
+
+    /// Runs `work` on the device. If its buffers are too small for a piece and the CPU may take over, runs it
+    /// again there; nothing was computed before.
+    pub(super) fn compute(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<(), FilterError>,
+    ) -> Result<(), FilterError> {
+        /// One message is enough for a rank.
+        static SAID: Once = Once::new();
+        let done = work(self);
+        let Err(FilterError::DeviceMemory { device, .. }) = &done else {
+            return done;
+        };
+        if !self.device.as_ref().is_some_and(|device| device.yields()) {
+            return done;
+        }
+        SAID.call_once(|| {
+            tracing::info!("--device auto: the CPU computes images whose slices are too large for {device}");
+        });
+        let (device, lane) = (self.device.take(), self.lane.take());
+        let done = work(self);
+        (self.device, self.lane) = (device, lane);
+        done
     }
 
     /// This thread's access to its device; `None` for the CPU.

@@ -6,6 +6,7 @@ skipped; in CI (CI or CLUSTER=required is set) they fail. NIIMPI_TEST_DEVICE nam
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -236,6 +237,27 @@ def test_ranks_share_the_devices_of_a_host(source, devices, tmp_path, strategy):
     assert len(first) == 2 and all(line["device"] in names for line in first)
 
 
+def test_an_image_is_read_while_another_one_is_on_the_device(devices, tmp_path):
+    """Transfers and kernels of one thread overlap with what other threads of the rank read and write."""
+    rng = np.random.default_rng(47)
+    for number in range(8):
+        images.write(tmp_path / "in" / f"{number}.nii.gz", rng.normal(90, 12, (32, 32, 16)).astype("float32"))
+    words = ["--method=nlm", "--block-radius=3", f"--device={DEVICE}"]
+    smooth(tmp_path / "in", tmp_path / "out", *words, command="denoise", threads=2)
+    shown = run(["report", "show", str(tmp_path / "out.report.json"), "--format", "chrome-trace"])
+    spans = [event for event in json.loads(shown.stdout)["traceEvents"] if event["ph"] == "X"]
+    filters = [span for span in spans if span["name"] == "filter"]
+    reads = sorted((span for span in spans if span["name"] == "read"), key=lambda span: span["ts"])
+
+    def is_meanwhile(read, on_device):
+        other = on_device["tid"] != read["tid"]
+        return other and on_device["ts"] <= read["ts"] <= on_device["ts"] + on_device["dur"]
+
+    # Both threads begin with a read.
+    hidden = sum(any(is_meanwhile(read, span) for span in filters) for read in reads[2:])
+    assert 2 * hidden > len(reads[2:]) >= 4, shown.stdout
+
+
 def test_a_result_does_not_depend_on_the_device(source, tmp_path):
     """A run on the device resumes one on the CPU."""
     words = [source / "in", tmp_path / "out", "--sigma=1"]
@@ -250,6 +272,43 @@ def test_the_devices_are_listed(devices):
     assert all(device["memory_bytes"] > 0 and device["driver_version"] for device in devices)
     details = run(["--version", "-v"])
     assert devices[0]["name"] in details.stdout, details
+
+
+def chosen(finished):
+    """What `--device auto` logged, one line for each kind of rank: how many, on what, and why."""
+    return re.findall(r"--device auto: (\d+) of \d+ ranks on (a device|the CPU): (.*)", finished.stderr)
+
+
+@pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.ranks)])
+@pytest.mark.parametrize("command", ["smooth --sigma=2", "median --size=5", "denoise --method=nlm"])
+def test_auto_takes_what_is_faster(source, noisy, tmp_path, command, ranks):
+    command, *options = command.split()
+    images = noisy / "in" if command == "denoise" else source / "in"
+    smooth(images, tmp_path / "cpu", *options, command=command)
+    words = [*options, "--device=auto"]
+    auto = smooth(images, tmp_path / "auto", *words, command=command, ranks=ranks)
+    [(number, on, why)] = chosen(auto)
+    said = r"a sample takes ([\d.]+ ms|longer) on (.*?)(, which 2 ranks share,)? and ([\d.]+) ms on the "
+    device_ms, name, shared, cpu_ms = re.match(said, why).groups()
+    assert (int(number), bool(shared)) == (ranks or 1, ranks == 2)
+    device_ms = np.inf if device_ms == "longer" else float(device_ms.split()[0])
+    # Both are rounded.
+    assert (on == "a device") == (device_ms < float(cpu_ms)) or device_ms == float(cpu_ms)
+    assert {rank["device"] for rank in auto.report["ranks"]} == {name if on == "a device" else ""}
+    none = smooth(images, tmp_path / "none", *words, command=command, ranks=ranks, env=NO_DRIVERS)
+    [(_, on, why)] = chosen(none)
+    assert on == "the CPU" and "no driver has a device" in why
+    for path in (tmp_path / "cpu").glob("*.nii.gz"):
+        for other in ("auto", "none"):
+            assert path.read_bytes() == (tmp_path / other / path.name).read_bytes(), f"{other} {path.name}"
+
+
+def test_auto_takes_the_cpu_for_other_filters(source, tmp_path):
+    words = ["--sigma=1", "--method=fft", "--device=auto"]
+    auto = smooth(source / "in" / "int16_0.nii.gz", tmp_path / "out", *words)
+    assert chosen(auto) == [("1", "the CPU", "this filter with these options is not computed on devices")]
+    dry = smooth(source / "in", tmp_path / "dry", "--sigma=1", "--device=auto", "--dry-run", env=NO_DRIVERS)
+    assert "dry run" in dry.stdout and not chosen(dry)
 
 
 def refused(source, tmp_path, *options, env=None, ranks=None):
@@ -267,8 +326,8 @@ def test_devices_that_are_not_there(source, devices, tmp_path):
     assert "--device opencl: rank 0 on" in message and "no driver has a device" in message
     listed = run(["devices"], env=NO_DRIVERS)
     assert listed.code == 0 and "no driver has a device" in listed.stdout, listed
-    for wrong in ("gpu", "opencl:", "opencl:x", "cpu:0", "auto"):
-        assert "give cpu, opencl, or opencl:N" in refused(*words, f"--device={wrong}")
+    for wrong in ("gpu", "opencl:", "opencl:x", "cpu:0", "auto:0"):
+        assert "give cpu, auto, opencl, or opencl:N" in refused(*words, f"--device={wrong}")
 
 
 @pytest.mark.ranks

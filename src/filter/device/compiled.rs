@@ -18,8 +18,19 @@ pub(crate) struct Device {
     pub(super) id: Handle,
     pub(super) context: Context,
     pub(super) program: Program,
+    pub(super) share: Share,
+    /// Whether the CPU computes what does not fit into the buffers.
+    pub(super) yields: bool,
     /// The largest buffer of a thread.
     pub(super) buffer_bytes: u64,
+}
+
+/// A rank among those of its host that share a device.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) ranks: usize,
+    /// Whether it is the first of them.
+    pub(crate) is_first: bool,
 }
 
 /// A device's handle.
@@ -32,12 +43,17 @@ unsafe impl Send for Handle {}
 unsafe impl Sync for Handle {}
 
 impl Device {
-    /// Compiles the kernels for a device that so many threads of all ranks share. The driver may take them
-    /// from its cache.
+    /// Compiles the kernels for a device that ranks share, each with so many threads. The driver may take
+    /// them from its cache.
     ///
     /// # Errors
     /// What the driver says.
-    pub(super) fn compile(found: FoundDevice, id: Handle, threads: usize) -> Result<Self, String> {
+    pub(super) fn compile(
+        found: FoundDevice,
+        id: Handle,
+        share: Share,
+        threads: usize,
+    ) -> Result<Self, String> {
         let context = Context::from_device(&device::Device::new(id.0))
             .map_err(|error| format!("cannot be opened: {error}"))?;
         // One text: cl3 0.13 passes the wrong pointers of several.
@@ -56,14 +72,32 @@ impl Device {
         let program = Program::create_and_build_from_source(&context, source, "")
             .map_err(|error| format!("cannot compile the kernels: {error}"))?;
         // Half of the memory is left to the driver and to other programs.
-        let fair = found.memory_bytes / 2 / threads.max(1) as u64 / BUFFERS;
+        let threads = share.ranks.saturating_mul(threads).max(1) as u64;
+        let fair = found.memory_bytes / 2 / threads / BUFFERS;
         Ok(Device {
             buffer_bytes: fair.min(found.buffer_bytes).min(ENOUGH_BYTES),
             found,
             id,
             context,
             program,
+            share,
+            yields: false,
         })
+    }
+
+    /// Its number on this host.
+    pub(crate) fn number(&self) -> usize {
+        self.found.number
+    }
+
+    /// Which ranks share it.
+    pub(crate) fn share(&self) -> Share {
+        self.share
+    }
+
+    /// Whether the CPU computes what does not fit into its buffers.
+    pub(crate) fn yields(&self) -> bool {
+        self.yields
     }
 
     /// Its name in reports.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::choice::DeviceChoice;
-use super::compiled::{Device, Handle};
+use super::compiled::{Device, Handle, Share};
 use super::found::{FoundDevice, list, select};
 use super::lane::Lane;
 use crate::signals::{LAST_STANDARD_SIGNAL, keeping_handlers};
@@ -18,8 +18,10 @@ pub(crate) fn open(
     ranks: usize,
     threads: usize,
 ) -> Result<Option<Arc<Device>>, String> {
-    let DeviceChoice::OpenCl(number) = choice else {
-        return Ok(None);
+    let number = match choice {
+        DeviceChoice::Cpu => return Ok(None),
+        DeviceChoice::Auto => None,
+        DeviceChoice::OpenCl(number) => number,
     };
     // Drivers with LLVM in them install their own, also for SIGINT and SIGUSR1.
     keeping_handlers(1..=LAST_STANDARD_SIGNAL, || {
@@ -28,8 +30,14 @@ pub(crate) fn open(
         let (place, sharing) = select(&all, number, rank, ranks)?;
         let found = all[place].clone();
         let failed = |error: String| format!("device {place}, {}, {error}", all[place].name);
-        let threads = sharing.saturating_mul(threads);
-        let device = Device::compile(found, Handle(listed[place].id), threads).map_err(failed)?;
+        let is_mine = |other| select(&all, number, other, ranks).is_ok_and(|(of_other, _)| of_other == place);
+        let share = Share {
+            ranks: sharing,
+            is_first: !(0..rank).any(is_mine),
+        };
+        let id = Handle(listed[place].id);
+        let mut device = Device::compile(found, id, share, threads).map_err(failed)?;
+        device.yields = choice == DeviceChoice::Auto;
         let device = Arc::new(device);
         // Some drivers compile for the processor at hand when the first work comes.
         let tried = Lane::new(Arc::clone(&device)).and_then(|mut lane| lane.try_out());
@@ -47,12 +55,16 @@ mod tests {
     use crate::filter::{Filter, FilterError, Scratch, SharedOptions, ThreadScratch, apply};
     use crate::volume::{Datatype, Volume};
 
-    /// Filters an image of 9 × 10 × 11 doubles, with buffers of so many bytes on a device.
-    fn filtered(filter: &dyn Filter, device: Option<(&Arc<Device>, u64)>) -> Result<Vec<u8>, FilterError> {
-        let device = device.map(|(device, bytes)| {
-            let Device { found, id, .. } = device.as_ref();
-            let mut small = Device::compile(found.clone(), *id, 1).unwrap();
-            small.buffer_bytes = bytes;
+    /// Filters an image of 9 × 10 × 11 doubles, with buffers of so many bytes on a device. If it `yields`,
+    /// the CPU takes what does not fit.
+    fn filtered(
+        filter: &dyn Filter,
+        device: Option<(&Arc<Device>, u64, bool)>,
+    ) -> Result<Vec<u8>, FilterError> {
+        let device = device.map(|(device, bytes, yields)| {
+            let Device { found, id, share, .. } = device.as_ref();
+            let mut small = Device::compile(found.clone(), *id, *share, 1).unwrap();
+            (small.buffer_bytes, small.yields) = (bytes, yields);
             Arc::new(small)
         });
         let mut volume = Volume::zeros(&[9, 10, 11], Datatype::Float64);
@@ -81,11 +93,12 @@ mod tests {
         let wanted = filtered(filter, None).unwrap();
         for &bytes in buffers {
             assert!(
-                filtered(filter, Some((&device, bytes))).unwrap() == wanted,
+                filtered(filter, Some((&device, bytes, false))).unwrap() == wanted,
                 "{bytes}"
             );
         }
-        let error = filtered(filter, Some((&device, buffers[0] - 1))).unwrap_err();
+        assert!(filtered(filter, Some((&device, buffers[0] - 1, true))).unwrap() == wanted);
+        let error = filtered(filter, Some((&device, buffers[0] - 1, false))).unwrap_err();
         match &error {
             FilterError::DeviceMemory {
                 piece: found, bytes, ..
