@@ -9,8 +9,11 @@ use super::found::FoundDevice;
 /// Bytes of a buffer beyond which transfers do not become faster.
 const ENOUGH_BYTES: u64 = 64 << 20;
 
-/// A thread has two buffers for voxels.
-const BUFFERS: u64 = 2;
+/// Bytes for what a kernel keeps on a GPU, so that a whole slice is computed at a time.
+const ENOUGH_KEPT_BYTES: u64 = 512 << 20;
+
+/// A thread has two buffers for voxels, and one that a kernel uses.
+const BUFFERS: u64 = 3;
 
 /// A device that a rank uses. Its threads share it.
 pub(crate) struct Device {
@@ -21,8 +24,9 @@ pub(crate) struct Device {
     pub(super) share: Share,
     /// Whether the CPU computes what does not fit into the buffers.
     pub(super) yields: bool,
-    /// The largest buffer of a thread.
+    /// The largest buffer of a thread for voxels, and for what a kernel keeps.
     pub(super) buffer_bytes: u64,
+    pub(super) kept_bytes: u64,
 }
 
 /// A rank among those of its host that share a device.
@@ -76,6 +80,11 @@ impl Device {
         let fair = found.memory_bytes / 2 / threads / BUFFERS;
         Ok(Device {
             buffer_bytes: fair.min(found.buffer_bytes).min(ENOUGH_BYTES),
+            // The memory of a CPU is that of the process.
+            kept_bytes: fair.min(found.buffer_bytes).min(match found.kind.as_str() {
+                "cpu" => ENOUGH_BYTES,
+                _ => ENOUGH_KEPT_BYTES,
+            }),
             found,
             id,
             context,

@@ -31,6 +31,8 @@ pub(in crate::filter) struct Lane {
     /// A pass reads one and writes the other.
     pub(super) buffers: [Memory; 2],
     pub(super) weights: Memory,
+    /// What a kernel keeps for its own use.
+    pub(super) kept: Memory,
 }
 
 /// A buffer that grows.
@@ -99,6 +101,7 @@ impl Lane {
             kernel,
             buffers: Default::default(),
             weights: Memory::default(),
+            kept: Memory::default(),
             device,
         })
     }

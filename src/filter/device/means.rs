@@ -70,10 +70,19 @@ impl Lane {
         let failed = failure_of(&self.device);
         let kernel = Kernel::create(&self.device.program, "nonlocal_means").map_err(&failed)?;
         let [from, to] = &mut self.buffers;
-        let table = &mut self.weights;
+        let (table, kept) = (&mut self.weights, &mut self.kept);
+        // As many voxels at a time as there is room for their weights.
+        let [nx, ny] = means.area;
+        let radius = means.margin - means.patch;
+        let weights_bytes = (2 * radius + 1).pow(3) * size_of::<f64>();
+        let fitting = (self.device.kept_bytes / weights_bytes as u64) as usize;
+        let most = fitting
+            .next_multiple_of(GROUP)
+            .clamp(GROUP, (nx * ny).next_multiple_of(GROUP));
         from.grow(&self.device, size_of_val(planes))?;
         to.grow(&self.device, size_of_val(squares))?;
         table.grow(&self.device, size_of_val(&TABLE))?;
+        kept.grow(&self.device, most * weights_bytes)?;
         for (memory, content) in [
             (&mut *from, bytemuck::cast_slice::<f64, u8>(planes)),
             (&mut *table, bytemuck::cast_slice(&TABLE)),
@@ -88,31 +97,44 @@ impl Lane {
             }
         }
         let handle = |memory: &Memory| memory.buffer.as_ref().map(ClMem::get);
-        let (Some(source), Some(target), Some(table)) = (handle(from), handle(to), handle(table)) else {
+        let (Some(source), Some(target), Some(table), Some(kept)) =
+            (handle(from), handle(to), handle(table), handle(kept))
+        else {
             return Ok(());
         };
-        let [nx, ny] = means.area;
-        let whole = |number: usize| number as cl_long;
-        let inner = means.margin * means.pitch + means.margin;
-        for number in 0..squares.len() / (nx * ny) {
+        let slices = 0..squares.len() / (nx * ny);
+        let parts = |number| (0..nx * ny).step_by(most).map(move |begin| (number, begin));
+        for (number, begin) in slices.flat_map(parts) {
             if means.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return Err(FilterError::Stopped);
             }
-            let first = (number + means.margin) * means.plane + inner;
+            let first = (number + means.margin) * means.plane + means.margin * (means.pitch + 1);
+            let count = most.min(nx * ny - begin);
+            let numbers = [
+                nx,
+                means.pitch,
+                means.plane,
+                first,
+                number * nx * ny,
+                begin,
+                count,
+            ];
             // SAFETY: the arguments are those of the kernel, which reads and writes only what the buffers
-            // have. The slice is finished before the next one starts, so that a stop need not wait for all.
+            // have. A part is finished before the next one starts, so that a stop need not wait for all.
             unsafe {
                 let mut run = ExecuteKernel::new(&kernel);
-                run.set_arg(&source).set_arg(&target).set_arg(&table);
-                run.set_arg(&(means.patch as cl_int));
-                run.set_arg(&((means.margin - means.patch) as cl_int));
-                for number in [nx, means.pitch, means.plane, first, number * nx * ny, nx * ny] {
-                    run.set_arg(&whole(number));
+                run.set_arg(&source)
+                    .set_arg(&target)
+                    .set_arg(&table)
+                    .set_arg(&kept);
+                run.set_arg(&(means.patch as cl_int)).set_arg(&(radius as cl_int));
+                for number in numbers.map(|number| number as cl_long) {
+                    run.set_arg(&number);
                 }
                 for number in means.law {
                     run.set_arg(&number);
                 }
-                run.set_global_work_size((nx * ny).next_multiple_of(GROUP));
+                run.set_global_work_size(count.next_multiple_of(GROUP));
                 run.set_local_work_size(GROUP);
                 run.enqueue_nd_range(&self.queue)
             }

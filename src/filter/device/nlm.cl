@@ -50,27 +50,35 @@ double weight(const Patches *p, const __global double *own, const __global doubl
     return exp_of_nonpositive(-(sum / p->voxels / p->spread), table);
 }
 
-// A work item computes one of `count` voxels of a slice whose first one is at `first`. The candidates are
-// `radius` around it.
+// A work item computes one of `count` voxels, from voxel `begin` on, of a slice whose first one is at `first`.
+// The candidates are `radius` around it. Their weights are kept until the total is known: first those of all
+// voxels for a candidate, which neighbouring work items write together.
 __kernel void nonlocal_means(const __global double *planes, __global double *squares,
-                             const __global ulong *table, int patch, int radius, long nx, long pitch,
-                             long plane, long first, long to, long count, double voxels, double spread,
-                             double furthest) {
-    long at = get_global_id(0);
-    if (at >= count)
+                             const __global ulong *table, __global double *kept, int patch, int radius, long nx,
+                             long pitch, long plane, long first, long to, long begin, long count, double voxels,
+                             double spread, double furthest) {
+    long item = get_global_id(0), at = begin + item;
+    if (item >= count)
         return;
     Patches p = {pitch, plane, patch, voxels, spread, furthest};
     const __global double *own = planes + first + at / nx * pitch + at % nx;
     double total = 0, mean = 0;
+    long candidate = item;
     for (int x = -radius; x <= radius; x++)
         for (int y = -radius; y <= radius; y++)
-            for (int z = -radius; z <= radius; z++)
-                total = total + weight(&p, own, own + x + y * pitch + z * plane, table);
+            for (int z = -radius; z <= radius; z++) {
+                double own_weight = weight(&p, own, own + x + y * pitch + z * plane, table);
+                kept[candidate] = own_weight;
+                candidate += count;
+                total = total + own_weight;
+            }
+    candidate = item;
     for (int x = -radius; x <= radius; x++)
         for (int y = -radius; y <= radius; y++)
             for (int z = -radius; z <= radius; z++) {
                 const __global double *other = own + x + y * pitch + z * plane;
-                double part = weight(&p, own, other, table) / total;
+                double part = kept[candidate] / total;
+                candidate += count;
                 mean = mean + part * *other * *other;
             }
     squares[to + at] = mean;
