@@ -95,7 +95,9 @@ impl ImageWriter {
     /// exist. The bytes depend only on the image, the compression level and the codec.
     ///
     /// # Errors
-    /// See [`Cause`]. Nothing of the output remains under `path`, and an existing file is unchanged.
+    /// See [`Cause`]. If the image cannot be written or renamed, nothing of it remains under `path`, and an
+    /// existing single file is unchanged. Of an existing pair, the files can be gone, because an old header
+    /// must never describe new voxels. If only syncing the folder fails, the new files have their names.
     pub fn write(&mut self, path: &Path, image: &Image) -> Result<Vec<FileId>, ImageError> {
         let options = WriteOptions {
             sync: self.sync,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::io::ErrorKind::NotFound;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,8 +154,9 @@ pub fn journals_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads each journal on one of `threads` threads; results are in the order of `paths`. An error message
-/// begins with the path.
+/// Reads each journal on one of `threads` threads; results are in the order of `paths`. A journal that does
+/// not exist any more is left out: a run that refuses to start removes its own. An error message begins with
+/// the path.
 pub(super) fn read_each<T: Send>(
     paths: &[PathBuf],
     threads: usize,
@@ -165,7 +167,8 @@ pub(super) fn read_each<T: Send>(
             .and_then(|file| read_one(BufReader::new(file)))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     });
-    read.into_iter().collect()
+    let is_there = |read: &io::Result<T>| !matches!(read, Err(error) if error.kind() == NotFound);
+    read.into_iter().filter(is_there).collect()
 }
 
 /// The time of the newest line in any journal below an output folder, from the last lines of each; `None` if
@@ -342,6 +345,17 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_that_was_removed_meanwhile_is_left_out() {
+        let output = tempfile::tempdir().unwrap();
+        let folder = output.path().join(FOLDER);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("journal-r-00000.jsonl"), journal("r", 5.0, &[])).unwrap();
+        std::os::unix::fs::symlink("gone", folder.join("journal-s-00000.jsonl")).unwrap();
+        assert_eq!(Past::load(output.path(), 2).unwrap().journals, 1);
+        assert_eq!(newest_unix_s(output.path(), 2).unwrap(), Some(5.0));
+    }
 
     #[test]
     fn a_pipe_with_a_journals_name_is_left_out() {

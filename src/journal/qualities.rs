@@ -36,7 +36,12 @@ pub fn qualities(output: &Path) -> io::Result<HashMap<PathBuf, Box<Quality>>> {
             }
             _ => {}
         };
-        for_each_line(BufReader::new(File::open(path)?), visit)?;
+        match File::open(path) {
+            Ok(file) => for_each_line(BufReader::new(file), visit)?,
+            // A run that refused to start removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
     }
     let measured = last
         .into_iter()

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::past::{self, Chapter, Last, Past};
 use super::{Line, RunLine, unix_s};
 use crate::job::outcome::Status as Ended;
+use crate::process;
 use crate::report::State;
 
 /// A live rank writes a line every half minute; after this time without one it counts as quiet.
@@ -121,6 +122,16 @@ fn read(journal: impl BufRead) -> std::io::Result<(Progress, Chapter)> {
     Ok((progress, chapter))
 }
 
+/// Whether a rank's process is alive, if that can be determined here. Host names alone do not tell, because
+/// containers and cloned machines share them; journals of early versions have nothing else.
+fn lives(run: &RunLine) -> Option<bool> {
+    match &run.process {
+        Some(process) => process.lives(run.pid),
+        None if run.host == crate::resources::host_name() => Some(process::lives(run.pid as i32)),
+        None => None,
+    }
+}
+
 /// Runs and results below an output folder.
 #[derive(Debug)]
 pub struct Status {
@@ -141,9 +152,7 @@ impl Status {
     pub fn load(output: &Path) -> std::io::Result<Self> {
         let threads = crate::resources::available_cpus();
         let journals = past::read_each(&past::journal_paths(output)?, threads, read)?;
-        let host = crate::resources::host_name();
-        let alive = |run: &RunLine| (run.host == host).then(|| crate::process::lives(run.pid as i32));
-        Ok(Self::of(journals, unix_s(SystemTime::now()), alive))
+        Ok(Self::of(journals, unix_s(SystemTime::now()), lives))
     }
 
     /// The status from journals with these bytes at the time `now_unix_s`.
@@ -294,6 +303,25 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_process_of_another_namespace_has_not_died_here() {
+        let own = process::ProcessId::current().unwrap();
+        let mut first = journal(0, "").replace("journal/1", "journal/2");
+        let host = crate::resources::host_name();
+        first = first.replace("\"n0\"", &serde_json::to_string(&host).unwrap());
+        let state = |process: &str| {
+            let with = format!("\"pid\":4194305,{process}");
+            let status = status(&[first.replace("\"pid\":1,", &with)], 101.0, lives);
+            status.runs[0][0].state.clone()
+        };
+        assert_eq!(state(""), RankState::Dead, "this host has no such process");
+        let recorded = |process| format!("\"process\":{},", serde_json::to_string(&process).unwrap());
+        assert_eq!(state(&recorded(own.clone())), RankState::Dead);
+        let pid_namespace = own.pid_namespace + 1;
+        let contained = process::ProcessId { pid_namespace, ..own };
+        assert_eq!(state(&recorded(contained)), RankState::Running);
     }
 
     #[test]
