@@ -17,8 +17,9 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::process;
@@ -27,8 +28,11 @@ const PREFIX: &str = ".niimpi-";
 const SUFFIX: &str = ".part";
 
 /// An unfinished file of another host that was not written to for this time counts as abandoned. If its
-/// writer is still alive, its rename fails with an error.
+/// writer is suspended, its rename later fails with an error.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
+/// After this time the time of an unfinished file is renewed, because a file can wait long for its content.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
 
 /// Prefix of the names of this process's unfinished files.
 static OWN_PREFIX: LazyLock<String> = LazyLock::new(|| {
@@ -37,11 +41,35 @@ static OWN_PREFIX: LazyLock<String> = LazyLock::new(|| {
     format!("{PREFIX}{}-{pid}-{start}-", process::space())
 });
 
-/// The unfinished files of this process.
-static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// A file without its final name.
+struct Unfinished {
+    path: PathBuf,
+    /// When its time was last renewed; `None` if that must not happen any more.
+    renewed: Option<Instant>,
+}
 
-fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+/// The unfinished files of this process.
+static UNFINISHED: Mutex<Vec<Unfinished>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<Unfinished>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renews the times of this process's unfinished files, so that they do not count as abandoned. Call it
+/// often.
+pub(crate) fn renew_unfinished() {
+    renew_after(RENEW_EVERY);
+}
+
+fn renew_after(age: Duration) {
+    let now = TimeSpec::UTIME_NOW;
+    for part in unfinished().iter_mut() {
+        if part.renewed.is_some_and(|renewed| renewed.elapsed() >= age) {
+            // By the clock of the file system.
+            let _ = utimensat(AT_FDCWD, &part.path, &now, &now, UtimensatFlags::NoFollowSymlink);
+            part.renewed = Some(Instant::now());
+        }
+    }
 }
 
 /// Which folders of a path are followed and created.
@@ -70,6 +98,11 @@ impl Folder {
     /// The error of the file system; `NotADirectory` or `FilesystemLoop` if one of the checked folders is a
     /// link.
     pub(crate) fn open(path: &Path, folders: Folders) -> io::Result<Arc<Self>> {
+        Self::open_synced(path, folders, false)
+    }
+
+    /// The same. With `sync`, the entries of the folders that it creates are synced.
+    pub(crate) fn open_synced(path: &Path, folders: Folders, sync: bool) -> io::Result<Arc<Self>> {
         let path = match path.as_os_str().is_empty() {
             true => Path::new("."),
             false => path,
@@ -77,7 +110,7 @@ impl Folder {
         let own = match folders {
             Folders::Existing => 0,
             Folders::Made => {
-                std::fs::create_dir_all(path)?;
+                make_folders(path, sync)?;
                 0
             }
             Folders::Own(count) => count,
@@ -95,6 +128,7 @@ impl Folder {
             fd = match openat(&fd, name, flags, Mode::empty()) {
                 Err(Errno::ENOENT) => {
                     match mkdirat(&fd, name, Mode::from_bits_truncate(0o777)) {
+                        Ok(()) if sync => sync_entries(&fd)?,
                         Ok(()) | Err(Errno::EEXIST) => {}
                         Err(error) => return Err(error.into()),
                     }
@@ -111,7 +145,13 @@ impl Folder {
 
     /// Syncs the folder's entries.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        unless_unsupported(nix::unistd::fsync(&self.fd))
+        sync_entries(&self.fd)
+    }
+
+    /// Whether both are the same folder.
+    fn is(&self, other: &Self) -> bool {
+        let id = |folder: &Self| fstat(&folder.fd).map(|stat| (stat.st_dev, stat.st_ino));
+        id(self).is_ok_and(|own| id(other) == Ok(own))
     }
 
     /// Checks that the file with this name is still the one that was seen. Returns whether it exists.
@@ -146,6 +186,22 @@ impl Folder {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Creates a folder and those above it that are missing. With `sync`, their entries are synced.
+pub(crate) fn make_folders(path: &Path, sync: bool) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    std::fs::create_dir_all(path)?;
+    let above = missing.iter().filter(|_| sync).filter_map(|made| made.parent());
+    for folder in above {
+        Folder::open(folder, Folders::Existing)?.sync()?;
+    }
+    Ok(())
+}
+
+fn sync_entries(folder: &OwnedFd) -> io::Result<()> {
+    unless_unsupported(nix::unistd::fsync(folder))
 }
 
 /// Some network and FUSE file systems report that they cannot sync a folder. This is ignored, because the
@@ -226,7 +282,10 @@ impl PartFile {
                 Err(Errno::EEXIST) => continue,
                 opened => opened?,
             };
-            unfinished().push(folder.path.join(&name));
+            unfinished().push(Unfinished {
+                path: folder.path.join(&name),
+                renewed: Some(Instant::now()),
+            });
             return Ok(PartFile {
                 file: File::from(fd),
                 folder: Arc::clone(folder),
@@ -250,12 +309,29 @@ impl PartFile {
         &self.folder
     }
 
+    /// Uses another file's open folder if it is the same, so that fewer files are open.
+    pub(crate) fn share_folder(&mut self, other: &Arc<Folder>) {
+        if self.folder.path == other.path && self.folder.is(other) {
+            self.folder = Arc::clone(other);
+        }
+    }
+
+    /// From now on the time of the file is no longer renewed.
+    pub(crate) fn keep_time(&self) {
+        let path = self.folder.path.join(&self.name);
+        for part in unfinished().iter_mut().filter(|part| part.path == path) {
+            part.renewed = None;
+        }
+    }
+
     /// Renames the file to its final name.
     ///
     /// # Errors
     /// `AlreadyExists` if the name belongs to an unexpected file, which is kept; otherwise the error of the
     /// file system.
     pub(crate) fn publish(mut self, name: &OsStr, expected: Expected) -> io::Result<()> {
+        // Its name can be another file's during the exchange.
+        self.keep_time();
         let named = match expected {
             Expected::Anything => self.rename(name),
             Expected::Nothing => self.name_new(name),
@@ -367,7 +443,7 @@ impl Drop for PartFile {
             let _ = unlinkat(self.folder.fd.as_fd(), name, UnlinkatFlags::NoRemoveDir);
         }
         let path = self.folder.path.join(&self.name);
-        unfinished().retain(|listed| *listed != path);
+        unfinished().retain(|listed| listed.path != path);
     }
 }
 
@@ -425,8 +501,8 @@ fn open_device(path: &Path) -> io::Result<File> {
 
 /// Removes this process's unfinished files before it exits early.
 pub fn remove_unfinished() {
-    for path in unfinished().drain(..) {
-        let _ = std::fs::remove_file(path);
+    for part in unfinished().drain(..) {
+        let _ = std::fs::remove_file(part.path);
     }
 }
 
@@ -462,11 +538,17 @@ fn is_stale(path: &Path, name: &OsStr) -> bool {
         return !process::lives_since(pid, start);
     }
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| {
-        SystemTime::now()
-            .duration_since(modified)
-            .is_ok_and(|age| age > ABANDONED_AFTER)
-    })
+    let age = modified.ok().and_then(|modified| {
+        let now = file_system_now(path.parent()?)?;
+        now.duration_since(modified).ok()
+    });
+    age.is_some_and(|age| age > ABANDONED_AFTER)
+}
+
+/// The time by the clock of a folder's file system: that of a file created in it now.
+pub(crate) fn file_system_now(folder: &Path) -> Option<SystemTime> {
+    let probe = tempfile::Builder::new().prefix(".clock-").tempfile_in(folder);
+    probe.ok()?.as_file().metadata().ok()?.modified().ok()
 }
 
 #[cfg(test)]

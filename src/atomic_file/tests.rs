@@ -134,13 +134,34 @@ fn unfinished_files_of_the_dead_are_removed_and_others_left() {
 }
 
 #[test]
+fn the_time_of_an_unfinished_file_is_renewed_until_it_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut part = part(dir.path(), "x");
+    let age = |part: &mut PartFile| {
+        let old = SystemTime::now() - Duration::from_secs(700);
+        part.file().set_modified(old).unwrap();
+        old
+    };
+    let modified = |part: &mut PartFile| part.file().metadata().unwrap().modified().unwrap();
+    let old = age(&mut part);
+    renew_unfinished();
+    assert_eq!(modified(&mut part), old, "it was created a moment ago");
+    renew_after(Duration::ZERO);
+    assert!(modified(&mut part) > old + Duration::from_secs(600));
+    let old = age(&mut part);
+    part.keep_time();
+    renew_after(Duration::ZERO);
+    assert_eq!(modified(&mut part), old, "its time is recorded");
+}
+
+#[test]
 fn an_unfinished_file_is_removed_on_drop() {
     let dir = tempfile::tempdir().unwrap();
     let part = part(dir.path(), "x");
     assert_eq!(remove_stale(dir.path()), 0);
     drop(part);
     assert_eq!(names(dir.path()), Vec::<String>::new());
-    let inside = |path: &PathBuf| path.starts_with(dir.path());
+    let inside = |part: &Unfinished| part.path.starts_with(dir.path());
     assert!(!unfinished().iter().any(inside));
 }
 

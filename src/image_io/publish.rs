@@ -62,6 +62,8 @@ impl Part {
         if sync {
             file.sync_all()?;
         }
+        self.file.keep_time();
+        let file: &File = self.file.file();
         let now = FileId::of(&self.id.path, &file.metadata()?);
         (self.id.bytes, self.id.mtime_ns) = (now.bytes, now.mtime_ns);
         Ok(())
@@ -77,14 +79,18 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    pub(super) fn new(parts: Vec<Part>, sync: bool) -> Self {
+    pub(super) fn new(mut parts: Vec<Part>, sync: bool) -> Self {
+        if let [first, rest @ ..] = parts.as_mut_slice() {
+            let folder = Arc::clone(first.file.folder());
+            rest.iter_mut().for_each(|part| part.file.share_folder(&folder));
+        }
         StagedFile { parts, sync }
     }
 
     /// The same output with the files of another one, which get their names first.
     pub(crate) fn with_second(mut self, second: StagedFile) -> Self {
         self.parts.splice(0..0, second.parts);
-        self
+        Self::new(self.parts, self.sync)
     }
 
     /// Syncs the output if requested, and renames it. An existing file is replaced. This waits for the disk
@@ -168,13 +174,13 @@ fn sync_folder(folder: &Folder, path: &Path) -> Result<(), ImageError> {
         .map_err(|error| failed("syncing the folder", path, error))
 }
 
-/// Creates an unfinished file in the folder of `path`.
-pub(super) fn create_part(path: &Path, folders: Folders) -> Result<PartFile, ImageError> {
-    let opened =
-        Folder::open(folder_of(path), folders).map_err(|error| match folder_is_link(path, folders) {
-            Some(folder) => Cause::FolderIsLink { folder }.at(path),
-            None => failed("opening the folder", path, error),
-        });
+/// Creates an unfinished file in the folder of `path`. With `sync`, the entries of new folders are synced.
+pub(super) fn create_part(path: &Path, folders: Folders, sync: bool) -> Result<PartFile, ImageError> {
+    let opened = Folder::open_synced(folder_of(path), folders, sync);
+    let opened = opened.map_err(|error| match folder_is_link(path, folders) {
+        Some(folder) => Cause::FolderIsLink { folder }.at(path),
+        None => failed("opening the folder", path, error),
+    });
     PartFile::create(&opened?).map_err(|error| failed("creating a file", path, error))
 }
 
@@ -204,7 +210,7 @@ mod tests {
     fn output(folder: &Path, content: &str) -> StagedFile {
         let parts = ["a.img", "a.hdr"].map(|name| {
             let path = folder.join(name);
-            let mut file = create_part(&path, Folders::Existing).unwrap();
+            let mut file = create_part(&path, Folders::Existing, false).unwrap();
             let bytes = format!("{content} {name}");
             file.file().write_all(bytes.as_bytes()).unwrap();
             let written = Written {

@@ -139,7 +139,7 @@ impl ImageWriter {
         let codec = suffix.gzip.then_some(codec);
 
         if !suffix.is_pair() {
-            let part = write_part(path, options.folders, codec, &[header, voxels], voxel_bytes)?;
+            let part = write_part(path, options, codec, &[header, voxels], voxel_bytes)?;
             return Ok(StagedFile::new(vec![part], options.sync));
         }
         let partner_name = path.file_name().and_then(file_name::pair_partner);
@@ -149,9 +149,9 @@ impl ImageWriter {
             _ => (path, partner.as_path()),
         };
         let mut codec = codec;
-        let (folders, first) = (options.folders, codec.as_deref_mut());
-        let voxel_part = write_part(voxel_path, folders, first, &[voxels], voxel_bytes)?;
-        let header_part = write_part(header_path, folders, codec, &[header], voxel_bytes)?;
+        let first = codec.as_deref_mut();
+        let voxel_part = write_part(voxel_path, options, first, &[voxels], voxel_bytes)?;
+        let header_part = write_part(header_path, options, codec, &[header], voxel_bytes)?;
         Ok(StagedFile::new(vec![voxel_part, header_part], options.sync))
     }
 }
@@ -165,7 +165,7 @@ pub(crate) fn stage_sidecar(
     content: &[u8],
     options: &WriteOptions,
 ) -> Result<StagedFile, ImageError> {
-    let part = write_part(path, options.folders, None, &[content], 1)?;
+    let part = write_part(path, options, None, &[content], 1)?;
     Ok(StagedFile::new(vec![part], options.sync))
 }
 
@@ -220,7 +220,7 @@ impl ChunkedWriter {
             .map_err(|cause| cause.at(path))?;
         let mut chunk = Chunk::default();
         let not_written = |error| failed("writing", path, error);
-        let mut file = create_part(path, options.folders)?;
+        let mut file = create_part(path, options.folders, options.sync)?;
         let mut member = match suffix_of(path)?.gzip {
             true => GzipMember::start(file.file()).map_err(not_written)?,
             false => GzipMember::plain(),
@@ -311,12 +311,12 @@ impl ChunkedWriter {
 /// Writes the concatenation of `parts` to an unfinished file for `path`, as gzip if there is a codec.
 fn write_part(
     path: &Path,
-    folders: Folders,
+    options: &WriteOptions,
     codec: Option<&mut Codec>,
     parts: &[&[u8]],
     voxel_bytes: usize,
 ) -> Result<Part, ImageError> {
-    let mut file = create_part(path, folders)?;
+    let mut file = create_part(path, options.folders, options.sync)?;
     let sink = file.file();
     let written = match codec {
         Some(codec) => write_gzip(sink, codec, parts, voxel_bytes),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Line, RunLine, past};
+use crate::atomic_file::file_system_now;
 use crate::slurm::{self, Job, running};
 
 /// A live rank writes a line every 30 s. If neither its process nor its job can be checked, a run counts as
@@ -97,7 +98,9 @@ impl RunJournal {
             return if runs { Life::Living } else { Life::Dead };
         }
         let silent_for = crate::fault::wait_limit(SILENT_FOR);
-        let age = file_system_now(&self.path)
+        let folder = self.path.parent();
+        let age = folder
+            .and_then(file_system_now)
             .and_then(|now| now.duration_since(self.modified).ok())
             .unwrap_or_default();
         let left = silent_for.saturating_sub(age);
@@ -126,13 +129,4 @@ impl RunJournal {
             _ => running::job_runs(job_id),
         }
     }
-}
-
-/// The time by the clock of the journal's file system: that of a file created now in the same folder.
-fn file_system_now(journal: &Path) -> Option<SystemTime> {
-    let probe = tempfile::Builder::new()
-        .prefix(".clock-")
-        .tempfile_in(journal.parent()?)
-        .ok()?;
-    probe.as_file().metadata().ok()?.modified().ok()
 }

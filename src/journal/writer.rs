@@ -11,7 +11,7 @@ use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
 use super::{FOLDER, Line, RunLine, file_of};
-use crate::atomic_file::{Folder, Folders};
+use crate::atomic_file::{Folder, Folders, renew_unfinished};
 use crate::report::State;
 use crate::text::is_plain;
 
@@ -131,8 +131,9 @@ impl Journal {
         }
     }
 
-    /// Writes a heartbeat if no line was written for a while.
+    /// Writes a heartbeat if no line was written for a while, and renews unfinished files.
     pub fn say_alive(&self) {
+        renew_unfinished();
         if self.sink().written.elapsed() >= SAY_ALIVE {
             self.write_alive();
         }

@@ -12,6 +12,7 @@ use super::memory::bytes_for_images;
 use super::resume::{self, Stamps};
 use super::split::{self, Group};
 use super::{Clock, Config, request};
+use crate::atomic_file::make_folders;
 use crate::images::{self, ImageEntry};
 use crate::job::outcome::Outcome;
 use crate::job::shared::{Plan, SectionWorker};
@@ -150,7 +151,7 @@ pub(super) fn decide(
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
     if !config.dry_run {
         let output = &config.list.output;
-        std::fs::create_dir_all(output).map_err(|error| {
+        make_folders(output, config.job.sync).map_err(|error| {
             format!(
                 "--output {}: the folder cannot be created: {error}",
                 output.display()

@@ -7,7 +7,7 @@
  *          `wait`: the call creates the file $NIIMPI_FAULT_GO.held and waits until the file $NIIMPI_FAULT_GO
  *          exists
  *   AFTER  bytes of a file that succeed first (read and write), 0 for none
- *   PART   a part of the file's path
+ *   PART   a part of the file's path, or its end if PART ends with `$`
  * A write that crosses the limit is shortened, as on a disk that becomes full.
  */
 #define _GNU_SOURCE
@@ -46,11 +46,18 @@ static void load(void) {
     }
 }
 
+static int is_part(const char *part, const char *path) {
+    size_t wanted = strlen(part), len = strlen(path);
+    if (!wanted || part[wanted - 1] != '$') return strstr(path, part) != NULL;
+    wanted--;
+    return len >= wanted && !strncmp(path + len - wanted, part, wanted);
+}
+
 /* The fault for this call on this path, or NULL. */
 static struct fault *find(const char *call, const char *path) {
     load();
     for (int i = 0; i < count; i++)
-        if (!strcmp(faults[i].call, call) && strstr(path, faults[i].part)) return &faults[i];
+        if (!strcmp(faults[i].call, call) && is_part(faults[i].part, path)) return &faults[i];
     return NULL;
 }
 

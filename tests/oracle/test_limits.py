@@ -33,6 +33,21 @@ def test_few_open_files_and_a_slow_disk_fail_no_image(tmp_path, faulty):  # noqa
     assert len(images.results(tmp_path / "out")) == 150
 
 
+@pytest.mark.parametrize("options", [[], ["--follow-links"]])
+def test_the_entries_of_new_folders_are_synced(tmp_path, faulty, options):  # noqa: F811
+    """Only the sync of the folder that holds a new folder fails."""
+    array = images.random_array(images.np.random.default_rng(6), (5, 6, 7), "int16")
+    images.write(tmp_path / "in" / "sub-1" / "dwi" / "a.nii", array, affine=images.diagonal(2, 2, 2))
+    env = faulty("fsync:5:0:/out/sub-1$")
+    report = tmp_path / "report.json"
+    words = arguments(tmp_path, "--sigma=1", "--report", report, *options)
+    finished = run(words, env=env, report_path=report)
+    assert finished.code == 1, finished
+    assert "opening the folder failed" in finished.report["images"][0]["error"], finished
+    finished = run([*words, "--resume", "--no-sync"], env=env, report_path=report)
+    assert finished.code == 0, finished
+
+
 def test_a_low_soft_limit_on_open_files_is_raised(tmp_path):
     images.series(tmp_path / "in", 60)
     finished = run(arguments(tmp_path, "--sigma=1", "--threads=16"), prefix=limited("-Sn", 64))
