@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use bids::{BidsRequest, Dataset};
 pub use entry::ImageEntry;
+pub(crate) use entry::MOST_FILES;
 pub(crate) use found::natural_order;
 pub use mask_choice::{MaskChoice, MaskTemplate};
 pub use output_name::NameTemplate;

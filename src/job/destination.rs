@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ImageJob;
-use super::failure::failure;
+use super::failure::{failure, is_out_of_files};
 use super::outcome::{Failure, FailureKind, FileId, Outcome, Stage};
 use super::picture::{self, Views};
 use super::problem::Problem;
@@ -91,9 +91,12 @@ impl Destination {
             .sidecars(paths.input, paths.output, paths.second)
             .map_err(|error| Failure {
                 stage: Stage::Read,
-                error: format!("{}: {error}", paths.input.display()),
+                error: format!("{}: {}", paths.input.display(), error.text),
                 problem: Some(Problem::Metadata),
-                kind: FailureKind::Own,
+                kind: match error.source {
+                    Some(error) if is_out_of_files(&error) => FailureKind::NoFreeFile,
+                    _ => FailureKind::Own,
+                },
             })
     }
 

@@ -96,7 +96,7 @@ pub(super) fn mask_failure(input: &Path, error: &ImageError) -> Failure {
 }
 
 /// Whether this process or the system has reached its limit on open files.
-fn is_out_of_files(error: &std::io::Error) -> bool {
+pub(super) fn is_out_of_files(error: &std::io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE};
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }

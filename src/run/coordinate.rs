@@ -61,7 +61,7 @@ pub(super) fn work(
     let workers = threads.len();
     let limit = memory_limit(setup, rank, &threads);
     let behind = match config.job.sync {
-        true => limits::behind_each_of(workers),
+        true => limits::behind_each_of(workers, &setup.entries),
         false => Behind::default(),
     };
     let output = output_folder(config);

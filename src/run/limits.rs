@@ -3,6 +3,8 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::images::{ImageEntry, MOST_FILES};
+
 /// Threads per worker that wait for the disk while it processes the next images. They hold open files, not
 /// images.
 pub(crate) const PUBLISHERS: usize = 4;
@@ -35,24 +37,39 @@ pub(super) struct Behind {
     pub(super) queued: usize,
 }
 
-/// The maximum that this process's limit on open files allows for this number of workers.
-pub(super) fn behind_each_of(workers: usize) -> Behind {
+/// The maximum that this process's limit on open files allows for this number of workers and these images.
+pub(super) fn behind_each_of(workers: usize, entries: &[ImageEntry]) -> Behind {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(MOST_OPEN_FILES));
-    behind_with(files as usize, workers)
+    let behind = |of_a_result| behind_with(files as usize, workers, of_a_result);
+    let least = behind(MOST_FILES);
+    if least == behind(1) {
+        // A long list need not be looked at.
+        return least;
+    }
+    let of_each = entries.iter().map(|entry| entry.files().iter().flatten().count());
+    behind(of_each.max().unwrap_or(1))
 }
 
-fn behind_with(files: usize, workers: usize) -> Behind {
-    /// Both halves of an input and of a result.
-    const IN_PROGRESS: usize = 4;
-    /// Both halves of a result.
-    const EACH: usize = 2;
+/// The same for results of this many files.
+fn behind_with(files: usize, workers: usize, of_a_result: usize) -> Behind {
     let left = files.saturating_sub(OWN_FILES + files_ahead_with(files));
-    let results = (left / workers).saturating_sub(IN_PROGRESS) / EACH;
+    let results = (left / workers).saturating_sub(in_progress(of_a_result)) / open_for(of_a_result);
     let publishers = results.min(PUBLISHERS);
     Behind {
         publishers,
         queued: (results - publishers).min(PUBLISHERS),
     }
+}
+
+/// Open files of a result of this many files: these and their folder.
+fn open_for(of_a_result: usize) -> usize {
+    of_a_result + 1
+}
+
+/// Open files of an image in progress: both halves of the input, the result, and a second folder while a
+/// file is created.
+fn in_progress(of_a_result: usize) -> usize {
+    2 + open_for(of_a_result) + 1
 }
 
 /// The maximum number of open files for images that no worker has started.
@@ -86,7 +103,7 @@ mod tests {
 
     #[test]
     fn fewer_results_wait_for_the_disk_where_few_files_may_be_open() {
-        let behind = |files, workers| behind_with(files, workers);
+        let behind = |files, workers| behind_with(files, workers, 1);
         let usual = Behind {
             publishers: PUBLISHERS,
             queued: PUBLISHERS,
@@ -97,10 +114,17 @@ mod tests {
         assert!(few.publishers + few.queued >= 1, "{few:?}");
         assert_eq!(behind(256, 128).publishers, 0);
         for (files, workers) in [(256, 4), (256, 16), (1024, 64), (1024, 128), (4096, 300)] {
-            let Behind { publishers, queued } = behind(files, workers);
-            // The worker itself holds one more result while it waits for a place.
-            let held = OWN_FILES + files_ahead_with(files) + workers * (4 + 2 * (publishers + queued));
-            assert!(held <= files, "{workers} workers hold {held} of {files} files");
+            for of_a_result in [1, 2, 4, MOST_FILES] {
+                let Behind { publishers, queued } = behind_with(files, workers, of_a_result);
+                let waiting = (publishers + queued) * open_for(of_a_result);
+                // The worker itself holds one more result while it waits for a place.
+                let each = in_progress(of_a_result) + waiting;
+                let held = OWN_FILES + files_ahead_with(files) + workers * each;
+                assert!(
+                    held <= files || waiting == 0,
+                    "{workers} workers hold {held} of {files} files"
+                );
+            }
         }
     }
 

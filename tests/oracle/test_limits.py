@@ -33,6 +33,25 @@ def test_few_open_files_and_a_slow_disk_fail_no_image(tmp_path, faulty):  # noqa
     assert len(images.results(tmp_path / "out")) == 150
 
 
+def test_few_open_files_fail_no_image_of_a_bids_dataset(tmp_path, faulty):  # noqa: F811
+    """Each result has four files. The root is listed when no file is free."""
+    raw = tmp_path / "in"
+    rng = images.np.random.default_rng(4)
+    for number in range(100, 260):
+        folder = raw / f"sub-{number}" / "dwi"
+        array = images.random_array(rng, (6, 5, 7, 3), "int16")
+        images.write(folder / f"sub-{number}_dwi.nii.gz", array, affine=images.diagonal(2, 2, 2))
+    (raw / "dataset_description.json").write_text('{"Name": "few", "BIDSVersion": "1.9.0"}')
+    (raw / "dwi.json").write_text('{"EchoTime": 0.1}')
+    (raw / "dwi.bval").write_text("0 1000 1000\n")
+    (raw / "dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
+    words = arguments(tmp_path, "--bids", "--fwhm=6", "--threads=16")
+    finished = run(words, prefix=limited("-n", 256), env=faulty("fsync:50ms:0:out"), timeout=100)
+    assert finished.code == 0, finished
+    for suffix in (".nii.gz", ".json", ".bval", ".bvec"):
+        assert len(list((tmp_path / "out").rglob(f"sub-*_dwi{suffix}"))) == 160, finished
+
+
 @pytest.mark.parametrize("options", [[], ["--follow-links"]])
 def test_the_entries_of_new_folders_are_synced(tmp_path, faulty, options):  # noqa: F811
     """Only the sync of the folder that holds a new folder fails."""

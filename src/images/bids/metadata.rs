@@ -76,7 +76,15 @@ pub(crate) struct Metadata {
     /// The options of the results.
     options: Value,
     /// The names of the files in the root, read once.
-    top: OnceLock<Result<Vec<PathBuf>, String>>,
+    top: OnceLock<Vec<PathBuf>>,
+}
+
+/// Why metadata cannot be used.
+#[derive(Debug)]
+pub(crate) struct MetadataError {
+    pub(crate) text: String,
+    /// The error of the file system, if it is one.
+    pub(crate) source: Option<io::Error>,
 }
 
 impl Metadata {
@@ -102,7 +110,7 @@ impl Metadata {
         input: &Path,
         result: &Path,
         second: Option<&Path>,
-    ) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, MetadataError> {
         let [mut of_result, mut of_second] = [Vec::new(), Vec::new()];
         let paths = second.map_or([None, None, None], sidecars_of);
         for ((suffix, path), second) in SIDECARS.iter().zip(sidecars_of(result)).zip(paths) {
@@ -147,15 +155,17 @@ impl Metadata {
     }
 
     /// The metadata of a result, from those of its image.
-    fn json(&self, input: &Path, sources: &[PathBuf]) -> Result<Map<String, Value>, String> {
+    fn json(&self, input: &Path, sources: &[PathBuf]) -> Result<Map<String, Value>, MetadataError> {
         let mut metadata = Map::new();
         for source in sources {
-            let found: Map<String, Value> = serde_json::from_slice(&read(source)?).map_err(|error| {
-                format!(
-                    "{}: metadata that is not JSON: {error}; correct the file",
-                    source.display()
-                )
-            })?;
+            let found: Map<String, Value> =
+                serde_json::from_slice(&read(source)?).map_err(|error| MetadataError {
+                    text: format!(
+                        "{}: metadata that is not JSON: {error}; correct the file",
+                        source.display()
+                    ),
+                    source: None,
+                })?;
             metadata.extend(found);
         }
         let place = input.strip_prefix(&self.root).unwrap_or(input);
@@ -181,7 +191,7 @@ impl Metadata {
     }
 
     /// The files of an image with this suffix that the inheritance principle gives it, the closest last.
-    fn applicable(&self, input: &Path, suffix: &str) -> Result<Vec<PathBuf>, String> {
+    fn applicable(&self, input: &Path, suffix: &str) -> Result<Vec<PathBuf>, MetadataError> {
         let stem = input
             .file_name()
             .and_then(split)
@@ -200,14 +210,10 @@ impl Metadata {
         for folder in folders {
             let listed;
             let files = match folder == self.root {
-                true => self
-                    .top
-                    .get_or_init(|| files_in(folder))
-                    .as_ref()
-                    .map_err(String::clone)?,
+                true => self.top()?,
                 false => {
                     listed = files_in(folder)?;
-                    &listed
+                    listed.as_slice()
                 }
             };
             let mut found: Vec<(usize, &PathBuf)> = Vec::new();
@@ -226,6 +232,15 @@ impl Metadata {
             all.extend(found.into_iter().map(|(_, file)| file.clone()));
         }
         Ok(all)
+    }
+
+    /// The paths in the root. An error is not kept, because it can be temporary.
+    fn top(&self) -> Result<&[PathBuf], MetadataError> {
+        if let Some(top) = self.top.get() {
+            return Ok(top);
+        }
+        let top = files_in(&self.root)?;
+        Ok(self.top.get_or_init(|| top))
     }
 
     /// Describes the dataset of the results in their folder, unless a file does already. `command` is the
@@ -294,7 +309,7 @@ fn same_metadata(one: &[u8], other: &[u8]) -> bool {
     one.is_some() && one == values(other)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> Result<Vec<u8>, MetadataError> {
     // Opening a pipe would wait for its writer.
     let content = match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(io::Error::other("it is not a file")),
@@ -306,14 +321,20 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
             false => "",
         };
         let path = path.display();
-        format!("{path}: metadata that cannot be read: {error}{advice}")
+        MetadataError {
+            text: format!("{path}: metadata that cannot be read: {error}{advice}"),
+            source: Some(error),
+        }
     })
 }
 
 /// The paths in a folder.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>, MetadataError> {
     let list = || -> io::Result<_> { std::fs::read_dir(folder)?.map(|item| Ok(item?.path())).collect() };
-    list().map_err(|error| format!("{}: the folder cannot be read: {error}", folder.display()))
+    list().map_err(|error| MetadataError {
+        text: format!("{}: the folder cannot be read: {error}", folder.display()),
+        source: Some(error),
+    })
 }
 
 fn text(value: &Value) -> Vec<u8> {
@@ -447,13 +468,26 @@ mod tests {
             (&files[1].1[..], &files[2].1[..]),
             (&b"0 1000"[..], &b"0 1\n0 0\n0 0"[..])
         );
-        let error = of(2).unwrap_err();
+        let error = of(2).unwrap_err().text;
         assert!(
             error.contains("sub-2_dwi.json: metadata that is not JSON"),
             "{error}"
         );
         let of_bold = sidecars_of(Path::new("o/sub-1_bold.nii"));
         assert_eq!(of_bold, [Some("o/sub-1_bold.json".into()), None, None]);
+    }
+
+    #[test]
+    fn an_error_of_the_root_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("later");
+        let metadata = Metadata::new(&root, Value::Null);
+        let find = || metadata.sidecars(&root.join("sub-1_bold.nii"), Path::new("o/sub-1_bold.nii"), None);
+        let error = find().unwrap_err();
+        assert_eq!(error.source.unwrap().kind(), io::ErrorKind::NotFound);
+        write(&root, &[("bold.json", r#"{"A": 1}"#)]);
+        let found: Value = serde_json::from_slice(&find().unwrap()[0].1).unwrap();
+        assert_eq!(found["A"], 1);
     }
 
     #[test]
