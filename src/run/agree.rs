@@ -59,6 +59,7 @@ impl Config {
             ),
             ("--strategy", self.strategy.name().to_owned()),
             ("--split", self.split.name().to_owned()),
+            ("--device", self.device.to_string()),
         ];
         let mut request = values.map(|(name, value)| (name.to_owned(), value)).to_vec();
         push_leaves("", &self.job.options(), &mut request);

@@ -40,6 +40,12 @@ DIFFERENCES = {
         "--shard is not given on rank 0 and 1/2 on rank 1",
     ),
     "resume": (["--sigma=1"], ["--sigma=1", "--resume"], "existing results"),
+    # The device of rank 0 does not compute this method, which rank 1 does not know.
+    "device": (
+        ["--sigma=1", "--method=fft", "--device=opencl"],
+        ["--sigma=1", "--method=fft"],
+        "--device is opencl on rank 0 and cpu on rank 1",
+    ),
 }
 
 
