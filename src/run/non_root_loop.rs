@@ -45,6 +45,13 @@ pub(super) fn run<C: Communicator>(own: &mut RankLoop<'_, C>, asks: bool, costs_
     let record = own.record();
     let message = comm::encode(&(own.progress, record));
     own.comm.send(ROOT, Tag::Records, &message);
+    take_last_orders(own.comm);
+}
+
+/// Receives the orders that the root sent before it had the records. MPI requires that every message is
+/// received before it is finalised.
+fn take_last_orders(comm: &impl Communicator) {
+    while comm::decode::<Order>(&comm.receive_from(ROOT, Tag::Order)) != Order::End {}
 }
 
 impl Dialogue {
@@ -55,7 +62,7 @@ impl Dialogue {
         while let Some(message) = own.comm.try_receive_from(ROOT, Tag::Order) {
             match comm::decode(&message) {
                 Order::SmallestFirst => own.queue.put_smallest_first(costs_s),
-                Order::Stop => own.stop_early(),
+                Order::Stop | Order::End => own.stop_early(),
             }
         }
     }
@@ -106,5 +113,25 @@ impl Dialogue {
             own.comm.send(ROOT, Tag::HandBack, &comm::encode(hand_back));
             hand_back.places.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::threads::run_on_threads;
+
+    #[test]
+    fn orders_after_the_records_are_received() {
+        run_on_threads(2, |comm| {
+            if comm.rank() == ROOT {
+                for order in [Order::SmallestFirst, Order::Stop, Order::End] {
+                    comm.send(1, Tag::Order, &comm::encode(&order));
+                }
+            } else {
+                take_last_orders(comm);
+                assert_eq!(comm.try_receive_from(ROOT, Tag::Order), None);
+            }
+        });
     }
 }

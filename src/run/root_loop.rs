@@ -20,6 +20,8 @@ pub(super) enum Order {
     SmallestFirst,
     /// Start no more images.
     Stop,
+    /// The last message: the rank's records have arrived.
+    End,
 }
 
 /// The root's result when every rank is done.
@@ -178,7 +180,7 @@ impl<'a> Coordinator<'a> {
                 self.space
                     .start_again(self.ranks.iter().map(|rank| rank.progress));
             }
-            Order::Stop => {
+            Order::Stop | Order::End => {
                 self.pending.clear();
                 self.second_tries.clear();
             }
@@ -271,7 +273,7 @@ pub(super) fn run<C: Communicator>(
         if let Some(order) = state.next_order() {
             match order {
                 Order::SmallestFirst => own.queue.put_smallest_first(costs_s),
-                Order::Stop => own.stop_early(),
+                Order::Stop | Order::End => own.stop_early(),
             }
             let message = comm::encode(&order);
             let working = |&to: &usize| state.ranks[to].record.is_none();
@@ -304,14 +306,24 @@ fn take_messages(comm: &impl Communicator, state: &mut Coordinator<'_>, hosts: &
         comm.send(from, Tag::Assignment, &comm::encode(&(wanted, places)));
     }
     while let Some((from, message)) = comm.try_receive(Tag::Records) {
+        // A rank returns images before it sends its records, so MPI has them now, even if they arrived after
+        // the look above.
+        while let Some(message) = comm.try_receive_from(from, Tag::HandBack) {
+            state.on_hand_back(from, &hosts[from], comm::decode(&message));
+        }
         let (progress, record): (ProgressUpdate, RankRecord) = comm::decode(&message);
         state.on_record(from, progress, record);
+        comm.send(from, Tag::Order, &comm::encode(&Order::End));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::comm::threads::{ThreadRank, run_on_threads};
+    use crate::report::RankRow;
 
     fn coordinator(images: usize, costs_s: &[f64]) -> Coordinator<'_> {
         Coordinator::new((0..images).collect(), costs_s, &[1, 1, 1])
@@ -356,6 +368,70 @@ mod tests {
         assert_eq!(state.on_request(2, 1), [0]);
         assert_eq!(state.on_request(ROOT, 5), [1, 3]);
         assert!(!state.may_bring_more());
+    }
+
+    /// The root's view of messages that arrive after its first look for returned images.
+    struct AfterALook<'a>(&'a ThreadRank, Cell<bool>);
+
+    impl Communicator for AfterALook<'_> {
+        fn rank(&self) -> usize {
+            self.0.rank()
+        }
+
+        fn size(&self) -> usize {
+            self.0.size()
+        }
+
+        fn send(&self, to: usize, tag: Tag, message: &[u8]) {
+            self.0.send(to, tag, message);
+        }
+
+        fn try_receive(&self, tag: Tag) -> Option<(usize, Vec<u8>)> {
+            let too_early = tag == Tag::HandBack && !self.1.replace(true);
+            if too_early { None } else { self.0.try_receive(tag) }
+        }
+
+        fn try_receive_from(&self, from: usize, tag: Tag) -> Option<Vec<u8>> {
+            self.0.try_receive_from(from, tag)
+        }
+
+        fn abort(&self, exit_code: i32) -> ! {
+            self.0.abort(exit_code)
+        }
+
+        fn description(&self) -> String {
+            self.0.description()
+        }
+    }
+
+    #[test]
+    fn images_that_arrive_just_before_the_records_are_tried_once_more() {
+        let hand_back = HandBack {
+            places: vec![0, 1],
+            error: "no such file".to_owned(),
+            gives_up: true,
+        };
+        let hosts = ["n0", "n1"].map(str::to_owned);
+        run_on_threads(2, |comm| {
+            let record = RankRecord {
+                row: RankRow::default(),
+                images: Vec::new(),
+            };
+            if comm.rank() == 1 {
+                comm.send(ROOT, Tag::HandBack, &comm::encode(&hand_back));
+                let records = comm::encode(&(ProgressUpdate::default(), record));
+                comm.send(ROOT, Tag::Records, &records);
+                comm::gather(comm, ());
+                return;
+            }
+            comm::gather(comm, ());
+            let mut state = Coordinator::new((0..2).collect(), &[], &[1, 1]);
+            assert_eq!(state.on_request(1, 2), [0, 1]);
+            take_messages(&AfterALook(comm, Cell::new(false)), &mut state, &hosts);
+            assert!(state.ranks[1].record.is_some());
+            assert!(state.may_bring_more(), "the images are lost");
+            assert_eq!(state.on_request(ROOT, 2), [0, 1]);
+        });
     }
 
     #[test]
