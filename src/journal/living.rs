@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{Line, RunLine, past};
 use crate::atomic_file::file_system_now;
-use crate::slurm::{self, Job, running};
+use crate::slurm::running::Queue;
+use crate::slurm::{self, Job};
 
 /// A live rank writes a line every 30 s. If neither its process nor its job can be checked, a run counts as
 /// dead when its journal has not grown for this long.
@@ -44,6 +45,11 @@ pub(crate) fn runs(output: &Path) -> io::Result<Vec<RunJournal>> {
         name.ends_with("-00000.jsonl")
     });
     Ok(roots.filter_map(RunJournal::read).collect())
+}
+
+/// The jobs of these runs in Slurm's queue.
+pub(crate) fn queue(runs: &[RunJournal]) -> Queue {
+    Queue::of(runs.iter().filter_map(|journal| journal.run.slurm_job.as_deref()))
 }
 
 impl RunJournal {
@@ -90,11 +96,16 @@ impl RunJournal {
     /// Whether the run is alive, by its process, by its Slurm job, or else by its last line. A suspended
     /// Slurm job is silent but alive.
     pub(crate) fn life(&self) -> Life {
+        self.life_in(&queue(std::slice::from_ref(self)))
+    }
+
+    /// The same, with one query for several runs.
+    pub(crate) fn life_in(&self, queue: &Queue) -> Life {
         let run = &self.run;
         if let Some(lives) = run.process.as_ref().and_then(|process| process.lives(run.pid)) {
             return if lives { Life::Living } else { Life::Dead };
         }
-        if let Some(runs) = self.runs_in_slurm() {
+        if let Some(runs) = self.runs_in_slurm(queue) {
             return if runs { Life::Living } else { Life::Dead };
         }
         let silent_for = crate::fault::wait_limit(SILENT_FOR);
@@ -111,7 +122,7 @@ impl RunJournal {
     }
 
     /// Slurm's state of the run; `None` outside Slurm, or if Slurm does not respond.
-    fn runs_in_slurm(&self) -> Option<bool> {
+    fn runs_in_slurm(&self, queue: &Queue) -> Option<bool> {
         let run = &self.run;
         let job_id = run.slurm_job.as_deref()?;
         let restarts = |job: &Job| {
@@ -124,9 +135,9 @@ impl RunJournal {
                 if run.slurm_restarts.unwrap_or(0) < restarts(&own)? {
                     return Some(false);
                 }
-                running::step_runs(&own, run.slurm_step.as_deref()?)
+                queue.step_runs(&own, run.slurm_step.as_deref()?)
             }
-            _ => running::job_runs(job_id),
+            _ => queue.job_runs(job_id),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::images::{self, ImageEntry};
 use crate::journal::RunLine;
 use crate::journal::living::{self, Life, RunJournal};
 use crate::slurm;
+use crate::slurm::running::Queue;
 use crate::text::{counted, long_duration};
 
 /// What other runs must know about a run.
@@ -34,10 +35,16 @@ pub(super) fn digest(entries: &[ImageEntry], output: &Path) -> String {
 
 /// Refuses to start while a run of the same images is alive, before anything is written. Local to the root.
 pub(super) fn refuse_before(output: &Path, work: &Work<'_>) -> Result<(), String> {
-    let (rivals, others) = living_runs(output, work, None, &|| {})?;
+    let open = open_runs(output, None)?;
+    let queue = living::queue(&open);
+    let (overlapping, others): (Vec<_>, Vec<_>) =
+        open.into_iter().partition(|journal| overlaps(&journal.run, work));
+    let rivals = living_of(overlapping, &queue, &|| {});
     if let Some(rival) = rivals.first() {
         return Err(message(&rival.run, output));
     }
+    let lives = |journal: &RunJournal| journal.life_in(&queue) == Life::Living;
+    let others: Vec<_> = others.into_iter().filter(lives).collect();
     if let Some(other) = others.first() {
         tracing::info!(
             "{} in this output folder, of other images: {}",
@@ -97,8 +104,10 @@ pub(super) fn refuse_after(
     show_life: &dyn Fn(),
 ) -> Result<(), String> {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
-    let (rivals, _) = living_runs(output, work, Some(own), show_life)?;
-    for rival in rivals {
+    let mut open = open_runs(output, Some(own))?;
+    open.retain(|journal| overlaps(&journal.run, work));
+    let queue = living::queue(&open);
+    for rival in living_of(open, &queue, show_life) {
         let mut now = Some(rival);
         while let Some(rival) = now {
             if rival.works || rival.run.run.as_str() < own {
@@ -112,33 +121,30 @@ pub(super) fn refuse_after(
     Ok(())
 }
 
-/// The other live runs below this folder: those of the same images, and those of other images. Waits for
-/// rivals that can only be judged by their heartbeat.
-fn living_runs(
-    output: &Path,
-    work: &Work<'_>,
-    own: Option<&str>,
-    show_life: &dyn Fn(),
-) -> Result<(Vec<RunJournal>, Vec<RunJournal>), String> {
-    let runs = living::runs(output).map_err(|error| {
+/// The journals of runs below this folder that have not ended, without the run `own`.
+fn open_runs(output: &Path, own: Option<&str>) -> Result<Vec<RunJournal>, String> {
+    let mut runs = living::runs(output).map_err(|error| {
         format!(
             "--output {}: its journals cannot be listed: {error}",
             output.display()
         )
     })?;
-    let (mut rivals, mut others, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
-    let open = |journal: &RunJournal| !journal.closed && Some(journal.run.run.as_str()) != own;
-    for journal in runs.into_iter().filter(open) {
-        let overlaps = overlaps(&journal.run, work);
-        match journal.life() {
-            Life::Living if overlaps => rivals.push(journal),
-            Life::Living => others.push(journal),
-            Life::DeadAfter(left) if overlaps => doubtful.push((journal, left)),
-            Life::DeadAfter(_) | Life::Dead => {}
+    runs.retain(|journal| !journal.closed && Some(journal.run.run.as_str()) != own);
+    Ok(runs)
+}
+
+/// Those of the runs that are alive. Waits for runs that can only be judged by their heartbeat.
+fn living_of(runs: Vec<RunJournal>, queue: &Queue, show_life: &dyn Fn()) -> Vec<RunJournal> {
+    let (mut living, mut doubtful) = (Vec::new(), Vec::new());
+    for journal in runs {
+        match journal.life_in(queue) {
+            Life::Living => living.push(journal),
+            Life::DeadAfter(left) => doubtful.push((journal, left)),
+            Life::Dead => {}
         }
     }
-    rivals.extend(wait_for_heartbeats(doubtful, show_life));
-    Ok((rivals, others))
+    living.extend(wait_for_heartbeats(doubtful, show_life));
+    living
 }
 
 /// The runs that write something within their time.

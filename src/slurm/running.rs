@@ -1,13 +1,49 @@
 //! Running jobs and steps, from `squeue`.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use super::{Job, JobState};
 
-/// Whether a job is running on its nodes; `None` if `squeue` fails, and while Slurm ends the job.
-pub(crate) fn job_runs(job_id: &str) -> Option<bool> {
-    let text = squeue(&["--format=%A %T", "--jobs", job_id])?;
-    state_in(&text, job_id)
+/// Longer lists of jobs may not fit on a command line; then `squeue` prints all jobs.
+const MOST_NAMED_JOBS: usize = 1000;
+
+/// What `squeue` prints about several jobs. It is called only when needed, and once for all of them, because
+/// each call costs the cluster's controller time.
+#[derive(Default)]
+pub(crate) struct Queue {
+    job_ids: BTreeSet<String>,
+    jobs: OnceCell<Option<String>>,
+    steps: OnceCell<Option<String>>,
+}
+
+impl Queue {
+    pub(crate) fn of<'a>(job_ids: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            job_ids: job_ids.into_iter().map(str::to_owned).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether one of the jobs is running on its nodes; `None` if `squeue` fails, and while Slurm ends the
+    /// job.
+    pub(crate) fn job_runs(&self, job_id: &str) -> Option<bool> {
+        let ask = || {
+            let job_ids = Vec::from_iter(self.job_ids.iter().map(String::as_str)).join(",");
+            match self.job_ids.len() {
+                ..=MOST_NAMED_JOBS => squeue(&["--format=%A %T", "--jobs", &job_ids]),
+                _ => squeue(&["--format=%A %T"]),
+            }
+        };
+        state_in(self.jobs.get_or_init(ask).as_deref()?, job_id)
+    }
+
+    /// Whether a step of this process's own job is running; `None` if `squeue` fails.
+    pub(crate) fn step_runs(&self, own: &Job, step_id: &str) -> Option<bool> {
+        let ask = || squeue(&["--steps", "--format=%i", "--jobs", &own.job_id]);
+        Some(has_step(self.steps.get_or_init(ask).as_deref()?, own, step_id))
+    }
 }
 
 /// Whether the job is running according to these lines of `squeue`. The ID of an array lists all its tasks,
@@ -22,12 +58,6 @@ fn state_in(text: &str, job_id: &str) -> Option<bool> {
         Some(state) if state.as_str() == "COMPLETING" => None,
         state => Some(state.is_some_and(|state| state.is_at_work())),
     }
-}
-
-/// Whether a step of this process's own job is running; `None` if `squeue` fails.
-pub(crate) fn step_runs(own: &Job, step_id: &str) -> Option<bool> {
-    let text = squeue(&["--steps", "--format=%i", "--jobs", &own.job_id])?;
-    Some(has_step(&text, own, step_id))
 }
 
 /// Whether these lines of `squeue` contain the job's step. The step of an array task is named after the array

@@ -116,3 +116,22 @@ def test_steps_and_restarts_of_the_same_job(tmp_path, own, steps, lives, silent_
     left_open(tmp_path, 77, silent_s, SLURM_RESTART_COUNT=1, SLURM_STEP_ID=0)
     env = squeue(tmp_path, jobs="echo 77 RUNNING", steps=steps) | {"SLURM_JOB_ID": 77} | own
     check(begin(tmp_path, env), lives)
+
+
+def test_slurm_is_asked_once_about_all_other_shards(tmp_path):
+    """The tasks of a large array start together. Disjoint shards are no rivals; they are only counted."""
+    left_open(tmp_path, 77, 0)
+    (journal,) = journals(tmp_path / "out")
+    first, *lines = journal.read_text().splitlines()
+    journal.unlink()
+    for number in (2, 3, 4):
+        name = f"other{number}"
+        other = json.loads(first) | {"run": name, "slurm_job": str(76 + number), "shard": f"{number}/4"}
+        text = "".join(f"{line}\n" for line in [json.dumps(other), *lines[:-1]])
+        journal.with_name(f"{name}-00000.jsonl").write_text(text)
+    env = squeue(tmp_path, jobs="echo 78 RUNNING; echo 80 RUNNING")
+    finished = run(arguments(tmp_path, "--sigma=1", "--resume", "--overwrite", "--shard=1/4"), env=env)
+    assert finished.code == 0, finished
+    assert "2 other runs are in progress in this output folder, of other images" in finished.stderr, finished
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert "--jobs 78,79,80" in asked
