@@ -74,7 +74,12 @@ impl Strategy {
 /// If `parts` is 0.
 pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usize>> {
     assert!(parts > 0, "there is no share without a part");
-    let count = costs.len();
+    partition_rest(strategy, costs, &vec![0.0; parts])
+}
+
+/// The same for parts that already have these loads, which only `Size` takes into account.
+pub fn partition_rest(strategy: Strategy, costs: &[f64], loads: &[f64]) -> Vec<Vec<usize>> {
+    let (count, parts) = (costs.len(), loads.len());
     match strategy {
         Strategy::Block => (0..parts)
             .map(|part| (part * count / parts..(part + 1) * count / parts).collect())
@@ -85,8 +90,9 @@ pub fn partition(strategy: Strategy, costs: &[f64], parts: usize) -> Vec<Vec<usi
         Strategy::Size | Strategy::Dynamic => {
             let mut shares = vec![Vec::new(); parts];
             // The least loaded part first; among equals the one with fewer items, then the lower number.
-            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> =
-                (0..parts).map(|part| Reverse((Cost(0.0), 0, part))).collect();
+            let mut loads: BinaryHeap<Reverse<(Cost, usize, usize)>> = (0..parts)
+                .map(|part| Reverse((Cost(known(loads[part])), 0, part)))
+                .collect();
             for item in largest_first(costs) {
                 let Reverse((load, items, part)) = loads.pop().expect("there is a part");
                 shares[part].push(item);

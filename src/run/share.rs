@@ -145,7 +145,8 @@ pub(super) fn decide(
     let threads = ranks.threads[0].min(todo.len());
     request::check(in_memory, ranks.on_host_of(0), threads)?;
     let is_large = |place: usize| shared::may_be_large(&looks[place].facts);
-    let schedule = share_out(config, todo, costs_s, ranks.hosts.len(), is_large, &exceeding);
+    let how = (config.strategy, config.split);
+    let schedule = share_out(how, todo, costs_s, ranks.hosts.len(), is_large, &exceeding);
     let now = SystemTime::now();
     let run_time = time_after_all_runs(&config.list.output, now)?;
     let earlier_run = config.list.output.join(journal::FOLDER).exists();
@@ -254,23 +255,26 @@ fn report_moved(entries: &[&ImageEntry], looks: &[&Look]) {
 
 /// Assigns the images with these indices to ranks, alone or together.
 fn share_out(
-    config: &Config,
+    (strategy, split): (Strategy, Split),
     mut todo: Vec<usize>,
     costs_s: Vec<f64>,
     ranks: usize,
     is_large: impl Fn(usize) -> bool,
     exceeding: &HashSet<usize>,
 ) -> Schedule {
-    let groups = split::groups(config.split, &todo, ranks, is_large, |place| {
-        exceeding.contains(&place)
-    });
+    let groups = split::groups(split, &todo, ranks, is_large, |place| exceeding.contains(&place));
     let in_groups: HashSet<usize> = groups.iter().map(|group| group.place).collect();
     todo.retain(|place| !in_groups.contains(place));
     let todo_costs_s: Vec<f64> = todo.iter().map(|&place| costs_s[place]).collect();
     let places = |items: Vec<usize>| items.into_iter().map(|item| todo[item]).collect();
-    let shares = match config.strategy {
+    let mut loads_s = vec![0.0; ranks];
+    for group in &groups {
+        let part_s = costs_s[group.place] / group.count as f64;
+        group.ranks().for_each(|rank| loads_s[rank] += part_s);
+    }
+    let shares = match strategy {
         Strategy::Dynamic => vec![places(partition::largest_first(&todo_costs_s))],
-        fixed => partition::partition(fixed, &todo_costs_s, ranks)
+        fixed => partition::partition_rest(fixed, &todo_costs_s, &loads_s)
             .into_iter()
             .map(places)
             .collect(),
@@ -304,4 +308,25 @@ fn finish_by_s(
         let left_s = job_end_unix_s? - journal::unix_s(now) - REPORT_S;
         Some(clock.now_s() + left_s)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_share_an_image_get_other_images_last() {
+        let share = |costs_s: &[f64], ranks, split| {
+            let todo = (0..costs_s.len()).collect();
+            let how = (Strategy::Size, split);
+            share_out(how, todo, costs_s.to_vec(), ranks, |_| true, &HashSet::new())
+        };
+        let Schedule { shares, groups, .. } = share(&[4.0; 5], 8, Split::Auto);
+        let in_groups: Vec<_> = groups.iter().map(|group| (group.place, group.ranks())).collect();
+        assert_eq!(in_groups, [(1, 1..3), (3, 4..6), (4, 6..8)]);
+        assert_eq!((&shares[0], &shares[3]), (&vec![0], &vec![2]));
+        assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), 2);
+        let never = share(&[3.0, 2.0, 1.0], 2, Split::Never);
+        assert_eq!(never.shares, [vec![0], vec![1, 2]]);
+    }
 }
