@@ -114,6 +114,8 @@ impl RunSample {
 /// The measurements to which a model is fitted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measurements {
+    /// Names of the reports, for messages.
+    pub names: Vec<String>,
     pub runs: Vec<RunSample>,
     /// Number of different images that were measured.
     pub distinct_images: usize,
@@ -167,6 +169,7 @@ pub(crate) fn gather(
     }
     agree_with_each_other(sources)?;
     let mut measured = Measurements {
+        names: sources.iter().map(|source| source.name.clone()).collect(),
         reading_factor: 1.0,
         ..Measurements::default()
     };

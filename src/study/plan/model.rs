@@ -127,10 +127,18 @@ impl Model {
             .iter()
             .filter(|run| run.elsewhere == 0.0 || !several_nodes);
         let on_one_node = Vec::from_iter(on_one_node.map(|run| (run.near, run.cost, run.weight)));
-        let near = Line::fit_rising(&on_one_node);
+        let near = contention(&on_one_node);
         let other = |run: &Compared| (run.elsewhere, run.cost - near.slope * run.near, run.weight);
-        let far = several_nodes.then(|| Line::fit_rising(&Vec::from_iter(samples.iter().map(other))));
+        let far = several_nodes.then(|| contention(&Vec::from_iter(samples.iter().map(other))));
         let level = far.map_or(near.intercept, |far| far.intercept);
+        if !(level > 0.0 && level.is_finite()) {
+            return Err(format!(
+                "{}: these reports do not give the time of an image with one worker: by a line through them \
+                 it is {level:.2} times the mean; also give a report of one rank with one thread, or leave \
+                 out one that is much slower or faster than the others",
+                measured.names.join(", ")
+            ));
+        }
         let far = far.map(|far| far.slope);
         let beyond = |run: &Compared| {
             let expected = level + near.slope * run.near + far.unwrap_or(0.0) * run.elsewhere;
@@ -270,6 +278,23 @@ impl Model {
             all += voxels;
         }
         sum / f64::max(all, 1.0)
+    }
+}
+
+/// The slow-down by the number of additional workers. If only similar numbers were measured, the line through
+/// them can have any value for one worker. Workers that take turns are then the limit.
+fn contention(points: &[Point]) -> Line {
+    let line = Line::fit_rising(points);
+    let taking_turns = points.iter().map(|(others, cost, _)| cost / (1.0 + others));
+    if line.intercept >= taking_turns.fold(f64::INFINITY, f64::min) || line.slope == 0.0 {
+        return line;
+    }
+    let sum = |value: &dyn Fn(&Point) -> f64| points.iter().map(value).sum::<f64>();
+    let products = sum(&|(others, cost, weight)| weight * cost * (1.0 + others));
+    let level = products / sum(&|(others, _, weight)| weight * (1.0 + others).powi(2));
+    Line {
+        intercept: level,
+        slope: level.max(0.0),
     }
 }
 

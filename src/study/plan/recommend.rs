@@ -54,7 +54,7 @@ pub(crate) fn mark(predictions: &mut [Prediction], unfit: &[String]) -> Result<u
     let chosen = worth()
         .filter(|&place| predictions[place].elapsed_s <= fastest_s * 1.03)
         .min_by(|&a, &b| predictions[a].core_hours.total_cmp(&predictions[b].core_hours))
-        .expect("the fastest is among them");
+        .ok_or("the measurements give no time for any layout; measure again, or give other reports")?;
     predictions[chosen].recommended = true;
     Ok(chosen)
 }
@@ -222,6 +222,13 @@ mod tests {
         assert!(
             error.contains("--max-time") && error.contains("needs too much"),
             "{error}"
+        );
+        found[0].beyond = None;
+        found[0].efficiency = f64::NAN;
+        assert!(
+            mark(&mut found, &[])
+                .unwrap_err()
+                .contains("no time for any layout")
         );
         let error = mark(&mut [], &["9 threads do not fit".to_owned()]).unwrap_err();
         assert!(

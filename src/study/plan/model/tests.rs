@@ -103,3 +103,31 @@ fn the_limit_of_a_shared_file_system_is_recovered() {
     let (low, high) = fitted(&sources[1..2]).interval(1.0, 1.0, &[features(SIZES[0])], 0.3);
     assert!(low > 0.0 && high.is_finite(), "{low} {high}");
 }
+
+#[test]
+fn reports_of_nearly_equal_layouts_predict_one_worker() {
+    let machine = Machine::exact();
+    let mut slower = machine.source(80, 8, &SIZES, 2);
+    for row in &mut slower.report.images {
+        let timings = &mut row.outcome.timings;
+        let stages = [&mut timings.read_s, &mut timings.filter_s, &mut timings.write_s];
+        stages.into_iter().for_each(|seconds| *seconds *= 1.25);
+        row.outcome.start_s *= 1.25;
+    }
+    // A line through the costs of 7 and 8 workers is below 0 for one worker.
+    let model = fitted(&[machine.source(80, 7, &SIZES, 1), slower]);
+    for workers in [1.0, 2.0, 7.0, 8.0, 64.0] {
+        let slow_down = model.slow_down(workers, workers);
+        let each = slow_down / workers;
+        assert!(
+            (0.05..2.0).contains(&slow_down.min(each)),
+            "{workers}: {slow_down}"
+        );
+        let (low, high) = model.interval(workers, workers, &[features(1_000_000)], 0.2);
+        assert!(
+            low > 0.0 && low <= 1.0 && high >= 1.0 && high.is_finite(),
+            "{workers}: {low} {high}"
+        );
+    }
+    assert!(model.slow_down(1.0, 1.0) < model.slow_down(7.0, 7.0));
+}
