@@ -25,6 +25,9 @@ pub struct Outcome {
     pub worker: usize,
     /// When work on it started, seconds since the run's start.
     pub start_s: f64,
+    /// When its result had its name or it had failed, seconds since the run's start. `None` if it was not
+    /// processed, and in records of earlier versions.
+    pub end_s: Option<f64>,
     /// The time that each stage took.
     pub timings: Timings,
     /// What was read.
@@ -220,6 +223,8 @@ struct Row {
     problem: Option<Problem>,
     #[serde(default)]
     start_s: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end_s: Option<f64>,
     read_s: f64,
     filter_s: f64,
     write_s: f64,
@@ -292,6 +297,7 @@ impl From<&Outcome> for Row {
             error: failure.map(|failure| failure.error.clone()),
             problem: failure.and_then(|failure| failure.problem),
             start_s: outcome.start_s,
+            end_s: outcome.end_s,
             read_s,
             filter_s,
             write_s,
@@ -342,6 +348,7 @@ impl From<Row> for Outcome {
             rank: row.rank,
             worker: row.worker,
             start_s: row.start_s,
+            end_s: row.end_s,
             timings: Timings {
                 read_s: row.read_s,
                 filter_s: row.filter_s,
@@ -385,6 +392,7 @@ struct Message {
     rank: usize,
     worker: usize,
     start_s: f64,
+    end_s: Option<f64>,
     timings: Timings,
     input: InputFacts,
     retries: u32,
@@ -423,6 +431,7 @@ pub(crate) mod tests {
             rank: 3,
             worker: 1,
             start_s: 0.5,
+            end_s: None,
             timings: Timings {
                 read_s: 0.25,
                 filter_s: 0.5,
@@ -491,6 +500,10 @@ pub(crate) mod tests {
             failed(),
             Outcome {
                 warnings: vec![Warning::new("bitpix", "is odd".to_owned())],
+                ..done()
+            },
+            Outcome {
+                end_s: Some(3.5),
                 ..done()
             },
             Outcome {

@@ -98,6 +98,7 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, String> {
             row.rank += first_rank;
             row.shared.iter_mut().for_each(|sharer| sharer.rank += first_rank);
             row.start_s += offset_s;
+            row.end_s = row.end_s.map(|end_s| end_s + offset_s);
             images.add(row, report.state != State::Interrupted)?;
         }
     }

@@ -12,8 +12,8 @@ pub(crate) const STAGES: [&str; 4] = ["read", "filter", "write", "disk"];
 pub(crate) struct Span<'a> {
     pub(crate) image: &'a ImageRow,
     /// Seconds at which reading, filtering, writing and publishing begin, and at which publishing ends,
-    /// ascending. Reports contain the start of an image and the length of its stages, so publishing is
-    /// placed directly after writing, although it may begin later.
+    /// ascending. Publishing follows writing directly, so it includes the wait for a publisher. Reports of
+    /// earlier versions do not contain the end of an image, but only the length of its stages.
     pub(crate) bounds_s: [f64; 5],
 }
 
@@ -31,8 +31,8 @@ struct Work<'a> {
 }
 
 /// The workers that processed images, by rank and worker. If threads share an image, its stage times are sums
-/// over these threads; they are shortened to end before the worker's next image. An image that ranks share
-/// has a span on each of them, from its start on.
+/// over these threads; they are shortened to end before the image's publishing and the worker's next image.
+/// An image that ranks share has a span on each of them, from its start on.
 pub(crate) fn lanes(report: &Report) -> Vec<Lane<'_>> {
     let mut workers: BTreeMap<(usize, usize), Vec<Work<'_>>> = BTreeMap::new();
     for image in &report.images {
@@ -70,12 +70,12 @@ fn spans(mut images: Vec<Work<'_>>) -> Vec<Span<'_>> {
     let ends: Vec<f64> = ends.chain([f64::INFINITY]).collect();
     let spans = images.into_iter().zip(ends).map(|(work, end_s)| Span {
         image: work.image,
-        bounds_s: bounds_s(work.image.start_s, work.timings, end_s),
+        bounds_s: bounds_s(work.image, work.timings, end_s),
     });
     spans.collect()
 }
 
-fn bounds_s(start_s: f64, times: Timings, end_s: f64) -> [f64; 5] {
+fn bounds_s(image: &ImageRow, times: Timings, next_s: f64) -> [f64; 5] {
     let length = |seconds: f64| {
         if seconds.is_finite() {
             seconds.max(0.0)
@@ -83,15 +83,21 @@ fn bounds_s(start_s: f64, times: Timings, end_s: f64) -> [f64; 5] {
             0.0
         }
     };
-    let (start_s, used_s) = (length(start_s), length(times.worker_s()));
-    let part = match end_s - start_s {
+    let (start_s, used_s) = (length(image.start_s), length(times.worker_s()));
+    let publish_s = length(times.publish_s);
+    let published_s = image.end_s.filter(|end_s| *end_s >= start_s);
+    let publishing_s = published_s.map(|end_s| (end_s - publish_s).max(start_s));
+    let part = match publishing_s.map_or(next_s, |at_s| at_s.min(next_s)) - start_s {
         free_s if free_s < used_s => free_s.max(0.0) / used_s,
         _ => 1.0,
     };
     let read_end_s = start_s + part * length(times.read_s);
     let filter_end_s = read_end_s + part * length(times.filter_s);
     let write_end_s = filter_end_s + part * length(times.write_s);
-    let publish_end_s = write_end_s + length(times.publish_s);
+    let publish_end_s = match published_s {
+        Some(end_s) if publish_s > 0.0 => end_s,
+        _ => write_end_s + publish_s,
+    };
     [start_s, read_end_s, filter_end_s, write_end_s, publish_end_s]
 }
 
@@ -100,6 +106,23 @@ mod tests {
     use super::*;
     use crate::job::outcome::Sharer;
     use crate::report::sample;
+
+    #[test]
+    fn sums_over_threads_end_with_the_image() {
+        let mut report = sample::report();
+        let image = &mut report.images[1].outcome;
+        (image.start_s, image.end_s) = (3.0, Some(5.0));
+        let lanes = lanes(&report);
+        // Six seconds of work of four threads in a second and a half.
+        assert_eq!(lanes[0].spans[1].bounds_s, [3.0, 3.25, 3.75, 4.5, 5.0]);
+        assert_eq!(lanes[1].spans[0].bounds_s, [0.0, 1.0, 3.0, 6.0, 6.5]);
+        // A result that waited for the disk.
+        report.images[1].outcome.end_s = Some(12.0);
+        assert_eq!(
+            super::lanes(&report)[0].spans[1].bounds_s,
+            [3.0, 4.0, 6.0, 9.0, 12.0]
+        );
+    }
 
     #[test]
     fn stages_follow_each_other_and_end_before_the_next_image() {

@@ -70,11 +70,12 @@ pub(super) fn work(
     let abandon = AtomicBool::new(false);
     let memory = RankMemory::new(&config.job, &output, &threads, waiting_threads, limit, &abandon);
     let memory = memory.on_device(setup.device.as_ref());
+    let sharers = groups.iter().map(|group| group.count).min().unwrap_or(1);
     let mut context = WorkerContext {
         memory: &memory,
         entries: &setup.entries,
         costs_s: &costs_s,
-        pace: Pace::default(),
+        pace: Pace::of_threads(setup.ranks.threads[rank] * sharers),
         finish_by_s: setup.decision.finish_by_s.unwrap_or(f64::INFINITY),
         journal,
         output: &config.list.output,
@@ -100,6 +101,8 @@ pub(super) fn work(
     let returns = dynamic && rank != ROOT && alone.is_empty();
     queue.add(alone);
     context.shared = shared;
+    // An image of one worker takes longer than one that ranks share.
+    context.pace = Pace::of_threads(threads.iter().copied().min().unwrap_or(1));
     let own = Own {
         comm,
         config,

@@ -113,25 +113,30 @@ impl Grace {
     }
 }
 
-/// Ratio of measured to estimated time of images, learnt from finished ones; shared by a rank's workers.
+/// Ratio of an image's measured time to its estimated time on one thread, learnt from finished images; shared
+/// by a rank's workers.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The largest ratio so far, as bits.
     worst: AtomicU64,
+    /// The assumption before the first image is done.
+    unknown: f64,
 }
 
-/// The assumption before the first image is done.
+/// The assumption for one thread.
 const UNKNOWN_PACE: f64 = 3.0;
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace {
-            worst: AtomicU64::new(0.0_f64.to_bits()),
-        }
-    }
-}
+/// The same for any number of threads, because some work is not divided.
+const LEAST_UNKNOWN_PACE: f64 = 0.25;
 
 impl Pace {
+    /// For images that this many threads share, on all ranks.
+    pub(super) fn of_threads(threads: usize) -> Self {
+        Pace {
+            worst: AtomicU64::new(0.0_f64.to_bits()),
+            unknown: (UNKNOWN_PACE / threads as f64).max(LEAST_UNKNOWN_PACE),
+        }
+    }
+
     /// Learns from an image that was estimated at `cost_s` and took `taken_s`.
     pub(super) fn learn(&self, cost_s: f64, taken_s: f64) {
         let ratio = taken_s / cost_s;
@@ -144,7 +149,7 @@ impl Pace {
     /// Seconds that an image with this estimate can take.
     pub(super) fn predicted_s(&self, cost_s: f64) -> f64 {
         let worst = f64::from_bits(self.worst.load(Ordering::Relaxed));
-        cost_s * if worst > 0.0 { worst } else { UNKNOWN_PACE }
+        cost_s * if worst > 0.0 { worst } else { self.unknown }
     }
 }
 
@@ -165,8 +170,14 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_share_an_image_shorten_the_first_guess() {
+        let predicted_s = |threads| Pace::of_threads(threads).predicted_s(8.0);
+        assert_eq!([1, 2, 6, 64].map(predicted_s), [24.0, 12.0, 4.0, 2.0]);
+    }
+
+    #[test]
     fn the_slowest_image_so_far_sets_the_pace() {
-        let pace = Pace::default();
+        let pace = Pace::of_threads(1);
         assert_eq!(pace.predicted_s(2.0), 6.0);
         pace.learn(1.0, 0.5);
         assert_eq!(pace.predicted_s(2.0), 1.0);

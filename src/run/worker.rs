@@ -185,6 +185,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
             };
             let next = || context.queue.next(|| drop(events.send(Event::Idle)));
             while let Some(place) = waiting(&mut waited.idle_s, next) {
+                let began = Instant::now();
                 let fetched = context.ahead.take(place);
                 let entry = &context.entries[place];
                 let cost_s = context.costs_s[place];
@@ -192,7 +193,7 @@ pub(super) fn work(context: &WorkerContext<'_>, worker: usize, events: &Sender<E
                     let _ = events.send(Event::Late(entry.index));
                     continue;
                 }
-                let image = carry(context, worker, place, fetched, cost_s, &mut waited);
+                let image = carry(context, worker, place, (fetched, began), &mut waited);
                 if matches!(&image.made, Err(failure) if failure.kind == FailureKind::Stopped) {
                     // As after a kill, the journal has a start line but no end line.
                     let _ = events.send(Event::Unfinished(entry.index));
@@ -262,6 +263,10 @@ impl MadeImage<'_> {
             mut outcome,
             made,
         } = self;
+        if made.is_ok() && !outcome.shared.is_empty() {
+            let taken_s = context.clock.now_s() - outcome.start_s;
+            context.pace.learn(cost_s, taken_s);
+        }
         let existing = context.existing(place);
         let of_pair = entry.input.file_name().and_then(pair_partner).map_or(1, |_| 2);
         name_beside(outcome.input.files.iter_mut().take(of_pair), &entry.input);
@@ -286,11 +291,11 @@ impl MadeImage<'_> {
             timings.write_s += std::mem::take(&mut timings.publish_s);
         }
         outcome.timings = outcome.timings.rounded();
+        outcome.end_s = Some((context.clock.now_s() * 1e6).round() / 1e6);
         let mut kind = FailureKind::Own;
         outcome.end = match result {
             Ok(mut files) => {
                 name_beside(&mut files, &entry.output);
-                context.pace.learn(cost_s, outcome.timings.worker_s());
                 End::Done(files)
             }
             Err(failure) => {
@@ -377,11 +382,10 @@ fn carry<'a>(
     context: &WorkerContext<'a>,
     worker: usize,
     place: usize,
-    fetched: Option<OpenedInput>,
-    cost_s: f64,
+    (fetched, began): (Option<OpenedInput>, Instant),
     waited: &mut Waited,
 ) -> MadeImage<'a> {
-    let entry = &context.entries[place];
+    let (entry, cost_s) = (&context.entries[place], context.costs_s[place]);
     IMAGE_IN_HAND.set(Some(entry.input.display().to_string()));
     let started = context.started.fetch_add(1, Ordering::Relaxed) + 1;
     if let Some(Fault::Slow { rank, wait_ms }) = context.fault
@@ -409,6 +413,10 @@ fn carry<'a>(
     let made_from = Instant::now();
     let (made, for_memory_s) = make_with_files(context, worker, entry, fetched, &mut outcome);
     waited.idle_s += for_memory_s;
+    if made.is_ok() {
+        let taken_s = began.elapsed().as_secs_f64() - for_memory_s;
+        context.pace.learn(cost_s, taken_s);
+    }
     if waited.threads > 1 {
         // Threads that share an image wait for each other; stage times are sums over them.
         let thread_s = waited.threads as f64 * (made_from.elapsed().as_secs_f64() - for_memory_s);

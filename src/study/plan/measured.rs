@@ -337,7 +337,9 @@ fn take_run(source: &Source, memory: &MemoryByKind, into: &mut Measurements) -> 
         };
         let timings = &outcome.timings;
         first_start_s = first_start_s.min(outcome.start_s);
-        last_end_s = last_end_s.max(outcome.start_s + timings.worker_s() + timings.publish_s);
+        // Without an end, as in reports of earlier versions: as if one thread had done the work.
+        let after_stages_s = outcome.start_s + timings.worker_s() + timings.publish_s;
+        last_end_s = last_end_s.max(outcome.end_s.unwrap_or(after_stages_s));
         images.push(ImageSample {
             features,
             stage_s: stages_s(timings),

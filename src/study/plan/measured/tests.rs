@@ -186,6 +186,19 @@ fn a_run_is_read_with_its_own_costs() {
 }
 
 #[test]
+fn a_run_ends_with_its_last_image_not_after_the_sum_over_threads() {
+    let mut source = Machine::exact().source(20, 1, &SIZES, 1);
+    source.report.elapsed_s = 3.0;
+    for row in &mut source.report.images {
+        row.outcome.timings.filter_s = 100.0;
+        row.outcome.end_s = Some(row.outcome.start_s.min(2.5));
+    }
+    source.report.images[19].outcome.end_s = Some(2.75);
+    let run = &gathered(&[source]).unwrap().runs[0];
+    assert!((run.setup_s + run.working_s - 2.75).abs() < 1e-9 && (run.finish_s - 0.25).abs() < 1e-9);
+}
+
+#[test]
 fn what_cannot_be_fitted_is_refused_with_the_reason() {
     let good = Machine::default().source(20, 1, &SIZES, 1);
     let refusal = |source: Source| gathered(&[source]).unwrap_err();
