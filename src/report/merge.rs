@@ -99,7 +99,13 @@ pub(crate) fn merge(mut sources: Vec<Source>) -> Result<Report, String> {
             row.shared.iter_mut().for_each(|sharer| sharer.rank += first_rank);
             row.start_s += offset_s;
             row.end_s = row.end_s.map(|end_s| end_s + offset_s);
-            images.add(row, report.state != State::Interrupted)?;
+            let settled = match report.state {
+                State::Completed => true,
+                State::Interrupted => false,
+                // Of a run that stopped because of a full disk. Reports of version 1 have no reasons.
+                State::Failed => report.schema == SCHEMA_1 || row.end != End::Skipped(Reason::NotStarted),
+            };
+            images.add(row, settled)?;
         }
     }
     let left_over = images.left_over();
@@ -127,14 +133,14 @@ struct Images {
 
 struct Found {
     row: ImageRow,
-    /// Whether a completed run has processed it: if such a run skipped it, its result existed.
+    /// Whether a run that was not stopped has processed it: if such a run skipped it, its result existed.
     settled: bool,
     /// Its report, as an index into `paths`.
     source: usize,
 }
 
 impl Images {
-    /// Adds an image of the last report. `settled`: the run was completed.
+    /// Adds an image of the last report. `settled`: see [`Found`].
     fn add(&mut self, row: ImageRow, settled: bool) -> Result<(), String> {
         let source = self.paths.len() - 1;
         let Some(found) = self.found.get_mut(&row.index) else {
@@ -165,7 +171,7 @@ impl Images {
         Ok(())
     }
 
-    /// Whether there are images that no run processed and no completed run kept.
+    /// Whether there are images that no run processed and no settled run kept.
     fn left_over(&self) -> bool {
         let mut found = self.found.values();
         found.any(|found| found.row.status() == Status::Skipped && !found.settled)

@@ -87,6 +87,20 @@ fn an_interrupted_run_and_the_one_that_resumed_it_make_a_whole() {
 }
 
 #[test]
+fn images_that_a_run_without_space_did_not_start_are_left_over() {
+    use Status::{Done, Failed, Skipped};
+    let full = run(0, State::Failed, &[Done, Failed, Skipped]);
+    assert_eq!(merge(vec![full.clone()]).unwrap().state, State::Interrupted);
+    let mut kept = full.clone();
+    kept.report.images[2].outcome.end = End::Skipped(Reason::Kept);
+    assert_eq!(merge(vec![kept]).unwrap().state, State::Failed);
+    // Reports of version 1 have no reasons.
+    let mut old = full;
+    old.report.schema = SCHEMA_1.to_owned();
+    assert_eq!(merge(vec![old]).unwrap().state, State::Failed);
+}
+
+#[test]
 fn a_list_with_gaps_is_not_done() {
     use Status::Done;
     let mut source = run(0, State::Completed, &[Done; 9]);
