@@ -128,7 +128,7 @@ def test_slurm_is_asked_once_about_all_other_shards(tmp_path):
         name = f"other{number}"
         other = json.loads(first) | {"run": name, "slurm_job": str(76 + number), "shard": f"{number}/4"}
         text = "".join(f"{line}\n" for line in [json.dumps(other), *lines[:-1]])
-        journal.with_name(f"{name}-00000.jsonl").write_text(text)
+        journal.with_name(f"journal-{name}-00000.jsonl").write_text(text)
     env = squeue(tmp_path, jobs="echo 78 RUNNING; echo 80 RUNNING")
     finished = run(arguments(tmp_path, "--sigma=1", "--resume", "--overwrite", "--shard=1/4"), env=env)
     assert finished.code == 0, finished
