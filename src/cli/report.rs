@@ -272,18 +272,22 @@ fn check_output(output: &Path) -> Result<(), String> {
 
 fn merge_files(args: &MergeArgs) -> Result<u8, String> {
     check_output(&args.output)?;
-    // A second merge into the same folder must not take the first one's result for a shard.
     let same = |path: &PathBuf| match (path.canonicalize(), args.output.canonicalize()) {
         (Ok(path), Ok(output)) => path == output,
         _ => false,
     };
-    let sources: Result<Vec<Source>, String> = args
-        .files
-        .iter()
-        .filter(|path| !same(path))
-        .map(|path| merge::read(path))
-        .collect();
+    let (replaced, files): (Vec<&PathBuf>, Vec<_>) = args.files.iter().partition(|path| same(path));
+    let sources: Result<Vec<Source>, String> = files.into_iter().map(|path| merge::read(path)).collect();
     let report = merge::merge(sources?)?;
+    // A second merge into the same folder replaces the first one's result, but no other report.
+    if let Some(path) = replaced.first()
+        && !merge::contains(&report, &merge::read(path)?.report)
+    {
+        return Err(format!(
+            "--output {}: is also one of the reports, and no other has its images; give another name",
+            path.display()
+        ));
+    }
     report
         .write_json(&args.output)
         .map_err(|error| format!("{}: the report cannot be written: {error}", args.output.display()))?;

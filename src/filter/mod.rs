@@ -59,7 +59,7 @@ mod interface;
 mod kernels;
 mod layout;
 pub mod like;
-mod lossless;
+pub(crate) mod lossless;
 mod mask;
 #[cfg(test)]
 mod mask_tests;

@@ -25,7 +25,7 @@ pub(crate) use entry::MOST_FILES;
 pub(crate) use found::natural_order;
 pub use mask_choice::{MaskChoice, MaskTemplate};
 pub use output_name::NameTemplate;
-pub(crate) use real_path::absolute;
+pub(crate) use real_path::{absolute, resolve};
 pub(crate) use replacing::refuse_replacing_inputs;
 pub use selection::PathPattern;
 pub(crate) use walk::images_below;

@@ -26,7 +26,7 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 }
 
 /// The absolute path without links. The last components need not exist yet.
-pub(super) fn resolve(path: &Path) -> PathBuf {
+pub(crate) fn resolve(path: &Path) -> PathBuf {
     let absolute = absolute(path);
     let mut missing = Vec::new();
     let mut existing = absolute.as_path();

@@ -14,6 +14,7 @@ pub struct FilterDescription {
     /// How the image continues beyond its edges; with a preset, in its words.
     pub boundary: String,
     /// The value beyond the edge with the boundary `constant`.
+    #[serde(with = "crate::filter::lossless")]
     pub cval: f64,
     /// The kernel ends at this many sigmas; 0 if something else decides.
     pub truncate: f64,

@@ -2,6 +2,7 @@
 //! limit.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -53,6 +54,18 @@ pub enum How {
     TimedOut,
     /// It was stopped by the caller.
     Stopped,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            How::Exited(code) => write!(f, "it ended with exit code {code}"),
+            How::Killed(signal) => write!(f, "signal {signal} ended it"),
+            How::OutOfMemory => f.write_str("it was killed because memory was full"),
+            How::TimedOut => f.write_str("it reached the time limit"),
+            How::Stopped => f.write_str("it was stopped"),
+        }
+    }
 }
 
 /// Runs a command to its end and writes its output to the file `log`.

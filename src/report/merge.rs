@@ -178,6 +178,12 @@ impl Images {
     }
 }
 
+/// Whether a report contains the runs of another, as far as their names are known.
+pub(crate) fn contains(report: &Report, other: &Report) -> bool {
+    let runs = report.journals.as_ref().zip(other.journals.as_ref());
+    runs.is_some_and(|(all, own)| own.runs.iter().all(|run| all.runs.contains(run)))
+}
+
 fn began(report: &Report) -> SystemTime {
     humantime::parse_rfc3339(&report.started).unwrap_or(SystemTime::UNIX_EPOCH)
 }

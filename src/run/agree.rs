@@ -71,7 +71,7 @@ impl Config {
     /// The metadata of the dataset that is the input, if it is one.
     pub(super) fn metadata(&self) -> Option<Metadata> {
         let root = self.list.bids.as_ref().and(self.list.inputs.first())?;
-        Some(Metadata::new(root, self.job.options()))
+        Some(Metadata::new(root, self.job.options()).following_links(self.list.follow_links))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::comm::ROOT;
 use crate::filter::{Filter, OutputType, Outside};
 use crate::image_io;
 use crate::image_io::file_name::is_image_name;
-use crate::images::{ImageEntry, MaskChoice};
+use crate::images::{ImageEntry, MaskChoice, resolve};
 use crate::job::Masking;
 use crate::report::{self, destination};
 use crate::{fault, journal};
@@ -32,6 +32,7 @@ pub(super) fn check_folders(config: &Config) -> Result<(), String> {
             return Err(format!("--output {}: {error}", output.display()));
         }
     }
+    let mut all = Vec::new();
     if let Some(report) = &config.report {
         let mut destinations = vec![(report.clone(), destination::REPORT)];
         if config.report_table {
@@ -42,12 +43,27 @@ pub(super) fn check_folders(config: &Config) -> Result<(), String> {
             destinations.push((report.with_extension("images.csv"), destination::IMAGES_CSV));
         }
         check_report("--report", report, "report.json", &destinations)?;
+        all.extend(destinations);
     }
     if let Some(page) = &config.report_html {
         let destinations = [(page.clone(), destination::HTML)];
         check_report("--report-html", page, "report.html", &destinations)?;
-        if config.report.as_ref() == Some(page) {
-            return Err("--report-html: is the same file as --report; give another name".to_owned());
+        all.extend(destinations);
+    }
+    each_a_file_of_its_own(output, all.into_iter().map(|(path, _)| path))
+}
+
+/// Refuses two files of a report with the same path, and one with that of the output folder.
+fn each_a_file_of_its_own(output: &Path, files: impl Iterator<Item = PathBuf>) -> Result<(), String> {
+    let mut taken = BTreeSet::from([resolve(output)]);
+    for file in files {
+        if !taken.insert(resolve(&file)) {
+            return Err(format!(
+                "{}: is the name of two outputs of this run (the folder of the results, the report, its \
+                 table, its CSV files, its page); give each its own name, such as --report run.json and \
+                 --report-html run.html",
+                file.display()
+            ));
         }
     }
     Ok(())

@@ -66,8 +66,11 @@ pub(super) fn refuse_renamed(
         output.join(earlier).display(),
         entry.output.display(),
         match base_of(&absolute(&entry.input), earlier) {
-            Some(base) => format!("add --base {}", base.display()),
-            None => "use --base, --name and --desc-out as before".to_owned(),
+            // Another base changes only the folders of a result.
+            Some(base) if below(entry).file_name() == earlier.file_name() => {
+                format!("add --base {}", base.display())
+            }
+            _ => "use --base, --name and --desc-out as before".to_owned(),
         }
     ))
 }
@@ -123,6 +126,11 @@ mod tests {
         };
         let message = check(&earlier, "T1.nii", 2).unwrap_err();
         assert!(message.contains("add --base /study,"), "{message}");
+        let message = check(&earlier, "sub-1/T1_x.nii", 2).unwrap_err();
+        assert!(
+            message.contains("use --base, --name") && !message.contains("add --base"),
+            "{message}"
+        );
         assert!(check(&earlier, "sub-1/T1.nii", 2).is_ok());
         assert!(
             check(&earlier, "T1.nii", 4).is_ok(),

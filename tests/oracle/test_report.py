@@ -162,3 +162,45 @@ def test_the_table_is_printed_once(tmp_path):
     assert finished.code == 0, finished
     assert finished.stdout.lower().count("images/s") == 1, finished
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "no report was requested"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--report", "r.txt", "--report-table"],
+        ["--report", "r.json", "--report-html", "./r.json"],
+        ["--report", "r.json", "--report-html", "link/r.json"],
+        ["--report", "r.json", "--report-csv", "--report-html", "r.images.csv"],
+        ["--report", "out"],
+    ],
+)
+def test_no_file_of_a_report_replaces_another(tmp_path, options):
+    images.series(tmp_path / "in", 1)
+    (tmp_path / "link").symlink_to(".")
+    refused = run(["smooth", "in", "--output", "out", "--sigma=1", *options], cwd=tmp_path)
+    assert refused.code == 2 and "give each its own name" in refused.stderr, refused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "link"]
+
+
+def test_a_merge_replaces_its_earlier_result_but_no_other_report(tmp_path):
+    images.series(tmp_path / "in", 2)
+    for shard in (1, 2):
+        options = ["--sigma=1", f"--shard={shard}/2"]
+        smooth(tmp_path / "in", tmp_path / "out", *options, report=tmp_path / f"{shard}.json")
+    before = (tmp_path / "1.json").read_bytes()
+    refused = run(["report", "merge", "1.json", "2.json", "--output", "1.json"], cwd=tmp_path)
+    assert refused.code == 2 and "1.json: is also one of the reports" in refused.stderr, refused
+    assert (tmp_path / "1.json").read_bytes() == before
+    for files in (["1.json", "2.json"], ["1.json", "2.json", "all.json"]):
+        merged = run(["report", "merge", *files, "--output", "all.json"], cwd=tmp_path)
+        assert merged.code == 0 and "2 of 2 images done" in merged.stdout, merged
+
+
+@pytest.mark.parametrize("cval", ["inf", "-inf", "nan"])
+def test_a_report_with_an_infinite_cval_is_read_again(tmp_path, cval):
+    images.series(tmp_path / "in", 1)
+    options = ["--sigma=1", "--boundary=constant", f"--cval={cval}"]
+    report = smooth(tmp_path / "in", tmp_path / "out", *options).report
+    assert report["filter"]["cval"].lower() == cval
+    shown = run(["report", "show", tmp_path / "out.report.json"])
+    assert shown.code == 0 and "1 of 1 images done" in shown.stdout, shown

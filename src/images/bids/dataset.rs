@@ -103,13 +103,18 @@ impl<'a> Dataset<'a> {
         below.components().next() == Some(Component::Normal(OsStr::new(DERIVATIVES)))
     }
 
-    /// Whether a link leads to a file outside the dataset. Content of git-annex is part of the dataset,
-    /// wherever its store is and whether it was fetched or not.
+    /// Whether a link leads to a file outside the dataset.
     pub(in crate::images) fn is_left_by(&self, link: &Path) -> bool {
-        let target = std::fs::read_link(link).unwrap_or_default();
-        let is_annexed = target.to_string_lossy().contains("annex/objects/");
-        !is_annexed && link.exists() && !resolve(link).starts_with(&self.root)
+        leaves(&self.root, link)
     }
+}
+
+/// Whether a link leads to a file outside the dataset in the folder `root`, a path without links. Content of
+/// git-annex is part of the dataset, wherever its store is and whether it was fetched or not.
+pub(super) fn leaves(root: &Path, link: &Path) -> bool {
+    let target = std::fs::read_link(link).unwrap_or_default();
+    let is_annexed = target.to_string_lossy().contains("annex/objects/");
+    !is_annexed && link.exists() && !resolve(link).starts_with(root)
 }
 
 /// A dataset directly below this folder, such as a pipeline's below `derivatives`.

@@ -9,11 +9,11 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 
-use super::dataset::DESCRIPTION;
+use super::dataset::{DESCRIPTION, leaves};
 use super::name::BidsName;
 use crate::atomic_file::{Expected, Folder, Folders, PartFile};
 use crate::image_io::file_name::split;
-use crate::images::absolute;
+use crate::images::{absolute, resolve};
 use crate::text::printable;
 
 /// The name of the source dataset in BIDS URIs.
@@ -71,6 +71,10 @@ pub(in crate::images) fn sidecars_of(result: &Path) -> [Option<PathBuf>; 3] {
 #[derive(Debug)]
 pub(crate) struct Metadata {
     root: PathBuf,
+    /// The root without links.
+    real_root: PathBuf,
+    /// Whether metadata are read through links that lead outside the dataset.
+    follow_links: bool,
     /// The description of the dataset.
     description: Value,
     /// The options of the results.
@@ -93,10 +97,17 @@ impl Metadata {
         let text = read(&root.join(DESCRIPTION)).unwrap_or_default();
         Self {
             root: root.to_owned(),
+            real_root: resolve(root),
+            follow_links: false,
             description: serde_json::from_slice(&text).unwrap_or_default(),
             options,
             top: OnceLock::new(),
         }
+    }
+
+    /// The same, which also reads through links that lead outside the dataset if `follow_links` is set.
+    pub(crate) fn following_links(self, follow_links: bool) -> Self {
+        Self { follow_links, ..self }
     }
 
     /// The contents of the sidecar files of an image's result and of its second result, by path. Metadata of
@@ -104,7 +115,7 @@ impl Metadata {
     /// b-values and directions are copied.
     ///
     /// # Errors
-    /// A message about a file that cannot be read or is not JSON.
+    /// A message about a file that cannot be read, is not JSON, or lies outside the dataset behind a link.
     pub(crate) fn sidecars(
         &self,
         input: &Path,
@@ -226,7 +237,10 @@ impl Metadata {
                     Ok(name) => name.applies_to(&image),
                     Err(_) => (stem == image.suffix()).then_some(0),
                 };
-                found.extend(entities.map(|entities| (entities, file)));
+                if let Some(entities) = entities {
+                    self.refuse_outside(file)?;
+                    found.push((entities, file));
+                }
             }
             found.sort();
             all.extend(found.into_iter().map(|(_, file)| file.clone()));
@@ -241,6 +255,20 @@ impl Metadata {
         }
         let top = files_in(&self.root)?;
         Ok(self.top.get_or_init(|| top))
+    }
+
+    fn refuse_outside(&self, file: &Path) -> Result<(), MetadataError> {
+        if self.follow_links || !file.is_symlink() || !leaves(&self.real_root, file) {
+            return Ok(());
+        }
+        Err(MetadataError {
+            text: format!(
+                "{}: metadata behind a link that leads outside the dataset; use --follow-links, or replace \
+                 the link by the file",
+                file.display()
+            ),
+            source: None,
+        })
     }
 
     /// Describes the dataset of the results in their folder, unless a file does already. `command` is the
@@ -488,6 +516,38 @@ mod tests {
         write(&root, &[("bold.json", r#"{"A": 1}"#)]);
         let found: Value = serde_json::from_slice(&find().unwrap()[0].1).unwrap();
         assert_eq!(found["A"], 1);
+    }
+
+    #[test]
+    fn metadata_outside_the_dataset_are_not_read_unless_links_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("study");
+        write(
+            &root,
+            &[(".git/annex/a", "{\"Inside\": 1}"), ("../b", "{\"Outside\": 1}")],
+        );
+        let func = root.join("sub-1/func");
+        std::fs::create_dir_all(&func).unwrap();
+        let link = func.join("sub-1_bold.json");
+        std::os::unix::fs::symlink("../../.git/annex/a", &link).unwrap();
+        let image = "sub-1/func/sub-1_bold.nii.gz";
+        assert_eq!(json_of(&root, image)["Inside"], 1);
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("../../../b", &link).unwrap();
+        let of = |follow_links| {
+            let metadata = Metadata::new(&root, Value::Null).following_links(follow_links);
+            metadata.sidecars(&root.join(image), Path::new("o/sub-1_bold.nii.gz"), None)
+        };
+        let error = of(false).unwrap_err().text;
+        assert!(
+            error.contains("sub-1_bold.json") && error.contains("--follow-links"),
+            "{error}"
+        );
+        let found = of(true).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<Value>(&found[0].1).unwrap()["Outside"],
+            1
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::document::PlanDocument;
 use super::predict::Prediction;
-use super::request::{MEMORY_MARGIN, TIME_MARGIN, in_words};
+use super::request::{TIME_MARGIN, in_words, mib_per_cpu};
 use crate::columns::{Cell, Column, Style, Table};
 use crate::report::{Report, State};
 use crate::slurm::accounting::Accounting;
@@ -42,12 +42,12 @@ pub(crate) fn check(report: &Report, plan: Option<&PlanDocument>, accounting: Op
         .map_or(String::new(), |job| format!(", job {}", job.job_id));
     // The margins of a plan, added to the used resources.
     let (threads, nodes) = (launch.threads_per_rank.max(1), launch.nodes.len().max(1));
-    let mib_per_cpu = memory.used * (1.0 + MEMORY_MARGIN) / threads as f64 / f64::from(1 << 20);
     let fitting = Request {
         nodes,
         tasks_per_node: launch.ranks.div_ceil(nodes),
         cpus_per_task: threads,
-        mem_per_cpu_mib: Some(mib_per_cpu.ceil() as u64),
+        // What it used includes its largest images.
+        mem_per_cpu_mib: Some(mib_per_cpu(memory.used as u64, threads, 0)),
         time_min: Some((time.used * (1.0 + TIME_MARGIN) / 60.0).ceil() as u64),
         partition: None,
     };
@@ -198,7 +198,7 @@ mod tests {
             ..accounting.clone()
         };
         let report = crate::report::sample::report();
-        let fitting = "--nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --mem-per-cpu=18M --time=00:02:00";
+        let fitting = "--nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --mem-per-cpu=27M --time=00:02:00";
         for (plan, accounting, words) in [
             (
                 None,

@@ -14,20 +14,28 @@ pub(crate) const MEMORY_MARGIN: f64 = 0.2;
 /// The request. `largest_bytes` is the largest memory that a worker needs for one image.
 pub(crate) fn request(prediction: &Prediction, largest_bytes: u64, partition: Option<&str>) -> Request {
     let layout = prediction.layout;
-    let threads = layout.threads as u64;
-    // A rank starts an image only if it fits in addition to a reserve for each worker.
-    let admitted = prediction.rss_per_rank_bytes + threads * (WORKER_BYTES + largest_bytes);
-    let held = prediction.rss_per_rank_bytes as f64 * (1.0 + MEMORY_MARGIN);
-    let rank_bytes = (held as u64).max(admitted);
     let seconds = prediction.elapsed_high_s * (1.0 + TIME_MARGIN) + prediction.launch_s + TIME_MARGIN_S;
     Request {
         nodes: layout.nodes,
         tasks_per_node: layout.ranks_per_node(),
         cpus_per_task: layout.threads,
-        mem_per_cpu_mib: Some(rank_bytes.div_ceil(threads).div_ceil(1 << 20)),
+        mem_per_cpu_mib: Some(mib_per_cpu(
+            prediction.rss_per_rank_bytes,
+            layout.threads,
+            largest_bytes,
+        )),
         time_min: Some((seconds / 60.0).ceil() as u64),
         partition: partition.map(str::to_owned),
     }
+}
+
+/// The memory to request for each CPU of a rank that uses so many bytes.
+pub(crate) fn mib_per_cpu(used_bytes: u64, threads: usize, largest_bytes: u64) -> u64 {
+    let threads = threads as u64;
+    // A rank starts an image only if it fits in addition to a reserve for each worker.
+    let admitted = used_bytes + threads * (WORKER_BYTES + largest_bytes);
+    let held = used_bytes as f64 * (1.0 + MEMORY_MARGIN);
+    (held as u64).max(admitted).div_ceil(threads).div_ceil(1 << 20)
 }
 
 /// The request as options of `sbatch`.
@@ -76,6 +84,13 @@ pub(crate) fn remarks(prediction: &Prediction, request: &Request, images: usize)
 mod tests {
     use super::super::predict::tests::layout;
     use super::*;
+
+    /// A rank of 20 MiB is not admitted with 24 MiB, although that is 20 % more.
+    #[test]
+    fn a_small_rank_gets_its_reserve() {
+        assert_eq!(mib_per_cpu(20 << 20, 1, 0), 32);
+        assert_eq!(mib_per_cpu(200 << 20, 1, 0), 240);
+    }
 
     #[test]
     fn the_request_is_the_prediction_plus_margins() {

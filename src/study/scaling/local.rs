@@ -69,8 +69,8 @@ pub(crate) fn run(
             return Ok(false);
         }
         let state = record::state_of(ended.how);
-        let message = (state != record::COMPLETED)
-            .then(|| format!("{:?}; its log is {}", ended.how, run.log.display()));
+        let message =
+            (state != record::COMPLETED).then(|| format!("{}; its log is {}", ended.how, run.log.display()));
         if let (Some(message), false) = (&message, options.quiet) {
             console::note(format!("{state}: {message}"));
         }
