@@ -16,7 +16,7 @@ use super::destination::{Destination, OutputFolder, Paths};
 use super::failure::{failure, filter_failure, mask_failure};
 use super::mask::{MaskReader, ReadMask};
 use super::memory;
-use super::outcome::{Failure, FailureKind, FileId, InputFacts, Outcome, Stage, Timings};
+use super::outcome::{Failure, FailureKind, InputFacts, Outcome, Stage, Timings};
 use super::problem::Problem;
 use super::steps::record_facts;
 use super::team::{self, EndOnDrop, Made, Member, Team, TeamError};
@@ -367,7 +367,9 @@ impl<'a> SectionWorker<'a> {
                 kind: FailureKind::Own,
             });
         }
-        let mask = mask.map(|mask| Arc::clone(&mask.mask));
+        let (mask, mask_files) = mask.map_or((None, Vec::new()), |read| {
+            (Some(Arc::clone(&read.mask)), read.files.clone())
+        });
         let run = self.prepare(&info, ranks).and_then(|(prepared, mut layout)| {
             let total = layout.cuts(prepared.stages(), 1).last().copied().unwrap_or(0);
             if slices.end > total {
@@ -390,6 +392,7 @@ impl<'a> SectionWorker<'a> {
         let found = image.header.warnings()[known..].iter();
         made.facts.warnings = found.map(Warning::from).collect();
         made.facts.file = image.finish().map_err(at)?;
+        made.facts.mask = mask_files;
         self.reader = reader;
         Ok(made)
     }
@@ -519,9 +522,34 @@ fn whole_chunks(bytes: &Range<usize>) -> Range<usize> {
     }
 }
 
-/// Whether a section was read from the file that the outcome names.
-pub(crate) fn is_of(section: &FileId, facts: &InputFacts) -> bool {
-    facts.files.first().is_some_and(|file| file.seems_same(section))
+/// Refuses a section that was not made from the files that the outcome names.
+///
+/// # Errors
+/// The file that differs.
+pub(crate) fn is_of(section: &SectionFacts, facts: &InputFacts) -> Result<(), Failure> {
+    let Some((input, mask)) = facts.files.split_first() else {
+        return Err(changed(&section.file.path));
+    };
+    if !input.seems_same(&section.file) {
+        return Err(changed(&input.path));
+    }
+    // A rank that only inflates the image has read no mask.
+    let differs = section
+        .mask
+        .iter()
+        .zip(mask)
+        .find(|(of_section, known)| !known.seems_same(of_section) || known.crc32 != of_section.crc32);
+    differs.map_or(Ok(()), |(_, known)| {
+        Err(Failure {
+            problem: Some(Problem::Mask),
+            error: format!(
+                "{}: the mask is not the same file on all ranks, or was changed meanwhile; put it on a file \
+                 system that all nodes share",
+                known.path.display()
+            ),
+            ..changed(&known.path)
+        })
+    })
 }
 
 /// The failure of an image whose file is another one than before.

@@ -63,6 +63,7 @@ pub(super) fn run<C: Communicator>(
         split,
         worker,
         events,
+        not_written: 0,
     };
     let mut alone = Vec::new();
     for group in groups {
@@ -81,7 +82,12 @@ struct Sharing<'a, 'c, C: Communicator> {
     split: Split,
     worker: SectionWorker<'a>,
     events: &'a Sender<Event>,
+    /// Consecutive images that this rank could not write because the disk is full.
+    not_written: usize,
 }
+
+/// After so many images that cannot be written, ranks share no more of them.
+const NOT_WRITTEN: usize = 3;
 
 /// Why an image fails with `--split always`.
 pub(super) fn not_split(entry: &ImageEntry, reason: &str) -> String {
@@ -109,10 +115,15 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         let entry = &context.entries[place];
         let cost_s = context.costs_s[place];
         let late = context.clock.now_s() + context.pace.predicted_s(cost_s) > context.finish_by_s;
-        if self.link.stop.load(Ordering::Relaxed) || late {
+        if late {
             self.tell(group, &Order::default());
             let _ = self.events.send(Event::Late(entry.index));
             return true;
+        }
+        // The loop of this rank ends a run that has to stop. It gets the images that are not begun.
+        if self.link.stop.load(Ordering::Relaxed) || self.not_written >= NOT_WRITTEN {
+            self.tell(group, &Order::default());
+            return false;
         }
         let mut outcome = Outcome {
             index: entry.index,
@@ -157,6 +168,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             }
         };
         if matches!(&made, Err(failure) if failure.kind == FailureKind::Stopped) {
+            self.link.stop.store(true, Ordering::Relaxed);
             let _ = self.events.send(Event::Unfinished(entry.index));
             return true;
         }
@@ -170,7 +182,12 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         };
         let mut waited = Waited::default();
         let started = Instant::now();
-        image.publish(context, self.events, Publishing::Here(&mut waited));
+        match image.publish(context, self.events, Publishing::Here(&mut waited)) {
+            None => self.not_written = 0,
+            Some(FailureKind::NoSpace) => self.not_written += 1,
+            Some(FailureKind::NoJournal) => self.not_written = NOT_WRITTEN,
+            Some(_) => {}
+        }
         self.link.own.add_writing(started);
         true
     }
@@ -377,15 +394,18 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             tracing::error!("{}: a bug in niimpi ended the run", entry.input.display());
             comm.abort(EXIT_PANIC)
         });
-        let made = match &link.stream {
+        let mut made = match &link.stream {
             Some(stream) if made.is_ok() && stream.has_feed() => Err(changed(&entry.input)),
             _ => made,
         };
         let waited_s = made.as_ref().map_or(0.0, |section| section.waited_s);
         // What was written meanwhile is counted already.
         link.own.busy_s = link.own.busy_s.max(busy_s + spent.as_secs_f64() - waited_s);
-        match &made {
-            Ok(section) => link.own.timings.add(section.facts.timings),
+        match &mut made {
+            Ok(section) => {
+                section.facts.stopping = link.stop.load(Ordering::Relaxed);
+                link.own.timings.add(section.facts.timings);
+            }
             Err(_) => link.leave_stream(),
         }
         made

@@ -248,13 +248,14 @@ pub(super) struct MadeImage<'a> {
 }
 
 impl MadeImage<'_> {
-    /// Renames the result and passes the outcome to the journal and the main thread.
+    /// Renames the result and passes the outcome to the journal and the main thread. Returns the kind of its
+    /// failure, if it failed.
     pub(super) fn publish(
         self,
         context: &WorkerContext<'_>,
         events: &Sender<Event>,
         publishing: Publishing<'_>,
-    ) {
+    ) -> Option<FailureKind> {
         let MadeImage {
             place,
             entry,
@@ -292,14 +293,14 @@ impl MadeImage<'_> {
         }
         outcome.timings = outcome.timings.rounded();
         outcome.end_s = Some((context.clock.now_s() * 1e6).round() / 1e6);
-        let mut kind = FailureKind::Own;
+        let mut kind = None;
         outcome.end = match result {
             Ok(mut files) => {
                 name_beside(&mut files, &entry.output);
                 End::Done(files)
             }
             Err(failure) => {
-                kind = failure.kind;
+                kind = Some(failure.kind);
                 End::Failed(failure)
             }
         };
@@ -310,17 +311,18 @@ impl MadeImage<'_> {
             outcome,
         }));
         context.journal.write(&line);
-        let Line::End(line) = line else { return };
+        let Line::End(line) = line else { return kind };
         let mut outcome = line.outcome;
         outcome.forget_files();
         let _ = events.send(Event::Ended(outcome));
-        if kind == FailureKind::NoSpace {
+        if kind == Some(FailureKind::NoSpace) {
             let pause = || std::thread::sleep(NO_SPACE_PAUSE);
             match publishing {
                 Publishing::Here(waited) => waiting(&mut waited.idle_s, pause),
                 Publishing::Behind => pause(),
             }
         }
+        kind
     }
 }
 

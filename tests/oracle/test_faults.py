@@ -109,10 +109,12 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk):
+@pytest.mark.parametrize("split", ["never", "always"])
+def test_a_disk_becomes_full_in_the_middle(tmp_path, small_disk, split):
     source, out = tmp_path / "in", small_disk / "out"
     images.series(source, 200, shape=(40, 40, 40))
-    finished = smooth(source, out, "--sigma=1", ranks=RANKS, threads=2, expect=1, report=tmp_path / "r.json")
+    options = ["--sigma=1", f"--split={split}"]
+    finished = smooth(source, out, *options, ranks=RANKS, threads=2, expect=1, report=tmp_path / "r.json")
     totals = finished.report["totals"]
     assert totals["done"] > 10 and totals["failed"] > 0 and totals["skipped"] > 50, totals
     assert finished.stderr.count("stopped early") == 1, finished

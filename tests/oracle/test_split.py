@@ -347,3 +347,22 @@ def test_an_image_that_exceeds_the_memory_of_a_rank_is_shared(tmp_path):
     assert all(mib < most_mib for mib in highest), highest
     smooth(folder / "large.nii", tmp_path / "one", "--sigma=1")
     assert digest(output / "large.nii") == digest(tmp_path / "one" / "large.nii")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_rank_stops_shared_images(tmp_path, rank):
+    images.series(tmp_path / "in", 30, shape=(20, 20, 20))
+    args = arguments(tmp_path, "--sigma=1", "--split=always", "--report", tmp_path / "r.json")
+    with start(args, 2, env={"NIIMPI_TEST_FAULT": "slow@0:200"}) as running:
+        until = time.monotonic() + 60
+        while len(list((tmp_path / "out").glob("sample_*"))) < 2:
+            assert running.process.poll() is None and time.monotonic() < until, running.wait(5)
+            time.sleep(0.01)
+        done = len(list((tmp_path / "out").glob("sample_*")))
+        os.kill(ranks_alive(running.mark)[rank], signal.SIGTERM)
+        finished = running.wait(60, tmp_path / "r.json")
+    assert finished.code == 75 and "too short" not in finished.stderr, finished
+    totals = finished.report["totals"]
+    # The image in progress is finished, and the rank that leads learns of the signal with it.
+    assert done <= totals["done"] <= done + 3 and totals["failed"] == 0, totals
+    assert totals["done"] + totals["skipped"] == 30, totals

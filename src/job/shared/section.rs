@@ -14,6 +14,10 @@ pub(crate) struct SectionFacts {
     pub(crate) nonfinite_voxels: u64,
     /// The input's file.
     pub(crate) file: FileId,
+    /// The files of the mask, if the rank has read one.
+    pub(crate) mask: Vec<FileId>,
+    /// The rank was asked to stop, so the run has to.
+    pub(crate) stopping: bool,
     /// Warnings about what follows its voxels.
     pub(crate) warnings: Vec<Warning>,
     /// What a survey has found, for an integer image with an integer result.

@@ -63,7 +63,7 @@ fn in_sections(
     made.reverse();
     other.map_or(Ok(()), finish_in_place).unwrap();
     for section in &made {
-        assert!(is_of(&section.facts.file, &outcome.input));
+        is_of(&section.facts, &outcome.input).unwrap();
         outcome.input.nonfinite_voxels += section.facts.nonfinite_voxels;
         file.append(section).unwrap();
     }
@@ -261,4 +261,38 @@ fn inside_of_a_mask() {
         outside: None,
     });
     assert!(check(&job, &input, ".nii.gz") >= 3);
+}
+
+#[test]
+fn a_section_of_another_mask_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write_noise(&path("a.nii"), &[20, 17, 16, 3], Datatype::Int16, false, false);
+    write_noise(&path("mask.nii"), &[20, 17, 16], Datatype::Uint8, false, false);
+    let mut job = job(Gaussian::from_sigma_vox(1.0).into(), OutputType::Same);
+    job.mask = Some(super::super::Masking {
+        choice: crate::images::MaskChoice::File(path("mask.nii")),
+        outside: None,
+    });
+    let (input, output) = (path("a.nii"), path("r.nii"));
+    let paths = Paths {
+        input: &input,
+        output: &output,
+        mask: None,
+        second: None,
+        bids: false,
+    };
+    let stop = AtomicBool::new(false);
+    let mut worker = SectionWorker::new(&job, 1, None, None, &stop);
+    let mut outcome = Outcome::default();
+    worker.plan(paths, 2, true, &mut outcome).unwrap();
+    worker.record_mask(paths, &mut outcome).unwrap();
+    let mut section = worker.make(paths, 2, 0..16, (None, None)).unwrap();
+    is_of(&section.facts, &outcome.input).unwrap();
+    section.facts.mask[0].mtime_ns = None;
+    let failure = is_of(&section.facts, &outcome.input).unwrap_err();
+    assert!(
+        failure.error.contains("mask.nii: the mask is not the same file"),
+        "{failure:?}"
+    );
 }

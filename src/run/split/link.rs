@@ -1,6 +1,5 @@
 //! The link between the ranks that share an image: its messages, and what the leader writes of them.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use super::messages::{Reported, chunks_of, push_chunk, report, reported};
 use super::stream::Stream;
 use crate::comm::{self, Communicator, EXIT_PANIC, Tag};
 use crate::job::outcome::{Failure, FailureKind, Outcome};
-use crate::job::shared::{BATCH_BYTES, Inflater, Needs, Section, SectionFacts, SharedFile, changed, is_of};
+use crate::job::shared::{BATCH_BYTES, Inflater, Needs, Section, SectionFacts, SharedFile, is_of};
 use crate::run::Setup;
 use crate::run::stop::Grace;
 use crate::run::worker::{SharedWork, WorkerContext};
@@ -180,13 +179,10 @@ impl<C: Communicator> Link<'_, '_, C> {
     }
 
     fn record(&self, rank: usize, facts: &SectionFacts, outcome: &mut Outcome) -> Result<(), Failure> {
-        if !is_of(&facts.file, &outcome.input) {
-            let entries = &self.context.entries;
-            let place = entries.binary_search_by_key(&outcome.index, |entry| entry.index);
-            return Err(changed(
-                place.map_or(Path::new(""), |place| &entries[place].input),
-            ));
+        if facts.stopping {
+            self.stop.store(true, Ordering::Relaxed);
         }
+        is_of(facts, &outcome.input)?;
         outcome.add_sharer(rank, facts.timings);
         outcome.input.nonfinite_voxels += facts.nonfinite_voxels;
         outcome.warnings.extend(facts.warnings.iter().cloned());
