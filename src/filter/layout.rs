@@ -263,7 +263,7 @@ impl Layout {
     }
 
     /// Number of slices of all 3-D volumes.
-    pub(super) fn slices(&self) -> usize {
+    pub(crate) fn slices(&self) -> usize {
         self.shape[2].saturating_mul(self.volumes)
     }
 

@@ -5,6 +5,12 @@ use crate::filter::{Filter, ImageInfo, Prepared};
 use crate::image_io::Probe;
 use crate::images::probe::{ImageFacts, Need};
 
+/// Seconds of one core of a current CPU for each byte of voxels: to inflate, to compress, and to read or
+/// write it without compression.
+pub(super) const INFLATE_S_PER_BYTE: f64 = 2.5e-9;
+pub(super) const DEFLATE_S_PER_BYTE: f64 = 1.5e-9;
+pub(super) const PLAIN_S_PER_BYTE: f64 = 3e-10;
+
 /// Estimated seconds of an image: inflating and compressing from its bytes, filtering from the filter's own
 /// estimate.
 ///
@@ -12,7 +18,7 @@ use crate::images::probe::{ImageFacts, Need};
 /// unknown header, the estimate assumes two bytes per voxel, compression to a third, and `filter_s_per_voxel`
 /// for the filter.
 pub(crate) fn image_s(facts: &ImageFacts, filter_s_per_voxel: f64) -> f64 {
-    const CODEC_S_PER_BYTE: f64 = 4e-9;
+    const CODEC_S_PER_BYTE: f64 = INFLATE_S_PER_BYTE + DEFLATE_S_PER_BYTE;
     const FILE_S: f64 = 2e-4;
     let raw_bytes = facts.raw_bytes.unwrap_or(facts.file_bytes.saturating_mul(3)) as f64;
     let filter_s = facts.filter_s.unwrap_or_else(|| {

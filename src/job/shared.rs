@@ -37,6 +37,7 @@ pub(crate) use read::{Feed, Inflated, Inflater, Needs, PIECE_BYTES, PIECES_AHEAD
 pub(crate) use section::{Section, SectionFacts};
 
 use read::{Seen, Source, can_be_fed, read_slices, reading_failure};
+use seconds::{Files, Share};
 
 /// Images with fewer bytes of voxels are not split automatically: messages would take longer than they save.
 const LEAST_BYTES: u64 = 16 << 20;
@@ -148,13 +149,18 @@ impl<'a> SectionWorker<'a> {
         let whole = |reason: &str| Ok(Plan::Whole(reason.to_owned()));
         let at = |error: ImageError| failure(Stage::Read, &error);
         let encoder = ChunkedWriter::encoder(paths.output, self.job.compression);
-        if encoder.map_err(|error| failure(Stage::Write, &error))?.is_none() {
+        let Some(encoder) = encoder.map_err(|error| failure(Stage::Write, &error))? else {
             return whole("its result is a pair of files");
-        }
+        };
         let Some(reader) = self.reader.open_slices(paths.input).map_err(at)? else {
             return whole("it is a pair of files");
         };
-        let (header, compressed) = (reader.header.clone(), reader.is_gzip());
+        let header = reader.header.clone();
+        let work = Files {
+            inflated: reader.is_gzip(),
+            deflated: encoder.compresses(),
+            threads: self.threads,
+        };
         let files = vec![reader.finish().map_err(at)?];
         if let Some(reason) = self.hindrance(&header, paths) {
             return whole(&reason);
@@ -174,7 +180,7 @@ impl<'a> SectionWorker<'a> {
             let text = "has no figures and no picture of --qc, because ranks share it";
             outcome.warnings.push(Warning::new("unmeasured", text.to_owned()));
         }
-        Ok(self.divide(prepared.as_ref(), &layout, ranks, always, compressed))
+        Ok(self.divide(prepared.as_ref(), &layout, ranks, always, work))
     }
 
     /// Why an image cannot be split.
@@ -232,7 +238,7 @@ impl<'a> SectionWorker<'a> {
         layout: &Layout,
         ranks: usize,
         always: bool,
-        compressed: bool,
+        work: Files,
     ) -> Plan {
         let stages = prepared.stages();
         let cuts = match stages.is_empty() {
@@ -242,8 +248,13 @@ impl<'a> SectionWorker<'a> {
         if cuts.len() < 2 {
             return Plan::Whole("its volumes cannot be divided into slabs with this filter".to_owned());
         }
-        let messages = MESSAGE_BYTES + if compressed { 8 * PIECE_BYTES } else { 0 };
-        let whole_s = layout.cost_s(prepared);
+        let messages = MESSAGE_BYTES + if work.inflated { 8 * PIECE_BYTES } else { 0 };
+        let share = |held: &Layout, slices: usize| Share {
+            filter_s: held.cost_s(prepared),
+            read: held.read_bytes(),
+            result_bytes: slices as u64 * held.result_slice_bytes(),
+        };
+        let whole_s = work.seconds(&[share(layout, layout.slices())], 1, false);
         let mut best = None;
         let mut count = ranks.min(cuts.len());
         loop {
@@ -253,24 +264,23 @@ impl<'a> SectionWorker<'a> {
             });
             let ends: Vec<usize> = ends.collect();
             let sections: Sections = ends.windows(2).map(|ends| ends[0]..ends[1]).collect();
-            let (mut of_rank_s, mut bytes, mut largest) = (vec![0.0; ranks], 0, 0);
-            let mut needs = Needs::new();
-            for (section, slices) in sections.iter().enumerate() {
+            let (mut shares, mut bytes, mut largest) = (Vec::new(), 0, 0);
+            for slices in &sections {
                 let mut held = layout.clone();
                 held.restrict(stages, slices.clone());
-                of_rank_s[section % ranks] += held.cost_s(prepared);
-                let result = slices.len() as u64 * held.result_slice_bytes();
+                let share = share(&held, slices.len());
                 // The compressed chunks are held until they are written.
-                let with_chunks = held.bytes().saturating_add(result);
+                let with_chunks = held.bytes().saturating_add(share.result_bytes);
                 bytes = bytes.max(with_chunks.saturating_add(messages));
-                largest = largest.max(result);
-                needs.push(held.read_bytes());
+                largest = largest.max(share.result_bytes);
+                shares.push(share);
             }
-            if !compressed || !can_be_fed(&needs, ranks) {
+            let mut needs: Needs = shares.iter().map(|share| share.read.clone()).collect();
+            if !work.inflated || !can_be_fed(&needs, ranks) {
                 needs.clear();
             }
-            let inflated_each_time = compressed && needs.is_empty();
-            let longest_s = of_rank_s.into_iter().fold(0.0, f64::max);
+            let inflated_each_time = work.inflated && needs.is_empty();
+            let longest_s = work.seconds(&shares, ranks, !needs.is_empty());
             let fits = self.limit_bytes.is_none_or(|limit| bytes <= limit);
             let first = || (longest_s, sections.clone(), needs.clone(), bytes);
             let &mut (least_s, ..) = best.get_or_insert_with(first);
@@ -292,7 +302,7 @@ impl<'a> SectionWorker<'a> {
                     bytes,
                 }
             }
-            _ => Plan::Whole("its ranks would compute most of it twice".to_owned()),
+            _ => Plan::Whole("its ranks together would hardly be faster than one".to_owned()),
         }
     }
 
@@ -575,6 +585,7 @@ fn describe(header: &Header, volume: &mut Volume) {
 
 mod file;
 mod read;
+mod seconds;
 mod section;
 #[cfg(test)]
 mod tests;

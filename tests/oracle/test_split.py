@@ -110,23 +110,28 @@ def test_the_bytes_are_those_of_one_rank(tmp_path, odd, expected, filter, ranks,
             assert digest(output / name) == digest(expected(filter) / name), name
 
 
+def median(*words, **options):
+    """Takes long enough for ranks to share it."""
+    return smooth(*words, "--size=5", command="median", **options)
+
+
 def test_fewer_large_images_than_ranks_are_shared_kept_and_verified(tmp_path, large):
     output = tmp_path / "out"
-    report = smooth(large, output, "--sigma=1", ranks=4).report
+    report = median(large, output, ranks=4).report
     assert shared_by(report) == [[0, 1], [2, 3]]
     first = report["images"][0]
     for stage in ("read_s", "filter_s"):
         spent = sum(sharer[stage] for sharer in first["shared"])
         assert first[stage] == pytest.approx(spent, abs=1e-4)
     assert report["totals"]["done"] == 2 and first["nonfinite_voxels"] == 0
-    smooth(large, tmp_path / "one", "--sigma=1", ranks=1)
+    median(large, tmp_path / "one", ranks=1)
     for name in ("a.nii", "b.nii.gz"):
         assert digest(output / name) == digest(tmp_path / "one" / name)
     assert run(["verify", str(output)]).code == 0
-    resumed = smooth(large, output, "--sigma=1", "--resume", ranks=2).report
+    resumed = median(large, output, "--resume", ranks=2).report
     assert resumed["resume"]["kept"] == 2
     (output / "a.nii").unlink()
-    resumed = smooth(large, output, "--sigma=1", "--resume", "--strategy=dynamic", ranks=2).report
+    resumed = median(large, output, "--resume", "--strategy=dynamic", ranks=2).report
     assert resumed["resume"]["kept"] == 1 and shared_by(resumed)[0] == [0, 1]
     assert digest(output / "a.nii") == digest(tmp_path / "one" / "a.nii")
 
@@ -298,7 +303,7 @@ def test_an_image_that_is_measured_stays_whole_unless_ranks_have_to_share_it(tmp
 
 
 def test_timelines_have_all_ranks_that_shared_an_image(tmp_path, large):
-    smooth(large / "b.nii.gz", tmp_path / "out", "--sigma=1", ranks=3)
+    smooth(large / "b.nii.gz", tmp_path / "out", "--sigma=1", "--split=always", ranks=3)
     shown = run(["report", "show", f"{tmp_path}/out.report.json", "--format", "chrome-trace"])
     events = json.loads(shown.stdout)["traceEvents"]
     assert {event["pid"] for event in events if event["ph"] == "X"} == {0, 1, 2}
@@ -309,6 +314,7 @@ def test_timelines_have_all_ranks_that_shared_an_image(tmp_path, large):
 def test_a_rank_killed_in_the_middle_then_resume(tmp_path, large):
     output = tmp_path / "out"
     args = ["smooth", f"{large}/./a.nii", "--output", str(output), "--sigma=1", "--threads=1", "--no-sync"]
+    args += ["--split=always"]
     with start(args, ranks=2, env={"NIIMPI_TEST_FAULT": "slow@1:60000"}) as running:
         deadline = time.monotonic() + 60
         # Rank 0 has created the file and waits for the section of rank 1.
@@ -318,7 +324,7 @@ def test_a_rank_killed_in_the_middle_then_resume(tmp_path, large):
         os.kill(ranks_alive(running.mark)[1], signal.SIGKILL)
         assert running.wait(60).code not in (0, 1)
     assert not (output / "a.nii").exists()
-    report = smooth(large / "a.nii", output, "--sigma=1", "--resume", ranks=2).report
+    report = smooth(large / "a.nii", output, "--sigma=1", "--split=always", "--resume", ranks=2).report
     assert report["totals"]["done"] == 1 and shared_by(report) == [[0, 1]]
     assert [path.name for path in images.results(output) if path.is_file()] == ["a.nii"]
     smooth(large / "a.nii", tmp_path / "one", "--sigma=1", ranks=1)

@@ -115,6 +115,11 @@ impl ChunkEncoder {
         }
     }
 
+    /// Whether the file is compressed.
+    pub(crate) fn compresses(&self) -> bool {
+        !matches!(self.usual, Deflater::None)
+    }
+
     /// Compresses `content` of a file with voxels of `voxel_bytes` into `chunk`. The same content gives the
     /// same bytes.
     pub(crate) fn encode(&mut self, content: &[u8], voxel_bytes: usize, chunk: &mut Chunk) {
@@ -127,8 +132,7 @@ impl ChunkEncoder {
     /// four percent smaller in the same time.
     fn deflater_for(&mut self, voxel_bytes: usize) -> &mut Deflater {
         let isal = cfg!(any(feature = "isal", feature = "isal-bundled"));
-        let compresses = !matches!(self.usual, Deflater::None);
-        if isal && compresses && self.level == CompressionLevel::FAST && voxel_bytes == 1 {
+        if isal && self.compresses() && self.level == CompressionLevel::FAST && voxel_bytes == 1 {
             self.for_bytes
                 .get_or_insert_with(|| Deflater::new(CompressionLevel::SMALLER))
         } else {

@@ -11,7 +11,7 @@ use crate::filter::gaussian::Gaussian;
 use crate::filter::median::Median;
 use crate::filter::nlm::Nlm;
 use crate::filter::{Options, OutputSpec, OutputType};
-use crate::image_io::CompressionLevel;
+use crate::image_io::{CompressionLevel, Version};
 use crate::volume::Datatype;
 
 fn job(filter: Options, output_type: OutputType) -> ImageJob {
@@ -186,6 +186,38 @@ fn files_of_many_blocks_written_in_place() {
             ) >= 5
         );
     }
+}
+
+#[test]
+fn only_what_becomes_faster_is_split_unless_asked() {
+    let brain = [197, 233, 189];
+    let series = [197, 233, 189, 40];
+    let smooth: Options = Gaussian::from_sigma_vox(2.0).into();
+    let denoise: Options = Anlm::default().into();
+    let stop = AtomicBool::new(false);
+    let is_split = |filter: &Options, shape: &[usize], compressed: bool, threads| {
+        let job = job(filter.clone(), OutputType::Same);
+        let worker = SectionWorker::new(&job, threads, None, None, &stop);
+        let info = worker.info(&Header::new(Version::Nifti1, shape, Datatype::Float32, [1.0; 3]));
+        let (prepared, layout) = worker.prepare(&info, 2).unwrap();
+        let work = Files {
+            inflated: compressed,
+            deflated: compressed,
+            threads,
+        };
+        let planned = |always| worker.divide(prepared.as_ref(), &layout, 2, always, work);
+        // As with --split always, and with an image that exceeds a rank's memory.
+        assert!(matches!(planned(true), Plan::Sections { .. }));
+        matches!(planned(false), Plan::Sections { .. })
+    };
+    assert!(is_split(&smooth, &series, false, 1));
+    assert!(is_split(&denoise, &brain, true, 1));
+    assert!(is_split(&denoise, &brain, false, 1));
+    // Inflating takes most of the time, and is not divided.
+    assert!(!is_split(&smooth, &brain, true, 1));
+    assert!(!is_split(&smooth, &series, true, 8));
+    // Waiting for each other takes about as long as the filter.
+    assert!(!is_split(&smooth, &brain, false, 1));
 }
 
 #[test]

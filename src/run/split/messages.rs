@@ -32,7 +32,7 @@ pub(super) fn report<T>(made: Result<T, Failure>) -> Reported<T> {
 pub(super) fn reported<T>(made: Reported<T>) -> Result<T, Failure> {
     made.map_err(|(failure, kind)| Failure {
         kind: match kind {
-            FailureKind::Stopped | FailureKind::Temporary => kind,
+            FailureKind::Stopped | FailureKind::Temporary | FailureKind::NoSpace => kind,
             // Other kinds are about the rank, not about this one.
             _ => FailureKind::Own,
         },
@@ -66,4 +66,24 @@ pub(super) fn chunks_of(mut batch: &[u8]) -> impl Iterator<Item = Chunk> {
             number(16),
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_ranks_failure_keeps_what_it_means_for_other_images() {
+        for (kind, expected) in [
+            (FailureKind::NoSpace, FailureKind::NoSpace),
+            (FailureKind::Temporary, FailureKind::Temporary),
+            (FailureKind::CannotOpen, FailureKind::Own),
+        ] {
+            let failure = Failure {
+                kind,
+                ..crate::job::shared::changed(std::path::Path::new("a.nii"))
+            };
+            assert_eq!(reported(report::<()>(Err(failure))).unwrap_err().kind, expected);
+        }
+    }
 }
