@@ -120,8 +120,10 @@ mod tests {
                 // The worker itself holds one more result while it waits for a place.
                 let each = in_progress(of_a_result) + waiting;
                 let held = OWN_FILES + files_ahead_with(files) + workers * each;
+                // Results of several files in progress can exceed the limit alone. They are tried again.
+                let fits = held <= files || (of_a_result > 1 && waiting == 0);
                 assert!(
-                    held <= files || waiting == 0,
+                    fits,
                     "{workers} workers hold {held} of {files} files"
                 );
             }
