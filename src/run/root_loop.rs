@@ -63,6 +63,9 @@ struct RankState {
     /// Images that were sent to it and not returned.
     handed: usize,
     gave_up: bool,
+    /// It was sent fewer images than it requested, so it closes its queue. Images that answer its other
+    /// requests would be lost.
+    has_its_last: bool,
     record: Option<RankRecord>,
 }
 
@@ -108,12 +111,16 @@ impl<'a> Coordinator<'a> {
     /// Images for a rank's request; fewer if not enough are left.
     fn on_request(&mut self, from: usize, wanted: usize) -> Vec<usize> {
         let rank = &mut self.ranks[from];
+        if rank.has_its_last {
+            return Vec::new();
+        }
         let retries = match from == ROOT || rank.progress.opens_images {
             true => wanted.min(self.second_tries.len()),
             false => 0,
         };
         let first_tries = (wanted - retries).min(self.pending.len());
         rank.handed += retries + first_tries;
+        rank.has_its_last = from != ROOT && retries + first_tries < wanted;
         let retries = self.second_tries.drain(..retries);
         retries.chain(self.pending.drain(..first_tries)).collect()
     }
@@ -432,6 +439,24 @@ mod tests {
             assert!(state.may_bring_more(), "the images are lost");
             assert_eq!(state.on_request(ROOT, 2), [0, 1]);
         });
+    }
+
+    #[test]
+    fn a_rank_that_got_its_last_images_gets_no_second_tries() {
+        let mut state = coordinator(2, &[]);
+        assert_eq!(state.on_request(1, 1), [0]);
+        assert_eq!(state.on_request(2, 1), [1]);
+        state.on_progress(2, progress(1, 0));
+        // This reply ends rank 2. Its next request was already on its way.
+        assert_eq!(state.on_request(2, 1), [0; 0]);
+        let hand_back = HandBack {
+            places: vec![0],
+            ..HandBack::default()
+        };
+        state.on_hand_back(1, "n1", hand_back);
+        assert_eq!(state.on_request(2, 1), [0; 0]);
+        assert!(state.may_bring_more());
+        assert_eq!(state.on_request(ROOT, 1), [0]);
     }
 
     #[test]
