@@ -122,10 +122,7 @@ mod tests {
                 let held = OWN_FILES + files_ahead_with(files) + workers * each;
                 // Results of several files in progress can exceed the limit alone. They are tried again.
                 let fits = held <= files || (of_a_result > 1 && waiting == 0);
-                assert!(
-                    fits,
-                    "{workers} workers hold {held} of {files} files"
-                );
+                assert!(fits, "{workers} workers hold {held} of {files} files");
             }
         }
     }
