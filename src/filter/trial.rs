@@ -99,13 +99,13 @@ impl Trial<'_> {
                     stop.store(waited == Err(RecvTimeoutError::Timeout), Ordering::Relaxed);
                 });
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             let applied = apply_until(self.filter, self.shared, &mut volume, None, scratch, Some(stop));
-            let took_s = begun.elapsed().as_secs_f64();
+            let elapsed_s = started.elapsed().as_secs_f64();
             drop(done);
             match applied {
                 Err(FilterError::Stopped) => Ok(f64::INFINITY),
-                applied => applied.map(|_| took_s),
+                applied => applied.map(|_| elapsed_s),
             }
         })
     }

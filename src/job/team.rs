@@ -53,7 +53,7 @@ struct Image<'a> {
     ahead: usize,
 }
 
-/// What becomes of the chunks of a result.
+/// Where the chunks of a result go.
 #[derive(Clone, Copy)]
 enum Output<'a> {
     /// They are written to the team's file.

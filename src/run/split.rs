@@ -120,7 +120,7 @@ impl<C: Communicator> Sharing<'_, '_, C> {
             let _ = self.events.send(Event::Late(entry.index));
             return true;
         }
-        // The loop of this rank ends a run that has to stop. It gets the images that are not begun.
+        // The loop of this rank gets the images that are not started, and ends the run if it has to stop.
         if self.link.stop.load(Ordering::Relaxed) || self.not_written >= NOT_WRITTEN {
             self.tell(group, &Order::default());
             return false;
@@ -205,9 +205,9 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         outcome: &mut Outcome,
     ) -> Result<StagedFile, Failure> {
         let paths = paths(&self.link.context.entries[group.place]);
-        let begun = self.worker.begin_file(paths);
-        let begun = begun.and_then(|mut file| Ok((file.in_place()?, file)));
-        let (in_place, mut file) = begun.inspect_err(|_| self.tell(group, &Order::default()))?;
+        let opened = self.worker.begin_file(paths);
+        let opened = opened.and_then(|mut file| Ok((file.in_place()?, file)));
+        let (in_place, mut file) = opened.inspect_err(|_| self.tell(group, &Order::default()))?;
         let (place, own) = in_place.unzip();
         let order = Order {
             sections: sections.clone(),
@@ -217,16 +217,16 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         self.tell(group, &order);
         self.link.begin_stream(group, &order.needs);
         let own = own.filter(|_| self.all_find_it(group));
-        let begun = self.worker.record_mask(paths, outcome);
+        let mask_read = self.worker.record_mask(paths, outcome);
         if own.is_some() {
             tracing::debug!("the sections of image {} are written in place", outcome.index);
         }
-        if begun.is_err() {
+        if mask_read.is_err() {
             self.link.leave_stream();
         }
         let made = match own {
-            Some(own) => self.lead_in_place(group, sections, begun, (&mut file, &own), outcome),
-            None => self.collect(group, sections, begun, &mut file, outcome),
+            Some(own) => self.lead_in_place(group, sections, mask_read, (&mut file, &own), outcome),
+            None => self.collect(group, sections, mask_read, &mut file, outcome),
         };
         self.link.verified(group, made, outcome)?;
         self.worker.finish_file(file, outcome)
@@ -264,13 +264,13 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         &mut self,
         group: Group,
         sections: &[Range<usize>],
-        begun: Result<(), Failure>,
+        mask_read: Result<(), Failure>,
         (file, own): (&mut SharedFile, &InPlace),
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let mut working: Vec<usize> = group.others().collect();
         let mut ends = VecDeque::new();
-        let mut made = begun;
+        let mut made = mask_read;
         for slices in group.sections_of(group.first, sections) {
             made = made.and_then(|()| self.failed_meanwhile(&mut working));
             let Ok(()) = &made else { break };
@@ -326,12 +326,12 @@ impl<C: Communicator> Sharing<'_, '_, C> {
         &mut self,
         group: Group,
         sections: &[Range<usize>],
-        begun: Result<(), Failure>,
+        mask_read: Result<(), Failure>,
         file: &mut SharedFile,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let mut ended = vec![false; group.count];
-        let mut made = begun;
+        let mut made = mask_read;
         let mut before = 0;
         for round in sections.chunks(group.count) {
             let goes_on = made.is_ok();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::text::printable;
 
@@ -10,17 +10,9 @@ use crate::text::printable;
 const FILE: &str = ".bidsignore";
 
 /// The rules of a dataset. Without the file there are none.
-#[derive(Debug, Default)]
-pub(super) struct Ignored {
-    rules: Vec<Rule>,
-}
-
 #[derive(Debug)]
-struct Rule {
-    glob: GlobMatcher,
-    folders_only: bool,
-    /// A leading `!`: what it matches is not ignored.
-    is_exception: bool,
+pub(super) struct Ignored {
+    rules: Gitignore,
 }
 
 impl Ignored {
@@ -30,22 +22,22 @@ impl Ignored {
     /// A message if the file exists and cannot be read.
     pub(super) fn of_dataset(root: &Path) -> Result<Self, String> {
         let path = root.join(FILE);
-        if !path.is_file() {
-            return Ok(Self::default());
-        }
-        let text =
-            std::fs::read(&path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-        let mut rules = Vec::new();
-        for line in String::from_utf8_lossy(&text).lines() {
-            match Rule::parse(line) {
-                Ok(rule) => rules.extend(rule),
-                Err(error) => tracing::warn!(
-                    "{}: left out a line that is not a pattern: {}: {error}",
-                    printable(&path.display().to_string()),
-                    printable(line)
-                ),
+        let unreadable =
+            |error: &dyn std::error::Error| format!("{}: cannot be read: {error}", path.display());
+        let mut rules = GitignoreBuilder::new(root);
+        if path.is_file() {
+            let text = std::fs::read(&path).map_err(|error| unreadable(&error))?;
+            for line in String::from_utf8_lossy(&text).lines() {
+                if let Err(error) = rules.add_line(None, line) {
+                    tracing::warn!(
+                        "{}: left out a line that is not a pattern: {}: {error}",
+                        printable(&path.display().to_string()),
+                        printable(line)
+                    );
+                }
             }
         }
+        let rules = rules.build().map_err(|error| unreadable(&error))?;
         Ok(Self { rules })
     }
 
@@ -59,41 +51,11 @@ impl Ignored {
         while let Some(name) = names.next() {
             path.push(name);
             let is_folder = is_folder || names.peek().is_some();
-            let of_kind = |rule: &&Rule| is_folder || !rule.folders_only;
-            // The last rule that matches decides.
-            let mut matching = self.rules.iter().rev().filter(of_kind);
-            let decides = matching.find(|rule| rule.glob.is_match(&path));
-            if decides.is_some_and(|rule| !rule.is_exception) {
+            if self.rules.matched(&path, is_folder).is_ignore() {
                 return true;
             }
         }
         false
-    }
-}
-
-impl Rule {
-    /// The rule of a line; `None` if it is empty or a comment.
-    fn parse(line: &str) -> Result<Option<Self>, globset::Error> {
-        let line = line.trim_end();
-        let (is_exception, pattern) = match line.strip_prefix('!') {
-            Some(pattern) => (true, pattern),
-            None => (false, line),
-        };
-        let path = pattern.trim_end_matches('/');
-        if path.is_empty() || line.starts_with('#') {
-            return Ok(None);
-        }
-        let glob = match path.strip_prefix('/') {
-            Some(from_root) => from_root.to_owned(),
-            None if path.contains('/') => path.to_owned(),
-            None => format!("**/{path}"),
-        };
-        let glob = GlobBuilder::new(&glob).literal_separator(true).build()?;
-        Ok(Some(Self {
-            glob: glob.compile_matcher(),
-            folders_only: path.len() < pattern.len(),
-            is_exception,
-        }))
     }
 }
 
@@ -130,6 +92,5 @@ mod tests {
             assert_eq!(covers(lines, image), ignored, "{lines:?}");
         }
         assert!(covers("extra/", "sub-01/extra/") && !covers("extra/", "sub-01/extra"));
-        assert!(!Ignored::default().covers(Path::new(image), false));
     }
 }
